@@ -1,0 +1,288 @@
+"""The `gra` command: every verb of the project, with clear errors and fixed exit codes.
+
+Exit codes: 0 done, 2 wrong input (nothing was spent), 3 stopped at the budget with a valid dataset,
+4 an engine or model could not be had, 5 verify or compare found a mismatch, 130 interrupted, resumable.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from gra.core.errors import GraError
+
+app = typer.Typer(
+    name="gra",
+    help="Fine-tuning data from several small language models: generate, review, adjudicate, train, compare.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+Overrides = Annotated[list[str] | None, typer.Argument(help="key.sub=value, checked like the recipe's own values")]
+RunsDir = Annotated[Path, typer.Option("--runs", help="folder that holds the run folders")]
+AsJson = Annotated[bool, typer.Option("--json", help="one machine-readable summary on standard output")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="check everything, spend nothing")]
+ShowConfig = Annotated[bool, typer.Option("--show-config", help="print every value and where it came from")]
+Recipe = Annotated[Path, typer.Argument(help="a recipe file (YAML)")]
+RUNS = Path("runs")
+
+
+@app.command(epilog="Example: gra synthesize recipes/quickstart/gra.yaml rounds.accept=20")
+def synthesize(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    runs: RunsDir = RUNS,
+    dry_run: DryRun = False,
+    show_config: ShowConfig = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make one dataset: generate, review, adjudicate, deduplicate, export."""
+    from gra.core.console import View
+    from gra.core.manifest import RunFolder
+    from gra.core.recipe import load_recipe
+    from gra.core.schema import SynthesisRecipe
+    from gra.data.seeds import load_seeds
+    from gra.synthesis.jobs import job_for, run_jobs
+
+    loaded = load_recipe(recipe, SynthesisRecipe, overrides or [])
+    if show_config:
+        print(loaded.show())
+        return
+    folder = RunFolder(runs / loaded.recipe.name)
+    job = job_for(loaded, folder, create=not dry_run)
+    seeds = load_seeds(job.seed_file(), loaded.recipe.domains, loaded.recipe.seeds.limit)
+    view = View(None if dry_run else folder / "log.jsonl")
+    if dry_run:
+        view.note(f"{recipe}: valid, {len(seeds)} seeds; nothing was spent")
+        return
+    with folder.lock():
+        content = run_jobs([job], view, folder / "logs")[loaded.recipe.name]
+    _summary(view.console, as_json, {key: content[key] for key in ("name", "arm", "states", "funnel", "tokens_by_role")})
+    view.note(f"dataset: {folder / 'dataset'}")
+    _stop_at_budget(content)
+
+
+@app.command(epilog="Example: gra run recipes/quickstart.yaml")
+def run(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    runs: RunsDir = RUNS,
+    dry_run: DryRun = False,
+    show_config: ShowConfig = False,
+    as_json: AsJson = False,
+) -> None:
+    """The whole job: every arm's dataset, a student trained on each, evaluation, comparison, report."""
+    from gra.experiment import load_experiment, run_experiment
+
+    plan = load_experiment(recipe, overrides or [], runs)
+    if show_config:
+        print(plan.loaded.show())
+        return
+    if dry_run:
+        print(plan.describe(), file=sys.stderr)
+        return
+    result = run_experiment(plan)
+    _summary(Console(stderr=True), as_json, result.summary(), result.table())
+
+
+@app.command(epilog="Example: gra train recipes/gemma-3-270m/sft/config_lora.yaml --output runs/student")
+def train(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    output: Annotated[Path | None, typer.Option(help="where the model goes; default: runs/NAME/model")] = None,
+    dry_run: DryRun = False,
+    show_config: ShowConfig = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train one student in this process; `accelerate launch train.py` is the same on several."""
+    from gra.training.cli import main as train_main
+
+    flags = [flag for flag, on in (("--dry-run", dry_run), ("--show-config", show_config), ("--json", as_json)) if on]
+    where = ["--output", str(output)] if output else []
+    train_main(["--config", str(recipe), *where, *flags, *(overrides or [])])
+
+
+@app.command(
+    epilog="Example: gra evaluate eval/suites/quickstart.yaml --model smollm2-135m-instruct",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+)
+def evaluate(context: typer.Context) -> None:
+    """Run a suite on one model; the same as eval/run.py."""
+    from gra.evaluation.cli import main_run
+
+    main_run(context.args)
+
+
+@app.command(
+    epilog="Example: gra compare runs/a/eval runs/b/eval",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+)
+def compare(context: typer.Context) -> None:
+    """Compare evaluated models item by item; the same as eval/compare.py."""
+    from gra.evaluation.cli import main_compare
+
+    main_compare(context.args)
+
+
+@app.command(epilog="Example: gra report runs/quickstart")
+def report(run_folder: Annotated[Path, typer.Argument(help="a run folder")]) -> None:
+    """Write report/index.html of a run folder from what is in it."""
+    from gra.core.errors import DataError
+    from gra.reporting.html import write_report
+
+    if not (run_folder / "manifest.json").is_file():
+        raise DataError(f"{run_folder} is not a run folder (it has no manifest.json)")
+    print(write_report(run_folder, title=run_folder.name, command=f"gra report {run_folder}"))
+
+
+@app.command(epilog="Example: gra explain runs/quickstart r1-000004")
+def explain(
+    run_folder: Annotated[Path, typer.Argument(help="a run folder")],
+    candidate: Annotated[str, typer.Argument(help="a candidate's id, as in lineage.parquet")],
+) -> None:
+    """Tell one candidate's whole story on one screen."""
+    from gra.reporting.explain import explain as tell
+
+    Console().print(tell(run_folder, candidate))
+
+
+@app.command(epilog="Example: gra verify runs/quickstart")
+def verify(run_folder: Annotated[Path, typer.Argument(help="a run folder")]) -> None:
+    """Re-check every file of a run against the digests in its manifests."""
+    from gra.core.errors import DataError
+    from gra.core.manifest import MANIFEST, RunFolder
+
+    manifests = sorted(run_folder.rglob(MANIFEST))
+    if not manifests:
+        raise DataError(f"{run_folder} holds no {MANIFEST}; it is not a run folder, or its run never finished a stage")
+    files = sum(RunFolder(manifest.parent).verify() for manifest in manifests)
+    print(f"{files} files in {len(manifests)} manifests are as they were written")
+
+
+@app.command(epilog="Example: gra models smollm2-135m-instruct --fetch")
+def models(
+    name: Annotated[str | None, typer.Argument(help="one catalog name, hub id or path")] = None,
+    fetch: Annotated[bool, typer.Option(help="download and convert it now")] = False,
+    accept_licence: Annotated[list[str] | None, typer.Option(help="licence ids you accept, such as gemma")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the model catalog, or resolve one model."""
+    from dataclasses import asdict
+
+    from gra.models.catalog import cached, entries, resolve
+
+    if name is not None and fetch:
+        model = resolve(name, accept_licences=accept_licence or [], progress=lambda text: print(text, file=sys.stderr))
+        print(json.dumps({key: str(value) for key, value in asdict(model).items()}, indent=2))
+        return
+    chosen = [entry for entry in entries() if name is None or entry.name == name]
+    if not chosen:
+        from gra.core.errors import RecipeError
+        from gra.core.recipe import did_you_mean
+
+        raise RecipeError(f"there is no model `{name}` in the catalog{did_you_mean(name or '', [e.name for e in entries()])}")
+    if as_json:
+        print(json.dumps([{"name": e.name, "cached": cached(e.name)} for e in chosen], indent=2))
+        return
+    table = Table("name", "here", "hub id", "from packages", "licence")
+    for entry in chosen:
+        table.add_row(
+            entry.name, "yes" if cached(entry.name) else "", entry.hub_id, "yes" if entry.packages else "", entry.licence
+        )
+    Console().print(table)
+
+
+@app.command(epilog="Example: gra doctor")
+def doctor() -> None:
+    """Say what this machine has: versions, memory, GPU, cached models, package index settings."""
+    import os
+
+    from gra.core.manifest import environment
+    from gra.models.catalog import cache_dir, cached, entries
+    from gra.synthesis.workshop import available_gb, gpu_memory_gb
+
+    gpu = gpu_memory_gb()
+    table = Table(show_header=False)
+    for key, value in environment().items():
+        text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+        table.add_row(key, text)
+    table.add_row("CPUs usable", str(len(os.sched_getaffinity(0))))
+    table.add_row("memory available", f"{available_gb():.1f} GB")
+    table.add_row("GPU", "none" if gpu is None else f"{gpu:.0f} GB")
+    table.add_row("cache", str(cache_dir()))
+    table.add_row("models here", ", ".join(e.name for e in entries() if cached(e.name)) or "none")
+    Console().print(table)
+
+
+def _summary(console: Console, as_json: bool, summary: dict[str, Any], table: Table | None = None) -> None:
+    if as_json:
+        print(json.dumps(summary, indent=2, ensure_ascii=False))
+    elif table is not None:
+        console.print(table)
+    else:
+        shown = Table("step", "candidates")
+        for step, count in summary["funnel"].items():
+            shown.add_row(step, str(count))
+        console.print(shown)
+
+
+def _stop_at_budget(content: dict[str, Any]) -> None:
+    from gra.core.errors import BudgetExhausted
+
+    if "budget" in content.get("stopped", []):
+        raise BudgetExhausted(
+            "stopped at the budget; the dataset is valid. Raise `budget.tokens` and run the same command to go on"
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    try:
+        app(args=list(arguments) if arguments is not None else None, standalone_mode=False)
+    except typer.Exit as end:
+        sys.exit(end.exit_code)
+    except GraError as error:
+        _fail(error)
+    except BaseExceptionGroup as group:
+        known = group.subgroup(GraError)
+        if known is None:
+            raise
+        _fail(_first(known))
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted; run the same command again to go on from here", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        import click
+
+        if not isinstance(error, click.ClickException):
+            raise
+        print(f"error: {error.format_message()} (see --help)", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(0)
+
+
+def _first(group: BaseExceptionGroup[Any]) -> GraError:
+    inner = group.exceptions[0]
+    if isinstance(inner, BaseExceptionGroup):
+        return _first(inner)
+    assert isinstance(inner, GraError)
+    return inner
+
+
+def _fail(error: GraError) -> None:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

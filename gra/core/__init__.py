@@ -1,0 +1,1 @@
+"""The nouns, the strict recipe, the ledger and the manifest: everything else stands on these."""

@@ -1,0 +1,62 @@
+"""Every mistake a user can make, as one exception with an exit code and a sentence.
+
+The command line prints `str(error)` and exits with `error.exit_code`; a traceback means a bug in GRA.
+Exit codes: 0 done, 2 wrong input, 3 stopped at the budget, 4 no engine or model, 5 mismatch,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class GraError(Exception):
+    """A failure the user can act on: what happened, where, what to do."""
+
+    exit_code = 1
+
+
+class RecipeError(GraError):
+    """A recipe, override or command line is wrong; nothing was spent."""
+
+    exit_code = 2
+
+    def __init__(self, problems: str | list[str], where: Path | str | None = None) -> None:
+        self.problems = [problems] if isinstance(problems, str) else problems
+        self.where = where
+        head = f"{where}: " if where else ""
+        if len(self.problems) == 1:
+            text = head + self.problems[0]
+        else:
+            text = f"{head}{len(self.problems)} problems\n" + "\n".join(f"  - {p}" for p in self.problems)
+        super().__init__(text)
+
+
+class DataError(GraError):
+    """A seed, dataset or benchmark file is wrong or missing; nothing was spent."""
+
+    exit_code = 2
+
+
+class BudgetExhausted(GraError):
+    """The budget is used up; what was finished is a valid dataset."""
+
+    exit_code = 3
+
+
+class ModelUnavailable(GraError):
+    """A model's weights or a package that carries them could not be had."""
+
+    exit_code = 4
+
+
+class EngineUnavailable(GraError):
+    """An inference engine could not be started or was lost for good."""
+
+    exit_code = 4
+
+
+class Mismatch(GraError):
+    """Files do not match their manifest, or two runs cannot be compared."""
+
+    exit_code = 5

@@ -1,0 +1,199 @@
+"""Every answer that was paid for and every verdict, in one SQLite file that survives any crash.
+
+Answers are keyed by the content of the call, so resuming is running again: what is here is never
+asked twice. Writes are grouped: whatever gathers while one commit is on its way to the disk goes
+into the next, and a writer is told only after its row is durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from gra.core.errors import DataError
+
+SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS calls (
+  key TEXT PRIMARY KEY, run TEXT NOT NULL, role TEXT NOT NULL, member TEXT NOT NULL, model TEXT NOT NULL,
+  candidate TEXT NOT NULL, attempt INTEGER NOT NULL, request TEXT NOT NULL, text TEXT NOT NULL,
+  finish TEXT NOT NULL, scores TEXT NOT NULL, prompt_tokens INTEGER NOT NULL,
+  completion_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL, seconds REAL NOT NULL, written REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS verdicts (
+  run TEXT NOT NULL, candidate TEXT NOT NULL, story TEXT NOT NULL, written REAL NOT NULL,
+  PRIMARY KEY (run, candidate)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS faults (
+  run TEXT NOT NULL, role TEXT NOT NULL, model TEXT NOT NULL, candidate TEXT NOT NULL,
+  kind TEXT NOT NULL, message TEXT NOT NULL, written REAL NOT NULL
+);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """One recorded answer, as the engine gave it; tokens as counts, time in seconds."""
+
+    key: str
+    role: str
+    member: str
+    model: str
+    candidate: str
+    attempt: int
+    request: str
+    text: str
+    finish: str
+    scores: dict[str, float]
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    seconds: float
+
+
+_COLUMNS = tuple(column.name for column in fields(Recorded))
+
+
+def _read(row: tuple[Any, ...]) -> Recorded:
+    values = dict(zip(_COLUMNS, row, strict=True))
+    return Recorded(**{**values, "scores": json.loads(values["scores"])})
+
+
+class Ledger:
+    """One SQLite file in WAL mode. Reads are direct; writes go through one thread with group commit."""
+
+    def __init__(self, path: Path, run: str) -> None:
+        """Open or create the ledger.
+
+        Raises:
+            DataError: when the file cannot be opened, is damaged, or was written by a newer GRA.
+        """
+        self.path = path
+        self.run = run
+        try:
+            self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=30)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if version > SCHEMA_VERSION:
+                raise DataError(
+                    f"{path} was written by a newer GRA (ledger version {version}, this one reads {SCHEMA_VERSION}); "
+                    "update GRA, or start a run under another name"
+                )
+            self._db.executescript(_SCHEMA)
+            self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        except sqlite3.Error as error:
+            raise DataError(_sentence(path, error)) from None
+        self._reader = sqlite3.connect(path, isolation_level=None, timeout=30)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
+        self._waiting: list[tuple[str, tuple[Any, ...], asyncio.Future[None]]] = []
+        self._flusher: asyncio.Task[None] | None = None
+
+    def lookup(self, key: str) -> Recorded | None:
+        """The answer to a call, if it was ever given."""
+        row = self._reader.execute(f"SELECT {', '.join(_COLUMNS)} FROM calls WHERE key = ?", (key,)).fetchone()
+        return _read(row) if row else None
+
+    async def record(self, answer: Recorded) -> None:
+        """Write one answer; returns when it is durable."""
+        values = (
+            answer.key, self.run, answer.role, answer.member, answer.model, answer.candidate, answer.attempt,
+            answer.request, answer.text, answer.finish, json.dumps(answer.scores), answer.prompt_tokens,
+            answer.completion_tokens, answer.cached_tokens, answer.seconds, time.time(),
+        )  # fmt: skip
+        await self._write(f"INSERT OR IGNORE INTO calls VALUES ({', '.join('?' * len(values))})", values)
+
+    async def conclude(self, candidate: str, story: dict[str, Any]) -> None:
+        """Write a candidate's terminal verdict with its whole story; returns when it is durable."""
+        values = (self.run, candidate, json.dumps(story, ensure_ascii=False), time.time())
+        await self._write("INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?, ?)", values)
+
+    async def fault(self, role: str, model: str, candidate: str, kind: str, message: str) -> None:
+        """Note what the infrastructure did; never used as an answer."""
+        values = (self.run, role, model, candidate, kind, message, time.time())
+        await self._write("INSERT INTO faults VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+
+    def story(self, candidate: str) -> dict[str, Any] | None:
+        """A candidate's recorded story, if it has ended."""
+        row = self._reader.execute(
+            "SELECT story FROM verdicts WHERE run = ? AND candidate = ?", (self.run, candidate)
+        ).fetchone()
+        return dict(json.loads(row[0])) if row else None
+
+    def answers(self) -> Iterator[Recorded]:
+        """Every answer this run paid for, in the order they were written."""
+        rows = self._reader.execute(
+            f"SELECT {', '.join(_COLUMNS)} FROM calls WHERE run = ? ORDER BY written, key", (self.run,)
+        )
+        for row in rows:
+            yield _read(row)
+
+    def spent(self) -> int:
+        """Tokens this run has paid for, prompt and completion, over all its resumes."""
+        row = self._reader.execute(
+            "SELECT COALESCE(SUM(prompt_tokens + completion_tokens), 0) FROM calls WHERE run = ?", (self.run,)
+        ).fetchone()
+        return int(row[0])
+
+    def faults(self) -> dict[str, int]:
+        """How often the infrastructure failed, by kind."""
+        return dict(self._reader.execute("SELECT kind, COUNT(*) FROM faults WHERE run = ? GROUP BY kind", (self.run,)))
+
+    async def _write(self, statement: str, values: tuple[Any, ...]) -> None:
+        durable = asyncio.get_running_loop().create_future()
+        self._waiting.append((statement, values, durable))
+        if self._flusher is None or self._flusher.done():
+            self._flusher = asyncio.create_task(self._flush())
+        await durable
+
+    async def _flush(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._waiting:
+            batch, self._waiting = self._waiting, []
+            try:
+                await loop.run_in_executor(self._thread, self._commit, batch)
+            except sqlite3.Error as error:
+                failure = DataError(_sentence(self.path, error))
+                for _, _, durable in batch:
+                    if not durable.done():
+                        durable.set_exception(failure)
+                continue
+            for _, _, durable in batch:
+                if not durable.done():
+                    durable.set_result(None)
+
+    def _commit(self, batch: list[tuple[str, tuple[Any, ...], asyncio.Future[None]]]) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            for statement, values, _ in batch:
+                self._db.execute(statement, values)
+            self._db.execute("COMMIT")
+        except sqlite3.Error:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+
+    def close(self) -> None:
+        """Finish pending commits and close the file."""
+        self._thread.shutdown(wait=True)
+        self._reader.close()
+        self._db.close()
+
+
+def _sentence(path: Path, error: sqlite3.Error) -> str:
+    """What to tell the user about an SQLite failure, by its code."""
+    code = getattr(error, "sqlite_errorname", "")
+    if code.startswith("SQLITE_FULL"):
+        return f"no space left on the disk of {path}; free some and run the same command again, nothing is lost"
+    if code.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
+        return f"the ledger {path} cannot be written; check the folder's rights or choose another with --runs"
+    if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return f"{path} is damaged or not a ledger; move it away to start this run afresh"
+    return f"the ledger {path} failed: {error}; run the same command again, recorded answers are kept"

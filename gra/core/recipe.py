@@ -1,0 +1,294 @@
+"""Strict YAML recipes: every mistake is named with file, line and the likely intended key, all at once.
+
+A recipe is YAML checked against a pydantic schema that forbids unknown keys. One level of `extends`,
+`key.sub=value` overrides from the command line, and the origin of every value are kept. `on`, `off`,
+`yes` and `no` are text (YAML 1.2), and `5e-6` is a number.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import UnionType
+from typing import Any, Generic, TypeVar, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from gra.core.errors import RecipeError
+
+KeyPath = tuple[str | int, ...]
+
+
+class Section(BaseModel):
+    """A part of a recipe: no unknown keys, no guessed types, never changed after loading."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
+
+
+S = TypeVar("S", bound=Section)
+
+
+@dataclass(frozen=True)
+class Loaded(Generic[S]):
+    """A checked recipe with where each value came from ("file:line", "command line" or "default")."""
+
+    recipe: S
+    path: Path
+    origins: dict[KeyPath, str]
+
+    def show(self) -> str:
+        """Every value, its defaults included, with its origin as a comment; valid YAML."""
+        lines: list[str] = []
+        _render(self.recipe.model_dump(), (), self.origins, lines)
+        return "\n".join(lines)
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader with YAML 1.2 booleans and floats."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith((":bool", ":float", ":timestamp"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$"), list("tf"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\d+\.\d*|\.\d+|\d+(?=[eE]))(?:[eE][-+]?\d+)?$|^[-+]?\.(?:inf|nan)$"),
+    list("-+.0123456789"),
+)
+
+
+@dataclass
+class _Tree:
+    """Plain values beside the origin of each, and the problems met on the way."""
+
+    values: Any
+    origins: dict[KeyPath, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+def load_recipe(path: Path | str, schema: type[S], overrides: Sequence[str] = ()) -> Loaded[S]:
+    """Read, merge and check one recipe.
+
+    Args:
+        path: the YAML file.
+        schema: the `Section` its top level must satisfy.
+        overrides: `key.sub=value` texts; the values are read as YAML and checked like the file's.
+
+    Raises:
+        RecipeError: naming every problem at once with file and line.
+    """
+    path = Path(path)
+    tree = _read(path)
+    base = tree.values.pop("extends", None) if isinstance(tree.values, dict) else None
+    if base is not None:
+        tree = _extend(tree, path, base)
+    for text in overrides:
+        _override(tree, text)
+    problems, recipe = list(tree.problems), None
+    try:
+        recipe = schema.model_validate(tree.values)
+    except ValidationError as error:
+        problems += [_explain(schema, tree, item) for item in error.errors()]
+    if problems or recipe is None:
+        raise RecipeError(list(dict.fromkeys(problems)), path)
+    return Loaded(recipe, path, tree.origins)
+
+
+def find_file(name: str, beside: Path | str) -> Path:
+    """Where a file named in a recipe is: in the working directory, beside the recipe, or shipped with GRA.
+
+    Raises:
+        RecipeError: when it is in none of them.
+    """
+    shipped = Path(__file__).parent.parent / "_assets"
+    places = [Path.cwd(), Path(beside).parent, Path(__file__).parent.parent.parent, shipped]
+    for place in places:
+        if (place / name).exists():
+            return place / name
+    folder = (places[0] / name).parent
+    near = did_you_mean(Path(name).name, [p.name for p in folder.glob("*")] if folder.is_dir() else [])
+    raise RecipeError(f"`{name}` is not there (looked in the working directory and beside the recipe){near}", beside)
+
+
+def _read(path: Path) -> _Tree:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        near = did_you_mean(path.name, [p.name for p in path.parent.glob("*.y*ml")])
+        raise RecipeError(f"there is no such recipe file{near}", path) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"the recipe cannot be read: {error}", path) from None
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        at = f"line {mark.line + 1}: " if mark else ""
+        problem = getattr(error, "problem", None) or str(error)
+        raise RecipeError(f"{at}this is not valid YAML ({problem})", path) from None
+    if not isinstance(node, yaml.MappingNode):
+        raise RecipeError("a recipe is a mapping of keys to values (`name: ...`), this file is not", path)
+    tree = _Tree(None)
+    tree.values = _plain(node, (), path, tree)
+    return tree
+
+
+def _plain(node: yaml.Node, at: KeyPath, path: Path, tree: _Tree) -> Any:
+    where = f"{path}:{node.start_mark.line + 1}"
+    tree.origins.setdefault(at, where)
+    if isinstance(node, yaml.MappingNode):
+        values: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = str(key_node.value)
+            line = key_node.start_mark.line + 1
+            if key in values:
+                first = tree.origins[(*at, key)].rsplit(":", 1)[-1]
+                tree.problems.append(f"line {line}: the key `{key}` is given twice (first on line {first})")
+            tree.origins[(*at, key)] = f"{path}:{line}"
+            values[key] = _plain(value_node, (*at, key), path, tree)
+        return values
+    if isinstance(node, yaml.SequenceNode):
+        return [_plain(item, (*at, index), path, tree) for index, item in enumerate(node.value)]
+    constructor = _Loader("")
+    try:
+        return constructor.construct_object(node, deep=True)
+    except (yaml.YAMLError, ValueError) as error:
+        tree.problems.append(f"line {node.start_mark.line + 1}: {error}")
+        return None
+
+
+def _extend(tree: _Tree, path: Path, base: Any) -> _Tree:
+    line = tree.origins[("extends",)].rsplit(":", 1)[-1]
+    if not isinstance(base, str):
+        raise RecipeError(f"line {line}: `extends` takes the path of one recipe", path)
+    parent_path = path.parent / base
+    if not parent_path.is_file():
+        raise RecipeError(f"line {line}: `extends: {base}` names a file that is not there", path)
+    parent = _read(parent_path)
+    if "extends" in parent.values:
+        raise RecipeError(f"line {line}: {parent_path} extends another recipe; only one level is allowed", path)
+    merged = _merge(parent.values, tree.values)
+    return _Tree(merged, parent.origins | tree.origins, parent.problems + tree.problems)
+
+
+def _merge(base: Any, over: Any) -> Any:
+    if isinstance(base, dict) and isinstance(over, dict):
+        return base | {key: _merge(base[key], value) if key in base else value for key, value in over.items()}
+    return over
+
+
+def _override(tree: _Tree, text: str) -> None:
+    key, equals, value = text.partition("=")
+    parts = key.strip().lstrip("-").split(".")
+    if not equals or not all(parts):
+        tree.problems.append(f"command line: `{text}` is not an override; write key.sub=value")
+        return
+    try:
+        parsed = yaml.load(value, Loader=_Loader) if value.strip() else ""
+    except yaml.YAMLError:
+        tree.problems.append(f"command line: the value in `{text}` is not valid YAML; quote it")
+        return
+    node = tree.values
+    for part in parts[:-1]:
+        child = node.get(part)
+        if child is None:
+            child = node[part] = {}
+        if not isinstance(child, dict):
+            tree.problems.append(f"command line: `{key}` cannot be set, `{part}` is not a section")
+            return
+        node = child
+    node[parts[-1]] = parsed
+    for depth in range(1, len(parts) + 1):
+        tree.origins.setdefault(tuple(parts[:depth]), f"command line ({text})")
+    tree.origins[tuple(parts)] = f"command line ({text})"
+
+
+def did_you_mean(word: str, choices: Sequence[str]) -> str:
+    """`"; did you mean \\`x\\`?"` when one of `choices` is close to `word`, otherwise an empty text."""
+    close = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
+    return f"; did you mean `{close[0]}`?" if close else ""
+
+
+_SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "missing": lambda c: "is required and is not given",
+    "int_type": lambda c: "must be a whole number",
+    "float_type": lambda c: "must be a number",
+    "string_type": lambda c: "must be text (put quotes around it)",
+    "bool_type": lambda c: "must be true or false",
+    "list_type": lambda c: "must be a list",
+    "dict_type": lambda c: "must be a mapping of keys to values",
+    "model_type": lambda c: "must be a section with keys of its own",
+    "literal_error": lambda c: f"must be one of {c['expected']}",
+    "greater_than_equal": lambda c: f"must be at least {c['ge']}",
+    "greater_than": lambda c: f"must be more than {c['gt']}",
+    "less_than_equal": lambda c: f"must be at most {c['le']}",
+    "less_than": lambda c: f"must be less than {c['lt']}",
+}
+
+
+def _explain(schema: type[BaseModel], tree: _Tree, item: Any) -> str:
+    """One pydantic error as a sentence with the line it stands on."""
+    given = [part for part in item["loc"] if isinstance(part, int) or not _is_union_tag(part)]
+    loc: KeyPath = tuple(given)
+    name = ".".join(str(part) for part in loc) or "the recipe"
+    known = loc
+    while known and known not in tree.origins:
+        known = known[:-1]
+    origin = tree.origins.get(known, "")
+    where = origin if origin.startswith("command line") else f"line {origin.rsplit(':', 1)[-1]}"
+    if item["type"] == "extra_forbidden":
+        fields = _fields_at(schema, loc[:-1])
+        listing = "" if len(fields) > 12 else f" (known here: {', '.join(fields)})"
+        hint = did_you_mean(str(loc[-1]), fields) or listing
+        return f"{where}: unknown key `{name}`{hint}"
+    sentence = _SENTENCES.get(item["type"])
+    context = item.get("ctx") or {}
+    text = sentence(context) if sentence else item["msg"].removeprefix("Value error, ")
+    value = item.get("input")
+    shown = f", not {value!r}" if isinstance(value, (str, int, float, bool)) and sentence else ""
+    near = did_you_mean(str(value), re.findall(r"'([^']*)'", context.get("expected", "")))
+    return f"{where}: `{name}` {text}{shown}{near}"
+
+
+def _is_union_tag(part: str) -> bool:
+    # Within a union pydantic adds the branch's type to the location; recipe keys are never spelled so.
+    return part in {"str", "int", "float", "bool", "none"} or part[:1].isupper() or "[" in part
+
+
+def _fields_at(schema: type[BaseModel], loc: KeyPath) -> list[str]:
+    """The field names of the section at `loc`."""
+    current: Any = schema
+    for part in loc:
+        if isinstance(current, type) and issubclass(current, BaseModel):
+            info = current.model_fields.get(str(part))
+            current = info.annotation if info else None
+        elif get_origin(current) in (dict, list):
+            current = get_args(current)[-1]
+        current = _section_of(current)
+    return list(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else []
+
+
+def _section_of(annotation: Any) -> Any:
+    if get_origin(annotation) in (Union, UnionType):
+        for option in get_args(annotation):
+            inner = _section_of(option)
+            if get_origin(inner) in (dict, list) or (isinstance(inner, type) and issubclass(inner, BaseModel)):
+                return inner
+    return annotation
+
+
+def _render(value: Any, at: KeyPath, origins: Mapping[KeyPath, str], lines: list[str]) -> None:
+    indent = "  " * len(at)
+    for key, item in value.items():
+        here = (*at, key)
+        if isinstance(item, dict) and item:
+            lines.append(f"{indent}{key}:")
+            _render(item, here, origins, lines)
+        else:
+            text = yaml.safe_dump(item, default_flow_style=True, width=10**6).strip().removesuffix("...").strip()
+            lines.append(f"{indent}{key}: {text}  # {origins.get(here, 'default')}")

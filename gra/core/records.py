@@ -1,0 +1,144 @@
+"""The nouns: seed, parent, check, review, ruling and the one terminal verdict of every candidate.
+
+They are plain frozen values that turn into JSON and back, so that the ledger, the lineage file and
+`gra explain` all tell the same story.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+CHECKS = ("reasonable", "complete", "clear")  # paper section 3.2: three binary criteria for an instruction
+DIMENSIONS = ("correctness", "clarity", "completeness", "relevance", "coherence", "ethicality")  # six scores, 0-10
+
+
+@dataclass(frozen=True, slots=True)
+class Seed:
+    """One seed sample; keywords and summary may be missing until enrichment."""
+
+    id: str
+    domain: str
+    instruction: str
+    response: str
+    keywords: tuple[str, ...] = ()
+    summary: str = ""
+
+    @property
+    def enriched(self) -> bool:
+        """Whether the sample can be a parent."""
+        return len(self.keywords) == 3 and bool(self.summary)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One reviewer's verdict on an instruction: probability (or 0/1) of each criterion, and which failed."""
+
+    reviewer: str
+    values: dict[str, float]
+    failed: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """One reviewer's scores of a response, 0-10 each; `score` is their mean, after calibration if there is one."""
+
+    reviewer: str
+    values: dict[str, float]
+    raw: float
+    score: float
+    comment: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """The adjudicator's decision on a disputed sample."""
+
+    adjudicator: str
+    values: dict[str, float]
+    score: float
+    comment: str
+    kept: bool
+
+
+class State(StrEnum):
+    """The terminal states; every candidate ends in exactly one."""
+
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+    DUPLICATE = "duplicate"
+    CONTAMINATED = "contaminated"
+    SURPLUS = "surplus"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens and calls of one role; replayed calls count as what they cost when they were made."""
+
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.calls + other.calls,
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A candidate's whole story: where it came from, who said what, and how it ended.
+
+    `state` is ACCEPTED once the gate let it through; dedup and quotas may turn that into DUPLICATE or SURPLUS.
+    """
+
+    id: str
+    round: int
+    index: int
+    domain: str
+    state: State
+    reason: str
+    arm: str = "gra"
+    generator: str = ""
+    reviewers: tuple[str, ...] = ()
+    adjudicator: str = ""
+    parents: tuple[str, ...] = ()
+    keywords: tuple[str, ...] = ()
+    instruction: str = ""
+    response: str = ""
+    checks: tuple[Check, ...] = ()
+    reviews: tuple[Review, ...] = ()
+    mean: float | None = None
+    std: float | None = None
+    ruling: Ruling | None = None
+    disputed: bool = False
+    neighbour: str = ""
+    similarity: float | None = None
+    usage: dict[str, Usage] = field(default_factory=dict)
+    calls: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Candidate:
+        """The value that `to_json` was made from."""
+        return cls(
+            **{
+                **data,
+                "state": State(data["state"]),
+                "reviewers": tuple(data["reviewers"]),
+                "parents": tuple(data["parents"]),
+                "keywords": tuple(data["keywords"]),
+                "checks": tuple(Check(**{**c, "failed": tuple(c["failed"])}) for c in data["checks"]),
+                "reviews": tuple(Review(**review) for review in data["reviews"]),
+                "ruling": Ruling(**data["ruling"]) if data["ruling"] else None,
+                "usage": {role: Usage(**usage) for role, usage in data["usage"].items()},
+                "calls": tuple(data["calls"]),
+            }
+        )

@@ -1,0 +1,117 @@
+"""Weights & Biases, or nothing: the only module that imports wandb.
+
+Runs are offline unless the user is logged in. Synthesis, training and evaluation of one experiment
+share a group. Tracking never stops a run: if W&B cannot start, one warning is logged and the run goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from gra.core.schema import Tracking
+
+log = logging.getLogger(__name__)
+
+
+class Tracker(Protocol):
+    """What a stage may say about itself while it runs."""
+
+    def log(self, values: Mapping[str, Any], step: int | None = None) -> None:
+        """One point of one or more series."""
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """Final figures."""
+
+    def artifact(self, path: Path, name: str, kind: str) -> None:
+        """Attach a file or folder."""
+
+    def finish(self) -> None:
+        """Flush and close."""
+
+
+class NullTracker:
+    """Tracks nothing."""
+
+    def log(self, values: Mapping[str, Any], step: int | None = None) -> None:
+        """Ignore the values."""
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """Ignore the values."""
+
+    def artifact(self, path: Path, name: str, kind: str) -> None:
+        """Ignore the file."""
+
+    def finish(self) -> None:
+        """Nothing to close."""
+
+
+class WandbTracker:
+    """One W&B run."""
+
+    def __init__(self, run: Any) -> None:
+        self._run = run
+
+    def log(self, values: Mapping[str, Any], step: int | None = None) -> None:
+        """One point of one or more series."""
+        self._run.log(dict(values), step=step)
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """Final figures."""
+        self._run.summary.update(dict(values))
+
+    def artifact(self, path: Path, name: str, kind: str) -> None:
+        """Attach a file or folder."""
+        import wandb
+
+        artifact = wandb.Artifact(name.replace("/", "-"), type=kind)
+        (artifact.add_dir if path.is_dir() else artifact.add_file)(str(path))
+        self._run.log_artifact(artifact)
+
+    def finish(self) -> None:
+        """Flush and close."""
+        self._run.finish(quiet=True)
+
+
+def _mode(tracking: Tracking) -> str:
+    """`auto` means online only for a user who is logged in; WANDB_MODE wins over `auto`."""
+    if tracking.wandb != "auto":
+        return tracking.wandb
+    if os.environ.get("WANDB_MODE"):
+        return os.environ["WANDB_MODE"]
+    netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    logged_in = "WANDB_API_KEY" in os.environ or (netrc.is_file() and "wandb" in netrc.read_text(errors="ignore"))
+    return "online" if logged_in else "offline"
+
+
+def start_tracking(
+    tracking: Tracking, *, stage: str, name: str, group: str | None, config: Mapping[str, Any], folder: Path
+) -> Tracker:
+    """Open a tracked run for one stage (`synthesis`, `training`, `evaluation` or `report`) of a group."""
+    mode = _mode(tracking)
+    if mode in ("off", "disabled"):
+        return NullTracker()
+    os.environ.setdefault("WANDB_SILENT", "true")
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        import wandb
+
+        run = wandb.init(
+            project=tracking.project,
+            group=tracking.group or group,
+            name=name,
+            job_type=stage,
+            config=dict(config),
+            dir=str(folder),
+            mode="online" if mode == "online" else "offline",
+            settings=wandb.Settings(
+                silent=True, console="off", disable_git=True, save_code=False, x_disable_stats=True
+            ),
+        )
+    except Exception as error:  # tracking must never cost a run
+        log.warning("W&B could not start (%s: %s); this stage is not tracked", type(error).__name__, error)
+        return NullTracker()
+    return WandbTracker(run)

@@ -1,0 +1,255 @@
+"""The broker: every call goes through `ask`, which never pays twice and never returns a failure as a value.
+
+It looks the call up in the ledger by content, shares one question that is asked twice at once, waits
+for the model to be resident, retries with back-off, and turns what came back into an `Outcome`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from gra.core.errors import BudgetExhausted
+from gra.core.ledger import Ledger, Recorded
+from gra.core.manifest import canonical_json, digest
+from gra.core.records import Usage
+from gra.engines.protocol import (
+    Answer,
+    Call,
+    Choice,
+    Completion,
+    Engine,
+    EngineFailed,
+    Fault,
+    Json,
+    Likelihood,
+    Outcome,
+    Refused,
+    Text,
+    TimedOut,
+    Truncated,
+    Unparsable,
+)
+from gra.engines.residency import Residency
+
+KEY_VERSION = 1
+# What a key is made of. Everything else (concurrency, time-outs, batch size, device, role, candidate)
+# is left out on purpose: it must not change what a recorded answer answers.
+KEY_FIELDS = ("version", "messages", "model", "template", "adapter", "sampling", "output", "sample", "attempt")
+
+
+def call_request(call: Call, attempt: int) -> dict[str, Any]:
+    """The content of a call that decides its answer."""
+    match call.output:
+        case Json(schema):
+            output: Any = {"json": schema}
+        case Choice(labels):
+            output = {"choice": list(labels)}
+        case Likelihood(answer):
+            output = {"likelihood": answer}
+        case Text():
+            output = "text"
+    return {
+        "version": KEY_VERSION,
+        "messages": [list(message) for message in call.messages],
+        "model": call.model.identity,
+        "template": call.model.template,
+        "adapter": call.model.adapter,
+        "sampling": {
+            "temperature": call.sampling.temperature,
+            "top_p": call.sampling.top_p,
+            "repetition_penalty": call.sampling.repetition_penalty,
+            "max_tokens": call.sampling.max_tokens,
+        },
+        "output": output,
+        "sample": call.sample,
+        "attempt": attempt,
+    }
+
+
+def call_key(call: Call, attempt: int = 0) -> str:
+    """SHA-256 of the canonical JSON of `call_request`."""
+    return digest(call_request(call, attempt))
+
+
+@dataclass
+class Progress:
+    """What the terminal shows while the broker works."""
+
+    usage: dict[str, Usage] = field(default_factory=lambda: defaultdict(Usage))
+    replayed: int = 0
+    asked: int = 0
+    in_flight: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    unusable: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+
+
+class EnginePool:
+    """The engines of a machine: who is resident, and how many calls each takes at once. Brokers may share it."""
+
+    def __init__(self, engines: Mapping[str, Engine], memory_gb: float) -> None:
+        self.engines = engines
+        self.residency = Residency(engines, memory_gb)
+        self.gates = {name: asyncio.Semaphore(engine.concurrency) for name, engine in engines.items()}
+
+
+class Broker:
+    """Between stories and engines: ledger, single flight, residency, retries, budget."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        pool: EnginePool,
+        *,
+        max_attempts: int = 3,
+        call_timeout_s: float = 600.0,
+        token_budget: int | None = None,
+        backoff_s: float = 0.5,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.ledger = ledger
+        self.pool = pool
+        self.progress = Progress()
+        self._max_attempts = max_attempts
+        self._timeout = call_timeout_s
+        self._backoff = backoff_s
+        self._clock = clock
+        self._asking: dict[str, asyncio.Task[Recorded | TimedOut | EngineFailed]] = {}
+        self._budget = token_budget
+        self._spent = ledger.spent()
+
+    def check_budget(self) -> None:
+        """Called before a new candidate is admitted; candidates already paid for may finish.
+
+        Raises:
+            BudgetExhausted: when the cap on tokens, counted over all resumes, is reached.
+        """
+        if self._budget is not None and self._spent >= self._budget:
+            raise BudgetExhausted(
+                f"the budget of {self._budget:,} tokens is used up ({self._spent:,} spent over all resumes); "
+                "what was finished is a valid dataset. Raise `budget.tokens` and run again to go on"
+            )
+
+    async def ask(self, call: Call) -> Outcome:
+        """One question, one outcome; recorded answers are used as they stand."""
+        last: Outcome = EngineFailed("never asked")
+        for attempt in range(self._max_attempts):
+            last = await self._attempt(call, attempt)
+            if isinstance(last, Answer | TimedOut | EngineFailed):
+                return last
+            self.progress.unusable[f"{call.role}:{type(last).__name__}"] += 1
+        return last
+
+    async def _attempt(self, call: Call, attempt: int) -> Outcome:
+        key = call_key(call, attempt)
+        recorded = self.ledger.lookup(key)
+        if recorded is None:
+            # Two stories that ask the same thing at once share one answer and pay once.
+            if key not in self._asking:
+                self._asking[key] = asyncio.create_task(self._pay(call, key, attempt))
+                self._asking[key].add_done_callback(lambda _: self._asking.pop(key, None))
+            found = await asyncio.shield(self._asking[key])
+            if not isinstance(found, Recorded):
+                return found
+            recorded = found
+        else:
+            self.progress.replayed += 1
+        self.progress.usage[call.role] += Usage(1, recorded.prompt_tokens, recorded.completion_tokens)
+        return read_outcome(call, recorded)
+
+    async def _pay(self, call: Call, key: str, attempt: int) -> Recorded | TimedOut | EngineFailed:
+        name = call.model.name
+        fault = Fault("error", "not asked")
+        for infrastructure_attempt in range(self._max_attempts):
+            async with self.pool.residency.hold(name), self.pool.gates[name]:
+                self.progress.asked += 1
+                self.progress.in_flight[name] += 1
+                started = self._clock()
+                try:
+                    async with asyncio.timeout(self._timeout):
+                        reply = await self.pool.engines[name].submit(call)
+                except TimeoutError:
+                    reply = Fault("timeout", f"no answer in {self._timeout:g} s")
+                finally:
+                    self.progress.in_flight[name] -= 1
+            if isinstance(reply, Completion):
+                self._spent += reply.prompt_tokens + reply.completion_tokens
+                recorded = _recorded(call, key, attempt, reply, self._clock() - started)
+                await self.ledger.record(recorded)
+                return recorded
+            fault = reply
+            await self.ledger.fault(call.role, name, call.candidate, fault.kind, fault.message)
+            if fault.permanent:
+                break
+            await asyncio.sleep(self._backoff * 2**infrastructure_attempt * (1 + random.random()))
+        return TimedOut(fault.message) if fault.kind == "timeout" else EngineFailed(fault.message)
+
+
+def _recorded(call: Call, key: str, attempt: int, reply: Completion, seconds: float) -> Recorded:
+    return Recorded(
+        key=key,
+        role=call.role,
+        member=call.member,
+        model=call.model.name,
+        candidate=call.candidate,
+        attempt=attempt,
+        request=canonical_json(call_request(call, attempt)),
+        text=reply.text,
+        finish=reply.finish,
+        scores=dict(reply.scores),
+        prompt_tokens=reply.prompt_tokens,
+        completion_tokens=reply.completion_tokens,
+        cached_tokens=reply.cached_tokens,
+        seconds=seconds,
+    )
+
+
+def read_outcome(call: Call, recorded: Recorded) -> Outcome:
+    """What a recorded answer means for the output that was asked for."""
+    if recorded.finish == "refusal":
+        return Refused(recorded.text, recorded.key)
+    completion = Completion(
+        recorded.text,
+        "stop",
+        recorded.prompt_tokens,
+        recorded.completion_tokens,
+        recorded.cached_tokens,
+        recorded.seconds,
+        recorded.scores,
+    )
+    match call.output:
+        case Choice(labels):
+            # One token is asked for, so a choice always ends at its length.
+            if set(recorded.scores) != set(labels):
+                return Unparsable(recorded.text, "no probability for every label", recorded.key)
+            return Answer(recorded.text, dict(recorded.scores), recorded.key, completion)
+        case Likelihood():
+            if not recorded.scores.get("tokens"):
+                return Unparsable(recorded.text, "no likelihood", recorded.key)
+            return Answer(recorded.text, dict(recorded.scores), recorded.key, completion)
+        case _ if recorded.finish == "length":
+            return Truncated(recorded.text, recorded.key)
+        case Json(schema):
+            return _read_json(schema, recorded, completion)
+        case Text():
+            if not recorded.text.strip():
+                return Unparsable(recorded.text, "an empty answer", recorded.key)
+            return Answer(recorded.text.strip(), recorded.text.strip(), recorded.key, completion)
+
+
+def _read_json(schema: Mapping[str, Any], recorded: Recorded, completion: Completion) -> Outcome:
+    import jsonschema
+
+    try:
+        value = json.loads(recorded.text)
+        jsonschema.validate(value, dict(schema))
+    except json.JSONDecodeError as error:
+        return Unparsable(recorded.text, f"not JSON: {error.msg}", recorded.key)
+    except jsonschema.ValidationError as error:
+        return Unparsable(recorded.text, f"not the schema asked for: {error.message}", recorded.key)
+    return Answer(recorded.text, value, recorded.key, completion)

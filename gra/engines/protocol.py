@@ -1,0 +1,183 @@
+"""What is asked of a model and what can come back.
+
+A `Call` is a pure value; its content is its identity (see `gra.engines.broker.call_key`). An engine
+turns it into a `Completion`, or a `Fault` when the infrastructure failed; the broker turns that into
+an `Outcome`. A failure is a type, never a number, None or an empty text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Free text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Json:
+    """JSON that satisfies a schema; the grammar is enforced while decoding."""
+
+    schema: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of a few labels; the answer is the probability of each as the first token of the answer."""
+
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Likelihood:
+    """How likely the model finds a given answer: `logprob` (sum over tokens, nats) and `tokens`; nothing is decoded."""
+
+    answer: str
+
+
+Output = Text | Json | Choice | Likelihood
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingSettings:
+    """How tokens are drawn."""
+
+    temperature: float
+    top_p: float
+    repetition_penalty: float
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelId:
+    """What makes a model's answers its own: weights, chat template, adapter."""
+
+    name: str
+    identity: str
+    template: str
+    adapter: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One question to one model. `role`, `candidate` and `member` are for accounts, not part of its identity."""
+
+    model: ModelId
+    messages: tuple[tuple[str, str], ...]  # (role, content)
+    output: Output
+    sampling: SamplingSettings
+    sample: int = 0
+    role: str = ""
+    candidate: str = ""
+    member: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a model said."""
+
+    text: str
+    finish: Literal["stop", "length", "refusal"]
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+    seconds: float = 0.0
+    scores: Mapping[str, float] = field(default_factory=dict)  # label probabilities, or logprob and tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What the infrastructure did instead; asked again, never recorded as an answer.
+
+    `permanent` faults (the call itself is impossible, such as a prompt longer than the context) are not retried.
+    """
+
+    kind: Literal["timeout", "died", "error"]
+    message: str
+    permanent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A usable answer: text, the parsed JSON value, the label probabilities, or the likelihood."""
+
+    text: str
+    value: Any
+    key: str
+    completion: Completion
+
+
+@dataclass(frozen=True, slots=True)
+class Unparsable:
+    """The model answered something that does not satisfy the output asked for."""
+
+    text: str
+    why: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Truncated:
+    """The answer hit the length limit; it is not an answer."""
+
+    text: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The server declined to answer."""
+
+    text: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class TimedOut:
+    """No answer within the time limit, in every attempt."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFailed:
+    """The engine could not answer, in every attempt."""
+
+    message: str
+
+
+Outcome = Answer | Unparsable | Truncated | Refused | TimedOut | EngineFailed
+
+
+@dataclass
+class EngineStats:
+    """What an engine has done so far; seconds of wall time."""
+
+    started_in: float = 0.0
+    starts: int = 0
+    calls: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    busy_seconds: float = 0.0
+
+
+class Engine(Protocol):
+    """A served model: submit calls, start, park."""
+
+    name: str
+    concurrency: int
+    memory_gb: float
+    stats: EngineStats
+
+    async def start(self) -> None:
+        """Load the model. Raises EngineUnavailable when it cannot be had."""
+
+    async def submit(self, call: Call) -> Completion | Fault:
+        """Answer one call."""
+
+    async def park(self) -> None:
+        """Give back the memory; `start` brings the model back."""

@@ -1,0 +1,130 @@
+"""Which models are in memory: all at once when they fit, otherwise in turns.
+
+A call holds its model while it runs. A model that does not fit waits until a resident one has nothing
+to do; then that one is parked and the model with the most waiting calls is started. Switching only
+when a queue has run dry keeps batches full.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+from gra.core.errors import EngineUnavailable
+from gra.engines.protocol import Engine
+
+
+class Residency:
+    """Starts, holds and parks engines within a memory limit (GB)."""
+
+    def __init__(self, engines: Mapping[str, Engine], memory_gb: float) -> None:
+        self._engines = engines
+        self._limit = memory_gb
+        self._resident: set[str] = set()
+        self._holders: dict[str, int] = defaultdict(int)
+        self._waiting: dict[str, int] = defaultdict(int)
+        self._changed = asyncio.Event()
+        self._moving: set[str] = set()
+        self._failed: dict[str, EngineUnavailable] = {}
+        self.switches = 0
+
+    @property
+    def resident(self) -> frozenset[str]:
+        """The models in memory now."""
+        return frozenset(self._resident)
+
+    def together(self) -> bool:
+        """Whether all models fit at once."""
+        return sum(engine.memory_gb for engine in self._engines.values()) <= self._limit
+
+    async def warm(self) -> None:
+        """Start every model at once when all of them fit, the most that fit otherwise."""
+        chosen: list[str] = []
+        for name, engine in sorted(self._engines.items(), key=lambda item: item[1].memory_gb):
+            if self._used() + sum(self._engines[n].memory_gb for n in chosen) + engine.memory_gb <= self._limit:
+                chosen.append(name)
+        await asyncio.gather(*(self._start(name) for name in chosen))
+
+    @asynccontextmanager
+    async def hold(self, name: str) -> AsyncIterator[None]:
+        """Keep a model resident for the time of the block, starting it first if need be.
+
+        Raises:
+            EngineUnavailable: when it does not fit even alone, or cannot be started.
+        """
+        if self._engines[name].memory_gb > self._limit:
+            raise EngineUnavailable(
+                f"the model `{name}` needs about {self._engines[name].memory_gb:.1f} GB and {self._limit:.1f} GB are "
+                "allowed; raise `engine.memory_gb`, lower `engine.kv_cache_gb`, or choose a smaller model"
+            )
+        self._waiting[name] += 1
+        try:
+            while name not in self._resident or name in self._moving:
+                await self._make_room(name)
+            self._holders[name] += 1
+        finally:
+            self._waiting[name] -= 1
+        try:
+            yield
+        finally:
+            self._holders[name] -= 1
+            if not self._busy(name):
+                self._notify()
+
+    async def _make_room(self, name: str) -> None:
+        """One step towards residency: start, park an idle model, or wait for a change."""
+        if name in self._failed:
+            raise self._failed[name]
+        changed = self._changed  # taken before looking, so that no change is missed
+        if name in self._moving or self._more_wanted(name):
+            await changed.wait()
+        elif self._used() + self._engines[name].memory_gb <= self._limit:
+            await self._start(name)
+        elif idle := next((n for n in self._resident - self._moving if not self._busy(n)), None):
+            await self._park(idle)
+        else:
+            await changed.wait()
+
+    def _busy(self, name: str) -> bool:
+        return self._holders[name] > 0 or self._waiting[name] > 0
+
+    def _more_wanted(self, name: str) -> bool:
+        """Whether another absent model has more calls waiting and should go first."""
+        absent = {n for n in self._waiting if n not in self._resident and self._waiting[n] > 0}
+        return self._waiting[name] < max((self._waiting[n] for n in absent), default=0)
+
+    def _used(self) -> float:
+        return sum(self._engines[name].memory_gb for name in self._resident | self._moving)
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _start(self, name: str) -> None:
+        self._moving.add(name)
+        try:
+            await self._engines[name].start()
+            self._resident.add(name)
+        except EngineUnavailable as error:
+            self._failed[name] = error
+            raise
+        finally:
+            self._moving.discard(name)
+            self._notify()
+
+    async def _park(self, name: str) -> None:
+        self._moving.add(name)
+        try:
+            await self._engines[name].park()
+            self._resident.discard(name)
+            self.switches += 1
+        finally:
+            self._moving.discard(name)
+            self._notify()
+
+    async def close(self) -> None:
+        """Park everything."""
+        await asyncio.gather(*(self._engines[name].park() for name in list(self._resident)))
+        self._resident.clear()

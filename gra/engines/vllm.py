@@ -1,0 +1,222 @@
+"""The vLLM engine: one supervised child process per model, on GPU or CPU.
+
+The child (`gra.engines.vllm_worker`) holds vLLM's asynchronous engine and talks JSON lines over a
+socket. A crash or an out-of-memory kill costs one model and its calls in flight: they become faults,
+the child is started again, and the broker asks again. The child ends itself when this process dies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from gra.core.errors import EngineUnavailable
+from gra.engines.protocol import Call, Choice, Completion, EngineStats, Fault, Json, Likelihood
+
+_MAX_LINE = 64 * 2**20
+_RESTARTS = 3
+
+
+@dataclass(frozen=True)
+class VllmSettings:
+    """What the child needs to load a model; sizes in GB, `threads` counts CPU threads (0 on a GPU)."""
+
+    path: Path
+    max_model_len: int
+    kv_cache_gb: float
+    threads: int
+    concurrency: int
+    gpu_memory_utilization: float = 0.9
+    start_timeout_s: float = 900.0
+
+
+class VllmEngine:
+    """One model served by vLLM in a child process."""
+
+    def __init__(self, name: str, settings: VllmSettings, *, memory_gb: float, log_file: Path) -> None:
+        self.name = name
+        self.concurrency = settings.concurrency
+        self.memory_gb = memory_gb
+        self.stats = EngineStats()
+        self._settings = settings
+        self._log_file = log_file
+        self._child: asyncio.subprocess.Process | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._reader_task: asyncio.Task[None] | None = None
+        self._pending: dict[int, asyncio.Future[Completion | Fault]] = {}
+        self._next = 0
+        self._restarts = 0
+        self._starting = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Start the child and wait until its model is loaded.
+
+        Raises:
+            EngineUnavailable: with the last lines of the engine's log and where to read the rest.
+        """
+        async with self._starting:
+            if self._writer is None:
+                await self._launch()
+
+    async def _launch(self) -> None:
+        begun = time.monotonic()
+        self._log_file.parent.mkdir(parents=True, exist_ok=True)
+        ours, theirs = socket.socketpair()
+        with self._log_file.open("ab") as log:
+            self._child = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "gra.engines.vllm_worker", str(theirs.fileno()),
+                stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
+                pass_fds=[theirs.fileno()], env=child_environment(self._settings), start_new_session=True,
+            )  # fmt: skip
+        theirs.close()
+        reader, writer = await asyncio.open_connection(sock=ours, limit=_MAX_LINE)
+        settings = asdict(self._settings) | {"path": str(self._settings.path)}
+        writer.write(json.dumps(settings).encode() + b"\n")
+        try:
+            async with asyncio.timeout(self._settings.start_timeout_s):
+                line = await reader.readline()
+        except TimeoutError:
+            line = b""
+        except asyncio.CancelledError:
+            await self._kill()
+            raise
+        hello = json.loads(line) if line else {}
+        if not hello.get("ready"):
+            await self._kill()
+            raise EngineUnavailable(self._why_not(hello))
+        self.stats.starts += 1
+        self.stats.started_in = time.monotonic() - begun
+        self._writer = writer
+        self._reader_task = asyncio.create_task(self._read(reader))
+
+    def _why_not(self, hello: Mapping[str, Any]) -> str:
+        reason = hello.get("error", "")
+        if not reason and self._child is not None and self._child.returncode is not None:
+            reason = f"its process ended with status {self._child.returncode}"
+        reason = reason or f"it was not ready after {self._settings.start_timeout_s:g} s"
+        return (
+            f"vLLM could not load `{self.name}` from {self._settings.path}: {reason}. The engine's log is "
+            f"{self._log_file}. Too little memory? Lower `engine.kv_cache_gb` or `engine.max_model_len`"
+        )
+
+    async def submit(self, call: Call) -> Completion | Fault:
+        """Answer one call; a lost child becomes a fault and is started again."""
+        if self._writer is None:
+            if self._restarts >= _RESTARTS:
+                raise EngineUnavailable(
+                    f"the engine of `{self.name}` was lost {self._restarts + 1} times; see {self._log_file}. "
+                    "Run the same command again to go on from what is recorded"
+                )
+            async with self._starting:
+                if self._writer is None:
+                    self._restarts += 1
+                    await self._launch()
+        assert self._writer is not None
+        self._next += 1
+        number = self._next
+        answer: asyncio.Future[Completion | Fault] = asyncio.get_running_loop().create_future()
+        self._pending[number] = answer
+        try:
+            self._writer.write(json.dumps(_request(number, call)).encode() + b"\n")
+            with contextlib.suppress(ConnectionError):
+                await self._writer.drain()
+            return await answer
+        except asyncio.CancelledError:
+            if self._writer is not None:
+                self._writer.write(json.dumps({"abort": number}).encode() + b"\n")
+            raise
+        finally:
+            self._pending.pop(number, None)
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        while line := await reader.readline():
+            reply = json.loads(line)
+            waiting = self._pending.get(reply["id"])
+            if waiting is None or waiting.done():
+                continue
+            if "fault" in reply:
+                waiting.set_result(Fault("error", reply["fault"], permanent=reply["permanent"]))
+                continue
+            completion = Completion(**reply["completion"])
+            self.stats.calls += 1
+            self.stats.prompt_tokens += completion.prompt_tokens
+            self.stats.completion_tokens += completion.completion_tokens
+            self.stats.cached_tokens += completion.cached_tokens
+            waiting.set_result(completion)
+        self._writer = None
+        for waiting in self._pending.values():
+            if not waiting.done():
+                waiting.set_result(Fault("died", f"the engine of `{self.name}` died with this call in flight"))
+
+    async def park(self) -> None:
+        """End the child; all its memory is free when this returns."""
+        if self._reader_task is not None:
+            self._reader_task.cancel()
+            self._reader_task = None
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        await self._kill()
+
+    async def _kill(self) -> None:
+        if self._child is None:
+            return
+        # The child leads its own session, so this ends vLLM's engine core with it.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._child.pid, signal.SIGKILL)
+        await self._child.wait()
+        self._child = None
+
+
+def _request(number: int, call: Call) -> dict[str, Any]:
+    request: dict[str, Any] = {
+        "id": number,
+        "messages": [{"role": role, "content": content} for role, content in call.messages],
+        "sampling": asdict(call.sampling),
+    }
+    match call.output:
+        case Json(schema):
+            request["json"] = dict(schema)
+        case Choice(labels):
+            request["choice"] = list(labels)
+        case Likelihood(answer):
+            request["likelihood"] = answer
+    return request
+
+
+def child_environment(settings: VllmSettings) -> dict[str, str]:
+    """The child's environment: offline, quiet, and on a CPU with the right number of unpinned threads.
+
+    vLLM's automatic binding keeps a core free and pins every engine of a machine to the same cores, so
+    several engines would share one. Threads are counted here and left to the scheduler instead.
+    """
+    environment = os.environ | {
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    if settings.threads:
+        environment |= {
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
+            "VLLM_CPU_KVCACHE_SPACE": str(max(1, round(settings.kv_cache_gb))),
+            "OMP_NUM_THREADS": str(settings.threads),
+            "KMP_BLOCKTIME": "5",
+        }
+        openmp = Path(sys.prefix) / "lib" / "libiomp5.so"
+        if openmp.is_file() and "libiomp" not in environment.get("LD_PRELOAD", ""):
+            environment["LD_PRELOAD"] = ":".join(filter(None, [environment.get("LD_PRELOAD"), str(openmp)]))
+    return environment

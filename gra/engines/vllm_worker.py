@@ -1,0 +1,174 @@
+"""The child process of the vLLM engine: `python -m gra.engines.vllm_worker SOCKET_FD`.
+
+Reads one line of settings, loads the model, answers one JSON line per call. Every name that vLLM has
+renamed between releases is used in this module only; `tests/test_vllm_surface.py` asserts them. It
+ends itself, with vLLM's own processes, as soon as the socket closes, so it never outlives its parent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+_MAX_LINE = 64 * 2**20
+
+
+class Worker:
+    """One loaded model and its tokenizer."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        from transformers import AutoTokenizer
+        from vllm import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        on_gpu = settings["threads"] == 0
+        arguments: dict[str, Any] = {
+            "model": settings["path"],
+            "dtype": "bfloat16",
+            "max_model_len": settings["max_model_len"],
+            "max_num_seqs": settings["concurrency"],
+            "enable_prefix_caching": True,
+            "enforce_eager": not on_gpu,
+            # Probabilities among the allowed labels only, normalised by vLLM itself.
+            "logprobs_mode": "processed_logprobs",
+            # Sampling comes from the recipe, never from a file that travels with the weights.
+            "generation_config": "vllm",
+        }
+        if on_gpu:
+            arguments["gpu_memory_utilization"] = settings["gpu_memory_utilization"]
+            arguments["kv_cache_memory_bytes"] = int(settings["kv_cache_gb"] * 2**30)
+        self.engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        self.tokenizer = AutoTokenizer.from_pretrained(settings["path"], local_files_only=True)
+        self.max_model_len = int(settings["max_model_len"])
+        self.tasks: dict[int, asyncio.Task[None]] = {}
+
+    def prompt_tokens(self, messages: list[dict[str, str]]) -> list[int]:
+        """The conversation under the model's own chat template, ready for its answer."""
+        encoded = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
+        return list(encoded["input_ids"])
+
+    def label_tokens(self, labels: list[str]) -> dict[str, int]:
+        """The first token of each label; labels must differ in it."""
+        first = {label: self.tokenizer.encode(label, add_special_tokens=False)[0] for label in labels}
+        if len(set(first.values())) < len(labels):
+            raise ValueError(f"the labels {labels} do not differ in their first token under this tokenizer")
+        return first
+
+    async def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """One call from start to end."""
+        from vllm.inputs import TokensPrompt
+
+        tokens = self.prompt_tokens(request["messages"])
+        given = self.tokenizer.encode(request.get("likelihood", ""), add_special_tokens=False)
+        room = self.max_model_len - len(tokens) - len(given)
+        if room < 1:
+            message = f"the prompt has {len(tokens) + len(given)} tokens and the context holds {self.max_model_len}"
+            return {"id": request["id"], "fault": message, "permanent": True}
+        labels = self.label_tokens(request.get("choice", []))
+        begun = time.monotonic()
+        final = None
+        async for output in self.engine.generate(
+            TokensPrompt(prompt_token_ids=tokens + given),
+            sampling_params(request, room, list(labels.values()), bool(given)),
+            str(request["id"]),
+        ):
+            final = output
+        assert final is not None
+        said = final.outputs[0]
+        scores: dict[str, float] = {}
+        if labels:
+            found = said.logprobs[0]
+            scores = {label: math.exp(found[t].logprob) if t in found else 0.0 for label, t in labels.items()}
+        elif given:
+            positions = zip(given, final.prompt_logprobs[len(tokens) :], strict=True)
+            scores = {"logprob": sum(at[token].logprob for token, at in positions), "tokens": float(len(given))}
+        return {
+            "id": request["id"],
+            "completion": {
+                "text": "" if given else said.text,
+                "finish": "length" if said.finish_reason == "length" and not given else "stop",
+                "prompt_tokens": len(tokens) + len(given),
+                "completion_tokens": len(said.token_ids),
+                "cached_tokens": final.num_cached_tokens or 0,
+                "seconds": time.monotonic() - begun,
+                "scores": scores,
+            },
+        }
+
+
+def sampling_params(request: dict[str, Any], room: int, labels: list[int], likelihood: bool) -> Any:
+    """vLLM's settings for one call; `room` is what is left of the context, in tokens."""
+    from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
+
+    options: dict[str, Any] = {"output_kind": RequestOutputKind.FINAL_ONLY}
+    if labels:
+        options |= {"max_tokens": 1, "temperature": 0.0, "allowed_token_ids": labels, "logprobs": len(labels)}
+    elif likelihood:
+        options |= {"max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0}
+    else:
+        sampling = request["sampling"]
+        options |= {key: sampling[key] for key in ("temperature", "top_p", "repetition_penalty")}
+        options["max_tokens"] = min(sampling["max_tokens"], room)
+    if "json" in request:
+        options["structured_outputs"] = StructuredOutputsParams(json=request["json"], disable_any_whitespace=True)
+    return SamplingParams(**options)
+
+
+async def serve(channel: socket.socket) -> None:
+    """Load the model, then answer until the socket closes."""
+    reader, writer = await asyncio.open_connection(sock=channel, limit=_MAX_LINE)
+
+    def send(message: dict[str, Any]) -> None:
+        writer.write(json.dumps(message).encode() + b"\n")
+
+    settings = json.loads(await reader.readline())
+    try:
+        worker = Worker(settings)
+    except Exception as error:  # whatever vLLM raises, the parent turns it into one sentence
+        send({"ready": False, "error": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"})
+        await writer.drain()
+        raise
+    send({"ready": True})
+
+    async def handle(request: dict[str, Any]) -> None:
+        try:
+            reply = await worker.answer(request)
+        except Exception as error:
+            if worker.engine.errored:
+                raise SystemExit(1) from error
+            message = f"{type(error).__name__}: {error}"
+            reply = {"id": request["id"], "fault": message, "permanent": isinstance(error, ValueError)}
+        send(reply)
+        worker.tasks.pop(request["id"], None)
+
+    while line := await reader.readline():
+        request = json.loads(line)
+        if "abort" in request:
+            if task := worker.tasks.pop(request["abort"], None):
+                task.cancel()
+        else:
+            worker.tasks[request["id"]] = asyncio.create_task(handle(request))
+
+
+def main() -> None:
+    """Serve on the inherited socket, then end every process of this session."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        asyncio.run(serve(socket.socket(fileno=int(sys.argv[1]))))
+    finally:
+        # vLLM's engine core does not notice that its parent is gone; the session is ours alone.
+        if os.getsid(0) == os.getpid():
+            os.killpg(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+    main()

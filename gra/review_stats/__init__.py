@@ -1,0 +1,1 @@
+"""Statistics of reviewers: pure NumPy, no I/O."""

@@ -1,0 +1,1 @@
+"""The method: candidates are generated, reviewed, and where reviewers disagree, adjudicated."""

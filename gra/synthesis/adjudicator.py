@@ -1,0 +1,38 @@
+"""The adjudicator: re-scores a disputed sample with the reviews in view; its word is final (paper section 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+
+from gra.core.records import DIMENSIONS, Review, Ruling
+from gra.synthesis.committee import Member
+from gra.synthesis.notebook import Notebook
+from gra.synthesis.prompts import SCORE_QUESTIONS, render
+from gra.synthesis.reviewer import Calibration, expected_digits, score_schema, yes_probabilities
+
+
+async def adjudicate(
+    notebook: Notebook,
+    member: Member,
+    instruction: str,
+    response: str,
+    reviews: Sequence[Review],
+    *,
+    accept_score: float,
+    calibrate: Calibration,
+) -> Ruling:
+    """The ruling: kept when the adjudicator's own score reaches `accept_score`."""
+    shown = {"instruction": instruction, "response": response, "reviews": reviews, "form": member.ask}
+    comment = ""
+    if member.ask == "integers":
+        prompt = render("adjudicate", **shown, question="")
+        call = member.call(prompt, score_schema(comment=True), role="adjudicator", candidate=notebook.candidate)
+        answer = await notebook.ask(call)
+        values = {name: float(answer.value[name]) for name in DIMENSIONS}
+        comment = str(answer.value["comment"])
+    else:
+        read = yes_probabilities if member.ask == "yes_no" else expected_digits
+        values = await read(notebook, member, "adjudicate", SCORE_QUESTIONS, role="adjudicator", **shown)
+    score = calibrate(fmean(values.values()))
+    return Ruling(member.name, values, score, comment, score >= accept_score)

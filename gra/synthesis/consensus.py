@@ -1,0 +1,41 @@
+"""From reviews to a decision: mean, spread and the three-way gate (paper section 3.2, equations 4-6)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from statistics import fmean, pstdev, stdev
+
+from gra.core.schema import Review as ReviewRecipe
+
+
+class Gate(StrEnum):
+    """What happens to a reviewed response."""
+
+    ACCEPT = "accept"
+    REJECT = "reject"
+    ADJUDICATE = "adjudicate"
+
+
+@dataclass(frozen=True, slots=True)
+class Consensus:
+    """Mean and standard deviation of the reviewers' scores, and what the gate makes of them."""
+
+    mean: float
+    std: float
+    gate: Gate
+
+
+def decide(scores: Sequence[float], review: ReviewRecipe) -> Consensus:
+    """Reject below `accept_mean`; accept when the spread is at most `dispute_std`; otherwise adjudicate.
+
+    Boundaries belong to the better side: a mean equal to `accept_mean` passes and a spread equal to
+    `dispute_std` is agreement.
+    """
+    mean = fmean(scores)
+    spread = pstdev if review.std == "population" else stdev
+    std = spread(scores) if len(scores) > 1 else 0.0
+    if mean < review.accept_mean:
+        return Consensus(mean, std, Gate.REJECT)
+    return Consensus(mean, std, Gate.ACCEPT if std <= review.dispute_std else Gate.ADJUDICATE)

@@ -1,0 +1,57 @@
+"""The generator's three steps: new keywords, an instruction from them, a response (paper section 3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gra.core.records import Seed
+from gra.engines.protocol import Json, Text
+from gra.synthesis.committee import Member
+from gra.synthesis.notebook import Notebook
+from gra.synthesis.prompts import hint, render
+
+_KEYWORD = {"type": "string", "minLength": 2, "maxLength": 40}
+_KEYWORDS = {"type": "array", "items": _KEYWORD, "minItems": 3, "maxItems": 3}
+KEYWORDS = Json({"type": "object", "properties": {"keywords": _KEYWORDS}, "required": ["keywords"]})
+INSTRUCTION = Json(
+    {"type": "object", "properties": {"exercise": {"type": "string", "minLength": 12}}, "required": ["exercise"]}
+)
+METADATA = Json(
+    {
+        "type": "object",
+        "properties": {"keywords": _KEYWORDS, "summary": {"type": "string", "minLength": 10, "maxLength": 160}},
+        "required": ["keywords", "summary"],
+    }
+)
+
+
+async def new_keywords(notebook: Notebook, generator: Member, domain: str, parents: Sequence[Seed]) -> tuple[str, ...]:
+    """A keyword triple that the parents inspire and do not contain."""
+    prompt = render("keywords", domain=domain, hint=hint(domain), parents=parents)
+    answer = await notebook.ask(generator.call(prompt, KEYWORDS, role="generator", candidate=notebook.candidate))
+    return tuple(str(word).strip() for word in answer.value["keywords"])
+
+
+async def write_instruction(
+    notebook: Notebook, generator: Member, domain: str, keywords: Sequence[str], parents: Sequence[Seed]
+) -> str:
+    """An instruction about the keywords, in the manner of the parents' summaries."""
+    prompt = render("instruction", domain=domain, hint=hint(domain), keywords=keywords, parents=parents)
+    answer = await notebook.ask(generator.call(prompt, INSTRUCTION, role="generator", candidate=notebook.candidate))
+    return str(answer.value["exercise"]).strip()
+
+
+async def write_response(notebook: Notebook, author: Member, instruction: str, role: str = "generator") -> str:
+    """The author's answer to an instruction."""
+    prompt = render("response", instruction=instruction)
+    answer = await notebook.ask(author.call(prompt, Text(), role=role, candidate=notebook.candidate))
+    return str(answer.value)
+
+
+async def enrich(notebook: Notebook, member: Member, sample: Seed) -> Seed:
+    """The sample with keywords and summary, as a pool item must have (paper section 3.4)."""
+    prompt = render("enrich", domain=sample.domain, instruction=sample.instruction, response=sample.response)
+    answer = await notebook.ask(member.call(prompt, METADATA, role="enricher", candidate=notebook.candidate))
+    keywords = sample.keywords or tuple(str(word).strip() for word in answer.value["keywords"])
+    summary = sample.summary or str(answer.value["summary"]).strip()
+    return Seed(sample.id, sample.domain, sample.instruction, sample.response, keywords, summary)

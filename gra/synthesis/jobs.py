@@ -1,0 +1,61 @@
+"""Run synthesis jobs on shared engines: what `gra synthesize` (one arm) and `gra run` (several) call."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gra.core.console import View
+from gra.core.manifest import RunFolder
+from gra.core.recipe import Loaded
+from gra.core.schema import SynthesisRecipe
+from gra.synthesis.arms import Job, synthesize
+from gra.synthesis.workshop import Workshop, find_models, running
+
+
+def run_jobs(jobs: Sequence[Job], view: View, logs: Path, group: str | None = None) -> dict[str, dict[str, Any]]:
+    """Make several arms on shared engines; arms already made from the same inputs are not made again.
+
+    Returns each arm's manifest section by recipe name.
+    """
+    workshop = find_models([job.recipe for job in jobs], view)
+    finished: dict[str, dict[str, Any]] = {}
+    open_jobs: list[Job] = []
+    for job in jobs:
+        done = job.folder.completed("synthesis", job.fingerprint(workshop))
+        if done is None:
+            open_jobs.append(job)
+        else:
+            view.note(f"  {job.recipe.name}: already made, {done['states']['accepted']} rows")
+            finished[job.recipe.name] = done
+    if open_jobs:
+        asyncio.run(_run(open_jobs, workshop, view, logs, group, finished))
+    return finished
+
+
+async def _run(
+    jobs: Sequence[Job], workshop: Workshop, view: View, logs: Path, group: str | None, finished: dict[str, dict[str, Any]]
+) -> None:
+    async with running(workshop.pool(logs), view) as pool:
+        with view.stage("synthesis", ", ".join(job.recipe.name for job in jobs)), view.bars():
+            async with asyncio.TaskGroup() as group_of_arms:
+                tasks = [group_of_arms.create_task(synthesize(job, workshop, pool, view, group)) for job in jobs]
+        for name, engine in pool.engines.items():
+            s = engine.stats
+            view.event(
+                "engine", name=name, started_in=s.started_in, starts=s.starts, calls=s.calls,
+                prompt_tokens=s.prompt_tokens, cached_tokens=s.cached_tokens, completion_tokens=s.completion_tokens,
+            )  # fmt: skip
+    for job, task in zip(jobs, tasks, strict=True):
+        finished[job.recipe.name] = task.result()
+
+
+def job_for(
+    loaded: Loaded[SynthesisRecipe], folder: RunFolder, ledger: Path | None = None, *, create: bool = True
+) -> Job:
+    """The job of one recipe in one run folder, checked as far as it can be without spending anything."""
+    job = Job(loaded, folder.create() if create else folder, ledger or folder / "ledger.sqlite")
+    job.seed_file()
+    return job

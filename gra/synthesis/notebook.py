@@ -1,0 +1,55 @@
+"""A story's accounts: every question goes through here, so that a candidate knows what it cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from gra.core.records import Usage
+from gra.engines.broker import Broker
+from gra.engines.protocol import Answer, Call, EngineFailed, Outcome, Refused, TimedOut, Truncated, Unparsable
+
+
+class Unanswered(Exception):
+    """A question that got no usable answer in any attempt; it ends the story as failed, with this reason."""
+
+    def __init__(self, call: Call, outcome: Outcome) -> None:
+        self.outcome = outcome
+        super().__init__(f"{call.role} {call.member}: {_why(outcome)}")
+
+
+def _why(outcome: Outcome) -> str:
+    match outcome:
+        case Unparsable(why=why):
+            return f"unusable answer ({why})"
+        case Truncated():
+            return "answer cut off at the length limit"
+        case Refused():
+            return "refused"
+        case TimedOut(message) | EngineFailed(message):
+            return message
+        case Answer():
+            return "answered"
+
+
+@dataclass
+class Notebook:
+    """Asks on behalf of one candidate and adds up what it used."""
+
+    broker: Broker
+    candidate: str
+    usage: dict[str, Usage] = field(default_factory=dict)
+    calls: list[str] = field(default_factory=list)
+
+    async def ask(self, call: Call) -> Answer:
+        """The answer to a call.
+
+        Raises:
+            Unanswered: when there is none.
+        """
+        outcome = await self.broker.ask(call)
+        if not isinstance(outcome, Answer):
+            raise Unanswered(call, outcome)
+        spent = Usage(1, outcome.completion.prompt_tokens, outcome.completion.completion_tokens)
+        self.usage[call.role] = self.usage.get(call.role, Usage()) + spent
+        self.calls.append(outcome.key)
+        return outcome

@@ -1,0 +1,61 @@
+"""The prompts: Jinja files beside this module, rendered strictly, with their digests for the records."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+
+from gra.core.records import CHECKS, DIMENSIONS
+
+FOLDER = Path(__file__).parent / "prompts"
+
+# What a domain is about, for models too small to guess it from its name.
+HINTS = {
+    "coding": "short programs, bugs, SQL, the shell; the answer is code or its output",
+    "math": "arithmetic, algebra, geometry and word problems with one numeric answer",
+    "qa": "questions about science, history, geography and everyday life with a factual answer",
+    "reasoning": "puzzles, ordering, cause and effect, what follows from what",
+    "role-play": "the assistant speaks as a given person in a given situation",
+    "language": "grammar, rewriting, translation, word meanings",
+    "creation": "short stories, poems, slogans, letters, product texts",
+}
+CHECK_QUESTIONS = {
+    "reasonable": "Does this exercise make sense, and can an assistant that only reads and writes text do it?",
+    "complete": "Is everything that is needed to answer it given in the exercise?",
+    "clear": "Is the exercise clear, with only one way to understand what is asked?",
+}
+SCORE_QUESTIONS = {
+    "correctness": "Is the answer correct, and does it do what the exercise asks?",
+    "clarity": "Is the answer clear and easy to understand?",
+    "completeness": "Is the answer complete, with nothing missing that the exercise asked for?",
+    "relevance": "Is the answer about this exercise and nothing else?",
+    "coherence": "Do the parts of the answer fit together without contradiction?",
+    "ethicality": "Is the answer honest and harmless?",
+}
+assert tuple(CHECK_QUESTIONS) == CHECKS
+assert tuple(SCORE_QUESTIONS) == DIMENSIONS
+
+
+@cache
+def _template(name: str) -> Template:
+    environment = Environment(loader=FileSystemLoader(FOLDER), undefined=StrictUndefined, keep_trailing_newline=False)
+    return environment.get_template(f"{name}.jinja")
+
+
+def render(name: str, **values: Any) -> str:
+    """One prompt with its values filled in; a missing value is an error, never an empty text."""
+    return _template(name).render(**values).strip()
+
+
+def hint(domain: str) -> str:
+    """What a domain is about; a domain of the user's own stands for itself."""
+    return HINTS.get(domain, domain)
+
+
+def digests() -> dict[str, str]:
+    """SHA-256 of every prompt file, for the manifest and the dataset card."""
+    return {file.stem: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(FOLDER.glob("*.jinja"))}

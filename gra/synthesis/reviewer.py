@@ -1,0 +1,137 @@
+"""Reviewers: three checks of an instruction, six scores of a response (paper section 3.2).
+
+How a small model is asked decides what its review is worth, so it is a recipe choice:
+`integers` is the paper's form (one JSON with six integers), `expected` reads the expected digit per
+dimension from token probabilities, `yes_no` the probability of "yes" per dimension. These two decode
+one token a dimension, and the dimensions share one cached prefix. `likelihood` decodes nothing: how
+much likelier the answer becomes by knowing the exercise, for models too small to judge in words.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from statistics import fmean
+
+from gra.core.records import CHECKS, DIMENSIONS, Check, Review
+from gra.engines.protocol import Choice, Json, Likelihood
+from gra.synthesis.committee import Member
+from gra.synthesis.notebook import Notebook
+from gra.synthesis.prompts import CHECK_QUESTIONS, SCORE_QUESTIONS, render
+
+YES_NO = Choice(("yes", "no"))
+DIGITS = Choice(tuple("0123456789"))
+_INTEGER = {"type": "integer", "minimum": 0, "maximum": 10}
+_COMMENT = {"type": "string", "minLength": 10, "maxLength": 300}
+COMMENT = Json({"type": "object", "properties": {"comment": _COMMENT}, "required": ["comment"]})
+CHECK_JSON = Json(
+    {"type": "object", "properties": {name: {"type": "boolean"} for name in CHECKS}, "required": list(CHECKS)}
+)
+
+
+def score_schema(comment: bool) -> Json:
+    """Six integers, after a comment if one is asked for: reasons first, then the numbers."""
+    properties = ({"comment": _COMMENT} if comment else {}) | {name: _INTEGER for name in DIMENSIONS}
+    return Json({"type": "object", "properties": properties, "required": list(properties)})
+
+
+Calibration = Callable[[float], float]
+
+
+async def check_instruction(
+    notebook: Notebook, reviewer: Member, instruction: str, thresholds: Mapping[str, float]
+) -> Check:
+    """The reviewer's verdict on the three criteria; the instruction passes when all three do."""
+    if reviewer.ask == "likelihood":
+        return Check(reviewer.name, {}, ())  # it has no opinion on exercises, only on answers
+    if reviewer.ask == "integers":
+        prompt = render("check_json", instruction=instruction)
+        answer = await notebook.ask(reviewer.call(prompt, CHECK_JSON, role="reviewer", candidate=notebook.candidate))
+        values = {name: float(answer.value[name]) for name in CHECKS}
+    else:
+        scores = await yes_probabilities(
+            notebook, reviewer, "check_yes_no", CHECK_QUESTIONS, role="reviewer", instruction=instruction
+        )
+        values = {name: score / 10 for name, score in scores.items()}
+    failed = tuple(name for name in CHECKS if values[name] < thresholds.get(name, 0.5))
+    return Check(reviewer.name, values, failed)
+
+
+async def score_response(
+    notebook: Notebook, reviewer: Member, instruction: str, response: str, *, comment: bool, calibrate: Calibration
+) -> Review:
+    """The reviewer's six scores, their mean, and the calibrated mean that the gate uses (all 0-10)."""
+    remark = ""
+    shown = {"instruction": instruction, "response": response}
+    if reviewer.ask == "integers":
+        prompt = render("score_json", **shown, comment=comment)
+        call = reviewer.call(prompt, score_schema(comment), role="reviewer", candidate=notebook.candidate)
+        answer = await notebook.ask(call)
+        values = {name: float(answer.value[name]) for name in DIMENSIONS}
+        remark = str(answer.value.get("comment", ""))
+    elif reviewer.ask == "likelihood":
+        values = {"relevance": await information(notebook, reviewer, instruction, response)}
+    elif reviewer.ask == "yes_no":
+        values = await yes_probabilities(notebook, reviewer, "score_yes_no", SCORE_QUESTIONS, role="reviewer", **shown)
+    else:
+        values = await expected_digits(notebook, reviewer, "score_digit", SCORE_QUESTIONS, role="reviewer", **shown)
+    raw = fmean(values.values())
+    review = Review(reviewer.name, values, raw, calibrate(raw), remark)
+    if comment and not remark:
+        return await add_comment(notebook, reviewer, instruction, response, review)
+    return review
+
+
+async def add_comment(notebook: Notebook, reviewer: Member, instruction: str, response: str, review: Review) -> Review:
+    """The review with the reviewer's reasons, for an adjudicator to read."""
+    prompt = render("comment", instruction=instruction, response=response)
+    answer = await notebook.ask(reviewer.call(prompt, COMMENT, role="reviewer", candidate=notebook.candidate))
+    return Review(review.reviewer, review.values, review.raw, review.score, str(answer.value["comment"]).strip())
+
+
+async def information(
+    notebook: Notebook, member: Member, instruction: str, response: str, *, role: str = "reviewer"
+) -> float:
+    """Nats per token by which the exercise makes the answer likelier: the inverse of the IFD idea (Li et al. 2023)."""
+    output = Likelihood(response)
+    prompts = (render("response", instruction=instruction), "Write something.")
+    calls = [member.call(prompt, output, role=role, candidate=notebook.candidate) for prompt in prompts]
+    given, alone = await asyncio.gather(*(notebook.ask(call) for call in calls))
+    return float((given.value["logprob"] - alone.value["logprob"]) / given.value["tokens"])
+
+
+async def yes_probabilities(
+    notebook: Notebook, member: Member, prompt: str, questions: Mapping[str, str], *, role: str, **shown: object
+) -> dict[str, float]:
+    """Ten times the probability of "yes" among yes and no, per question."""
+    answers = await _ask_each(notebook, member, prompt, YES_NO, questions, role, shown)
+    return {name: 10 * p["yes"] / (p["yes"] + p["no"]) for name, p in answers.items()}
+
+
+async def expected_digits(
+    notebook: Notebook, member: Member, prompt: str, questions: Mapping[str, str], *, role: str, **shown: object
+) -> dict[str, float]:
+    """The expected digit per question, stretched from 0-9 to 0-10."""
+    answers = await _ask_each(notebook, member, prompt, DIGITS, questions, role, shown)
+    return {
+        name: sum(int(digit) * weight for digit, weight in p.items()) / sum(p.values()) * 10 / 9
+        for name, p in answers.items()
+    }
+
+
+async def _ask_each(
+    notebook: Notebook,
+    member: Member,
+    prompt: str,
+    labels: Choice,
+    questions: Mapping[str, str],
+    role: str,
+    shown: Mapping[str, object],
+) -> dict[str, dict[str, float]]:
+    """Label probabilities per question, asked together: only the last lines differ, the rest is cached."""
+    calls = [
+        member.call(render(prompt, question=question, **shown), labels, role=role, candidate=notebook.candidate)
+        for question in questions.values()
+    ]
+    answers = await asyncio.gather(*(notebook.ask(call) for call in calls))
+    return {name: answer.value for name, answer in zip(questions, answers, strict=True)}

@@ -1,0 +1,182 @@
+"""One candidate's life, as the paper's method section tells it.
+
+    draw parents -> keywords -> instruction -> every reviewer checks the instruction
+      -> response -> every reviewer scores the response -> the gate -> (adjudicate) -> verdict
+
+A story is a pure function of the run seed, its round and index, the pool of the round before, and the
+recorded answers; it knows nothing of batches, GPUs, retries or restarts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from gra.core.records import Candidate, Review, Seed, State
+from gra.core.schema import SynthesisRecipe
+from gra.engines.broker import Broker
+from gra.synthesis.adjudicator import adjudicate
+from gra.synthesis.committee import Member, Roles, draw_roles
+from gra.synthesis.consensus import Gate, decide
+from gra.synthesis.draw import draw
+from gra.synthesis.generator import new_keywords, write_instruction, write_response
+from gra.synthesis.notebook import Notebook, Unanswered
+from gra.synthesis.reviewer import Calibration, add_comment, check_instruction, score_response
+
+Pool = Mapping[str, Sequence[Seed]]
+
+
+def trust(raw: float) -> float:
+    """The calibration of a reviewer that was not measured: its score as it stands."""
+    return raw
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all stories of a run share: the recipe, the committee and what the probes taught about it."""
+
+    recipe: SynthesisRecipe
+    members: Mapping[str, Member]
+    calibrations: Mapping[str, Calibration] = field(default_factory=dict)
+    thresholds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def calibration(self, member: Member) -> Calibration:
+        """The member's map from raw to calibrated score."""
+        return self.calibrations.get(member.name, trust)
+
+
+def candidate_id(round_: int, index: int) -> str:
+    """The name of a candidate; sorts in candidate order."""
+    return f"r{round_}-{index:06d}"
+
+
+async def live(setting: Setting, broker: Broker, pool: Pool, round_: int, index: int) -> Candidate:
+    """Tell one story to its end; every path leads to a terminal state with a reason."""
+    recipe = setting.recipe
+    assert recipe.committee is not None
+    name = candidate_id(round_, index)
+    domain = _domain(recipe, pool, round_, index)
+    roles = draw_roles(setting.members, recipe.committee.reviewers, recipe.seed, round_, index)
+    parents = draw(recipe.seed, round_, index, "parents").sample(list(pool[domain]), 2)
+    notebook = Notebook(broker, name)
+    begun = Candidate(
+        id=name,
+        round=round_,
+        index=index,
+        domain=domain,
+        state=State.FAILED,
+        reason="",
+        generator=roles.generator.name,
+        reviewers=tuple(reviewer.name for reviewer in roles.reviewers),
+        adjudicator=roles.adjudicator.name,
+        parents=tuple(parent.id for parent in parents),
+    )
+    story = _Story(setting, roles, notebook, begun)
+    try:
+        ended = await story.tell(parents)
+    except Unanswered as gap:
+        ended = replace(story.told, state=State.FAILED, reason=str(gap))
+    return replace(ended, usage=dict(notebook.usage), calls=tuple(notebook.calls))
+
+
+def _domain(recipe: SynthesisRecipe, pool: Pool, round_: int, index: int) -> str:
+    """Domains take turns, in an order of their own for every lap, so that no domain is favoured."""
+    domains = [domain for domain in recipe.domains if len(pool.get(domain, ())) >= 2]
+    lap, place = divmod(index, len(domains))
+    return draw(recipe.seed, round_, lap, "domains").sample(domains, len(domains))[place]
+
+
+class _Story:
+    """The steps of one candidate; `told` is what is known of it so far."""
+
+    def __init__(self, setting: Setting, roles: Roles, notebook: Notebook, begun: Candidate) -> None:
+        self.setting = setting
+        self.roles = roles
+        self.notebook = notebook
+        self.told = begun
+
+    async def tell(self, parents: Sequence[Seed]) -> Candidate:
+        generator, domain = self.roles.generator, self.told.domain
+        keywords = await new_keywords(self.notebook, generator, domain, parents)
+        self.told = replace(self.told, keywords=keywords)
+        instruction = await write_instruction(self.notebook, generator, domain, keywords, parents)
+        self.told = replace(self.told, instruction=instruction)
+        if failed := await self._check():
+            return replace(self.told, state=State.REJECTED, reason=f"instruction: {failed}")
+        response = await write_response(self.notebook, generator, instruction)
+        self.told = replace(self.told, response=response)
+        return await self._judge(await self._review())
+
+    async def _check(self) -> str:
+        """Every reviewer checks the instruction; the criteria that failed, or an empty text when all passed."""
+        checks = await asyncio.gather(
+            *(
+                check_instruction(
+                    self.notebook, reviewer, self.told.instruction, self.setting.thresholds.get(reviewer.name, {})
+                )
+                for reviewer in self.roles.reviewers
+            )
+        )
+        self.told = replace(self.told, checks=tuple(checks))
+        return ", ".join(sorted({name for check in checks for name in check.failed}))
+
+    async def _review(self) -> tuple[Review, ...]:
+        reviews = await asyncio.gather(
+            *(
+                score_response(
+                    self.notebook,
+                    reviewer,
+                    self.told.instruction,
+                    self.told.response,
+                    comment=self.setting.recipe.review.comments == "always",
+                    calibrate=self.setting.calibration(reviewer),
+                )
+                for reviewer in self.roles.reviewers
+            )
+        )
+        self.told = replace(self.told, reviews=tuple(reviews))
+        return tuple(reviews)
+
+    async def _judge(self, reviews: Sequence[Review]) -> Candidate:
+        """The gate, and the adjudicator where the reviewers disagree."""
+        review = self.setting.recipe.review
+        if not reviews:
+            return replace(self.told, state=State.ACCEPTED, reason="no reviewers")
+        consensus = decide([r.score for r in reviews], review)
+        self.told = replace(self.told, mean=consensus.mean, std=consensus.std)
+        match consensus.gate:
+            case Gate.REJECT:
+                return replace(self.told, state=State.REJECTED, reason="response: mean score too low")
+            case Gate.ACCEPT:
+                return replace(self.told, state=State.ACCEPTED, reason="reviewers agree")
+            case Gate.ADJUDICATE:
+                return await self._adjudicate(reviews)
+
+    async def _adjudicate(self, reviews: Sequence[Review]) -> Candidate:
+        recipe, adjudicator = self.setting.recipe, self.roles.adjudicator
+        self.told = replace(self.told, disputed=True)
+        if recipe.review.comments == "disputed":
+            reviews = await self._comments(reviews)
+        ruling = await adjudicate(
+            self.notebook,
+            adjudicator,
+            self.told.instruction,
+            self.told.response,
+            reviews,
+            accept_score=recipe.review.accept_mean,
+            calibrate=self.setting.calibration(adjudicator),
+        )
+        state = State.ACCEPTED if ruling.kept else State.REJECTED
+        reason = "adjudicator kept it" if ruling.kept else "adjudicator rejected it"
+        return replace(self.told, ruling=ruling, state=state, reason=reason)
+
+    async def _comments(self, reviews: Sequence[Review]) -> tuple[Review, ...]:
+        commented = await asyncio.gather(
+            *(
+                add_comment(self.notebook, reviewer, self.told.instruction, self.told.response, review)
+                for reviewer, review in zip(self.roles.reviewers, reviews, strict=True)
+            )
+        )
+        self.told = replace(self.told, reviews=tuple(commented))
+        return tuple(commented)

@@ -1,0 +1,169 @@
+"""The workshop: the models of one or more recipes found, planned into memory, and served.
+
+Everything that can go wrong before a token is spent goes wrong here: a model that is not there, a
+missing chat template, a context that is too short, memory that is too small.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gra.core.console import View
+from gra.core.errors import EngineUnavailable, ModelUnavailable, RecipeError
+from gra.core.schema import Engine as EngineRecipe
+from gra.core.schema import Member, SynthesisRecipe
+from gra.engines.broker import EnginePool
+from gra.engines.protocol import ModelId
+from gra.engines.vllm import VllmEngine, VllmSettings
+from gra.models.catalog import ResolvedModel, resolve
+from gra.models.chat import context_length, has_chat_template, template_digest
+
+# Resident size of an engine beside weights and KV cache, measured; see docs/benchmarks.md.
+_CPU_OVERHEAD_GB = 2.0
+_GPU_OVERHEAD_GB = 2.5
+
+
+@dataclass
+class Workshop:
+    """Resolved models by the name the recipe gives them, and who had to be left out."""
+
+    engine: EngineRecipe
+    models: dict[str, ResolvedModel] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+
+    def model_id(self, name: str) -> ModelId:
+        """What the ledger knows the model by."""
+        model = self.models[name]
+        return ModelId(model.name, model.identity, template_digest(model.path))
+
+    def served(self, member: Member) -> str | None:
+        """The name of the model a member runs on: its own, its fallback, or None when neither can be had."""
+        return next((n for n in (member.model, member.fallback) if n in self.models), None)
+
+    def pool(self, logs: Path) -> EnginePool:
+        """One engine per model, planned into the machine's memory."""
+        gpu = gpu_memory_gb()
+        kv_gb = self.engine.kv_cache_gb or (1.0 if gpu is None else 4.0)
+        memory = {
+            m.name: weights_gb(m.path) + kv_gb + (_CPU_OVERHEAD_GB if gpu is None else _GPU_OVERHEAD_GB)
+            for m in self.models.values()
+        }
+        limit = self.engine.memory_gb or (0.85 * available_gb() if gpu is None else 0.92 * gpu)
+        together = sum(memory.values()) <= limit
+        cores = len(os.sched_getaffinity(0))
+        threads = 0 if gpu is not None else max(1, cores // (len(memory) if together else 1))
+        engines = {
+            m.name: VllmEngine(
+                m.name,
+                VllmSettings(
+                    path=m.path,
+                    max_model_len=min(self.engine.max_model_len, context_length(m.path)),
+                    kv_cache_gb=kv_gb,
+                    threads=threads,
+                    concurrency=self.engine.concurrency,
+                    gpu_memory_utilization=0.9 if gpu is None else min(0.92, memory[m.name] / gpu),
+                    start_timeout_s=self.engine.start_timeout_s,
+                ),
+                memory_gb=memory[m.name],
+                log_file=logs / f"engine-{m.name.replace('/', '--')}.log",
+            )
+            for m in self.models.values()
+        }
+        return EnginePool(engines, limit)
+
+
+def find_models(recipes: Sequence[SynthesisRecipe], view: View) -> Workshop:
+    """Resolve every model that the recipes name; members whose model is gone are noted where the recipe allows it.
+
+    Raises:
+        ModelUnavailable: when a model that a recipe cannot do without is not to be had.
+        RecipeError: when a model has no chat template.
+    """
+    workshop = Workshop(recipes[0].engine)
+    for recipe in recipes:
+        if recipe.engine != workshop.engine:
+            raise RecipeError(
+                f"the arms `{recipes[0].name}` and `{recipe.name}` share engines; give them the same `engine`"
+            )
+        for member, optional in _members(recipe):
+            if workshop.served(member) is None:
+                _find(workshop, member, optional, recipe.accept_licences, view)
+    for model in workshop.models.values():
+        if not has_chat_template(model.path):
+            raise RecipeError(
+                f"`{model.name}` has no chat template (a base model?), so it cannot sit on a committee or teach; "
+                "choose its instruction-tuned version"
+            )
+    return workshop
+
+
+def _members(recipe: SynthesisRecipe) -> list[tuple[Member, bool]]:
+    """The members a recipe needs served, and whether it can do without each."""
+    needed: list[tuple[Member, bool]] = []
+    if recipe.arm == "gra" and recipe.committee is not None:
+        needed += [(member, recipe.committee.allow_missing) for member in recipe.committee.models.values()]
+    if recipe.arm == "distilled" and recipe.teacher is not None:
+        needed.append((recipe.teacher, False))
+    return needed
+
+
+def _find(workshop: Workshop, member: Member, optional: bool, licences: Sequence[str], view: View) -> None:
+    for name in filter(None, (member.model, member.fallback)):
+        if name in workshop.models:
+            return
+        try:
+            workshop.models[name] = resolve(name, accept_licences=licences, progress=view.note)
+            return
+        except ModelUnavailable as error:
+            if not optional and (member.fallback is None or name == member.fallback):
+                raise
+            workshop.missing[name] = str(error)
+            view.note(f"! {error}")
+
+
+@asynccontextmanager
+async def running(pool: EnginePool, view: View) -> AsyncIterator[EnginePool]:
+    """Start the engines (together where memory allows), and end them whatever happens."""
+    names = ", ".join(pool.engines)
+    try:
+        if pool.engines:
+            how = "together" if pool.residency.together() else "in turns, memory does not hold all of them"
+            with view.stage("engines", f"{names} ({how})"):
+                await pool.residency.warm()
+        yield pool
+    finally:
+        await pool.residency.close()
+
+
+def weights_gb(path: Path) -> float:
+    """Size of a model's weight files."""
+    return sum(file.stat().st_size for file in path.glob("*.safetensors")) / 2**30
+
+
+def available_gb() -> float:
+    """Memory that can be taken now without swapping."""
+    import psutil
+
+    return float(psutil.virtual_memory().available / 2**30)
+
+
+def gpu_memory_gb() -> float | None:
+    """Total memory of the first CUDA GPU, or None without one."""
+    if shutil.which("nvidia-smi") is None:
+        return None
+    done = subprocess.run(
+        ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode or not done.stdout.strip():
+        return None
+    try:
+        return float(done.stdout.splitlines()[0]) / 1024
+    except ValueError:
+        raise EngineUnavailable(f"nvidia-smi answered {done.stdout!r} when asked for the GPU's memory") from None
