@@ -33,6 +33,8 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="check everything, spend
 ShowConfig = Annotated[bool, typer.Option("--show-config", help="print every value and where it came from")]
 Recipe = Annotated[Path, typer.Argument(help="a recipe file (YAML)")]
 RUNS = Path("runs")
+# Typer carries its own copy of click, whose base of all usage errors has no public name.
+_USAGE_ERRORS = typer.BadParameter.__mro__[2]
 
 
 @app.command(epilog="Example: gra synthesize recipes/quickstart/gra.yaml rounds.accept=20")
@@ -65,7 +67,9 @@ def synthesize(
         return
     with folder.lock():
         content = run_jobs([job], view, folder / "logs")[loaded.recipe.name]
-    _summary(view.console, as_json, {key: content[key] for key in ("name", "arm", "states", "funnel", "tokens_by_role")})
+    _summary(
+        view.console, as_json, {key: content[key] for key in ("name", "arm", "states", "funnel", "tokens_by_role")}
+    )
     view.note(f"dataset: {folder / 'dataset'}")
     _stop_at_budget(content)
 
@@ -190,14 +194,20 @@ def models(
         from gra.core.errors import RecipeError
         from gra.core.recipe import did_you_mean
 
-        raise RecipeError(f"there is no model `{name}` in the catalog{did_you_mean(name or '', [e.name for e in entries()])}")
+        raise RecipeError(
+            f"there is no model `{name}` in the catalog{did_you_mean(name or '', [e.name for e in entries()])}"
+        )
     if as_json:
         print(json.dumps([{"name": e.name, "cached": cached(e.name)} for e in chosen], indent=2))
         return
     table = Table("name", "here", "hub id", "from packages", "licence")
     for entry in chosen:
         table.add_row(
-            entry.name, "yes" if cached(entry.name) else "", entry.hub_id, "yes" if entry.packages else "", entry.licence
+            entry.name,
+            "yes" if cached(entry.name) else "",
+            entry.hub_id,
+            "yes" if entry.packages else "",
+            entry.licence,
         )
     Console().print(table)
 
@@ -261,12 +271,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (KeyboardInterrupt, typer.Abort):
         print("interrupted; run the same command again to go on from here", file=sys.stderr)
         sys.exit(130)
-    except Exception as error:
-        import click
-
-        if not isinstance(error, click.ClickException):
-            raise
-        print(f"error: {error.format_message()} (see --help)", file=sys.stderr)
+    except _USAGE_ERRORS as error:
+        print(f"error: {error} (see --help)", file=sys.stderr)
         sys.exit(2)
     sys.exit(0)
 

@@ -61,6 +61,9 @@ class View:
         try:
             yield
             outcome = "done"
+        except Exception:
+            outcome = "failed"
+            raise
         finally:
             ended = time.time()
             self.event("stage", name=name, began=round(begun, 3), ended=round(ended, 3), outcome=outcome)
@@ -105,7 +108,7 @@ class View:
 def read_events(log_file: Path) -> list[dict[str, Any]]:
     """The events of a run, over all its resumes; a last line that was cut off is left out."""
     events = []
-    for line in log_file.read_text(encoding="utf-8").splitlines() if log_file.is_file() else ():
+    for line in log_file.read_text(encoding="utf-8").split("\n") if log_file.is_file() else ():
         try:
             events.append(json.loads(line))
         except json.JSONDecodeError:

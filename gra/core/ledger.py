@@ -83,6 +83,7 @@ class Ledger:
             self._db.execute("PRAGMA synchronous=FULL")
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
             if version > SCHEMA_VERSION:
+                self._db.close()
                 raise DataError(
                     f"{path} was written by a newer GRA (ledger version {version}, this one reads {SCHEMA_VERSION}); "
                     "update GRA, or start a run under another name"
@@ -98,7 +99,7 @@ class Ledger:
 
     def lookup(self, key: str) -> Recorded | None:
         """The answer to a call, if it was ever given."""
-        row = self._reader.execute(f"SELECT {', '.join(_COLUMNS)} FROM calls WHERE key = ?", (key,)).fetchone()
+        row = next(self._select(f"SELECT {', '.join(_COLUMNS)} FROM calls WHERE key = ?", (key,)), None)
         return _read(row) if row else None
 
     async def record(self, answer: Recorded) -> None:
@@ -122,29 +123,38 @@ class Ledger:
 
     def story(self, candidate: str) -> dict[str, Any] | None:
         """A candidate's recorded story, if it has ended."""
-        row = self._reader.execute(
-            "SELECT story FROM verdicts WHERE run = ? AND candidate = ?", (self.run, candidate)
-        ).fetchone()
+        found = self._select("SELECT story FROM verdicts WHERE run = ? AND candidate = ?", (self.run, candidate))
+        row = next(found, None)
         return dict(json.loads(row[0])) if row else None
+
+    def last_candidate(self, first: str, end: str) -> str | None:
+        """The highest candidate id from `first` to `end` that this run asked anything for."""
+        named = "SELECT candidate FROM {} WHERE run = ?1 AND candidate BETWEEN ?2 AND ?3"
+        both = f"{named.format('calls')} UNION {named.format('verdicts')}"
+        found: str | None = next(self._select(f"SELECT MAX(candidate) FROM ({both})", (self.run, first, end)))[0]
+        return found
 
     def answers(self) -> Iterator[Recorded]:
         """Every answer this run paid for, in the order they were written."""
-        rows = self._reader.execute(
-            f"SELECT {', '.join(_COLUMNS)} FROM calls WHERE run = ? ORDER BY written, key", (self.run,)
+        yield from map(
+            _read,
+            self._select(f"SELECT {', '.join(_COLUMNS)} FROM calls WHERE run = ? ORDER BY written, key", (self.run,)),
         )
-        for row in rows:
-            yield _read(row)
 
     def spent(self) -> int:
         """Tokens this run has paid for, prompt and completion, over all its resumes."""
-        row = self._reader.execute(
-            "SELECT COALESCE(SUM(prompt_tokens + completion_tokens), 0) FROM calls WHERE run = ?", (self.run,)
-        ).fetchone()
-        return int(row[0])
+        tokens = "COALESCE(SUM(prompt_tokens + completion_tokens), 0)"
+        return int(next(self._select(f"SELECT {tokens} FROM calls WHERE run = ?", (self.run,)))[0])
 
     def faults(self) -> dict[str, int]:
         """How often the infrastructure failed, by kind."""
-        return dict(self._reader.execute("SELECT kind, COUNT(*) FROM faults WHERE run = ? GROUP BY kind", (self.run,)))
+        return dict(self._select("SELECT kind, COUNT(*) FROM faults WHERE run = ? GROUP BY kind", (self.run,)))
+
+    def _select(self, query: str, values: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+        try:
+            yield from self._reader.execute(query, values)
+        except sqlite3.Error as error:
+            raise DataError(_sentence(self.path, error)) from None
 
     async def _write(self, statement: str, values: tuple[Any, ...]) -> None:
         durable = asyncio.get_running_loop().create_future()
@@ -159,8 +169,8 @@ class Ledger:
             batch, self._waiting = self._waiting, []
             try:
                 await loop.run_in_executor(self._thread, self._commit, batch)
-            except sqlite3.Error as error:
-                failure = DataError(_sentence(self.path, error))
+            except Exception as error:  # whatever it is, no writer may wait for ever
+                failure = DataError(_sentence(self.path, error)) if isinstance(error, sqlite3.Error) else error
                 for _, _, durable in batch:
                     if not durable.done():
                         durable.set_exception(failure)
@@ -175,7 +185,7 @@ class Ledger:
             for statement, values, _ in batch:
                 self._db.execute(statement, values)
             self._db.execute("COMMIT")
-        except sqlite3.Error:
+        except Exception:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
-from typing import Any, Generic, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Generic, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -26,7 +26,7 @@ KeyPath = tuple[str | int, ...]
 class Section(BaseModel):
     """A part of a recipe: no unknown keys, no guessed types, never changed after loading."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
 S = TypeVar("S", bound=Section)
@@ -48,19 +48,29 @@ class Loaded(Generic[S]):
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with YAML 1.2 booleans and floats."""
+    """SafeLoader with YAML 1.2 booleans and numbers: `010` and `1:30` are not numbers."""
 
 
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that quotes whatever YAML 1.1 or `_Loader` would not read back as text."""
+
+
+def _one_line(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"')
+
+
+_Dumper.add_representer(str, _one_line)
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith((":bool", ":float", ":timestamp"))]
+    first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith((":bool", ":int", ":float", ":timestamp"))]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$"), list("tf"))
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\d+\.\d*|\.\d+|\d+(?=[eE]))(?:[eE][-+]?\d+)?$|^[-+]?\.(?:inf|nan)$"),
-    list("-+.0123456789"),
-)
+for _kind, _pattern, _first in (
+    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
+    ("int", r"^[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F]+)$", "-+0123456789"),
+    ("float", r"^[-+]?(?:\d+\.\d*|\.\d+|\d+(?=[eE]))(?:[eE][-+]?\d+)?$|^[-+]?\.(?:inf|nan)$", "-+.0123456789"),
+):
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(_pattern), list(_first))
 
 
 @dataclass
@@ -94,7 +104,7 @@ def load_recipe(path: Path | str, schema: type[S], overrides: Sequence[str] = ()
     try:
         recipe = schema.model_validate(tree.values)
     except ValidationError as error:
-        problems += [_explain(schema, tree, item) for item in error.errors()]
+        problems += [_explain(schema, tree, path, item) for item in error.errors()]
     if problems or recipe is None:
         raise RecipeError(list(dict.fromkeys(problems)), path)
     return Loaded(recipe, path, tree.origins)
@@ -173,7 +183,8 @@ def _extend(tree: _Tree, path: Path, base: Any) -> _Tree:
     if "extends" in parent.values:
         raise RecipeError(f"line {line}: {parent_path} extends another recipe; only one level is allowed", path)
     merged = _merge(parent.values, tree.values)
-    return _Tree(merged, parent.origins | tree.origins, parent.problems + tree.problems)
+    inherited = [f"{parent_path}: {problem}" for problem in parent.problems]
+    return _Tree(merged, parent.origins | tree.origins, inherited + tree.problems)
 
 
 def _merge(base: Any, over: Any) -> Any:
@@ -203,9 +214,20 @@ def _override(tree: _Tree, text: str) -> None:
             return
         node = child
     node[parts[-1]] = parsed
-    for depth in range(1, len(parts) + 1):
-        tree.origins.setdefault(tuple(parts[:depth]), f"command line ({text})")
-    tree.origins[tuple(parts)] = f"command line ({text})"
+    origin = f"command line ({text})"
+    for depth in range(1, len(parts)):
+        tree.origins.setdefault(tuple(parts[:depth]), origin)
+    for stale in [at for at in tree.origins if at[: len(parts)] == tuple(parts)]:
+        del tree.origins[stale]
+    _mark(parsed, tuple(parts), origin, tree.origins)
+
+
+def _mark(value: Any, at: KeyPath, origin: str, origins: dict[KeyPath, str]) -> None:
+    """Give a value and everything inside it one origin."""
+    origins[at] = origin
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in inside:
+        _mark(item, (*at, key), origin, origins)
 
 
 def did_you_mean(word: str, choices: Sequence[str]) -> str:
@@ -231,16 +253,18 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
 }
 
 
-def _explain(schema: type[BaseModel], tree: _Tree, item: Any) -> str:
-    """One pydantic error as a sentence with the line it stands on."""
-    given = [part for part in item["loc"] if isinstance(part, int) or not _is_union_tag(part)]
-    loc: KeyPath = tuple(given)
-    name = ".".join(str(part) for part in loc) or "the recipe"
+def _explain(schema: type[BaseModel], tree: _Tree, path: Path, item: Any) -> str:
+    """One pydantic error as a sentence with the line it stands on (and the file, when it is the extended one)."""
+    loc: KeyPath = ()
+    for part in item["loc"]:
+        if (*loc, part) in tree.origins or isinstance(part, int) or not _is_union_tag(part):
+            loc = (*loc, part)
+    name = ".".join(str(part) for part in loc)
     known = loc
     while known and known not in tree.origins:
         known = known[:-1]
     origin = tree.origins.get(known, "")
-    where = origin if origin.startswith("command line") else f"line {origin.rsplit(':', 1)[-1]}"
+    where = f"line {origin.removeprefix(f'{path}:')}" if origin.startswith(f"{path}:") else origin
     if item["type"] == "extra_forbidden":
         fields = _fields_at(schema, loc[:-1])
         listing = "" if len(fields) > 12 else f" (known here: {', '.join(fields)})"
@@ -252,11 +276,11 @@ def _explain(schema: type[BaseModel], tree: _Tree, item: Any) -> str:
     value = item.get("input")
     shown = f", not {value!r}" if isinstance(value, (str, int, float, bool)) and sentence else ""
     near = did_you_mean(str(value), re.findall(r"'([^']*)'", context.get("expected", "")))
-    return f"{where}: `{name}` {text}{shown}{near}"
+    return f"{where}: `{name}` {text}{shown}{near}" if name else f"{where}: {text}{shown}"
 
 
 def _is_union_tag(part: str) -> bool:
-    # Within a union pydantic adds the branch's type to the location; recipe keys are never spelled so.
+    # Within a union pydantic adds the branch's type to the location.
     return part in {"str", "int", "float", "bool", "none"} or part[:1].isupper() or "[" in part
 
 
@@ -274,6 +298,8 @@ def _fields_at(schema: type[BaseModel], loc: KeyPath) -> list[str]:
 
 
 def _section_of(annotation: Any) -> Any:
+    if get_origin(annotation) is Annotated:
+        return _section_of(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
         for option in get_args(annotation):
             inner = _section_of(option)
@@ -287,8 +313,13 @@ def _render(value: Any, at: KeyPath, origins: Mapping[KeyPath, str], lines: list
     for key, item in value.items():
         here = (*at, key)
         if isinstance(item, dict) and item:
-            lines.append(f"{indent}{key}:")
+            lines.append(f"{indent}{_inline(key)}:")
             _render(item, here, origins, lines)
         else:
-            text = yaml.safe_dump(item, default_flow_style=True, width=10**6).strip().removesuffix("...").strip()
-            lines.append(f"{indent}{key}: {text}  # {origins.get(here, 'default')}")
+            lines.append(f"{indent}{_inline(key)}: {_inline(item)}  # {origins.get(here, 'default')}")
+
+
+def _inline(value: Any) -> str:
+    """A value as YAML on one line."""
+    text = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, allow_unicode=True, width=float("inf"))
+    return text.strip().removesuffix("\n...")

@@ -207,6 +207,13 @@ class Lora(Section):
     target_modules: str | list[str] = "all-linear"
 
 
+class Probe(Section):
+    """Greedy answers to held-out prompts after training, to report the share that end by themselves."""
+
+    prompts: int = Field(12, ge=0)
+    max_new_tokens: int = Field(64, ge=1)
+
+
 class TrainRecipe(Section):
     """One fine-tuning run; `train` is checked field by field against the installed trl.SFTConfig."""
 
@@ -215,6 +222,7 @@ class TrainRecipe(Section):
     data: TrainingData = TrainingData()
     lora: Lora | None = None
     train: dict[str, Any] = {}
+    probe: Probe = Probe()
     tracking: Tracking = Tracking()
     accept_licences: list[str] = []
 
@@ -228,21 +236,34 @@ class Generation(Section):
 class SuiteTask(Section):
     """One task of a suite: verifiable instructions, or a benchmark scored by likelihood."""
 
-    name: str
+    name: str = Field(pattern=r"^[\w.-]+$")
     kind: Literal["instructions", "likelihood"]
     data: str  # a JSONL file, or catalog:NAME
     limit: int | None = Field(None, ge=1)
     seed: int = 0  # which items, when there is a limit
+    # Whether the prompt goes through the chat template; null: instructions do, likelihood does not.
+    chat: bool | None = None
+    # How a likelihood item is put: "Question: ... Answer:", or the bare text that the right choice goes on with.
+    prompt: Literal["question", "continue"] = "question"
 
 
 class Suite(Section):
     """What a model is asked in evaluation."""
 
     name: str
-    tasks: list[SuiteTask]
+    tasks: list[SuiteTask] = Field(min_length=1)
     generation: Generation = Generation()
     batch_size: int = Field(16, ge=1)
     backend: Literal["hf", "vllm"] = "hf"
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+
+    @model_validator(mode="after")
+    def _task_names_differ(self) -> Suite:
+        names = [task.name for task in self.tasks]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two tasks have the same `name` ({', '.join(twice)})")
+        return self
 
 
 class Experiment(Section):

@@ -73,7 +73,7 @@ class WandbTracker:
 
     def finish(self) -> None:
         """Flush and close."""
-        self._run.finish(quiet=True)
+        self._run.finish()
 
 
 def _mode(tracking: Tracking) -> str:

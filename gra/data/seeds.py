@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gra.core.errors import DataError
+from gra.core.manifest import canonical_json
 from gra.core.records import Seed
 
 _REQUIRED = ("instruction", "response")
@@ -20,7 +21,7 @@ def load_seeds(path: Path, domains: list[str], limit: int | None = None) -> list
         DataError: naming every malformed row with file and line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines would cut at U+2028 too
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"the seed file {path} cannot be read: {error}") from None
     seeds: list[Seed] = []
@@ -40,7 +41,9 @@ def load_seeds(path: Path, domains: list[str], limit: int | None = None) -> list
     if problems:
         more = f"\n  … and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise DataError(
-            f"{len(problems)} of {len(lines)} seed rows cannot be used:\n  " + "\n  ".join(problems[:_SHOWN]) + more
+            f"{len(problems)} of {len(problems) + len(seeds)} seed rows cannot be used:\n  "
+            + "\n  ".join(problems[:_SHOWN])
+            + more
         )
     if not seeds:
         raise DataError(f"the seed file {path} has no rows")
@@ -51,8 +54,11 @@ def _row(line: str, number: int, domains: list[str]) -> Seed | str:
     """A seed, or what is wrong with the row."""
     try:
         data: Any = json.loads(line)
+        canonical_json(data).encode()
     except json.JSONDecodeError as error:
         return f"not valid JSON ({error.msg}, column {error.colno})"
+    except ValueError as error:
+        return f"not text that can be asked about ({error})"  # NaN, or half of a surrogate pair
     if not isinstance(data, dict):
         return "a row must be a JSON object"
     for key in _REQUIRED:
@@ -63,7 +69,7 @@ def _row(line: str, number: int, domains: list[str]) -> Seed | str:
         return f"`domain` is {domain!r}; the recipe's domains are {', '.join(domains)}"
     keywords, summary = data.get("keywords") or [], data.get("summary") or ""
     if keywords and not (
-        isinstance(keywords, list) and len(keywords) == 3 and all(isinstance(k, str) for k in keywords)
+        isinstance(keywords, list) and len(keywords) == 3 and all(isinstance(k, str) and k.strip() for k in keywords)
     ):
         return "`keywords` must be a list of three texts, or left out"
     if not isinstance(summary, str):

@@ -48,7 +48,8 @@ def call_request(call: Call, attempt: int) -> dict[str, Any]:
     """The content of a call that decides its answer."""
     match call.output:
         case Json(schema):
-            output: Any = {"json": schema}
+            # As text: the order of its properties is the order of decoding, and canonical JSON would sort them.
+            output: Any = {"json": json.dumps(schema)}
         case Choice(labels):
             output = {"choice": list(labels)}
         case Likelihood(answer):
@@ -152,7 +153,7 @@ class Broker:
             # Two stories that ask the same thing at once share one answer and pay once.
             if key not in self._asking:
                 self._asking[key] = asyncio.create_task(self._pay(call, key, attempt))
-                self._asking[key].add_done_callback(lambda _: self._asking.pop(key, None))
+                self._asking[key].add_done_callback(lambda asked: self._forget(key, asked))
             found = await asyncio.shield(self._asking[key])
             if not isinstance(found, Recorded):
                 return found
@@ -161,6 +162,11 @@ class Broker:
             self.progress.replayed += 1
         self.progress.usage[call.role] += Usage(1, recorded.prompt_tokens, recorded.completion_tokens)
         return read_outcome(call, recorded)
+
+    def _forget(self, key: str, asked: asyncio.Task[Recorded | TimedOut | EngineFailed]) -> None:
+        del self._asking[key]
+        if not asked.cancelled():
+            asked.exception()  # seen here too, for the stories that asked may have been cancelled
 
     async def _pay(self, call: Call, key: str, attempt: int) -> Recorded | TimedOut | EngineFailed:
         name = call.model.name
@@ -184,7 +190,7 @@ class Broker:
                 return recorded
             fault = reply
             await self.ledger.fault(call.role, name, call.candidate, fault.kind, fault.message)
-            if fault.permanent:
+            if fault.permanent or infrastructure_attempt + 1 == self._max_attempts:
                 break
             await asyncio.sleep(self._backoff * 2**infrastructure_attempt * (1 + random.random()))
         return TimedOut(fault.message) if fault.kind == "timeout" else EngineFailed(fault.message)
@@ -225,7 +231,7 @@ def read_outcome(call: Call, recorded: Recorded) -> Outcome:
     match call.output:
         case Choice(labels):
             # One token is asked for, so a choice always ends at its length.
-            if set(recorded.scores) != set(labels):
+            if set(recorded.scores) != set(labels) or not sum(recorded.scores.values()) > 0:
                 return Unparsable(recorded.text, "no probability for every label", recorded.key)
             return Answer(recorded.text, dict(recorded.scores), recorded.key, completion)
         case Likelihood():
@@ -248,8 +254,9 @@ def _read_json(schema: Mapping[str, Any], recorded: Recorded, completion: Comple
     try:
         value = json.loads(recorded.text)
         jsonschema.validate(value, dict(schema))
-    except json.JSONDecodeError as error:
-        return Unparsable(recorded.text, f"not JSON: {error.msg}", recorded.key)
+        canonical_json(value).encode()  # half a surrogate pair is valid JSON but no text to ask about
     except jsonschema.ValidationError as error:
         return Unparsable(recorded.text, f"not the schema asked for: {error.message}", recorded.key)
+    except (ValueError, RecursionError) as error:
+        return Unparsable(recorded.text, f"not JSON: {error}", recorded.key)
     return Answer(recorded.text, value, recorded.key, completion)

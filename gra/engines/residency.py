@@ -8,6 +8,8 @@ when a queue has run dry keeps batches full.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -15,13 +17,19 @@ from contextlib import asynccontextmanager
 from gra.core.errors import EngineUnavailable
 from gra.engines.protocol import Engine
 
+# A resident model is parked only after this long without a call: stories take turns between models, and a
+# moment without a call is not an empty queue.
+_GRACE_S = 2.0
+
 
 class Residency:
     """Starts, holds and parks engines within a memory limit (GB)."""
 
-    def __init__(self, engines: Mapping[str, Engine], memory_gb: float) -> None:
+    def __init__(self, engines: Mapping[str, Engine], memory_gb: float, grace_s: float = _GRACE_S) -> None:
         self._engines = engines
         self._limit = memory_gb
+        self._grace = grace_s
+        self._idle_since: dict[str, float] = {}
         self._resident: set[str] = set()
         self._holders: dict[str, int] = defaultdict(int)
         self._waiting: dict[str, int] = defaultdict(int)
@@ -66,11 +74,14 @@ class Residency:
             self._holders[name] += 1
         finally:
             self._waiting[name] -= 1
+            if not self._holders[name]:
+                self._notify()  # left without it: another model may come first now
         try:
             yield
         finally:
             self._holders[name] -= 1
             if not self._busy(name):
+                self._idle_since[name] = time.monotonic()
                 self._notify()
 
     async def _make_room(self, name: str) -> None:
@@ -82,8 +93,16 @@ class Residency:
             await changed.wait()
         elif self._used() + self._engines[name].memory_gb <= self._limit:
             await self._start(name)
-        elif idle := next((n for n in self._resident - self._moving if not self._busy(n)), None):
-            await self._park(idle)
+        elif self._moving:
+            await changed.wait()  # what is on the move may make the room
+        elif idle := [n for n in sorted(self._resident - self._moving) if not self._busy(n)]:
+            longest = min(idle, key=lambda n: self._idle_since[n])
+            rest = self._idle_since[longest] + self._grace - time.monotonic()
+            if rest <= 0:
+                await self._park(longest)
+            else:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(changed.wait(), rest)
         else:
             await changed.wait()
 
@@ -107,6 +126,7 @@ class Residency:
         try:
             await self._engines[name].start()
             self._resident.add(name)
+            self._idle_since[name] = time.monotonic()
         except EngineUnavailable as error:
             self._failed[name] = error
             raise
@@ -125,6 +145,8 @@ class Residency:
             self._notify()
 
     async def close(self) -> None:
-        """Park everything."""
-        await asyncio.gather(*(self._engines[name].park() for name in list(self._resident)))
+        """Park everything, what is still starting too; nothing starts any more."""
+        self._failed = dict.fromkeys(self._engines, EngineUnavailable("the engines are closed"))
+        await asyncio.gather(*(self._engines[name].park() for name in self._resident | self._moving))
         self._resident.clear()
+        self._notify()

@@ -48,7 +48,7 @@ class VllmEngine:
         self.concurrency = settings.concurrency
         self.memory_gb = memory_gb
         self.stats = EngineStats()
-        self._settings = settings
+        self.settings = settings
         self._log_file = log_file
         self._child: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -62,13 +62,14 @@ class VllmEngine:
         """Start the child and wait until its model is loaded.
 
         Raises:
-            EngineUnavailable: with the last lines of the engine's log and where to read the rest.
+            EngineUnavailable: with the reason and where the engine's log is.
         """
         async with self._starting:
             if self._writer is None:
                 await self._launch()
 
     async def _launch(self) -> None:
+        await self._kill()  # a crash may have left some of the last child's processes
         begun = time.monotonic()
         self._log_file.parent.mkdir(parents=True, exist_ok=True)
         ours, theirs = socket.socketpair()
@@ -76,51 +77,43 @@ class VllmEngine:
             self._child = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "gra.engines.vllm_worker", str(theirs.fileno()),
                 stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
-                pass_fds=[theirs.fileno()], env=child_environment(self._settings), start_new_session=True,
+                pass_fds=[theirs.fileno()], env=child_environment(self.settings), start_new_session=True,
             )  # fmt: skip
         theirs.close()
         reader, writer = await asyncio.open_connection(sock=ours, limit=_MAX_LINE)
-        settings = asdict(self._settings) | {"path": str(self._settings.path)}
+        settings = asdict(self.settings) | {"path": str(self.settings.path)}
         writer.write(json.dumps(settings).encode() + b"\n")
+        hello: dict[str, Any] = {"ready": False, "error": "its process ended before the model was loaded"}
         try:
-            async with asyncio.timeout(self._settings.start_timeout_s):
+            async with asyncio.timeout(self.settings.start_timeout_s):
                 line = await reader.readline()
+                hello = json.loads(line) if line.endswith(b"\n") else hello
+        except ConnectionError:
+            pass  # it died with our settings unread
         except TimeoutError:
-            line = b""
+            hello["error"] = f"it was not ready after {self.settings.start_timeout_s:g} s"
         except asyncio.CancelledError:
             await self._kill()
             raise
-        hello = json.loads(line) if line else {}
-        if not hello.get("ready"):
+        if not hello["ready"]:
+            writer.close()
             await self._kill()
-            raise EngineUnavailable(self._why_not(hello))
+            raise EngineUnavailable(self._why_not(hello["error"]))
         self.stats.starts += 1
         self.stats.started_in = time.monotonic() - begun
         self._writer = writer
         self._reader_task = asyncio.create_task(self._read(reader))
 
-    def _why_not(self, hello: Mapping[str, Any]) -> str:
-        reason = hello.get("error", "")
-        if not reason and self._child is not None and self._child.returncode is not None:
-            reason = f"its process ended with status {self._child.returncode}"
-        reason = reason or f"it was not ready after {self._settings.start_timeout_s:g} s"
+    def _why_not(self, reason: str) -> str:
         return (
-            f"vLLM could not load `{self.name}` from {self._settings.path}: {reason}. The engine's log is "
+            f"vLLM could not load `{self.name}` from {self.settings.path}: {reason}. The engine's log is "
             f"{self._log_file}. Too little memory? Lower `engine.kv_cache_gb` or `engine.max_model_len`"
         )
 
     async def submit(self, call: Call) -> Completion | Fault:
         """Answer one call; a lost child becomes a fault and is started again."""
         if self._writer is None:
-            if self._restarts >= _RESTARTS:
-                raise EngineUnavailable(
-                    f"the engine of `{self.name}` was lost {self._restarts + 1} times; see {self._log_file}. "
-                    "Run the same command again to go on from what is recorded"
-                )
-            async with self._starting:
-                if self._writer is None:
-                    self._restarts += 1
-                    await self._launch()
+            await self._restart()
         assert self._writer is not None
         self._next += 1
         number = self._next
@@ -138,22 +131,45 @@ class VllmEngine:
         finally:
             self._pending.pop(number, None)
 
+    async def _restart(self) -> None:
+        """Start a lost child again, once for all the calls that noticed."""
+        async with self._starting:
+            if self._writer is not None:
+                return
+            if self._restarts >= _RESTARTS:
+                raise EngineUnavailable(
+                    f"the engine of `{self.name}` was lost {self._restarts + 1} times; see {self._log_file}. "
+                    "Run the same command again to go on from what is recorded"
+                )
+            self._restarts += 1
+            await self._launch()
+
     async def _read(self, reader: asyncio.StreamReader) -> None:
-        while line := await reader.readline():
-            reply = json.loads(line)
-            waiting = self._pending.get(reply["id"])
-            if waiting is None or waiting.done():
-                continue
-            if "fault" in reply:
-                waiting.set_result(Fault("error", reply["fault"], permanent=reply["permanent"]))
-                continue
-            completion = Completion(**reply["completion"])
-            self.stats.calls += 1
-            self.stats.prompt_tokens += completion.prompt_tokens
-            self.stats.completion_tokens += completion.completion_tokens
-            self.stats.cached_tokens += completion.cached_tokens
-            waiting.set_result(completion)
-        self._writer = None
+        # A reset or half a line is a child that died while it spoke or was spoken to.
+        with contextlib.suppress(ConnectionError):
+            while (line := await reader.readline()).endswith(b"\n"):
+                self._deliver(json.loads(line))
+        self._lose()
+
+    def _deliver(self, reply: Mapping[str, Any]) -> None:
+        waiting = self._pending.get(reply["id"])
+        if waiting is None or waiting.done():
+            return
+        if "fault" in reply:
+            waiting.set_result(Fault("error", reply["fault"], permanent=reply["permanent"]))
+            return
+        completion = Completion(**reply["completion"])
+        self.stats.calls += 1
+        self.stats.prompt_tokens += completion.prompt_tokens
+        self.stats.completion_tokens += completion.completion_tokens
+        self.stats.cached_tokens += completion.cached_tokens
+        waiting.set_result(completion)
+
+    def _lose(self) -> None:
+        """The child is gone: close the channel and tell every call in flight."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
         for waiting in self._pending.values():
             if not waiting.done():
                 waiting.set_result(Fault("died", f"the engine of `{self.name}` died with this call in flight"))
@@ -163,9 +179,7 @@ class VllmEngine:
         if self._reader_task is not None:
             self._reader_task.cancel()
             self._reader_task = None
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        self._lose()
         await self._kill()
 
     async def _kill(self) -> None:

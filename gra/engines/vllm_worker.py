@@ -21,6 +21,32 @@ from typing import Any
 _MAX_LINE = 64 * 2**20
 
 
+def engine_arguments(settings: dict[str, Any]) -> dict[str, Any]:
+    """vLLM's arguments for our settings."""
+    on_gpu = settings["threads"] == 0
+    arguments: dict[str, Any] = {
+        "model": settings["path"],
+        "dtype": "bfloat16",
+        "max_model_len": settings["max_model_len"],
+        "max_num_seqs": settings["concurrency"],
+        "enable_prefix_caching": True,
+        "enforce_eager": not on_gpu,
+        # Probabilities among the allowed labels only, normalised by vLLM itself.
+        "logprobs_mode": "processed_logprobs",
+        # Sampling comes from the recipe, never from a file that travels with the weights.
+        "generation_config": "vllm",
+        # Small models otherwise fill the space between JSON tokens until the length limit.
+        "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
+    }
+    if not on_gpu:
+        # The CPU default of 128 tokens is longer than most of our shared prefixes, so nothing would be cached.
+        arguments["block_size"] = 32
+    if on_gpu:
+        arguments["gpu_memory_utilization"] = settings["gpu_memory_utilization"]
+        arguments["kv_cache_memory_bytes"] = int(settings["kv_cache_gb"] * 2**30)
+    return arguments
+
+
 class Worker:
     """One loaded model and its tokenizer."""
 
@@ -29,22 +55,7 @@ class Worker:
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        on_gpu = settings["threads"] == 0
-        arguments: dict[str, Any] = {
-            "model": settings["path"],
-            "dtype": "bfloat16",
-            "max_model_len": settings["max_model_len"],
-            "max_num_seqs": settings["concurrency"],
-            "enable_prefix_caching": True,
-            "enforce_eager": not on_gpu,
-            # Probabilities among the allowed labels only, normalised by vLLM itself.
-            "logprobs_mode": "processed_logprobs",
-            # Sampling comes from the recipe, never from a file that travels with the weights.
-            "generation_config": "vllm",
-        }
-        if on_gpu:
-            arguments["gpu_memory_utilization"] = settings["gpu_memory_utilization"]
-            arguments["kv_cache_memory_bytes"] = int(settings["kv_cache_gb"] * 2**30)
+        arguments = engine_arguments(settings)
         self.engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         self.tokenizer = AutoTokenizer.from_pretrained(settings["path"], local_files_only=True)
         self.max_model_len = int(settings["max_model_len"])
@@ -118,7 +129,7 @@ def sampling_params(request: dict[str, Any], room: int, labels: list[int], likel
         options |= {key: sampling[key] for key in ("temperature", "top_p", "repetition_penalty")}
         options["max_tokens"] = min(sampling["max_tokens"], room)
     if "json" in request:
-        options["structured_outputs"] = StructuredOutputsParams(json=request["json"], disable_any_whitespace=True)
+        options["structured_outputs"] = StructuredOutputsParams(json=request["json"])
     return SamplingParams(**options)
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 from typing import Any, Literal
 
@@ -89,7 +90,7 @@ def paired_difference(
     Args:
         ours: scores, shape [n].
         reference: scores of the same items, shape [n].
-        clusters: the cluster of each item; the error is then between clusters (C - 1 degrees of freedom, factor C/(C-1)).
+        clusters: the cluster of each item; the error is then between clusters, with C - 1 degrees of freedom.
         bounded: add one win and one loss of size 1 to the error (not to the mean), so that a handful of
             identical scores in [0, 1] does not claim certainty (after Bonett and Price 2012).
 
@@ -140,7 +141,8 @@ def mcnemar(wins: int, losses: int, *, mid: bool = True) -> float:
     n, fewer = wins + losses, min(wins, losses)
     if n == 0:
         return 1.0
-    mass = [math.exp(math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) - n * math.log(2)) for k in range(fewer + 1)]  # fmt: skip  # noqa: E501
+    scale = math.lgamma(n + 1) - n * math.log(2)
+    mass = [math.exp(scale - math.lgamma(k + 1) - math.lgamma(n - k + 1)) for k in range(fewer + 1)]
     if not mid:
         return min(1.0, 2.0 * sum(mass))
     return 1.0 - 0.5 * mass[-1] if wins == losses else 2.0 * sum(mass) - mass[-1]
@@ -202,6 +204,7 @@ def t_cdf(t: float, df: float) -> float:
     return tail if t < 0 else 1.0 - tail
 
 
+@lru_cache(maxsize=1024)
 def t_quantile(p: float, df: float) -> float:
     """The inverse of `t_cdf`, by bisection."""
     if math.isinf(df):
@@ -232,7 +235,7 @@ def _cluster_sums(values: NDArray[np.float64], clusters: Sequence[Any]) -> tuple
         raise ValueError(f"{len(clusters)} clusters are given for {len(values)} items")
     names = {name: index for index, name in enumerate(dict.fromkeys(clusters))}
     index = np.array([names[name] for name in clusters])
-    return np.bincount(index, weights=values), np.bincount(index)
+    return np.bincount(index, weights=values).astype(np.float64), np.bincount(index)
 
 
 def _combine(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:

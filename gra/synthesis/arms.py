@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from gra.core.console import View
-from gra.core.errors import RecipeError
+from gra.core.errors import DataError, RecipeError
 from gra.core.ledger import Ledger
 from gra.core.manifest import RunFolder, digest, file_digest
 from gra.core.recipe import Loaded, find_file
@@ -29,7 +29,7 @@ from gra.data.export import export
 from gra.data.seeds import load_seeds
 from gra.engines.broker import Broker, EnginePool
 from gra.models.catalog import resolve
-from gra.synthesis.committee import Member, draw_roles, make_member, shared_weights
+from gra.synthesis.committee import Member, check_roles, make_member, shared_weights
 from gra.synthesis.draw import draw
 from gra.synthesis.generator import enrich, write_response
 from gra.synthesis.notebook import Notebook, Unanswered
@@ -163,6 +163,11 @@ class _Arm:
     async def _gra(self, seeds: Sequence[Seed]) -> tuple[list[Candidate], dict[str, Any]]:
         """Measure the reviewers, enrich the seeds, then round after round."""
         recipe = self.recipe
+        lone = [domain for domain in recipe.domains if sum(seed.domain == domain for seed in seeds) < 2]
+        if len(lone) == len(recipe.domains):
+            raise DataError(f"{self.job.seed_file()}: a candidate needs two parents, and no domain has two seeds")
+        if lone:
+            self.view.note(f"! no candidates for {', '.join(lone)}: a domain needs two seeds")
         committee, members = seat(self.workshop, recipe, self.view)
         recipe = recipe.model_copy(update={"committee": committee})
         measured, pooled = await asyncio.gather(self._measure(members, seeds), self._enrich_all(members, seeds))
@@ -173,7 +178,7 @@ class _Arm:
             {m.member: m.thresholds for m in measured},
         )
         embedder = Embedder(resolve(recipe.dedup.embedder, accept_licences=recipe.accept_licences).path)
-        pool = grow({domain: [] for domain in recipe.domains}, [seed for seed in pooled if seed.enriched])
+        pool = grow({domain: [] for domain in recipe.domains}, pooled)
         candidates: list[Candidate] = []
         stops = []
         for number in range(1, recipe.rounds.count + 1):
@@ -208,7 +213,8 @@ class _Arm:
         judges = [m for m in members.values() if {"reviewer", "adjudicator"} & set(m.roles)]
         measured = list(await asyncio.gather(*(measure(self.broker, judge, planted) for judge in judges)))
         for m in measured:
-            self.view.note(f"  reviewer {m.member}: AUC {m.auc:.2f} on {len(planted)} planted pairs")
+            unanswered = f", {m.unanswered} answers unusable" if m.unanswered else ""
+            self.view.note(f"  reviewer {m.member}: AUC {m.auc:.2f} on {len(planted)} planted pairs{unanswered}")
             self.tracker.summary({f"reviewers/{m.member}/auc": m.auc})
         return measured
 
@@ -262,6 +268,7 @@ def seat(workshop: Workshop, recipe: SynthesisRecipe, view: View) -> tuple[Commi
         if (model := served[name]) is not None
     }
     if len(present) == len(committee.models):
+        check_roles(present, committee.reviewers)
         return committee, present
     gone = ", ".join(name for name, model in served.items() if model is None)
     for reviewers in range(committee.reviewers, 0, -1):
@@ -276,9 +283,8 @@ def seat(workshop: Workshop, recipe: SynthesisRecipe, view: View) -> tuple[Commi
 
 def _feasible(members: Mapping[str, Member], committee: Committee) -> bool:
     try:
-        for index in range(64):
-            draw_roles(members, committee.reviewers, 0, 0, index)
-    except (RecipeError, IndexError):
+        check_roles(members, committee.reviewers)
+    except RecipeError:
         return False
     return True
 

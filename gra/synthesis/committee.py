@@ -80,22 +80,46 @@ def draw_roles(members: Mapping[str, Member], reviewers: int, seed: int, round_:
         RecipeError: when the committee is too small for disjoint roles.
     """
     random = draw(seed, round_, index, "roles")
-    generator = random.choice(_playing("generator", members.values(), ()))
-    judges = _playing("adjudicator", members.values(), (generator,))
-    if not judges:
+    generator = random.choice(_generators(members))
+    adjudicator = random.choice(_adjudicators(members, generator))
+    panel = _panel(members, reviewers, generator, adjudicator)
+    random.shuffle(panel)
+    panel.sort(key=lambda member: member.model.identity == generator.model.identity)
+    return Roles(generator, tuple(panel[:reviewers]), adjudicator)
+
+
+def check_roles(members: Mapping[str, Member], reviewers: int) -> None:
+    """Go through every draw that can happen.
+
+    Raises:
+        RecipeError: when the committee is too small for disjoint roles.
+    """
+    for generator in _generators(members):
+        for adjudicator in _adjudicators(members, generator):
+            _panel(members, reviewers, generator, adjudicator)
+
+
+def _generators(members: Mapping[str, Member]) -> list[Member]:
+    if not (generators := _playing("generator", members.values(), ())):
+        raise RecipeError("committee: nobody is left to generate; add a member with the role `generator`")
+    return generators
+
+
+def _adjudicators(members: Mapping[str, Member], generator: Member) -> list[Member]:
+    if not (judges := _playing("adjudicator", members.values(), (generator,))):
         raise RecipeError(f"committee: nobody is left to adjudicate when `{generator.name}` generates; add a member")
     # One who can only adjudicate leaves the others free to review.
-    needed = [judge for judge in judges if "reviewer" not in judge.roles] or judges
-    adjudicator = random.choice(needed)
+    return [judge for judge in judges if "reviewer" not in judge.roles] or judges
+
+
+def _panel(members: Mapping[str, Member], reviewers: int, generator: Member, adjudicator: Member) -> list[Member]:
     panel = _playing("reviewer", members.values(), (generator, adjudicator))
     if len(panel) < reviewers:
         raise RecipeError(
             f"committee: {reviewers} reviewers are asked for, but with `{generator.name}` generating and "
             f"`{adjudicator.name}` adjudicating only {len(panel)} are left; add members or lower `reviewers`"
         )
-    random.shuffle(panel)
-    panel.sort(key=lambda member: member.model.identity == generator.model.identity)
-    return Roles(generator, tuple(panel[:reviewers]), adjudicator)
+    return panel
 
 
 def _playing(role: Role, members: Iterable[Member], taken: Sequence[Member]) -> list[Member]:

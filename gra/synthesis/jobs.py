@@ -11,7 +11,9 @@ from gra.core.console import View
 from gra.core.manifest import RunFolder
 from gra.core.recipe import Loaded
 from gra.core.schema import SynthesisRecipe
+from gra.engines.protocol import ModelId
 from gra.synthesis.arms import Job, synthesize
+from gra.synthesis.committee import check_roles, make_members
 from gra.synthesis.workshop import Workshop, find_models, running
 
 
@@ -36,7 +38,12 @@ def run_jobs(jobs: Sequence[Job], view: View, logs: Path, group: str | None = No
 
 
 async def _run(
-    jobs: Sequence[Job], workshop: Workshop, view: View, logs: Path, group: str | None, finished: dict[str, dict[str, Any]]
+    jobs: Sequence[Job],
+    workshop: Workshop,
+    view: View,
+    logs: Path,
+    group: str | None,
+    finished: dict[str, dict[str, Any]],
 ) -> None:
     async with running(workshop.pool(logs), view) as pool:
         with view.stage("synthesis", ", ".join(job.recipe.name for job in jobs)), view.bars():
@@ -58,4 +65,8 @@ def job_for(
     """The job of one recipe in one run folder, checked as far as it can be without spending anything."""
     job = Job(loaded, folder.create() if create else folder, ledger or folder / "ledger.sqlite")
     job.seed_file()
+    committee = job.recipe.committee
+    if job.recipe.arm == "gra" and committee is not None:
+        named = {name: ModelId(member.model, member.model, "") for name, member in committee.models.items()}
+        check_roles(make_members(committee, job.recipe.review, named), committee.reviewers)
     return job

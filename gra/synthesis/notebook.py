@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from gra.core.records import Usage
 from gra.engines.broker import Broker
 from gra.engines.protocol import Answer, Call, EngineFailed, Outcome, Refused, TimedOut, Truncated, Unparsable
+
+T = TypeVar("T")
 
 
 class Unanswered(Exception):
@@ -53,3 +58,17 @@ class Notebook:
         self.usage[call.role] = self.usage.get(call.role, Usage()) + spent
         self.calls.append(outcome.key)
         return outcome
+
+
+async def together(*steps: Awaitable[T]) -> list[T]:
+    """The results of steps taken at once, in their order.
+
+    When some fail, all are still waited for and the first in order is raised, so that which question
+    was answered soonest decides neither the reason a story gives nor what it says it cost.
+    """
+    results: list[T] = []
+    for ended in await asyncio.gather(*steps, return_exceptions=True):
+        if isinstance(ended, BaseException):
+            raise ended
+        results.append(ended)
+    return results

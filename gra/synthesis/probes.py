@@ -10,30 +10,35 @@ how sure a reviewer must be before an instruction fails a check.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from statistics import fmean
+from typing import Any, TypeVar
 
 import numpy as np
 
+from gra.core.errors import ModelUnavailable
 from gra.core.records import CHECKS, Seed
 from gra.engines.broker import Broker
 from gra.review_stats.reliability import Logistic, auc, calibrate
 from gra.synthesis.committee import Member
 from gra.synthesis.draw import draw
-from gra.synthesis.notebook import Notebook
+from gra.synthesis.notebook import Notebook, Unanswered
 from gra.synthesis.reviewer import check_instruction, score_response
 from gra.synthesis.story import trust
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One reviewer on the probes."""
+    """One reviewer on the probes; `good` and `bad` are its raw scores by seed, without the pairs it left unanswered."""
 
     member: str
     auc: float
-    good: list[float]
-    bad: list[float]
+    good: dict[str, float]
+    bad: dict[str, float]
+    unanswered: int
     calibration: Logistic
     thresholds: dict[str, float]
 
@@ -42,8 +47,9 @@ class Measured:
         c = self.calibration
         return {
             "auc": self.auc,
-            "good": self.good,
-            "bad": self.bad,
+            "good": list(self.good.values()),
+            "bad": list(self.bad.values()),
+            "unanswered": self.unanswered,
             "calibration": {"centre": c.centre, "scale": c.scale, "slope": c.slope, "intercept": c.intercept},
             "thresholds": self.thresholds,
         }
@@ -68,7 +74,7 @@ async def measure(broker: Broker, member: Member, planted: Sequence[tuple[Seed, 
     """Ask one reviewer about every planted pair and every hand-written instruction.
 
     Raises:
-        Unanswered: when the reviewer cannot answer in the form it is asked in.
+        ModelUnavailable: when the reviewer cannot answer in the form it is asked in.
     """
 
     async def score(sample: Seed, response: str, kind: str) -> float:
@@ -80,22 +86,48 @@ async def measure(broker: Broker, member: Member, planted: Sequence[tuple[Seed, 
         notebook = Notebook(broker, f"probe-check-{sample.id}")
         return (await check_instruction(notebook, member, sample.instruction, {})).values
 
+    names = [sample.id for sample, _ in planted]
     good, bad, checks = await asyncio.gather(
-        asyncio.gather(*(score(sample, sample.response, "good") for sample, _ in planted)),
-        asyncio.gather(*(score(sample, wrong, "bad") for sample, wrong in planted)),
-        asyncio.gather(*(check(sample) for sample, _ in planted)),
+        _answered(names, [score(sample, sample.response, "good") for sample, _ in planted]),
+        _answered(names, [score(sample, wrong, "bad") for sample, wrong in planted]),
+        _answered(names, [check(sample) for sample, _ in planted]),
     )
+    if not (good and bad and checks):
+        raise ModelUnavailable(
+            f"the reviewer `{member.name}` ({member.model.name}) gave no usable answer to any planted pair when asked "
+            f"by `{member.ask}`; give it another `ask`, or take it off the committee"
+        )
     # An instruction fails when a reviewer believes in it less than in (nearly) any hand-written one.
     thresholds = {
-        name: min(0.5, float(np.quantile([values[name] for values in checks], 0.05)))
+        name: min(0.5, float(np.quantile([values[name] for values in checks.values()], 0.05)))
         for name in CHECKS
-        if all(name in values for values in checks)
+        if all(name in values for values in checks.values())
     }
-    return Measured(member.name, auc(good, bad), list(good), list(bad), calibrate(good, bad), thresholds)
+    raw = list(good.values()), list(bad.values())
+    unanswered = 2 * len(planted) - len(good) - len(bad)
+    return Measured(member.name, auc(*raw), good, bad, unanswered, calibrate(*raw), thresholds)
+
+
+async def _answered(names: Sequence[str], steps: Sequence[Awaitable[T]]) -> dict[str, T]:
+    """The results by name, without those that stayed unanswered."""
+    found: dict[str, T] = {}
+    for name, result in zip(names, await asyncio.gather(*steps, return_exceptions=True), strict=True):
+        if isinstance(result, BaseException):
+            if not isinstance(result, Unanswered):
+                raise result
+        else:
+            found[name] = result
+    return found
 
 
 def committee_auc(measured: Sequence[Measured]) -> float:
-    """AUC of the mean of all reviewers' calibrated scores: what the committee is worth together."""
-    good = np.mean([[m.calibration(raw) for raw in m.good] for m in measured], axis=0)
-    bad = np.mean([[m.calibration(raw) for raw in m.bad] for m in measured], axis=0)
-    return auc(good, bad)
+    """AUC of the mean calibrated score of those who answered: what the committee is worth together."""
+
+    def means(kind: str) -> list[float]:
+        scores: dict[str, list[float]] = {}
+        for m in measured:
+            for name, raw in getattr(m, kind).items():
+                scores.setdefault(name, []).append(m.calibration(raw))
+        return [fmean(given) for given in scores.values()]
+
+    return auc(means("good"), means("bad"))

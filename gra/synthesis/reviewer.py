@@ -9,14 +9,13 @@ much likelier the answer becomes by knowing the exercise, for models too small t
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from statistics import fmean
 
 from gra.core.records import CHECKS, DIMENSIONS, Check, Review
 from gra.engines.protocol import Choice, Json, Likelihood
 from gra.synthesis.committee import Member
-from gra.synthesis.notebook import Notebook
+from gra.synthesis.notebook import Notebook, together
 from gra.synthesis.prompts import CHECK_QUESTIONS, SCORE_QUESTIONS, render
 
 YES_NO = Choice(("yes", "no"))
@@ -96,7 +95,7 @@ async def information(
     output = Likelihood(response)
     prompts = (render("response", instruction=instruction), "Write something.")
     calls = [member.call(prompt, output, role=role, candidate=notebook.candidate) for prompt in prompts]
-    given, alone = await asyncio.gather(*(notebook.ask(call) for call in calls))
+    given, alone = await together(*(notebook.ask(call) for call in calls))
     return float((given.value["logprob"] - alone.value["logprob"]) / given.value["tokens"])
 
 
@@ -128,10 +127,11 @@ async def _ask_each(
     role: str,
     shown: Mapping[str, object],
 ) -> dict[str, dict[str, float]]:
-    """Label probabilities per question, asked together: only the last lines differ, the rest is cached."""
+    """Label probabilities per question. The first one alone: it leaves the shared prefix in the cache for the rest."""
     calls = [
         member.call(render(prompt, question=question, **shown), labels, role=role, candidate=notebook.candidate)
         for question in questions.values()
     ]
-    answers = await asyncio.gather(*(notebook.ask(call) for call in calls))
-    return {name: answer.value for name, answer in zip(questions, answers, strict=True)}
+    first = await notebook.ask(calls[0])
+    rest = await together(*(notebook.ask(call) for call in calls[1:]))
+    return {name: answer.value for name, answer in zip(questions, [first, *rest], strict=True)}

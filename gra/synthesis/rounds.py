@@ -11,6 +11,7 @@ import asyncio
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -60,19 +61,31 @@ class Round:
         self._ended: dict[int, Candidate] = {}
         self._vectors: dict[int, Matrix] = {}
         self._pool_vectors: Matrix | None = None
+        self._too_few = setting.recipe.rounds.accept - 1  # passed candidates that are known not to fill the round
 
     async def run(self, on_end: OnEnd) -> RoundResult:
         """Tell stories until N are kept, the candidate limit is reached, or the budget is used up."""
-        rounds = self._setting.recipe.rounds
         running: dict[asyncio.Task[Candidate], int] = {}
+        try:
+            stopped = await self._tell(running, on_end)
+        finally:  # after an error no story may go on spending
+            for story in running:
+                story.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+        return await self._settle(stopped)
+
+    async def _tell(self, running: dict[asyncio.Task[Candidate], int], on_end: OnEnd) -> str:
+        """Admit and end stories; why it stopped."""
+        rounds = self._setting.recipe.rounds
         admitted, stopped = 0, ""
         while not stopped or running:
             while not stopped and admitted < rounds.max_candidates and len(running) < self._room():
                 try:
                     self._broker.check_budget()
                 except BudgetExhausted:
-                    stopped = "budget"
-                    break
+                    if admitted >= self._begun_before:
+                        stopped = "budget"
+                        break
                 running[asyncio.create_task(self._story(admitted))] = admitted
                 admitted += 1
             if not running:
@@ -84,7 +97,14 @@ class Round:
                 on_end(self._ended[index])
             if not stopped and await self._enough():
                 stopped = "enough accepted"
-        return await self._settle(stopped or "candidate limit")
+        return stopped or "candidate limit"
+
+    @cached_property
+    def _begun_before(self) -> int:
+        """How many candidates were begun before a restart: what is paid for in part may finish."""
+        first, end = candidate_id(self._number, 0), candidate_id(self._number, 999_999)
+        last = self._ledger.last_candidate(first, end)
+        return 0 if last is None else int(last.removeprefix(f"r{self._number}-")) + 1
 
     async def _story(self, index: int) -> Candidate:
         """A story's end: as recorded, or told now and recorded."""
@@ -117,13 +137,11 @@ class Round:
 
     async def _shortest_prefix(self) -> int | None:
         """The smallest number of candidates whose deduplicated rows fill the round, if there is one yet."""
-        target, prefix = self._setting.recipe.rounds.accept, self._prefix()
-        passed = self._passed(prefix)
-        if len(passed) < target:
-            return None
-        for count in range(target, len(passed) + 1):
-            if sum((await self._dedup(passed[:count])).values()) >= target:
+        passed = self._passed(self._prefix())
+        for count in range(self._too_few + 1, len(passed) + 1):
+            if sum((await self._dedup(passed[:count])).values()) >= self._setting.recipe.rounds.accept:
                 return passed[count - 1] + 1
+            self._too_few = count
         return None
 
     async def _dedup(self, indices: Sequence[int]) -> dict[int, bool]:
@@ -169,9 +187,9 @@ class Round:
         last = prefix if prefix is not None else max(self._ended, default=-1) + 1
         final = dict(self._ended)
         final |= await self._deduplicated([i for i in sorted(final) if i < last and final[i].state is State.ACCEPTED])
-        for i, candidate in final.items():
-            if i >= last and candidate.state is State.ACCEPTED:
-                final[i] = replace(candidate, state=State.SURPLUS, reason="accepted after the round was full")
+        kept = [i for i in sorted(final) if final[i].state is State.ACCEPTED]
+        for i in kept[self._setting.recipe.rounds.accept :]:
+            final[i] = replace(final[i], state=State.SURPLUS, reason="accepted after the round was full")
         return RoundResult([final[i] for i in sorted(final)], stopped)
 
 

@@ -9,10 +9,10 @@ recorded answers; it knows nothing of batches, GPUs, retries or restarts.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from gra.core.errors import DataError
 from gra.core.records import Candidate, Review, Seed, State
 from gra.core.schema import SynthesisRecipe
 from gra.engines.broker import Broker
@@ -21,7 +21,7 @@ from gra.synthesis.committee import Member, Roles, draw_roles
 from gra.synthesis.consensus import Gate, decide
 from gra.synthesis.draw import draw
 from gra.synthesis.generator import new_keywords, write_instruction, write_response
-from gra.synthesis.notebook import Notebook, Unanswered
+from gra.synthesis.notebook import Notebook, Unanswered, together
 from gra.synthesis.reviewer import Calibration, add_comment, check_instruction, score_response
 
 Pool = Mapping[str, Sequence[Seed]]
@@ -58,7 +58,7 @@ async def live(setting: Setting, broker: Broker, pool: Pool, round_: int, index:
     name = candidate_id(round_, index)
     domain = _domain(recipe, pool, round_, index)
     roles = draw_roles(setting.members, recipe.committee.reviewers, recipe.seed, round_, index)
-    parents = draw(recipe.seed, round_, index, "parents").sample(list(pool[domain]), 2)
+    parents = draw(recipe.seed, round_, index, "parents").sample(_eligible(pool, domain), 2)
     notebook = Notebook(broker, name)
     begun = Candidate(
         id=name,
@@ -77,14 +77,22 @@ async def live(setting: Setting, broker: Broker, pool: Pool, round_: int, index:
         ended = await story.tell(parents)
     except Unanswered as gap:
         ended = replace(story.told, state=State.FAILED, reason=str(gap))
-    return replace(ended, usage=dict(notebook.usage), calls=tuple(notebook.calls))
+    # Sorted: reviewers answer in any order, and the same story must read the same.
+    return replace(ended, usage=dict(notebook.usage), calls=tuple(sorted(notebook.calls)))
 
 
 def _domain(recipe: SynthesisRecipe, pool: Pool, round_: int, index: int) -> str:
     """Domains take turns, in an order of their own for every lap, so that no domain is favoured."""
-    domains = [domain for domain in recipe.domains if len(pool.get(domain, ())) >= 2]
+    domains = [domain for domain in recipe.domains if len(_eligible(pool, domain)) >= 2]
+    if not domains:
+        raise DataError("every candidate needs two parents, and no domain has two seeds with keywords and a summary")
     lap, place = divmod(index, len(domains))
     return draw(recipe.seed, round_, lap, "domains").sample(domains, len(domains))[place]
+
+
+def _eligible(pool: Pool, domain: str) -> list[Seed]:
+    """The samples of a domain that can be parents; the pool holds the others too, for deduplication."""
+    return [sample for sample in pool.get(domain, ()) if sample.enriched]
 
 
 class _Story:
@@ -110,7 +118,7 @@ class _Story:
 
     async def _check(self) -> str:
         """Every reviewer checks the instruction; the criteria that failed, or an empty text when all passed."""
-        checks = await asyncio.gather(
+        checks = await together(
             *(
                 check_instruction(
                     self.notebook, reviewer, self.told.instruction, self.setting.thresholds.get(reviewer.name, {})
@@ -122,7 +130,7 @@ class _Story:
         return ", ".join(sorted({name for check in checks for name in check.failed}))
 
     async def _review(self) -> tuple[Review, ...]:
-        reviews = await asyncio.gather(
+        reviews = await together(
             *(
                 score_response(
                     self.notebook,
@@ -172,7 +180,7 @@ class _Story:
         return replace(self.told, ruling=ruling, state=state, reason=reason)
 
     async def _comments(self, reviews: Sequence[Review]) -> tuple[Review, ...]:
-        commented = await asyncio.gather(
+        commented = await together(
             *(
                 add_comment(self.notebook, reviewer, self.told.instruction, self.told.response, review)
                 for reviewer, review in zip(self.roles.reviewers, reviews, strict=True)

@@ -57,7 +57,7 @@ class Workshop:
         limit = self.engine.memory_gb or (0.85 * available_gb() if gpu is None else 0.92 * gpu)
         together = sum(memory.values()) <= limit
         cores = len(os.sched_getaffinity(0))
-        threads = 0 if gpu is not None else max(1, cores // (len(memory) if together else 1))
+        threads = 0 if gpu is not None else max(1, cores // (max(1, len(memory)) if together else 1))
         engines = {
             m.name: VllmEngine(
                 m.name,

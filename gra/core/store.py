@@ -1,0 +1,156 @@
+"""The user's cache folder: locks, folders that appear whole or not at all, and seals that show damage.
+
+Everything GRA downloads or converts goes through `building`: it is made beside its place, sealed with
+the size and SHA-256 of every file, and renamed into place. A process killed at any instant leaves
+nothing that a later one would take for finished.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from gra.core.errors import ModelUnavailable
+
+Progress = Callable[[str], None]
+
+_CHUNK = 1 << 22
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def cache_dir() -> Path:
+    """Where models and benchmark data are kept: $GRA_CACHE, else $XDG_CACHE_HOME/gra, else ~/.cache/gra."""
+    if own := os.environ.get("GRA_CACHE"):
+        return Path(own).expanduser().absolute()
+    shared = os.environ.get("XDG_CACHE_HOME")
+    return (Path(shared) if shared else Path.home() / ".cache") / "gra"
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_CHUNK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def gigabytes(count: int) -> str:
+    """A number of bytes as a person reads it."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+
+
+def require_space(folder: Path, needed: int, purpose: str) -> None:
+    """Make sure that `needed` bytes fit on the disk of `folder`.
+
+    Raises:
+        ModelUnavailable: saying how much is needed and how much is there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise ModelUnavailable(
+            f"{purpose} needs {gigabytes(needed)} and the disk of {folder} has {gigabytes(free)} free; "
+            "free some space, or set GRA_CACHE to a folder on a larger disk"
+        )
+
+
+@contextmanager
+def locked(name: str, progress: Progress) -> Iterator[None]:
+    """Hold the machine-wide lock `name`; a second process waits until the first has finished or died."""
+    folder = cache_dir() / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{name}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress(f"{name}: another process is preparing it, waiting")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def building(target: Path, record: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Make the folder `target` as a whole: fill the folder and the facts that this yields.
+
+    On success the facts and every file's size and digest are written to the file `record` and the folder
+    takes the place of `target`; on failure it is removed. Hold the lock of `target` around this.
+
+    Raises:
+        ModelUnavailable: the disk ran full.
+    """
+    making = target.with_name(f".making-{target.name}")
+    shutil.rmtree(making, ignore_errors=True)
+    facts: dict[str, Any] = {}
+    try:
+        making.mkdir(parents=True)
+        yield making, facts
+        _seal(making, record, facts)
+        _replace(making, target)
+    except OSError as error:
+        if error.errno in _FULL:
+            raise ModelUnavailable(
+                f"the disk of {target.parent} ran full while {target.name} was being made; "
+                "free some space, or set GRA_CACHE to a folder on a larger disk, and run the same command again"
+            ) from error
+        raise
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+
+
+def _seal(folder: Path, record: str, facts: Mapping[str, Any]) -> None:
+    files = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        path.chmod(0o644)
+        files[path.relative_to(folder).as_posix()] = {"size": path.stat().st_size, "sha256": sha256_of(path)}
+        _flush(path)
+    (folder / record).write_text(json.dumps({**facts, "files": files}, indent=2, ensure_ascii=False) + "\n")
+    _flush(folder / record)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _replace(new: Path, target: Path) -> None:
+    """Put a folder in the place of another; only renames, so that no reader sees a mixture."""
+    old = target.with_name(f".old-{target.name}")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    new.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def read_seal(folder: Path, record: str) -> dict[str, Any] | None:
+    """The facts a finished folder was sealed with, or None when there is no finished folder."""
+    try:
+        content = json.loads((folder / record).read_text())
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def damage(folder: Path, seal: Mapping[str, Any], *, digests: bool = False) -> str | None:
+    """What is wrong with a sealed folder, or None; sizes are compared, and contents when `digests` is set."""
+    for name, expected in seal["files"].items():
+        path = folder / name
+        if not path.is_file():
+            return f"{path} is missing"
+        if path.stat().st_size != expected["size"]:
+            return f"{path} has {path.stat().st_size:,} bytes, expected {expected['size']:,}"
+        if digests and (found := sha256_of(path)) != expected["sha256"]:
+            return f"{path} has SHA-256 {found}, expected {expected['sha256']}"
+    return None

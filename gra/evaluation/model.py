@@ -1,0 +1,158 @@
+"""The model under test: its weights, adapter and chat template, what identifies them, and how they are loaded."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import gra
+from gra.core.errors import DataError, EngineUnavailable, ModelUnavailable
+from gra.core.manifest import digest, file_digest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Device = Literal["auto", "cpu", "cuda"]
+_BUILTIN = "builtin:"
+_TEMPLATES = Path(gra.__file__).parent / "training" / "templates"
+
+
+@dataclass(frozen=True)
+class ModelUnderTest:
+    """One model to be evaluated.
+
+    Attributes:
+        name: what the reports call it.
+        path: a folder with weights and tokenizer.
+        adapter: what training wrote: a LoRA adapter for `path`, or a full model of its own; its tokenizer and
+            chat template win over those of `path`.
+        chat_template: a .jinja file or `builtin:NAME`, which wins over every other; None keeps the model's own.
+        identity: what the catalog calls these very weights.
+    """
+
+    name: str
+    path: Path
+    adapter: Path | None
+    chat_template: str | None
+    identity: str
+
+    @property
+    def weights(self) -> Path:
+        """The folder of the full weights: `path`, unless training wrote a whole model."""
+        return self.path if self.adapter is None or self._is_lora else self.adapter
+
+    @property
+    def tokenizer(self) -> Path:
+        """The folder of the tokenizer."""
+        with_own = self.adapter is not None and (self.adapter / "tokenizer_config.json").is_file()
+        return self.adapter if with_own and self.adapter is not None else self.path
+
+    @property
+    def _is_lora(self) -> bool:
+        return self.adapter is not None and (self.adapter / "adapter_config.json").is_file()
+
+    def check(self) -> None:
+        """See that the folders are there.
+
+        Raises:
+            ModelUnavailable: when weights or adapter are not where they should be.
+        """
+        if not (self.path / "config.json").is_file():
+            raise ModelUnavailable(f"{self.path} holds no model (there is no config.json); give a model folder or name")
+        if self.adapter is not None and not (self._is_lora or (self.adapter / "config.json").is_file()):
+            raise ModelUnavailable(
+                f"{self.adapter} holds neither an adapter (adapter_config.json) nor a model (config.json)"
+            )
+
+    def template(self) -> str:
+        """The text of the chat template.
+
+        Raises:
+            DataError: when there is none, or the file that was asked for is not there.
+        """
+        if self.chat_template is not None:
+            return _read_template(self.chat_template)
+        for folder in dict.fromkeys((self.tokenizer, self.path)):
+            text = _own_template(folder)
+            if text:
+                return text
+        raise DataError(
+            f"{self.name} has no chat template of its own; pass the one its students were trained with, "
+            "`--chat-template FILE` or `--chat-template builtin:plain`"
+        )
+
+    def fingerprint(self) -> str:
+        """Digest of what decides this model's answers to a prompt; the chat template is not in it."""
+        if self.adapter is None:
+            return digest([self.identity])
+        files = [p for p in sorted(self.adapter.iterdir()) if p.suffix in (".safetensors", ".bin", ".json", ".model")]
+        volatile = ("manifest.json", "metrics.json", "trainer_state.json", "training_args.bin")
+        return digest([self.identity, {p.name: file_digest(p) for p in files if p.name not in volatile}])
+
+    def load_tokenizer(self, template: str | None) -> PreTrainedTokenizerBase:
+        """The tokenizer, with the chat template if one is given."""
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(self.tokenizer)
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.padding_side = "left"
+        if template is not None:
+            tokenizer.chat_template = template
+        return tokenizer
+
+    def load_weights(self, dtype: str, device: Device) -> PreTrainedModel:
+        """The weights on their device, with the adapter merged in: as fast as the model without one.
+
+        Raises:
+            EngineUnavailable: when `cuda` is asked for and there is none.
+            ModelUnavailable: when the files cannot be read.
+        """
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        if device == "cuda" and not torch.cuda.is_available():
+            raise EngineUnavailable("`--device cuda` was asked for, but PyTorch sees no GPU; use `--device cpu`")
+        place = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+        try:
+            network = AutoModelForCausalLM.from_pretrained(self.weights, dtype=getattr(torch, dtype))
+            if self._is_lora:
+                network = self._merge(network)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ModelUnavailable(f"{self.name}: the weights in {self.weights} cannot be loaded ({error})") from None
+        loaded: PreTrainedModel = network.to(place).eval()
+        return loaded
+
+    def _merge(self, network: PreTrainedModel) -> PreTrainedModel:
+        from peft import PeftModel
+
+        rows = len(self.load_tokenizer(None))
+        if rows > network.get_input_embeddings().weight.shape[0]:
+            network.resize_token_embeddings(rows)  # training added tokens
+        merged: PreTrainedModel = PeftModel.from_pretrained(network, str(self.adapter)).merge_and_unload()
+        return merged
+
+
+def _read_template(name: str) -> str:
+    path = Path(name)
+    known = ""
+    if name.startswith(_BUILTIN):
+        path = _TEMPLATES / f"{name.removeprefix(_BUILTIN)}.jinja"
+        known = (
+            f"; the built-in templates are {', '.join(_BUILTIN + p.stem for p in sorted(_TEMPLATES.glob('*.jinja')))}"
+        )
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"the chat template `{name}` cannot be read ({error}){known}") from None
+
+
+def _own_template(folder: Path) -> str | None:
+    if (folder / "chat_template.jinja").is_file():
+        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    if not (folder / "tokenizer_config.json").is_file():
+        return None
+    text = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template")
+    return text if isinstance(text, str) else None

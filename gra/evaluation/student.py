@@ -1,0 +1,170 @@
+"""A causal language model that answers prompts greedily and weighs choices, in batches on one device.
+
+Imported only when something is to be asked: it needs torch. Two things make it quick for small models with
+large vocabularies: a question is read once for all its choices, and the vocabulary is computed at the
+positions of the choices only. How an answer ended is recorded, not guessed from its text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import GenerationConfig
+
+from gra.core.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Tokens = list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """A generated answer: `reason` is "stop" when the model ended it, "length" at the limit; tokens with the stop."""
+
+    text: str
+    tokens: int
+    reason: str
+
+
+class Student:
+    """A network and its tokenizer.
+
+    `chat` says whether the texts it gets come from the chat template. They are then encoded as they stand, as in
+    training: the template writes every special token, so that <bos> is there exactly once.
+    """
+
+    def __init__(self, network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> None:
+        self.network, self.tokenizer, self.batch_size = network, tokenizer, batch_size
+        self.chat = False
+        config = network.config.get_text_config()
+        self.max_length = int(getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length)
+        stops = network.generation_config.eos_token_id if network.generation_config is not None else None
+        listed = stops if isinstance(stops, list) else [stops]
+        self._stops = {int(stop) for stop in (*listed, tokenizer.eos_token_id) if stop is not None}
+        # The model's own file may ask for sampling or a repetition penalty; evaluation is greedy for everyone.
+        network.generation_config = GenerationConfig(
+            do_sample=False, eos_token_id=sorted(self._stops) or None, pad_token_id=self._pad
+        )
+
+    @property
+    def _pad(self) -> int:
+        pad = self.tokenizer.pad_token_id
+        return 0 if pad is None else int(pad)
+
+    def encode(self, text: str) -> Tokens:
+        """The tokens of a prompt, with <bos> where the model expects it and never twice."""
+        bos = self.tokenizer.bos_token
+        as_it_stands = self.chat or (bool(bos) and text.startswith(bos))
+        return list(self.tokenizer(text, add_special_tokens=not as_it_stands)["input_ids"])
+
+    def generate(self, prompts: Sequence[str], max_new_tokens: int) -> list[Finish]:
+        """Greedy answers, in the order of the prompts.
+
+        Raises:
+            DataError: when a prompt leaves no room for an answer.
+        """
+        encoded = [self.encode(prompt) for prompt in prompts]
+        for prompt, tokens in zip(prompts, encoded, strict=True):
+            self._check_room(len(tokens) + max_new_tokens, prompt)
+        order = sorted(range(len(prompts)), key=lambda index: -len(encoded[index]))
+        answers: dict[int, Finish] = {}
+        for start in range(0, len(order), self.batch_size):
+            batch = order[start : start + self.batch_size]
+            answers.update(zip(batch, self._generate([encoded[i] for i in batch], max_new_tokens), strict=True))
+        return [answers[index] for index in range(len(prompts))]
+
+    def weigh(self, requests: Sequence[tuple[Tokens, Tokens]]) -> list[tuple[float, bool]]:
+        """Log-likelihood of each continuation of its context, and whether it is what greedy decoding would say.
+
+        Args:
+            requests: pairs of context and continuation, both in tokens and neither empty.
+
+        Raises:
+            DataError: when a pair is longer than the model can read.
+        """
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for index, (context, continuation) in enumerate(requests):
+            self._check_room(len(context) + len(continuation), self.tokenizer.decode(context))
+            groups.setdefault(tuple(context), []).append(index)
+        longest = sorted(groups.items(), key=lambda group: (-len(group[0]), group[0]))
+        results: dict[int, tuple[float, bool]] = {}
+        while longest:
+            batch: list[tuple[tuple[int, ...], list[int]]] = []
+            rows = 0
+            while longest and (not batch or rows + len(longest[0][1]) <= self.batch_size):
+                batch.append(longest.pop(0))
+                rows += len(batch[-1][1])
+            members = [(place, index) for place, (_, indices) in enumerate(batch) for index in indices]
+            continuations = [requests[index][1] for _, index in members]
+            weighed = self._weigh(
+                [list(context) for context, _ in batch], [place for place, _ in members], continuations
+            )
+            results.update(zip((index for _, index in members), weighed, strict=True))
+        return [results[index] for index in range(len(requests))]
+
+    def _check_room(self, tokens: int, text: str) -> None:
+        if tokens > self.max_length:
+            raise DataError(
+                f"an item needs {tokens} tokens and the model reads {self.max_length} at most; shorten the items or "
+                f"the answers, or take another model. It begins: {text[:60]!r}"
+            )
+
+    @torch.inference_mode()
+    def _generate(self, prompts: list[Tokens], max_new_tokens: int) -> list[Finish]:
+        ids, mask = self._padded(prompts, left=True)
+        output: Any = self.network.generate(input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens)
+        return [self._finish(row) for row in output[:, ids.shape[1] :].tolist()]
+
+    def _finish(self, tokens: Tokens) -> Finish:
+        end = next((place for place, token in enumerate(tokens) if token in self._stops), None)
+        said = tokens if end is None else tokens[:end]
+        text = self.tokenizer.decode(said, skip_special_tokens=True)
+        return Finish(text, len(tokens) if end is None else end + 1, "length" if end is None else "stop")
+
+    @torch.inference_mode()
+    def _weigh(self, contexts: list[Tokens], owner: list[int], continuations: list[Tokens]) -> list[tuple[float, bool]]:
+        """The contexts are read once; each continuation goes on from a copy of its owner's state."""
+        ids, mask = self._padded(contexts, left=True)
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        read = self.network(
+            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1
+        )
+        owners = torch.tensor(owner, device=ids.device)
+        logits = read.logits[owners]
+        longest = max(len(c) for c in continuations)
+        if longest > 1:
+            cache = read.past_key_values
+            cache.batch_select_indices(owners)
+            more, more_mask = self._padded([c[:-1] for c in continuations], left=False, width=longest - 1)
+            step = torch.arange(1, longest, device=ids.device)
+            further = self.network(
+                input_ids=more,
+                attention_mask=torch.cat([mask[owners], more_mask], dim=1),
+                position_ids=positions[owners, -1:] + step,
+                past_key_values=cache,
+                use_cache=True,
+            )
+            logits = torch.cat([logits, further.logits], dim=1)
+        return [self._likelihood(row, c) for row, c in zip(logits, continuations, strict=True)]
+
+    def _likelihood(self, logits: torch.Tensor, tokens: Tokens) -> tuple[float, bool]:
+        scores = logits[: len(tokens)].float()
+        wanted = torch.tensor(tokens, device=scores.device)
+        chosen = scores.gather(1, wanted[:, None])[:, 0] - scores.logsumexp(-1)
+        return float(chosen.sum()), bool((scores.argmax(-1) == wanted).all())
+
+    def _padded(self, rows: list[Tokens], *, left: bool, width: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids and attention mask, both of shape [rows, width]."""
+        width = width or max(len(row) for row in rows)
+        ids = torch.full((len(rows), width), self._pad, device=self.network.device)
+        mask = torch.zeros_like(ids)
+        for place, row in enumerate(rows):
+            span = slice(width - len(row), width) if left else slice(0, len(row))
+            ids[place, span] = torch.tensor(row, device=ids.device)
+            mask[place, span] = 1
+        return ids, mask

@@ -1,0 +1,222 @@
+"""The whole job, `gra run RECIPE`: datasets, students, evaluations, comparison, report.
+
+Each stage hands files to the next and is skipped when it is already done for the same inputs, so
+running again after any interruption goes on where it stopped. This module only orders the stages;
+each of them also runs alone.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from gra.core.console import View
+from gra.core.errors import GraError, RecipeError
+from gra.core.manifest import RunFolder
+from gra.core.recipe import Loaded, find_file, load_recipe
+from gra.core.schema import Experiment, Suite, SynthesisRecipe, TrainRecipe
+
+UNTUNED = "untuned"
+
+
+class StageFailed(GraError):
+    """A stage that runs in its own process ended with an error of its own."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked experiment: every recipe it names has been read and found right."""
+
+    loaded: Loaded[Experiment]
+    overrides: list[str]
+    folder: RunFolder
+    arms: dict[str, Loaded[SynthesisRecipe]]
+    student: Loaded[TrainRecipe]
+    suite: Loaded[Suite]
+
+    @property
+    def recipe(self) -> Experiment:
+        """The experiment's own recipe."""
+        return self.loaded.recipe
+
+    @property
+    def command(self) -> str:
+        """What reproduces the run."""
+        return " ".join(["gra run", str(self.loaded.path), *self.overrides])
+
+    def students(self) -> list[tuple[str, str, int]]:
+        """(key, arm, training seed) of every student to be trained."""
+        return [(f"{arm}-seed{seed}", arm, seed) for arm in self.arms for seed in self.recipe.training_seeds]
+
+    def describe(self) -> str:
+        """What would be done, in a few lines."""
+        lines = [f"{self.loaded.path}: valid; nothing was spent", f"run folder: {self.folder.path}"]
+        lines += [f"arm {name}: {arm.recipe.arm}, {arm.path}" for name, arm in self.arms.items()]
+        lines.append(f"students: {len(self.students())} of {self.student.recipe.model.name}, {self.student.path}")
+        tasks = ", ".join(task.name for task in self.suite.recipe.tasks)
+        lines.append(f"suite: {tasks}, {self.suite.path}; baseline {self.recipe.baseline}")
+        return "\n".join(lines)
+
+
+def load_experiment(path: Path, overrides: Sequence[str], runs: Path) -> Plan:
+    """Read an experiment and every recipe it names.
+
+    Raises:
+        RecipeError: for the first file that has problems, naming all of that file's.
+    """
+    loaded = load_recipe(path, Experiment, overrides)
+    recipe = loaded.recipe
+    arms = {name: load_recipe(find_file(file, path), SynthesisRecipe) for name, file in recipe.arms.items()}
+    names = [arm.recipe.name for arm in arms.values()]
+    if len(set(names)) < len(names):
+        raise RecipeError(
+            f"two arms have the same `name` ({', '.join(names)}); the ledger tells arms apart by it", path
+        )
+    changes = [f"train.{key}={json.dumps(value)}" for key, value in recipe.train.items()]
+    student = load_recipe(find_file(recipe.student, path), TrainRecipe, changes)
+    suite = load_recipe(find_file(recipe.suite, path), Suite)
+    return Plan(loaded, list(overrides), RunFolder(runs / recipe.name), arms, student, suite)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the experiment found."""
+
+    plan: Plan
+    comparison: Any
+    report: Path
+
+    def summary(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {"name": self.plan.recipe.name, "report": str(self.report), "comparison": self.comparison.to_json()}
+
+    def table(self) -> Table:
+        """For the terminal."""
+        table: Table = self.comparison.table()
+        table.caption = f"report: {self.report}"
+        return table
+
+
+def run_experiment(plan: Plan) -> Result:
+    """Do everything that is not yet done, and write the report."""
+    plan.folder.create()
+    view = View(plan.folder / "log.jsonl")
+    with plan.folder.lock():
+        (plan.folder / "recipe.resolved.yaml").write_text(plan.loaded.show() + "\n", encoding="utf-8")
+        check_training(plan, view)
+        _synthesize(plan, view)
+        for key, arm, seed in plan.students():
+            _train(plan, view, key, arm, seed)
+        evaluated = _evaluate(plan, view)
+        return _compare(plan, view, evaluated)
+
+
+def check_training(plan: Plan, view: View) -> None:
+    """Check the student's recipe against the installed trainer before anything is spent."""
+    from gra.training.arguments import check_arguments
+
+    with view.stage("check", f"{plan.student.path}"):
+        check_arguments(plan.student)
+
+
+def _synthesize(plan: Plan, view: View) -> None:
+    from gra.synthesis.jobs import job_for, run_jobs
+
+    ledger = plan.folder / "ledger.sqlite"
+    jobs = [job_for(arm, RunFolder(plan.folder / "arms" / name), ledger) for name, arm in plan.arms.items()]
+    finished = run_jobs(jobs, view, plan.folder / "logs", group=plan.recipe.name)
+    empty = [name for name, content in finished.items() if not content["states"]["accepted"]]
+    if empty:
+        raise StageFailed(
+            f"{', '.join(empty)}: no row was accepted, so there is nothing to train on; see `gra explain`", 2
+        )
+
+
+def _train(plan: Plan, view: View, key: str, arm: str, seed: int) -> None:
+    """One student, in a process of its own: `accelerate launch train.py`."""
+    data = plan.folder / "arms" / arm / "dataset" / "train.parquet"
+    output = plan.folder / "models" / key
+    overrides = [f"train.{name}={json.dumps(value)}" for name, value in plan.recipe.train.items()]
+    overrides += [
+        f"name={plan.recipe.name}-{key}",
+        f"train.seed={seed}",
+        f"data.train={json.dumps([{'path': str(data)}])}",
+        f"tracking.group={plan.recipe.tracking.group or plan.recipe.name}",
+        f"tracking.wandb={plan.recipe.tracking.wandb}",
+    ]
+    script = Path(__file__).parent / "training" / "launch.py"
+    command = [
+        sys.executable, "-m", "accelerate.commands.launch", *_launch_flags(), str(script),
+        "--config", str(plan.student.path), "--output", str(output), *overrides,
+    ]  # fmt: skip
+    with view.stage("train", key):
+        done = subprocess.run(command, check=False)
+    if done.returncode:
+        code = done.returncode if done.returncode in (2, 3, 4, 5, 130) else 1
+        raise StageFailed(
+            f"training `{key}` ended with status {done.returncode} (see above); run again to resume it", code
+        )
+
+
+def _launch_flags() -> list[str]:
+    """Everything that accelerate would otherwise ask about or warn about, for one process."""
+    from gra.synthesis.workshop import gpu_memory_gb
+
+    common = ["--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    return common if gpu_memory_gb() is not None else ["--cpu", *common]
+
+
+def _evaluate(plan: Plan, view: View) -> dict[str, Path]:
+    """The untuned student and every trained one on the same suite."""
+    from gra.evaluation.harness import ModelUnderTest, evaluate
+    from gra.models.catalog import resolve
+
+    student = plan.student.recipe
+    base = resolve(student.model.name, accept_licences=[*plan.recipe.accept_licences, *student.accept_licences])
+    runs: dict[str, Path] = {}
+    subjects = [(UNTUNED, None), *((key, plan.folder / "models" / key) for key, _, _ in plan.students())]
+    for key, adapter in subjects:
+        runs[key] = plan.folder / "eval" / key
+        model = ModelUnderTest(
+            name=key, path=base.path, adapter=adapter, chat_template=student.model.chat_template, identity=base.identity
+        )
+        with view.stage("evaluate", key), view.bars():
+            evaluate(
+                plan.suite.recipe,
+                model,
+                runs[key],
+                progress=lambda task, done, total, key=key: view.progress(f"{key}: {task}", done, total),
+            )
+    return runs
+
+
+def _compare(plan: Plan, view: View, evaluated: dict[str, Path]) -> Result:
+    from gra.core.tracking import start_tracking
+    from gra.evaluation.compare import compare
+    from gra.reporting.html import write_report
+
+    arms = {UNTUNED: [evaluated[UNTUNED]]}
+    for key, arm, _ in plan.students():
+        arms.setdefault(arm, []).append(evaluated[key])
+    with view.stage("compare"):
+        comparison = compare(arms, plan.recipe.baseline, plan.recipe.margin, plan.folder / "compare", untuned=UNTUNED)
+        plan.folder.record("experiment", {"command": plan.command, "arms": list(plan.arms)}, [])
+        report = write_report(plan.folder.path, title=plan.recipe.name, command=plan.command)
+    tracker = start_tracking(
+        plan.recipe.tracking, stage="report", name=f"{plan.recipe.name}-report", group=plan.recipe.name,
+        config=plan.recipe.model_dump(), folder=plan.folder.path,
+    )  # fmt: skip
+    tracker.artifact(report.parent, f"{plan.recipe.name}-report", "report")
+    tracker.finish()
+    return Result(plan, comparison, report)

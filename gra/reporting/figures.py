@@ -1,0 +1,328 @@
+"""The figures of the report, drawn once and written twice: SVG for the page, PNG for slides, README and W&B.
+
+Text stays text in the SVG, and every colour there is a CSS variable of the page, so figures follow its
+light and dark scheme and its font. PNG files use the light colours.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gra.core.manifest import atomic_path
+from gra.core.records import State
+from gra.reporting.timeline import Span, Timeline
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Light colours and the CSS variables that stand for them on the page. Told apart by colour-blind readers too.
+INK, MUTED, LINE, FAINT, PAPER = "#1c2128", "#5a6472", "#d5dae1", "#eef1f4", "#fefefe"
+BLUE, ORANGE, TEAL, PURPLE, GOLD, RED, GREY = (
+    "#2463c4", "#c9590c", "#0f7f75", "#7a4bb3", "#a87900", "#b5341b", "#7a828d",
+)  # fmt: skip
+_VARIABLES = {
+    INK: "ink", MUTED: "muted", LINE: "line", FAINT: "faint", PAPER: "paper", BLUE: "blue", ORANGE: "orange",
+    TEAL: "teal", PURPLE: "purple", GOLD: "gold", RED: "red", GREY: "grey",
+}  # fmt: skip
+VERDICT_COLOURS = {"better": TEAL, "non-inferior": BLUE, "inconclusive": GREY, "worse": RED}
+_STAGE_COLOURS = {"engines": GOLD, "synthesis": BLUE, "train": ORANGE, "evaluate": TEAL, "compare": PURPLE}
+# Arms keep their colour through the page; arms of other names take the rest in turn.
+_ARMS = {"untuned": GREY, "vanilla": TEAL, "distilled": ORANGE, "gra": BLUE}
+_OTHERS = (PURPLE, GOLD, RED, BLUE, TEAL, ORANGE, GREY)
+_DASHES = ("-", "--", ":", "-.")
+SCALE = "score, 0–10"
+_WIDTH = 9.6  # inches, for all figures: the page's column
+_STYLE = {
+    "font.size": 9.5, "axes.titlesize": 9.5, "axes.labelsize": 9.5, "xtick.labelsize": 9, "ytick.labelsize": 9,
+    "text.color": INK, "axes.labelcolor": MUTED, "xtick.color": MUTED, "ytick.color": INK, "axes.edgecolor": LINE,
+    "axes.titlecolor": INK, "axes.titlelocation": "left", "axes.titleweight": "bold", "axes.facecolor": "none",
+    "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "grid.color": LINE,
+    "grid.linewidth": 0.7, "legend.frameon": False, "legend.fontsize": 9, "legend.labelcolor": INK,
+    "xtick.major.size": 0, "ytick.major.size": 0, "svg.fonttype": "none", "figure.facecolor": "none",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure for the page: its name as a file, its inline SVG, and what it shows in words."""
+
+    name: str
+    svg: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One line of the forest plot: a paired difference (shares of 1) with its 95 % interval and its verdict."""
+
+    panel: str
+    group: str
+    label: str
+    value: float
+    low: float
+    high: float
+    verdict: str
+
+
+def draw(name: str, caption: str, folder: Path, paint: Any, *data: Any) -> Drawing:
+    """Paint a figure, keep it as PNG in `folder`, and return it as inline SVG."""
+    import matplotlib as mpl
+
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
+        figure: Figure = paint(*data)
+        vector = io.StringIO()
+        figure.savefig(vector, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        with atomic_path(folder / f"{name}.png") as temporary:
+            figure.savefig(temporary, format="png", dpi=200, facecolor="white")
+    return Drawing(name, _inline(vector.getvalue(), name, caption), caption)
+
+
+def _inline(svg: str, name: str, caption: str) -> str:
+    """The <svg> element alone, in the page's colours, with a name for screen readers and ids of its own."""
+    from markupsafe import escape
+
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    body = re.sub(r"<style.*?</style>", "", body, flags=re.DOTALL)
+    body = re.sub(r' xmlns(:\w+)?="[^"]*"', "", body).replace("xlink:href", "href")
+    for colour, variable in _VARIABLES.items():
+        body = body.replace(colour, f"var(--{variable})")
+    body = re.sub(r'\bid="([^"]*)"', rf'id="{name}-\1"', body)
+    body = re.sub(r'(href="|url\()#', rf"\1#{name}-", body)
+    label = f'role="img" aria-label="{escape(caption)}"'
+    return re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', rf'<svg viewBox="\1" {label}>', body, count=1, flags=re.DOTALL)
+
+
+def _figure(height: float, **options: Any) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(_WIDTH, height), layout="constrained", **options)
+
+
+def forest(differences: Sequence[Difference], margin: float) -> Figure:
+    """Paired differences in points with 95 % intervals: one panel per reference, rows grouped by task."""
+    panels = list(dict.fromkeys(d.panel for d in differences))
+    rows = list(dict.fromkeys((d.group, d.label) for d in differences))
+    groups = list(dict.fromkeys(group for group, _ in rows))
+    places, place = {}, 0.0
+    for group in groups:
+        place += 1.0  # the group's heading
+        for row in (row for row in rows if row[0] == group):
+            places[row] = place
+            place += 1.0
+        place += 0.35
+    figure = _figure(0.55 + 0.27 * place)
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    reach = max(abs(bound) for d in differences for bound in (d.low, d.high, margin)) * 108
+    for axis, panel in zip(axes, panels, strict=True):
+        axis.axvspan(-100 * margin, 0, color=FAINT, lw=0, zorder=0)
+        axis.axvline(0, color=MUTED, lw=1)
+        for d in (d for d in differences if d.panel == panel):
+            _interval(axis, d, places[d.group, d.label])
+        axis.set(xlim=(-reach, reach * 1.02), ylim=(place - 0.5, -0.6), xlabel="difference in points")
+        axis.set_title(panel)
+        axis.grid(axis="x")
+        axis.spines["left"].set_visible(False)
+    axes[0].set_yticks([*places.values()], [label for _, label in places])
+    for group in groups:
+        first = min(places[row] for row in rows if row[0] == group)
+        axes[0].annotate(
+            group, (0, first - 0.95), xycoords=("axes fraction", "data"), fontweight="bold", va="center",
+            ha="right", annotation_clip=False, xytext=(-3.5, 0), textcoords="offset points",
+        )  # fmt: skip
+    return figure
+
+
+def _interval(axis: Axes, d: Difference, y: float) -> None:
+    colour = VERDICT_COLOURS.get(d.verdict, GREY)
+    axis.plot([100 * d.low, 100 * d.high], [y, y], color=colour, lw=2.2, solid_capstyle="round")
+    filled = d.verdict in ("better", "worse")
+    axis.plot(100 * d.value, y, "o", ms=6.5, mfc=colour if filled else PAPER, mec=colour, mew=1.6)
+
+
+def funnel(steps: Mapping[str, int]) -> Figure:
+    """How many candidates reached each step of the method; the side branch of disputed ones is drawn lighter."""
+    side = ("disputed", "kept by adjudicator")
+    names = list(steps)
+    whole = max(1, *steps.values())
+    figure = _figure(0.36 * len(names) + 0.2)
+    axis = figure.subplots()
+    for y, (name, count) in enumerate(steps.items()):
+        branch = name in side
+        colour = TEAL if name == "accepted" else GREY if branch else BLUE
+        axis.barh(y, count, height=0.46 if branch else 0.68, color=colour, alpha=0.55 if branch else 1.0)
+        share = f"{count:,}" + (f" · {count / whole:.0%}" if y else "")
+        axis.annotate(share, (count, y), xytext=(6, 0), textcoords="offset points", va="center", color=INK)
+    axis.set_yticks(range(len(names)), [f"thereof {name}" if name in side else name for name in names])
+    axis.set(xlim=(0, whole * 1.12), ylim=(len(names) - 0.4, -0.6), xticks=[])
+    axis.spines[["left", "bottom"]].set_visible(False)
+    return figure
+
+
+def scores(by_reviewer: Mapping[str, Sequence[float]], means: Sequence[float], gate: float | None) -> Figure:
+    """Histograms of scores 0-10 per reviewer and of the committee's mean, with the gate's threshold."""
+    panels = [*by_reviewer.items(), ("committee mean", means)]
+    columns = min(3, len(panels))
+    lines = -(-len(panels) // columns)
+    figure = _figure(1.55 * lines + 0.15)
+    axes = figure.subplots(lines, columns, sharex=True, squeeze=False).ravel()
+    for axis, (name, values) in zip(axes, panels, strict=False):
+        colour = TEAL if name == "committee mean" and values is means else BLUE
+        counts, edges, bars = axis.hist(values, bins=np.linspace(0, 10, 21), color=colour, rwidth=0.88)
+        for left, bar in zip(edges, bars, strict=False):
+            bar.set_alpha(1.0 if gate is None or left >= gate - 1e-9 else 0.38)
+        if gate is not None:
+            axis.axvline(gate, color=INK, lw=1.1, ls=(0, (4, 3)))
+            axis.annotate(
+                f"gate {gate:g}", (gate, 1), xycoords=("data", "axes fraction"), xytext=(4, -2),
+                textcoords="offset points", va="top", fontsize=8, color=MUTED,
+            )  # fmt: skip
+        axis.set(xlim=(0, 10), ylim=(0, max(counts.max(), 1) * 1.28), yticks=[], xticks=range(0, 11, 2))
+        axis.set_title(f"{name} (n = {len(values)})", fontsize=9)
+        axis.spines["left"].set_visible(False)
+    for axis in axes[len(panels) :]:
+        axis.set_axis_off()
+    return figure
+
+
+def probes(panels: Sequence[tuple[str, Sequence[float], Sequence[float], str]]) -> Figure:
+    """Raw scores on planted pairs, one panel per reviewer: (title, good, bad, unit); a line marks each median."""
+    columns = min(3, len(panels))
+    lines = -(-len(panels) // columns)
+    figure = _figure(1.5 * lines + 0.15)
+    axes = figure.subplots(lines, columns, sharey=True, squeeze=False).ravel()
+    for axis, (title, good, bad, unit) in zip(axes, panels, strict=False):
+        for y, values, colour, marker in ((0, good, TEAL, "o"), (1, bad, ORANGE, "D")):
+            spread = np.random.default_rng(0).uniform(-0.26, 0.26, len(values))
+            axis.scatter(values, y + spread, s=17, marker=marker, facecolor=colour, edgecolor="none", alpha=0.75)
+            axis.plot([np.median(values)] * 2, [y - 0.36, y + 0.36], color=colour, lw=2)
+        axis.set_yticks([0, 1], ["own answer", "wrong answer"])
+        axis.set_ylim(1.55, -0.55)
+        axis.set_xlabel(unit, fontsize=8.5)
+        axis.set_title(title, fontsize=9)
+        axis.grid(axis="x")
+        axis.spines["left"].set_visible(False)
+        if unit == SCALE:
+            axis.set(xlim=(-0.2, 10.2), xticks=range(0, 11, 2))
+        else:
+            axis.locator_params(axis="x", nbins=5)
+    for axis in axes[len(panels) :]:
+        axis.set_axis_off()
+    return figure
+
+
+def timeline(found: Timeline) -> Figure:
+    """Stages as bars over working time, pauses between resumes as dashed lines, and rows accepted so far."""
+    rows = list(dict.fromkeys(_lane(span) for session in found.sessions for span in session.spans))
+    accepted = [(found.at(time), arm) for time, arm, state in found.candidates if state == State.ACCEPTED]
+    height = 0.26 * len(rows) + 0.65
+    figure = _figure(height + (1.15 if accepted else 0))
+    ratios = [height, 1.0] if accepted else [height]
+    axes = figure.subplots(len(ratios), 1, sharex=True, height_ratios=ratios, squeeze=False)[:, 0]
+    unit, name = (60.0, "min") if found.worked >= 120 else (1.0, "s")
+    for session in found.sessions:
+        for span in session.spans:
+            _bar(axes[0], rows.index(_lane(span)), found, span, unit)
+        if session.pause or session is not found.sessions[0]:
+            start = found.at(session.began) / unit
+            for axis in axes:
+                axis.axvline(start, color=RED, lw=1, ls=(0, (4, 3)))
+            axes[0].annotate(
+                f"resumed after {duration(session.pause)}", (start, -0.75), xytext=(4, 0), color=RED, fontsize=8,
+                textcoords="offset points", va="center", annotation_clip=False,
+            )  # fmt: skip
+    for row, lane in enumerate(rows):
+        spans = [span for session in found.sessions for span in session.spans if _lane(span) == lane]
+        end = found.at(max(span.ended for span in spans)) / unit
+        axes[0].annotate(
+            " + ".join(map(_took, spans)), (end, row), xytext=(4, 0), textcoords="offset points", va="center",
+            fontsize=8, color=MUTED,
+        )  # fmt: skip
+    axes[0].set_yticks(range(len(rows)), rows)
+    axes[0].set(xlim=(0, found.worked / unit * 1.1), ylim=(len(rows) - 0.4, -1.1))
+    if accepted:
+        _accepted(axes[1], accepted, found.worked, unit)
+    for axis in axes:
+        axis.grid(axis="x")
+        axis.spines["left"].set_visible(False)
+    axes[-1].set_xlabel(f"working time, {name}")
+    return figure
+
+
+def _lane(span: Span) -> str:
+    """Stages that run once per model have a lane per model; the details of others are too long for a label."""
+    return f"{span.name} {span.detail}" if span.name in ("train", "evaluate") and span.detail else span.name
+
+
+def _took(span: Span) -> str:
+    if span.outcome == "open":
+        return "under way"
+    return duration(span.seconds) + ("" if span.outcome == "done" else f" {span.outcome}")
+
+
+def _bar(axis: Axes, row: int, found: Timeline, span: Span, unit: float) -> None:
+    begun, ended = found.at(span.began) / unit, found.at(span.ended) / unit
+    colour = _STAGE_COLOURS.get(span.name, GREY)
+    whole = span.outcome in ("done", "open")
+    axis.barh(
+        row, max(ended - begun, found.worked / unit * 0.002), left=begun, height=0.62, color=colour if whole else PAPER,
+        edgecolor=colour, lw=1.0, hatch=None if whole else "////",
+    )  # fmt: skip
+
+
+def _accepted(axis: Axes, accepted: Sequence[tuple[float, str]], worked: float, unit: float) -> None:
+    arms = list(dict.fromkeys(arm for _, arm in accepted))
+    for (arm, colour), dash in zip(_arm_colours(arms).items(), itertools.cycle(_DASHES)):
+        times = sorted(time / unit for time, name in accepted if name == arm)
+        counts = [0, *range(1, len(times) + 1), len(times)]
+        axis.step([0, *times, worked / unit], counts, where="post", color=colour, lw=1.8, ls=dash, label=arm)
+    axis.set_ylim(0, None)
+    axis.set_ylabel("past the gate")
+    axis.locator_params(axis="y", nbins=4, integer=True)
+    axis.legend(loc="lower right", ncols=3)
+
+
+def training(curves: Mapping[tuple[str, str], Mapping[str, Sequence[tuple[float, float]]]]) -> Figure:
+    """Loss over steps: `train` as a line, `eval` as points; {(arm, seed): {kind: [(step, loss)]}}."""
+    figure = _figure(2.9)
+    axis = figure.subplots()
+    colours = _arm_colours([arm for arm, _ in curves])
+    seeds = list(dict.fromkeys(seed for _, seed in curves))
+    for (arm, seed), kinds in curves.items():
+        name = f"{arm}, {seed}" if len(seeds) > 1 else arm
+        for kind, points in kinds.items():
+            steps, losses = zip(*points, strict=True)
+            if kind == "train":
+                dash = _DASHES[seeds.index(seed) % len(_DASHES)]
+                axis.plot(steps, losses, color=colours[arm], lw=1.8, ls=dash, label=name)
+            else:
+                axis.plot(steps, losses, "o", color=colours[arm], ms=5.5, mfc=PAPER, mew=1.6, label=f"{name}, held out")
+    axis.set(xlabel="optimiser step", ylabel="loss, nats per token")
+    axis.grid()
+    axis.spines["left"].set_visible(False)
+    axis.legend(ncols=2)
+    return figure
+
+
+def _arm_colours(arms: Sequence[str]) -> dict[str, str]:
+    others = itertools.cycle(_OTHERS)
+    return {arm: _ARMS.get(arm) or next(others) for arm in arms}
+
+
+def duration(seconds: float) -> str:
+    """A time a person can read, on one line: 8.3 s, 2 min 05 s, 3 h 12 min."""
+    if seconds < 59.95:
+        return f"{seconds:.1f}\u00a0s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}\u00a0min\u00a0{rest:02d}\u00a0s"
+    return f"{minutes // 60}\u00a0h\u00a0{minutes % 60:02d}\u00a0min"

@@ -1,0 +1,270 @@
+"""`report/index.html`: one page that says what a run did, what came of it, and what it cost.
+
+    gra report runs/quickstart
+
+The page is self-contained (styles, figures and texts are inline) and says only what is in the run folder;
+parts that a run does not have are left out. Texts of models are untrusted and always escaped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gra
+from gra.core.manifest import atomic_path
+from gra.core.records import DIMENSIONS
+from gra.reporting import figures, prose, tally
+from gra.reporting.comparison import Comparison, read_comparison
+from gra.reporting.evidence import Arm, Evidence, Student, read_evidence
+from gra.reporting.figures import Drawing, duration
+from gra.reporting.timeline import Timeline, read_timeline
+
+_COLUMNS = (
+    "rows", "steps", "epochs", "tokens", "tokens/s", "time", "first loss", "last loss", "held-out loss",
+    "answers that end",
+)  # fmt: skip
+# How a member's way of being asked is told to a reader.
+ASKED = {
+    "integers": ("integers", "one JSON with six integers from 0 to 10"),
+    "expected": (
+        "expected digit",
+        "ten times the expected digit of each of six questions, read from token probabilities",
+    ),
+    "yes_no": ("yes or no", "ten times the probability of “yes” to each of six questions"),
+    "likelihood": (
+        "likelihood",
+        "nats per token by which the exercise makes the answer likelier; no opinion on exercises",
+    ),
+}
+
+
+def write_report(run: Path, *, title: str, command: str) -> Path:
+    """Write the report of a run folder and its figures as PNG, and return the page's path.
+
+    Raises:
+        DataError: when a file of the run is damaged.
+    """
+    evidence, folder = read_evidence(run), run / "report"
+    page = folder / "index.html"
+    text = _render(_content(evidence, folder / "figures", title, command))
+    with atomic_path(page) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return page
+
+
+def _render(content: Mapping[str, Any]) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    here = Path(__file__).parent
+    environment = Environment(
+        loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "number": lambda value: f"{value:,}",
+        "percent": lambda share: f"{share:.0%}" if share >= 0.01 or share == 0 else "< 1%",
+        "points": lambda share: f"{100 * share:.1f}",
+        "signed": lambda share: f"{100 * share:+.1f}".replace("-", "−"),
+        "auc": prose.auc,
+        "p_value": lambda p: "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}",
+    }
+    return environment.get_template("report.html.jinja").render(
+        style=(here / "report.css").read_text(encoding="utf-8"), **content
+    )
+
+
+def _content(evidence: Evidence, folder: Path, title: str, command: str) -> dict[str, Any]:
+    comparison = read_comparison(evidence)
+    names = {arm.facts["name"]: arm.name for arm in evidence.arms if "name" in arm.facts}
+    timeline = read_timeline(evidence.events).renamed(names)
+    drawings = _drawings(evidence, comparison, timeline, folder)
+    committees = [_committee(arm, folder, len(evidence.arms) > 1) for arm in evidence.arms if arm.committee]
+    sampled = [
+        {"name": arm.name, "committee": arm.committee, "samples": rows}
+        for arm in evidence.arms
+        if (rows := tally.samples(arm))
+    ]
+    by_role, by_model = tally.tokens_by_role(evidence), tally.tokens_by_model(evidence)
+    role_total, model_total = tally.total(by_role), tally.total(by_model)
+    content: dict[str, Any] = {
+        "title": title,
+        "command": command,
+        "run": evidence.run,
+        "explain_command": f"gra explain {evidence.run} ID",
+        "summary": prose.summary(evidence, comparison),
+        "tiles": prose.tiles(evidence, timeline, role_total),
+        "comparison": comparison,
+        "figures": drawings,
+        "committees": committees,
+        "sampled": sampled,
+        "texts": tally.texts(evidence.arms),
+        "asked": ASKED,
+        "dimensions": DIMENSIONS,
+        "students": _students(evidence.students),
+        "time_story": prose.time_story(timeline),
+        "by_role": by_role,
+        "by_model": by_model,
+        "role_total": role_total,
+        "model_total": model_total,
+        "model_note": prose.model_note(role_total, model_total),
+        "models": _models(evidence),
+        "missing_models": {n: why for arm in evidence.arms for n, why in arm.facts.get("missing_models", {}).items()},
+        "versions": _versions(evidence),
+        "prompts": {n: d for arm in evidence.arms for n, d in arm.facts.get("prompts", {}).items()},
+        "gra_version": gra.__version__,
+    }
+    return content | {"sections": _sections(content)}
+
+
+def _sections(content: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Anchors of the parts this page has."""
+    parts = [
+        ("result", "Result", content["comparison"]),
+        ("data", "Data", content["committees"]),
+        ("samples", "Samples", content["sampled"]),
+        ("training", "Training", content["students"]),
+        ("cost", "Cost", content["figures"].get("timeline") or content["by_role"] or content["by_model"]),
+        ("origin", "Origin", True),
+    ]
+    return [(anchor, name) for anchor, name, there in parts if there]
+
+
+def _drawings(
+    evidence: Evidence, comparison: Comparison | None, timeline: Timeline, folder: Path
+) -> dict[str, Drawing | None]:
+    found: dict[str, Drawing | None] = {"comparison": None, "training": None, "timeline": None}
+    if comparison and comparison.differences:
+        caption = (
+            "Paired differences with 95 % intervals, in points; right of zero is better. Filled marks are verdicts of "
+            "better or worse."
+        )
+        if comparison.margin:
+            caption += f" The shaded band is the margin of {100 * comparison.margin:g} points."
+        found["comparison"] = figures.draw(
+            "comparison", caption, folder, figures.forest, comparison.forest(), comparison.margin or 0.0
+        )
+    if curves := {(s.arm, s.key.removeprefix(f"{s.arm}-")): curve for s in evidence.students if (curve := _curve(s))}:
+        caption = "Loss over optimiser steps, on the tokens of the answers."
+        found["training"] = figures.draw("training", caption, folder, figures.training, curves)
+    if timeline.sessions:
+        caption = (
+            "Stages over the time that was worked; pauses between an interruption and its resume are left out, and "
+            "what was cut off is hatched. Below: rows that have passed the gate so far, before deduplication."
+        )
+        found["timeline"] = figures.draw("timeline", caption, folder, figures.timeline, timeline)
+    return found
+
+
+def _committee(arm: Arm, folder: Path, several: bool) -> dict[str, Any]:
+    """What the page says about an arm that a committee made."""
+    suffix = f"-{arm.name}" if several else ""
+    reviewers, by_reviewer = tally.reviewers(arm), tally.scores_by_reviewer(arm)
+    probed = [r for r in reviewers if r.good and r.bad]
+    gate = arm.accept_mean
+    funnel = arm.facts.get("funnel")
+    parts: dict[str, Any] = {"funnel": None, "probes": None, "scores": None}
+    if funnel:
+        caption = (
+            "How many candidates reached each step of the method. Between a passed mean and a row stand the "
+            "adjudicator, deduplication, and the end of the round."
+        )
+        parts["funnel"] = figures.draw(f"funnel{suffix}", caption, folder, figures.funnel, funnel)
+    if probed:
+        panels = [
+            (
+                f"{r.name} (AUC {prose.auc(r.auc)})",
+                r.good,
+                r.bad,
+                "nats per token" if r.ask == "likelihood" else figures.SCALE,
+            )
+            for r in probed
+        ]
+        caption = (
+            "Raw scores on planted pairs: a hand-written instruction with its own answer, and with another one's. "
+            "The further apart, the more a reviewer's score says; lines mark medians."
+        )
+        parts["probes"] = figures.draw(f"probes{suffix}", caption, folder, figures.probes, panels)
+    if by_reviewer:
+        caption = "Scores of the candidates' responses, calibrated where a reviewer was measured"
+        caption += f"; a response needs a committee mean of at least {gate:g}." if gate is not None else "."
+        parts["scores"] = figures.draw(
+            f"scores{suffix}", caption, folder, figures.scores, by_reviewer, tally.mean_scores(arm), gate
+        )
+    return parts | {
+        "name": arm.name,
+        "story": prose.committee_story(arm),
+        "endings": tally.endings(arm),
+        "reviewers": reviewers,
+        "panel": prose.panel(arm, probed),
+    }
+
+
+def _curve(student: Student) -> dict[str, list[tuple[float, float]]]:
+    """Loss by step, from the trainer's own log."""
+    kinds = {"train": "loss", "eval": "eval_loss"}
+    found = {
+        kind: [(entry["step"], entry[key]) for entry in student.log if key in entry and "step" in entry]
+        for kind, key in kinds.items()
+    }
+    return {kind: points for kind, points in found.items() if points}
+
+
+def _students(students: Sequence[Student]) -> dict[str, Any] | None:
+    """The training table: a cell is "–" where a student has no such number."""
+    if not students:
+        return None
+    return {
+        "columns": _COLUMNS,
+        "rows": [(student.key, _student_cells(student.metrics)) for student in students],
+    }
+
+
+def _student_cells(m: Mapping[str, Any]) -> list[str]:
+    def shown(value: Any, form: str) -> str:
+        return "–" if value is None else format(value, form)
+
+    stop, seconds = m.get("stop"), m.get("seconds")
+    return [
+        shown(m.get("rows", {}).get("train", {}).get("rows"), ","),
+        shown(m.get("steps"), ","),
+        shown(m.get("epochs"), ".1f"),
+        shown(m.get("tokens"), ","),
+        shown(m.get("tokens_per_second"), ".0f"),
+        "–" if seconds is None else duration(seconds),
+        shown(m.get("loss_first"), ".3f"),
+        shown(m.get("loss"), ".3f"),
+        shown(m.get("eval_loss"), ".3f"),
+        f"{stop['stopped']} of {stop['prompts']}" if stop else "–",
+    ]
+
+
+def _models(evidence: Evidence) -> list[dict[str, Any]]:
+    """Every model the run used: name, uses, licence, origin, identity."""
+    found: dict[str, dict[str, Any]] = {}
+    for arm in evidence.arms:
+        for name, facts in arm.facts.get("models", {}).items():
+            found.setdefault(name, {**facts, "name": name, "uses": []})
+        for member, facts in arm.facts.get("members", {}).items():
+            if facts.get("model") in found:
+                found[facts["model"]]["uses"].append(f"{arm.name}: {member}")
+    for student in evidence.students:
+        if (facts := student.facts.get("model")) is not None:
+            model = found.setdefault(facts["name"], {**facts, "uses": []})
+            if "student" not in model["uses"]:
+                model["uses"].append("student")
+    return [
+        {key: model.get(key) or "–" for key in ("name", "licence", "origin", "identity")} | {"uses": model["uses"]}
+        for model in found.values()
+    ]
+
+
+def _versions(evidence: Evidence) -> dict[str, str]:
+    """Versions, machine and commit; stages that ran under different ones show all of them."""
+    found: dict[str, list[str]] = {}
+    for environment in evidence.environments:
+        facts = {**environment, **environment.get("packages", {})}
+        for name, value in facts.items():
+            if name != "packages" and value is not None and str(value) not in found.setdefault(name, []):
+                found[name].append(str(value))
+    return {name: ", ".join(values) for name, values in found.items() if values}

@@ -1,0 +1,89 @@
+"""The model card: what the student was made of and the one command that makes it again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gra.core.manifest import environment
+from gra.core.schema import TrainRecipe
+
+
+def write_card(output: Path, recipe: TrainRecipe, section: Mapping[str, Any], metrics: Mapping[str, Any]) -> Path:
+    """Write `README.md` of a trained student.
+
+    Args:
+        output: the model folder.
+        recipe: the recipe as it was run.
+        section: the manifest's training section (`model`, `data`, `template`, `fingerprint`).
+        metrics: what metrics.json holds.
+    """
+    model = section["model"]
+    head = {
+        "base_model": model["name"],
+        "library_name": "peft" if recipe.lora else "transformers",
+        "license": model["licence"],
+        "pipeline_tag": "text-generation",
+        "tags": ["gra", "sft", "trl", *(["lora"] if recipe.lora else [])],
+    }
+    path = output / "README.md"
+    body = "\n\n".join([_intro(recipe, model), _data(section, metrics), _numbers(metrics), _again(section)])
+    path.write_text(f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n\n# {recipe.name}\n\n{body}\n", encoding="utf-8")
+    return path
+
+
+def _intro(recipe: TrainRecipe, model: Mapping[str, Any]) -> str:
+    kind = "LoRA adapter" if recipe.lora else "full fine-tune"
+    template = recipe.model.chat_template or "the model's own chat template"
+    return (
+        f"A {kind} of `{model['name']}` ({model['identity']}), trained with GRA on prompt-completion rows; the loss is "
+        f"on the completion and its stop token only. Prompts are rendered with `{template}`; use the tokenizer in this "
+        "folder, it carries the template and the stop token. The base model's licence applies to this one."
+    )
+
+
+def _data(section: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
+    lines = ["## Data", "", "| file | weight | SHA-256 |", "|---|---|---|"]
+    lines += [f"| `{file['path']}` | {file['weight']:g} | `{file['sha256']}` |" for file in section["data"]]
+    rows = metrics["rows"]
+    lines += [
+        "",
+        f"{rows['read']} rows read; {rows['train']['rows']} in training ({rows['train']['tokens']} tokens, "
+        f"{rows['train']['loss_tokens']} in the loss), {rows['heldout']['rows']} held out, "
+        f"{rows['train']['truncated']} cut at the length limit, {rows['train']['dropped']} dropped because no answer "
+        "was left.",
+    ]
+    return "\n".join(lines)
+
+
+def _numbers(metrics: Mapping[str, Any]) -> str:
+    lines = ["## Training", "", "| | |", "|---|---|"]
+    shown = {
+        "steps": metrics["steps"],
+        "epochs": metrics["epochs"],
+        "seed": metrics["seed"],
+        "loss, first to last": f"{metrics['loss_first']} to {metrics['loss']}",
+        "seconds": metrics["seconds"],
+        "tokens per second (no padding)": metrics["tokens_per_second"],
+    }
+    if "eval_loss" in metrics:
+        shown["loss on held-out rows"] = metrics["eval_loss"]
+    if "stop" in metrics:
+        stop = metrics["stop"]
+        shown["held-out answers that end by themselves"] = f"{stop['stopped']} of {stop['prompts']}"
+    return "\n".join([*lines, *(f"| {name} | {value} |" for name, value in shown.items())])
+
+
+def _again(section: Mapping[str, Any]) -> str:
+    made = environment()
+    versions = ", ".join(f"{name} {version}" for name, version in made["packages"].items())
+    return (
+        "## Make it again\n\n"
+        "    accelerate launch train.py --config recipe.resolved.yaml --output somewhere-else\n\n"
+        f"`recipe.resolved.yaml` in this folder holds every value; paths in it are relative to where it was run. "
+        f"Run fingerprint `{section['fingerprint'][:12]}`, template fingerprint `{section['template']}`, "
+        f"GRA {made['gra']}{' at ' + made['commit'] if made['commit'] else ''}, Python {made['python']}, {versions}."
+    )

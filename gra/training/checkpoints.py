@@ -1,0 +1,109 @@
+"""Which checkpoint a run may go on from: whole ones of the same run only.
+
+The trainer writes a checkpoint file by file, so a process that is killed leaves a folder that looks like
+one. A seal with the size of every file is written last; without a matching seal a checkpoint is not
+used. The seal also holds the run's inputs, so that another run's checkpoint is refused by name.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gra.core.errors import Mismatch
+from gra.core.manifest import write_json
+
+SEAL = "gra_checkpoint.json"
+_STATE = "trainer_state.json"
+Inputs = Mapping[str, Any]  # flat: "train.learning_rate" -> value
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole checkpoint: where, after how many seconds of training, and the trainer's state in it."""
+
+    path: Path
+    seconds: float
+    state: dict[str, Any]
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing is left to train."""
+        return bool(self.state["global_step"] >= self.state["max_steps"])
+
+
+def seal(checkpoint: Path, inputs: Inputs, seconds: float) -> None:
+    """Declare a checkpoint whole; `seconds` is the training time that led to it, over all resumes."""
+    write_json(checkpoint / SEAL, {"inputs": dict(inputs), "seconds": seconds, "sizes": _sizes(checkpoint)})
+
+
+def newest_whole(folder: Path, inputs: Inputs) -> Checkpoint | None:
+    """The last sealed checkpoint of this run, or None to start at step 0.
+
+    Raises:
+        Mismatch: when it was made from other inputs; the message names what differs.
+    """
+    for checkpoint in sorted(_checkpoints(folder), key=_step, reverse=True):
+        sealed = _read_seal(checkpoint)
+        if sealed is None or sealed["sizes"] != _sizes(checkpoint):
+            continue
+        refuse_difference(checkpoint, sealed["inputs"], inputs)
+        state = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
+        return Checkpoint(checkpoint, float(sealed["seconds"]), state)
+    return None
+
+
+def remove_broken(folder: Path) -> list[str]:
+    """Delete the checkpoints that were never finished and return their names."""
+    broken = []
+    for checkpoint in _checkpoints(folder):
+        sealed = _read_seal(checkpoint)
+        if sealed is None or sealed["sizes"] != _sizes(checkpoint):
+            shutil.rmtree(checkpoint)
+            broken.append(checkpoint.name)
+    return sorted(broken)
+
+
+def refuse_difference(place: Path, before: Inputs, now: Inputs) -> None:
+    """Compare what a folder was made from with what is asked for now.
+
+    Raises:
+        Mismatch: naming every input that differs, with both values.
+    """
+    keys = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
+    if not keys:
+        return
+    changes = "; ".join(f"{key} was {_shown(before.get(key))}, is now {_shown(now.get(key))}" for key in keys)
+    raise Mismatch(f"{place} holds another training run: {changes}. Use `--fresh` to start over, or another --output")
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "not set"
+    text = str(value)
+    return text[:12] + "…" if len(text) == 64 else text  # digests are told apart by their beginning
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rsplit("-", 1)[1])
+
+
+def _sizes(checkpoint: Path) -> dict[str, int]:
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != SEAL)
+    return {str(path.relative_to(checkpoint)): path.stat().st_size for path in files}
+
+
+def _read_seal(checkpoint: Path) -> dict[str, Any] | None:
+    try:
+        return dict(json.loads((checkpoint / SEAL).read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError):
+        return None

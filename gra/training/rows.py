@@ -1,0 +1,172 @@
+"""Training rows: read strictly, mixed by weight, split by prompt; the same on every rank for the same seed.
+
+A row is conversational prompt-completion: `prompt` is a list of messages and `completion` is the
+assistant's one message. Files are Parquet or JSONL; columns other than these and `id` are ignored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gra.core.errors import DataError
+from gra.core.manifest import canonical_json
+
+Message = dict[str, str]
+_ROLES = ("system", "user", "assistant")
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Row:
+    """One prompt and its answer, and the file and row it came from."""
+
+    prompt: tuple[Message, ...]
+    completion: tuple[Message, ...]
+    origin: str
+
+
+@dataclass(frozen=True)
+class Split:
+    """What is trained on, repeats included, and what is held out."""
+
+    train: list[Row]
+    heldout: list[Row]
+    read: int
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Every row of one Parquet or JSONL file.
+
+    Raises:
+        DataError: naming the file and each bad row's number, or saying that the file is empty.
+    """
+    rows, bad = [], []
+    for number, value in _values(path):
+        problem = _problem(value)
+        if problem:
+            bad.append(f"row {number}: {problem}")
+            continue
+        rows.append(Row(_messages(value["prompt"]), _messages(value["completion"]), f"{path} row {number}"))
+    if bad:
+        more = f"\n  and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+        raise DataError(f"{path}: {len(bad)} bad rows\n  " + "\n  ".join(bad[:_SHOWN]) + more)
+    if not rows:
+        raise DataError(f"{path} has no rows; there is nothing to train on")
+    return rows
+
+
+def split_rows(sources: Sequence[tuple[Sequence[Row], float]], fraction: float, seed: int) -> Split:
+    """Hold out a share of the prompts, then repeat or thin each source by its weight.
+
+    Args:
+        sources: the rows of each file with its weight: 1 is every row once, 2.5 is every row twice and a
+            drawn half of them a third time.
+        fraction: share of the distinct prompts to hold out; at least one when above 0.
+        seed: decides which prompts and which rows. A held-out prompt is in no source's training rows.
+
+    Raises:
+        DataError: when nothing is left to train on.
+    """
+    everything = [row for rows, _ in sources for row in rows]
+    prompts = sorted({_draw(seed, row) for row in everything})
+    count = max(1, round(fraction * len(prompts))) if fraction else 0
+    held = set(prompts[:count])
+    train: list[Row] = []
+    for index, (rows, weight) in enumerate(sources):
+        kept = [row for row in rows if _draw(seed, row) not in held]
+        train += kept * int(weight)
+        part = round((weight - int(weight)) * len(kept))
+        train += random.Random(f"{seed}/{index}").sample(kept, part)
+    if not train:
+        raise DataError(
+            f"no training rows are left of {len(everything)} (weights {[weight for _, weight in sources]}, "
+            f"holdout fraction {fraction}); lower `data.holdout.fraction` or raise a weight"
+        )
+    return Split(train, [row for row in everything if _draw(seed, row) in held], len(everything))
+
+
+def _draw(seed: int, row: Row) -> str:
+    """A row's place in the seeded order of prompts; independent of file order."""
+    return hashlib.sha256(f"{seed}\n{canonical_json(row.prompt)}".encode()).hexdigest()
+
+
+def _values(path: Path) -> Iterator[tuple[int, Any]]:
+    if path.suffix == ".parquet":
+        yield from _parquet(path)
+    elif path.suffix == ".jsonl":
+        yield from _jsonl(path)
+    else:
+        raise DataError(f"{path} is neither .parquet nor .jsonl; training reads these two")
+
+
+def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path} cannot be read as Parquet ({error}); write it again") from None
+    missing = {"prompt", "completion"} - set(file.schema_arrow.names)
+    if missing:
+        raise DataError(
+            f"{path} has no column `{'` and `'.join(sorted(missing))}` (it has {', '.join(file.schema_arrow.names)}); "
+            "training needs `prompt` and `completion`, each a list of messages"
+        )
+    number = 0
+    for batch in file.iter_batches(columns=["prompt", "completion"]):
+        for value in batch.to_pylist():
+            number += 1
+            yield number, value
+
+
+def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                yield number, json.loads(line)
+            except ValueError as error:
+                yield number, error
+
+
+def _problem(value: Any) -> str | None:
+    """What is wrong with a row, if anything."""
+    if isinstance(value, ValueError):
+        return f"not valid JSON ({value})"
+    if not isinstance(value, dict):
+        return "not an object with `prompt` and `completion`"
+    for key in ("prompt", "completion"):
+        messages = value.get(key)
+        if not isinstance(messages, list) or not messages:
+            return f"`{key}` must be a list of messages ({{role, content}})"
+        for message in messages:
+            problem = _message_problem(message)
+            if problem:
+                return f"`{key}` {problem}"
+    if value["prompt"][-1]["role"] == "assistant":
+        return "`prompt` ends with the assistant; its last message must be the user's"
+    if [message["role"] for message in value["completion"]] != ["assistant"]:
+        return "`completion` must be exactly one message of the assistant"
+    return None
+
+
+def _message_problem(message: Any) -> str | None:
+    if not isinstance(message, dict) or not {"role", "content"} <= set(message):
+        return "has a message without `role` and `content`"
+    if message["role"] not in _ROLES:
+        return f"has a message with the role {message['role']!r}; roles are {', '.join(_ROLES)}"
+    if not isinstance(message["content"], str) or not message["content"].strip():
+        return f"has an empty message of the {message['role']}"
+    return None
+
+
+def _messages(value: list[dict[str, Any]]) -> tuple[Message, ...]:
+    return tuple({"role": message["role"], "content": message["content"]} for message in value)

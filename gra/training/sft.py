@@ -1,0 +1,233 @@
+"""Supervised fine-tuning of one student, from a recipe to a folder that says how it was made.
+
+Running it again is safe at any moment: a finished run is recognised and left alone, an interrupted one
+goes on from its last whole checkpoint, and a folder that holds another run is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from gra.core.console import View
+from gra.core.manifest import MANIFEST, RunFolder, write_json
+from gra.core.recipe import Loaded
+from gra.core.schema import TrainRecipe
+from gra.training.arguments import build_arguments, check_arguments
+from gra.training.card import write_card
+from gra.training.checkpoints import Checkpoint, newest_whole, refuse_difference, remove_broken
+from gra.training.plan import Plan, load_student, lora_config, make_plan, probe_rows, use_all_cores
+from gra.training.probe import set_stop_tokens, stop_probe
+from gra.training.template import show_row
+
+SECTION = "training"
+METRICS = "metrics.json"
+_NOT_THE_MODEL = {MANIFEST, ".lock", "log.jsonl"}
+
+
+def train(
+    loaded: Loaded[TrainRecipe],
+    output: Path,
+    *,
+    dry_run: bool = False,
+    fresh: bool = False,
+    view: View | None = None,
+    group: str | None = None,
+) -> dict[str, Any]:
+    """Train the recipe's student into `output`.
+
+    Args:
+        loaded: the checked recipe.
+        output: the model folder; made when it is not there.
+        dry_run: check the recipe, the rows and the template, and return the plan.
+        fresh: drop what an earlier run left in `output`.
+        view: where progress goes; standard error and `output`/log.jsonl when not given.
+        group: the tracked group this run belongs to.
+
+    Returns:
+        What metrics.json holds, with `status` "trained" or "already trained"; or the plan of a dry run.
+
+    Raises:
+        RecipeError, DataError: the recipe or a row is wrong.
+        ModelUnavailable: the student's weights cannot be had.
+        Mismatch: `output` holds another run and `fresh` is not set.
+    """
+    _be_quiet()
+    options = check_arguments(loaded)
+    use_all_cores(options)
+    plan = make_plan(loaded)
+    arguments = build_arguments(loaded, output / "checkpoints")
+    if dry_run:
+        return plan.describe()
+    folder = RunFolder(output)
+    main = arguments.process_index == 0
+    view = view or View(output / "log.jsonl", quiet=not main)
+    with folder.create().lock() if main else nullcontext():
+        checkpoint = _find_start(plan, folder, arguments, fresh, view)
+        done = folder.completed(SECTION, plan.fingerprint)
+        if done is not None:
+            view.note(f"{output} already holds this run; nothing to train (--fresh trains it again)")
+            return {**json.loads((output / METRICS).read_text(encoding="utf-8")), "status": "already trained"}
+        metrics = _run(plan, folder, arguments, checkpoint, view, group)
+    return {**metrics, "status": "trained"}
+
+
+def _find_start(plan: Plan, folder: RunFolder, arguments: Any, fresh: bool, view: View) -> Checkpoint | None:
+    """The checkpoint to go on from, the same on every process."""
+    from accelerate import PartialState
+
+    checkpoints, everyone = Path(arguments.output_dir), PartialState()
+    if everyone.is_main_process:
+        if fresh:
+            _clear(folder)
+        for name in remove_broken(checkpoints):
+            view.note(f"{name} was cut off while it was written; it is not used")
+    everyone.wait_for_everyone()
+    before = folder.manifest().get(SECTION)
+    if before is not None:
+        refuse_difference(folder.path, before["inputs"], plan.inputs)
+    return newest_whole(checkpoints, {**plan.inputs, "processes": arguments.world_size})
+
+
+def _clear(folder: RunFolder) -> None:
+    manifest = folder.manifest()
+    before = manifest.pop(SECTION, {"files": {}})
+    for name in before["files"]:
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    if manifest:
+        write_json(folder / MANIFEST, manifest)
+
+
+def _run(
+    plan: Plan, folder: RunFolder, arguments: Any, checkpoint: Checkpoint | None, view: View, group: str | None
+) -> dict[str, Any]:
+    from datasets import Dataset
+
+    from gra.training.trainer import Progress, Seal, make_trainer
+
+    counts = plan.train.counts()
+    view.note(
+        f"{counts['rows']} rows, {counts['tokens']} tokens, {counts['loss_tokens']} in the loss; "
+        f"{counts['truncated']} truncated, {counts['dropped']} dropped, {len(plan.heldout)} held out"
+    )
+    view.note(f"a row, with what the loss sees marked:\n{show_row(plan.tokenizer, plan.train)}")
+    finished = checkpoint is not None and checkpoint.final
+    model = load_student(plan, checkpoint.path if checkpoint and finished else plan.model.path)
+    seal = Seal({**plan.inputs, "processes": arguments.world_size}, checkpoint.seconds if checkpoint else 0.0)
+    with _tracking(plan, folder, group, arguments.process_index == 0) as tracker:
+        trainer = make_trainer(
+            model,
+            arguments,
+            plan.tokenizer,
+            Dataset.from_dict(plan.train.columns),
+            Dataset.from_dict(plan.heldout.columns) if len(plan.heldout) else None,
+            None if finished else lora_config(plan.recipe),
+            [seal, Progress(view, tracker)],
+        )
+        seconds = checkpoint.seconds if checkpoint else 0.0
+        if not finished:
+            if checkpoint:
+                view.note(f"going on from step {checkpoint.state['global_step']}")
+            with view.bars():
+                trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
+            seconds = seal.seconds
+        state = checkpoint.state if checkpoint and finished else dict(vars(trainer.state))
+        metrics = _save(plan, folder, trainer, state, seconds)
+        tracker.summary({key: value for key, value in metrics.items() if isinstance(value, (int, float))})
+    return metrics
+
+
+def _save(plan: Plan, folder: RunFolder, trainer: Any, state: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """Write the model, then everything that says how it was made; the manifest comes last."""
+    set_stop_tokens(trainer.model, plan.tokenizer)
+    trainer.save_model(str(folder.path))
+    metrics = _metrics(plan, trainer, state, seconds)
+    if trainer.args.process_index == 0:
+        trainer.model.generation_config.save_pretrained(folder.path)
+        (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; the recipe says the same
+        section = {
+            "fingerprint": plan.fingerprint,
+            "inputs": plan.inputs,
+            "model": {
+                "name": plan.recipe.model.name,
+                "identity": plan.model.identity,
+                "path": str(plan.model.path),
+                "licence": plan.model.licence,
+            },
+            "data": plan.files,
+            "template": plan.template,
+            "adapter": plan.recipe.lora is not None,
+        }
+        write_json(folder / METRICS, metrics)
+        (folder / "recipe.resolved.yaml").write_text(plan.loaded.show() + "\n", encoding="utf-8")
+        write_card(folder.path, plan.recipe, section, metrics)
+        files = [path for path in folder.path.iterdir() if path.is_file() and path.name not in _NOT_THE_MODEL]
+        folder.record(SECTION, section, files)
+    trainer.accelerator.wait_for_everyone()
+    return metrics
+
+
+def _metrics(plan: Plan, trainer: Any, state: dict[str, Any], seconds: float) -> dict[str, Any]:
+    losses = [entry["loss"] for entry in state["log_history"] if "loss" in entry]
+    last = losses[-max(1, len(losses) // 5) :]
+    tokens = state["num_input_tokens_seen"]
+    metrics: dict[str, Any] = {
+        "name": plan.recipe.name,
+        "steps": state["global_step"],
+        "epochs": round(state["epoch"], 3),
+        "seed": trainer.args.seed,
+        "loss_first": round(losses[0], 4),
+        "loss": round(sum(last) / len(last), 4),  # mean of the last fifth of the logged steps
+        "seconds": round(seconds, 1),
+        "tokens": tokens,
+        "tokens_per_second": round(tokens / seconds, 1),
+        "rows": plan.rows(),
+        "template": plan.template,
+    }
+    if len(plan.heldout):
+        metrics["eval_loss"] = round(trainer.evaluate()["eval_loss"], 4)
+    rows = probe_rows(plan)
+    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    if rows and not sharded and trainer.args.process_index == 0:
+        metrics["stop"] = stop_probe(trainer.model, plan.tokenizer, rows, plan.recipe.probe.max_new_tokens)
+    return metrics
+
+
+@contextmanager
+def _tracking(plan: Plan, folder: RunFolder, group: str | None, main: bool) -> Iterator[Any]:
+    from gra.core.tracking import NullTracker, start_tracking
+
+    recipe = plan.recipe
+    config = {**recipe.model_dump(mode="json"), "fingerprint": plan.fingerprint}
+    tracker = (
+        start_tracking(
+            recipe.tracking, stage="training", name=recipe.name, group=group, config=config, folder=folder.path
+        )
+        if main
+        else NullTracker()
+    )
+    try:
+        yield tracker
+    finally:
+        tracker.finish()
+
+
+def _be_quiet() -> None:
+    """Keep the libraries' own bars, notices and telemetry off; must come before TRL is imported."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    import torch
+
+    if not torch.accelerator.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed guesses aloud otherwise
+    import datasets
+    import transformers
+
+    datasets.disable_progress_bars()
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()

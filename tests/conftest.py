@@ -1,0 +1,76 @@
+"""Fixtures that several test modules share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from scripted_run import Script, answer_by_content
+
+from gra.core.ledger import Ledger
+from gra.core.schema import Review
+from gra.engines.protocol import ModelId, SamplingSettings
+from gra.engines.scripted import ScriptedEngine
+from gra.synthesis.committee import Member
+
+# Two busy cores make any deadline a coin toss; the time limit of a test is pytest's.
+settings.register_profile("gra", deadline=None, max_examples=50)
+settings.load_profile("gra")
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, monkeypatch) -> None:
+    """No test reads or fills the user's cache, except those that run real weights and share theirs."""
+    if "models" not in request.keywords:
+        monkeypatch.setenv("GRA_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Public seeds, benchmarks and judgements that lie beside the repository on some machines."""
+    folder = REPOSITORY.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"needs the optional data folder {folder}")
+    return folder
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    ledger = Ledger(tmp_path / "ledger.sqlite", run="test")
+    yield ledger
+    ledger.close()
+
+
+@pytest.fixture
+def scripted_committee() -> Callable[..., tuple[dict[str, Member], dict[str, ScriptedEngine]]]:
+    """Makes members on scripted engines, one model each unless `weights` says otherwise."""
+
+    def make(
+        names: str = "abcde",
+        script: Script = answer_by_content,
+        *,
+        weights: dict[str, str] | None = None,
+        ask: str = "integers",
+        delay_s: float = 0.0,
+    ) -> tuple[dict[str, Member], dict[str, ScriptedEngine]]:
+        models = {name: (weights or {}).get(name, f"model-{name}") for name in names}
+        sampling = SamplingSettings(0.7, 0.95, 1.0, 256)
+        members = {
+            name: Member(
+                name,
+                ModelId(model, f"sha256:{model}", "template-1"),
+                None,
+                sampling,
+                ("generator", "reviewer", "adjudicator"),
+                Review(ask=ask).ask,  # type: ignore[arg-type]
+            )
+            for name, model in models.items()
+        }
+        engines = {model: ScriptedEngine(model, script, delay_s=delay_s) for model in models.values()}
+        return members, engines
+
+    return make

@@ -1,0 +1,184 @@
+"""A whole synthesis on scripted engines, for the tests of rounds and of resuming.
+
+Run as `python tests/scripted_run.py FOLDER`, it makes one `gra` arm in FOLDER through the real `synthesize`, with
+scripted models and a bag-of-words embedder. Every question an engine receives is appended to FOLDER/asked.txt. With
+KILL_AFTER=n in the environment the process kills itself with SIGKILL, KILL_DELAY seconds after the n-th question.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import re
+import signal
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gra.core.manifest import canonical_json, digest
+from gra.core.records import CHECKS, DIMENSIONS, Seed
+from gra.core.schema import SynthesisRecipe
+from gra.engines.broker import call_request
+from gra.engines.protocol import Call, Choice, Completion, Fault, Json, Likelihood, Text
+from gra.engines.scripted import ScriptedEngine
+
+Script = Callable[[Call], Completion | Fault]
+TOPICS = "tides owls bread chess comets rivers bees maps clocks violins deserts kites".split()
+
+
+def said(text: str, finish: str = "stop", **scores: float) -> Completion:
+    """A completion whose token counts follow from its text."""
+    return Completion(text, finish, 50, len(text.split()), scores=scores)  # type: ignore[arg-type]
+
+
+def content(call: Call) -> str:
+    """What the call asks, without who asked it or which attempt it is."""
+    return digest({**call_request(call, 0), "attempt": None})
+
+
+def answer_by_content(call: Call) -> Completion:
+    """A deterministic committee: opinions depend on the model and on the text, and now and then an answer is no use."""
+    luck = random.Random(int(content(call), 16))
+    prompt = call.messages[-1][1]
+    match call.output:
+        case Text():
+            return said("", "stop") if luck.random() < 0.02 else said(f"Answer {luck.randrange(10**6)} to: {prompt}")
+        case Choice(labels):
+            weights = {label: luck.random() + 0.05 for label in labels}
+            total = sum(weights.values())
+            return said(max(weights, key=weights.__getitem__), "length", **{k: v / total for k, v in weights.items()})
+        case Likelihood(answer):
+            return said("", logprob=-luck.random() * 40, tokens=float(len(answer.split())))
+        case Json(schema):
+            if luck.random() < 0.03:
+                return said('{"cut', "length")
+            return said(json.dumps(_fields(schema["properties"], prompt, luck)))
+
+
+def _fields(properties: dict[str, Any], prompt: str, luck: random.Random) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    # What is good about a text is in the text; each reviewer sees it through its own noise.
+    text = re.search(r"<answer>\n(.*)\n</answer>", prompt, re.DOTALL)
+    quality = zlib.crc32((text.group(1) if text else prompt).encode()) % 100 / 100
+    for name in properties:
+        if name == "keywords":
+            found[name] = luck.sample(TOPICS, 3)
+        elif name == "exercise":
+            words = re.search(r"must be about: (.*)\.", prompt)
+            found[name] = f"Write about {words.group(1) if words else prompt} ({luck.randrange(3)})."
+        elif name in CHECKS:
+            found[name] = luck.random() > 0.03
+        elif name in DIMENSIONS:
+            found[name] = min(10, max(0, round(7 + 3 * quality + luck.gauss(0, 1.2))))
+        else:
+            found[name] = f"A remark or summary, number {luck.randrange(10**6)}."
+    return found
+
+
+class WordEmbedder:
+    """Hashed bags of words: texts with the same words are the same."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        rows = np.zeros((len(texts), 64), np.float32)
+        for row, text in zip(rows, texts, strict=True):
+            for word in re.findall(r"\w+", text.lower()):
+                row[zlib.crc32(word.encode()) % 64] += 1
+        return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
+
+
+def make_seeds(per_domain: int = 3) -> list[Seed]:
+    return [
+        Seed(f"{domain}-{i}", domain, f"Say something about {TOPICS[i]} for {domain}.", f"Reply {i}.",
+             (domain, TOPICS[i], "seed"), f"Talk about {TOPICS[i]}.")
+        for domain in ("qa", "math") for i in range(per_domain)
+    ]  # fmt: skip
+
+
+def make_recipe(**changes: Any) -> SynthesisRecipe:
+    base: dict[str, Any] = {
+        "name": "scripted",
+        "seeds": {"source": "seeds.jsonl"},
+        "domains": ["qa", "math"],
+        "committee": {"models": {name: f"model-{name}" for name in "abcde"}},
+        "rounds": {"count": 2, "accept": 12, "max_candidates": 200},
+        "review": {"comments": "disputed"},
+        "tracking": {"wandb": "off"},
+    }
+    return SynthesisRecipe.model_validate(base | changes)
+
+
+class JitteryEngine(ScriptedEngine):
+    """Answers after a short time that nobody can foresee."""
+
+    def __init__(self, name: str, script: Script, *, up_to_s: float = 0.002, **options: Any) -> None:
+        super().__init__(name, script, **options)
+        self._up_to_s = up_to_s
+
+    async def submit(self, call: Call) -> Completion | Fault:
+        await asyncio.sleep(random.random() * self._up_to_s)
+        return await super().submit(call)
+
+
+def _main(folder: Path) -> None:
+    from gra.core.console import View
+    from gra.core.manifest import RunFolder
+    from gra.core.recipe import load_recipe
+    from gra.engines.broker import EnginePool
+    from gra.models.catalog import ResolvedModel
+    from gra.synthesis import arms
+    from gra.synthesis.workshop import Workshop, running
+
+    asked = os.open(folder / "asked.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    kill_after, delay = int(os.environ.get("KILL_AFTER", "0")), float(os.environ.get("KILL_DELAY", "0"))
+    count = 0
+
+    def die() -> None:
+        time.sleep(delay)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def script(call: Call) -> Completion:
+        nonlocal count
+        count += 1
+        os.write(asked, f"{content(call)}\n".encode())
+        if count == kill_after:
+            threading.Thread(target=die, daemon=True).start()
+        return answer_by_content(call)
+
+    recipe_file = folder / "recipe.yaml"
+    if not recipe_file.exists():
+        recipe_file.write_text(json.dumps(make_recipe().model_dump()), encoding="utf-8")
+        rows = [{"id": s.id, "domain": s.domain, "instruction": s.instruction, "response": s.response}
+                for s in make_seeds()]  # fmt: skip
+        (folder / "seeds.jsonl").write_text("".join(canonical_json(row) + "\n" for row in rows), encoding="utf-8")
+    loaded = load_recipe(recipe_file, SynthesisRecipe)
+    arms.Embedder = WordEmbedder  # type: ignore[misc, assignment]
+    arms.resolve = fake_resolve  # type: ignore[assignment]
+    assert loaded.recipe.committee is not None
+    names = [member.model for member in loaded.recipe.committee.models.values()]
+    workshop = Workshop(loaded.recipe.engine, {name: fake_resolve(name) for name in names})
+    workshop.model_id = _model_id  # type: ignore[method-assign]
+    assert ResolvedModel is not None
+    pool = EnginePool({name: JitteryEngine(name, script) for name in names}, 100.0)
+    job = arms.Job(loaded, RunFolder(folder).create(), folder / "ledger.sqlite")
+
+    async def run() -> None:
+        view = View(folder / "log.jsonl", quiet=True)
+        async with running(pool, view):
+            await arms.synthesize(job, workshop, pool, view)
+
+    asyncio.run(run())
+
+
+if __name__ == "__main__":
+    _main(Path(sys.argv[1]))

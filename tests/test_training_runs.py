@@ -1,0 +1,237 @@
+"""Whole training runs of a tiny student on the CPU: they learn, resume exactly, and are not repeated."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from training_tiny import PAIRS, load, make_student, row, write_recipe, write_rows
+
+from gra.core.errors import Mismatch
+from gra.core.manifest import RunFolder
+from gra.training.checkpoints import SEAL
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_student(tmp_path_factory.mktemp("student"))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_rows(tmp_path / "rows.jsonl", [row(*pair) for pair in PAIRS])
+
+
+def train(recipe: Path, output: Path, *overrides: str, **options: Any) -> dict[str, Any]:
+    from gra.training.sft import train as run
+
+    return run(load(recipe, *overrides), output, **options)
+
+
+def weights(folder: Path) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return load_file(next(folder.glob("*model.safetensors")))
+
+
+def same(left: dict[str, Any], right: dict[str, Any]) -> bool:
+    return left.keys() == right.keys() and all(bool((left[key] == right[key]).all()) for key in left)
+
+
+def test_a_student_learns_to_answer_and_to_stop(tmp_path: Path, student: Path, data: Path) -> None:
+    from transformers import AutoTokenizer, GenerationConfig
+
+    recipe = write_recipe(
+        tmp_path,
+        student,
+        data,
+        lora=None,
+        train={"max_steps": 60, "learning_rate": 0.02},
+        data={"train": [{"path": str(data), "weight": 2.0}], "holdout": {"fraction": 0.2}},
+        probe={"prompts": 2, "max_new_tokens": 12},
+    )
+    output = tmp_path / "model"
+    metrics = train(recipe, output)
+    assert metrics["status"] == "trained"
+    assert metrics["loss"] < metrics["loss_first"] / 3
+    assert metrics["rows"]["read"] == 9
+    assert metrics["rows"]["train"]["rows"] == 14
+    assert metrics["rows"]["heldout"]["rows"] == metrics["stop"]["prompts"] == 2
+    assert metrics["stop"]["share"] == 1.0
+    assert metrics["tokens"] > metrics["rows"]["train"]["tokens"]
+    assert json.loads((output / "metrics.json").read_text())["loss"] == metrics["loss"]
+    tokenizer = AutoTokenizer.from_pretrained(output)
+    assert GenerationConfig.from_pretrained(output).eos_token_id == [tokenizer.eos_token_id]
+    assert "### Response:" in (output / "chat_template.jinja").read_text()
+    assert RunFolder(output).verify() >= 5
+    card = (output / "README.md").read_text()
+    assert str(data) in card
+    assert "## Make it again" in card
+
+
+def test_resuming_gives_the_weights_of_an_uninterrupted_run(
+    tmp_path: Path, student: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gra.training import trainer
+
+    recipe = write_recipe(tmp_path, student, data, train={"max_steps": 8, "save_steps": 4})
+    whole = train(recipe, tmp_path / "whole")
+
+    class Stop(trainer.Seal):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 6:
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "Seal", Stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, tmp_path / "halves")
+    assert not (tmp_path / "halves" / "manifest.json").exists()
+    # A checkpoint that was cut off while it was written is the newest, and must not be used.
+    broken = tmp_path / "halves" / "checkpoints" / "checkpoint-6"
+    broken.mkdir()
+    (broken / "trainer_state.json").write_text('{"global_step": 6, "max_steps": 8, "log_history": []}')
+    resumed = train(recipe, tmp_path / "halves")
+    assert not broken.exists()
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "halves"))
+    assert (resumed["steps"], resumed["loss"], resumed["tokens"]) == (8, whole["loss"], whole["tokens"])
+
+
+def test_a_run_killed_after_its_last_step_trains_no_more(
+    tmp_path: Path, student: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gra.training import sft
+
+    recipe = write_recipe(tmp_path, student, data, train={"max_steps": 5})
+    whole = train(recipe, tmp_path / "whole")
+
+    def die(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sft, "write_card", die)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, tmp_path / "killed")
+    again = train(recipe, tmp_path / "killed")
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
+    assert (again["steps"], again["loss"]) == (5, whole["loss"])
+    assert RunFolder(tmp_path / "killed").verify() >= 5
+
+
+def test_a_finished_run_is_not_repeated_and_another_is_refused(tmp_path: Path, student: Path, data: Path) -> None:
+    recipe, output = write_recipe(tmp_path, student, data), tmp_path / "model"
+    first = train(recipe, output)
+    before = (output / "manifest.json").stat().st_mtime_ns
+    assert train(recipe, output, "train.logging_steps=2") == {**first, "status": "already trained"}
+    assert (output / "manifest.json").stat().st_mtime_ns == before
+    with pytest.raises(Mismatch, match=r"train\.learning_rate was 0\.01, is now 0\.02.*--fresh"):
+        train(recipe, output, "train.learning_rate=0.02")
+    write_rows(data, [row(*pair) for pair in PAIRS[:5]])
+    with pytest.raises(Mismatch, match=r"data\.train\.0 was"):
+        train(recipe, output)
+    assert train(recipe, output, fresh=True)["rows"]["read"] == 5
+
+
+def test_a_checkpoint_of_another_run_is_refused(
+    tmp_path: Path, student: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gra.training import sft
+
+    recipe, output = write_recipe(tmp_path, student, data), tmp_path / "model"
+
+    def die(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sft, "_save", die)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, output)
+    with pytest.raises(Mismatch, match=r"lora\.r was 4, is now 8"):
+        train(recipe, output, "lora.r=8")
+
+
+def test_adapters_stay_float32_over_bfloat16_weights(tmp_path: Path, student: Path, data: Path) -> None:
+    import torch
+
+    recipe = write_recipe(tmp_path, student, data, train={"max_steps": 1})
+    train(recipe, tmp_path / "model", "model.dtype=bfloat16")
+    assert {tensor.dtype for tensor in weights(tmp_path / "model").values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_cheap_loss_is_trls_loss(tmp_path: Path, student: Path, data: Path, dtype: str) -> None:
+    import torch
+    from datasets import Dataset
+    from trl import SFTTrainer
+
+    from gra.training.arguments import build_arguments
+    from gra.training.plan import load_student, lora_config, make_plan
+    from gra.training.trainer import _plain_frozen_head, make_trainer
+
+    plan = make_plan(load(write_recipe(tmp_path, student, data), f"model.dtype={dtype}"))
+    arguments = build_arguments(plan.loaded, tmp_path / "checkpoints")
+    trainer = make_trainer(
+        load_student(plan, plan.model.path),
+        arguments,
+        plan.tokenizer,
+        Dataset.from_dict(plan.train.columns),
+        None,
+        lora_config(plan.recipe),
+        [],
+    )
+    assert _plain_frozen_head(trainer, trainer.model)
+    for name, weight in trainer.model.named_parameters():  # B starts at zero, and then A has no gradient
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    batch = next(iter(trainer.get_train_dataloader()))
+    results = []
+    for compute in (trainer.compute_loss, super(type(trainer), trainer).compute_loss):
+        trainer.model.zero_grad()
+        loss = compute(trainer.model, dict(batch), num_items_in_batch=None)
+        loss.backward()
+        grads = [weight.grad.clone() for weight in trainer.model.parameters() if weight.grad is not None]
+        results.append((loss.item(), torch.cat([grad.flatten() for grad in grads])))
+    assert issubclass(type(trainer), SFTTrainer)
+    (ours, our_grads), (theirs, their_grads) = results
+    tolerance = 1e-5 if dtype == "float32" else 2e-2
+    assert ours == pytest.approx(theirs, rel=tolerance)
+    assert (our_grads - their_grads).norm() < tolerance * their_grads.norm()
+
+
+def command(recipe: Path, output: Path, *more: str) -> list[str]:
+    return [sys.executable, str(ROOT / "train.py"), "--config", str(recipe), "--output", str(output), *more]
+
+
+def test_the_command_line_prints_json_and_keeps_exit_codes(tmp_path: Path, student: Path, data: Path) -> None:
+    recipe = write_recipe(tmp_path, student, data)
+    done = subprocess.run(command(recipe, tmp_path / "m", "--dry-run", "--json"), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert plan["steps"] == 4
+    assert plan["row"].endswith("<eos>⟧")
+    assert plan["memory"]["trained"] < plan["memory"]["parameters"]
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.slow
+def test_a_run_survives_sigkill_at_any_moment(tmp_path: Path, student: Path, data: Path) -> None:
+    recipe = write_recipe(tmp_path, student, data, train={"max_steps": 60, "save_steps": 1})
+    train(recipe, tmp_path / "whole")
+    output, environment = tmp_path / "killed", {**os.environ, "OMP_NUM_THREADS": "1"}
+    for after in (1, 20, 45):
+        process = subprocess.Popen(command(recipe, output), env=environment, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not list((output / "checkpoints").glob(f"checkpoint-{after}*/{SEAL}")):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(command(recipe, output), env=environment, check=True)
+    assert same(weights(tmp_path / "whole"), weights(output))

@@ -1,0 +1,89 @@
+"""A student of 60,000 random parameters and a tokenizer of single bytes, built without any download."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gra.core.recipe import Loaded, load_recipe
+from gra.core.schema import TrainRecipe
+
+PAIRS = [(f"Say {word}.", word) for word in ("red", "blue", "green", "one", "two", "three", "north", "south", "east")]
+
+
+def make_student(folder: Path) -> Path:
+    """Save a random two-layer Llama with its tokenizer into `folder`."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {token: number for number, token in enumerate(["<pad>", "<bos>", "<eos>", *alphabet])}
+    raw = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", model_max_length=512
+    )
+    config = LlamaConfig(
+        vocab_size=len(vocab),
+        hidden_size=48,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        tie_word_embeddings=True,
+    )
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def row(prompt: str, answer: str) -> dict[str, Any]:
+    """One training row."""
+    return {
+        "prompt": [{"role": "user", "content": prompt}],
+        "completion": [{"role": "assistant", "content": answer}],
+    }
+
+
+def write_rows(path: Path, rows: list[Any]) -> Path:
+    """Write rows as JSONL."""
+    path.write_text("".join(json.dumps(item) + "\n" for item in rows), encoding="utf-8")
+    return path
+
+
+def write_recipe(folder: Path, student: Path | str, rows: Path, /, **changes: Any) -> Path:
+    """A small recipe; keyword arguments replace or extend its top-level sections."""
+    recipe: dict[str, Any] = {
+        "name": "tiny",
+        "model": {"name": str(student), "chat_template": "builtin:plain"},
+        "data": {"train": [{"path": str(rows)}]},
+        "lora": {"r": 4, "alpha": 8},
+        "train": {
+            "max_steps": 4,
+            "per_device_train_batch_size": 4,
+            "learning_rate": 0.01,
+            "gradient_checkpointing": False,
+            "use_cpu": True,
+        },
+        "tracking": {"wandb": "off"},
+    }
+    for key, value in changes.items():
+        recipe[key] = {**recipe[key], **value} if isinstance(recipe.get(key), dict) and value else value
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def load(path: Path, *overrides: str) -> Loaded[TrainRecipe]:
+    """The checked recipe."""
+    return load_recipe(path, TrainRecipe, overrides)
