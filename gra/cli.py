@@ -34,7 +34,7 @@ ShowConfig = Annotated[bool, typer.Option("--show-config", help="print every val
 Recipe = Annotated[Path, typer.Argument(help="a recipe file (YAML)")]
 RUNS = Path("runs")
 # Typer carries its own copy of click, whose base of all usage errors has no public name.
-_USAGE_ERRORS = typer.BadParameter.__mro__[2]
+_USAGE_ERRORS: type[Exception] = typer.BadParameter.__mro__[2]
 
 
 @app.command(epilog="Example: gra synthesize recipes/quickstart/gra.yaml rounds.accept=20")
@@ -217,9 +217,9 @@ def doctor() -> None:
     """Say what this machine has: versions, memory, GPU, cached models, package index settings."""
     import os
 
+    from gra.core.machine import available_gb, gpu_memory_gb
     from gra.core.manifest import environment
     from gra.models.catalog import cache_dir, cached, entries
-    from gra.synthesis.workshop import available_gb, gpu_memory_gb
 
     gpu = gpu_memory_gb()
     table = Table(show_header=False)

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from gra.core.console import View
 from gra.core.errors import GraError, RecipeError
+from gra.core.machine import gpu_count
 from gra.core.manifest import RunFolder
 from gra.core.recipe import Loaded, find_file, load_recipe
 from gra.core.schema import Experiment, Suite, SynthesisRecipe, TrainRecipe
@@ -155,26 +156,23 @@ def _train(plan: Plan, view: View, key: str, arm: str, seed: int) -> None:
         f"tracking.group={plan.recipe.tracking.group or plan.recipe.name}",
         f"tracking.wandb={plan.recipe.tracking.wandb}",
     ]
-    script = Path(__file__).parent / "training" / "launch.py"
-    command = [
-        sys.executable, "-m", "accelerate.commands.launch", *_launch_flags(), str(script),
-        "--config", str(plan.student.path), "--output", str(output), *overrides,
-    ]  # fmt: skip
+    arguments = ["gra.training.cli", "--config", str(plan.student.path), "--output", str(output), *overrides]
     with view.stage("train", key):
-        done = subprocess.run(command, check=False)
+        done = subprocess.run([sys.executable, "-m", *_launcher(), *arguments], check=False)
     if done.returncode:
-        code = done.returncode if done.returncode in (2, 3, 4, 5, 130) else 1
         raise StageFailed(
-            f"training `{key}` ended with status {done.returncode} (see above); run again to resume it", code
+            f"training `{key}` ended with status {done.returncode} (see above); run the same command again to go on",
+            done.returncode if done.returncode in (2, 3, 4, 5, 130) else 1,
         )
 
 
-def _launch_flags() -> list[str]:
-    """Everything that accelerate would otherwise ask about or warn about, for one process."""
-    from gra.synthesis.workshop import gpu_memory_gb
-
-    common = ["--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    return common if gpu_memory_gb() is not None else ["--cpu", *common]
+def _launcher() -> list[str]:
+    """Plain Python on a CPU; `accelerate launch` over all GPUs otherwise, which is `accelerate launch train.py`."""
+    gpus = gpu_count()
+    if not gpus:
+        return []
+    counts = ["--num_processes", str(gpus), "--num_machines", "1", *(["--multi_gpu"] if gpus > 1 else [])]
+    return ["accelerate.commands.launch", *counts, "--mixed_precision", "no", "--dynamo_backend", "no", "--module"]
 
 
 def _evaluate(plan: Plan, view: View) -> dict[str, Path]:

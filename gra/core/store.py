@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,11 @@ def cache_dir() -> Path:
         return Path(own).expanduser().absolute()
     shared = os.environ.get("XDG_CACHE_HOME")
     return (Path(shared) if shared else Path.home() / ".cache") / "gra"
+
+
+def switched_on(variable: str) -> bool:
+    """Whether an environment variable is set to yes: 1, on, yes or true."""
+    return os.environ.get(variable, "").lower() in ("1", "on", "yes", "true")
 
 
 def sha256_of(path: Path) -> str:
@@ -87,11 +93,12 @@ def building(target: Path, record: str) -> Iterator[tuple[Path, dict[str, Any]]]
     Raises:
         ModelUnavailable: the disk ran full.
     """
-    making = target.with_name(f".making-{target.name}")
-    shutil.rmtree(making, ignore_errors=True)
     facts: dict[str, Any] = {}
     try:
-        making.mkdir(parents=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(target)
+        # A name of its own: the child of a process that was killed may still be writing to an older one.
+        making = Path(tempfile.mkdtemp(prefix=f"{_making(target)}-", dir=target.parent))
         yield making, facts
         _seal(making, record, facts)
         _replace(making, target)
@@ -103,7 +110,20 @@ def building(target: Path, record: str) -> Iterator[tuple[Path, dict[str, Any]]]
             ) from error
         raise
     finally:
-        shutil.rmtree(making, ignore_errors=True)
+        _sweep(target)
+
+
+def _making(target: Path) -> str:
+    return f".making-{target.name}"
+
+
+def _sweep(target: Path) -> None:
+    """Remove what this or an earlier attempt at `target` left behind."""
+    for leftover in target.parent.glob(f"{_making(target)}-*"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
 
 
 def _seal(folder: Path, record: str, facts: Mapping[str, Any]) -> None:
@@ -114,6 +134,7 @@ def _seal(folder: Path, record: str, facts: Mapping[str, Any]) -> None:
         _flush(path)
     (folder / record).write_text(json.dumps({**facts, "files": files}, indent=2, ensure_ascii=False) + "\n")
     _flush(folder / record)
+    folder.chmod(0o755)
 
 
 def _flush(path: Path) -> None:

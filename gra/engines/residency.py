@@ -136,9 +136,9 @@ class Residency:
 
     async def _park(self, name: str) -> None:
         self._moving.add(name)
+        self._resident.discard(name)
         try:
             await self._engines[name].park()
-            self._resident.discard(name)
             self.switches += 1
         finally:
             self._moving.discard(name)

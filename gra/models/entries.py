@@ -42,6 +42,7 @@ class GgufPackages(Section):
     note: str
     file: WholeFile
     parts: list[PartWheel] = Field(min_length=1)
+    context_length: int = Field(gt=0)
     tied: bool = True
     stop: list[str] = Field(min_length=1)
 
@@ -77,7 +78,6 @@ class CatalogEntry(Section):
     family: str
     parameters: int | None = None
     base: bool = False
-    context_length: int | None = None
     licence: str
     licence_url: str
     ask_licence: bool = False
@@ -113,4 +113,4 @@ def find_entry(name: str) -> CatalogEntry | None:
 
 def suggestion(name: str) -> str:
     """A hint at the catalog name that was probably meant, or nothing."""
-    return did_you_mean(name.lower(), [entry.name for entry in load_catalog()])
+    return did_you_mean(name.lower(), [entry.name for entry in load_catalog()]).removesuffix("?")

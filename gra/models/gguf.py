@@ -69,7 +69,7 @@ def _parse_headers_once() -> None:
     import gguf
     import numpy as np
 
-    class Reader(gguf.GGUFReader):  # type: ignore[misc, name-defined]
+    class Reader(gguf.GGUFReader):  # type: ignore[misc]
         @property
         def data(self) -> np.ndarray[Any, Any]:
             return self._data

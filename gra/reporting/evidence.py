@@ -27,14 +27,23 @@ _COPYING = ("vanilla", "distilled")
 
 @dataclass(frozen=True)
 class Arm:
-    """One dataset of the run: its section of the manifest, its lineage, and the gate it was judged by (scores 0-10)."""
+    """One dataset of the run: its section of the manifest, its lineage, and the recipe it was made by."""
 
     name: str
     kind: str
     facts: dict[str, Any]
     rows: list[Row]
-    accept_mean: float | None = None
-    dispute_std: float | None = None
+    recipe: dict[str, Any]
+
+    @property
+    def accept_mean(self) -> float | None:
+        """The mean score (0-10) from which on a response passes the gate."""
+        return _number(self.recipe.get("review", {}).get("accept_mean"))
+
+    @property
+    def dispute_std(self) -> float | None:
+        """The spread of scores above which the adjudicator decides."""
+        return _number(self.recipe.get("review", {}).get("dispute_std"))
 
     @property
     def committee(self) -> bool:
@@ -110,16 +119,19 @@ def _arm(folder: Path, alone: bool, manifest: Mapping[str, Any]) -> Arm | None:
     if not facts and not lineage.is_file():
         return None
     rows = read_lineage(lineage) if lineage.is_file() else []
-    review = _yaml(folder / "recipe.resolved.yaml").get("review", {})
     kind = facts.get("arm") or (rows[0]["arm"] if rows else "gra")
     name = facts.get("name", folder.name) if alone else folder.name
-    return Arm(name, kind, facts, rows, review.get("accept_mean"), review.get("dispute_std"))
+    return Arm(name, kind, facts, rows, _yaml(folder / "recipe.resolved.yaml"))
 
 
 def _student(folder: Path, manifest: Mapping[str, Any]) -> Student:
     states = sorted(folder.glob("checkpoints/checkpoint-*/trainer_state.json"), key=lambda f: int(f.parent.name[11:]))
     log = _json(states[-1]).get("log_history", []) if states else []
     return Student(folder.name, manifest.get("training", {}), _json(folder / "metrics.json"), log)
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
 
 
 def _subfolders(folder: Path) -> list[Path]:

@@ -108,7 +108,7 @@ def _content(evidence: Evidence, folder: Path, title: str, command: str) -> dict
         "role_total": role_total,
         "model_total": model_total,
         "model_note": prose.model_note(role_total, model_total),
-        "models": _models(evidence),
+        "models": tally.models(evidence),
         "missing_models": {n: why for arm in evidence.arms for n, why in arm.facts.get("missing_models", {}).items()},
         "versions": _versions(evidence),
         "prompts": {n: d for arm in evidence.arms for n, d in arm.facts.get("prompts", {}).items()},
@@ -236,26 +236,6 @@ def _student_cells(m: Mapping[str, Any]) -> list[str]:
         shown(m.get("loss"), ".3f"),
         shown(m.get("eval_loss"), ".3f"),
         f"{stop['stopped']} of {stop['prompts']}" if stop else "–",
-    ]
-
-
-def _models(evidence: Evidence) -> list[dict[str, Any]]:
-    """Every model the run used: name, uses, licence, origin, identity."""
-    found: dict[str, dict[str, Any]] = {}
-    for arm in evidence.arms:
-        for name, facts in arm.facts.get("models", {}).items():
-            found.setdefault(name, {**facts, "name": name, "uses": []})
-        for member, facts in arm.facts.get("members", {}).items():
-            if facts.get("model") in found:
-                found[facts["model"]]["uses"].append(f"{arm.name}: {member}")
-    for student in evidence.students:
-        if (facts := student.facts.get("model")) is not None:
-            model = found.setdefault(facts["name"], {**facts, "uses": []})
-            if "student" not in model["uses"]:
-                model["uses"].append("student")
-    return [
-        {key: model.get(key) or "–" for key in ("name", "licence", "origin", "identity")} | {"uses": model["uses"]}
-        for model in found.values()
     ]
 
 

@@ -62,8 +62,9 @@ def panel(arm: Arm, probed: Sequence[Reviewer]) -> str:
     """What the planted pairs say about the committee, and who shares weights."""
     together = arm.facts.get("committee_auc")
     if probed and together is not None:
+        pairs = _count(max(len(reviewer.good) for reviewer in probed), "planted pair")
         text = (
-            f"Each reviewer was first asked about {_count(max(len(r.good) for r in probed), 'planted pair')} with known verdicts. "
+            f"Each reviewer was first asked about {pairs} with known verdicts. "
             "The AUC is the chance that it scores the good one higher (0.5 is a coin); the mean of all of them reaches "
             f"{auc(together)}."
         )

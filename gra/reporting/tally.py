@@ -10,6 +10,7 @@ from statistics import NormalDist, fmean, pstdev
 from typing import Any
 
 from gra.core.records import State
+from gra.models.entries import find_entry
 from gra.reporting.evidence import Arm, Evidence, Row
 
 # The ways a story can end, in the order in which samples of them are shown.
@@ -215,6 +216,46 @@ def tokens_by_model(evidence: Evidence) -> list[Spent]:
 def total(parts: Iterable[Spent]) -> Spent:
     """All of them together."""
     return _total("total", parts)
+
+
+@dataclass
+class Model:
+    """A model of the run: who used it as what, and what is known of its origin; "" is unknown."""
+
+    name: str
+    uses: list[str]
+    licence: str
+    upstream: str
+    source: str
+    identity: str
+
+
+def models(evidence: Evidence) -> list[Model]:
+    """Every model the run used, as the manifests name them; the catalog knows whose work a model is."""
+    found: dict[str, Model] = {}
+    for arm in evidence.arms:
+        known = arm.facts.get("models", {})
+        for member, facts in arm.facts.get("members", {}).items():
+            _use(found, facts["model"], known.get(facts["model"], {}), f"{arm.name}: {member}")
+        teacher = arm.recipe.get("teacher") or {}
+        served = [str(name) for name in (teacher.get("model"), teacher.get("fallback")) if name in known]
+        if served and arm.kind == "distilled":
+            _use(found, served[0], known[served[0]], f"{arm.name}: teacher")
+        if arm.committee and (embedder := arm.recipe.get("dedup", {}).get("embedder")):
+            _use(found, embedder.removeprefix("catalog:"), {}, f"{arm.name}: deduplication")
+    for student in evidence.students:
+        if "model" in student.facts:
+            _use(found, student.facts["model"]["name"], student.facts["model"], "student")
+    return list(found.values())
+
+
+def _use(found: dict[str, Model], name: str, facts: Mapping[str, Any], use: str) -> None:
+    entry = find_entry(name)
+    model = found.setdefault(name, Model(name, [], "", entry.hub_id if entry else "", "", ""))
+    model.uses += [] if use in model.uses else [use]
+    model.licence = model.licence or facts.get("licence") or (entry.licence if entry else "")
+    model.source = model.source or facts.get("source_note") or facts.get("origin") or ""
+    model.identity = model.identity or facts.get("identity") or ""
 
 
 def texts(arms: Iterable[Arm]) -> dict[str, str]:

@@ -95,6 +95,10 @@ def _eligible(pool: Pool, domain: str) -> list[Seed]:
     return [sample for sample in pool.get(domain, ()) if sample.enriched]
 
 
+def _bare(text: str) -> str:
+    return "".join(filter(str.isalnum, text.lower()))
+
+
 class _Story:
     """The steps of one candidate; `told` is what is known of it so far."""
 
@@ -114,6 +118,9 @@ class _Story:
             return replace(self.told, state=State.REJECTED, reason=f"instruction: {failed}")
         response = await write_response(self.notebook, generator, instruction)
         self.told = replace(self.told, response=response)
+        if _bare(response) == _bare(instruction):
+            # Small models do this, and it looks likely to a reviewer that reads likelihoods.
+            return replace(self.told, state=State.REJECTED, reason="response: repeats the instruction")
         return await self._judge(await self._review())
 
     async def _check(self) -> str:

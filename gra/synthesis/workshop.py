@@ -7,15 +7,14 @@ missing chat template, a context that is too short, memory that is too small.
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from gra.core.console import View
-from gra.core.errors import EngineUnavailable, ModelUnavailable, RecipeError
+from gra.core.errors import ModelUnavailable, RecipeError
+from gra.core.machine import available_gb, gpu_memory_gb
 from gra.core.schema import Engine as EngineRecipe
 from gra.core.schema import Member, SynthesisRecipe
 from gra.engines.broker import EnginePool
@@ -144,26 +143,3 @@ async def running(pool: EnginePool, view: View) -> AsyncIterator[EnginePool]:
 def weights_gb(path: Path) -> float:
     """Size of a model's weight files."""
     return sum(file.stat().st_size for file in path.glob("*.safetensors")) / 2**30
-
-
-def available_gb() -> float:
-    """Memory that can be taken now without swapping."""
-    import psutil
-
-    return float(psutil.virtual_memory().available / 2**30)
-
-
-def gpu_memory_gb() -> float | None:
-    """Total memory of the first CUDA GPU, or None without one."""
-    if shutil.which("nvidia-smi") is None:
-        return None
-    done = subprocess.run(
-        ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode or not done.stdout.strip():
-        return None
-    try:
-        return float(done.stdout.splitlines()[0]) / 1024
-    except ValueError:
-        raise EngineUnavailable(f"nvidia-smi answered {done.stdout!r} when asked for the GPU's memory") from None

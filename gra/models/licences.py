@@ -1,0 +1,61 @@
+"""Licences that must be accepted before the weights are fetched: by recipe, environment, or once at the prompt."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+
+from gra.core.errors import RecipeError
+from gra.core.store import cache_dir
+from gra.models.entries import CatalogEntry
+
+_FILE = "accepted-licences.json"
+
+
+def require_licence(entry: CatalogEntry, accepted: Sequence[str]) -> None:
+    """Make sure the user accepted the licence of `entry`, asking once when there is a terminal.
+
+    Raises:
+        RecipeError: it was not accepted; the message names the terms and the three ways to accept them.
+    """
+    if not entry.ask_licence or entry.licence in {*accepted, *_from_environment(), *_remembered()}:
+        return
+    if sys.stdin.isatty() and sys.stderr.isatty() and _ask(entry):
+        _remember(entry)
+        return
+    raise RecipeError(
+        f"{entry.name} comes under the `{entry.licence}` licence ({entry.licence_url}), which you have not accepted. "
+        f"Read it, then put `accept_licences: [{entry.licence}]` into the recipe or set "
+        f"GRA_ACCEPT_LICENCES={entry.licence}; or choose another model"
+    )
+
+
+def _from_environment() -> list[str]:
+    return os.environ.get("GRA_ACCEPT_LICENCES", "").replace(",", " ").split()
+
+
+def _remembered() -> list[str]:
+    try:
+        return list(json.loads((cache_dir() / _FILE).read_text()))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return []
+
+
+def _ask(entry: CatalogEntry) -> bool:
+    print(
+        f"{entry.name} comes under these terms: {entry.licence_url}\nDo you accept them? [y/N] ",
+        end="",
+        file=sys.stderr,
+    )
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _remember(entry: CatalogEntry) -> None:
+    file = cache_dir() / _FILE
+    file.parent.mkdir(parents=True, exist_ok=True)
+    new = file.with_suffix(f".{os.getpid()}")
+    new.write_text(json.dumps({**{name: "" for name in _remembered()}, entry.licence: entry.licence_url}, indent=2))
+    new.replace(file)

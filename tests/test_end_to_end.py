@@ -1,0 +1,82 @@
+"""The whole job on real weights: real vLLM, real training, real evaluation, on the smallest model of the catalog."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def gra(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "gra.cli", *arguments], cwd=cwd, capture_output=True, text=True, timeout=540, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One real run of recipes/smoke.yaml, shared by the tests of this module."""
+    folder = tmp_path_factory.mktemp("smoke")
+    done = gra("run", str(ROOT / "recipes" / "smoke.yaml"), "--runs", str(folder), cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return folder / "smoke"
+
+
+pytestmark = pytest.mark.models
+
+
+def test_every_candidate_has_one_story(smoke: Path) -> None:
+    lineage = pq.read_table(smoke / "arms" / "gra" / "lineage.parquet").to_pylist()
+    ids = [row["candidate_id"] for row in lineage]
+    assert ids
+    assert len(set(ids)) == len(ids)
+    assert all(row["state"] and row["reason"] for row in lineage)
+    manifest = json.loads((smoke / "arms" / "gra" / "manifest.json").read_text())["synthesis"]
+    accepted = [row for row in lineage if row["state"] == "accepted"]
+    assert manifest["states"]["accepted"] == len(accepted) > 0
+    assert manifest["tokens_by_role"]["generator"]["completion_tokens"] > 0
+    assert set(manifest["shared_weights"]["smollm2-135m-instruct"]) == {"writer", "reader", "examiner", "judge"}
+
+
+def test_the_dataset_is_what_the_student_was_trained_on(smoke: Path) -> None:
+    rows = pq.read_table(smoke / "arms" / "gra" / "dataset" / "train.parquet").to_pylist()
+    assert all(row["prompt"][0]["role"] == "user" and row["completion"][0]["content"] for row in rows)
+    metrics = json.loads((smoke / "models" / "gra-seed0" / "metrics.json").read_text())
+    assert metrics["steps"] == 3
+    assert (smoke / "models" / "gra-seed0" / "adapter_model.safetensors").is_file()
+
+
+def test_the_comparison_and_the_report_are_there(smoke: Path) -> None:
+    comparison = json.loads((smoke / "compare" / "compare.json").read_text())
+    assert comparison
+    page = (smoke / "report" / "index.html").read_text()
+    assert "smoke" in page
+    assert (smoke / "eval" / "untuned" / "records.parquet").is_file()
+
+
+def test_verify_explain_and_a_second_run_spend_nothing(smoke: Path) -> None:
+    assert gra("verify", str(smoke), cwd=ROOT).returncode == 0
+    told = gra("explain", str(smoke), "r1-000000", cwd=ROOT)
+    assert told.returncode == 0, told.stderr
+    assert "r1-000000" in told.stdout
+    before = (smoke / "arms" / "gra" / "dataset" / "train.parquet").read_bytes()
+    again = gra("run", str(ROOT / "recipes" / "smoke.yaml"), "--runs", str(smoke.parent), cwd=ROOT)
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert "already made" in again.stderr
+    assert (smoke / "arms" / "gra" / "dataset" / "train.parquet").read_bytes() == before
+
+
+def test_a_changed_file_is_found(smoke: Path) -> None:
+    card = smoke / "arms" / "vanilla" / "dataset" / "README.md"
+    original = card.read_text()
+    card.write_text(original + "\n")
+    found = gra("verify", str(smoke), cwd=ROOT)
+    card.write_text(original)
+    assert found.returncode == 5
+    assert "README.md" in found.stderr

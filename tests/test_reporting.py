@@ -1,0 +1,456 @@
+"""The report page and `gra explain`, on small run folders made of real files."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from gra.core.errors import DataError
+from gra.core.manifest import RunFolder, write_json
+from gra.core.records import CHECKS, DIMENSIONS, Candidate, Check, Review, Ruling, State, Usage
+from gra.data.export import export
+from gra.reporting import tally
+from gra.reporting.evidence import read_evidence
+from gra.reporting.explain import explain
+from gra.reporting.figures import duration
+from gra.reporting.html import write_report
+from gra.reporting.timeline import read_timeline
+
+HOSTILE = (
+    "</script><script>alert(1)</script><img src=https://evil.example/x.png onerror=alert(2)> {{ 7 * 7 }} [red]x[/red]"
+)
+ESCAPE = "\x1b[2J\x1b]0;owned\x07\u202eback"
+
+
+def review(name: str, score: float, comment: str = "") -> Review:
+    return Review(name, dict.fromkeys(DIMENSIONS, score), score, score, comment)
+
+
+def candidate(index: int, state: State, reason: str, **more: Any) -> Candidate:
+    begun: dict[str, Any] = {
+        "id": f"r1-{index:06d}", "round": 1, "index": index, "domain": ("qa", "math", "coding")[index % 3],
+        "state": state, "reason": reason, "generator": "ada", "reviewers": ("ben", "cy"), "adjudicator": "dot",
+        "parents": ("qa-1", "qa-2"), "keywords": ("tide", "owl", "bread"), "instruction": f"Instruction {index}.",
+        "usage": {"generator": Usage(2, 100, 20), "reviewer": Usage(4, 300, 8)}, "calls": ("k1", "k2"),
+    }  # fmt: skip
+    return Candidate(**{**begun, **more})
+
+
+def reviewed(index: int, state: State, reason: str, scores: tuple[float, float], **more: Any) -> Candidate:
+    told: dict[str, Any] = {
+        "response": f"Response {index}.",
+        "checks": (Check("ben", dict.fromkeys(CHECKS, 0.9), ()), Check("cy", {}, ())),
+        "reviews": tuple(review(name, score) for name, score in zip(("ben", "cy"), scores, strict=True)),
+        "mean": sum(scores) / 2,
+        "std": abs(scores[0] - scores[1]) / 2,
+    }
+    return candidate(index, state, reason, **{**told, **more})
+
+
+CANDIDATES = [
+    reviewed(0, State.ACCEPTED, "reviewers agree", (8.0, 7.0), neighbour="qa-1", similarity=0.41),
+    reviewed(1, State.ACCEPTED, "adjudicator kept it", (9.5, 4.5), disputed=True,
+             ruling=Ruling("dot", dict.fromkeys(DIMENSIONS, 7.25), 7.25, "Fine after all.", True)),
+    reviewed(2, State.REJECTED, "response: mean score too low", (2.0, 3.0), response=HOSTILE, instruction=HOSTILE),
+    reviewed(3, State.REJECTED, "adjudicator rejected it", (9.0, 4.0), disputed=True,
+             ruling=Ruling("dot", dict.fromkeys(DIMENSIONS, 3.0), 3.0, "Wrong.", False)),
+    candidate(4, State.REJECTED, "instruction: clear",
+              checks=(Check("ben", {"reasonable": 0.9, "complete": 0.8, "clear": 0.11}, ("clear",)),)),
+    reviewed(5, State.DUPLICATE, "too similar to r1-000000", (7.0, 7.0), neighbour="r1-000000", similarity=0.97),
+    reviewed(6, State.CONTAMINATED, "shares 13 tokens with arc item 7", (7.0, 7.0)),
+    reviewed(7, State.SURPLUS, "accepted after the round was full", (7.0, 8.0)),
+    candidate(8, State.FAILED, "generator ada: answer cut off at the length limit", keywords=(), instruction=""),
+]  # fmt: skip
+SEEDS = [
+    Candidate(f"vanilla-qa-{i}", 0, i, "qa", State.ACCEPTED, "seed", arm="vanilla", parents=(f"qa-{i}",),
+              instruction=f"Seed question {i}?", response=f"Seed answer {i}.")
+    for i in range(1, 6)
+]  # fmt: skip
+CARD = {
+    "name": "x", "arm": "gra", "states": {s.value: 0 for s in State}, "models": [], "shared_weights": {}, "seeds": "s",
+    "reviewers": [], "committee_auc": None, "prompts": {},
+}  # fmt: skip
+MODEL = {
+    "name": "tiny-model",
+    "identity": "sha256:abc123",
+    "licence": "apache-2.0",
+    "origin": "package",
+    "path": "tiny",
+}
+FUNNEL = {
+    "candidates": 9, "instruction written": 8, "instruction passed": 7, "scored": 7, "mean passed": 6, "disputed": 2,
+    "kept by adjudicator": 1, "accepted": 2,
+}  # fmt: skip
+GRA_FACTS: dict[str, Any] = {
+    "name": "test-gra", "arm": "gra", "funnel": FUNNEL, "stopped": ["candidate limit"],
+    "states": dict(Counter(c.state.value for c in CANDIDATES)), "mean_score": 6.5, "faults": {},
+    "tokens_by_role": {
+        "generator": {"calls": 18, "prompt_tokens": 9001, "completion_tokens": 180, "cached_tokens": 0},
+        "reviewer": {"calls": 36, "prompt_tokens": 27000, "completion_tokens": 72, "cached_tokens": 13500},
+    },
+    "models": {"tiny-model": MODEL}, "missing_models": {"gone-model": "its package is gone; install it"},
+    "prompts": {"response": "f" * 64},
+    "members": {
+        "ada": {"model": "tiny-model", "ask": "integers", "roles": ["generator"]},
+        "ben": {"model": "tiny-model", "ask": "yes_no", "roles": ["reviewer"]},
+        "cy": {"model": "tiny-model", "ask": "likelihood", "roles": ["reviewer"]},
+        "dot": {"model": "tiny-model", "ask": "integers", "roles": ["adjudicator"]},
+    },
+    "reviewers": {
+        "ben": {"auc": 0.875, "good": [8.0, 7.0, 9.0, 4.0], "bad": [3.0, 5.0, 2.0, 1.0], "unanswered": 3},
+        "cy": {"auc": 0.5, "good": [0.2, 0.4], "bad": [0.4, 0.2], "unanswered": 0},
+    },
+    "committee_auc": 0.9375, "shared_weights": {"tiny-model": ["ada", "ben", "cy", "dot"]},
+}  # fmt: skip
+
+
+def write_arm(folder: Path, candidates: list[Candidate], facts: dict[str, Any]) -> None:
+    RunFolder(folder).create()
+    (folder / "recipe.resolved.yaml").write_text("review:\n  accept_mean: 6.5   # line 3\n  dispute_std: 2.0\n")
+    RunFolder(folder).record("synthesis", facts, export(folder, candidates, CARD))
+
+
+def write_log(run: Path, events: list[dict[str, Any]]) -> None:
+    run.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps(event, ensure_ascii=False) for event in events]
+    (run / "log.jsonl").write_text("\n".join(lines) + '\n{"time": 99, "ev', encoding="utf-8")
+
+
+def begin(time: float, name: str, detail: str = "") -> dict[str, Any]:
+    return {"time": time, "event": "note", "text": f"▸ {name}" + (f": {detail}" if detail else "")}
+
+
+def end(began: float, ended: float, name: str, outcome: str = "done") -> dict[str, Any]:
+    return {"time": ended, "event": "stage", "name": name, "began": began, "ended": ended, "outcome": outcome}
+
+
+def ended(time: float, index: int, state: str) -> dict[str, Any]:
+    return {"time": time, "event": "candidate", "arm": "test-gra", "id": f"r1-{index:06d}", "state": state, "tokens": 1}
+
+
+KILLED_AND_RESUMED = [
+    begin(1000.0, "check", "recipe.yaml"), end(1000.0, 1002.0, "check"),
+    begin(1002.0, "engines", "tiny-model"), end(1002.0, 1012.0, "engines"),
+    begin(1012.0, "synthesis", "test-gra"), ended(1020.0, 0, "accepted"), ended(1030.0, 2, "rejected"),
+    # killed here, and started again two hours later
+    begin(8230.0, "check", "recipe.yaml"), end(8230.0, 8231.0, "check"),
+    begin(8231.0, "engines", "tiny-model"), end(8231.0, 8241.0, "engines"),
+    begin(8241.0, "synthesis", "test-gra"), ended(8241.5, 0, "accepted"), ended(8250.0, 1, "accepted"),
+    end(8241.0, 8261.0, "synthesis"),
+    {"time": 8261.0, "event": "engine", "name": "tiny-model", "calls": 30, "prompt_tokens": 20000,
+     "cached_tokens": 5000, "completion_tokens": 111},
+    begin(8262.0, "train", "gra-seed0"), end(8262.0, 8302.0, "train"),
+    begin(8303.0, "compare"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole run: two arms, a trained student, a comparison, a log with a resume."""
+    run = tmp_path_factory.mktemp("runs") / "test"
+    write_arm(run / "arms" / "gra", CANDIDATES, GRA_FACTS)
+    write_arm(run / "arms" / "vanilla", SEEDS, {"name": "test-vanilla", "arm": "vanilla"})
+    student = run / "models" / "gra-seed0"
+    log = [{"loss": 3.5 - s / 10, "step": s} for s in range(1, 11)] + [{"eval_loss": 2.718, "step": 10}]
+    write_json(student / "checkpoints" / "checkpoint-9" / "trainer_state.json", {"log_history": log[:9]})
+    write_json(student / "checkpoints" / "checkpoint-10" / "trainer_state.json", {"log_history": log})
+    metrics = {
+        "steps": 10, "epochs": 2.5, "seed": 0, "loss_first": 3.4, "loss": 2.55, "eval_loss": 2.718, "seconds": 40.25,
+        "tokens": 12345, "tokens_per_second": 306.7, "rows": {"read": 2, "train": {"rows": 2}, "heldout": {"rows": 0}},
+        "stop": {"prompts": 12, "stopped": 11, "share": 0.9167},
+    }  # fmt: skip
+    write_json(student / "metrics.json", metrics)
+    RunFolder(student).record("training", {"model": {**MODEL, "name": "student-model"}}, [student / "metrics.json"])
+    write_log(run, KILLED_AND_RESUMED)
+    RunFolder(run).record("experiment", {"command": "gra run x.yaml", "arms": ["vanilla", "gra"]})
+    return run
+
+
+@pytest.fixture(scope="module")
+def page(run: Path) -> str:
+    return write_report(run, title="test", command="gra run x.yaml seed=1").read_text(encoding="utf-8")
+
+
+class Elements(HTMLParser):
+    """Every element of a page with its attributes, and the text outside of scripts and styles."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.found: list[tuple[str, dict[str, str]]] = []
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.feed(page)
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, {name: value or "" for name, value in attrs}))
+        if tag in ("script", "style"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self.open:
+            self.open.remove(tag)
+
+    def handle_data(self, data: str) -> None:
+        if not self.open:
+            self.words.append(data)
+
+    def ids(self) -> list[str]:
+        return [attributes["id"] for _, attributes in self.found if "id" in attributes]
+
+
+def test_page_says_what_the_data_says(page: str) -> None:
+    text = Elements(page).text
+    said = [
+        "2 of 9 candidates became rows", "at least 6.5", "candidate limit",
+        "vanilla (5 rows) and gra (2 rows)", "1 student of student-model",
+        "36,253", "54 calls",  # all tokens and calls of both roles
+        "0.88", "the mean of all of them reaches 0.94", "4 planted pairs", "3 answers unusable",
+        "may be no better than a coin", "shares its weights with ada, cy, dot",
+        "1 of 8",  # ben failed one of the eight instructions it had a say in
+        "1 min 43 s", "with 1 resume", "8.0 s",
+        "11 of 12", "12,345", "2.550", "2.718",
+        "gone-model", "its package is gone", "apache-2.0", "sha256:abc123", "gra run x.yaml seed=1",
+        "Fine after all.", "Seed question 1?", "response: mean score too low",
+        "Counted by the engines: 30 calls, where the ledger holds 54",
+    ]  # fmt: skip
+    assert [words for words in said if words.replace("\u00a0", " ") not in text.replace("\u00a0", " ")] == []
+
+
+def test_text_of_models_is_shown_and_never_obeyed(page: str) -> None:
+    elements = Elements(page)
+    assert HOSTILE in elements.text
+    assert [tag for tag, _ in elements.found].count("script") == 1
+    assert not [name for _, attributes in elements.found for name in attributes if name.startswith("on")]
+    assert "img" not in [tag for tag, _ in elements.found]
+
+
+def test_page_loads_nothing(page: str) -> None:
+    elements = Elements(page)
+    links = [a[name] for _, a in elements.found for name in ("src", "href", "action", "data", "srcset") if name in a]
+    assert links
+    assert [link for link in links if not link.startswith("#")] == []
+    assert not {"link", "iframe", "object", "embed", "base"} & {tag for tag, _ in elements.found}
+    assert re.findall(r"url\((?!#)|@import", page) == []
+
+
+def test_ids_are_unique_and_references_resolve(page: str) -> None:
+    elements = Elements(page)
+    ids = elements.ids()
+    assert [name for name, count in Counter(ids).items() if count > 1] == []
+    references = re.findall(r"url\(#([^)]*)\)", page) + [a["href"][1:] for _, a in elements.found if "href" in a]
+    assert set(references) <= set(ids)
+
+
+def test_figures_follow_the_pages_colours_and_are_named(page: str) -> None:
+    drawings = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
+    assert len(drawings) >= 5
+    for drawing in drawings:
+        assert set(re.findall(r"#[0-9a-f]{6}\b", drawing)) <= {"#ffffff", "#000000"}
+        assert "var(--" in drawing
+        assert re.search(r'aria-label="[^"]+"', drawing)
+
+
+def test_figures_are_kept_as_png(run: Path, page: str) -> None:
+    files = {file.stem: file.read_bytes() for file in (run / "report" / "figures").iterdir()}
+    assert {"funnel-gra", "scores-gra", "probes-gra", "timeline", "training"} <= set(files)
+    assert all(content.startswith(b"\x89PNG") and len(content) > 5000 for content in files.values())
+
+
+def test_same_run_gives_the_same_page(run: Path, page: str) -> None:
+    assert write_report(run, title="test", command="gra run x.yaml seed=1").read_text(encoding="utf-8") == page
+
+
+def test_synthesis_alone_has_a_report(tmp_path: Path) -> None:
+    write_arm(tmp_path, CANDIDATES, GRA_FACTS)
+    elements = Elements(write_report(tmp_path, title="alone", command="gra synthesize x.yaml").read_text())
+    assert "1 dataset: test-gra (2 rows)." in elements.text
+    assert {"data", "samples", "cost", "origin"} <= set(elements.ids())
+    assert not {"result", "training"} & set(elements.ids())
+
+
+def test_raw_lineage_without_a_manifest_is_reported(tmp_path: Path) -> None:
+    export(tmp_path / "arms" / "gra", CANDIDATES, CARD)
+    text = Elements(write_report(tmp_path, title="raw", command="gra report").read_text()).text
+    assert "2 of 9 candidates became rows" in text
+    assert "not measured on planted pairs" in text
+
+
+def test_empty_run_says_that_nothing_is_finished(tmp_path: Path) -> None:
+    text = Elements(write_report(tmp_path / "empty", title="empty", command="gra run x.yaml").read_text()).text
+    assert "Nothing is finished yet" in text
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "compare/compare.json", "models/a-seed0/metrics.json"])
+def test_damaged_file_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text('{"cut')
+    with pytest.raises(DataError, match=re.escape(str(tmp_path / name))):
+        write_report(tmp_path, title="x", command="x")
+
+
+def test_endings_add_up(run: Path) -> None:
+    arm = next(arm for arm in read_evidence(run).arms if arm.committee)
+    endings = tally.endings(arm)
+    assert {ending.state: ending.count for ending in endings} == GRA_FACTS["states"]
+    assert sum(reason.count for ending in endings for reason in ending.reasons) == len(CANDIDATES)
+
+
+def test_many_reasons_are_summed_up(tmp_path: Path) -> None:
+    export(tmp_path, [candidate(i, State.FAILED, f"reason {i}") for i in range(20)], CARD)
+    (ending,) = tally.endings(read_evidence(tmp_path).arms[0])
+    assert len(ending.reasons) == 13
+    assert (ending.reasons[-1].name, ending.reasons[-1].count) == ("8 other reasons", 8)
+
+
+def test_samples_are_the_first_of_each_ending(run: Path) -> None:
+    vanilla, gra = read_evidence(run).arms
+    assert [row["candidate_id"][-1] for row in tally.samples(gra)] == ["0", "1", "2", "3", "4", "5"]
+    assert [row["candidate_id"] for row in tally.samples(vanilla)] == ["vanilla-qa-1", "vanilla-qa-2", "vanilla-qa-3"]
+
+
+@given(st.floats(0, 1), st.integers(1, 200), st.integers(1, 200))
+def test_auc_interval_holds_the_auc_and_is_never_a_point(auc: float, good: int, bad: int) -> None:
+    low, high = tally.auc_interval(auc, good, bad)
+    assert 0 <= low <= auc + 1e-9
+    assert auc - 1e-9 <= high <= 1
+    assert high - low > 0.003
+
+
+def test_timeline_shows_what_was_killed_and_leaves_out_the_pause() -> None:
+    timeline = read_timeline(KILLED_AND_RESUMED)
+    first, second = timeline.sessions
+    assert [(s.name, s.seconds, s.outcome) for s in first.spans][-1] == ("synthesis", 18.0, "killed")
+    assert second.pause == 7200.0
+    assert [s.outcome for s in second.spans] == ["done", "done", "done", "done", "open"]
+    assert timeline.worked == 30.0 + 73.0
+    assert timeline.at(8230.0 + 5) == 35.0
+    assert timeline.first_accepted() == 8.0
+    assert [state for _, _, state in timeline.candidates] == ["accepted", "rejected", "accepted"]
+
+
+@pytest.mark.parametrize("outcome", ["interrupted", "failed"])
+def test_timeline_starts_anew_after_a_stage_that_broke_off(outcome: str) -> None:
+    events = [begin(0, "train", "a"), end(0, 5, "train", outcome), begin(50, "evaluate", "a"), end(50, 60, "evaluate")]
+    assert [session.pause for session in read_timeline(events).sessions] == [0, 45]
+
+
+def test_timeline_of_a_run_that_was_started_once_more() -> None:
+    once = [begin(0, "check"), end(0, 1, "check"), begin(1, "compare"), end(1, 3, "compare")]
+    again = [begin(100, "check"), end(100, 101, "check"), begin(101, "compare"), end(101, 102, "compare")]
+    timeline = read_timeline([*once, *again])
+    assert [session.pause for session in timeline.sessions] == [0, 97]
+    assert timeline.by_stage() == {"check": 2, "compare": 3}
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50), st.sampled_from(["done", "interrupted", "cut"]))))
+def test_timeline_keeps_every_second_once(steps: list[tuple[int, int, str]]) -> None:
+    events, now = [], 0.0
+    for number, (wait, work, outcome) in enumerate(steps):
+        now += 2 + wait
+        events.append(begin(now, f"stage{number}"))
+        now += work
+        events.append({"time": now, "event": "note", "text": "working"})
+        if outcome != "cut":
+            events.append(end(now - work, now, f"stage{number}", outcome))
+    timeline = read_timeline(events)
+    assert sum(len(session.spans) for session in timeline.sessions) == len(steps)
+    if steps:
+        wall = now - (2 + steps[0][0])
+        assert timeline.worked + sum(session.pause for session in timeline.sessions) == pytest.approx(wall)
+        moments = [timeline.at(moment) for moment in range(int(now) + 2)]
+        assert moments == sorted(moments)
+        assert moments[-1] == pytest.approx(timeline.worked)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0.0 s"), (59.94, "59.9 s"), (59.96, "1 min 00 s"), (125, "2 min 05 s"), (7260, "2 h 01 min")],
+)
+def test_duration_is_readable(seconds: float, text: str) -> None:
+    assert duration(seconds).replace("\u00a0", " ") == text
+
+
+def told(run: Path, name: str, width: int = 120) -> str:
+    screen = io.StringIO()
+    Console(file=screen, width=width).print(explain(run, name))
+    return screen.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("index", "words"),
+    [
+        (0, ["ACCEPTED", "reviewers agree", "qa-1: Seed question 1?", "tide · owl · bread", "mean 7.50", "0.410"]),
+        (1, ["ACCEPTED", "adjudicator kept it", "disputed", "dot scores 7.25: kept", "Fine after all."]),
+        (2, ["REJECTED", "mean score too low", "mean 2.50"]),
+        (3, ["REJECTED", "adjudicator rejected it", "dot scores 3.00: rejected", "Wrong."]),
+        (4, ["REJECTED", "instruction: clear", "0.11", "Instruction 4."]),
+        (5, ["DUPLICATE", "too similar to r1-000000", "cosine 0.970: Instruction 0."]),
+        (6, ["CONTAMINATED", "arc item 7"]),
+        (7, ["SURPLUS", "after the round was full"]),
+        (8, ["FAILED", "answer cut off at the length limit", "not written"]),
+    ],
+)  # fmt: skip
+def test_explain_tells_every_ending(run: Path, index: int, words: list[str]) -> None:
+    text = told(run, f"r1-{index:06d}")
+    always = [
+        "generator ada",
+        "reviewers ben, cy",
+        "adjudicator dot",
+        "generator 2 calls, 100 + 20 tokens",
+        "2 answers",
+    ]
+    assert [word for word in [*words, *always] if word not in text] == []
+
+
+def test_explain_shows_markup_as_it_is(run: Path) -> None:
+    text = " ".join(line.strip("│ ") for line in told(run, "r1-000002", width=200).splitlines())
+    assert HOSTILE in text
+
+
+def test_explain_gives_the_terminal_nothing_to_obey(tmp_path: Path) -> None:
+    row = candidate(0, State.FAILED, "x" + ESCAPE, instruction=ESCAPE, keywords=(ESCAPE,), generator=ESCAPE)
+    export(tmp_path, [row], CARD)
+    text = told(tmp_path, row.id)
+    assert not re.findall(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", text)
+    assert "owned" in text
+
+
+def test_explain_folds_long_texts(tmp_path: Path) -> None:
+    export(tmp_path, [candidate(0, State.FAILED, "x", instruction="word " * 4000)], CARD)
+    text = told(tmp_path, "r1-000000")
+    assert "18,800 more characters" in text
+    assert len(text.splitlines()) < 40
+
+
+def test_explain_names_close_ids(run: Path) -> None:
+    with pytest.raises(DataError, match=r"no candidate `r1-00003`.*close: .*r1-000003"):
+        explain(run, "r1-00003")
+    with pytest.raises(DataError, match="ids look like r1-000000"):
+        explain(run, "zzz")
+
+
+def test_explain_without_lineage_says_so(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no lineage\.parquet"):
+        explain(tmp_path, "r1-000000")
+
+
+def test_importing_draws_and_trains_nothing() -> None:
+    code = (
+        "import sys, gra.reporting.html, gra.reporting.explain; "
+        "print([m for m in ('matplotlib', 'torch', 'transformers', 'vllm', 'lm_eval', 'wandb') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,252 @@
+"""Which models are in memory: never more than fits, everybody's turn comes, and failures reach whoever waits."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gra.core.errors import EngineUnavailable
+from gra.engines.protocol import Call, Completion, EngineStats
+from gra.engines.residency import Residency
+
+
+class Machine:
+    """Memory that engines take while they start, serve and park; more than there is fails the test."""
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+        self.taken: dict[str, float] = {}
+
+    def take(self, engine: Loaded) -> None:
+        self.taken[engine.name] = engine.memory_gb
+        assert sum(self.taken.values()) <= self.limit, f"out of memory: {self.taken}"
+
+
+class Loaded:
+    """An engine that takes a little time to start and to park."""
+
+    def __init__(self, name: str, memory_gb: float, machine: Machine, *, broken: str = "", start_s: float = 0.0) -> None:
+        self.name, self.memory_gb, self.concurrency = name, memory_gb, 4
+        self.stats = EngineStats()
+        self.up = False
+        self._machine, self._broken, self._start_s = machine, broken, start_s
+
+    async def start(self) -> None:
+        assert not self.up
+        self._machine.take(self)
+        self.stats.starts += 1
+        try:
+            await asyncio.sleep(self._start_s)
+            if self._broken:
+                raise EngineUnavailable(self._broken)
+        except BaseException:
+            self._machine.taken.pop(self.name, None)
+            raise
+        self.up = True
+
+    async def submit(self, call: Call) -> Completion:
+        raise AssertionError("residency asks nothing")
+
+    async def park(self) -> None:
+        self.up = False
+        try:
+            await asyncio.sleep(0)
+        finally:
+            self._machine.taken.pop(self.name, None)
+
+
+def make(limit: float, sizes: dict[str, float], **options: Any) -> tuple[Residency, dict[str, Loaded]]:
+    machine = Machine(limit)
+    engines = {name: Loaded(name, size, machine, **options) for name, size in sizes.items()}
+    return Residency(engines, limit, grace_s=0.0), engines
+
+
+def run(story: Coroutine[Any, Any, Any]) -> Any:
+    async def guarded() -> Any:
+        async with asyncio.timeout(20):  # a deadlock is a failure, not a hanging test
+            return await story
+
+    return asyncio.run(guarded())
+
+
+async def use(residency: Residency, engines: dict[str, Loaded], name: str, seconds: float = 0.0) -> None:
+    async with residency.hold(name):
+        assert engines[name].up
+        await asyncio.sleep(seconds)
+        assert engines[name].up
+
+
+def test_models_that_fit_are_all_resident_and_never_switched() -> None:
+    residency, engines = make(10, {"a": 4, "b": 6})
+    assert residency.together()
+
+    async def story() -> None:
+        await residency.warm()
+        await asyncio.gather(*(use(residency, engines, name) for name in "abababab"))
+
+    run(story())
+    assert residency.resident == {"a", "b"}
+    assert [engine.stats.starts for engine in engines.values()] == [1, 1]
+    assert residency.switches == 0
+
+
+def test_two_models_that_do_not_fit_take_turns_a_queue_at_a_time() -> None:
+    residency, engines = make(10, {"a": 6, "b": 6})
+    assert not residency.together()
+    run(asyncio.wait_for(_gather(use(residency, engines, name, 0.001) for name in "ab" * 40), 10))
+    assert sum(engine.stats.starts for engine in engines.values()) == 2  # one switch serves forty calls
+
+
+async def _gather(steps: Any) -> None:
+    await asyncio.gather(*steps)
+
+
+def test_warm_starts_what_fits_and_no_more() -> None:
+    residency, engines = make(10, {"big": 9, "mid": 5, "small": 3})
+    run(residency.warm())
+    assert residency.resident == {"mid", "small"}
+    assert engines["big"].stats.starts == 0
+
+
+def test_only_what_is_needed_is_parked() -> None:
+    residency, engines = make(10, {"a": 3, "b": 3, "c": 3, "d": 3})
+
+    async def story() -> None:
+        await asyncio.gather(*(use(residency, engines, name) for name in "abc"))
+        await asyncio.gather(*(use(residency, engines, "d") for _ in range(20)))
+
+    run(story())
+    assert residency.switches == 1
+    assert len(residency.resident) == 3
+
+
+def test_a_moment_without_a_call_is_not_an_empty_queue() -> None:
+    machine = Machine(10)
+    engines = {name: Loaded(name, 6, machine) for name in "ab"}
+    residency = Residency(engines, 10, grace_s=0.05)
+
+    async def busy() -> None:
+        for _ in range(10):
+            await use(residency, engines, "a", 0.001)
+            await asyncio.sleep(0.002)
+
+    async def story() -> None:
+        await use(residency, engines, "a")
+        await asyncio.gather(busy(), use(residency, engines, "b"))
+
+    run(story())
+    assert engines["a"].stats.starts == 1
+
+
+def test_a_model_that_cannot_fit_is_refused_with_what_to_do() -> None:
+    residency, engines = make(4, {"big": 9, "small": 1})
+    with pytest.raises(EngineUnavailable, match=r"`big` needs about 9\.0 GB and 4\.0 GB are allowed; raise"):
+        run(use(residency, engines, "big"))
+    run(use(residency, engines, "small"))
+
+
+@pytest.mark.parametrize("limit", [6, 100])
+def test_an_engine_that_does_not_start_is_reported_to_all_who_wait_and_stops_nobody_else(limit: float) -> None:
+    machine = Machine(limit)
+    engines = {
+        "good": Loaded("good", 4, machine),
+        "bad": Loaded("bad", 4, machine, broken="no weights", start_s=0.01),
+        "late": Loaded("late", 4, machine),
+    }
+    residency = Residency(engines, limit, grace_s=0.0)
+
+    async def story() -> list[Any]:
+        # More wait for the broken one than for `late`, which must not wait for it for ever.
+        names = ["good"] + ["bad"] * 5 + ["late"] * 2
+        return await asyncio.gather(*(use(residency, engines, n) for n in names), return_exceptions=True)
+
+    ended = run(story())
+    assert [type(end) for end in ended] == [type(None)] + [EngineUnavailable] * 5 + [type(None)] * 2
+    assert {str(end) for end in ended[1:6]} == {"no weights"}
+    assert engines["bad"].stats.starts == 1
+    with pytest.raises(EngineUnavailable, match="no weights"):
+        run(use(residency, engines, "bad"))
+
+
+def test_callers_that_give_up_do_not_hold_up_the_others() -> None:
+    residency, engines = make(6, {"a": 4, "b": 4, "c": 4})
+
+    async def story() -> None:
+        hold = asyncio.create_task(use(residency, engines, "a", 0.03))
+        await asyncio.sleep(0.005)
+        given_up = [asyncio.create_task(use(residency, engines, "b")) for _ in range(5)]
+        patient = asyncio.create_task(use(residency, engines, "c"))
+        await asyncio.sleep(0.005)
+        for task in given_up:
+            task.cancel()
+        await asyncio.gather(hold, patient)
+
+    run(story())
+    assert engines["b"].stats.starts == 0
+
+
+def test_close_parks_everything_even_what_is_starting_and_starts_nothing_more() -> None:
+    machine = Machine(100)
+    engines = {name: Loaded(name, 1, machine, start_s=0.01 * i) for i, name in enumerate("abc")}
+    residency = Residency(engines, 100)
+
+    async def story() -> None:
+        starting = asyncio.gather(*(use(residency, engines, name) for name in "abc"), return_exceptions=True)
+        await asyncio.sleep(0.005)
+        await residency.close()
+        assert machine.taken == {}
+        starting.cancel()
+
+    run(story())
+    with pytest.raises(EngineUnavailable, match="closed"):
+        run(use(residency, engines, "a"))
+
+
+workloads = st.fixed_dictionaries(
+    {
+        "sizes": st.lists(st.integers(1, 6), min_size=1, max_size=5),
+        "spare": st.integers(0, 8),
+        "calls": st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3), st.integers(0, 3)), max_size=60),
+        "broken": st.sets(st.integers(0, 4), max_size=2),
+        "seed": st.integers(0, 9999),
+    }
+)
+
+
+@settings(max_examples=150)
+@given(workloads)
+def test_any_workload_ends_within_memory(workload: dict[str, Any]) -> None:
+    """Stories of several calls, models of any size, some broken, callers that give up: all end, none over the limit."""
+    sizes = workload["sizes"]
+    machine = Machine(max(sizes) + workload["spare"])
+    engines = {
+        str(i): Loaded(str(i), size, machine, broken="broken" if i in workload["broken"] else "")
+        for i, size in enumerate(sizes)
+    }
+    residency = Residency(engines, machine.limit, grace_s=0.0)
+    luck = random.Random(workload["seed"])
+
+    async def story(first: int, second: int, pause: int) -> None:
+        for model in (first, second, first):
+            await use(residency, engines, str(model % len(sizes)), 0.0005 * pause)
+            for _ in range(luck.randrange(3)):
+                await asyncio.sleep(0)
+
+    async def everything() -> list[Any]:
+        tasks = [asyncio.create_task(story(*call)) for call in workload["calls"]]
+        for task in tasks:
+            if luck.random() < 0.1:
+                await asyncio.sleep(0)
+                task.cancel()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    for ended in run(everything()):
+        assert ended is None or isinstance(ended, asyncio.CancelledError | EngineUnavailable), ended
+    resident = sum(engines[name].memory_gb for name in residency.resident)
+    assert resident == sum(machine.taken.values()) <= machine.limit
