@@ -1,8 +1,8 @@
 """A whole synthesis on scripted engines, for the tests of rounds and of resuming.
 
-Run as `python tests/scripted_run.py FOLDER`, it makes one `gra` arm in FOLDER through the real `synthesize`, with
-scripted models and a bag-of-words embedder. Every question an engine receives is appended to FOLDER/asked.txt. With
-KILL_AFTER=n in the environment the process kills itself with SIGKILL, KILL_DELAY seconds after the n-th question.
+`python tests/scripted_run.py FOLDER` makes the arm of FOLDER/recipe.yaml through the real `synthesize`, with scripted
+models and a bag-of-words embedder. Every question an engine receives is appended to FOLDER/asked.txt. With a second
+and third argument the process kills itself with SIGKILL, so many seconds after so many questions.
 """
 
 from __future__ import annotations
@@ -23,15 +23,17 @@ from typing import Any
 
 import numpy as np
 
+from gra.core.ledger import Ledger
 from gra.core.manifest import canonical_json, digest
 from gra.core.records import CHECKS, DIMENSIONS, Seed
 from gra.core.schema import SynthesisRecipe
 from gra.engines.broker import call_request
-from gra.engines.protocol import Call, Choice, Completion, Fault, Json, Likelihood, Text
+from gra.engines.protocol import Call, Choice, Completion, Fault, Json, Likelihood, ModelId, Text
 from gra.engines.scripted import ScriptedEngine
+from gra.models.catalog import ResolvedModel
 
 Script = Callable[[Call], Completion | Fault]
-TOPICS = "tides owls bread chess comets rivers bees maps clocks violins deserts kites".split()
+TOPICS = ["tides", "owls", "bread", "chess", "comets", "rivers", "bees", "maps", "clocks", "violins", "deserts", "kites"]
 
 
 def said(text: str, finish: str = "stop", **scores: float) -> Completion:
@@ -65,9 +67,11 @@ def answer_by_content(call: Call) -> Completion:
 
 def _fields(properties: dict[str, Any], prompt: str, luck: random.Random) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    # What is good about a text is in the text; each reviewer sees it through its own noise.
-    text = re.search(r"<answer>\n(.*)\n</answer>", prompt, re.DOTALL)
-    quality = zlib.crc32((text.group(1) if text else prompt).encode()) % 100 / 100
+    # What is good about an answer is in its text; each reviewer sees it through a mood of its own.
+    shown = re.search(r"<exercise>\n(.*)\n</exercise>.*<answer>\n(.*)\n</answer>", prompt, re.DOTALL)
+    exercise, answer = shown.groups() if shown else ("", "nothing")
+    fits = len(set(answer.split()) & set(exercise.split())) / len(set(answer.split()))
+    grade = 3 + 4 * fits + 4 * (zlib.crc32(answer.encode()) % 100 / 100) + luck.gauss(0, 1.2)
     for name in properties:
         if name == "keywords":
             found[name] = luck.sample(TOPICS, 3)
@@ -77,7 +81,7 @@ def _fields(properties: dict[str, Any], prompt: str, luck: random.Random) -> dic
         elif name in CHECKS:
             found[name] = luck.random() > 0.03
         elif name in DIMENSIONS:
-            found[name] = min(10, max(0, round(7 + 3 * quality + luck.gauss(0, 1.2))))
+            found[name] = min(10, max(0, round(grade + luck.gauss(0, 0.6))))
         else:
             found[name] = f"A remark or summary, number {luck.randrange(10**6)}."
     return found
@@ -99,7 +103,7 @@ class WordEmbedder:
 
 def make_seeds(per_domain: int = 3) -> list[Seed]:
     return [
-        Seed(f"{domain}-{i}", domain, f"Say something about {TOPICS[i]} for {domain}.", f"Reply {i}.",
+        Seed(f"{domain}-{i}", domain, f"Say something about {TOPICS[i]} for {domain} .", f"{TOPICS[i]} for {domain} .",
              (domain, TOPICS[i], "seed"), f"Talk about {TOPICS[i]}.")
         for domain in ("qa", "math") for i in range(per_domain)
     ]  # fmt: skip
@@ -130,21 +134,32 @@ class JitteryEngine(ScriptedEngine):
         return await super().submit(call)
 
 
-def _main(folder: Path) -> None:
+def open_ledger(path: Path, run: str = "scripted") -> Ledger:
+    """A ledger that does not wait for the disk: these tests are about what is written, not about power cuts."""
+    ledger = Ledger(path, run)
+    ledger._db.execute("PRAGMA synchronous=OFF")
+    return ledger
+
+
+def fake_resolve(name: str, **_: Any) -> ResolvedModel:
+    """A model that is nowhere."""
+    return ResolvedModel(name, Path("nowhere") / name, "local", f"sha256:{name}", "none", None, "", None, False, "")
+
+
+def make(folder: Path, kill_after: int = 0, delay_s: float = 0.0) -> None:
+    """The arm of a folder that `write_job` prepared, or as much of it as there is time for."""
     from gra.core.console import View
     from gra.core.manifest import RunFolder
     from gra.core.recipe import load_recipe
     from gra.engines.broker import EnginePool
-    from gra.models.catalog import ResolvedModel
     from gra.synthesis import arms
     from gra.synthesis.workshop import Workshop, running
 
     asked = os.open(folder / "asked.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    kill_after, delay = int(os.environ.get("KILL_AFTER", "0")), float(os.environ.get("KILL_DELAY", "0"))
     count = 0
 
     def die() -> None:
-        time.sleep(delay)
+        time.sleep(delay_s)
         os.kill(os.getpid(), signal.SIGKILL)
 
     def script(call: Call) -> Completion:
@@ -155,20 +170,16 @@ def _main(folder: Path) -> None:
             threading.Thread(target=die, daemon=True).start()
         return answer_by_content(call)
 
-    recipe_file = folder / "recipe.yaml"
-    if not recipe_file.exists():
-        recipe_file.write_text(json.dumps(make_recipe().model_dump()), encoding="utf-8")
-        rows = [{"id": s.id, "domain": s.domain, "instruction": s.instruction, "response": s.response}
-                for s in make_seeds()]  # fmt: skip
-        (folder / "seeds.jsonl").write_text("".join(canonical_json(row) + "\n" for row in rows), encoding="utf-8")
-    loaded = load_recipe(recipe_file, SynthesisRecipe)
+    class ScriptedWorkshop(Workshop):
+        def model_id(self, name: str) -> ModelId:
+            return ModelId(name, f"sha256:{name}", "template")
+
     arms.Embedder = WordEmbedder  # type: ignore[misc, assignment]
-    arms.resolve = fake_resolve  # type: ignore[assignment]
+    arms.resolve = fake_resolve
+    loaded = load_recipe(folder / "recipe.yaml", SynthesisRecipe)
     assert loaded.recipe.committee is not None
     names = [member.model for member in loaded.recipe.committee.models.values()]
-    workshop = Workshop(loaded.recipe.engine, {name: fake_resolve(name) for name in names})
-    workshop.model_id = _model_id  # type: ignore[method-assign]
-    assert ResolvedModel is not None
+    workshop = ScriptedWorkshop(loaded.recipe.engine, {name: fake_resolve(name) for name in names})
     pool = EnginePool({name: JitteryEngine(name, script) for name in names}, 100.0)
     job = arms.Job(loaded, RunFolder(folder).create(), folder / "ledger.sqlite")
 
@@ -180,5 +191,15 @@ def _main(folder: Path) -> None:
     asyncio.run(run())
 
 
+def write_job(folder: Path, recipe: SynthesisRecipe) -> None:
+    """The recipe and its seeds, which still lack keywords and summaries."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "recipe.yaml").write_text(json.dumps(recipe.model_dump()), encoding="utf-8")
+    rows = [
+        {"id": s.id, "domain": s.domain, "instruction": s.instruction, "response": s.response} for s in make_seeds()
+    ]
+    (folder / "seeds.jsonl").write_text("".join(canonical_json(row) + "\n" for row in rows), encoding="utf-8")
+
+
 if __name__ == "__main__":
-    _main(Path(sys.argv[1]))
+    make(Path(sys.argv[1]), *(kind(given) for kind, given in zip((int, float), sys.argv[2:], strict=False)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gra.core.errors import DataError
@@ -86,14 +86,12 @@ def test_bad_checks_name_the_place_and_the_remedy(rows: object, message: str) ->
     assert message in str(caught.value)
 
 
-@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_any_answer_gets_a_verdict(answer: str) -> None:
     for kind, arguments, _, _ in CASES:
         assert Check(kind, arguments).passes(answer) in (True, False)
 
 
-@settings(deadline=None)
 @given(st.lists(st.text("abcdefg", min_size=1, max_size=6), min_size=1, max_size=8), st.integers(1, 10))
 def test_words_are_counted_alike_by_the_three_word_checks(words: list[str], n: int) -> None:
     answer = " ".join(words)
@@ -103,7 +101,6 @@ def test_words_are_counted_alike_by_the_three_word_checks(words: list[str], n: i
     assert most or least
 
 
-@settings(deadline=None)
 @given(st.dictionaries(st.text(max_size=5), st.integers(), min_size=1, max_size=4))
 def test_json_that_was_written_is_recognised(value: dict[str, int]) -> None:
     check = Check("json_keys", {"keys": list(value), "exact": True})

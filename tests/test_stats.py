@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gra.evaluation import stats
@@ -20,13 +20,11 @@ scores = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(st.floats(-50, 50), st.floats(0.6, 500))
 def test_t_distribution_agrees_with_scipy(t: float, df: float) -> None:
     assert stats.t_cdf(t, df) == pytest.approx(scipy_stats.t.cdf(t, df), rel=1e-9, abs=1e-14)
 
 
-@settings(deadline=None)
 @given(st.floats(0.001, 0.999), st.floats(1, 500))
 def test_t_quantile_agrees_with_scipy(p: float, df: float) -> None:
     assert stats.t_quantile(p, df) == pytest.approx(scipy_stats.t.ppf(p, df), rel=1e-8, abs=1e-9)
@@ -37,7 +35,6 @@ def test_infinite_degrees_of_freedom_are_the_normal_distribution() -> None:
     assert stats.t_cdf(-1.959964, math.inf) == pytest.approx(0.025, abs=1e-7)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 400), st.data())
 def test_wilson_agrees_with_scipy_and_has_width(n: int, data: st.DataObject) -> None:
     successes = data.draw(st.integers(0, n))
@@ -54,7 +51,6 @@ def test_wilson_as_published() -> None:
     assert stats.wilson(0.0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
 
 
-@settings(deadline=None)
 @given(scores)
 def test_paired_difference_is_the_paired_t_test(pairs: list[tuple[float, float]]) -> None:
     a, b = (np.array(column) for column in zip(*pairs, strict=True))
@@ -68,7 +64,6 @@ def test_paired_difference_is_the_paired_t_test(pairs: list[tuple[float, float]]
         assert (low, high) == pytest.approx((max(-1, interval.low), min(1, interval.high)), rel=1e-7)
 
 
-@settings(deadline=None)
 @given(scores)
 def test_bounded_errors_never_claim_certainty(pairs: list[tuple[float, float]]) -> None:
     a, b = zip(*pairs, strict=True)
@@ -131,7 +126,6 @@ def test_bootstrap_of_clusters_is_wider_when_items_agree_within_them() -> None:
     assert whole == pytest.approx(t, abs=0.06)
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
 def test_holm_by_brute_force(p_values: list[float]) -> None:
     # The adjusted p of a hypothesis is the largest Bonferroni p over all intersections it is not separated from.

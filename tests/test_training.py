@@ -204,10 +204,11 @@ texts = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), m
 
 @pytest.fixture(scope="module")
 def plain(student: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    from gra.training.template import load_tokenizer
+    from gra.models.catalog import resolve
+    from gra.training.template import student_tokenizer
 
     folder = tmp_path_factory.mktemp("recipe")
-    return load_tokenizer(student, load(write_recipe(folder, student, folder / "none.jsonl")))
+    return student_tokenizer(resolve(str(student)), load(write_recipe(folder, student, folder / "none.jsonl")))
 
 
 def test_the_loss_is_on_the_answer_and_its_stop_token_only(plain: Any) -> None:
@@ -267,12 +268,13 @@ def test_long_rows_are_cut_and_counted(plain: Any) -> None:
 def test_a_template_that_trains_something_else_is_refused(
     student: Path, tmp_path: Path, template: str, message: str
 ) -> None:
-    from gra.training.template import encode, load_tokenizer
+    from gra.models.catalog import resolve
+    from gra.training.template import encode, student_tokenizer
 
     (tmp_path / "t.jinja").write_text(template)
     recipe = write_recipe(tmp_path, student, tmp_path / "x.jsonl", model={"chat_template": "t.jinja"})
     with pytest.raises((RecipeError, DataError), match=message):
-        encode(load_tokenizer(student, load(recipe)), [made("a", "b")], None)
+        encode(student_tokenizer(resolve(str(student)), load(recipe)), [made("a", "b")], None)
 
 
 def test_an_answer_that_writes_the_stop_token_is_refused(plain: Any) -> None:
@@ -287,8 +289,9 @@ def test_an_answer_that_writes_the_stop_token_is_refused(plain: Any) -> None:
     [(None, "no chat template of its own"), ("builtin:plane", "builtin:plain"), ("gone.jinja", "is not there")],
 )
 def test_a_missing_template_says_what_to_do(student: Path, tmp_path: Path, wanted: str | None, message: str) -> None:
-    from gra.training.template import load_tokenizer
+    from gra.models.catalog import resolve
+    from gra.training.template import student_tokenizer
 
     recipe = write_recipe(tmp_path, student, tmp_path / "x.jsonl", model={"chat_template": wanted})
     with pytest.raises(RecipeError, match=message):
-        load_tokenizer(student, load(recipe))
+        student_tokenizer(resolve(str(student)), load(recipe))

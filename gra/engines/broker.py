@@ -12,7 +12,8 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 from gra.core.errors import BudgetExhausted
@@ -39,6 +40,7 @@ from gra.engines.protocol import (
 from gra.engines.residency import Residency
 
 KEY_VERSION = 1
+_RETRY_TEMPERATURE = 0.7
 # What a key is made of. Everything else (concurrency, time-outs, batch size, device, role, candidate)
 # is left out on purpose: it must not change what a recorded answer answers.
 KEY_FIELDS = ("version", "messages", "model", "template", "adapter", "sampling", "output", "sample", "attempt")
@@ -140,7 +142,7 @@ class Broker:
         """One question, one outcome; recorded answers are used as they stand."""
         last: Outcome = EngineFailed("never asked")
         for attempt in range(self._max_attempts):
-            last = await self._attempt(call, attempt)
+            last = await self._attempt(call if attempt == 0 else _livelier(call), attempt)
             if isinstance(last, Answer | TimedOut | EngineFailed):
                 return last
             self.progress.unusable[f"{call.role}:{type(last).__name__}"] += 1
@@ -196,6 +198,12 @@ class Broker:
         return TimedOut(fault.message) if fault.kind == "timeout" else EngineFailed(fault.message)
 
 
+def _livelier(call: Call) -> Call:
+    """The call for another attempt: a greedy answer that could not be used would only come again."""
+    warm = max(call.sampling.temperature, _RETRY_TEMPERATURE)
+    return replace(call, sampling=replace(call.sampling, temperature=warm))
+
+
 def _recorded(call: Call, key: str, attempt: int, reply: Completion, seconds: float) -> Recorded:
     return Recorded(
         key=key,
@@ -248,12 +256,20 @@ def read_outcome(call: Call, recorded: Recorded) -> Outcome:
             return Answer(recorded.text.strip(), recorded.text.strip(), recorded.key, completion)
 
 
+@cache
+def _validator(schema: str) -> Any:
+    # Made once: jsonschema would otherwise check the schema itself again for every answer, for milliseconds.
+    import jsonschema
+
+    return jsonschema.Draft202012Validator(json.loads(schema))
+
+
 def _read_json(schema: Mapping[str, Any], recorded: Recorded, completion: Completion) -> Outcome:
     import jsonschema
 
     try:
         value = json.loads(recorded.text)
-        jsonschema.validate(value, dict(schema))
+        _validator(json.dumps(schema)).validate(value)
         canonical_json(value).encode()  # half a surrogate pair is valid JSON but no text to ask about
     except jsonschema.ValidationError as error:
         return Unparsable(recorded.text, f"not the schema asked for: {error.message}", recorded.key)

@@ -226,7 +226,6 @@ def child_environment(settings: VllmSettings) -> dict[str, str]:
         environment |= {
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
-            "VLLM_CPU_KVCACHE_SPACE": str(max(1, round(settings.kv_cache_gb))),
             "OMP_NUM_THREADS": str(settings.threads),
             "KMP_BLOCKTIME": "5",
         }

@@ -31,19 +31,17 @@ def engine_arguments(settings: dict[str, Any]) -> dict[str, Any]:
         "max_num_seqs": settings["concurrency"],
         "enable_prefix_caching": True,
         "enforce_eager": not on_gpu,
+        "kv_cache_memory_bytes": int(settings["kv_cache_gb"] * 2**30),
         # Probabilities among the allowed labels only, normalised by vLLM itself.
         "logprobs_mode": "processed_logprobs",
         # Sampling comes from the recipe, never from a file that travels with the weights.
         "generation_config": "vllm",
-        # Small models otherwise fill the space between JSON tokens until the length limit.
-        "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
     }
     if not on_gpu:
         # The CPU default of 128 tokens is longer than most of our shared prefixes, so nothing would be cached.
         arguments["block_size"] = 32
     if on_gpu:
         arguments["gpu_memory_utilization"] = settings["gpu_memory_utilization"]
-        arguments["kv_cache_memory_bytes"] = int(settings["kv_cache_gb"] * 2**30)
     return arguments
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import gra
 from gra.core.errors import DataError, EngineUnavailable, ModelUnavailable
 from gra.core.manifest import digest, file_digest
+from gra.models.chat import load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -30,6 +31,7 @@ class ModelUnderTest:
             chat template win over those of `path`.
         chat_template: a .jinja file or `builtin:NAME`, which wins over every other; None keeps the model's own.
         identity: what the catalog calls these very weights.
+        remote_code: whether the model may run code that it brings along.
     """
 
     name: str
@@ -37,6 +39,7 @@ class ModelUnderTest:
     adapter: Path | None
     chat_template: str | None
     identity: str
+    remote_code: bool = False
 
     @property
     def weights(self) -> Path:
@@ -93,9 +96,7 @@ class ModelUnderTest:
 
     def load_tokenizer(self, template: str | None) -> PreTrainedTokenizerBase:
         """The tokenizer, with the chat template if one is given."""
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(self.tokenizer)
+        tokenizer = load_tokenizer(self.tokenizer, remote_code=self.remote_code)
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         tokenizer.padding_side = "left"
@@ -117,7 +118,9 @@ class ModelUnderTest:
             raise EngineUnavailable("`--device cuda` was asked for, but PyTorch sees no GPU; use `--device cpu`")
         place = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
         try:
-            network = AutoModelForCausalLM.from_pretrained(self.weights, dtype=getattr(torch, dtype))
+            network = AutoModelForCausalLM.from_pretrained(
+                self.weights, dtype=getattr(torch, dtype), trust_remote_code=self.remote_code
+            )
             if self._is_lora:
                 network = self._merge(network)
         except (OSError, ValueError, RuntimeError) as error:

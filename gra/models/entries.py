@@ -92,13 +92,17 @@ class Catalog(Section):
     models: list[CatalogEntry]
 
 
-@lru_cache(maxsize=1)
-def load_catalog(path: Path = CATALOG) -> tuple[CatalogEntry, ...]:
+def load_catalog() -> tuple[CatalogEntry, ...]:
     """Read and check the catalog.
 
     Raises:
         RecipeError: the file does not follow the schema, or names a model twice.
     """
+    return _read(CATALOG)
+
+
+@lru_cache(maxsize=1)
+def _read(path: Path) -> tuple[CatalogEntry, ...]:
     models = load_recipe(path, Catalog).recipe.models
     names = [model.name for model in models]
     if twice := sorted({name for name in names if names.count(name) > 1}):

@@ -1,31 +1,16 @@
-"""Models from the hub: whether it can be reached, what is already here, and downloading the rest."""
+"""Models from the hub: what is already here, and downloading the rest."""
 
 from __future__ import annotations
 
 import errno
 import json
-from functools import lru_cache
 from pathlib import Path
 
 from gra.core.errors import ModelUnavailable
 from gra.core.store import Progress, require_space
 
-_PROBE_SECONDS = 3.0
 _SAFE = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.md", "LICENSE*", "NOTICE*"]
 _NOT_NEEDED = ["onnx/*", "openvino/*", "original/*", "*.gguf", "consolidated*"]
-
-
-@lru_cache(maxsize=1)
-def reachable() -> bool:
-    """Whether the hub answers; asked once a process, with a short time-out, through the user's proxies."""
-    import httpx
-    from huggingface_hub import constants, get_session
-
-    try:
-        answer = get_session().get(f"{constants.ENDPOINT}/api/models?limit=1", timeout=_PROBE_SECONDS)
-    except (httpx.HTTPError, OSError):
-        return False
-    return bool(answer.status_code == httpx.codes.OK)
 
 
 def local_snapshot(hub_id: str, revision: str | None) -> Path | None:
@@ -49,13 +34,15 @@ def download(hub_id: str, revision: str | None, progress: Progress) -> Path:
         ModelUnavailable: the repository is gated, unknown or incomplete, or the download broke off.
     """
     import httpx
-    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     name = f"{hub_id}@{revision}" if revision else hub_id
     page = f"{constants.ENDPOINT}/{hub_id}"
     folder = Path(constants.HF_HUB_CACHE)
     try:
+        # Asked first because planning the download hides why a repository cannot be read.
+        HfApi().model_info(hub_id, revision=revision)
         planned = snapshot_download(
             hub_id, revision=revision, allow_patterns=_SAFE, ignore_patterns=_NOT_NEEDED, dry_run=True
         )

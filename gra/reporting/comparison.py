@@ -1,17 +1,26 @@
-"""The comparison as the page shows it: scores per task, paired differences, and the verdicts per arm."""
+"""compare.json as the page shows it: scores, paired differences and verdicts in the order of its tables.
+
+The keys are those that gra.evaluation.compare documents; nothing is computed again here. All scores and
+differences are shares of 1, and a difference is arm minus reference.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from gra.reporting import figures
-from gra.reporting.evidence import Evidence
+
+MEAN = "mean of tasks"
+_ALWAYS = ("difference", "low", "high", "p", "p_holm", "verdict", "mde", "n")
+_COUNTS = ("wins", "losses", "ties")
+_SAMPLES = 2  # wins and losses shown for each task of each pair
 
 
 @dataclass(frozen=True)
 class Score:
-    """One student on one task; `opens` marks the first line of a task. Shares of 1, tokens per answer."""
+    """One student on one task; `opens` marks the first line of a task, `tokens` are a mean per answer."""
 
     task: str
     arm: str
@@ -21,23 +30,26 @@ class Score:
     n: int
     stopped: float | None
     tokens: float | None
+    seed_means: list[float]
     opens: bool
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One paired difference on one task, ours minus reference, as shares of 1."""
+    """One arm against one reference on one task, one category of it, or the mean of all tasks (then without counts)."""
 
     task: str
-    ours: str
+    category: str
+    arm: str
     reference: str
     difference: float
     low: float
     high: float
-    p: float | None
-    p_holm: float | None
+    p: float
+    p_holm: float
     verdict: str
-    mde: float | None
+    mde: float
+    n: int
     wins: int | None
     losses: int | None
     ties: int | None
@@ -45,38 +57,119 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Verdicts:
-    """One arm's line at the top of the page: what it found against each reference."""
+class Headline:
+    """One arm's line at the top of the page: one difference for each reference, None where it is the reference."""
 
     arm: str
-    remark: str
-    cells: list[list[Difference]]
+    seeds: int
+    cells: list[Difference | None]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything compare.json says that the page shows."""
+    """What the page shows of a comparison."""
 
-    baseline: str
-    untuned: str
-    margin: float | None
+    suite: str
+    margin: float
+    level: float
+    comparable: bool
+    notes: list[str]
+    references: list[str]
+    headlines: list[Headline]
     scores: list[Score]
     differences: list[Difference]
-    verdicts: list[Verdicts]
-    references: list[str]
-    one_seed: bool
+    categories: list[Difference]
+    samples: list[dict[str, Any]]
+
+    def tasks(self) -> list[str]:
+        """The tasks' names."""
+        return list(dict.fromkeys(score.task for score in self.scores))
+
+    def arms(self) -> list[str]:
+        """The students' names, the untuned one's included."""
+        return list(dict.fromkeys(score.arm for score in self.scores))
 
     def forest(self) -> list[figures.Difference]:
         """The lines of the forest plot."""
         return [
-            figures.Difference(f"against {d.reference}", d.task, d.ours, d.difference, d.low, d.high, d.verdict)
+            figures.Difference(f"against {d.reference}", d.task, d.arm, d.difference, d.low, d.high, d.verdict)
             for d in self.differences
         ]
 
 
-def read_comparison(evidence: Evidence) -> Comparison | None:
-    """The comparison of a run, or None when there is none."""
-    found: dict[str, Any] = evidence.comparison
-    if not found:
+def read_comparison(content: Mapping[str, Any]) -> Comparison | None:
+    """The comparison in compare.json's content; None when there is none."""
+    if not content:
         return None
-    return None
+    references = [content[key] for key in ("baseline", "untuned") if content.get(key) is not None]
+    differences = list(_differences(content["pairs"]))
+    return Comparison(
+        suite=content["suite"]["name"],
+        margin=content["margin"],
+        level=content["level"],
+        comparable=content["comparable"],
+        notes=content["notes"],
+        references=references,
+        headlines=_headlines(content, references, differences),
+        scores=list(_scores(content["arms"])),
+        differences=differences,
+        categories=list(_categories(content["pairs"])),
+        samples=_samples(content["samples"]),
+    )
+
+
+def _headlines(content: Mapping[str, Any], references: list[str], differences: list[Difference]) -> list[Headline]:
+    """The mean of all tasks for each arm and reference; the only task itself where there is one."""
+    first = {(d.arm, d.reference): d for d in reversed(differences)}
+    return [
+        Headline(arm, facts["seeds"], [first.get((arm, reference)) for reference in references])
+        for arm, facts in content["arms"].items()
+        if any((arm, reference) in first for reference in references)
+    ]
+
+
+def _scores(arms: Mapping[str, Any]) -> Iterator[Score]:
+    tasks = dict.fromkeys(task for facts in arms.values() for task in facts["tasks"])
+    for task in tasks:
+        opens = True
+        for arm, facts in arms.items():
+            found = facts["tasks"][task]
+            yield Score(
+                task=task,
+                arm=arm,
+                opens=opens,
+                **{key: found[key] for key in ("mean", "low", "high", "n", "stopped", "seed_means")},
+                tokens=found["mean_tokens"],
+            )
+            opens = False
+
+
+def _differences(pairs: list[dict[str, Any]]) -> Iterator[Difference]:
+    """Every task of every pair, the mean of the tasks first where there are several."""
+    tasks = list(dict.fromkeys(task for pair in pairs for task in pair["tasks"]))
+    for task in [MEAN, *tasks] if len(tasks) > 1 else tasks:
+        opens = True
+        for pair in pairs:
+            yield _difference(task, "", pair, pair["overall"] if task == MEAN else pair["tasks"][task], opens)
+            opens = False
+
+
+def _categories(pairs: list[dict[str, Any]]) -> Iterator[Difference]:
+    for pair in pairs:
+        for task, found in pair["tasks"].items():
+            for number, (category, part) in enumerate(found["categories"].items()):
+                yield _difference(task, category, pair, part, number == 0)
+
+
+def _difference(task: str, category: str, pair: Mapping[str, Any], found: Mapping[str, Any], opens: bool) -> Difference:
+    numbers: dict[str, Any] = {key: found[key] for key in _ALWAYS} | {key: found.get(key) for key in _COUNTS}
+    return Difference(task, category, pair["arm"], pair["reference"], **numbers, opens=opens)
+
+
+def _samples(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The first few of each kind."""
+    shown: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for sample in found:
+        key = tuple(sample[name] for name in ("arm", "reference", "task", "outcome"))
+        shown.setdefault(key, []).append(sample)
+    return [sample for group in shown.values() for sample in group[:_SAMPLES]]

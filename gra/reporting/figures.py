@@ -108,33 +108,37 @@ def _figure(height: float, **options: Any) -> Figure:
     return Figure(figsize=(_WIDTH, height), layout="constrained", **options)
 
 
-def forest(differences: Sequence[Difference], margin: float) -> Figure:
-    """Paired differences in points with 95 % intervals: one panel per reference, rows grouped by task."""
+def forest(differences: Sequence[Difference], labels: Sequence[str], margin: float) -> Figure:
+    """Paired differences in points with 95 % intervals: one panel per reference, rows in the order of `labels`."""
     panels = list(dict.fromkeys(d.panel for d in differences))
-    rows = list(dict.fromkeys((d.group, d.label) for d in differences))
-    groups = list(dict.fromkeys(group for group, _ in rows))
+    groups = list(dict.fromkeys(d.group for d in differences))
+    there = {(d.group, d.label) for d in differences}
     places, place = {}, 0.0
     for group in groups:
         place += 1.0  # the group's heading
-        for row in (row for row in rows if row[0] == group):
-            places[row] = place
+        for label in (label for label in labels if (group, label) in there):
+            places[group, label] = place
             place += 1.0
         place += 0.35
     figure = _figure(0.55 + 0.27 * place)
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    reach = max(abs(bound) for d in differences for bound in (d.low, d.high, margin)) * 108
     for axis, panel in zip(axes, panels, strict=True):
+        shown = [d for d in differences if d.panel == panel]
+        left = 100 * min(-margin, *(d.low for d in shown))
+        right = 100 * max(margin, *(d.high for d in shown))
         axis.axvspan(-100 * margin, 0, color=FAINT, lw=0, zorder=0)
         axis.axvline(0, color=MUTED, lw=1)
-        for d in (d for d in differences if d.panel == panel):
+        for d in shown:
             _interval(axis, d, places[d.group, d.label])
-        axis.set(xlim=(-reach, reach * 1.02), ylim=(place - 0.5, -0.6), xlabel="difference in points")
+        room = right - left  # the words to the right of an interval need about half as much again
+        axis.set(xlim=(left - 0.06 * room, right + 0.55 * room), ylim=(place - 0.5, -0.6), xlabel="points")
         axis.set_title(panel)
         axis.grid(axis="x")
+        axis.locator_params(axis="x", nbins=7)
         axis.spines["left"].set_visible(False)
     axes[0].set_yticks([*places.values()], [label for _, label in places])
     for group in groups:
-        first = min(places[row] for row in rows if row[0] == group)
+        first = min(y for (name, _), y in places.items() if name == group)
         axes[0].annotate(
             group, (0, first - 0.95), xycoords=("axes fraction", "data"), fontweight="bold", va="center",
             ha="right", annotation_clip=False, xytext=(-3.5, 0), textcoords="offset points",
@@ -147,6 +151,11 @@ def _interval(axis: Axes, d: Difference, y: float) -> None:
     axis.plot([100 * d.low, 100 * d.high], [y, y], color=colour, lw=2.2, solid_capstyle="round")
     filled = d.verdict in ("better", "worse")
     axis.plot(100 * d.value, y, "o", ms=6.5, mfc=colour if filled else PAPER, mec=colour, mew=1.6)
+    value = f"{100 * d.value:+.1f}".replace("-", "−")
+    axis.annotate(
+        f"{value} {d.verdict}", (100 * d.high, y), xytext=(6, 0), textcoords="offset points", va="center", fontsize=8,
+        color=colour,
+    )  # fmt: skip
 
 
 def funnel(steps: Mapping[str, int]) -> Figure:

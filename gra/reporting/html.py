@@ -75,7 +75,7 @@ def _render(content: Mapping[str, Any]) -> str:
 
 
 def _content(evidence: Evidence, folder: Path, title: str, command: str) -> dict[str, Any]:
-    comparison = read_comparison(evidence)
+    comparison = read_comparison(evidence.comparison)
     names = {arm.facts["name"]: arm.name for arm in evidence.arms if "name" in arm.facts}
     timeline = read_timeline(evidence.events).renamed(names)
     drawings = _drawings(evidence, comparison, timeline, folder)
@@ -135,14 +135,10 @@ def _drawings(
 ) -> dict[str, Drawing | None]:
     found: dict[str, Drawing | None] = {"comparison": None, "training": None, "timeline": None}
     if comparison and comparison.differences:
-        caption = (
-            "Paired differences with 95 % intervals, in points; right of zero is better. Filled marks are verdicts of "
-            "better or worse."
-        )
-        if comparison.margin:
-            caption += f" The shaded band is the margin of {100 * comparison.margin:g} points."
+        caption = f"Paired differences with {comparison.level:.0%} intervals, in points; right of zero is better."
+        caption += f" The shaded band is the margin of {100 * comparison.margin:g} points."
         found["comparison"] = figures.draw(
-            "comparison", caption, folder, figures.forest, comparison.forest(), comparison.margin or 0.0
+            "comparison", caption, folder, figures.forest, comparison.forest(), comparison.arms(), comparison.margin
         )
     if curves := {(s.arm, s.key.removeprefix(f"{s.arm}-")): curve for s in evidence.students if (curve := _curve(s))}:
         caption = "Loss over optimiser steps, on the tokens of the answers."

@@ -20,8 +20,8 @@ def summary(evidence: Evidence, comparison: Comparison | None) -> str:
         of = f" of {_list(sorted(bases))}" if bases else ""
         sentences.append(f"{_count(len(evidence.students), 'student')}{of} trained on them.")
     if comparison and comparison.scores:
-        tasks = list(dict.fromkeys(score.task for score in comparison.scores))
-        sentences.append(f"Compared item by item with {_list(comparison.references)} on {_list(tasks)}.")
+        on = _list(comparison.tasks())
+        sentences.append(f"Compared item by item with {_list(comparison.references)} on {on}.")
     return " ".join(sentences) or "Nothing is finished yet in this run folder."
 
 
@@ -33,7 +33,7 @@ def tiles(evidence: Evidence, timeline: Timeline, spent: Spent) -> list[tuple[st
             share = f"{arm.accepted() / len(arm.rows):.0%} of {_count(len(arm.rows), 'candidate')}"
             found.append((f"rows from {arm.name}", f"{arm.accepted():,}", share))
     if spent.calls:
-        remark = f"{spent.completion_tokens:,} of them written, in {_count(spent.calls, 'call')}"
+        remark = f"{spent.completion_tokens:,} written, in {_count(spent.calls, 'call')}"
         found.append(("tokens", f"{spent.tokens:,}", remark))
     if timeline.sessions:
         resumes = len(timeline.sessions) - 1

@@ -118,7 +118,9 @@ class Round:
     def _room(self) -> int:
         """How many stories may be in flight: fewer when nearly enough rows are accepted."""
         accepted = sum(c.state is State.ACCEPTED for c in self._ended.values())
-        rate = (accepted + 1) / (len(self._ended) + 2)
+        # The rate is taken where all have ended: what ends soonest is mostly rejected.
+        prefix = self._prefix()
+        rate = (len(self._passed(prefix)) + 1) / (prefix + 2)
         wanted = math.ceil((self._setting.recipe.rounds.accept - accepted) / rate)
         return max(1, min(self._in_flight, wanted))
 

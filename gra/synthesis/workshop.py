@@ -24,7 +24,7 @@ from gra.models.catalog import ResolvedModel, resolve
 from gra.models.chat import context_length, has_chat_template, template_digest
 
 # Resident size of an engine beside weights and KV cache, measured; see docs/benchmarks.md.
-_CPU_OVERHEAD_GB = 2.0
+_CPU_OVERHEAD_GB = 3.5
 _GPU_OVERHEAD_GB = 2.5
 
 
@@ -56,7 +56,7 @@ class Workshop:
         limit = self.engine.memory_gb or (0.85 * available_gb() if gpu is None else 0.92 * gpu)
         together = sum(memory.values()) <= limit
         cores = len(os.sched_getaffinity(0))
-        threads = 0 if gpu is not None else max(1, cores // (max(1, len(memory)) if together else 1))
+        heaviest = max(memory, key=lambda name: memory[name], default="")
         engines = {
             m.name: VllmEngine(
                 m.name,
@@ -64,7 +64,7 @@ class Workshop:
                     path=m.path,
                     max_model_len=min(self.engine.max_model_len, context_length(m.path)),
                     kv_cache_gb=kv_gb,
-                    threads=threads,
+                    threads=0 if gpu is not None else _threads(cores, m.name == heaviest or not together),
                     concurrency=self.engine.concurrency,
                     gpu_memory_utilization=0.9 if gpu is None else min(0.92, memory[m.name] / gpu),
                     start_timeout_s=self.engine.start_timeout_s,
@@ -138,6 +138,11 @@ async def running(pool: EnginePool, view: View) -> AsyncIterator[EnginePool]:
         yield pool
     finally:
         await pool.residency.close()
+
+
+def _threads(cores: int, most: bool) -> int:
+    """CPU threads of one engine. The heaviest model is what the others wait for, so it may use every core."""
+    return cores if most else max(1, cores // 2)
 
 
 def weights_gb(path: Path) -> float:

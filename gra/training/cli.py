@@ -32,6 +32,9 @@ exit codes: 0 done, 2 wrong recipe, data or command line, 4 the model could not 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; exits with the project's codes and one sentence on a mistake."""
     options = _parser().parse_args(arguments)
+    # OpenMP's waiting threads burn the cores that the others need: beside another busy process a step took four
+    # times as long (docs/training.md). Read when torch is first imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         _train(options)
     except GraError as error:

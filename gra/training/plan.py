@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from gra.core.recipe import Loaded, find_file
 from gra.core.schema import TrainRecipe
 from gra.training.arguments import check_arguments, on_cpu
 from gra.training.rows import Row, Split, read_rows, split_rows
-from gra.training.template import Encoded, encode, fingerprint, load_tokenizer, show_row
+from gra.training.template import Encoded, encode, fingerprint, show_row, student_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -95,8 +95,10 @@ class Plan:
         from accelerate import init_empty_weights
         from transformers import AutoConfig, AutoModelForCausalLM
 
+        code = self.model.remote_code
+        config = AutoConfig.from_pretrained(self.model.path, trust_remote_code=code)
         with init_empty_weights():
-            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(self.model.path))
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=code)
         model.tie_weights()
         total = sum(weight.numel() for weight in model.parameters())
         trained = total
@@ -110,8 +112,8 @@ class Plan:
         return {"parameters": total, "trained": trained, "gb_without_activations": round(gigabytes, 2)}
 
 
-def make_plan(loaded: Loaded[TrainRecipe]) -> Plan:
-    """Check the recipe, resolve the student, read, split and tokenise the rows.
+def make_plan(loaded: Loaded[TrainRecipe], say: Callable[[str], None] = lambda text: None) -> Plan:
+    """Check the recipe, resolve the student, read, split and tokenise the rows; `say` hears of downloads.
 
     Raises:
         RecipeError, DataError: with the line of the recipe, or the file and row, that is wrong.
@@ -127,8 +129,9 @@ def make_plan(loaded: Loaded[TrainRecipe]) -> Plan:
 
     from gra.models.catalog import resolve
 
-    model = resolve(recipe.model.name, accept_licences=recipe.accept_licences)
-    tokenizer = load_tokenizer(model.path, loaded)
+    name = f"{recipe.model.name}@{recipe.model.revision}" if recipe.model.revision else recipe.model.name
+    model = resolve(name, accept_licences=recipe.accept_licences, progress=say)
+    tokenizer = student_tokenizer(model, loaded)
     limit = options.get("max_length", 1024)
     train = encode(tokenizer, split.train, limit)
     if not len(train):
@@ -159,6 +162,7 @@ def load_student(plan: Plan, path: Path) -> Any:
         plan.model.path if adapter else path,
         dtype=getattr(torch, recipe.model.dtype),
         attn_implementation=recipe.model.attn_implementation,
+        trust_remote_code=plan.model.remote_code,
         **(plan.options.get("model_init_kwargs") or {}),
     )
     if adapter:
@@ -187,7 +191,10 @@ def use_all_cores(train: Mapping[str, Any]) -> None:
     """Share this machine's cores among its training processes, when they train on them."""
     import torch
 
-    if on_cpu(dict(train)) and "OMP_NUM_THREADS" not in os.environ:
+    # Launchers set OMP_NUM_THREADS=1 by themselves, which would leave all cores but one idle.
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ or "LOCAL_WORLD_SIZE" in os.environ
+    threads = os.environ.get("OMP_NUM_THREADS")
+    if on_cpu(dict(train)) and (threads is None or (launched and threads == "1")):
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
 
 

@@ -58,15 +58,14 @@ def train(
         Mismatch: `output` holds another run and `fresh` is not set.
     """
     _be_quiet()
-    options = check_arguments(loaded)
-    use_all_cores(options)
-    plan = make_plan(loaded)
+    use_all_cores(check_arguments(loaded))
     arguments = build_arguments(loaded, output / "checkpoints")
+    main = arguments.process_index == 0
+    view = view or View(None if dry_run else output / "log.jsonl", quiet=not main)
+    plan = make_plan(loaded, view.note)
     if dry_run:
         return plan.describe()
     folder = RunFolder(output)
-    main = arguments.process_index == 0
-    view = view or View(output / "log.jsonl", quiet=not main)
     with folder.create().lock() if main else nullcontext():
         checkpoint = _find_start(plan, folder, arguments, fresh, view)
         done = folder.completed(SECTION, plan.fingerprint)
@@ -159,6 +158,7 @@ def _save(plan: Plan, folder: RunFolder, trainer: Any, state: dict[str, Any], se
                 "identity": plan.model.identity,
                 "path": str(plan.model.path),
                 "licence": plan.model.licence,
+                "licence_url": plan.model.licence_url,
             },
             "data": plan.files,
             "template": plan.template,

@@ -19,6 +19,7 @@ from gra.core.schema import TrainRecipe
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from gra.models.catalog import ResolvedModel
     from gra.training.rows import Row
 
 IGNORED = -100  # the label of a token outside the loss
@@ -48,15 +49,15 @@ class Encoded:
         }
 
 
-def load_tokenizer(path: Path, loaded: Loaded[TrainRecipe]) -> PreTrainedTokenizerBase:
+def student_tokenizer(model: ResolvedModel, loaded: Loaded[TrainRecipe]) -> PreTrainedTokenizerBase:
     """The student's tokenizer with the recipe's chat template and a padding token.
 
     Raises:
         RecipeError: when there is no chat template, no end-of-sequence token, or the file is not there.
     """
-    from transformers import AutoTokenizer
+    from gra.models.chat import load_tokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer = load_tokenizer(model.path, remote_code=model.remote_code)
     eos = loaded.recipe.train.get("eos_token")
     if eos is not None:
         if eos not in tokenizer.get_vocab():

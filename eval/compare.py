@@ -1,0 +1,6 @@
+"""Compare evaluated models: `python eval/compare.py RUN RUN [--baseline NAME]`; the same as `gra compare`."""
+
+from gra.evaluation.cli import main_compare
+
+if __name__ == "__main__":
+    main_compare()

@@ -1,0 +1,20 @@
+"""Whether the model and dataset hub can be reached from here."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+_PROBE_SECONDS = 3.0
+
+
+@lru_cache(maxsize=1)
+def hub_reachable() -> bool:
+    """Whether the hub answers; asked once a process, with a short time-out, through the user's proxies."""
+    import httpx
+    from huggingface_hub import constants, get_session
+
+    try:
+        answer = get_session().get(f"{constants.ENDPOINT}/api/models?limit=1", timeout=_PROBE_SECONDS)
+    except (httpx.HTTPError, OSError):
+        return False
+    return bool(answer.status_code == httpx.codes.OK)

@@ -1,0 +1,87 @@
+"""One function a benchmark: from a row as it is published to the columns that GRA uses.
+
+Sources write the same benchmark differently (the hub's columns, documents inside recorded requests);
+each function takes all of them and gives the same item.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Row = Mapping[str, Any]
+Item = dict[str, Any]
+Shape = Callable[[Row], Item]
+
+_HOW_TO = re.compile(r"\[[^\]]*\]")
+
+
+def _lettered(row: Row) -> Item:
+    """ARC, OpenBookQA and CommonsenseQA: choices under letters or digits, or already a list with `gold`."""
+    question = row.get("question") or row.get("question_stem")
+    if question is None:
+        question = row["query"].removeprefix("Question: ").removesuffix("\nAnswer:")
+    if isinstance(row["choices"], Mapping):
+        choices = list(row["choices"]["text"])
+        answer = list(row["choices"]["label"]).index(row["answerKey"])
+    else:
+        choices, answer = list(row["choices"]), row["gold"]
+    return _choice(question, choices, answer)
+
+
+def _hellaswag(row: Row) -> Item:
+    """A video caption or a how-to text, and four endings."""
+    before = f"{row['activity_label']}: {row['ctx_a']} {row['ctx_b'].capitalize()}"
+    return _choice(_plain(before), [_plain(ending) for ending in row["endings"]], int(row["label"]))
+
+
+def _plain(text: str) -> str:
+    """Remove the marks of the how-to texts ([header], [step], …); [title] begins a sentence."""
+    return re.sub(r" {2,}", " ", _HOW_TO.sub("", text.strip().replace(" [title]", ". "))).strip()
+
+
+def _piqa(row: Row) -> Item:
+    return _choice(row["goal"], [row["sol1"], row["sol2"]], int(row["label"]))
+
+
+def _boolq(row: Row) -> Item:
+    """A passage, then the question with its question mark."""
+    return _choice(f"{row['passage']}\n{row['question'].rstrip('?')}?", ["no", "yes"], int(row["answer"]))
+
+
+def _sciq(row: Row) -> Item:
+    """Without the supporting text; the right choice's place is drawn from the question, not always the last."""
+    choices = [row["distractor1"], row["distractor2"], row["distractor3"]]
+    place = hashlib.sha256(row["question"].encode()).digest()[0] % 4
+    choices.insert(place, row["correct_answer"])
+    return _choice(row["question"], choices, place)
+
+
+def _mmlu(row: Row) -> Item:
+    return {**_choice(row["question"], list(row["choices"]), int(row["answer"])), "category": row["subject"]}
+
+
+def _gsm8k(row: Row) -> Item:
+    """The worked answer as published; its last line is `#### ` and the number."""
+    return {"question": row["question"], "answer": row["answer"]}
+
+
+def _choice(question: str, choices: list[str], answer: int) -> Item:
+    if not question.strip() or not all(choice.strip() for choice in choices):
+        raise ValueError("the question or a choice is empty")
+    if not 0 <= answer < len(choices):
+        raise ValueError(f"the answer {answer} is not one of {len(choices)} choices")
+    return {"question": question, "choices": choices, "answer": answer}
+
+
+SHAPES: dict[str, Shape] = {
+    "lettered": _lettered,
+    "hellaswag": _hellaswag,
+    "piqa": _piqa,
+    "boolq": _boolq,
+    "sciq": _sciq,
+    "mmlu": _mmlu,
+    "gsm8k": _gsm8k,
+}

@@ -1,0 +1,206 @@
+"""The command lines of eval/run.py and eval/compare.py; `gra evaluate` and `gra compare` are the same.
+
+python eval/run.py eval/suites/quickstart.yaml --model gemma-3-270m --chat-template builtin:plain
+python eval/compare.py runs/untuned/eval runs/student/eval
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rich.console import Console
+from rich.table import Table
+
+from gra.core.console import View
+from gra.core.errors import GraError
+
+_CODES = """exit codes: 0 done, 2 the suite, data or command line is wrong, 4 the model could not be had,
+5 the runs cannot be compared, 130 interrupted (the same command goes on from there)"""
+_RUN_EXAMPLES = f"""examples:
+  python eval/run.py eval/suites/quickstart.yaml --model smollm2-135m-instruct
+  python eval/run.py eval/suites/quickstart.yaml --model gemma-3-270m --accept-licence gemma \\
+      --chat-template builtin:plain --name untuned
+  python eval/run.py eval/suites/quickstart.yaml --model gemma-3-270m --accept-licence gemma \\
+      --adapter runs/student/model
+
+{_CODES}"""
+_COMPARE_EXAMPLES = f"""examples:
+  python eval/compare.py runs/untuned/eval runs/student/eval
+  python eval/compare.py distilled=runs/d0/eval distilled=runs/d1/eval gra=runs/g0/eval gra=runs/g1/eval \\
+      untuned=runs/untuned/eval --baseline distilled --margin 0.02
+  (a name that is given several times is one arm with several training seeds)
+
+{_CODES}"""
+
+
+def main_run(arguments: Sequence[str] | None = None) -> None:
+    """Evaluate one model; exits with the project's codes and one sentence on a mistake."""
+    _guarded(_run, _run_parser().parse_args(arguments))
+
+
+def main_compare(arguments: Sequence[str] | None = None) -> None:
+    """Compare evaluated models; exits with the project's codes and one sentence on a mistake."""
+    _guarded(_compare, _compare_parser().parse_args(arguments))
+
+
+def _guarded(verb: Callable[[argparse.Namespace], dict[str, Any]], options: argparse.Namespace) -> None:
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # standard output is for --json
+            summary = verb(options)
+    except GraError as error:
+        _fail(f"error: {error}", error.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted; run the same command again to go on from here", 130)
+    if options.json:
+        print(json.dumps(summary, indent=2, ensure_ascii=False))
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(message, file=sys.stderr)
+    sys.exit(code)
+
+
+def _run_parser() -> argparse.ArgumentParser:
+    parser = _parser("eval/run.py", "Ask one model a suite and score its answers.", _RUN_EXAMPLES)
+    parser.add_argument("suite", type=Path, help="a suite file (eval/suites/*.yaml)")
+    parser.add_argument("--model", required=True, help="a catalog name, hub id or folder")
+    parser.add_argument("--adapter", type=Path, metavar="DIR", help="what training wrote, on top of the model")
+    parser.add_argument(
+        "--chat-template", metavar="FILE", help="a .jinja file or builtin:plain; default: the adapter's or model's own"
+    )
+    parser.add_argument("--name", help="what reports call this model; default: the adapter's or model's name")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="default: runs/NAME/eval")
+    parser.add_argument("--limit", type=_positive, metavar="N", help="at most N items of every task")
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="a folder with benchmark files")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
+    parser.add_argument(
+        "--accept-licence", action="append", default=[], metavar="ID", help="a licence that you accept, such as gemma"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="check everything, ask nothing")
+    return parser
+
+
+def _compare_parser() -> argparse.ArgumentParser:
+    parser = _parser("eval/compare.py", "Compare evaluated models, item by item.", _COMPARE_EXAMPLES)
+    parser.add_argument("runs", nargs="+", metavar="[NAME=]DIR", help="output folders of eval/run.py")
+    parser.add_argument("--baseline", metavar="NAME", help="what the others are compared with; default: the first run")
+    parser.add_argument("--untuned", default="untuned", metavar="NAME", help="the untrained model; default: untuned")
+    parser.add_argument(
+        "--margin", type=_share, default=0.02, help="largest loss that counts as non-inferior, between 0 and 1 (0.02)"
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", default=Path("runs/compare"), help="default: runs/compare"
+    )
+    return parser
+
+
+def _parser(prog: str, description: str, epilog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--json", action="store_true", help="one machine-readable summary on standard output")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> dict[str, Any]:
+    from gra.evaluation.model import ModelUnderTest
+    from gra.evaluation.suite import load_suite, read_questions, suite_digest
+    from gra.models.catalog import resolve
+
+    suite = load_suite(options.suite, limit=options.limit)
+    view = View()
+    questions = read_questions(suite, options.data_dir)
+    base = resolve(options.model, accept_licences=options.accept_licence, progress=view.note)
+    name = options.name or _default_name(options.model, options.adapter)
+    model = ModelUnderTest(name, base.path, options.adapter, options.chat_template, base.identity, base.remote_code)
+    model.check()
+    if any(task.chat for task in questions):
+        model.template()
+    output = options.output or Path("runs") / name / "eval"
+    if options.dry_run:
+        items = {task.name: len(task.items) for task in questions}
+        listed = ", ".join(f"{task} ({count} items)" for task, count in items.items())
+        view.note(f"{options.suite}: valid; {name} would be asked {listed}, into {output}; nothing was spent")
+        return {"name": name, "output": str(output), "tasks": items, "suite_digest": suite_digest(questions)}
+    from gra.evaluation.harness import evaluate
+
+    with view.bars():
+        results = evaluate(
+            suite,
+            model,
+            output,
+            data_dir=options.data_dir,
+            device=options.device,
+            progress=lambda task, done, total: view.progress(task, done, total),
+        )
+    view.console.print(_results_table(results))
+    view.note(f"records: {output}")
+    return {**results, "output": str(output)}
+
+
+def _compare(options: argparse.Namespace) -> dict[str, Any]:
+    from gra.evaluation.compare import compare
+
+    runs: dict[str, list[Path]] = {}
+    for text in options.runs:
+        name, equals, folder = text.partition("=")
+        path = Path(folder if equals and not Path(text).is_dir() else text)
+        runs.setdefault(name if path != Path(text) else _name_of(path), []).append(path)
+    comparison = compare(
+        runs, options.baseline or next(iter(runs)), options.margin, options.output, untuned=options.untuned
+    )
+    console = Console(stderr=True)
+    console.print(comparison.table())
+    for note in comparison.content["notes"]:
+        console.print(note, markup=False)
+    console.print(f"written: {options.output / 'compare.md'}", markup=False, soft_wrap=True)
+    return comparison.to_json()
+
+
+def _name_of(run: Path) -> str:
+    from gra.evaluation.records import read_results
+
+    return str(read_results(run)["model"]["name"])
+
+
+def _default_name(model: str, adapter: Path | None) -> str:
+    if adapter is not None:
+        folder = adapter.resolve()
+        return folder.parent.name if folder.name == "model" else folder.name
+    return re.sub(r"[^\w.-]+", "-", Path(model).name or model).strip("-").removeprefix("catalog-")
+
+
+def _results_table(results: dict[str, Any]) -> Table:
+    table = Table("task", "metric", "n", "score", "95 % interval", "ended", title=results["model"]["name"])
+    for name, task in results["tasks"].items():
+        ended = "" if task["stopped"] is None else f"{task['stopped']:.0%}"
+        interval = f"{task['low']:.1%} to {task['high']:.1%}"
+        table.add_row(name, task["metric"], str(task["n"]), f"{task['mean']:.1%}", interval, ended)
+    return table
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
+    return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number between 0 and 1")
+    return value

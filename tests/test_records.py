@@ -1,0 +1,61 @@
+"""The nouns turn into JSON and back without a loss."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gra.core.manifest import canonical_json
+from gra.core.records import CHECKS, DIMENSIONS, Candidate, Check, Review, Ruling, Seed, State, Usage
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+numbers = st.floats(0, 10)
+tuples = st.lists(texts, max_size=3).map(tuple)
+usage = st.builds(Usage, *(st.integers(0, 10**9) for _ in range(3)))
+candidates = st.builds(
+    Candidate,
+    id=texts, round=st.integers(0, 9), index=st.integers(0, 10**6), domain=texts, state=st.sampled_from(State),
+    reason=texts, arm=texts, generator=texts, reviewers=tuples, adjudicator=texts, parents=tuples, keywords=tuples,
+    instruction=texts, response=texts,
+    checks=st.lists(st.builds(Check, texts, st.dictionaries(texts, numbers, max_size=3), tuples), max_size=3).map(tuple),
+    reviews=st.lists(
+        st.builds(Review, texts, st.dictionaries(texts, numbers, max_size=3), numbers, numbers, texts), max_size=3
+    ).map(tuple),
+    mean=st.none() | numbers, std=st.none() | numbers,
+    ruling=st.none() | st.builds(Ruling, texts, st.dictionaries(texts, numbers), numbers, texts, st.booleans()),
+    disputed=st.booleans(), neighbour=texts, similarity=st.none() | st.floats(-1, 1),
+    usage=st.dictionaries(texts, usage, max_size=3), calls=tuples,
+)  # fmt: skip
+
+
+@given(candidates)
+def test_a_candidate_comes_back_from_json_as_it_was(candidate: Candidate) -> None:
+    through_text: dict[str, Any] = json.loads(json.dumps(candidate.to_json(), ensure_ascii=False))
+    again = Candidate.from_json(through_text)
+    assert again == candidate
+    assert type(again.state) is State
+    assert canonical_json(again.to_json()) == canonical_json(candidate.to_json())
+
+
+@given(usage, usage)
+def test_usage_adds_up(one: Usage, two: Usage) -> None:
+    total = one + two
+    assert (total.calls, total.prompt_tokens, total.completion_tokens) == (
+        one.calls + two.calls, one.prompt_tokens + two.prompt_tokens, one.completion_tokens + two.completion_tokens
+    )  # fmt: skip
+
+
+def test_the_papers_criteria_and_dimensions() -> None:
+    assert (len(CHECKS), len(DIMENSIONS)) == (3, 6)
+    assert {state.value for state in State} == {
+        "accepted", "rejected", "duplicate", "contaminated", "surplus", "failed"
+    }  # fmt: skip
+
+
+def test_a_seed_is_a_parent_only_with_three_keywords_and_a_summary() -> None:
+    assert Seed("s", "qa", "i", "r", ("a", "b", "c"), "do").enriched
+    assert not Seed("s", "qa", "i", "r", ("a", "b"), "do").enriched
+    assert not Seed("s", "qa", "i", "r", ("a", "b", "c")).enriched
