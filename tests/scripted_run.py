@@ -52,7 +52,7 @@ def answer_by_content(call: Call) -> Completion:
     prompt = call.messages[-1][1]
     match call.output:
         case Text():
-            return said("", "stop") if luck.random() < 0.02 else said(f"Answer {luck.randrange(10**6)} to: {prompt}")
+            return said("", "stop") if luck.random() < 0.02 else said(f"Answer {luck.randrange(10**6)} to: {prompt.splitlines()[0]}")
         case Choice(labels):
             weights = {label: luck.random() + 0.05 for label in labels}
             total = sum(weights.values())
@@ -67,11 +67,11 @@ def answer_by_content(call: Call) -> Completion:
 
 def _fields(properties: dict[str, Any], prompt: str, luck: random.Random) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    # What is good about an answer is in its text; each reviewer sees it through a mood of its own.
+    # What is good about an answer is in its text; now and then a reviewer is in a foul mood.
     shown = re.search(r"<exercise>\n(.*)\n</exercise>.*<answer>\n(.*)\n</answer>", prompt, re.DOTALL)
     exercise, answer = shown.groups() if shown else ("", "nothing")
     fits = len(set(answer.split()) & set(exercise.split())) / len(set(answer.split()))
-    grade = 3 + 4 * fits + 4 * (zlib.crc32(answer.encode()) % 100 / 100) + luck.gauss(0, 1.2)
+    grade = 5.5 + 3 * fits + 2.5 * (zlib.crc32(answer.encode()) % 100 / 100) - 5 * (luck.random() < 0.12)
     for name in properties:
         if name == "keywords":
             found[name] = luck.sample(TOPICS, 3)
@@ -103,7 +103,7 @@ class WordEmbedder:
 
 def make_seeds(per_domain: int = 3) -> list[Seed]:
     return [
-        Seed(f"{domain}-{i}", domain, f"Say something about {TOPICS[i]} for {domain} .", f"{TOPICS[i]} for {domain} .",
+        Seed(f"{domain}-{i}", domain, f"Say something about {TOPICS[i]} for {domain} .", TOPICS[i],
              (domain, TOPICS[i], "seed"), f"Talk about {TOPICS[i]}.")
         for domain in ("qa", "math") for i in range(per_domain)
     ]  # fmt: skip

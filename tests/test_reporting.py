@@ -10,172 +10,41 @@ import sys
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from reported_run import (
+    CANDIDATES,
+    CARD,
+    ESCAPE,
+    GRA_FACTS,
+    HOSTILE,
+    KILLED_AND_RESUMED,
+    begin,
+    candidate,
+    end,
+    write_arm,
+    write_run,
+)
 from rich.console import Console
 
 from gra.core.errors import DataError
-from gra.core.manifest import RunFolder, write_json
-from gra.core.records import CHECKS, DIMENSIONS, Candidate, Check, Review, Ruling, State, Usage
+from gra.core.manifest import write_json
+from gra.core.records import State
 from gra.data.export import export
 from gra.reporting import tally
+from gra.reporting.comparison import read_comparison
 from gra.reporting.evidence import read_evidence
 from gra.reporting.explain import explain
 from gra.reporting.figures import duration
 from gra.reporting.html import write_report
 from gra.reporting.timeline import read_timeline
 
-HOSTILE = (
-    "</script><script>alert(1)</script><img src=https://evil.example/x.png onerror=alert(2)> {{ 7 * 7 }} [red]x[/red]"
-)
-ESCAPE = "\x1b[2J\x1b]0;owned\x07\u202eback"
-
-
-def review(name: str, score: float, comment: str = "") -> Review:
-    return Review(name, dict.fromkeys(DIMENSIONS, score), score, score, comment)
-
-
-def candidate(index: int, state: State, reason: str, **more: Any) -> Candidate:
-    begun: dict[str, Any] = {
-        "id": f"r1-{index:06d}", "round": 1, "index": index, "domain": ("qa", "math", "coding")[index % 3],
-        "state": state, "reason": reason, "generator": "ada", "reviewers": ("ben", "cy"), "adjudicator": "dot",
-        "parents": ("qa-1", "qa-2"), "keywords": ("tide", "owl", "bread"), "instruction": f"Instruction {index}.",
-        "usage": {"generator": Usage(2, 100, 20), "reviewer": Usage(4, 300, 8)}, "calls": ("k1", "k2"),
-    }  # fmt: skip
-    return Candidate(**{**begun, **more})
-
-
-def reviewed(index: int, state: State, reason: str, scores: tuple[float, float], **more: Any) -> Candidate:
-    told: dict[str, Any] = {
-        "response": f"Response {index}.",
-        "checks": (Check("ben", dict.fromkeys(CHECKS, 0.9), ()), Check("cy", {}, ())),
-        "reviews": tuple(review(name, score) for name, score in zip(("ben", "cy"), scores, strict=True)),
-        "mean": sum(scores) / 2,
-        "std": abs(scores[0] - scores[1]) / 2,
-    }
-    return candidate(index, state, reason, **{**told, **more})
-
-
-CANDIDATES = [
-    reviewed(0, State.ACCEPTED, "reviewers agree", (8.0, 7.0), neighbour="qa-1", similarity=0.41),
-    reviewed(1, State.ACCEPTED, "adjudicator kept it", (9.5, 4.5), disputed=True,
-             ruling=Ruling("dot", dict.fromkeys(DIMENSIONS, 7.25), 7.25, "Fine after all.", True)),
-    reviewed(2, State.REJECTED, "response: mean score too low", (2.0, 3.0), response=HOSTILE, instruction=HOSTILE),
-    reviewed(3, State.REJECTED, "adjudicator rejected it", (9.0, 4.0), disputed=True,
-             ruling=Ruling("dot", dict.fromkeys(DIMENSIONS, 3.0), 3.0, "Wrong.", False)),
-    candidate(4, State.REJECTED, "instruction: clear",
-              checks=(Check("ben", {"reasonable": 0.9, "complete": 0.8, "clear": 0.11}, ("clear",)),)),
-    reviewed(5, State.DUPLICATE, "too similar to r1-000000", (7.0, 7.0), neighbour="r1-000000", similarity=0.97),
-    reviewed(6, State.CONTAMINATED, "shares 13 tokens with arc item 7", (7.0, 7.0)),
-    reviewed(7, State.SURPLUS, "accepted after the round was full", (7.0, 8.0)),
-    candidate(8, State.FAILED, "generator ada: answer cut off at the length limit", keywords=(), instruction=""),
-]  # fmt: skip
-SEEDS = [
-    Candidate(f"vanilla-qa-{i}", 0, i, "qa", State.ACCEPTED, "seed", arm="vanilla", parents=(f"qa-{i}",),
-              instruction=f"Seed question {i}?", response=f"Seed answer {i}.")
-    for i in range(1, 6)
-]  # fmt: skip
-CARD = {
-    "name": "x", "arm": "gra", "states": {s.value: 0 for s in State}, "models": [], "shared_weights": {}, "seeds": "s",
-    "reviewers": [], "committee_auc": None, "prompts": {},
-}  # fmt: skip
-MODEL = {
-    "name": "tiny-model",
-    "identity": "sha256:abc123",
-    "licence": "apache-2.0",
-    "origin": "package",
-    "path": "tiny",
-}
-FUNNEL = {
-    "candidates": 9, "instruction written": 8, "instruction passed": 7, "scored": 7, "mean passed": 6, "disputed": 2,
-    "kept by adjudicator": 1, "accepted": 2,
-}  # fmt: skip
-GRA_FACTS: dict[str, Any] = {
-    "name": "test-gra", "arm": "gra", "funnel": FUNNEL, "stopped": ["candidate limit"],
-    "states": dict(Counter(c.state.value for c in CANDIDATES)), "mean_score": 6.5, "faults": {},
-    "tokens_by_role": {
-        "generator": {"calls": 18, "prompt_tokens": 9001, "completion_tokens": 180, "cached_tokens": 0},
-        "reviewer": {"calls": 36, "prompt_tokens": 27000, "completion_tokens": 72, "cached_tokens": 13500},
-    },
-    "models": {"tiny-model": MODEL}, "missing_models": {"gone-model": "its package is gone; install it"},
-    "prompts": {"response": "f" * 64},
-    "members": {
-        "ada": {"model": "tiny-model", "ask": "integers", "roles": ["generator"]},
-        "ben": {"model": "tiny-model", "ask": "yes_no", "roles": ["reviewer"]},
-        "cy": {"model": "tiny-model", "ask": "likelihood", "roles": ["reviewer"]},
-        "dot": {"model": "tiny-model", "ask": "integers", "roles": ["adjudicator"]},
-    },
-    "reviewers": {
-        "ben": {"auc": 0.875, "good": [8.0, 7.0, 9.0, 4.0], "bad": [3.0, 5.0, 2.0, 1.0], "unanswered": 3},
-        "cy": {"auc": 0.5, "good": [0.2, 0.4], "bad": [0.4, 0.2], "unanswered": 0},
-    },
-    "committee_auc": 0.9375, "shared_weights": {"tiny-model": ["ada", "ben", "cy", "dot"]},
-}  # fmt: skip
-
-
-def write_arm(folder: Path, candidates: list[Candidate], facts: dict[str, Any]) -> None:
-    RunFolder(folder).create()
-    (folder / "recipe.resolved.yaml").write_text("review:\n  accept_mean: 6.5   # line 3\n  dispute_std: 2.0\n")
-    RunFolder(folder).record("synthesis", facts, export(folder, candidates, CARD))
-
-
-def write_log(run: Path, events: list[dict[str, Any]]) -> None:
-    run.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(event, ensure_ascii=False) for event in events]
-    (run / "log.jsonl").write_text("\n".join(lines) + '\n{"time": 99, "ev', encoding="utf-8")
-
-
-def begin(time: float, name: str, detail: str = "") -> dict[str, Any]:
-    return {"time": time, "event": "note", "text": f"▸ {name}" + (f": {detail}" if detail else "")}
-
-
-def end(began: float, ended: float, name: str, outcome: str = "done") -> dict[str, Any]:
-    return {"time": ended, "event": "stage", "name": name, "began": began, "ended": ended, "outcome": outcome}
-
-
-def ended(time: float, index: int, state: str) -> dict[str, Any]:
-    return {"time": time, "event": "candidate", "arm": "test-gra", "id": f"r1-{index:06d}", "state": state, "tokens": 1}
-
-
-KILLED_AND_RESUMED = [
-    begin(1000.0, "check", "recipe.yaml"), end(1000.0, 1002.0, "check"),
-    begin(1002.0, "engines", "tiny-model"), end(1002.0, 1012.0, "engines"),
-    begin(1012.0, "synthesis", "test-gra"), ended(1020.0, 0, "accepted"), ended(1030.0, 2, "rejected"),
-    # killed here, and started again two hours later
-    begin(8230.0, "check", "recipe.yaml"), end(8230.0, 8231.0, "check"),
-    begin(8231.0, "engines", "tiny-model"), end(8231.0, 8241.0, "engines"),
-    begin(8241.0, "synthesis", "test-gra"), ended(8241.5, 0, "accepted"), ended(8250.0, 1, "accepted"),
-    end(8241.0, 8261.0, "synthesis"),
-    {"time": 8261.0, "event": "engine", "name": "tiny-model", "calls": 30, "prompt_tokens": 20000,
-     "cached_tokens": 5000, "completion_tokens": 111},
-    begin(8262.0, "train", "gra-seed0"), end(8262.0, 8302.0, "train"),
-    begin(8303.0, "compare"),
-]  # fmt: skip
-
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole run: two arms, a trained student, a comparison, a log with a resume."""
-    run = tmp_path_factory.mktemp("runs") / "test"
-    write_arm(run / "arms" / "gra", CANDIDATES, GRA_FACTS)
-    write_arm(run / "arms" / "vanilla", SEEDS, {"name": "test-vanilla", "arm": "vanilla"})
-    student = run / "models" / "gra-seed0"
-    log = [{"loss": 3.5 - s / 10, "step": s} for s in range(1, 11)] + [{"eval_loss": 2.718, "step": 10}]
-    write_json(student / "checkpoints" / "checkpoint-9" / "trainer_state.json", {"log_history": log[:9]})
-    write_json(student / "checkpoints" / "checkpoint-10" / "trainer_state.json", {"log_history": log})
-    metrics = {
-        "steps": 10, "epochs": 2.5, "seed": 0, "loss_first": 3.4, "loss": 2.55, "eval_loss": 2.718, "seconds": 40.25,
-        "tokens": 12345, "tokens_per_second": 306.7, "rows": {"read": 2, "train": {"rows": 2}, "heldout": {"rows": 0}},
-        "stop": {"prompts": 12, "stopped": 11, "share": 0.9167},
-    }  # fmt: skip
-    write_json(student / "metrics.json", metrics)
-    RunFolder(student).record("training", {"model": {**MODEL, "name": "student-model"}}, [student / "metrics.json"])
-    write_log(run, KILLED_AND_RESUMED)
-    RunFolder(run).record("experiment", {"command": "gra run x.yaml", "arms": ["vanilla", "gra"]})
-    return run
+    return write_run(tmp_path_factory.mktemp("runs") / "test")
 
 
 @pytest.fixture(scope="module")
@@ -229,6 +98,47 @@ def test_page_says_what_the_data_says(page: str) -> None:
     assert [words for words in said if words.replace("\u00a0", " ") not in text.replace("\u00a0", " ")] == []
 
 
+def test_page_gives_the_verdicts_and_figures_of_the_comparison(run: Path, page: str) -> None:
+    content = json.loads((run / "compare" / "compare.json").read_text())
+    text = Elements(page).text
+    assert "Compared item by item with vanilla and untuned on forms and facts." in text
+    for pair in content["pairs"]:
+        for found in (pair["overall"], *pair["tasks"].values()):
+            interval = f"{100 * found['difference']:+.1f} [{100 * found['low']:+.1f}, {100 * found['high']:+.1f}]"
+            assert interval.replace("-", "−") in text
+    for facts in content["arms"].values():
+        for found in facts["tasks"].values():
+            assert f"{100 * found['mean']:.1f} [{100 * found['low']:.1f}, {100 * found['high']:.1f}" in text
+    verdicts = {(p["arm"], p["reference"]): p["overall"]["verdict"] for p in content["pairs"]}
+    assert verdicts["gra", "untuned"] == "better"
+    table = page[page.index('<table class="verdicts">') : page.index("</table>")]
+    words = re.findall(r'class="chip ([a-z-]+)"', table)
+    lines = [verdicts["vanilla", "untuned"], verdicts["gra", "vanilla"], verdicts["gra", "untuned"]]
+    assert words == lines
+    assert "seeds 90.0 · 87.5" in text
+    assert "85%" in text
+    assert "17.2" in text
+    assert "One training seed for gra" in text
+
+
+def test_one_task_needs_no_mean(run: Path, tmp_path: Path) -> None:
+    content = json.loads((run / "compare" / "compare.json").read_text())
+    for facts in (*content["arms"].values(), *content["pairs"]):
+        del facts["tasks"]["facts"]
+    comparison = read_comparison(content)
+    assert comparison is not None
+    assert {d.task for d in comparison.differences} == {"forms"}
+    assert [d.task for line in comparison.headlines for d in line.cells if d] == ["forms"] * 3
+    assert [d.category for d in comparison.categories[:2]] == ["json", "lists"]
+
+
+def test_comparison_that_does_not_count_says_so(run: Path, tmp_path: Path) -> None:
+    content = json.loads((run / "compare" / "compare.json").read_text())
+    write_json(tmp_path / "compare" / "compare.json", {**content, "comparable": False})
+    text = Elements(write_report(tmp_path, title="x", command="x").read_text()).text
+    assert "Not comparable" in text
+
+
 def test_text_of_models_is_shown_and_never_obeyed(page: str) -> None:
     elements = Elements(page)
     assert HOSTILE in elements.text
@@ -265,7 +175,7 @@ def test_figures_follow_the_pages_colours_and_are_named(page: str) -> None:
 
 def test_figures_are_kept_as_png(run: Path, page: str) -> None:
     files = {file.stem: file.read_bytes() for file in (run / "report" / "figures").iterdir()}
-    assert {"funnel-gra", "scores-gra", "probes-gra", "timeline", "training"} <= set(files)
+    assert set(files) == {"comparison", "funnel-gra", "scores-gra", "probes-gra", "timeline", "training"}
     assert all(content.startswith(b"\x89PNG") and len(content) > 5000 for content in files.values())
 
 

@@ -21,7 +21,10 @@ from gra.data.export import read_lineage
 
 FILES = ("dataset/train.parquet", "dataset/contested.parquet", "dataset/README.md", "lineage.parquet")
 # Ends by the number of candidates: then even what is left over at the end of a round does not depend on timing.
-LIMITED = make_recipe(rounds={"count": 2, "accept": 1000, "max_candidates": 24}, review={"comments": "disputed", "probes": 2})
+LIMITED = make_recipe(
+    rounds={"count": 2, "accept": 1000, "max_candidates": 30},
+    review={"comments": "disputed", "probes": 6, "accept_mean": 6.0, "dispute_std": 1.0},
+)
 FILLED = make_recipe(rounds={"count": 2, "accept": 6, "max_candidates": 200})
 
 
@@ -118,7 +121,8 @@ def test_killed_while_the_last_answers_are_counted_and_the_dataset_is_written(pr
         run(processes, folder, len(questions), luck.random() / 5)
         assert not run(processes, folder)
         check_same(folder, tmp_path / "whole")
-        assert not [f for f in folder.rglob("*.parquet") if f.name.startswith(".")], "a half-written file stayed"
+        visible = {f.name for f in (folder / "dataset").iterdir() if not f.name.startswith(".")}
+        assert visible == {"train.parquet", "contested.parquet", "README.md"}
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from scripted_run import (
     JitteryEngine,
@@ -92,7 +92,7 @@ def check_ended_once(result: RoundResult) -> None:
 # --- concurrency ----------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=8)
+@settings(max_examples=6, phases=[Phase.reuse, Phase.generate])  # a smaller seed is no simpler example
 @given(seed=st.integers(0, 10**6), comments=st.sampled_from(["always", "disputed", "never"]))
 def test_one_story_at_a_time_and_64_accept_the_same_rows_in_the_same_order(folder, seed: int, comments: str) -> None:
     recipe = small(seed=seed, review={"comments": comments})
@@ -110,7 +110,7 @@ def test_one_story_at_a_time_and_64_accept_the_same_rows_in_the_same_order(folde
 
 
 @pytest.mark.parametrize(
-    ("ask", "accept_mean", "dispute_std"), [("yes_no", 4.5, 0.6), ("expected", 4.8, 0.3), ("likelihood", -1.0, 0.9)]
+    ("ask", "accept_mean", "dispute_std"), [("yes_no", 4.8, 0.6), ("expected", 4.95, 0.13), ("likelihood", -0.7, 1.1)]
 )
 def test_every_way_of_asking_is_the_same_alone_and_in_a_crowd(folder, ask: str, accept_mean, dispute_std) -> None:
     """Opinions here are noise around the middle of each scale; thresholds so that all three gates fire."""
@@ -118,22 +118,22 @@ def test_every_way_of_asking_is_the_same_alone_and_in_a_crowd(folder, ask: str, 
     models |= {n: {"model": n, "ask": "yes_no", "roles": ["generator", "adjudicator"]} for n in "de"}
     setting = make_setting(make_recipe(committee={"models": models}, review={"probes": 1}))
     review = setting.recipe.review.model_copy(update={"accept_mean": accept_mean, "dispute_std": dispute_std})
-    rounds = setting.recipe.rounds.model_copy(update={"count": 1, "accept": 4, "max_candidates": 150})
+    rounds = setting.recipe.rounds.model_copy(update={"count": 1, "accept": 1000, "max_candidates": 60})
     recipe = setting.recipe.model_copy(update={"review": review, "rounds": rounds})
     lenient = {n: dict.fromkeys(CHECKS, 0.1) for n in "abc"}
     one = run(folder, recipe, 1, up_to_s=0.0, thresholds=lenient)
     many = run(folder, recipe, 64, thresholds=lenient)
-    assert [training_row(c) for c in one.accepted] == [training_row(c) for c in many.accepted] != []
-    gates = {(c.disputed, c.state) for c in many.candidates if c.mean is not None}
-    assert len(gates) >= 3, gates
+    assert [lineage_row(c) for c in one.candidates] == [lineage_row(c) for c in many.candidates]
+    scored = [c for c in many.candidates if c.mean is not None]
+    assert any(c.disputed for c in scored)
+    assert {c.state for c in scored if not c.disputed} >= {State.ACCEPTED, State.REJECTED}
 
 
 # --- how rounds end -------------------------------------------------------------------------------------------------
 
 
 def test_what_is_accepted_after_the_round_was_full_is_surplus(folder: Path) -> None:
-    recipe = small()
-    found = [run(folder, recipe, 64, up_to_s=0.01) for _ in range(5)]
+    found = [run(folder, small(seed=seed), 64, up_to_s=0.01) for seed in range(5)]
     surplus = [c for result in found for c in result.candidates if c.state is State.SURPLUS]
     assert surplus
     assert {c.reason for c in surplus} == {"accepted after the round was full"}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -112,18 +114,20 @@ class ModelUnderTest:
             ModelUnavailable: when the files cannot be read.
         """
         import torch
+        from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM
 
         if device == "cuda" and not torch.cuda.is_available():
             raise EngineUnavailable("`--device cuda` was asked for, but PyTorch sees no GPU; use `--device cpu`")
         place = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
         try:
-            network = AutoModelForCausalLM.from_pretrained(
-                self.weights, dtype=getattr(torch, dtype), trust_remote_code=self.remote_code
-            )
+            with _no_bars():
+                network = AutoModelForCausalLM.from_pretrained(
+                    self.weights, dtype=getattr(torch, dtype), trust_remote_code=self.remote_code
+                )
             if self._is_lora:
                 network = self._merge(network)
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise ModelUnavailable(f"{self.name}: the weights in {self.weights} cannot be loaded ({error})") from None
         loaded: PreTrainedModel = network.to(place).eval()
         return loaded
@@ -136,6 +140,20 @@ class ModelUnderTest:
             network.resize_token_embeddings(rows)  # training added tokens
         merged: PreTrainedModel = PeftModel.from_pretrained(network, str(self.adapter)).merge_and_unload()
         return merged
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Loading takes a second; the bars of the caller say what is going on."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _read_template(name: str) -> str:

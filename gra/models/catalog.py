@@ -118,13 +118,20 @@ def resolve(
 
 
 def verify(name: str) -> ResolvedModel:
-    """Resolve without downloading, and compare the content of every file with what was recorded.
+    """Compare the content of every file of a model that is here with what was recorded when it was made.
+
+    Hub snapshots and local directories have no such record; they are only checked for completeness.
 
     Raises:
         Mismatch: a file is not what it was when the model was made.
         ModelUnavailable: the model is not here.
     """
-    model = resolve(name, offline=True)
+    wanted = _understand(name)
+    model = _describe_local(name, wanted.path) if wanted.path is not None else _from_cache(wanted)
+    if model is None:
+        raise ModelUnavailable(
+            f"{name} is not in the cache ({cache_dir()}) or not complete; get it with `gra models {name} --fetch`"
+        )
     seal = read_seal(model.path, SEAL)
     if seal is not None and (problem := damage(model.path, seal, digests=True)):
         raise Mismatch(f"{problem}; delete {model.path} and run again")

@@ -108,14 +108,16 @@ def read_timeline(events: Sequence[dict[str, Any]]) -> Timeline:
 
 def _spans(events: Sequence[dict[str, Any]]) -> list[Span]:
     """Every stage that began, in that order."""
+    announced: Span | None = None
     open_spans: list[Span] = []
     ended: list[Span] = []
     for place, event in enumerate(events):
         if event["event"] == "note" and event["text"].startswith(_ANNOUNCED):
-            if open_spans and open_spans[-1].ended == open_spans[-1].began:  # whatever came last, came before this
-                open_spans[-1] = replace(open_spans[-1], ended=max(open_spans[-1].began, events[place - 1]["time"]))
+            if open_spans and open_spans[-1] is announced:  # it was cut off after the last event before this one
+                open_spans[-1] = replace(announced, ended=max(announced.began, events[place - 1]["time"]))
             name, _, detail = event["text"].removeprefix(_ANNOUNCED).partition(": ")
-            open_spans.append(Span(name, detail, event["time"], event["time"], "killed"))
+            announced = Span(name, detail, event["time"], event["time"], "killed")
+            open_spans.append(announced)
         elif event["event"] == "stage":
             same = [s for s in open_spans if s.name == event["name"] and abs(s.began - event["began"]) < _SAME_MOMENT_S]
             open_spans = [span for span in open_spans if span not in same[-1:]]

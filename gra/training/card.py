@@ -38,10 +38,11 @@ def write_card(output: Path, recipe: TrainRecipe, section: Mapping[str, Any], me
 def _intro(recipe: TrainRecipe, model: Mapping[str, Any]) -> str:
     kind = "LoRA adapter" if recipe.lora else "full fine-tune"
     template = recipe.model.chat_template or "the model's own chat template"
+    licence = f"{model['licence']} ({model['licence_url']})" if model["licence_url"] else model["licence"]
     return (
         f"A {kind} of `{model['name']}` ({model['identity']}), trained with GRA on prompt-completion rows; the loss is "
         f"on the completion and its stop token only. Prompts are rendered with `{template}`; use the tokenizer in this "
-        "folder, it carries the template and the stop token. The base model's licence applies to this one."
+        f"folder, it carries the template and the stop token. The base model's licence applies to this one: {licence}."
     )
 
 

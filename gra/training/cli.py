@@ -32,8 +32,8 @@ exit codes: 0 done, 2 wrong recipe, data or command line, 4 the model could not 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; exits with the project's codes and one sentence on a mistake."""
     options = _parser().parse_args(arguments)
-    # OpenMP's waiting threads burn the cores that the others need: beside another busy process a step took four
-    # times as long (docs/training.md). Read when torch is first imported.
+    # OpenMP's waiting threads burn the cores that others need: beside busy processes a step took three times as
+    # long with the default. Read when torch is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         _train(options)
@@ -92,3 +92,7 @@ def _parser() -> argparse.ArgumentParser:
 def _fail(sentence: str, code: int) -> NoReturn:
     print(f"error: {sentence}" if code != 130 else sentence, file=sys.stderr)
     sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

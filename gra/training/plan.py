@@ -85,9 +85,10 @@ class Plan:
         options = self.options
         if options.get("max_steps", -1) > 0:
             return int(options["max_steps"])
-        batch = options.get("per_device_train_batch_size", 8) * options.get("gradient_accumulation_steps", 1)
+        batch: int = options.get("per_device_train_batch_size", 8) * options.get("gradient_accumulation_steps", 1)
         batch *= int(os.environ.get("WORLD_SIZE", 1))
-        return int(math.ceil(-(-len(self.train) // batch) * options.get("num_train_epochs", 3.0)))
+        epochs: float = options.get("num_train_epochs", 3.0)
+        return math.ceil(-(-len(self.train) // batch) * epochs)
 
     def memory(self) -> dict[str, Any]:
         """Parameters, and GB for weights, gradients and AdamW on one device; activations come on top."""

@@ -4,7 +4,8 @@ Imports torch and TRL; import this module only when training starts.
 
 On a GPU, TRL projects only the completion's tokens through the LM head (a Triton kernel). On a CPU it
 projects every token and recomputes the logits in the backward pass, which for a vocabulary of 262,144
-is most of the work. `FrozenHeadLoss` does neither; the gain is in docs/training.md.
+is most of the work. `FrozenHeadLoss` does neither: a step of Gemma-3-270m with LoRA took 12.8 s of one
+core's time with TRL's loss and 3.3 s with this one (8 rows of 60 tokens, half of them completion).
 """
 
 from __future__ import annotations

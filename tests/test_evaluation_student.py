@@ -1,0 +1,191 @@
+"""The model side of evaluation against plain transformers and against lm-eval's own backend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from evaluation_tiny import under_test
+from training_tiny import make_student
+
+from gra.core.errors import DataError, EngineUnavailable, ModelUnavailable
+
+torch = pytest.importorskip("torch")
+PROMPTS = ["Say one.", "Say a much longer thing than that, please.", "x", "Say red."]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama."""
+    return make_student(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def sliding(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
+    """A random Gemma 3 whose sliding window is shorter than the contexts, with the same tokenizer."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3TextConfig
+
+    folder = tmp_path_factory.mktemp("sliding")
+    config = Gemma3TextConfig(
+        vocab_size=259, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=16, sliding_window=8, max_position_embeddings=256, bos_token_id=1,
+        eos_token_id=2, pad_token_id=0, layer_types=["sliding_attention", "sliding_attention", "full_attention"],
+    )  # fmt: skip
+    torch.manual_seed(1)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(base).save_pretrained(folder)
+    return folder
+
+
+def student(path: Path, batch_size: int = 3, *, adapter: Path | None = None, template: bool = True) -> Any:
+    from gra.evaluation.student import Student
+
+    model = under_test(path, adapter)
+    tokenizer = model.load_tokenizer(model.template() if template else None)
+    return Student(model.load_weights("float32", "cpu"), tokenizer, batch_size)
+
+
+@pytest.mark.parametrize("which", ["base", "sliding"])
+def test_likelihoods_are_those_of_lm_eval(which: str, request: pytest.FixtureRequest) -> None:
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    path = request.getfixturevalue(which)
+    ours = student(path, batch_size=5)
+    contexts = ["Question: what?\nAnswer:", "Q", "A somewhat longer context than the window of eight tokens"]
+    pairs = [(c, f" {choice}") for c in contexts for choice in ("yes", "no, not at all", "b", "yes")]
+    requests = [Instance("loglikelihood", {}, pair, n) for n, pair in enumerate(pairs)]
+    expected = HFLM(pretrained=student(path).network, tokenizer=ours.tokenizer, batch_size=4).loglikelihood(
+        requests, disable_tqdm=True
+    )
+    encoded = [(ours.encode(c), ours.encode(c + choice)[len(ours.encode(c)) :]) for c, choice in pairs]
+    found = ours.weigh(encoded)
+    assert [ll for ll, _ in found] == pytest.approx([ll for ll, _ in expected], abs=1e-3)
+    assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
+
+
+def test_what_greedy_decoding_says_is_called_greedy(base: Path) -> None:
+    ours = student(base)
+    context = ours.encode("Say one.")
+    said = ours.network.generate(torch.tensor([context]), max_new_tokens=4)[0, len(context) :].tolist()
+    (likely, greedy), (_, other) = ours.weigh([(context, said), (context, [said[0], *([said[1] ^ 1] * 3)])])
+    assert greedy
+    assert not other
+    assert likely < 0
+
+
+@pytest.mark.parametrize("which", ["base", "sliding"])
+def test_batched_answers_are_those_of_one_prompt_at_a_time(which: str, request: pytest.FixtureRequest) -> None:
+    path = request.getfixturevalue(which)
+    together, alone = student(path, batch_size=3), student(path, batch_size=1)
+    together.chat = alone.chat = True
+    assert together.generate(PROMPTS, 6) == alone.generate(PROMPTS, 6)
+    assert [f.text for f in alone.generate(PROMPTS, 6)] == [
+        alone.tokenizer.decode(
+            alone.network.generate(torch.tensor([alone.encode(p)]), max_new_tokens=6)[0, len(alone.encode(p)) :],
+            skip_special_tokens=True,
+        )
+        for p in PROMPTS
+    ]
+
+
+def test_how_an_answer_ended_is_recorded(base: Path) -> None:
+    from gra.evaluation.student import Student
+
+    ours = student(base)
+    ours.chat = True
+    said = [ours.network.generate(torch.tensor([ours.encode(p)]), max_new_tokens=6)[0].tolist()[-6:] for p in PROMPTS]
+    assert {f.reason for f in ours.generate(PROMPTS, 6)} == {"length"}
+    assert {f.tokens for f in ours.generate(PROMPTS, 6)} == {6}
+    # Let the third token of the first answer be a stop token as well, as models with several of them do.
+    stop = said[0][2]
+    network = student(base).network
+    network.generation_config.eos_token_id = [2, stop]
+    finishes = Student(network, ours.tokenizer, 4).generate(PROMPTS, 6)
+    for finish, tokens in zip(finishes, said, strict=True):
+        expected = tokens.index(stop) + 1 if stop in tokens else 6
+        assert (finish.reason, finish.tokens) == ("stop" if stop in tokens else "length", expected)
+        assert finish.text == ours.tokenizer.decode(tokens[: expected - (stop in tokens)], skip_special_tokens=True)
+    assert finishes[0].tokens <= 3
+
+
+def test_settings_of_the_models_own_file_do_not_change_greedy_answers(base: Path) -> None:
+    from gra.evaluation.student import Student
+
+    plain = student(base)
+    network = student(base).network
+    network.generation_config.update(do_sample=True, temperature=5.0, repetition_penalty=3.0, top_k=3)
+    assert Student(network, plain.tokenizer, 3).generate(PROMPTS, 6) == plain.generate(PROMPTS, 6)
+
+
+def test_bos_is_there_exactly_once(base: Path, tmp_path: Path) -> None:
+    from tokenizers.processors import TemplateProcessing
+    from transformers import AutoTokenizer
+
+    adding = AutoTokenizer.from_pretrained(base)
+    adding.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", adding.bos_token_id)]
+    )
+    for path in (base, make_student(tmp_path)):
+        if path == tmp_path:
+            adding.save_pretrained(tmp_path)
+        ours = student(path)
+        text = ours.tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False)
+        ours.chat = True
+        assert ours.encode(text).count(1) == 1
+        ours.chat = False
+        assert ours.encode(text).count(1) == 1
+        assert ours.encode("Hi").count(1) == (path == tmp_path)
+
+
+def test_an_adapter_is_merged_exactly_and_brings_its_tokenizer(base: Path, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    adapter = tmp_path / "adapter"
+    torch.manual_seed(2)
+    config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    wrapped = get_peft_model(student(base).network, config).eval()
+    wrapped.save_pretrained(adapter)
+    own = student(base).tokenizer
+    own.chat_template = "{{ bos_token }}own: {{ messages[0]['content'] }}"
+    own.save_pretrained(adapter)
+    merged = student(base, adapter=adapter)
+    ids = torch.tensor([merged.encode("Say one.")])
+    with torch.inference_mode():
+        assert torch.allclose(merged.network(ids).logits, wrapped(ids).logits, atol=1e-4)
+        assert not torch.allclose(merged.network(ids).logits, student(base).network(ids).logits, atol=1e-2)
+    assert under_test(base, adapter, chat_template=None).template() == own.chat_template
+    assert "### Instruction" in under_test(base, adapter).template()
+    assert under_test(base, adapter).fingerprint() != under_test(base).fingerprint()
+
+
+def test_a_whole_model_that_training_wrote_replaces_the_base(base: Path, sliding: Path) -> None:
+    assert student(base, adapter=sliding).network.config.model_type == "gemma3_text"
+    assert under_test(base, sliding).fingerprint() != under_test(base).fingerprint()
+
+
+def test_a_prompt_that_leaves_no_room_is_refused(base: Path) -> None:
+    ours = student(base)
+    with pytest.raises(DataError, match=r"needs 514 tokens and the model reads 512 at most"):
+        ours.generate(["x" * 508], 6)
+    with pytest.raises(DataError, match="reads 512 at most"):
+        ours.weigh([([5] * 500, [6] * 20)])
+
+
+def test_models_that_are_not_there(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelUnavailable, match=r"no config\.json"):
+        under_test(tmp_path).check()
+    with pytest.raises(ModelUnavailable, match="neither an adapter"):
+        under_test(base, tmp_path).check()
+    with pytest.raises(DataError, match="has no chat template of its own; pass the one"):
+        under_test(base, chat_template=None).template()
+    with pytest.raises(DataError, match=r"`builtin:chatml` cannot be read .* the built-in templates are builtin:plain"):
+        under_test(base, chat_template="builtin:chatml").template()
+    broken = make_student(tmp_path / "broken")
+    (broken / "model.safetensors").write_bytes(b"half a file")
+    with pytest.raises(ModelUnavailable, match="cannot be loaded"):
+        under_test(broken).load_weights("float32", "cpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(EngineUnavailable, match="PyTorch sees no GPU"):
+            under_test(base).load_weights("float32", "cuda")
