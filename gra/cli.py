@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from gra.core.errors import GraError
 
@@ -200,7 +200,7 @@ def models(
     if as_json:
         print(json.dumps([{"name": e.name, "cached": cached(e.name)} for e in chosen], indent=2))
         return
-    table = Table("name", "here", "hub id", "from packages", "licence")
+    table = Table(Column("name", no_wrap=True), "here", Column("hub id", overflow="fold"), "from packages", "licence")
     for entry in chosen:
         table.add_row(
             entry.name,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -190,13 +190,12 @@ def _evaluate(plan: Plan, view: View) -> dict[str, Path]:
             name=key, path=base.path, adapter=adapter, chat_template=student.model.chat_template, identity=base.identity
         )
         with view.stage("evaluate", key), view.bars():
-            evaluate(
-                plan.suite.recipe,
-                model,
-                runs[key],
-                progress=lambda task, done, total, key=key: view.progress(f"{key}: {task}", done, total),
-            )
+            evaluate(plan.suite.recipe, model, runs[key], progress=_shown(view, key))
     return runs
+
+
+def _shown(view: View, key: str) -> Callable[[str, int, int], None]:
+    return lambda task, done, total: view.progress(f"{key}: {task}", done, total)
 
 
 def _compare(plan: Plan, view: View, evaluated: dict[str, Path]) -> Result:
@@ -210,7 +209,8 @@ def _compare(plan: Plan, view: View, evaluated: dict[str, Path]) -> Result:
     with view.stage("compare"):
         comparison = compare(arms, plan.recipe.baseline, plan.recipe.margin, plan.folder / "compare", untuned=UNTUNED)
         plan.folder.record("experiment", {"command": plan.command, "arms": list(plan.arms)}, [])
-        report = write_report(plan.folder.path, title=plan.recipe.name, command=plan.command)
+    # After the stage has ended, so that the page's timeline is complete.
+    report = write_report(plan.folder.path, title=plan.recipe.name, command=plan.command)
     tracker = start_tracking(
         plan.recipe.tracking, stage="report", name=f"{plan.recipe.name}-report", group=plan.recipe.name,
         config=plan.recipe.model_dump(), folder=plan.folder.path,

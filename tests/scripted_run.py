@@ -33,7 +33,20 @@ from gra.engines.scripted import ScriptedEngine
 from gra.models.catalog import ResolvedModel
 
 Script = Callable[[Call], Completion | Fault]
-TOPICS = ["tides", "owls", "bread", "chess", "comets", "rivers", "bees", "maps", "clocks", "violins", "deserts", "kites"]
+TOPICS = [
+    "tides",
+    "owls",
+    "bread",
+    "chess",
+    "comets",
+    "rivers",
+    "bees",
+    "maps",
+    "clocks",
+    "violins",
+    "deserts",
+    "kites",
+]
 
 
 def said(text: str, finish: str = "stop", **scores: float) -> Completion:
@@ -52,7 +65,11 @@ def answer_by_content(call: Call) -> Completion:
     prompt = call.messages[-1][1]
     match call.output:
         case Text():
-            return said("", "stop") if luck.random() < 0.02 else said(f"Answer {luck.randrange(10**6)} to: {prompt.splitlines()[0]}")
+            return (
+                said("", "stop")
+                if luck.random() < 0.02
+                else said(f"Answer {luck.randrange(10**6)} to: {prompt.splitlines()[0]}")
+            )
         case Choice(labels):
             weights = {label: luck.random() + 0.05 for label in labels}
             total = sum(weights.values())

@@ -1,4 +1,4 @@
-"""Roles: disjoint, even, the same whenever they are drawn, and impossible committees refused before anything is spent."""
+"""Roles: disjoint, even, the same whenever they are drawn; impossible committees are refused before any spending."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_roles_are_disjoint_and_the_same_whenever_they_are_drawn(seed, round_, i
 def test_a_pinned_draw_stays_what_it_was() -> None:
     """Random numbers of a purpose must not move between Python or GRA releases: old ledgers would be asked anew."""
     roles = draw_roles(FIVE, 3, 0, 1, 0)
-    assert (roles.generator.name, "".join(r.name for r in roles.reviewers), roles.adjudicator.name) == ('a', 'cbd', 'e')
+    assert (roles.generator.name, "".join(r.name for r in roles.reviewers), roles.adjudicator.name) == ("a", "cbd", "e")
     assert draw(0, 1, 0, "parents").random() == 0.22847954771092893
 
 
@@ -128,4 +128,5 @@ def test_a_recipe_makes_its_members() -> None:
                                              ("reviewer", False), ("adjudicator", False)])  # fmt: skip
 def test_only_writers_sample(role: str, drawn: bool) -> None:
     call = FIVE["a"].call("Hi", Text(), role=role, candidate="c1")
-    assert call.sampling == (SAMPLING if drawn else replace(SAMPLING, temperature=0.0, top_p=1.0, repetition_penalty=1.0))
+    greedy = replace(SAMPLING, temperature=0.0, top_p=1.0, repetition_penalty=1.0)
+    assert call.sampling == (SAMPLING if drawn else greedy)

@@ -74,8 +74,9 @@ def test_blocks_do_not_matter(pooled: list[list[float]], block: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dedup, "_BLOCK", block)
         (decision,) = greedy_dedup(row, [9.0], pool, THRESHOLD)
-    assert decision.neighbour == whole[0].neighbour
+    assert decision.neighbour is not None
     assert decision.similarity == pytest.approx(whole[0].similarity, abs=1e-6)
+    assert decision.similarity == pytest.approx(float(pool[-1 - decision.neighbour] @ row[0]), abs=1e-6)
 
 
 def test_the_better_of_two_twins_stays_and_the_other_knows_it() -> None:

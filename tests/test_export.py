@@ -107,8 +107,10 @@ def test_the_card_is_valid_yaml_and_says_what_matters(tmp_path: Path, name: str)
     header = yaml.safe_load(front)
     assert header["pretty_name"] == name
     assert {c["config_name"] for c in header["configs"]} == {"default", "contested"}
-    for piece in ("2 instruction-response rows", "| math | 1 |", "| qa | 1 |", "Apache-2.0", "a and b share the weights",
-                  "| committee | | 0.91 |", "| rejected | 1 |", "`enrich.jinja`"):  # fmt: skip
+    for piece in (
+        "2 instruction-response rows", "| math | 1 |", "| qa | 1 |", "Apache-2.0", "a and b share the weights",
+        "| committee | | 0.91 |", "| rejected | 1 |", "`enrich.jinja`",
+    ):  # fmt: skip
         assert piece in body
 
 

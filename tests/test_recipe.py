@@ -217,7 +217,9 @@ def test_show_names_every_origin(write) -> None:
 
 
 words = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-awkward = words | st.sampled_from(["1e5", "5e-6", "on", "010", "1:30", "null", "~", "a: b", "# c", "-", "x...", "'", '"'])
+awkward = words | st.sampled_from(
+    ["1e5", "5e-6", "on", "010", "1:30", "null", "~", "a: b", "# c", "-", "x...", "'", '"', "a\nb", " a "]
+)
 scalars = awkward | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.booleans() | st.none()
 nested = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(awkward, inner, max_size=3))
 

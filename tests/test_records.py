@@ -14,18 +14,17 @@ from gra.core.records import CHECKS, DIMENSIONS, Candidate, Check, Review, Rulin
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 numbers = st.floats(0, 10)
 tuples = st.lists(texts, max_size=3).map(tuple)
+values = st.dictionaries(texts, numbers, max_size=3)
 usage = st.builds(Usage, *(st.integers(0, 10**9) for _ in range(3)))
 candidates = st.builds(
     Candidate,
     id=texts, round=st.integers(0, 9), index=st.integers(0, 10**6), domain=texts, state=st.sampled_from(State),
     reason=texts, arm=texts, generator=texts, reviewers=tuples, adjudicator=texts, parents=tuples, keywords=tuples,
     instruction=texts, response=texts,
-    checks=st.lists(st.builds(Check, texts, st.dictionaries(texts, numbers, max_size=3), tuples), max_size=3).map(tuple),
-    reviews=st.lists(
-        st.builds(Review, texts, st.dictionaries(texts, numbers, max_size=3), numbers, numbers, texts), max_size=3
-    ).map(tuple),
+    checks=st.lists(st.builds(Check, texts, values, tuples), max_size=3).map(tuple),
+    reviews=st.lists(st.builds(Review, texts, values, numbers, numbers, texts), max_size=3).map(tuple),
     mean=st.none() | numbers, std=st.none() | numbers,
-    ruling=st.none() | st.builds(Ruling, texts, st.dictionaries(texts, numbers), numbers, texts, st.booleans()),
+    ruling=st.none() | st.builds(Ruling, texts, values, numbers, texts, st.booleans()),
     disputed=st.booleans(), neighbour=texts, similarity=st.none() | st.floats(-1, 1),
     usage=st.dictionaries(texts, usage, max_size=3), calls=tuples,
 )  # fmt: skip

@@ -103,7 +103,9 @@ def check_it_was_worth_it(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("kills", "spread"), [(12, 10), pytest.param(60, 45, marks=pytest.mark.slow)])
-def test_killed_at_random_instants_the_files_are_those_of_an_uninterrupted_run(processes, tmp_path, kills, spread) -> None:
+def test_killed_at_random_instants_the_files_are_those_of_an_uninterrupted_run(
+    processes, tmp_path, kills, spread
+) -> None:
     questions = whole(processes, tmp_path / "whole", LIMITED)
     check_it_was_worth_it(tmp_path / "whole")
     write_job(tmp_path / "killed", LIMITED)

@@ -89,7 +89,9 @@ def test_a_file_saved_by_an_office_program(tmp_path: Path) -> None:
     assert [seed.response for seed in load_seeds(path, DOMAINS)] == ["The Nile."] * 2
 
 
-@pytest.mark.parametrize(("data", "problem"), [(b"", "has no rows"), (b"\n\n", "has no rows"), (b"\xff\xfe{", "cannot")])
+@pytest.mark.parametrize(
+    ("data", "problem"), [(b"", "no rows"), (b"\n\n", "no rows"), (b"\xff\xfe{", "cannot be read")]
+)
 def test_files_without_rows(tmp_path: Path, data: bytes, problem: str) -> None:
     path = tmp_path / "seeds.jsonl"
     path.write_bytes(data)

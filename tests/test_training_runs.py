@@ -222,6 +222,54 @@ def test_the_command_line_prints_json_and_keeps_exit_codes(tmp_path: Path, stude
     assert not (tmp_path / "m").exists()
 
 
+def test_a_mistake_on_the_command_line_is_one_sentence(
+    tmp_path: Path, student: Path, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gra.training import sft
+    from gra.training.cli import main
+
+    def exits(*arguments: str) -> tuple[int | str | None, str]:
+        with pytest.raises(SystemExit) as end:
+            main(["--config", *arguments])
+        return end.value.code, capsys.readouterr().err
+
+    recipe = str(write_recipe(tmp_path, student, data))
+    assert exits(str(tmp_path / "no.yaml")) == (2, f"error: {tmp_path}/no.yaml: there is no such recipe file\n")
+    code, text = exits(recipe, "--show-config", "train.lerning_rate=1")
+    assert (code, text.count("\n")) == (2, 1)
+    assert "did you mean `learning_rate`?" in text
+    code, text = exits(recipe, "--dry-run", "data.train=[{path: gone.parquet}]")
+    assert (code, text.count("\n")) == (2, 1)
+    assert "`gone.parquet` is not there" in text
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sft, "train", interrupted)
+    assert exits(recipe) == (130, "interrupted; run the same command again to go on from the last checkpoint\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launch", [["cpu.yaml"], ["zero2.yaml", "--num_processes", "1"]], ids=["cpu", "zero2"])
+def test_accelerate_launches_a_run(tmp_path: Path, student: Path, data: Path, launch: list[str]) -> None:
+    recipe, output = write_recipe(tmp_path, student, data), tmp_path / "model"
+    accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
+    done = subprocess.run(
+        [
+            *accelerate,
+            str(ROOT / "recipes/accelerate" / launch[0]),
+            *launch[1:],
+            *command(recipe, output, "--json")[1:],
+        ],
+        env={**os.environ, "DS_ACCELERATOR": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads((output / "metrics.json").read_text())["steps"] == 4
+    assert RunFolder(output).verify() >= 5
+
+
 @pytest.mark.slow
 def test_a_run_survives_sigkill_at_any_moment(tmp_path: Path, student: Path, data: Path) -> None:
     recipe = write_recipe(tmp_path, student, data, train={"max_steps": 60, "save_steps": 1})

@@ -131,6 +131,8 @@ class RunFolder:
             return dict(json.loads((self.path / MANIFEST).read_text(encoding="utf-8")))
         except FileNotFoundError:
             return {}
+        except ValueError as error:
+            raise DataError(f"{self.path / MANIFEST} is damaged ({error}); move it away and run again") from None
 
     def record(self, section: str, content: Mapping[str, Any], files: list[Path] | None = None) -> None:
         """Write one stage's section with the digests of the files it made."""

@@ -26,13 +26,12 @@ class Sampling(Section):
 
 
 class Member(Section):
-    """One committee member: weights, a system prompt, sampling, and an adapter if it has one."""
+    """One committee member: weights, a system prompt, sampling, and the way it is asked."""
 
     model: str
     fallback: str | None = None  # taken when `model` cannot be had
     system: str | None = None
     sampling: Sampling = Sampling()
-    adapter: str | None = None
     roles: list[Role] = ["generator", "reviewer", "adjudicator"]
     ask: Ask | None = None  # overrides review.ask for this member
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -50,30 +50,43 @@ class NullTracker:
 
 
 class WandbTracker:
-    """One W&B run."""
+    """One W&B run. A failure of W&B is a warning, never the end of the work it tracks."""
 
     def __init__(self, run: Any) -> None:
         self._run = run
+        self._warned = False
 
     def log(self, values: Mapping[str, Any], step: int | None = None) -> None:
         """One point of one or more series."""
-        self._run.log(dict(values), step=step)
+        self._try(lambda: self._run.log(dict(values), step=step))
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Final figures."""
-        self._run.summary.update(dict(values))
+        self._try(lambda: self._run.summary.update(dict(values)))
 
     def artifact(self, path: Path, name: str, kind: str) -> None:
         """Attach a file or folder."""
-        import wandb
 
-        artifact = wandb.Artifact(name.replace("/", "-"), type=kind)
-        (artifact.add_dir if path.is_dir() else artifact.add_file)(str(path))
-        self._run.log_artifact(artifact)
+        def attach() -> None:
+            import wandb
+
+            artifact = wandb.Artifact(name.replace("/", "-"), type=kind)
+            (artifact.add_dir if path.is_dir() else artifact.add_file)(str(path))
+            self._run.log_artifact(artifact)
+
+        self._try(attach)
 
     def finish(self) -> None:
         """Flush and close."""
-        self._run.finish()
+        self._try(lambda: self._run.finish())
+
+    def _try(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except Exception as error:
+            if not self._warned:
+                log.warning("W&B failed (%s: %s); the run goes on untracked", type(error).__name__, error)
+            self._warned = True
 
 
 def _mode(tracking: Tracking) -> str:
@@ -106,6 +119,8 @@ def start_tracking(
             job_type=stage,
             config=dict(config),
             dir=str(folder),
+            # The arms of an experiment are tracked side by side in one process.
+            reinit="create_new",
             mode="online" if mode == "online" else "offline",
             settings=wandb.Settings(
                 silent=True, console="off", disable_git=True, save_code=False, x_disable_stats=True

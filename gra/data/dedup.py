@@ -39,7 +39,9 @@ class Embedder:
         """Embed texts; the model is loaded at the first call."""
         if self._model is None:
             from sentence_transformers import SentenceTransformer
+            from transformers.utils.logging import disable_progress_bar
 
+            disable_progress_bar()
             self._model = SentenceTransformer(str(self._path), device="cpu", local_files_only=True)
         found = self._model.encode(list(texts), normalize_embeddings=True, show_progress_bar=False, batch_size=64)
         return np.asarray(found, dtype=np.float32)

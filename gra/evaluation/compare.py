@@ -10,8 +10,8 @@ compare.json:
 - arms.ARM: runs, seeds, overall.mean, tasks.TASK: {kind, metric, n, mean, low, high (Wilson), seed_means,
   stopped (share of answers that end by themselves), mean_tokens, categories.NAME: {n, mean, low, high}}
 - pairs: a list of {arm, reference, against ("baseline" or "untuned"), prompts_differ, comparable, overall, tasks.TASK};
-  overall and each task: {n, difference, low, high, se, p, p_holm, verdict, mde}, a task also {wins, losses,
-  ties, categories.NAME: the same keys}
+  overall and each task: {n, difference, low, high, se, p, p_holm, verdict, mde}, a task also {wins, losses, ties,
+  prompts_differ, categories.NAME: the same keys}
 - samples: a list of {task, item, category, question, arm, reference, outcome ("win" or "loss"), output,
   reference_output}
 All scores and differences are shares of 1; difference is arm minus reference.
@@ -232,6 +232,8 @@ def _pair(arms: Mapping[str, Sequence[_Run]], arm: str, reference: str, against:
     tasks: dict[str, Any] = {}
     for task, rows in ours[0].tasks.items():
         tasks[task] = _difference(ours, theirs, task, list(rows))
+        others = theirs[0].tasks[task]
+        tasks[task]["prompts_differ"] = sum(rows[i]["prompt_hash"] != others[i]["prompt_hash"] for i in rows)
         groups = by_category(rows.values())
         tasks[task]["categories"] = {
             name: _difference(ours, theirs, task, [row["item"] for row in group])
@@ -239,12 +241,7 @@ def _pair(arms: Mapping[str, Sequence[_Run]], arm: str, reference: str, against:
         }
     average = stats.macro_average([part["_estimate"] for part in tasks.values()])
     overall = {"n": len(tasks), **_figures(average), "p": average.p_value()}
-    differ = sum(
-        a.tasks[task][item]["prompt_hash"] != theirs[0].tasks[task][item]["prompt_hash"]
-        for a in ours[:1]
-        for task, rows in a.tasks.items()
-        for item in rows
-    )
+    differ = sum(part["prompts_differ"] for part in tasks.values())
     return {
         "arm": arm, "reference": reference, "against": against,
         "prompts_differ": differ, "comparable": not differ, "overall": overall, "tasks": tasks,

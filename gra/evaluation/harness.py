@@ -303,6 +303,12 @@ def _load_vllm(suite: Suite, model: ModelUnderTest, tokenizer: Any, scratch: Pat
                 self.finishes[prompt] = Finish(text, len(end.token_ids), str(end.finish_reason))
             return texts
 
+        def _loglikelihood_tokens(self, requests: Any, disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+            for (context, _), tokens, more in requests:
+                if len(tokens) + len(more) >= self.max_length:  # it would be cut on the left without a word
+                    raise DataError(f"a question is too long for the model; it begins: {context[:60]!r}")
+            return list(super()._loglikelihood_tokens(requests, disable_tqdm=True))
+
         def _model_generate(self, requests: Any = None, generate: bool = False, **options: Any) -> Any:
             outputs = super()._model_generate(requests, generate=generate, **options)
             if generate:
@@ -315,7 +321,8 @@ def _load_vllm(suite: Suite, model: ModelUnderTest, tokenizer: Any, scratch: Pat
         model.load_weights(suite.dtype, "cpu").save_pretrained(weights)
     tokenizer.save_pretrained(scratch / "tokenizer")
     names = {"pretrained": str(weights), "tokenizer": str(scratch / "tokenizer")}
-    return RecordingVLLM(**names, dtype=suite.dtype, batch_size="auto", enforce_eager=True)
+    # `generation_config="vllm"`: sampling comes from us, never from a file that travels with the weights.
+    return RecordingVLLM(**names, dtype=suite.dtype, batch_size=256, generation_config="vllm")
 
 
 def _tell(progress: Progress | None, task: Questions, done: int) -> None:

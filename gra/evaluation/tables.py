@@ -34,7 +34,8 @@ def table(content: Mapping[str, Any]) -> Table:
         for entry in entries:
             style = _STYLES[entry["verdict"]] if entry else ""
             cells.append(f"[{style}]{_difference(entry)}[/{style}]" if entry and style else _difference(entry))
-        shown.add_row(task if task != previous else "", arm, _score(figures), _share(figures.get("stopped")), *cells)
+        score = f"{100 * figures['mean']:.1f} %"
+        shown.add_row(task if task != previous else "", arm, score, _share(figures.get("stopped")), *cells)
         previous = task
     if not content["comparable"]:
         shown.caption = "NOT COMPARABLE: some prompts differ between the models; see the notes in compare.md"

@@ -18,7 +18,7 @@ import numpy as np
 
 from gra.core.console import View
 from gra.core.errors import DataError, RecipeError
-from gra.core.ledger import Ledger
+from gra.core.ledger import Ledger, Recorded
 from gra.core.manifest import RunFolder, digest, file_digest
 from gra.core.recipe import Loaded, find_file
 from gra.core.records import Candidate, Seed, State
@@ -313,15 +313,7 @@ def _summary(
     job: Job, workshop: Workshop, ledger: Ledger, candidates: Sequence[Candidate], facts: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The manifest's section: counts, tokens by role, models, reviewers."""
-    roles: dict[str, dict[str, int]] = {}
-    for answer in ledger.answers():
-        role = roles.setdefault(
-            answer.role, {"calls": 0, "prompt_tokens": 0, "completion_tokens": 0, "cached_tokens": 0}
-        )
-        role["calls"] += 1
-        role["prompt_tokens"] += answer.prompt_tokens
-        role["completion_tokens"] += answer.completion_tokens
-        role["cached_tokens"] += answer.cached_tokens
+    answers = list(ledger.answers())
     means = [c.mean for c in candidates if c.mean is not None]
     return {
         "fingerprint": job.fingerprint(workshop),
@@ -333,13 +325,26 @@ def _summary(
         ),
         "funnel": funnel(candidates),
         "mean_score": float(np.mean(means)) if means else None,
-        "tokens_by_role": roles,
+        "tokens_by_role": _tokens(answers, "role"),
+        "tokens_by_model": _tokens(answers, "model"),
         "faults": ledger.faults(),
         "models": {name: {**asdict(m), "path": m.path.name} for name, m in workshop.models.items()},
         "missing_models": workshop.missing,
         "prompts": digests(),
         **facts,
     }
+
+
+def _tokens(answers: Sequence[Recorded], by: str) -> dict[str, dict[str, int]]:
+    """Calls and tokens that were paid for, summed by role or by model."""
+    sums: dict[str, dict[str, int]] = {}
+    counted = ("prompt_tokens", "completion_tokens", "cached_tokens")
+    for answer in answers:
+        total = sums.setdefault(getattr(answer, by), dict.fromkeys(("calls", *counted), 0))
+        total["calls"] += 1
+        for name in counted:
+            total[name] += getattr(answer, name)
+    return sums
 
 
 def funnel(candidates: Sequence[Candidate]) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """Who sits on the committee, and who plays which role for a candidate.
 
-A member is weights plus a system prompt, sampling and perhaps an adapter. Roles are drawn per
+A member is weights plus a system prompt, sampling and the way it is asked. Roles are drawn per
 candidate and are disjoint (paper section 3.1): the generator never reviews its own sample and the
 adjudicator is neither.
 """

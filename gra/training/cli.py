@@ -31,7 +31,7 @@ exit codes: 0 done, 2 wrong recipe, data or command line, 4 the model could not 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; exits with the project's codes and one sentence on a mistake."""
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_intermixed_args(arguments)
     # OpenMP's waiting threads burn the cores that others need: beside busy processes a step took three times as
     # long with the default. Read when torch is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -1,7 +1,7 @@
 """Training rows: read strictly, mixed by weight, split by prompt; the same on every rank for the same seed.
 
 A row is conversational prompt-completion: `prompt` is a list of messages and `completion` is the
-assistant's one message. Files are Parquet or JSONL; columns other than these and `id` are ignored.
+assistant's one message. Files are Parquet or JSONL; other columns are ignored.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def train(
     use_all_cores(check_arguments(loaded))
     arguments = build_arguments(loaded, output / "checkpoints")
     main = arguments.process_index == 0
-    view = view or View(None if dry_run else output / "log.jsonl", quiet=not main)
+    view = view or View(output / "log.jsonl" if main and not dry_run else None, quiet=not main)
     plan = make_plan(loaded, view.note)
     if dry_run:
         return plan.describe()
@@ -116,6 +116,9 @@ def _run(
         f"{counts['truncated']} truncated, {counts['dropped']} dropped, {len(plan.heldout)} held out"
     )
     view.note(f"a row, with what the loss sees marked:\n{show_row(plan.tokenizer, plan.train)}")
+    if plan.recipe.lora is None and plan.recipe.model.dtype == "bfloat16" and arguments.deepspeed_plugin is None:
+        view.note("! every weight is trained in bfloat16 without a float32 copy: small updates are lost. "
+                  "Set `model.dtype: float32`, or launch with recipes/accelerate/zero2.yaml")  # fmt: skip
     finished = checkpoint is not None and checkpoint.final
     model = load_student(plan, checkpoint.path if checkpoint and finished else plan.model.path)
     seal = Seal({**plan.inputs, "processes": arguments.world_size}, checkpoint.seconds if checkpoint else 0.0)

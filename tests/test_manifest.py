@@ -1,0 +1,159 @@
+"""Digests, atomic files, the lock of a run folder, and verification."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gra.core.errors import DataError, Mismatch
+from gra.core.manifest import (
+    MANIFEST,
+    RunFolder,
+    RunLocked,
+    atomic_path,
+    canonical_json,
+    digest,
+    environment,
+    file_digest,
+    write_json,
+)
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3), max_leaves=10,
+)  # fmt: skip
+
+
+def test_the_canonical_form_is_pinned() -> None:
+    assert canonical_json({"b": [1, 2.5, None], "a": "naïve ☃"}) == '{"a":"naïve ☃","b":[1,2.5,null]}'
+    assert digest([]) == hashlib.sha256(b"[]").hexdigest()
+    with pytest.raises(ValueError, match="JSON"):
+        canonical_json(float("nan"))
+
+
+@given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), max_size=5), json_values, max_size=5))
+def test_order_does_not_change_a_digest_and_content_does(value: dict[str, Any]) -> None:
+    assert digest(dict(reversed(value.items()))) == digest(value)
+    assert digest({**value, "one more": 1}) != digest(value)
+    assert json.loads(canonical_json(value)) == value
+
+
+def test_json_files_are_readable_and_whole(tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", {"name": "naïve"})
+    assert (tmp_path / "x.json").read_text(encoding="utf-8") == '{\n  "name": "naïve"\n}\n'
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "sub" / "file.txt"
+    with atomic_path(target) as temporary:
+        temporary.write_text("new")
+        assert not target.exists()
+    assert target.read_text() == "new"
+
+    def fail() -> None:
+        with atomic_path(target) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert target.read_text() == "new"
+    assert [p.name for p in target.parent.iterdir()] == ["file.txt"]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    folder = RunFolder(tmp_path / "run").create()
+    (folder / "data").mkdir()
+    (folder / "data" / "a.txt").write_text("a")
+    (folder / "b.txt").write_text("b")
+    folder.record("synthesis", {"fingerprint": "f1", "rows": 2}, [folder / "data" / "a.txt", folder / "b.txt"])
+    return folder
+
+
+def test_a_stage_is_complete_for_the_same_inputs_and_unharmed_files_only(run: RunFolder) -> None:
+    found = run.completed("synthesis", "f1")
+    assert found is not None
+    assert found["rows"] == 2
+    assert found["files"]["data/a.txt"] == file_digest(run / "data" / "a.txt")
+    assert run.completed("synthesis", "f2") is None
+    assert run.completed("training", "f1") is None
+    (run / "b.txt").write_text("changed")
+    assert run.completed("synthesis", "f1") is None
+
+
+def test_sections_of_other_stages_stay(run: RunFolder) -> None:
+    run.record("training", {"fingerprint": "t"}, [])
+    assert run.completed("synthesis", "f1") is not None
+    assert run.completed("training", "t") is not None
+    assert run.manifest()["manifest_version"] == 1
+
+
+def test_verify_counts_files_and_names_every_one_that_is_wrong(run: RunFolder) -> None:
+    assert run.verify() == 2
+    (run / "b.txt").write_text("changed")
+    (run / "data" / "a.txt").unlink()
+    with pytest.raises(Mismatch) as caught:
+        run.verify()
+    assert "data/a.txt (stage synthesis) is missing" in str(caught.value)
+    assert "b.txt (stage synthesis) was changed after it was written" in str(caught.value)
+    assert caught.value.exit_code == 5
+
+
+def test_a_folder_without_or_with_a_damaged_manifest(tmp_path: Path, run: RunFolder) -> None:
+    with pytest.raises(DataError, match="not a run folder"):
+        RunFolder(tmp_path).verify()
+    (run / MANIFEST).write_text('{"synthesis": {')
+    with pytest.raises(DataError, match=r"manifest\.json is damaged"):
+        run.verify()
+
+
+def test_a_run_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"cannot be made \(.*\); choose another with --runs"):
+        RunFolder(tmp_path / "file" / "run").create()
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from gra.core.manifest import RunFolder
+with RunFolder(Path(sys.argv[1])).lock():
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_two_processes_cannot_work_on_one_run_and_a_dead_one_does_not_hold_it(run: RunFolder) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(run.path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(RunLocked, match=f"in use by process {holder.pid}; wait for it") as caught, run.lock():
+            pass
+        assert caught.value.exit_code == 2
+    finally:
+        holder.kill()
+        holder.wait()
+    with run.lock():
+        assert (run / ".lock").read_text() == str(os.getpid())
+    with run.lock():
+        pass
+
+
+def test_the_environment_is_recorded() -> None:
+    found = environment()
+    assert found["gra"]
+    assert found["python"].startswith("3.")
+    assert "torch" in found["packages"]
+    assert json.loads(json.dumps(found)) == found
