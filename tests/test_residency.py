@@ -131,7 +131,7 @@ def test_only_what_is_needed_is_parked() -> None:
 def test_a_moment_without_a_call_is_not_an_empty_queue() -> None:
     machine = Machine(10)
     engines = {name: Loaded(name, 6, machine) for name in "ab"}
-    residency = Residency(engines, 10, grace_s=0.05)
+    residency = Residency(engines, 10, grace_s=0.5)
 
     async def busy() -> None:
         for _ in range(10):
@@ -182,14 +182,13 @@ def test_callers_that_give_up_do_not_hold_up_the_others() -> None:
     residency, engines = make(6, {"a": 4, "b": 4, "c": 4})
 
     async def story() -> None:
-        hold = asyncio.create_task(use(residency, engines, "a", 0.03))
-        await asyncio.sleep(0.005)
-        given_up = [asyncio.create_task(use(residency, engines, "b")) for _ in range(5)]
-        patient = asyncio.create_task(use(residency, engines, "c"))
-        await asyncio.sleep(0.005)
-        for task in given_up:
-            task.cancel()
-        await asyncio.gather(hold, patient)
+        async with residency.hold("a"):
+            given_up = [asyncio.create_task(use(residency, engines, "b")) for _ in range(5)]
+            patient = asyncio.create_task(use(residency, engines, "c"))
+            await asyncio.sleep(0.005)
+            for task in given_up:
+                task.cancel()
+        await patient
 
     run(story())
     assert engines["b"].stats.starts == 0

@@ -53,6 +53,7 @@ class StandIn:
             raise ValueError("labels do not differ")
         if word == "slow":
             try:
+                (self.folder / "begun").touch()
                 await asyncio.sleep(600)
             except asyncio.CancelledError:
                 with (self.folder / "aborted").open("a") as aborted:

@@ -111,21 +111,27 @@ class Ledger:
         )  # fmt: skip
         await self._write(f"INSERT OR IGNORE INTO calls VALUES ({', '.join('?' * len(values))})", values)
 
-    async def conclude(self, candidate: str, story: dict[str, Any]) -> None:
-        """Write a candidate's terminal verdict with its whole story; returns when it is durable."""
-        values = (self.run, candidate, json.dumps(story, ensure_ascii=False), time.time())
-        await self._write("INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?, ?)", values)
+    async def conclude(self, candidate: str, story: dict[str, Any], scope: str = "") -> None:
+        """Write a candidate's terminal verdict with its whole story; returns when it is durable.
+
+        `scope` names what the verdict was reached under (recipe, models, prompts, pool).
+        """
+        record = json.dumps({"scope": scope, "story": story}, ensure_ascii=False)
+        await self._write(
+            "INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?, ?)", (self.run, candidate, record, time.time())
+        )
 
     async def fault(self, role: str, model: str, candidate: str, kind: str, message: str) -> None:
         """Note what the infrastructure did; never used as an answer."""
         values = (self.run, role, model, candidate, kind, message, time.time())
         await self._write("INSERT INTO faults VALUES (?, ?, ?, ?, ?, ?, ?)", values)
 
-    def story(self, candidate: str) -> dict[str, Any] | None:
-        """A candidate's recorded story, if it has ended."""
+    def story(self, candidate: str, scope: str = "") -> dict[str, Any] | None:
+        """A candidate's recorded story, if it has ended under the same `scope`; its calls are recorded in any case."""
         found = self._select("SELECT story FROM verdicts WHERE run = ? AND candidate = ?", (self.run, candidate))
         row = next(found, None)
-        return dict(json.loads(row[0])) if row else None
+        record = json.loads(row[0]) if row else {}
+        return dict(record["story"]) if record.get("scope") == scope else None
 
     def last_candidate(self, first: str, end: str) -> str | None:
         """The highest candidate id from `first` to `end` that this run asked anything for."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -276,6 +277,8 @@ def _load_vllm(suite: Suite, model: ModelUnderTest, tokenizer: Any, scratch: Pat
         raise EngineUnavailable(
             f"`backend: vllm` needs vLLM, which cannot be imported ({error}); use `backend: hf`"
         ) from None
+    import torch
+
     from gra.evaluation.student import Finish
 
     class RecordingVLLM(VLLM):  # type: ignore[misc]
@@ -290,6 +293,9 @@ def _load_vllm(suite: Suite, model: ModelUnderTest, tokenizer: Any, scratch: Pat
         @chat.setter
         def chat(self, value: bool) -> None:
             self.add_bos_token = False if value else None
+
+        def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+            return list(super().loglikelihood(requests, disable_tqdm=True))
 
         def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
             self._ended: dict[tuple[int, ...], Any] = {}
@@ -320,9 +326,12 @@ def _load_vllm(suite: Suite, model: ModelUnderTest, tokenizer: Any, scratch: Pat
         weights = scratch / "merged"
         model.load_weights(suite.dtype, "cpu").save_pretrained(weights)
     tokenizer.save_pretrained(scratch / "tokenizer")
+    shutil.copy(Path(weights) / "config.json", scratch / "tokenizer")  # vLLM looks for the model's type there
     names = {"pretrained": str(weights), "tokenizer": str(scratch / "tokenizer")}
     # `generation_config="vllm"`: sampling comes from us, never from a file that travels with the weights.
-    return RecordingVLLM(**names, dtype=suite.dtype, batch_size=256, generation_config="vllm")
+    # Compiling does not pay on a CPU.
+    options = {"generation_config": "vllm", "enforce_eager": not torch.cuda.is_available()}
+    return RecordingVLLM(**names, dtype=suite.dtype, batch_size=256, **options)
 
 
 def _tell(progress: Progress | None, task: Questions, done: int) -> None:

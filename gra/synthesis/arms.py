@@ -39,8 +39,9 @@ from gra.synthesis.rounds import Round, grow
 from gra.synthesis.story import Setting
 from gra.synthesis.workshop import Workshop
 
-# Stories in flight per model: enough that every engine's batch stays full while stories wait for other models.
-_STORIES_PER_MODEL = 12
+# Stories in flight per model: enough to keep the engines busy while stories wait for other models, and few enough
+# that little is left over when a round is full.
+_STORIES_PER_MODEL = 8
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,9 @@ class Job:
         """Where the recipe's seeds are."""
         return find_file(self.recipe.seeds.source, self.loaded.path)
 
-    def fingerprint(self, workshop: Workshop) -> str:
-        """Changes whenever the dataset could: recipe, seeds, models, prompts."""
-        recipe = self.recipe.model_dump(exclude={"tracking", "engine"})
+    def fingerprint(self, workshop: Workshop, *without: str) -> str:
+        """Changes whenever the dataset could: recipe (but for the sections in `without`), seeds, models, prompts."""
+        recipe = self.recipe.model_dump(exclude={"tracking", "engine", *without})
         models = {name: asdict(workshop.model_id(name)) for name in sorted(workshop.models)}
         return digest([recipe, file_digest(self.seed_file()), models, digests()])
 
@@ -141,10 +142,11 @@ class _Arm:
         assert served is not None
         teacher = make_member("teacher", self.recipe.teacher, self.recipe.review, self.workshop.model_id(served))
         limit = asyncio.Semaphore(_STORIES_PER_MODEL * 2)
+        scope = self.job.fingerprint(self.workshop, "budget")
 
         async def answer(index: int, seed: Seed) -> Candidate:
             name = f"{self.recipe.arm}-{seed.id}"
-            if (recorded := self.ledger.story(name)) is not None:
+            if (recorded := self.ledger.story(name, scope)) is not None:
                 return self._note(Candidate.from_json(recorded), len(seeds))
             async with limit:
                 notebook = Notebook(self.broker, name)
@@ -155,7 +157,7 @@ class _Arm:
                 except Unanswered as gap:
                     ended = replace(begun, state=State.FAILED, reason=str(gap), generator=teacher.name)
                 ended = replace(ended, usage=dict(notebook.usage), calls=tuple(notebook.calls))
-                await self.ledger.conclude(name, ended.to_json())
+                await self.ledger.conclude(name, ended.to_json(), scope)
                 return self._note(ended, len(seeds))
 
         return list(await asyncio.gather(*(answer(i, seed) for i, seed in enumerate(seeds))))
@@ -176,6 +178,7 @@ class _Arm:
             members,
             {m.member: m.calibration for m in measured},
             {m.member: m.thresholds for m in measured},
+            self.job.fingerprint(self.workshop, "rounds", "budget", "dedup"),
         )
         embedder = Embedder(resolve(recipe.dedup.embedder, accept_licences=recipe.accept_licences).path)
         pool = grow({domain: [] for domain in recipe.domains}, pooled)

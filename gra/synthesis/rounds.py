@@ -17,6 +17,7 @@ import numpy as np
 
 from gra.core.errors import BudgetExhausted
 from gra.core.ledger import Ledger
+from gra.core.manifest import digest
 from gra.core.records import Candidate, Seed, State
 from gra.data.dedup import Embedder, Matrix, greedy_dedup
 from gra.engines.broker import Broker
@@ -58,6 +59,8 @@ class Round:
         self._embedder = embedder
         self._number = number
         self._in_flight = in_flight
+        # A verdict counts again only under the same recipe, models, prompts and pool.
+        self._scope = digest([setting.fingerprint, [[s.id for s in samples] for samples in pool.values()]])
         self._ended: dict[int, Candidate] = {}
         self._vectors: dict[int, Matrix] = {}
         self._pool_vectors: Matrix | None = None
@@ -108,11 +111,11 @@ class Round:
 
     async def _story(self, index: int) -> Candidate:
         """A story's end: as recorded, or told now and recorded."""
-        recorded = self._ledger.story(candidate_id(self._number, index))
+        recorded = self._ledger.story(candidate_id(self._number, index), self._scope)
         if recorded is not None:
             return Candidate.from_json(recorded)
         candidate = await live(self._setting, self._broker, self._pool, self._number, index)
-        await self._ledger.conclude(candidate.id, candidate.to_json())
+        await self._ledger.conclude(candidate.id, candidate.to_json(), self._scope)
         return candidate
 
     def _room(self) -> int:

@@ -40,6 +40,7 @@ class Setting:
     members: Mapping[str, Member]
     calibrations: Mapping[str, Calibration] = field(default_factory=dict)
     thresholds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    fingerprint: str = ""  # of all that a verdict depends on beside the pool
 
     def calibration(self, member: Member) -> Calibration:
         """The member's map from raw to calibrated score."""

@@ -24,7 +24,7 @@ from gra.core.tracking import Tracker
 from gra.training.checkpoints import Inputs, seal
 from gra.training.template import IGNORED
 
-_TOKENS_AT_ONCE = 256  # logits of so many exist at the same time: 256 x 262,144 x 4 bytes = 268 MB
+_TOKENS_AT_ONCE = 128  # logits of so many exist at the same time: 128 x 262,144 x 4 bytes = 134 MB
 
 
 class FrozenHeadLoss(torch.autograd.Function):
