@@ -1,4 +1,7 @@
-"""Train a student: `accelerate launch train.py --config recipes/<student>/sft/config_<variant>.yaml [key=value ...]`."""
+"""Train a student.
+
+accelerate launch train.py --config recipes/<student>/sft/config_<variant>.yaml [key=value ...]
+"""
 
 from gra.training.cli import main
 
