@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +16,10 @@ from gra.core.schema import Review
 from gra.engines.protocol import ModelId, SamplingSettings
 from gra.engines.scripted import ScriptedEngine
 from gra.synthesis.committee import Member
+
+# setuptools refuses to replace a distutils that some earlier import has loaded; vLLM imports setuptools.
+if sys.version_info < (3, 12):
+    os.environ.setdefault("SETUPTOOLS_USE_DISTUTILS", "stdlib")
 
 # Two busy cores make any deadline a coin toss; the time limit of a test is pytest's.
 settings.register_profile("gra", deadline=None, max_examples=50)
