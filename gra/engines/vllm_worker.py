@@ -168,7 +168,7 @@ async def serve(channel: socket.socket) -> None:
 
 
 def main() -> None:
-    """Serve on the inherited socket, then end every process of this session."""
+    """Serve on the inherited socket, then end every process of the group."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         asyncio.run(serve(socket.socket(fileno=int(sys.argv[1]))))
