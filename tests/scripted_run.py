@@ -93,7 +93,7 @@ def _fields(properties: dict[str, Any], prompt: str, luck: random.Random) -> dic
         if name == "keywords":
             found[name] = luck.sample(TOPICS, 3)
         elif name == "exercise":
-            words = re.search(r"must be about: (.*)\.", prompt)
+            words = re.search(r"of this kind about (.*)\.", prompt)
             found[name] = f"Write about {words.group(1) if words else prompt} ({luck.randrange(3)})."
         elif name in CHECKS:
             found[name] = luck.random() > 0.03

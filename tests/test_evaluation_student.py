@@ -189,3 +189,15 @@ def test_models_that_are_not_there(base: Path, tmp_path: Path) -> None:
     if not torch.cuda.is_available():
         with pytest.raises(EngineUnavailable, match="PyTorch sees no GPU"):
             under_test(base).load_weights("float32", "cuda")
+
+
+def test_the_output_layer_of_a_frozen_model_is_not_copied_for_every_row(base: Path) -> None:
+    ours = student(base)
+    ours.network.requires_grad_(False)  # as merging an adapter leaves it
+    seen = []
+    ours.network.get_output_embeddings().register_forward_pre_hook(lambda _, args: seen.append(args[0].stride()))
+    ours.chat = True
+    ours.generate(PROMPTS[:2], 3)
+    assert seen
+    hidden = ours.network.config.hidden_size
+    assert {stride[0] for stride in seen} == {hidden}  # one position a row, rows next to each other

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from gra.core.recipe import Section
 
-Role = Literal["generator", "reviewer", "adjudicator"]
+Role = Literal["generator", "reviewer", "adjudicator", "enricher"]
 Ask = Literal["integers", "expected", "yes_no", "likelihood"]
 DOMAINS = ("coding", "math", "qa", "reasoning", "role-play", "language", "creation")
 
@@ -32,7 +32,7 @@ class Member(Section):
     fallback: str | None = None  # taken when `model` cannot be had
     system: str | None = None
     sampling: Sampling = Sampling()
-    roles: list[Role] = ["generator", "reviewer", "adjudicator"]
+    roles: list[Role] = ["generator", "reviewer", "adjudicator", "enricher"]
     ask: Ask | None = None  # overrides review.ask for this member
 
 
@@ -94,6 +94,9 @@ class Rounds(Section):
     count: int = Field(5, ge=1)
     accept: int = Field(10_000, ge=1)  # rows kept per round
     max_candidates: int = Field(40_000, ge=1)
+    # What a generator sees of the parents beside their keywords: the paper has summaries; very small models
+    # write better exercises from two whole ones.
+    parents: Literal["summaries", "instructions"] = "summaries"
 
 
 class Review(Section):

@@ -13,6 +13,7 @@ import gra
 from gra.core.errors import DataError, EngineUnavailable, ModelUnavailable
 from gra.core.manifest import digest, file_digest
 from gra.models.chat import load_tokenizer
+from gra.models.head import feed_contiguous
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -130,6 +131,7 @@ class ModelUnderTest:
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise ModelUnavailable(f"{self.name}: the weights in {self.weights} cannot be loaded ({error})") from None
         loaded: PreTrainedModel = network.to(place).eval()
+        feed_contiguous(loaded)
         return loaded
 
     def _merge(self, network: PreTrainedModel) -> PreTrainedModel:

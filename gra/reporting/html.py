@@ -35,7 +35,7 @@ ASKED = {
     "yes_no": ("yes or no", "ten times the probability of “yes” to each of six questions"),
     "likelihood": (
         "likelihood",
-        "nats per token by which the exercise makes the answer likelier; no opinion on exercises",
+        "nats by which the exercise makes the answer likelier; no opinion on exercises",
     ),
 }
 
@@ -172,7 +172,7 @@ def _committee(arm: Arm, folder: Path, several: bool) -> dict[str, Any]:
                 f"{r.name} (AUC {prose.auc(r.auc)})",
                 r.good,
                 r.bad,
-                "nats per token" if r.ask == "likelihood" else figures.SCALE,
+                "nats" if r.ask == "likelihood" else figures.SCALE,
             )
             for r in probed
         ]

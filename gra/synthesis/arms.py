@@ -41,7 +41,7 @@ from gra.synthesis.workshop import Workshop
 
 # Stories in flight per model: enough to keep the engines busy while stories wait for other models, and few enough
 # that little is left over when a round is full.
-_STORIES_PER_MODEL = 8
+_STORIES_PER_MODEL = 12
 
 
 @dataclass(frozen=True)
@@ -141,8 +141,9 @@ class _Arm:
         served = self.workshop.served(self.recipe.teacher)
         assert served is not None
         teacher = make_member("teacher", self.recipe.teacher, self.recipe.review, self.workshop.model_id(served))
-        limit = asyncio.Semaphore(_STORIES_PER_MODEL * 2)
+        limit = asyncio.Semaphore(self.recipe.engine.concurrency)
         scope = self.job.fingerprint(self.workshop, "budget")
+        await self.workshop.prepared.wait()
 
         async def answer(index: int, seed: Seed) -> Candidate:
             name = f"{self.recipe.arm}-{seed.id}"
@@ -173,6 +174,7 @@ class _Arm:
         committee, members = seat(self.workshop, recipe, self.view)
         recipe = recipe.model_copy(update={"committee": committee})
         measured, pooled = await asyncio.gather(self._measure(members, seeds), self._enrich_all(members, seeds))
+        self.workshop.prepared.set()
         setting = Setting(
             recipe,
             members,
@@ -223,7 +225,8 @@ class _Arm:
 
     async def _enrich_all(self, members: Mapping[str, Member], samples: Sequence[Seed]) -> list[Seed]:
         """Keywords and summary for the samples that lack them, by a member drawn at random (paper: M_P)."""
-        writers = [m for m in members.values() if "generator" in m.roles]
+        writers = [m for m in members.values() if "enricher" in m.roles]
+        writers = writers or [m for m in members.values() if "generator" in m.roles]
 
         async def one(sample: Seed) -> Seed:
             if sample.enriched:

@@ -33,10 +33,10 @@ async def new_keywords(notebook: Notebook, generator: Member, domain: str, paren
 
 
 async def write_instruction(
-    notebook: Notebook, generator: Member, domain: str, keywords: Sequence[str], parents: Sequence[Seed]
+    notebook: Notebook, generator: Member, domain: str, keywords: Sequence[str], parents: Sequence[Seed], show: str
 ) -> str:
-    """An instruction about the keywords, in the manner of the parents' summaries."""
-    prompt = render("instruction", domain=domain, hint=hint(domain), keywords=keywords, parents=parents)
+    """An instruction about the keywords, in the manner of the parents' `show`: "summaries" or "instructions"."""
+    prompt = render("instruction", domain=domain, hint=hint(domain), keywords=keywords, parents=parents, show=show)
     answer = await notebook.ask(generator.call(prompt, INSTRUCTION, role="generator", candidate=notebook.candidate))
     return str(answer.value["exercise"]).strip()
 

@@ -45,6 +45,8 @@ async def _run(
     group: str | None,
     finished: dict[str, dict[str, Any]],
 ) -> None:
+    if not any(job.recipe.arm == "gra" for job in jobs):
+        workshop.prepared.set()
     async with running(workshop.pool(logs), view) as pool:
         with view.stage("synthesis", ", ".join(job.recipe.name for job in jobs)), view.bars():
             async with asyncio.TaskGroup() as group_of_arms:

@@ -71,7 +71,7 @@ def plant(seeds: Sequence[Seed], count: int, seed: int) -> list[tuple[Seed, str]
 
 
 async def measure(broker: Broker, member: Member, planted: Sequence[tuple[Seed, str]]) -> Measured:
-    """Ask one reviewer about every planted pair and every hand-written instruction.
+    """Ask one reviewer or adjudicator about every planted pair, and a reviewer about every hand-written instruction.
 
     Raises:
         ModelUnavailable: when the reviewer cannot answer in the form it is asked in.
@@ -87,12 +87,13 @@ async def measure(broker: Broker, member: Member, planted: Sequence[tuple[Seed, 
         return (await check_instruction(notebook, member, sample.instruction, {})).values
 
     names = [sample.id for sample, _ in planted]
+    checked = planted if "reviewer" in member.roles else ()  # an adjudicator checks no instructions
     good, bad, checks = await asyncio.gather(
         _answered(names, [score(sample, sample.response, "good") for sample, _ in planted]),
         _answered(names, [score(sample, wrong, "bad") for sample, wrong in planted]),
-        _answered(names, [check(sample) for sample, _ in planted]),
+        _answered(names[: len(checked)], [check(sample) for sample, _ in checked]),
     )
-    if not (good and bad and checks):
+    if not (good and bad and (checks or not checked)):
         raise ModelUnavailable(
             f"the reviewer `{member.name}` ({member.model.name}) gave no usable answer to any planted pair when asked "
             f"by `{member.ask}`; give it another `ask`, or take it off the committee"
@@ -101,7 +102,7 @@ async def measure(broker: Broker, member: Member, planted: Sequence[tuple[Seed, 
     thresholds = {
         name: min(0.5, float(np.quantile([values[name] for values in checks.values()], 0.05)))
         for name in CHECKS
-        if all(name in values for values in checks.values())
+        if checks and all(name in values for values in checks.values())
     }
     raw = list(good.values()), list(bad.values())
     unanswered = 2 * len(planted) - len(good) - len(bad)

@@ -91,12 +91,16 @@ async def add_comment(notebook: Notebook, reviewer: Member, instruction: str, re
 async def information(
     notebook: Notebook, member: Member, instruction: str, response: str, *, role: str = "reviewer"
 ) -> float:
-    """Nats per token by which the exercise makes the answer likelier: the inverse of the IFD idea (Li et al. 2023)."""
+    """Nats by which the exercise makes the whole answer likelier.
+
+    That is the pointwise mutual information of the two, the idea of IFD (Li et al. 2023) without its division by
+    length: an answer's tokens say most about its exercise at the start, and a mean dilutes what the start said.
+    """
     output = Likelihood(response)
     prompts = (render("response", instruction=instruction), "Write something.")
     calls = [member.call(prompt, output, role=role, candidate=notebook.candidate) for prompt in prompts]
     given, alone = await together(*(notebook.ask(call) for call in calls))
-    return float((given.value["logprob"] - alone.value["logprob"]) / given.value["tokens"])
+    return float(given.value["logprob"] - alone.value["logprob"])
 
 
 async def yes_probabilities(

@@ -113,7 +113,9 @@ class _Story:
         generator, domain = self.roles.generator, self.told.domain
         keywords = await new_keywords(self.notebook, generator, domain, parents)
         self.told = replace(self.told, keywords=keywords)
-        instruction = await write_instruction(self.notebook, generator, domain, keywords, parents)
+        instruction = await write_instruction(
+            self.notebook, generator, domain, keywords, parents, self.setting.recipe.rounds.parents
+        )
         self.told = replace(self.told, instruction=instruction)
         if failed := await self._check():
             return replace(self.told, state=State.REJECTED, reason=f"instruction: {failed}")

@@ -6,6 +6,7 @@ missing chat template, a context that is too short, memory that is too small.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -35,6 +36,9 @@ class Workshop:
     engine: EngineRecipe
     models: dict[str, ResolvedModel] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
+    # Set when every committee has been measured and its seeds enriched. Teachers wait for it: the way to a
+    # committee's first row is long and they can fill the gaps later.
+    prepared: asyncio.Event = field(default_factory=asyncio.Event)
 
     def model_id(self, name: str) -> ModelId:
         """What the ledger knows the model by."""
@@ -54,9 +58,7 @@ class Workshop:
             for m in self.models.values()
         }
         limit = self.engine.memory_gb or (0.85 * available_gb() if gpu is None else 0.92 * gpu)
-        together = sum(memory.values()) <= limit
         cores = len(os.sched_getaffinity(0))
-        heaviest = max(memory, key=lambda name: memory[name], default="")
         engines = {
             m.name: VllmEngine(
                 m.name,
@@ -64,7 +66,7 @@ class Workshop:
                     path=m.path,
                     max_model_len=min(self.engine.max_model_len, context_length(m.path)),
                     kv_cache_gb=kv_gb,
-                    threads=0 if gpu is not None else _threads(cores, m.name == heaviest or not together),
+                    threads=0 if gpu is not None else cores,
                     concurrency=self.engine.concurrency,
                     gpu_memory_utilization=0.9 if gpu is None else min(0.92, memory[m.name] / gpu),
                     start_timeout_s=self.engine.start_timeout_s,
@@ -138,11 +140,6 @@ async def running(pool: EnginePool, view: View) -> AsyncIterator[EnginePool]:
         yield pool
     finally:
         await pool.residency.close()
-
-
-def _threads(cores: int, most: bool) -> int:
-    """CPU threads of one engine. The heaviest model is what the others wait for, so it may use every core."""
-    return cores if most else max(1, cores // 2)
 
 
 def weights_gb(path: Path) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from gra.models.head import feed_contiguous
 from gra.training.template import prompt_ids
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def stop_probe(model: Any, tokenizer: Any, rows: Sequence[Row], max_new_tokens: 
     seen = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
     stops = _stop_ids(model, tokenizer)
     model.eval()
+    hook = feed_contiguous(model)
     with torch.no_grad():
         output = model.generate(
             input_ids=ids,
@@ -39,6 +41,7 @@ def stop_probe(model: Any, tokenizer: Any, rows: Sequence[Row], max_new_tokens: 
             pad_token_id=tokenizer.pad_token_id,
             use_cache=True,
         )[:, width:].tolist()
+    hook.remove()
     answers = [_answer(tokenizer, row, tokens, stops) for row, tokens in zip(rows, output, strict=True)]
     stopped = sum(answer["stopped"] for answer in answers)
     return {
