@@ -110,7 +110,7 @@ def test_one_story_at_a_time_and_64_accept_the_same_rows_in_the_same_order(folde
 
 
 @pytest.mark.parametrize(
-    ("ask", "accept_mean", "dispute_std"), [("yes_no", 4.8, 0.6), ("expected", 4.95, 0.13), ("likelihood", -0.7, 1.1)]
+    ("ask", "accept_mean", "dispute_std"), [("yes_no", 4.8, 0.6), ("expected", 4.95, 0.13), ("likelihood", -2.0, 12.0)]
 )
 def test_every_way_of_asking_is_the_same_alone_and_in_a_crowd(folder, ask: str, accept_mean, dispute_std) -> None:
     """Opinions here are noise around the middle of each scale; thresholds so that all three gates fire."""
@@ -184,7 +184,7 @@ def test_a_row_like_a_seed_is_a_duplicate_of_the_seed_even_when_the_seed_can_be_
     assert not lonely.enriched
 
     def script(call: Call) -> Completion | Fault:
-        if "must be about" in call.messages[-1][1]:
+        if "of this kind about" in call.messages[-1][1]:
             return said('{"exercise": "Write about tides, owls, bread (0)."}')
         return answer_by_content(call)
 
