@@ -47,7 +47,7 @@ async def scores(broker: Broker, member: Member, pairs: list[tuple[Seed, str]], 
 async def measure(models: list[str], asks: list[str], pairs: int, folder: Path) -> list[dict[str, Any]]:
     """One row a model and way of asking."""
     view = View()
-    seeds = load_seeds(Path("recipes/seeds/quickstart.jsonl"), list(DOMAINS))
+    seeds = load_seeds(Path("recipes/seeds/quickstart.jsonl"), DOMAINS).rows
     engine = Engine(max_model_len=2048, concurrency=32, kv_cache_gb=0.5)
     recipes = [
         SynthesisRecipe.model_validate(

@@ -51,7 +51,6 @@ def synthesize(
     from gra.core.manifest import RunFolder
     from gra.core.recipe import load_recipe
     from gra.core.schema import SynthesisRecipe
-    from gra.data.seeds import load_seeds
     from gra.synthesis.jobs import job_for, run_jobs
 
     loaded = load_recipe(recipe, SynthesisRecipe, overrides or [])
@@ -60,10 +59,12 @@ def synthesize(
         return
     folder = RunFolder(runs / loaded.recipe.name)
     job = job_for(loaded, folder, create=not dry_run)
-    seeds = load_seeds(job.seed_file(), loaded.recipe.domains, loaded.recipe.seeds.limit)
+    seeds = job.seeds()
     view = View(None if dry_run else folder / "log.jsonl")
     if dry_run:
-        view.note(f"{recipe}: valid, {len(seeds)} seeds; nothing was spent")
+        if seeds.set_aside:
+            view.note(seeds.note())
+        view.note(f"{recipe}: valid, {len(seeds.rows)} seeds; nothing was spent")
         return
     with folder.lock():
         content = run_jobs([job], view, folder / "logs")[loaded.recipe.name]

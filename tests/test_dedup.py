@@ -1,7 +1,8 @@
-"""Greedy deduplication equals the plain definition and keeps its promises."""
+"""Greedy deduplication equals the plain definition, in every order of arrival, and keeps its promises."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -9,8 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gra.data import dedup
-from gra.data.dedup import Decision, Matrix, greedy_dedup
+from gra.data import dedup, nearest
+from gra.data.arrivals import Arrivals
+from gra.data.dedup import Decision, Matrix, Texts, greedy_dedup
+from gra.data.nearest import Screen, cosine
+from gra.data.wording import Wording
 
 
 def unit(rows: list[list[float]], dimensions: int = 3) -> Matrix:
@@ -18,72 +22,145 @@ def unit(rows: list[list[float]], dimensions: int = 3) -> Matrix:
     return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-9)
 
 
-def brute_force(embeddings: Matrix, scores: list[float], pool: Matrix, threshold: float) -> list[bool]:
-    """The definition: in descending score, keep what is below the threshold with the pool and all kept so far."""
+def brute_force(
+    embeddings: Matrix, scores: Sequence[float], pool: Matrix, threshold: float, texts: Texts | None = None
+) -> list[bool]:
+    """The definition: in descending score, keep what is the same as nothing pooled and nothing kept so far."""
+    rows, pooled = (texts.rows, texts.pool) if texts else ([""] * len(embeddings), [""] * len(pool))
     kept: list[int] = []
+
+    def same(i: int, other: Matrix, text: str) -> bool:
+        told = texts is not None and (
+            rows[i].casefold() == text.casefold()
+            or (texts.likeness is not None and jaccard(rows[i], text) >= texts.likeness)
+        )
+        return told or float(cosine(embeddings[i][None], other[None])[0]) >= threshold
+
     for i in sorted(range(len(scores)), key=lambda i: (-scores[i], i)):
-        others = [*pool, *(embeddings[j] for j in kept)]
-        if all(float(np.dot(embeddings[i], other)) < threshold for other in others):
+        if not any(same(i, other, text) for other, text in zip(pool, pooled, strict=True)) and not any(
+            same(i, embeddings[j], rows[j]) for j in kept
+        ):
             kept.append(i)
     return [i in kept for i in range(len(scores))]
 
 
-# Directions on a coarse grid repeat often, and the threshold lies between their possible cosines.
+def jaccard(one: str, other: str) -> float:
+    first, second = ({t[i : i + 5] for i in range(max(1, len(t) - 4))} for t in (one.casefold(), other.casefold()))
+    return len(first & second) / len(first | second)
+
+
+# Directions on a coarse grid repeat often; some of their cosines are thresholds themselves, up to rounding.
 vectors = st.lists(st.lists(st.integers(-2, 2).map(float), min_size=3, max_size=3).filter(any), max_size=14)
+thresholds = st.sampled_from([0.897, 0.9, 1.0, 0.8, 0.5, float(np.sqrt(0.8)), float(np.sqrt(2 / 3)), 1 / 3])
 THRESHOLD = 0.897
+SENTENCES = ["Name a river in France.", "name a river in france.", "Name a river in Spain.",
+             "Name one river in France.", "Add two and two.", "Add two and two!", "Ode"]  # fmt: skip
 
 
-@given(vectors, vectors, st.data())
-def test_equals_brute_force(candidates: list[list[float]], pooled: list[list[float]], data: st.DataObject) -> None:
-    scores = data.draw(
-        st.lists(st.sampled_from([7.5, 8.0, 9.0, 10.0]), min_size=len(candidates), max_size=len(candidates))
+@st.composite
+def worlds(draw: st.DrawFn) -> tuple[Matrix, list[float], Matrix, Texts]:
+    candidates, pooled = draw(vectors), draw(vectors)
+    scores = st.lists(st.sampled_from([7.5, 8.0, 9.0, 10.0]), min_size=len(candidates), max_size=len(candidates))
+    said, held = (st.lists(st.sampled_from(SENTENCES), min_size=len(v), max_size=len(v)) for v in (candidates, pooled))
+    likeness = draw(st.sampled_from([None, 0.6, 0.9]))
+    return unit(candidates), draw(scores), unit(pooled), Texts(draw(said), draw(held), likeness)
+
+
+@given(worlds(), thresholds, st.booleans(), st.booleans(), st.integers(1, 6))
+def test_equals_brute_force(world, threshold: float, neighbours: bool, told: bool, block: int) -> None:
+    embeddings, scores, pool, texts = world
+    said = texts if told else None
+    with pytest.MonkeyPatch.context() as patch:  # many small blocks and tiles
+        patch.setattr(dedup, "BLOCK", block)
+        patch.setattr(nearest, "_TILE", 2)
+        decisions = greedy_dedup(embeddings, scores, pool, threshold, texts=said, neighbours=neighbours)
+    assert [d.kept for d in decisions] == brute_force(embeddings, scores, pool, threshold, said)
+
+
+@given(worlds(), thresholds, st.data())
+def test_arrivals_keep_what_greedy_dedup_would_keep_of_all_so_far(world, threshold: float, data: st.DataObject) -> None:
+    embeddings, scores, pool, texts = world
+    arrivals = Arrivals(pool, texts.pool, threshold, texts.likeness)
+    counts: list[int] = []
+    while len(counts) < len(scores):
+        upto = data.draw(st.integers(len(counts) + 1, len(scores)))
+        part = slice(len(counts), upto)
+        counts += arrivals.extend(embeddings[part], scores[part], texts.rows[part])
+    for count in range(1, len(scores) + 1):
+        so_far = Texts(texts.rows[:count], texts.pool, texts.likeness)
+        assert counts[count - 1] == sum(brute_force(embeddings[:count], scores[:count], pool, threshold, so_far))
+
+
+@given(st.integers(0, 10**6), st.sampled_from([8, 40, 64]), st.floats(0.5, 0.95))
+def test_the_screen_changes_no_decision(seed: int, dimensions: int, threshold: float) -> None:
+    """Vectors in clusters, in more dimensions and blocks than the small examples have."""
+    luck = np.random.default_rng(seed)
+    centres = luck.standard_normal((6, dimensions)) * np.linspace(2, 0.1, dimensions)
+    rows = centres[luck.integers(6, size=90)] + luck.standard_normal((90, dimensions)) * luck.choice(
+        [0.05, 0.5], (90, 1)
     )
-    embeddings, pool = unit(candidates), unit(pooled)
-    decisions = greedy_dedup(embeddings, scores, pool, THRESHOLD)
-    assert [d.kept for d in decisions] == brute_force(embeddings, scores, pool, THRESHOLD)
+    rows = unit(rows.tolist(), dimensions)
+    scores, pool = luck.integers(0, 4, 70).tolist(), rows[70:]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dedup, "BLOCK", 16)
+        patch.setattr(nearest, "_TILE", 8)
+        patch.setattr(nearest, "_cost", lambda width, passing: width)  # a screen whatever it costs
+        assert (Screen.fit(rows, threshold) is None) == (dimensions == 8)
+        screened = greedy_dedup(rows[:70], scores, pool, threshold, neighbours=False)
+        full = greedy_dedup(rows[:70], scores, pool, threshold)
+    assert [d.kept for d in screened] == brute_force(rows[:70], scores, pool, threshold)
+    # A duplicate's neighbour is the nearest, however it was found; that of a kept row was not asked for.
+    assert [d if not d.kept else None for d in screened] == [d if not d.kept else None for d in full]
+    assert {d.neighbour for d in screened if d.kept} <= {None}
 
 
-@given(vectors, vectors, st.data())
-def test_invariants(candidates: list[list[float]], pooled: list[list[float]], data: st.DataObject) -> None:
-    scores = data.draw(st.lists(st.floats(0, 10), min_size=len(candidates), max_size=len(candidates)))
-    embeddings, pool = unit(candidates), unit(pooled)
-    decisions = greedy_dedup(embeddings, scores, pool, THRESHOLD)
+@given(st.integers(0, 10**6), st.sampled_from([17, 64]))
+def test_a_screen_is_an_upper_bound(seed: int, dimensions: int) -> None:
+    luck = np.random.default_rng(seed)
+    rows = unit((luck.standard_normal((40, dimensions)) * np.linspace(3, 0.01, dimensions)).tolist(), dimensions)
+    screen = Screen(np.linalg.qr(luck.standard_normal((dimensions, 9)))[0])
+    codes = screen.codes(rows)
+    assert codes.shape == (40, screen.width)
+    assert ((codes @ codes.T) >= rows.astype(np.float64) @ rows.T - nearest.slack(dimensions)).all()
+
+
+@given(worlds(), thresholds)
+def test_invariants(world, threshold: float) -> None:
+    embeddings, scores, pool, texts = world
+    decisions = greedy_dedup(embeddings, scores, pool, threshold, texts=texts)
     kept = [i for i, decision in enumerate(decisions) if decision.kept]
     for place, i in enumerate(kept):
-        assert all(float(embeddings[i] @ embeddings[j]) < THRESHOLD for j in kept[:place])
-        assert not len(pool) or float((pool @ embeddings[i]).max()) < THRESHOLD
+        assert all(float(embeddings[i] @ embeddings[j]) < threshold + 1e-6 for j in kept[:place])
+        assert not len(pool) or float((pool @ embeddings[i]).max()) < threshold + 1e-6
     for i, decision in enumerate(decisions):
+        assert (decision.stage is None) == decision.kept
         if decision.neighbour is None:
             assert decision.kept
             assert not len(pool)
             continue
-        assert decision.similarity is not None
         near = decision.neighbour
-        other = pool[-1 - near] if near < 0 else embeddings[near]
-        assert decision.similarity == pytest.approx(float(other @ embeddings[i]), abs=1e-5)
-        assert decision.kept == (decision.similarity < THRESHOLD)
+        other, said = (pool[-1 - near], texts.pool[-1 - near]) if near < 0 else (embeddings[near], texts.rows[near])
+        assert decision.similarity == cosine(other[None], embeddings[i][None])[0]
+        match decision.stage:
+            case "text":
+                assert said.casefold() == texts.rows[i].casefold()
+            case "wording":
+                assert texts.likeness is not None
+                assert jaccard(said, texts.rows[i]) >= texts.likeness
+            case "embedding":
+                assert decision.similarity >= threshold
+            case None:
+                assert decision.similarity < threshold
         if near >= 0:
             assert decisions[near].kept
             assert (scores[near], -near) > (scores[i], -i)  # a duplicate of something better, or as good and earlier
-
-
-@given(vectors.filter(len), st.integers(1, 5))
-def test_blocks_do_not_matter(pooled: list[list[float]], block: int) -> None:
-    pool, row = unit(pooled), unit([[1.0, 2.0, -1.0]])
-    whole = greedy_dedup(row, [9.0], pool, THRESHOLD)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dedup, "_BLOCK", block)
-        (decision,) = greedy_dedup(row, [9.0], pool, THRESHOLD)
-    assert decision.neighbour is not None
-    assert decision.similarity == pytest.approx(whole[0].similarity, abs=1e-6)
-    assert decision.similarity == pytest.approx(float(pool[-1 - decision.neighbour] @ row[0]), abs=1e-6)
 
 
 def test_the_better_of_two_twins_stays_and_the_other_knows_it() -> None:
     twins = unit([[1, 0, 0], [1, 0, 0], [0, 1, 0]])
     first, second, third = greedy_dedup(twins, [8.0, 9.0, 8.0], unit([]), 0.9)
     assert second == Decision(True, None, None)
-    assert (first.kept, first.neighbour) == (False, 1)
+    assert (first.kept, first.neighbour, first.stage) == (False, 1, "embedding")
     assert first.similarity == pytest.approx(1.0)
     assert (third.kept, third.neighbour) == (True, 1)
 
@@ -100,3 +177,56 @@ def test_ties_keep_the_earlier() -> None:
     decisions = greedy_dedup(unit([[1, 1, 0]] * 4), [8.0] * 4, unit([]), 0.9)
     assert [d.kept for d in decisions] == [True, False, False, False]
     assert all(a.kept or not b.kept for a, b in pairwise(decisions))
+
+
+def test_each_stage_says_what_it_found() -> None:
+    said = [
+        "Name a river in France.",
+        "NAME  a river in France.",
+        "Name a river in France!",
+        "Ode to a kettle.",
+        "Odes?",
+    ]
+    rows = unit([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [1, 1.1, 0]])
+    found = greedy_dedup(rows, [8.0] * 5, unit([]), 0.9, texts=Texts(said, [], 0.8))
+    assert [(d.stage, d.neighbour) for d in found] == [
+        (None, None),
+        ("text", 0),
+        ("wording", 0),
+        (None, 0),
+        ("embedding", 3),
+    ]
+    assert found[1].similarity == 0.0  # the cosine to the neighbour, whichever stage found it
+    without = greedy_dedup(rows, [8.0] * 5, unit([]), 0.9, texts=Texts(said, []))
+    assert without[2].kept
+
+
+def test_a_row_that_pushes_out_another_may_let_a_third_back_in() -> None:
+    chain = unit([[1, 0, 0], [0.8, 0.6, 0], [0.28, 0.96, 0]])  # each is near the next only
+    arrivals = Arrivals(unit([]), [], 0.79)
+    assert arrivals.extend(chain[1:2], [8.0], ["b"]) == [1]
+    assert arrivals.extend(chain[2:], [7.0], ["c"]) == [1]
+    assert arrivals.extend(chain[:1], [9.0], ["a"]) == [2]  # a and c
+
+
+def test_a_committee_that_repeats_itself_costs_no_more() -> None:
+    """A thousand copies whose scores rise: each pushes out the one before."""
+    arrivals = Arrivals(unit([]), [], 0.9, 0.8)
+    counts = arrivals.extend(unit([[1, 0, 0]] * 1000), [i / 1000 for i in range(1000)], ["the same again"] * 1000)
+    assert counts == [1] * 1000
+
+
+def test_minhash_finds_what_is_alike_and_nothing_else() -> None:
+    luck = np.random.default_rng(0)
+    words = [f"w{n}" for n in range(300)]
+    base = [" ".join(luck.choice(words, 12)) for _ in range(300)]
+    changed = [f"{text[:-1]}?" for text in base]
+    wording = Wording(0.8)
+    first, second = [wording.key(text) for text in base], [wording.key(text) for text in changed]
+    found = {(a, b) for a in first for b in wording.alike(a)}
+    near = {(a, b) for a, b, s, t in zip(first, second, base, changed, strict=True) if jaccard(s, t) >= 0.8}
+    assert len(near) > 250
+    assert near <= found
+    texts = dict(zip([*first, *second], [*base, *changed], strict=True))
+    assert all(jaccard(texts[a], texts[b]) >= 0.8 for a, b in found)
+    assert all(a in wording.alike(b) for a, b in found)

@@ -30,9 +30,11 @@ from scripted_run import (
 from gra.core.errors import DataError, EngineUnavailable
 from gra.core.records import CHECKS, Candidate, Seed, State
 from gra.core.schema import SynthesisRecipe
+from gra.data.dedup import greedy_dedup
 from gra.data.export import TRAIN_SCHEMA, lineage_row, training_row
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.protocol import Call, Completion, Fault, ModelId
+from gra.synthesis import rounds
 from gra.synthesis.committee import make_members
 from gra.synthesis.rounds import Round, RoundResult, grow
 from gra.synthesis.story import Setting, candidate_id, live
@@ -225,6 +227,31 @@ def test_a_round_is_never_fuller_than_asked(folder: Path) -> None:
         "middle": "duplicate", "left": "accepted", "right": "accepted", "top": "surplus"
     }  # fmt: skip
     assert result.stopped == "enough accepted"
+
+
+def test_a_round_is_deduplicated_row_by_row_and_as_a_whole_only_once(folder: Path, monkeypatch) -> None:
+    calls: list[int] = []
+
+    def counted(vectors: np.ndarray, *args: Any, **options: Any) -> Any:
+        calls.append(len(vectors))
+        return greedy_dedup(vectors, *args, **options)
+
+    monkeypatch.setattr(rounds, "greedy_dedup", counted)
+    recipe = make_recipe(rounds={"count": 1, "accept": 20, "max_candidates": 300}, dedup={"threshold": 0.8})
+    result = run(folder, recipe, 16)
+    assert result.stopped == "enough accepted"
+    states = Counter(c.state for c in result.candidates)
+    assert states[State.DUPLICATE] > 3  # so that the round was nearly full more than once
+    assert calls == [states[State.ACCEPTED] + states[State.DUPLICATE]]
+
+
+def test_a_duplicate_says_which_stage_found_it(folder: Path) -> None:
+    recipe = make_recipe(
+        rounds={"count": 1, "accept": 1000, "max_candidates": 90}, dedup={"threshold": 0.8, "likeness": 0.8}
+    )
+    result = run(folder, recipe, 16)
+    found = Counter(c.reason.removesuffix(f" {c.neighbour}") for c in result.candidates if c.state is State.DUPLICATE)
+    assert set(found) == {"same text as", "nearly the wording of", "too similar to"}
 
 
 def test_without_two_parents_there_is_one_clear_sentence(folder: Path) -> None:

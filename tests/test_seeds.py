@@ -1,17 +1,25 @@
-"""Seed files: every malformed row is named with file and line, and good rows come through untouched."""
+"""Seed files of every form: bad rows are named with file and line and set aside, good ones come through untouched."""
 
 from __future__ import annotations
 
+import csv
+import gzip
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gra.core.errors import DataError
-from gra.data.seeds import load_seeds
+from gra.core.errors import DataError, RecipeError
+from gra.core.schema import SeedSource
+from gra.data import seed_hub
+from gra.data.seed_hub import find_seeds
+from gra.data.seeds import Seeds, load_seeds
 
 DOMAINS = ["qa", "math"]
 GOOD = {"domain": "qa", "instruction": "Name a river.", "response": "The Nile."}
@@ -22,6 +30,10 @@ def seed_file(folder: Path, *rows: Any) -> Path:
     lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
+
+
+def read(path: Path, *, seed: int = 0, **settings: Any) -> Seeds:
+    return load_seeds(path, DOMAINS, SeedSource(source=str(path), **settings), seed=seed)
 
 
 def without(key: str) -> dict[str, Any]:
@@ -48,7 +60,8 @@ def without(key: str) -> dict[str, Any]:
         ({**GOOD, "keywords": ["a", "", "c"]}, "`keywords` must be a list of three texts"),
         ({**GOOD, "summary": {"a": 1}}, "`summary` must be text"),
         ({**GOOD, "id": 7}, "`id` must be text"),
-        ({**GOOD, "id": "first"}, "the id `first` is already used on line 1"),
+        ({**GOOD, "input": "about it"}, "`input` would be lost"),
+        ({**GOOD, "id": "first"}, "the id `first` is already used at"),
         ('{"domain": "qa", "instruction": "half \\ud83d", "response": "x"}', "not text that can be asked about"),
         ('{"domain": "qa", "instruction": "a", "response": "x", "score": NaN}', "not text that can be asked about"),
     ],
@@ -69,7 +82,8 @@ def test_all_problems_at_once_and_only_the_first_ten_in_full(tmp_path: Path) -> 
     text = str(caught.value)
     assert text.startswith("13 of 14 seed rows cannot be used")
     assert [f"{path}:{n}:" in text for n in (1, 10, 11)] == [True, True, False]
-    assert text.endswith("… and 3 more")
+    assert "\n  … and 3 more\n" in text
+    assert "`seeds.max_bad` is 0.01" in text
 
 
 def test_a_good_file(tmp_path: Path) -> None:
@@ -77,16 +91,16 @@ def test_a_good_file(tmp_path: Path) -> None:
         tmp_path, {**GOOD, "id": "a", "keywords": ["x", "y", "z"], "summary": "Name it."}, "",
         {**GOOD, "domain": "math", "instruction": " Add 2\u2028and 2. "},
     )  # fmt: skip
-    first, second = load_seeds(path, DOMAINS)
+    first, second = load_seeds(path, DOMAINS).rows
     assert (first.id, first.keywords, first.enriched) == ("a", ("x", "y", "z"), True)
     assert (second.id, second.instruction, second.enriched) == ("seed-000003", "Add 2\u2028and 2.", False)
-    assert load_seeds(path, DOMAINS, limit=1) == [first]
+    assert read(path).set_aside == []
 
 
 def test_a_file_saved_by_an_office_program(tmp_path: Path) -> None:
     path = tmp_path / "seeds.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps(GOOD).encode() + b"\r\n" + json.dumps(GOOD).encode() + b"\r\n")
-    assert [seed.response for seed in load_seeds(path, DOMAINS)] == ["The Nile."] * 2
+    assert [seed.response for seed in load_seeds(path, DOMAINS).rows] == ["The Nile."] * 2
 
 
 @pytest.mark.parametrize(
@@ -111,19 +125,265 @@ rows = st.fixed_dictionaries(
 @given(st.lists(rows, min_size=1, max_size=5))
 def test_whatever_is_written_is_read(tmp_path_factory, made: list[dict[str, Any]]) -> None:
     path = seed_file(tmp_path_factory.mktemp("seeds"), *made)
-    read = load_seeds(path, DOMAINS)
-    assert [(s.domain, s.instruction, s.response) for s in read] == [
+    found = load_seeds(path, DOMAINS).rows
+    assert [(s.domain, s.instruction, s.response) for s in found] == [
         (row["domain"], row["instruction"], row["response"]) for row in made
     ]
-    assert [list(s.keywords) for s in read] == [row.get("keywords", []) for row in made]
+    assert [list(s.keywords) for s in found] == [row.get("keywords", []) for row in made]
 
 
-def test_public_seed_tasks_become_seeds(shared_data: Path, tmp_path: Path) -> None:
-    """A real file in another form, turned into ours line by line."""
+# --- rows set aside -------------------------------------------------------------------------------------------------
+
+
+def test_a_few_bad_rows_are_set_aside_and_told(tmp_path: Path) -> None:
+    path = seed_file(tmp_path, *[GOOD] * 60, "broken", *[GOOD] * 60)
+    found = read(path)
+    assert len(found.rows) == 120
+    assert found.set_aside == [f"{path}:61: not valid JSON (Expecting value, column 1)"]
+    assert found.note() == f"! 1 of 121 seed rows cannot be used:\n  {found.set_aside[0]}"
+    assert found.rows[60].id == "seed-000062"  # the number of its line
+    assert read(seed_file(tmp_path, GOOD)).note() == ""
+    with pytest.raises(DataError, match="1 of 121"):
+        read(seed_file(tmp_path, *[GOOD] * 60, "broken", *[GOOD] * 60), max_bad=0.005)
+
+
+def test_however_much_is_put_up_with_nothing_is_not_enough(tmp_path: Path) -> None:
+    path = seed_file(tmp_path, GOOD, "broken", "broken")
+    assert len(read(path, max_bad=0.7).rows) == 1
+    with pytest.raises(DataError, match="2 of 2 seed rows cannot be used"):
+        read(seed_file(tmp_path, "broken", "broken"), max_bad=1.0)
+
+
+# --- forms ----------------------------------------------------------------------------------------------------------
+
+ASKED, SAID = "Name a river.", "The Nile."
+HUMAN, GPT = {"from": "human", "value": ASKED}, {"from": "gpt", "value": SAID}
+USER, ASSISTANT = {"role": "user", "content": ASKED}, {"role": "assistant", "content": SAID}
+SYSTEM = {"role": "system", "content": "Be brief."}
+
+
+@pytest.mark.parametrize(
+    ("form", "row", "instruction"),
+    [
+        ("gra", {"instruction": ASKED, "response": SAID}, ASKED),
+        ("alpaca", {"instruction": ASKED, "output": SAID}, ASKED),
+        ("alpaca", {"instruction": ASKED, "input": "", "output": SAID, "text": "all of it"}, ASKED),
+        ("alpaca", {"instruction": ASKED, "input": "In Africa. ", "output": SAID}, f"{ASKED}\n\nIn Africa."),
+        ("sharegpt", {"id": "x_0", "conversations": [HUMAN, GPT]}, ASKED),
+        (
+            "sharegpt",
+            {"conversations": [{"from": "system", "value": "Be brief."}, HUMAN, GPT]},
+            f"Be brief.\n\n{ASKED}",
+        ),
+        ("messages", {"messages": [USER, ASSISTANT]}, ASKED),
+        ("messages", {"messages": [SYSTEM, USER, ASSISTANT]}, f"Be brief.\n\n{ASKED}"),
+        ("prompt_completion", {"prompt": ASKED, "completion": SAID}, ASKED),
+        ("prompt_completion", {"prompt": [USER], "completion": [ASSISTANT]}, ASKED),
+    ],
+)
+def test_every_form_is_recognised_and_can_be_asked_for(tmp_path: Path, form: str, row: Any, instruction: str) -> None:
+    path = seed_file(tmp_path, row, {**row, "domain": "math"})
+    for asked in ("auto", form):
+        first, second = read(path, format=asked, domain="qa").rows
+        assert (first.instruction, first.response, first.domain) == (instruction, SAID, "qa")
+        assert second.domain == "math"
+    with pytest.raises(DataError, match=r"`domain` is None.*`seeds.domain` gives one to rows that have none"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ({"instruction": ASKED, "output": ""}, "`output` is missing, empty or not text"),
+        ({"instruction": ASKED, "input": 3, "output": SAID}, "`input` is not text"),
+        ({"conversations": [HUMAN, GPT, HUMAN, GPT]}, "has 4 turns; `seeds.turns: first` takes"),
+        ({"conversations": [GPT, HUMAN]}, "does not begin with a question and its answer"),
+        ({"conversations": [HUMAN]}, "does not begin with a question and its answer"),
+        ({"conversations": []}, "is missing, empty or not a list"),
+        ({"conversations": [{**HUMAN, "from": "bing"}, GPT]}, "`bing` speaks in `conversations`"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text"}]}, ASSISTANT]},
+            "not a `role` and a `content`, both",
+        ),
+        ({"messages": [{**USER, "content": " "}, ASSISTANT]}, "the question or the answer in `messages` is empty"),
+        ({"messages": [SYSTEM]}, "does not begin with a question"),
+        ({"prompt": ASKED, "completion": [ASSISTANT]}, "`completion` is missing, empty or not text"),
+        ({"prompt": ASKED, "chosen": SAID}, "rows have the keys prompt, chosen, which no known form has"),
+        (
+            {"messages": [USER, ASSISTANT], "prompt": ASKED, "completion": SAID},
+            "messages or prompt_completion; say which",
+        ),
+    ],
+)
+def test_what_does_not_fit_its_form_is_named_and_never_guessed(tmp_path: Path, row: Any, problem: str) -> None:
+    with pytest.raises(DataError) as caught:
+        read(seed_file(tmp_path, row), domain="qa")
+    assert problem in str(caught.value)
+
+
+def test_of_a_longer_conversation_the_first_exchange_if_asked_for(tmp_path: Path) -> None:
+    again = [{"from": "human", "value": "Another."}, {"from": "gpt", "value": "The Rhine."}]
+    path = seed_file(tmp_path, {"conversations": [HUMAN, GPT, *again]})
+    (found,) = read(path, domain="qa", turns="first").rows
+    assert (found.instruction, found.response) == (ASKED, SAID)
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_rows_from_every_kind_of_file(tmp_path: Path) -> None:
+    made = [
+        {"id": f"s{i}", "domain": "qa", "instruction": f'Say "{i}",\nthen stop. \u2028', "response": f"0{i}"}
+        for i in range(3)
+    ]
+    lines = "".join(json.dumps(row) + "\n" for row in made)
+    (tmp_path / "a.jsonl").write_text(lines)
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    (tmp_path / "a.json").write_text(json.dumps(made))
+    pq.write_table(pa.Table.from_pylist(made), tmp_path / "a.parquet")
+    with (tmp_path / "a.csv").open("w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.DictWriter(file, list(made[0]))
+        writer.writeheader()
+        writer.writerows(made)
+    kinds = sorted(tmp_path.iterdir())
+    assert len(kinds) == 5
+    for path in kinds:
+        assert [(s.id, s.instruction, s.response) for s in read(path).rows] == [
+            (row["id"], row["instruction"].strip(), row["response"]) for row in made
+        ], path
+
+
+def test_a_cell_stays_text(tmp_path: Path) -> None:
+    path = tmp_path / "seeds.csv"
+    path.write_text("id,domain,instruction,response\n007,qa,1e3,true\n,math,NA,null\n")
+    first, second = read(path).rows
+    assert (first.id, first.instruction, first.response) == ("007", "1e3", "true")
+    assert (second.id, second.instruction, second.response) == ("seed-000003", "NA", "null")
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [("qa,a", "does not have 3 cells"), ("qa,a,b,c", "does not have 3 cells"), ('qa,"a"x,b', "not valid CSV")],
+)
+def test_a_bad_line_of_a_csv_file(tmp_path: Path, line: str, problem: str) -> None:
+    path = tmp_path / "seeds.csv"
+    path.write_text(f'domain,instruction,response\nqa,"two\nlines",b\n{line}\nqa,c,d\n')
+    found = read(path, max_bad=0.5)
+    assert [seed.instruction for seed in found.rows] == ["two\nlines", "c"]
+    (told,) = found.set_aside
+    assert told.startswith(f"{path}:4: {problem}")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "problem"),
+    [
+        ("a.json", b'{"a": 1}', "is one list of objects"),
+        ("a.json", b"[1,\n2", r"a\.json:2: not valid JSON"),
+        ("a.parquet", b"PAR1", "cannot be read"),
+        ("a.csv", b"a,a\n1,2\n", "two columns have the same name"),
+        ("a.csv", b"\xff", "cannot be read"),
+        ("a.jsonl.gz", b"no gzip", "cannot be read"),
+        ("a.xlsx", b"", "its form is not known"),
+    ],
+)
+def test_files_that_are_not_what_they_are_called(tmp_path: Path, name: str, data: bytes, problem: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(DataError, match=problem):
+        read(tmp_path / name)
+
+
+def test_a_row_of_a_parquet_file_is_named_by_its_number(tmp_path: Path) -> None:
+    path = tmp_path / "seeds.parquet"
+    pq.write_table(pa.Table.from_pylist([GOOD, {**GOOD, "response": None}, GOOD]), path)
+    assert read(path, max_bad=0.5).set_aside == [f"{path}, row 2: `response` is missing, empty or not text"]
+
+
+# --- limit ----------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.sampled_from("abc"), min_size=1, max_size=30), st.integers(1, 30), st.integers(0, 3))
+def test_a_limit_draws_evenly_over_the_domains(tmp_path_factory, domains: list[str], limit: int, seed: int) -> None:
+    path = seed_file(tmp_path_factory.mktemp("even"), *[{**GOOD, "domain": domain} for domain in domains])
+    source = SeedSource(source=str(path), limit=limit)
+    drawn = load_seeds(path, "abc", source, seed=seed).rows
+    everything = load_seeds(path, "abc").rows
+    assert len(drawn) == min(limit, len(domains))
+    assert [s for s in everything if s in drawn] == drawn  # in the order of the file
+    assert drawn == load_seeds(path, "abc", source, seed=seed).rows
+    has, takes = Counter(domains), Counter(s.domain for s in drawn)
+    most = max(takes.values())
+    assert all(takes[domain] >= min(has[domain], most - 1) for domain in has)
+
+
+def test_a_limit_is_a_draw_and_not_the_beginning(tmp_path: Path) -> None:
+    path = seed_file(tmp_path, *[GOOD] * 200)
+    draws = [[s.id for s in read(path, limit=5, seed=seed).rows] for seed in range(4)]
+    assert len({tuple(ids) for ids in draws}) == 4
+    assert "seed-000001" not in draws[0] or "seed-000002" not in draws[0]
+
+
+# --- the hub --------------------------------------------------------------------------------------------------------
+
+
+def test_a_dataset_on_the_hub_is_copied_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    asked: list[Any] = []
+
+    def load_dataset(*args: Any, **options: Any) -> list[dict[str, Any]]:
+        asked.append((args, options))
+        return [{"instruction": ASKED, "input": "", "output": f"{SAID} {n}"} for n in range(3)]
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(seed_hub, "hub_reachable", lambda: True)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setenv("GRA_CACHE", str(tmp_path / "cache"))
+    source = SeedSource(source="someone/some-data", revision="abc", domain="qa")
+    path = find_seeds(source, tmp_path / "recipe.yaml")
+    assert [s.response for s in load_seeds(path, DOMAINS, source).rows] == [f"{SAID} {n}" for n in range(3)]
+    monkeypatch.setattr(seed_hub, "hub_reachable", lambda: False)
+    assert find_seeds(source, tmp_path / "recipe.yaml") == path
+    assert asked == [(("someone/some-data", None), {"split": "train", "revision": "abc"})]
+    with pytest.raises(DataError, match=r"someone/some-data.*hub cannot be reached"):
+        find_seeds(source.model_copy(update={"split": "test"}), tmp_path / "recipe.yaml")
+
+
+def test_a_dataset_that_the_hub_does_not_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    def load_dataset(*args: Any, **options: Any) -> None:
+        raise datasets.exceptions.DatasetNotFoundError("no such dataset")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(seed_hub, "hub_reachable", lambda: True)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setenv("GRA_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(DataError, match="no such dataset"):
+        find_seeds(SeedSource(source="someone/nothing"), tmp_path / "recipe.yaml")
+
+
+def test_a_file_that_is_not_there_is_no_dataset(tmp_path: Path) -> None:
+    for name in ("data/seeds.jsonl", "seeds.csv", "a/b/c"):
+        with pytest.raises(RecipeError, match="is not there"):
+            find_seeds(SeedSource(source=name), tmp_path / "recipe.yaml")
+
+
+# --- public data ----------------------------------------------------------------------------------------------------
+
+
+def test_public_seed_tasks_in_every_form(shared_data: Path, tmp_path: Path) -> None:
+    """A real file, turned line by line into each form, gives the same seeds."""
     tasks = (shared_data / "seeds" / "self_instruct_seed_tasks.jsonl").read_text(encoding="utf-8").split("\n")
-    made = []
+    alpaca, messages, sharegpt = [], [], []
     for task in map(json.loads, filter(None, tasks)):
-        first = task["instances"][0]
-        made.append({"id": task["id"], "domain": "qa", "instruction": f"{task['instruction']}\n{first['input']}",
-                     "response": first["output"]})  # fmt: skip
-    assert len(load_seeds(seed_file(tmp_path, *made), DOMAINS)) == len(made) == 175
+        asked, first = task["instruction"].strip(), task["instances"][0]
+        alpaca.append({"instruction": asked, "input": first["input"], "output": first["output"]})
+        whole = "\n\n".join(filter(None, (asked, first["input"].strip())))
+        said = [("user", "human", whole), ("assistant", "gpt", first["output"])]
+        messages.append({"messages": [{"role": role, "content": text} for role, _, text in said]})
+        sharegpt.append({"conversations": [{"from": who, "value": text} for _, who, text in said]})
+    found = [read(seed_file(tmp_path, *rows), domain="qa").rows for rows in (alpaca, messages, sharegpt)]
+    assert len(found[0]) == 175
+    assert found[0] == found[1] == found[2]
+    pq.write_table(pa.Table.from_pylist(messages), tmp_path / "seeds.parquet")
+    assert read(tmp_path / "seeds.parquet", domain="qa").rows == found[0]

@@ -69,10 +69,18 @@ class Committee(Section):
 
 
 class SeedSource(Section):
-    """Where seeds come from: a .jsonl file for now."""
+    """Where seeds come from: a .jsonl, .json, .parquet or .csv file, or a dataset on the hub."""
 
     source: str
-    limit: int | None = Field(None, ge=1)
+    format: Literal["auto", "gra", "alpaca", "sharegpt", "messages", "prompt_completion"] = "auto"
+    domain: str | None = None  # of rows that have none
+    limit: int | None = Field(None, ge=1)  # drawn evenly over the domains
+    max_bad: float = Field(0.01, ge=0, le=1)  # the share of rows that may be set aside before the run stops
+    turns: Literal["only", "first"] = "only"  # of longer conversations: none, or the first question and its answer
+    # Of a dataset on the hub.
+    config: str | None = None
+    split: str = "train"
+    revision: str | None = None
 
 
 class Engine(Section):
@@ -113,11 +121,13 @@ class Review(Section):
 
 
 class Dedup(Section):
-    """Greedy embedding deduplication in descending score (paper: MiniLM, cosine below 0.9)."""
+    """Greedy deduplication in descending score, by text and embedding (paper: MiniLM, cosine below 0.9)."""
 
     embedder: str = "catalog:all-minilm-l6-v2"
     threshold: float = Field(0.9, gt=0, le=1)
     text: Literal["instruction", "instruction+response"] = "instruction"
+    # MinHash: the Jaccard similarity of character 5-grams at which wording counts as the same too; null leaves it out.
+    likeness: float | None = Field(None, gt=0, le=1)
 
 
 class Budget(Section):
@@ -158,6 +168,8 @@ class SynthesisRecipe(Section):
             raise ValueError("`arm: gra` needs a `committee`")
         if self.arm == "distilled" and self.teacher is None:
             raise ValueError("`arm: distilled` needs a `teacher`")
+        if self.seeds.domain is not None and self.seeds.domain not in self.domains:
+            raise ValueError(f"`seeds.domain: {self.seeds.domain}` is not one of `domains` ({', '.join(self.domains)})")
         asked: list[tuple[Ask | None, str]] = [(self.review.ask, "review.ask")]
         asked += [
             (m.ask, f"committee.models.{n}.ask") for n, m in (self.committee.models if self.committee else {}).items()

@@ -1,80 +1,127 @@
-"""Seeds from a JSONL file: typed rows, and one clear list of the rows that are wrong."""
+"""Seeds from a file: typed rows, the rows that had to be set aside, and an even draw over the domains."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Any
 
 from gra.core.errors import DataError
-from gra.core.manifest import canonical_json
+from gra.core.manifest import digest
 from gra.core.records import Seed
+from gra.core.schema import SeedSource
+from gra.data.seed_files import Fault, Placed, Row, read_rows
+from gra.data.seed_shapes import SHAPES, recognised
 
-_REQUIRED = ("instruction", "response")
 _SHOWN = 10  # problems listed before "and N more"
 
 
-def load_seeds(path: Path, domains: list[str], limit: int | None = None) -> list[Seed]:
-    """Read seed rows: `instruction`, `response`, `domain`, and optionally `id`, `keywords` (three), `summary`.
+@dataclass(frozen=True)
+class Seeds:
+    """Seeds in the order of the file, and one line (place, problem) for every row that was set aside."""
+
+    rows: list[Seed]
+    set_aside: list[str] = field(default_factory=list)
+
+    def note(self) -> str:
+        """What a person should know about the rows that were set aside; empty when there are none."""
+        return f"! {_listed(self)}" if self.set_aside else ""
+
+
+def load_seeds(path: Path, domains: Sequence[str], source: SeedSource | None = None, *, seed: int = 0) -> Seeds:
+    """Read seeds from a .jsonl, .json, .parquet or .csv file.
+
+    Args:
+        path: the file.
+        domains: the recipe's domains; each row must have one of them.
+        source: form, domain of rows that have none, limit, and the share of bad rows that is put up with.
+        seed: of the draw, when there is a limit.
 
     Raises:
-        DataError: naming every malformed row with file and line.
+        DataError: when too many rows are bad, naming them with file and line, or none is left.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines would cut at U+2028 too
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"the seed file {path} cannot be read: {error}") from None
-    seeds: list[Seed] = []
-    problems: list[str] = []
-    used: dict[str, int] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        row = _row(line, number, domains)
-        if isinstance(row, str):
-            problems.append(f"{path}:{number}: {row}")
-        elif row.id in used:
-            problems.append(f"{path}:{number}: the id `{row.id}` is already used on line {used[row.id]}")
+    source = source or SeedSource(source=str(path))
+    placed = list(read_rows(path))
+    shape = _shape(path, placed, source)
+    found = Seeds([])
+    used: dict[str, str] = {}
+    for each in placed:
+        made = each.row if isinstance(each.row, Fault) else _seed(each, each.row, shape, domains, source)
+        if isinstance(made, Seed) and made.id in used:
+            made = Fault(f"the id `{made.id}` is already used at {used[made.id]}")
+        if isinstance(made, Fault):
+            found.set_aside.append(f"{each.where}: {made.problem}")
         else:
-            used[row.id] = number
-            seeds.append(row)
-    if problems:
-        more = f"\n  … and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        raise DataError(
-            f"{len(problems)} of {len(problems) + len(seeds)} seed rows cannot be used:\n  "
-            + "\n  ".join(problems[:_SHOWN])
-            + more
-        )
-    if not seeds:
+            used[made.id] = each.where
+            found.rows.append(made)
+    if not placed:
         raise DataError(f"the seed file {path} has no rows")
-    return seeds[:limit]
+    if not found.rows or len(found.set_aside) > source.max_bad * len(placed):
+        raise DataError(
+            f"{_listed(found)}\n  `seeds.max_bad` is {source.max_bad:g}, the share of rows that may be set aside"
+        )
+    return Seeds(_even(found.rows, source.limit, seed), found.set_aside)
 
 
-def _row(line: str, number: int, domains: list[str]) -> Seed | str:
+def _listed(seeds: Seeds) -> str:
+    bad = seeds.set_aside
+    more = f"\n  … and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+    head = f"{len(bad)} of {len(bad) + len(seeds.rows)} seed rows cannot be used:\n  "
+    return head + "\n  ".join(bad[:_SHOWN]) + more
+
+
+def _shape(path: Path, placed: Sequence[Placed], source: SeedSource) -> str:
+    """The form of the whole file: as asked for, else that of the first row that has a known form's keys."""
+    if source.format != "auto":
+        return source.format
+    readable = [(each.where, each.row) for each in placed if not isinstance(each.row, Fault)]
+    for where, row in readable:
+        forms = recognised(row)
+        if len(forms) > 1:
+            raise DataError(f"{where}: this could be {' or '.join(forms)}; say which with `seeds.format`")
+        if forms:
+            return forms[0]
+    if readable:
+        known = "; ".join(f"{name}: {', '.join(keys)}" for name, (keys, _) in SHAPES.items())
+        has = ", ".join(map(str, readable[0][1]))
+        raise DataError(f"{path}: rows have the keys {has or '(none)'}, which no known form has ({known})")
+    return "gra"
+
+
+def _seed(each: Placed, row: Row, shape: str, domains: Sequence[str], source: SeedSource) -> Seed | Fault:
     """A seed, or what is wrong with the row."""
-    try:
-        data: Any = json.loads(line)
-        canonical_json(data).encode()
-    except json.JSONDecodeError as error:
-        return f"not valid JSON ({error.msg}, column {error.colno})"
-    except ValueError as error:
-        return f"not text that can be asked about ({error})"  # NaN, or half of a surrogate pair
-    if not isinstance(data, dict):
-        return "a row must be a JSON object"
-    for key in _REQUIRED:
-        if not isinstance(data.get(key), str) or not data[key].strip():
-            return f"`{key}` is missing, empty or not text"
-    domain = data.get("domain")
+    exchange = SHAPES[shape][1](row, source.turns)
+    if isinstance(exchange, Fault):
+        return exchange
+    domain = source.domain if row.get("domain") in (None, "") else row["domain"]
     if domain not in domains:
-        return f"`domain` is {domain!r}; the recipe's domains are {', '.join(domains)}"
-    keywords, summary = data.get("keywords") or [], data.get("summary") or ""
+        hint = "; `seeds.domain` gives one to rows that have none" if domain is None else ""
+        return Fault(f"`domain` is {domain!r}; the recipe's domains are {', '.join(domains)}{hint}")
+    identity = f"seed-{each.number:06d}"
+    if shape != "gra":
+        return Seed(identity, domain, *exchange)
+    keywords, summary = row.get("keywords") or [], row.get("summary") or ""
     if keywords and not (
         isinstance(keywords, list) and len(keywords) == 3 and all(isinstance(k, str) and k.strip() for k in keywords)
     ):
-        return "`keywords` must be a list of three texts, or left out"
+        return Fault("`keywords` must be a list of three texts, or left out")
     if not isinstance(summary, str):
-        return "`summary` must be text, or left out"
-    identity = data.get("id", f"seed-{number:06d}")
+        return Fault("`summary` must be text, or left out")
+    if row.get("id") not in (None, ""):
+        identity = row["id"]
     if not isinstance(identity, str):
-        return "`id` must be text, or left out"
-    return Seed(identity, domain, data["instruction"].strip(), data["response"].strip(), tuple(keywords), summary)
+        return Fault("`id` must be text, or left out")
+    return Seed(identity, domain, *exchange, tuple(keywords), summary)
+
+
+def _even(seeds: list[Seed], limit: int | None, seed: int) -> list[Seed]:
+    """As many as `limit`, as evenly over the domains as they go, drawn by id and in the order of the file."""
+    if limit is None or limit >= len(seeds):
+        return seeds
+    lots: dict[str, list[tuple[str, str]]] = {}
+    for each in seeds:
+        lots.setdefault(each.domain, []).append((digest([seed, "limit", each.id]), each.id))
+    turns = zip_longest(*(sorted(lots[domain]) for domain in sorted(lots)))
+    drawn = {lot[1] for lot in [lot for lot in chain.from_iterable(turns) if lot is not None][:limit]}
+    return [each for each in seeds if each.id in drawn]

@@ -65,7 +65,8 @@ def endings(arm: Arm) -> list[Ending]:
 
 def _reason(row: Row) -> str:
     """The reason without the name of the neighbour, which differs for every duplicate."""
-    return "too similar to another row" if row["state"] == State.DUPLICATE else str(row["reason"])
+    reason = str(row["reason"])
+    return f"{reason.removesuffix(row['neighbour'])}another row" if row["state"] == State.DUPLICATE else reason
 
 
 def scores_by_reviewer(arm: Arm) -> dict[str, list[float]]:

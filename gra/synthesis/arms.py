@@ -20,13 +20,14 @@ from gra.core.console import View
 from gra.core.errors import DataError, RecipeError
 from gra.core.ledger import Ledger, Recorded
 from gra.core.manifest import RunFolder, digest, file_digest
-from gra.core.recipe import Loaded, find_file
+from gra.core.recipe import Loaded
 from gra.core.records import Candidate, Seed, State
 from gra.core.schema import Committee, SynthesisRecipe
 from gra.core.tracking import Tracker, start_tracking
 from gra.data.dedup import Embedder
 from gra.data.export import export
-from gra.data.seeds import load_seeds
+from gra.data.seed_hub import find_seeds
+from gra.data.seeds import Seeds, load_seeds
 from gra.engines.broker import Broker, EnginePool
 from gra.models.catalog import resolve
 from gra.synthesis.committee import Member, check_roles, make_member, shared_weights
@@ -59,7 +60,11 @@ class Job:
 
     def seed_file(self) -> Path:
         """Where the recipe's seeds are."""
-        return find_file(self.recipe.seeds.source, self.loaded.path)
+        return find_seeds(self.recipe.seeds, self.loaded.path)
+
+    def seeds(self) -> Seeds:
+        """The recipe's seeds, and the rows that had to be set aside."""
+        return load_seeds(self.seed_file(), self.recipe.domains, self.recipe.seeds, seed=self.recipe.seed)
 
     def fingerprint(self, workshop: Workshop, *without: str) -> str:
         """Changes whenever the dataset could: recipe (but for the sections in `without`), seeds, models, prompts."""
@@ -78,7 +83,9 @@ async def synthesize(
     """
     recipe = job.recipe
     (job.folder / "recipe.resolved.yaml").write_text(job.loaded.show() + "\n", encoding="utf-8")
-    seeds = load_seeds(job.seed_file(), recipe.domains, recipe.seeds.limit)
+    seeds = job.seeds()
+    if seeds.set_aside:
+        view.note(seeds.note(), rows=seeds.set_aside)
     ledger = Ledger(job.ledger, run=recipe.name)
     tracker = start_tracking(
         recipe.tracking,
@@ -98,7 +105,8 @@ async def synthesize(
             token_budget=recipe.budget.tokens,
         )
         arm = _Arm(job, workshop, broker, ledger, view, tracker)
-        candidates, facts = await arm.make(seeds)
+        candidates, facts = await arm.make(seeds.rows)
+        facts["seeds"] = {"used": len(seeds.rows), "set_aside": seeds.set_aside}
         content = _summary(job, workshop, ledger, candidates, facts) | {"seconds": round(time.time() - begun, 1)}
         files = export(job.folder.path, candidates, _card_facts(job, workshop, content))
         job.folder.record("synthesis", content, [*files, job.folder / "recipe.resolved.yaml"])
@@ -326,9 +334,7 @@ def _summary(
         "name": job.recipe.name,
         "arm": job.recipe.arm,
         "states": {state.value: sum(c.state is state for c in candidates) for state in State},
-        "reasons": dict(
-            Counter(c.reason.split(" r")[0] if c.state is State.DUPLICATE else c.reason for c in candidates)
-        ),
+        "reasons": dict(Counter(c.reason.removesuffix(f" {c.neighbour}" if c.neighbour else "") for c in candidates)),
         "funnel": funnel(candidates),
         "mean_score": float(np.mean(means)) if means else None,
         "tokens_by_role": _tokens(answers, "role"),

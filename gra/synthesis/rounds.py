@@ -19,11 +19,13 @@ from gra.core.errors import BudgetExhausted
 from gra.core.ledger import Ledger
 from gra.core.manifest import digest
 from gra.core.records import Candidate, Seed, State
-from gra.data.dedup import Embedder, Matrix, greedy_dedup
+from gra.data.arrivals import Arrivals
+from gra.data.dedup import Decision, Embedder, Matrix, Texts, greedy_dedup
 from gra.engines.broker import Broker
 from gra.synthesis.story import Pool, Setting, candidate_id, live
 
 OnEnd = Callable[[Candidate], None]
+_SAME = {"text": "same text as", "wording": "nearly the wording of", "embedding": "too similar to"}
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,15 @@ class Round:
         # A verdict counts again only under the same recipe, models, prompts and pool.
         self._scope = digest([setting.fingerprint, [[s.id for s in samples] for samples in pool.values()]])
         self._ended: dict[int, Candidate] = {}
+        self._prefix = 0  # how many candidates, from the first on without a gap, have ended
+        self._passed: list[int] = []  # those of the prefix that the gate let through
+        self._accepted = 0  # all that the gate let through
         self._vectors: dict[int, Matrix] = {}
+        self._pooled = [sample for samples in pool.values() for sample in samples]
         self._pool_vectors: Matrix | None = None
-        self._too_few = setting.recipe.rounds.accept - 1  # passed candidates that are known not to fill the round
+        self._arrivals: Arrivals | None = None
+        self._looked_at = 0  # how many of the passed have arrived at dedup
+        self._full: int | None = None  # the shortest prefix that fills the round
 
     async def run(self, on_end: OnEnd) -> RoundResult:
         """Tell stories until N are kept, the candidate limit is reached, or the budget is used up."""
@@ -96,9 +104,9 @@ class Round:
             done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 index = running.pop(task)
-                self._ended[index] = task.result()
+                self._end(index, task.result())
                 on_end(self._ended[index])
-            if not stopped and await self._enough():
+            if not stopped and await self._shortest_prefix() is not None:
                 stopped = "enough accepted"
         return stopped or "candidate limit"
 
@@ -118,72 +126,86 @@ class Round:
         await self._ledger.conclude(candidate.id, candidate.to_json(), self._scope)
         return candidate
 
+    def _end(self, index: int, candidate: Candidate) -> None:
+        self._ended[index] = candidate
+        self._accepted += candidate.state is State.ACCEPTED
+        while self._prefix in self._ended:
+            if self._ended[self._prefix].state is State.ACCEPTED:
+                self._passed.append(self._prefix)
+            self._prefix += 1
+
     def _room(self) -> int:
         """How many stories may be in flight: fewer when nearly enough rows are accepted."""
-        accepted = sum(c.state is State.ACCEPTED for c in self._ended.values())
         # The rate is taken where all have ended: what ends soonest is mostly rejected.
-        prefix = self._prefix()
-        rate = (len(self._passed(prefix)) + 1) / (prefix + 2)
-        wanted = math.ceil((self._setting.recipe.rounds.accept - accepted) / rate)
+        rate = (len(self._passed) + 1) / (self._prefix + 2)
+        wanted = math.ceil((self._setting.recipe.rounds.accept - self._accepted) / rate)
         return max(1, min(self._in_flight, wanted))
-
-    def _passed(self, upto: int) -> list[int]:
-        return [i for i in range(upto) if self._ended[i].state is State.ACCEPTED]
-
-    def _prefix(self) -> int:
-        """How many candidates, from the first on without a gap, have ended."""
-        count = 0
-        while count in self._ended:
-            count += 1
-        return count
-
-    async def _enough(self) -> bool:
-        return await self._shortest_prefix() is not None
 
     async def _shortest_prefix(self) -> int | None:
         """The smallest number of candidates whose deduplicated rows fill the round, if there is one yet."""
-        passed = self._passed(self._prefix())
-        for count in range(self._too_few + 1, len(passed) + 1):
-            if sum((await self._dedup(passed[:count])).values()) >= self._setting.recipe.rounds.accept:
-                return passed[count - 1] + 1
-            self._too_few = count
-        return None
+        wanted = self._setting.recipe.rounds.accept
+        if self._full is None and len(self._passed) >= wanted:
+            new = self._passed[self._looked_at :]
+            self._looked_at += len(new)
+            for index, kept in zip(new, await self._arrive(new), strict=True):
+                if kept >= wanted:
+                    self._full = index + 1
+                    break
+        return self._full
 
-    async def _dedup(self, indices: Sequence[int]) -> dict[int, bool]:
-        return {i: c.state is State.ACCEPTED for i, c in (await self._deduplicated(indices)).items()}
+    async def _arrive(self, new: Sequence[int]) -> list[int]:
+        """How many rows dedup keeps after each of some candidates, which come in candidate order."""
+        pool_vectors = await self._embed(new)
+        if self._arrivals is None:
+            dedup = self._setting.recipe.dedup
+            self._arrivals = Arrivals(pool_vectors, self._pool_texts, dedup.threshold, dedup.likeness)
+        return await asyncio.to_thread(self._arrivals.extend, *self._rows(new)) if new else []
 
     async def _deduplicated(self, indices: Sequence[int]) -> dict[int, Candidate]:
         """Accepted candidates with duplicates marked, by greedy dedup in descending mean score."""
         if not indices:
             return {}
-        await self._embed(indices)
-        assert self._pool_vectors is not None
+        pool_vectors = await self._embed(indices)
+        vectors, scores, texts = self._rows(indices)
+        dedup = self._setting.recipe.dedup
+        said = Texts(texts, self._pool_texts, dedup.likeness)
+        decisions = await asyncio.to_thread(greedy_dedup, vectors, scores, pool_vectors, dedup.threshold, texts=said)
+        names = [self._ended[i].id for i in indices]
+        return {i: self._marked(i, decision, names) for i, decision in zip(indices, decisions, strict=True)}
+
+    def _marked(self, index: int, decision: Decision, names: Sequence[str]) -> Candidate:
+        near = decision.neighbour
+        name = "" if near is None else (self._pooled[-1 - near].id if near < 0 else names[near])
+        marked = replace(self._ended[index], neighbour=name, similarity=decision.similarity)
+        if decision.stage is None:
+            return marked
+        return replace(marked, state=State.DUPLICATE, reason=f"{_SAME[decision.stage]} {name}")
+
+    def _rows(self, indices: Sequence[int]) -> tuple[Matrix, list[float], list[str]]:
+        """Vectors, scores and texts of candidates that are embedded already."""
         chosen = [self._ended[i] for i in indices]
         scores = [10.0 if c.mean is None else c.mean for c in chosen]
-        vectors = np.stack([self._vectors[i] for i in indices])
-        threshold = self._setting.recipe.dedup.threshold
-        decisions = greedy_dedup(vectors, scores, self._pool_vectors, threshold)
-        pooled = [sample.id for samples in self._pool.values() for sample in samples]
-        out = {}
-        for i, candidate, decision in zip(indices, chosen, decisions, strict=True):
-            near = decision.neighbour
-            name = "" if near is None else (pooled[-1 - near] if near < 0 else chosen[near].id)
-            marked = replace(candidate, neighbour=name, similarity=decision.similarity)
-            if not decision.kept:
-                marked = replace(marked, state=State.DUPLICATE, reason=f"too similar to {name}")
-            out[i] = marked
-        return out
+        return np.stack([self._vectors[i] for i in indices]), scores, [self._text(c) for c in chosen]
 
-    async def _embed(self, indices: Sequence[int]) -> None:
-        kind = self._setting.recipe.dedup.text
+    async def _embed(self, indices: Sequence[int]) -> Matrix:
+        """Embed what is not embedded yet; the pool's vectors, shape (pool, dimensions)."""
         if self._pool_vectors is None:
-            texts = [_text(s.instruction, s.response, kind) for samples in self._pool.values() for s in samples]
-            self._pool_vectors = await asyncio.to_thread(self._embedder.encode, texts)
+            self._pool_vectors = await asyncio.to_thread(self._embedder.encode, self._pool_texts)
         new = [i for i in indices if i not in self._vectors]
         if new:
-            texts = [_text(self._ended[i].instruction, self._ended[i].response, kind) for i in new]
-            vectors = await asyncio.to_thread(self._embedder.encode, texts)
+            vectors = await asyncio.to_thread(self._embedder.encode, [self._text(self._ended[i]) for i in new])
             self._vectors |= dict(zip(new, vectors, strict=True))
+        return self._pool_vectors
+
+    @cached_property
+    def _pool_texts(self) -> list[str]:
+        return [self._text(sample) for sample in self._pooled]
+
+    def _text(self, sample: Seed | Candidate) -> str:
+        """What dedup compares."""
+        if self._setting.recipe.dedup.text == "instruction":
+            return sample.instruction
+        return f"{sample.instruction}\n{sample.response}"
 
     async def _settle(self, stopped: str) -> RoundResult:
         """Final states: rows within the prefix, duplicates, and what was accepted beyond it."""
@@ -196,10 +218,6 @@ class Round:
         for i in kept[self._setting.recipe.rounds.accept :]:
             final[i] = replace(final[i], state=State.SURPLUS, reason="accepted after the round was full")
         return RoundResult([final[i] for i in sorted(final)], stopped)
-
-
-def _text(instruction: str, response: str, kind: str) -> str:
-    return instruction if kind == "instruction" else f"{instruction}\n{response}"
 
 
 def grow(pool: Pool, samples: Sequence[Seed]) -> dict[str, list[Seed]]:

@@ -1,0 +1,133 @@
+"""Rows of JSONL, JSON, Parquet and CSV files as they stand, each with its place; nothing is converted.
+
+A cell of a CSV file stays text. A row that cannot be read is a `Fault`, and reading goes on after it.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gra.core.errors import DataError
+from gra.core.manifest import canonical_json
+
+Row = dict[str, Any]
+ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".parquet", ".csv")
+_CELL = 16 << 20  # characters in the largest cell of a CSV file
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with a row."""
+
+    problem: str
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A row, or what is wrong with it; its place in the file as a person finds it; and its number, from 1."""
+
+    where: str
+    number: int
+    row: Row | Fault
+
+
+def read_rows(path: Path) -> Iterator[Placed]:
+    """The rows of a file, by its ending; its number is the line in JSONL and CSV, the row's place in the others.
+
+    Raises:
+        DataError: when the file as a whole cannot be read.
+    """
+    readers: dict[str, Callable[[Path], Iterator[Placed]]] = {
+        ".jsonl": _jsonl, ".jsonl.gz": _jsonl, ".json": _json, ".parquet": _parquet, ".csv": _csv
+    }  # fmt: skip
+    ending = next((e for e in ENDINGS if path.name.lower().endswith(e)), None)
+    if ending is None:
+        raise DataError(f"the seed file {path} ends in none of {', '.join(ENDINGS)}, so its form is not known")
+    try:
+        yield from readers[ending](path)
+    except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
+        raise DataError(f"the seed file {path} cannot be read: {error}") from None
+
+
+def _jsonl(path: Path) -> Iterator[Placed]:
+    unpack = gzip.open if path.suffix.lower() == ".gz" else open
+    with unpack(path, "rt", encoding="utf-8-sig", newline="\n") as lines:  # U+2028 does not end a line
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                yield Placed(f"{path}:{number}", number, _parsed(line))
+
+
+def _parsed(line: str) -> Row | Fault:
+    try:
+        return _checked(json.loads(line))
+    except json.JSONDecodeError as error:
+        return Fault(f"not valid JSON ({error.msg}, column {error.colno})")
+    except RecursionError:
+        return Fault("not valid JSON (nested too deeply)")
+
+
+def _checked(data: Any) -> Row | Fault:
+    if not isinstance(data, dict):
+        return Fault("a row must be a JSON object")
+    try:
+        canonical_json(data).encode()
+    except ValueError as error:
+        return Fault(f"not text that can be asked about ({error})")  # NaN, or half of a surrogate pair
+    return data
+
+
+def _json(path: Path) -> Iterator[Placed]:
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}:{error.lineno}: not valid JSON ({error.msg}, column {error.colno})") from None
+    if not isinstance(rows, list):
+        raise DataError(f"{path}: a .json file of seeds is one list of objects; name a file with one a line .jsonl")
+    for number, row in enumerate(rows, start=1):
+        yield Placed(f"{path}, row {number}", number, _checked(row))
+
+
+def _parquet(path: Path) -> Iterator[Placed]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            number = 0
+            for batch in file.iter_batches(batch_size=1024):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield Placed(f"{path}, row {number}", number, row)
+    except pa.ArrowException as error:
+        raise DataError(f"the seed file {path} cannot be read: {error}") from None
+
+
+def _csv(path: Path) -> Iterator[Placed]:
+    csv.field_size_limit(_CELL)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, strict=True)
+        try:
+            names = reader.fieldnames or []
+        except csv.Error as error:
+            raise DataError(f"{path}:1: not valid CSV ({error})") from None
+        if len(set(names)) < len(names):
+            raise DataError(f"{path}:1: two columns have the same name ({', '.join(names)})")
+        while True:
+            try:
+                row = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                number = reader.reader.line_num
+                yield Placed(f"{path}:{number}", number, Fault(f"not valid CSV ({error})"))
+                continue
+            fits = None not in row and None not in row.values()
+            number = reader.line_num  # where the row ends; a cell may hold line breaks
+            yield Placed(f"{path}:{number}", number, row if fits else Fault(f"does not have {len(names)} cells"))
