@@ -141,7 +141,7 @@ def test_a_seat_counts_in_mean_and_spread(tmp_path: Path, answer: str, score: fl
 
 
 def test_an_abstention_on_a_seat_is_no_score(tmp_path: Path) -> None:
-    ended = told(tmp_path, committee("Greet me.", "Hello."), FORM_SEAT)
+    ended = told(tmp_path, committee("Greet me, please.", "Hello."), FORM_SEAT)
     assert isinstance(ended.programs[0], Abstained)
     assert (ended.mean, ended.std, ended.state) == (9.0, 0.0, State.ACCEPTED)
 
@@ -278,8 +278,8 @@ def test_a_program_can_be_plugged_in(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(programs, "_MAKERS", dict(programs._MAKERS))
     programs.plug("tests", Shortness)
     section = {"kind": "tests", "takes": "veto"}
-    assert told(tmp_path, committee("Say hi.", "Hello there."), section).reason == "program tests: too long"
-    assert told(tmp_path, committee("Say hi.", "Hi."), section).state is State.ACCEPTED
+    assert told(tmp_path, committee("Say something.", "Hello there."), section).reason == "program tests: too long"
+    assert told(tmp_path, committee("Say something.", "Hi."), section).state is State.ACCEPTED
     assert versions([ProgramRecipe.model_validate(section)]) == {"tests": "7"}
 
 

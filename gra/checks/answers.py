@@ -23,7 +23,9 @@ _MONEY = re.compile(r"\\?[$€£](?=[ \t]?\d)")
 # A number and at most three words for its unit.
 _QUANTITY = re.compile(rf"({_NUMBER}(?:/\d+)?)[ \t]?(?:%|(?:[^\W\d]+[ \t]?){{0,3}})")
 # What sympy may need very long to compute.
-_COSTLY = re.compile(r"\^[ \t]*\{?[ \t]*[-+]?(?:\d{3,}|[^{}]*\^)|\*\*|\d{2,}!|!!|\d{31,}|\\(?:int|sum|prod|lim|binom)")
+_COSTLY = re.compile(
+    r"\^[ \t]*(?:\{[^{}]*\^|\w[ \t]*\^|[{(]?[ \t]*[-+]?\d{3,}|\()|\*\*|\d{2,}!|!!|\d{31,}|\\(?:int|sum|prod|lim|binom)"
+)
 
 
 def final_answer(response: str) -> str | None:
@@ -43,6 +45,8 @@ def final_answer(response: str) -> str | None:
     last = _sentences(text)[-1]
     if last == text and len(text) <= 40 and (value := _value(text)) is not None:
         return value
+    if re.search(r"=.*\b(?:and|or)\b.*=", last):
+        return None
     if "=" in last:
         return _value(last.rpartition("=")[2])
     numbers = re.findall(rf"(?<![\w.,/:-]){_NUMBER}(?:/\d+)?(?![\w/:])", _MONEY.sub("", last))

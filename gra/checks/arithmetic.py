@@ -71,7 +71,7 @@ class _Reader:
 
     def _product(self) -> Fraction:
         result = self._signed()
-        while (token := self._next()) and token not in "+-)^":
+        while (token := self._next()) and (token in "*/(" or token.isalpha()):
             if token in "*/":
                 self.tokens.pop()
             factor = self._signed() if token in "*/" else self._power()
@@ -122,8 +122,9 @@ class Claim:
 
 
 _NUMBER = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
-_ATOM = rf"\(*[-+]?[ \t]*\(*[$€£]?[ \t]?{_NUMBER}[ \t]?%?\)*"
-_OPERATOR = r"[ \t]*(?:\*\*|[-+*/^x])[ \t]*"
+# Possessive, so that a long sum without an "=" is given up at once.
+_ATOM = rf"\(*+(?:[-+][ \t]*+)?\(*+(?:[$€£][ \t]?)?{_NUMBER}(?:[ \t]?%)?\)*+"
+_OPERATOR = r"[ \t]*+(?:\*\*|[-+*/^x])[ \t]*+"
 _EXPRESSION = rf"{_ATOM}(?:{_OPERATOR}{_ATOM})*"
 _STATEMENT = re.compile(rf"{_EXPRESSION}(?:[ \t]*=[ \t]*{_EXPRESSION})+")
 _FENCED = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.DOTALL)
@@ -146,7 +147,9 @@ _TAKEN_BACK = re.compile(
     re.IGNORECASE,
 )
 _FUNCTIONS = re.compile(
-    r"(?:sin|cos|tan|log|ln|sqrt|exp|max|min|gcd|lcm|mod|root|of|from|minus|plus|times|over)[ \t]*$", re.IGNORECASE
+    r"(?:sin|cos|tan|log|ln|sqrt|exp|max|min|gcd|lcm|mod|root|minus|plus|times|over|"
+    r"(?:%|percent|half|third|quarter|fifth|tenth|\d) of)[ \t]*$",
+    re.IGNORECASE,
 )
 _UNITS = re.compile(r"(?:°|[ckm]?m|k?g|l|ml|s|h|min|hrs?|lbs?|oz|ft|in|mph|pm|am|st|nd|rd|th)?(?![\w(\[{^!°²³√\\])")
 
@@ -154,7 +157,7 @@ _UNITS = re.compile(r"(?:°|[ckm]?m|k?g|l|ml|s|h|min|hrs?|lbs?|oz|ft|in|mph|pm|a
 def claims(text: str) -> list[Claim]:
     """The arithmetic statements of a text, in order; code and what is set aside are left out."""
     found = []
-    for line in _plain(text).splitlines():
+    for line in map(_unlisted, _plain(text).splitlines()):
         for statement in _STATEMENT.finditer(line):
             if _stands_alone(line, statement.start(), statement.end()):
                 taken_back = bool(_TAKEN_BACK.search(line))
@@ -168,6 +171,10 @@ def _plain(text: str) -> str:
     for pattern, sign in _LATEX:
         text = pattern.sub(sign, text)
     return _BOLD.sub(r"\1", text)
+
+
+def _unlisted(line: str) -> str:
+    return re.sub(r"^[ \t]*[-*+•][ \t]+", "", line)
 
 
 def _stands_alone(line: str, start: int, end: int) -> bool:
@@ -185,11 +192,23 @@ def _stands_alone(line: str, start: int, end: int) -> bool:
     return bool(_UNITS.match(after.lstrip("$)")))
 
 
+_COMPUTES = re.compile(rf"\d[ \t%)]*{_OPERATOR}[ \t(]*[-$€£\d.(]")
+
+
+def _balanced(side: str) -> str:
+    """A side without the brackets that the sentence around it opens or closes."""
+    side = side.strip()
+    while side.count(")") > side.count("(") and side.endswith(")"):
+        side = side[:-1].rstrip()
+    while side.count("(") > side.count(")") and side.startswith("("):
+        side = side[1:].lstrip()
+    return side
+
+
 def _judged(statement: str) -> Iterator[Claim]:
     """The links of a chain "a = b = c" that compute something; links that are a matter of rounding are left out."""
-    sides = [side.strip() for side in statement.split("=")]
-    for left, right in pairwise(sides):
-        if not re.search(rf"\d[ \t%)]*{_OPERATOR}[ \t(]*[-$€£\d.(]", left):
+    for left, right in pairwise(map(_balanced, statement.split("="))):
+        if not (_COMPUTES.search(left) or _COMPUTES.search(right)) or left.startswith("0x"):
             continue
         verdict = _holds(left, right)
         if verdict is not None:
@@ -286,9 +305,11 @@ def equation(instruction: str) -> Equation | None:
 
 def values_of(text: str, unknown: str) -> list[tuple[str, Fraction]]:
     """The numbers that the last line with "x = number" gives the unknown, as written and as computed."""
-    before, after = r"(?<![\w.)\]^*/+-])(?<![*/+-] )", r"(?![ \t]*[-+*/^=<>(]|[\w.,]?\w)"
+    before, after = r"(?<![\w.)\]^*/+-])(?<![*/+-] )", r"(?![ \t]*[-+*/^=<>(]|[\w.,]?\w|[ \t]\d)"
     stated = re.compile(rf"{before}{unknown}[ \t]*=[ \t]*(?:[^=\n]*=[ \t]*)??({_EXPRESSION}){after}")
     for line in reversed(_plain(text).splitlines()):
+        if _TAKEN_BACK.search(line):
+            continue
         found = [(shown.strip(), _value(shown, "/100")) for shown in stated.findall(line)]
         if known := [(shown, value) for shown, value in found if value is not None]:
             return known

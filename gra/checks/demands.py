@@ -74,7 +74,7 @@ _BOUNDS = [
 # "more than 4 words in capital letters" counts some words, not all.
 _SOME_OF_THEM = _pattern(
     r"[ \t]+(?:be\b|in (?:all )?(?:capital|upper|lower)|(?:that|which|starting|beginning|ending|from|per|each|is|are|"
-    r"should|must)\b|with (?:all )?capital|in (?:each|every|the)\b|of (?:the|each)\b)"
+    r"should|must)\b|with (?:all )?capital|in (?:each|every)\b|of (?:the|each)\b)"
 )
 _LEAD = r"(?:in|into|using|use|reply with|respond with|answer with|make it)(?: only| just)?"
 _MANNER = r"(?:(?:short|long|full|complete|simple|clear|concise) )?"
@@ -212,10 +212,14 @@ def _listed(wording: Wording, counted: str, some: str) -> Check:
 
 _JSON = _pattern(
     r"\b(?:answer|reply|respond|return|output|give|format|wrap|wrapped|write|present|put|report|state|provide|response|"
-    r"extract|describe|make|plan|list|turn|use)\b[^.]*\bjson\b(?![ -](?:file|parser|schema|string|library|array))"
+    r"extract|describe|make|plan|list|turn|use|tell)\b[^.]*\bjson\b(?![ -](?:file|parser|schema|string|library|array))"
 )
 _NO_JSON = _pattern(rf"{_NOT}[^.]{{0,30}}\bjson\b", r"\b(?:how (?:to|do|can)|explain|what is|convert)\b")
-_KEYS = _pattern(rf"\bkeys? ((?:(?:{MARK}|\w+)(?:, and |, | and ))*(?:{MARK}|\w+))")
+_KEY = (
+    r"(?!(?:in|of|are|is|must|should|to|and|with|for|that|which|where|as|on|from|you|it|the|an?|be|use|do|no)\b)"
+    rf"(?:{MARK}|\w+)"
+)
+_KEYS = _pattern(rf"\bkeys? ({_KEY}(?:(?:, and |, | and ){_KEY})*)")
 
 
 @_reader
@@ -259,7 +263,7 @@ def _words(wording: Wording) -> Iterator[Check]:
             yield from _forbidden(sentence, wording)
         elif found := _WORDS.search(sentence):
             listed = found["a"] or found["b"] or found["c"]
-            if " or " not in listed:  # one of them would be enough
+            if " or " not in listed + sentence[found.end() :][:4]:  # one of them would be enough
                 yield from (Check("has_word", {"text": word}) for word in wording.names(listed))
 
 

@@ -62,7 +62,8 @@ def read(instruction: str) -> Wording:
         quotes.append(next(text for text in found.groups() if text is not None))
         return f"⟦{len(quotes) - 1}⟧"
 
-    text = _CODE.sub(" ", instruction.replace("⟦", "[").replace("⟧", "]").replace("’", "'"))
+    plain = re.sub(r"(?<=\w)’(?=\w)", "'", instruction.replace("⟦", "[").replace("⟧", "]"))
+    text = _CODE.sub(" ", plain)
     text = _PASSAGE.sub(lambda m: m[0][: m.start("passage") - m.start()], _QUOTE.sub(mark, text))
     sentences = [part.strip() for part in _SENTENCE_END.split(text)]
     return Wording(text, tuple(filter(None, sentences)), tuple(quotes))

@@ -45,7 +45,11 @@ class Program(Protocol):
     kind: ClassVar[str]
     version: ClassVar[str]  # changes whenever the program judges differently than before
     fault: ClassVar[str]  # the reason a story ends with when a veto falls
-    recipe: ProgramRecipe
+
+    @property
+    def recipe(self) -> ProgramRecipe:
+        """The program's section of the recipe."""
+        ...
 
     async def judge(self, sample: Sample, notebook: Notebook) -> Verdict:
         """The program's verdict, or its abstention.
@@ -116,10 +120,13 @@ def _solutions(sample: Sample) -> list[arithmetic.Claim]:
     equation = arithmetic.equation(sample.instruction)
     if equation is None:
         return []
-    return [
-        arithmetic.Claim(f"{equation.left} = {equation.right} for {equation.unknown} = {shown}", equation.holds(value))
-        for shown, value in arithmetic.values_of(sample.response, equation.unknown)
-    ]
+    found = []
+    for shown, value in arithmetic.values_of(sample.response, equation.unknown):
+        holds = equation.holds(value)
+        if holds or "." not in shown:  # a decimal may be rounded
+            text = f"{equation.left} = {equation.right} for {equation.unknown} = {shown}"
+            found.append(arithmetic.Claim(text, holds))
+    return found
 
 
 @dataclass(frozen=True)
@@ -169,7 +176,12 @@ class Consistency:
     def _solvers(self, author: Member) -> list[Member]:
         if self.recipe.by == "author":
             return [author] if author.sampling.temperature > 0 else []
-        return [m for m in self._writers if m.model.identity != author.model.identity]
+        # One member for each set of weights: two would be asked the same question and say the same.
+        others: dict[str, Member] = {}
+        for member in self._writers:
+            if member.model.identity != author.model.identity:
+                others.setdefault(member.model.identity, member)
+        return list(others.values())
 
     async def judge(self, sample: Sample, notebook: Notebook) -> Verdict:
         """Ten times the share that agrees; broken when more than half agree with each other on something else."""

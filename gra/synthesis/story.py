@@ -151,9 +151,9 @@ class _Story:
         """The programs with a veto, in the recipe's order; why the first one rejects, or an empty text."""
         for program in self._programs("veto"):
             await self._consult([program])
-            match self.told.programs[-1]:
-                case Verified(broken=broken) if broken:
-                    return f"program {program.kind}: {program.fault}"
+            verdict = self.told.programs[-1]
+            if isinstance(verdict, Verified) and verdict.broken:
+                return f"program {program.kind}: {program.fault}"
         return ""
 
     def _programs(self, takes: str) -> list[Program]:
