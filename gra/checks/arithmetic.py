@@ -142,8 +142,8 @@ _LATEX = (
 # A line with one of these words may state a false equation without being wrong.
 _TAKEN_BACK = re.compile(
     r"\b(?:not|isn't|wrong|incorrect|false|mistake|error|instead|suppose|pretend|claims?|mod|modulo|remainder|binary|"
-    r"octal|hex|hexadecimal|base|clock|string|concatenat\w+|about|approximately|roughly|approx|around|nearly|round\w*|"
-    r"estimat\w+|average)\b|[≈≠?∼~]|!=",
+    r"octal|hex|hexadecimal|base[- ]?\d+|clock|string|concatenat\w+|about|approximately|roughly|approx|around|nearly|round\w*|"
+    r"estimat\w+)\b|[≈≠∼~]|!=",
     re.IGNORECASE,
 )
 _FUNCTIONS = re.compile(
@@ -160,7 +160,7 @@ def claims(text: str) -> list[Claim]:
     for line in map(_unlisted, _plain(text).splitlines()):
         for statement in _STATEMENT.finditer(line):
             if _stands_alone(line, statement.start(), statement.end()):
-                taken_back = bool(_TAKEN_BACK.search(line))
+                taken_back = _TAKEN_BACK.search(line) or re.match(r"[^.!]*\?", line[statement.end() :])
                 found += [claim for claim in _judged(statement[0]) if claim.holds or not taken_back]
     return found
 
