@@ -9,12 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gra.core.manifest import canonical_json
-from gra.core.records import CHECKS, DIMENSIONS, Candidate, Check, Review, Ruling, Seed, State, Usage
+from gra.core.records import CHECKS, DIMENSIONS, Candidate, Check, Draft, Review, Ruling, Seed, State, Usage
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 numbers = st.floats(0, 10)
 tuples = st.lists(texts, max_size=3).map(tuple)
 values = st.dictionaries(texts, numbers, max_size=3)
+reviews = st.lists(st.builds(Review, texts, values, numbers, numbers, texts), max_size=3).map(tuple)
+rulings = st.none() | st.builds(Ruling, texts, values, numbers, texts, st.booleans())
+drafts = st.builds(Draft, st.integers(0, 9), texts, texts, reviews, st.none() | numbers, st.none() | numbers, rulings)
 usage = st.builds(Usage, *(st.integers(0, 10**9) for _ in range(3)))
 candidates = st.builds(
     Candidate,
@@ -22,11 +25,12 @@ candidates = st.builds(
     reason=texts, arm=texts, generator=texts, reviewers=tuples, adjudicator=texts, parents=tuples, keywords=tuples,
     instruction=texts, response=texts,
     checks=st.lists(st.builds(Check, texts, values, tuples), max_size=3).map(tuple),
-    reviews=st.lists(st.builds(Review, texts, values, numbers, numbers, texts), max_size=3).map(tuple),
+    reviews=reviews,
     mean=st.none() | numbers, std=st.none() | numbers,
-    ruling=st.none() | st.builds(Ruling, texts, values, numbers, texts, st.booleans()),
+    ruling=rulings,
     disputed=st.booleans(), neighbour=texts, similarity=st.none() | st.floats(-1, 1),
     usage=st.dictionaries(texts, usage, max_size=3), calls=tuples,
+    drafts=st.lists(drafts, max_size=2).map(tuple),
 )  # fmt: skip
 
 

@@ -62,6 +62,27 @@ class Ruling:
     kept: bool
 
 
+SECOND_BEST = "a better draft was taken"  # why a draft that passed the gate is not the row
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A response to a candidate's instruction that was not taken, what it was given, and why another was."""
+
+    number: int
+    response: str
+    reason: str
+    reviews: tuple[Review, ...] = ()
+    mean: float | None = None
+    std: float | None = None
+    ruling: Ruling | None = None
+
+    @property
+    def verdict_score(self) -> float | None:
+        """The score (0-10) that decided: the adjudicator's where there was a dispute, else the reviewers' mean."""
+        return self.ruling.score if self.ruling else self.mean
+
+
 class State(StrEnum):
     """The terminal states; every candidate ends in exactly one."""
 
@@ -120,6 +141,12 @@ class Candidate:
     similarity: float | None = None
     usage: dict[str, Usage] = field(default_factory=dict)
     calls: tuple[str, ...] = ()
+    drafts: tuple[Draft, ...] = ()  # responses to the same instruction that were not taken
+
+    @property
+    def verdict_score(self) -> float | None:
+        """The score (0-10) that decided: the adjudicator's where there was a dispute, else the reviewers' mean."""
+        return self.ruling.score if self.ruling else self.mean
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -136,9 +163,17 @@ class Candidate:
                 "parents": tuple(data["parents"]),
                 "keywords": tuple(data["keywords"]),
                 "checks": tuple(Check(**{**c, "failed": tuple(c["failed"])}) for c in data["checks"]),
-                "reviews": tuple(Review(**review) for review in data["reviews"]),
-                "ruling": Ruling(**data["ruling"]) if data["ruling"] else None,
+                **_judged(data),
+                "drafts": tuple(Draft(**{**draft, **_judged(draft)}) for draft in data.get("drafts", ())),
                 "usage": {role: Usage(**usage) for role, usage in data["usage"].items()},
                 "calls": tuple(data["calls"]),
             }
         )
+
+
+def _judged(data: dict[str, Any]) -> dict[str, Any]:
+    """Reviews and ruling, as a candidate and its drafts have them."""
+    return {
+        "reviews": tuple(Review(**review) for review in data["reviews"]),
+        "ruling": Ruling(**data["ruling"]) if data["ruling"] else None,
+    }
