@@ -63,10 +63,10 @@ def synthesize(
     if show_config:
         print(loaded.show())
         return
+    destination = check_hub(push_to_hub, public=public) if push_to_hub else None
     folder = RunFolder(runs / loaded.recipe.name)
     job = job_for(loaded, folder, create=not dry_run)
     seeds = load_seeds(job.seed_file(), loaded.recipe.domains, loaded.recipe.seeds.limit)
-    destination = check_hub(push_to_hub, public=public) if push_to_hub else None
     view = View(None if dry_run else folder / "log.jsonl")
     if dry_run:
         view.note(f"{recipe}: valid, {len(seeds)} seeds; nothing was spent")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,10 @@ from pydantic import ValidationError
 from scripted_run import answer_by_content, make_recipe, make_seeds, open_ledger, said
 from test_rounds import make_setting, run, small
 
-from gra.core.records import SECOND_BEST, Candidate, Draft, Ruling, State
+from gra.core.records import CHECKS, DIMENSIONS, SECOND_BEST, Candidate, Draft, Ruling, State
 from gra.data.export import lineage_row, preference_rows
 from gra.engines.broker import Broker, EnginePool
-from gra.engines.protocol import Call, Completion, Fault, Text
+from gra.engines.protocol import Call, Completion, Fault, Json, Text
 from gra.engines.scripted import ScriptedEngine
 from gra.synthesis.drafts import best_draft
 from gra.synthesis.rounds import grow
@@ -70,18 +71,15 @@ def tell(folder: Path, drafts: int, script: Any = answer_by_content, index: int 
 
 
 def good(call: Call) -> Completion | Fault:
-    """Every answer can be used, and the third draft is the one that reviewers like."""
+    """Every answer can be used, and the third draft is the one that reviewers like best, the second the next best."""
     if isinstance(call.output, Text):
         return said(f"Draft number {call.sample}.")
-    answer = answer_by_content(replace(call, messages=(("user", "the same for all"),)))
-    if call.role == "reviewer" and "clarity" in answer.text:
-        text = call.messages[-1][1]
-        score = 9 if "number 2" in text else 8 if "number 1" in text else 3
-        names = ("correctness", "clarity", "completeness", "relevance", "coherence", "ethicality")
-        return said("{" + ", ".join(f'"{name}": {score}' for name in names) + "}")
-    if call.role == "reviewer":
-        return said('{"reasonable": true, "complete": true, "clear": true}')
-    return answer
+    assert isinstance(call.output, Json)
+    text = call.messages[-1][1]
+    score = 9 if "number 2" in text else 8 if "number 1" in text else 3
+    known = dict.fromkeys(DIMENSIONS, score) | dict.fromkeys(CHECKS, True)
+    known |= {"keywords": ["tide", "owl", "bread"], "exercise": "Write about tides and owls."}
+    return said(json.dumps({name: known[name] for name in call.output.schema["properties"]}))
 
 
 def test_three_drafts_are_judged_by_the_same_reviewers_and_the_best_is_the_row(tmp_path: Path) -> None:

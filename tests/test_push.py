@@ -47,7 +47,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(401, {"error": "Invalid username or password."})
         elif path == "/api/whoami-v2":
             self._send(200, {"type": "user", "name": "me", "orgs": []})
-        elif path == "/api/datasets/org/name":
+        elif path == "/api/datasets/org/name" and hub.private is not None:
             self._send(200, {"id": "org/name", "private": hub.private, "siblings": [], "sha": "c" * 40})
         else:
             self._send(404, {"error": path})
@@ -155,7 +155,7 @@ def test_what_the_hub_may_say_is_one_sentence(
     hub: _Hub, made: Path, token: str | None, status: int, more: dict[str, str], words: str
 ) -> None:
     hub.refuses = status
-    done = gra("push", str(made), "org/name", token=token, **{"hub": hub.url} | {k: v for k, v in more.items()})
+    done = gra("push", str(made), "org/name", hub=hub.url, token=token, **more)
     assert (done.returncode, done.stdout) == (4, "")
     assert words in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

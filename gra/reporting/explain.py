@@ -89,7 +89,7 @@ def explain(run: Path, candidate_id: str, *, full: bool = False) -> RenderableTy
             f"{run} has no lineage.parquet, nor has an arm in {run / 'arms'}; is it a finished synthesis run?"
         )
     stories = {file: read_lineage(file) for file in lineages}
-    told = [
+    told: list[RenderableType] = [
         _full(row, file, stories) if full else _OneScreen(partial(_story, row, file, stories))
         for file, rows in stories.items()
         for row in rows
