@@ -1,7 +1,7 @@
 """The `gra` command: every verb of the project, with clear errors and fixed exit codes.
 
 Exit codes: 0 done, 2 wrong input (nothing was spent), 3 stopped at the budget with a valid dataset,
-4 an engine or model could not be had, 5 verify or compare found a mismatch, 130 interrupted, resumable.
+4 an engine, a model or the hub could not be had, 5 verify or compare found a mismatch, 130 interrupted, resumable.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ RunsDir = Annotated[Path, typer.Option("--runs", help="folder that holds the run
 AsJson = Annotated[bool, typer.Option("--json", help="one machine-readable summary on standard output")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="check everything, spend nothing")]
 ShowConfig = Annotated[bool, typer.Option("--show-config", help="print every value and where it came from")]
+Public = Annotated[bool, typer.Option("--public", help="what is pushed is for everybody to see")]
+RunFolderPath = Annotated[Path, typer.Argument(help="a run folder")]
 Recipe = Annotated[Path, typer.Argument(help="a recipe file (YAML)")]
 RUNS = Path("runs")
 # Typer carries its own copy of click, whose base of all usage errors has no public name.
@@ -44,6 +46,8 @@ def synthesize(
     runs: RunsDir = RUNS,
     dry_run: DryRun = False,
     show_config: ShowConfig = False,
+    push_to_hub: Annotated[str | None, typer.Option(help="OWNER/NAME: then push the dataset there")] = None,
+    public: Public = False,
     as_json: AsJson = False,
 ) -> None:
     """Make one dataset: generate, review, adjudicate, deduplicate, export."""
@@ -51,12 +55,14 @@ def synthesize(
     from gra.core.manifest import RunFolder
     from gra.core.recipe import load_recipe
     from gra.core.schema import SynthesisRecipe
+    from gra.reporting.push import check_hub, push
     from gra.synthesis.jobs import job_for, run_jobs
 
     loaded = load_recipe(recipe, SynthesisRecipe, overrides or [])
     if show_config:
         print(loaded.show())
         return
+    destination = check_hub(push_to_hub, public=public) if push_to_hub else None
     folder = RunFolder(runs / loaded.recipe.name)
     job = job_for(loaded, folder, create=not dry_run)
     seeds = job.seeds()
@@ -72,6 +78,8 @@ def synthesize(
         view.console, as_json, {key: content[key] for key in ("name", "arm", "states", "funnel", "tokens_by_role")}
     )
     view.note(f"dataset: {folder / 'dataset'}")
+    if destination:
+        view.note(f"pushed: {push(folder.path, destination)}")
     _stop_at_budget(content)
 
 
@@ -140,7 +148,7 @@ def compare(context: typer.Context) -> None:
 
 
 @app.command(epilog="Example: gra report runs/quickstart")
-def report(run_folder: Annotated[Path, typer.Argument(help="a run folder")]) -> None:
+def report(run_folder: RunFolderPath) -> None:
     """Write report/index.html of a run folder from what is in it."""
     from gra.core.errors import DataError
     from gra.reporting.html import write_report
@@ -152,26 +160,48 @@ def report(run_folder: Annotated[Path, typer.Argument(help="a run folder")]) -> 
 
 @app.command(epilog="Example: gra explain runs/quickstart r1-000004")
 def explain(
-    run_folder: Annotated[Path, typer.Argument(help="a run folder")],
+    run_folder: RunFolderPath,
     candidate: Annotated[str, typer.Argument(help="a candidate's id, as in lineage.parquet")],
+    full: Annotated[bool, typer.Option("--full", help="shorten nothing, and show every question and answer")] = False,
 ) -> None:
     """Tell one candidate's whole story on one screen."""
     from gra.reporting.explain import explain as tell
 
-    Console().print(tell(run_folder, candidate))
+    Console().print(tell(run_folder, candidate, full=full))
+
+
+@app.command(epilog="Example: gra diff runs/quickstart/arms/gra runs/no-adjudicator")
+def diff(run_a: RunFolderPath, run_b: RunFolderPath, as_json: AsJson = False) -> None:
+    """Say what changed between two synthesis runs, and how many answers both stand on."""
+    from gra.reporting.diff import diff as compare_runs
+
+    found = compare_runs(run_a, run_b)
+    if as_json:
+        print(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
+    else:
+        Console().print(found.screen())
+
+
+@app.command(epilog="Example: gra push runs/quickstart/arms/gra OWNER/NAME")
+def push(
+    run_folder: RunFolderPath,
+    repository: Annotated[str, typer.Argument(help="OWNER/NAME on the hub")],
+    public: Public = False,
+) -> None:
+    """Push a run's dataset to the hub; private unless --public."""
+    from gra.reporting.push import check_hub
+    from gra.reporting.push import push as upload
+
+    print(upload(run_folder, check_hub(repository, public=public)))
 
 
 @app.command(epilog="Example: gra verify runs/quickstart")
-def verify(run_folder: Annotated[Path, typer.Argument(help="a run folder")]) -> None:
-    """Re-check every file of a run against the digests in its manifests."""
-    from gra.core.errors import DataError
-    from gra.core.manifest import MANIFEST, RunFolder
+def verify(run_folder: RunFolderPath, as_json: AsJson = False) -> None:
+    """Re-check files against their digests, answers against their questions, rows against their lineage."""
+    from gra.reporting.verify import verify as check
 
-    manifests = sorted(run_folder.rglob(MANIFEST))
-    if not manifests:
-        raise DataError(f"{run_folder} holds no {MANIFEST}; it is not a run folder, or its run never finished a stage")
-    files = sum(RunFolder(manifest.parent).verify() for manifest in manifests)
-    print(f"{files} files in {len(manifests)} manifests are as they were written")
+    found = check(run_folder)
+    print(json.dumps(found.to_json(), indent=2) if as_json else found.sentence())
 
 
 @app.command(epilog="Example: gra models smollm2-135m-instruct --fetch")

@@ -14,8 +14,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_records import candidates
 
-from gra.core.records import Candidate, Check, Review, Ruling, State, Usage
-from gra.data.export import CONTESTED_SCHEMA, LINEAGE_SCHEMA, TRAIN_SCHEMA, export, lineage_row, read_lineage
+from gra.core.records import Candidate, Check, Draft, Review, Ruling, State, Usage
+from gra.data.export import (
+    CONTESTED_SCHEMA,
+    LINEAGE_SCHEMA,
+    PREFERENCE_SCHEMA,
+    SCHEMAS,
+    TRAIN_SCHEMA,
+    dataset_rows,
+    export,
+    lineage_row,
+    preference_rows,
+    read_candidates,
+    read_lineage,
+)
 
 FACTS: dict[str, Any] = {
     "name": "demo",
@@ -36,6 +48,14 @@ FULL = Candidate(
     {"generator": Usage(3, 100, 20), "reviewer": Usage(6, 300, 6)}, ("k1", "k2"),
 )  # fmt: skip
 SEED_ROW = Candidate("vanilla-s1", 0, 0, "math", State.ACCEPTED, "seed", "vanilla", instruction="1+1?", response="2")
+DRAFTED = replace(
+    FULL, id="r1-000003", index=3, ruling=None, disputed=False, drafts=(
+        Draft(0, "The Danube.", "a better draft was taken", FULL.reviews, 8.1, 0.5),
+        Draft(2, "A lake.", "adjudicator rejected it", FULL.reviews, 8.4, 1.9, replace(RULING, score=3.0, kept=False)),
+        Draft(3, "", "generator a: refused"),
+        Draft(4, "The Rhine.", "a better draft was taken", FULL.reviews, 8.25, 0.5),
+    ),
+)  # fmt: skip
 REJECTED = replace(FULL, id="r1-000002", index=2, state=State.REJECTED, ruling=replace(RULING, kept=False))
 
 
@@ -44,9 +64,14 @@ def test_the_schemas_are_a_promise() -> None:
     message = "list<element: struct<role: string, content: string>>"
     train = {"prompt": message, "completion": message, "id": "string", "domain": "string", "score": "double"}
     assert types(TRAIN_SCHEMA) == train
-    assert types(CONTESTED_SCHEMA) == train | {"state": "string", "reviews": "string", "ruling": "string"}
+    disputed = dict.fromkeys(["state", "reviews", "ruling", "reason"], "string")
+    assert types(CONTESTED_SCHEMA) == train | disputed | {"std": "double"}
+    assert types(PREFERENCE_SCHEMA) == (
+        dict.fromkeys(["prompt", "chosen", "rejected"], message) | dict.fromkeys(["id", "domain", "reason"], "string")
+        | dict.fromkeys(["score_chosen", "score_rejected"], "double")
+    )  # fmt: skip
     texts = ["candidate_id", "domain", "state", "reason", "arm", "generator", "adjudicator", "instruction", "response",
-             "neighbour", "checks", "programs", "reviews", "ruling", "usage"]  # fmt: skip
+             "neighbour", "checks", "programs", "reviews", "ruling", "drafts", "usage"]  # fmt: skip
     lists = ["reviewers", "parents", "keywords", "calls"]
     assert types(LINEAGE_SCHEMA) == (
         dict.fromkeys(texts, "string") | dict.fromkeys(lists, "list<element: string>")
@@ -62,8 +87,10 @@ def types(schema: Any) -> dict[str, str]:
 def test_a_run_folders_dataset(tmp_path: Path) -> None:
     files = export(tmp_path, [FULL, REJECTED, SEED_ROW], FACTS)
     assert [str(f.relative_to(tmp_path)) for f in files] == [
-        "dataset/train.parquet", "dataset/contested.parquet", "lineage.parquet", "dataset/README.md"
+        "dataset/train.parquet", "dataset/contested.parquet", "dataset/preferences.parquet", "dataset/lineage.parquet",
+        "lineage.parquet", "dataset/README.md",
     ]  # fmt: skip
+    assert (tmp_path / "lineage.parquet").read_bytes() == (tmp_path / "dataset" / "lineage.parquet").read_bytes()
     train = pq.read_table(tmp_path / "dataset" / "train.parquet").to_pylist()
     assert [row["id"] for row in train] == ["r1-000001", "vanilla-s1"]
     assert train[0]["prompt"] == [{"role": "user", "content": "Name a river."}]
@@ -81,6 +108,7 @@ def test_the_lineage_tells_everything_that_is_known(tmp_path_factory, made: list
     export(folder, made, FACTS)
     rows = read_lineage(folder / "lineage.parquet")
     assert len(rows) == len(made)
+    assert read_candidates(folder / "lineage.parquet") == made
     for row, candidate in zip(rows, made, strict=True):
         assert row["prompt_tokens"] == sum(u.prompt_tokens for u in candidate.usage.values())
         told = {**row, "id": row["candidate_id"]}
@@ -106,10 +134,12 @@ def test_the_card_is_valid_yaml_and_says_what_matters(tmp_path: Path, name: str)
     _, front, body = text.split("---\n", 2)
     header = yaml.safe_load(front)
     assert header["pretty_name"] == name
-    assert {c["config_name"] for c in header["configs"]} == {"default", "contested"}
+    assert [c["config_name"] for c in header["configs"]] == ["train", "contested", "preferences", "lineage"]
+    assert [c["config_name"] for c in header["configs"] if c.get("default")] == ["train"]
     for piece in (
         "2 instruction-response rows", "| math | 1 |", "| qa | 1 |", "Apache-2.0", "a and b share the weights",
-        "| committee | | 0.91 |", "| rejected | 1 |", "`enrich.jinja`",
+        "| committee | | 0.91 |", "| rejected | 1 |", f"`enrich.jinja` sha256 `{'0' * 64}`",
+        "| `contested.parquet` | 1 |", "None. A recipe with",
     ):  # fmt: skip
         assert piece in body
 
@@ -136,3 +166,55 @@ def test_the_datasets_library_loads_it_by_file_and_by_card(tmp_path: Path, monke
     assert by_file.column_names == TRAIN_SCHEMA.names
     assert by_file[0]["prompt"] == [{"role": "user", "content": "Name a river."}]
     assert len(contested) == 2
+
+
+def test_a_pair_is_the_row_against_a_draft_that_scored_lower() -> None:
+    """By the score that decided: the second draft's mean was higher, but the adjudicator did not believe it."""
+    pairs = preference_rows(DRAFTED)
+    assert [(p["rejected"][0]["content"], p["score_rejected"], p["reason"]) for p in pairs] == [
+        ("The Danube.", 8.1, "a better draft was taken"), ("A lake.", 3.0, "adjudicator rejected it")
+    ]  # fmt: skip
+    assert {p["score_chosen"] for p in pairs} == {8.25}
+    assert preference_rows(replace(DRAFTED, state=State.DUPLICATE)) == []
+    assert preference_rows(SEED_ROW) == []
+
+
+@given(st.lists(candidates, max_size=4))
+def test_every_pair_is_of_a_training_row_and_worse_than_it(made: list[Candidate]) -> None:
+    parts = dataset_rows(made)
+    trained = [(row["id"], row["prompt"], row["completion"]) for row in parts["train"]]
+    for pair in parts["preferences"]:
+        assert (pair["id"], pair["prompt"], pair["chosen"]) in trained
+        assert pair["score_rejected"] < pair["score_chosen"]
+        assert any(pair["rejected"][0]["content"] == d.response for c in made for d in c.drafts if c.id == pair["id"])
+
+
+def test_pairs_are_what_trl_calls_conversational_preferences() -> None:
+    from trl.data_utils import is_conversational
+
+    pair = preference_rows(DRAFTED)[0]
+    assert is_conversational(pair)
+    assert [pair[side][0]["role"] for side in ("prompt", "chosen", "rejected")] == ["user", "assistant", "assistant"]
+
+
+def test_the_card_says_what_the_pairs_are(tmp_path: Path) -> None:
+    export(tmp_path, [DRAFTED], FACTS)
+    text = (tmp_path / "dataset" / "README.md").read_text(encoding="utf-8")
+    for piece in ("| `preferences.parquet` | 2 |", "2 pairs.", ": 1 of the pairs are", "median difference is 2.70"):
+        assert piece in text
+
+
+@pytest.mark.parametrize("made", [[FULL, REJECTED, DRAFTED, SEED_ROW], [SEED_ROW], []], ids=["full", "plain", "empty"])
+def test_every_part_loads_with_datasets(tmp_path: Path, monkeypatch, made: list[Candidate]) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    export(tmp_path, made, FACTS)
+    folder, cache = str(tmp_path / "dataset"), str(tmp_path / "cache")
+    expected = dataset_rows(made)
+    assert datasets.get_dataset_config_names(folder) == list(expected)
+    for name, rows in expected.items():
+        loaded = datasets.load_dataset(folder, name, cache_dir=cache)["train"]
+        assert loaded.column_names == SCHEMAS[name].names
+        assert loaded.to_list() == rows
+    assert datasets.load_dataset(folder, cache_dir=cache)["train"].to_list() == expected["train"]

@@ -15,6 +15,7 @@ from gra.core.records import (
     Abstained,
     Candidate,
     Check,
+    Draft,
     Review,
     Ruling,
     Seed,
@@ -27,6 +28,9 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 numbers = st.floats(0, 10)
 tuples = st.lists(texts, max_size=3).map(tuple)
 values = st.dictionaries(texts, numbers, max_size=3)
+reviews = st.lists(st.builds(Review, texts, values, numbers, numbers, texts), max_size=3).map(tuple)
+rulings = st.none() | st.builds(Ruling, texts, values, numbers, texts, st.booleans())
+drafts = st.builds(Draft, st.integers(0, 9), texts, texts, reviews, st.none() | numbers, st.none() | numbers, rulings)
 usage = st.builds(Usage, *(st.integers(0, 10**9) for _ in range(3)))
 takes = st.sampled_from(["seat", "veto"])
 programs = st.builds(Verified, texts, takes, tuples, tuples, numbers) | st.builds(Abstained, texts, takes, texts)
@@ -36,12 +40,13 @@ candidates = st.builds(
     reason=texts, arm=texts, generator=texts, reviewers=tuples, adjudicator=texts, parents=tuples, keywords=tuples,
     instruction=texts, response=texts,
     checks=st.lists(st.builds(Check, texts, values, tuples), max_size=3).map(tuple),
-    reviews=st.lists(st.builds(Review, texts, values, numbers, numbers, texts), max_size=3).map(tuple),
+    reviews=reviews,
     mean=st.none() | numbers, std=st.none() | numbers,
-    ruling=st.none() | st.builds(Ruling, texts, values, numbers, texts, st.booleans()),
+    ruling=rulings,
     disputed=st.booleans(), neighbour=texts, similarity=st.none() | st.floats(-1, 1),
     usage=st.dictionaries(texts, usage, max_size=3), calls=tuples,
     programs=st.lists(programs, max_size=3).map(tuple),
+    drafts=st.lists(drafts, max_size=2).map(tuple),
 )  # fmt: skip
 
 

@@ -19,7 +19,8 @@ from gra.core.records import State
 from gra.core.schema import SynthesisRecipe
 from gra.data.export import read_lineage
 
-FILES = ("dataset/train.parquet", "dataset/contested.parquet", "dataset/README.md", "lineage.parquet")
+PARTS = ("train", "contested", "preferences", "lineage")
+FILES = (*(f"dataset/{part}.parquet" for part in PARTS), "dataset/README.md", "lineage.parquet")
 # Ends by the number of candidates: then even what is left over at the end of a round does not depend on timing.
 LIMITED = make_recipe(
     rounds={"count": 2, "accept": 1000, "max_candidates": 30},
@@ -124,7 +125,7 @@ def test_killed_while_the_last_answers_are_counted_and_the_dataset_is_written(pr
         assert not run(processes, folder)
         check_same(folder, tmp_path / "whole")
         visible = {f.name for f in (folder / "dataset").iterdir() if not f.name.startswith(".")}
-        assert visible == {"train.parquet", "contested.parquet", "README.md"}
+        assert visible == {*(f"{part}.parquet" for part in PARTS), "README.md"}
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])

@@ -1,7 +1,7 @@
 """Every mistake a user can make, as one exception with an exit code and a sentence.
 
 The command line prints `str(error)` and exits with `error.exit_code`; a traceback means a bug in GRA.
-Exit codes: 0 done, 2 wrong input, 3 stopped at the budget, 4 no engine or model, 5 mismatch,
+Exit codes: 0 done, 2 wrong input, 3 stopped at the budget, 4 no engine, model or hub, 5 mismatch,
 130 interrupted.
 """
 
@@ -52,6 +52,12 @@ class ModelUnavailable(GraError):
 
 class EngineUnavailable(GraError):
     """An inference engine could not be started or was lost for good."""
+
+    exit_code = 4
+
+
+class HubUnavailable(GraError):
+    """The hub could not be reached, or did not let the user in."""
 
     exit_code = 4
 

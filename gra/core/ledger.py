@@ -8,10 +8,11 @@ into the next, and a writer is told only after its row is durable.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -200,6 +201,56 @@ class Ledger:
         """Finish pending commits and close the file."""
         self._thread.shutdown(wait=True)
         self._reader.close()
+        self._db.close()
+
+
+class LedgerReader:
+    """A ledger looked at from outside: nothing is written, whoever is writing is not disturbed."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file for reading.
+
+        Raises:
+            DataError: when it cannot be opened.
+        """
+        self.path = path
+        # Without a write-ahead log beside it nobody is writing, and none need be made to read.
+        how = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "immutable=1"
+        try:
+            self._db = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, timeout=30)
+        except sqlite3.Error as error:
+            raise DataError(_sentence(path, error)) from None
+
+    def payments(self) -> dict[str, float]:
+        """When each answer was paid for, by its key; the same answer in two ledgers has one time if one is a copy."""
+        try:
+            return dict(self._db.execute("SELECT key, written FROM calls"))
+        except sqlite3.Error as error:
+            raise DataError(_sentence(self.path, error)) from None
+
+    def answers(self, keys: Iterable[str]) -> list[Recorded]:
+        """The answers of these keys that are there, in the order they were given."""
+        query = f"SELECT {', '.join(_COLUMNS)}, written FROM calls WHERE key = ?"
+        try:
+            rows = [row for key in keys for row in self._db.execute(query, (key,))]
+        except sqlite3.Error as error:
+            raise DataError(_sentence(self.path, error)) from None
+        return [_read(row[:-1]) for row in sorted(rows, key=lambda row: row[-1])]
+
+    def problems(self) -> Iterator[str]:
+        """What is wrong with the file: damage that SQLite finds, and answers whose key is not their request's."""
+        try:
+            for (finding,) in self._db.execute("PRAGMA integrity_check(5)"):
+                if finding != "ok":
+                    yield f"SQLite finds damage: {' '.join(finding.split())}"
+            for key, request in self._db.execute("SELECT key, request FROM calls"):
+                if hashlib.sha256(request.encode()).hexdigest() != key:
+                    yield f"answer {key[:12]} does not belong to the request recorded with it"
+        except sqlite3.Error as error:
+            yield f"it cannot be read to its end ({error})"
+
+    def close(self) -> None:
+        """Close the file."""
         self._db.close()
 
 

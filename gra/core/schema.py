@@ -183,6 +183,8 @@ class SynthesisRecipe(Section):
     engine: Engine = Engine()
     rounds: Rounds = Rounds()
     review: Review = Review()
+    # Responses the generator writes to an instruction; the best is taken, worse ones make preference pairs with it.
+    drafts: int = Field(1, ge=1, le=16)
     dedup: Dedup = Dedup()
     budget: Budget = Budget()
     tracking: Tracking = Tracking()
@@ -207,6 +209,20 @@ class SynthesisRecipe(Section):
             if unknown := sorted(set(program.domains or ()) - set(self.domains)):
                 raise ValueError(
                     f"`review.programs`: `{program.kind}` is for the domain `{unknown[0]}`, which is not in `domains`"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _drafts_can_be_told_apart(self) -> SynthesisRecipe:
+        if self.drafts == 1:
+            return self
+        if self.committee is None or not self.committee.reviewers:
+            raise ValueError(f"`drafts: {self.drafts}` needs reviewers who find the best one; set it to 1 without them")
+        for name, member in self.committee.models.items():
+            if "generator" in member.roles and not member.sampling.temperature:
+                raise ValueError(
+                    f"`drafts: {self.drafts}` would all be the same where `committee.models.{name}` writes at "
+                    "temperature 0; raise its `sampling.temperature`, or set `drafts` to 1"
                 )
         return self
 

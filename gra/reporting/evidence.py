@@ -114,6 +114,12 @@ def find_lineages(run: Path) -> list[Path]:
     return [file for folder in (run, *_subfolders(run / "arms")) if (file := folder / "lineage.parquet").is_file()]
 
 
+def find_ledger(folder: Path) -> Path | None:
+    """The ledger an arm's answers are in: its own, or the one that the arms of its experiment share."""
+    places = (folder, folder.resolve().parent.parent)
+    return next((file for place in places if (file := place / "ledger.sqlite").is_file()), None)
+
+
 def _arm(folder: Path, alone: bool, manifest: Mapping[str, Any]) -> Arm | None:
     facts, lineage = manifest.get("synthesis", {}), folder / "lineage.parquet"
     if not facts and not lineage.is_file():

@@ -1,5 +1,8 @@
 """One candidate's whole story on one screen: `gra explain runs/quickstart r1-000004`.
 
+In a terminal, texts are shortened until the story fits the screen. `--full` shortens nothing and adds every question
+that was asked and its answer.
+
 Texts of models are untrusted: markup in them is shown and not obeyed, and control characters, which could
 steer the terminal, are replaced.
 """
@@ -7,30 +10,75 @@ steer the terminal, are replaced.
 from __future__ import annotations
 
 import difflib
+import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from gra.core.errors import DataError
+from gra.core.ledger import LedgerReader, Recorded
 from gra.core.records import CHECKS, DIMENSIONS, State
 from gra.data.export import read_lineage
-from gra.reporting.evidence import Row, find_lineages
+from gra.reporting.evidence import Row, find_ledger, find_lineages
 
 _STYLES = {State.ACCEPTED: "green", State.DUPLICATE: "yellow", State.SURPLUS: "yellow"}
 # What could move the cursor, change colours or hide text; line breaks and tabs may stay.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-_LINES, _CHARACTERS = 14, 1200
 _NEAR = 5
 
 
-def explain(run: Path, candidate_id: str) -> RenderableType:
-    """The story of one candidate: origin, texts, checks, reviews, ruling, neighbour, cost and verdict.
+@dataclass(frozen=True)
+class _Cut:
+    """How much of a story is shown: lines of 80 characters of a text and of a comment, None for all."""
+
+    lines: int | None
+    comment: int | None
+    airy: bool = True
+
+    @property
+    def bare(self) -> bool:
+        return self.comment == 0
+
+    def text(self, text: str) -> str:
+        return fold(clean(text), self.lines)
+
+    def remark(self, text: str) -> str:
+        return fold(clean(text), self.comment)
+
+    def gap(self) -> Iterator[RenderableType]:
+        if self.airy:
+            yield Text()
+
+
+_FULL = _Cut(None, None)
+_CUTS = (_Cut(15, 5), _Cut(8, 3), _Cut(5, 2, airy=False), _Cut(3, 1, airy=False), _Cut(1, 0, airy=False))
+
+
+class _OneScreen:
+    """A story as long as the terminal is high; elsewhere, of the usual length."""
+
+    def __init__(self, tell: Callable[[_Cut], RenderableType]) -> None:
+        self._tell = tell
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        for cut in _CUTS:
+            story = self._tell(cut)
+            # The last line of the screen is the shell's.
+            if not console.is_terminal or len(console.render_lines(story, options)) < console.size.height:
+                break
+        yield story
+
+
+def explain(run: Path, candidate_id: str, *, full: bool = False) -> RenderableType:
+    """The story of one candidate: origin, texts, checks, reviews, ruling, drafts, neighbour, cost and verdict.
 
     Raises:
         DataError: when the run has no lineage, or no candidate of this name; close names are given.
@@ -41,8 +89,8 @@ def explain(run: Path, candidate_id: str) -> RenderableType:
             f"{run} has no lineage.parquet, nor has an arm in {run / 'arms'}; is it a finished synthesis run?"
         )
     stories = {file: read_lineage(file) for file in lineages}
-    told = [
-        _story(row, file, stories)
+    told: list[RenderableType] = [
+        _full(row, file, stories) if full else _OneScreen(partial(_story, row, file, stories))
         for file, rows in stories.items()
         for row in rows
         if row["candidate_id"] == candidate_id
@@ -65,34 +113,61 @@ def _unknown(run: Path, candidate_id: str, stories: Mapping[Path, list[Row]]) ->
     return f"{run} has no candidate `{candidate_id}` among its {len(ids):,}; {hint}"
 
 
-def _story(row: Row, file: Path, stories: Mapping[Path, list[Row]]) -> RenderableType:
+def _full(row: Row, file: Path, stories: Mapping[Path, list[Row]]) -> RenderableType:
+    ledger = find_ledger(file.parent)
+    if ledger is None or not row["calls"]:
+        return _story(row, file, stories, _FULL)
+    reader = LedgerReader(ledger)
+    answers = reader.answers(row["calls"])
+    reader.close()
+    return Group(_story(row, file, stories, _FULL), *(part for answer in answers for part in _exchange(answer)))
+
+
+def _exchange(answer: Recorded) -> Iterator[RenderableType]:
+    """One question and its answer, as the ledger has them."""
+    again = f", attempt {answer.attempt + 1}" if answer.attempt else ""
+    cost = f"{answer.prompt_tokens:,} + {answer.completion_tokens:,} tokens"
+    who = f"{answer.role} {clean(answer.member)} ({clean(answer.model)}){again}, {cost}, {answer.key[:12]}"
+    yield Text(f"\n{who}", style="bold")
+    for role, content in json.loads(answer.request)["messages"]:
+        yield Text.assemble((f"{clean(role)}  ", "dim"), clean(content))
+    scores = "; ".join(f"{clean(label)} {value:.4g}" for label, value in answer.scores.items())
+    yield Text.assemble(
+        ("answer  ", "dim"), clean(answer.text) or scores, f"  [{scores}]" if answer.text and scores else ""
+    )
+
+
+def _story(row: Row, file: Path, stories: Mapping[Path, list[Row]], cut: _Cut) -> RenderableType:
     style = _STYLES.get(row["state"], "red")
     verdict = Text.assemble((row["state"].upper(), f"bold {style}"), "  ", clean(row["reason"]))
-    body = Group(verdict, Text(), *_parts(row, _texts(stories)))
+    body = Group(verdict, *cut.gap(), *_parts(row, _texts(stories), cut))
     title = Text(f" {clean(row['candidate_id'])} ", style="bold")
     return Panel(
         body, title=title, title_align="left", subtitle=Text(f" {file} "), subtitle_align="right", border_style=style
     )
 
 
-def _parts(row: Row, texts: Mapping[str, str]) -> Iterator[RenderableType]:
+def _parts(row: Row, texts: Mapping[str, str], cut: _Cut) -> Iterator[RenderableType]:
     yield _facts(row, texts)
-    yield from _passage("instruction", row["instruction"])
+    yield from _passage("instruction", row["instruction"], cut)
     if row["checks"]:
-        yield Text()
-        yield _checks(row["checks"])
+        yield from cut.gap()
+        yield _checks(row["checks"], cut)
     if row["response"] or (row["instruction"] and not any(check["failed"] for check in row["checks"])):
-        yield from _passage("response", row["response"])
+        yield from _passage("response", row["response"], cut)
     if row["programs"]:
-        yield Text()
+        yield from cut.gap()
         yield _programs(row["programs"])
     if row["reviews"]:
-        yield Text()
-        yield from _reviews(row)
+        yield from cut.gap()
+        yield from _reviews(row, cut)
     if row["ruling"]:
-        yield Text()
-        yield _ruling(row["ruling"])
-    yield Text()
+        yield from cut.gap()
+        yield _ruling(row["ruling"], cut)
+    if row.get("drafts"):
+        yield from cut.gap()
+        yield _drafts(row["drafts"], cut)
+    yield from cut.gap()
     yield _cost(row)
 
 
@@ -119,13 +194,19 @@ def _facts(row: Row, texts: Mapping[str, str]) -> Table:
     return table
 
 
-def _passage(name: str, text: str) -> Iterator[RenderableType]:
-    yield Text()
-    yield Text(name, style="bold")
-    yield Text(fold(clean(text))) if text else Text("not written", style="italic dim")
+def _passage(name: str, text: str, cut: _Cut) -> Iterator[RenderableType]:
+    shown = Text(cut.text(text)) if text else Text("not written", style="italic dim")
+    if cut.airy:
+        yield Text()
+        yield Text(name, style="bold")
+        yield shown
+    else:
+        yield Text.assemble((f"{name}  ", "bold"), shown)
 
 
-def _checks(checks: list[dict[str, Any]]) -> Table:
+def _checks(checks: list[dict[str, Any]], cut: _Cut) -> RenderableType:
+    if cut.bare and not any(check["failed"] for check in checks):
+        return Text(f"instruction checks  all passed: {', '.join(clean(check['reviewer']) for check in checks)}")
     table = _table("instruction checks", *CHECKS)
     for check in checks:
         cells = [
@@ -151,13 +232,13 @@ def _programs(verdicts: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _reviews(row: Row) -> Iterator[RenderableType]:
+def _reviews(row: Row, cut: _Cut) -> Iterator[RenderableType]:
     table = _table("reviews", "score", "raw", "what it said")
     for review in row["reviews"]:
         values = review["values"]
         said = " · ".join(f"{name} {values[name]:.1f}" for name in DIMENSIONS if name in values)
-        if review["comment"]:
-            said += f"\n“{fold(clean(review['comment']))}”"
+        if review["comment"] and not cut.bare:
+            said += f"\n“{cut.remark(review['comment'])}”"
         table.add_row(Text(clean(review["reviewer"])), f"{review['score']:.2f}", f"{review['raw']:.2f}", Text(said))
     yield table
     if row["mean"] is not None:
@@ -166,14 +247,27 @@ def _reviews(row: Row) -> Iterator[RenderableType]:
         )
 
 
+def _drafts(drafts: list[dict[str, Any]], cut: _Cut) -> Table:
+    table = _table("draft not taken", "score", "why", "text")
+    for draft in drafts:
+        score = draft["ruling"]["score"] if draft["ruling"] else draft["mean"]
+        said = clean(draft["response"]) if cut.lines is None else _first_line(draft["response"])
+        reviews = " ".join(f"{clean(r['reviewer'])} {r['score']:.1f}" for r in draft["reviews"])
+        shown = "" if score is None else f"{score:.2f}"
+        why = clean(draft["reason"]) + (f" ({reviews})" if reviews else "")
+        table.add_row(str(draft["number"] + 1), shown, Text(why), Text(said))
+    return table
+
+
 def _table(*columns: str) -> Table:
     return Table(*columns, box=None, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
 
 
-def _ruling(ruling: Mapping[str, Any]) -> Text:
+def _ruling(ruling: Mapping[str, Any], cut: _Cut) -> Text:
     kept = ("kept", "bold green") if ruling["kept"] else ("rejected", "bold red")
     text = Text.assemble(("ruling  ", "bold"), f"{clean(ruling['adjudicator'])} scores {ruling['score']:.2f}: ", kept)
-    return text + Text(f"\n  {fold(clean(ruling['comment']))}" if ruling["comment"] else "")
+    shown = ruling["comment"] and not cut.bare
+    return text + Text(f"\n  {cut.remark(ruling['comment'])}" if shown else "")
 
 
 def _cost(row: Row) -> Text:
@@ -202,11 +296,15 @@ def clean(text: str) -> str:
     return _CONTROL.sub("�", text.replace("\r\n", "\n"))
 
 
-def fold(text: str) -> str:
-    """The text cut to a part of a screen, saying how much was left out."""
-    shown = "\n".join(text[:_CHARACTERS].splitlines()[:_LINES])
+def fold(text: str, lines: int | None) -> str:
+    """The text cut to a number of lines of 80 characters, saying how much was left out; None leaves nothing out."""
+    if lines is None:
+        return text
+    shown = "\n".join(text[: 80 * lines].splitlines()[:lines])
     left = len(text) - len(shown)
-    return f"{shown}\n… {left:,} more characters" if left > 0 else shown
+    if left <= 0:
+        return shown
+    return f"{shown}{' ' if lines == 1 else chr(10)}… {left:,} more characters"
 
 
 def _first_line(text: str) -> str:

@@ -347,6 +347,7 @@ def _summary(
         "models": {name: {**asdict(m), "path": m.path.name} for name, m in workshop.models.items()},
         "missing_models": workshop.missing,
         "prompts": digests(),
+        "seeds_sha256": file_digest(job.seed_file()),
         **facts,
     }
 

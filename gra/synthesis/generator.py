@@ -41,10 +41,12 @@ async def write_instruction(
     return str(answer.value["exercise"]).strip()
 
 
-async def write_response(notebook: Notebook, author: Member, instruction: str, role: str = "generator") -> str:
-    """The author's answer to an instruction."""
+async def write_response(
+    notebook: Notebook, author: Member, instruction: str, role: str = "generator", *, draft: int = 0
+) -> str:
+    """The author's answer to an instruction; every draft is drawn anew."""
     prompt = render("response", instruction=instruction)
-    answer = await notebook.ask(author.call(prompt, Text(), role=role, candidate=notebook.candidate))
+    answer = await notebook.ask(author.call(prompt, Text(), role=role, candidate=notebook.candidate, sample=draft))
     return str(answer.value)
 
 

@@ -11,6 +11,7 @@ recorded answers; it knows nothing of batches, GPUs, retries or restarts.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 
 from gra.core.errors import DataError
@@ -20,6 +21,7 @@ from gra.engines.broker import Broker
 from gra.synthesis.adjudicator import adjudicate
 from gra.synthesis.committee import Member, Roles, draw_roles
 from gra.synthesis.consensus import Gate, decide
+from gra.synthesis.drafts import best_draft
 from gra.synthesis.draw import draw
 from gra.synthesis.generator import new_keywords, write_instruction, write_response
 from gra.synthesis.notebook import Notebook, Unanswered, together
@@ -127,7 +129,19 @@ class _Story:
         self.told = replace(self.told, instruction=instruction)
         if failed := await self._check():
             return replace(self.told, state=State.REJECTED, reason=f"instruction: {failed}")
-        response = await write_response(self.notebook, generator, instruction)
+        return best_draft(await together(*(self._draft(number) for number in range(self.setting.recipe.drafts))))
+
+    async def _draft(self, number: int) -> Candidate:
+        """The story with one response and its verdict; a question that got no answer ends only this draft."""
+        telling = copy(self)
+        try:
+            return await telling._respond(number)
+        except Unanswered as gap:
+            return replace(telling.told, state=State.FAILED, reason=str(gap))
+
+    async def _respond(self, number: int) -> Candidate:
+        instruction = self.told.instruction
+        response = await write_response(self.notebook, self.roles.generator, instruction, draft=number)
         self.told = replace(self.told, response=response)
         if _bare(response) == _bare(instruction):
             # Small models do this, and it looks likely to a reviewer that reads likelihoods.

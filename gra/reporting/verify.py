@@ -1,0 +1,127 @@
+"""Whether a run still is what it was: `gra verify runs/quickstart`.
+
+Three things are checked: every file against the digest in its manifest; every ledger for damage, and every recorded
+answer against the request it answers; every row of every dataset against the lineage it comes from, and the lineage
+against the ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gra.core.errors import DataError, Mismatch
+from gra.core.ledger import LedgerReader
+from gra.core.manifest import MANIFEST, RunFolder, canonical_json
+from gra.data.export import dataset_rows, read_candidates
+from gra.reporting.evidence import find_ledger, find_lineages
+
+_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was found to be as it should be."""
+
+    files: int
+    manifests: int
+    answers: int
+    rows: int
+
+    def sentence(self) -> str:
+        """For a person."""
+        return (
+            f"{self.files} files of {self.manifests} manifests, {self.answers:,} recorded answers and {self.rows:,} "
+            "dataset rows are as they were written"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return asdict(self)
+
+
+def verify(run: Path) -> Verified:
+    """Check a run folder; nothing in it is changed.
+
+    Raises:
+        DataError: when there is no manifest.
+        Mismatch: naming what does not hold.
+    """
+    manifests = sorted(run.rglob(MANIFEST))
+    if not manifests:
+        raise DataError(f"{run} holds no {MANIFEST}; it is not a run folder, or its run never finished a stage")
+    problems: list[str] = []
+    files = sum(_files(manifest.parent, problems) for manifest in manifests)
+    lineages = find_lineages(run)
+    beside = {file.parent: find_ledger(file.parent) for file in lineages}
+    ledgers = sorted({*run.rglob("ledger.sqlite"), *filter(None, beside.values())})
+    keys = {ledger: _answers(ledger, problems) for ledger in ledgers}
+    rows = 0
+    for lineage in lineages:
+        ledger = beside[lineage.parent]
+        rows += _rows(lineage, keys[ledger] if ledger else {}, problems)
+    if problems:
+        more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise Mismatch(f"{run} is not what was written:\n  " + "\n  ".join(problems[:_SHOWN]) + more)
+    return Verified(files, len(manifests), sum(len(found or ()) for found in keys.values()), rows)
+
+
+def _files(folder: Path, problems: list[str]) -> int:
+    try:
+        return RunFolder(folder).verify()
+    except Mismatch as found:
+        problems.append(str(found))
+        return 0
+
+
+def _answers(ledger: Path, problems: list[str]) -> Mapping[str, float] | None:
+    """The keys of a ledger, or None when it does not pass its check."""
+    reader = LedgerReader(ledger)
+    try:
+        found = list(reader.problems())
+        problems += [f"{ledger}: {problem}" for problem in found]
+        return None if found else reader.payments()
+    finally:
+        reader.close()
+
+
+def _rows(lineage: Path, known: Mapping[str, float] | None, problems: list[str]) -> int:
+    """Compare a dataset with what its lineage says must be in it; how many rows there are."""
+    try:
+        candidates = read_candidates(lineage)
+    except (pa.ArrowInvalid, OSError, ValueError, KeyError, TypeError) as error:
+        problems.append(f"{lineage} cannot be read ({error})")
+        return 0
+    named = {key for candidate in candidates for key in candidate.calls}
+    if known is not None and (unknown := sorted(named - known.keys())):
+        problems.append(f"{lineage} names {len(unknown):,} answers that are in no ledger, such as {unknown[0][:12]}")
+    count = 0
+    for name, expected in dataset_rows(candidates).items():
+        file = lineage.parent / "dataset" / f"{name}.parquet"
+        if file.is_file():  # a dataset of an earlier version has fewer files; which there must be, the manifest says
+            count += len(expected)
+            problems += [f"{file}: {problem}" for problem in _differences(file, name, expected)]
+    return count
+
+
+def _differences(file: Path, part: str, expected: list[dict[str, Any]]) -> Iterator[str]:
+    try:
+        found = pq.read_table(file).to_pylist()
+    except (pa.ArrowInvalid, OSError) as error:
+        yield f"it cannot be read ({error})"
+        return
+    columns = set(found[0]) if found else set()
+    name = "candidate_id" if part == "lineage" else "id"
+    there = {canonical_json(row): row[name] for row in found}
+    wanted = {canonical_json({key: row[key] for key in row if key in columns}): row[name] for row in expected}
+    if foreign := [there[text] for text in there if text not in wanted]:
+        yield f"{len(foreign):,} rows are not as the lineage tells them, such as {foreign[0]}"
+    if lacking := [wanted[text] for text in wanted if text not in there]:
+        yield f"{len(lacking):,} rows of the lineage are not in it, such as {lacking[0]}"
+    if len(found) != len(expected) and not foreign and not lacking:
+        yield f"it has {len(found):,} rows and should have {len(expected):,}"

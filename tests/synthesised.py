@@ -1,0 +1,39 @@
+"""Whole run folders made by scripted models in this process, for the tests of what is done with finished runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import scripted_run
+
+from gra.synthesis import arms
+
+RECIPE: dict[str, Any] = {
+    "name": "one",
+    "rounds": {"count": 1, "accept": 1000, "max_candidates": 20},
+    "review": {"comments": "disputed", "accept_mean": 6.0, "dispute_std": 1.0},
+    "drafts": 2,
+}
+
+
+def synthesise(folder: Path, **changes: Any) -> Path:
+    """A finished run folder of the recipe above with some keys changed."""
+    with pytest.MonkeyPatch.context() as patch:
+        # `make` puts stand-ins in their place; this puts the real ones back.
+        patch.setattr(arms, "Embedder", arms.Embedder)
+        patch.setattr(arms, "resolve", arms.resolve)
+        scripted_run.write_job(folder, scripted_run.make_recipe(**RECIPE | changes))
+        scripted_run.make(folder)
+    return folder
+
+
+def command(*arguments: str) -> int:
+    """The exit code of `gra` with these arguments."""
+    from gra.cli import main
+
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert isinstance(ended.value.code, int)
+    return ended.value.code

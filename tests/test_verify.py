@@ -1,0 +1,132 @@
+"""`gra verify`: whatever was changed after it was written is found and named, and a whole run passes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from synthesised import command, synthesise
+
+from gra.core.errors import DataError, Mismatch
+from gra.core.manifest import RunFolder, file_digest, write_json
+from gra.data.export import read_candidates
+from gra.reporting.verify import verify
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return synthesise(tmp_path_factory.mktemp("verify") / "one")
+
+
+@pytest.fixture
+def run(whole: Path, tmp_path: Path) -> Path:
+    """A copy to do harm to."""
+    shutil.copytree(whole, tmp_path / "one")
+    return tmp_path / "one"
+
+
+def test_a_whole_run_passes_and_is_left_alone(run: Path) -> None:
+    before = {file: file.stat().st_mtime_ns for file in run.rglob("*")}
+    found = verify(run)
+    candidates = read_candidates(run / "lineage.parquet")
+    assert found.files == 7
+    assert found.answers > len({key for c in candidates for key in c.calls}) > 100
+    assert found.rows > len(candidates)
+    assert {file: file.stat().st_mtime_ns for file in run.rglob("*")} == before
+
+
+def test_the_command_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("verify", str(run), "--json") == 0
+    assert json.loads(capsys.readouterr().out)["manifests"] == 1
+    assert command("verify", str(run)) == 0
+    assert "7 files of 1 manifests" in capsys.readouterr().out
+    (run / "dataset" / "README.md").write_text("mine now")
+    assert command("verify", str(run)) == 5
+    assert "dataset/README.md (stage synthesis) was changed" in capsys.readouterr().err
+    assert command("verify", str(run / "dataset")) == 2
+
+
+def edit_ledger(statement: str) -> Callable[[Path], None]:
+    def harm(run: Path) -> None:
+        with sqlite3.connect(run / "ledger.sqlite") as db:
+            assert db.execute(statement).rowcount > 0
+
+    return harm
+
+
+def overwrite_ledger(run: Path) -> None:
+    file = run / "ledger.sqlite"
+    content = bytearray(file.read_bytes())
+    content[8192:-4096] = b"\x5a" * (len(content) - 12288)
+    file.write_bytes(content)
+
+
+def no_ledger(run: Path) -> None:
+    (run / "ledger.sqlite").unlink()
+
+
+def edit_rows(part: str, change: Callable[[list[dict]], list[dict]]) -> Callable[[Path], None]:
+    """Another dataset file, with a manifest that says it was always so."""
+
+    def harm(run: Path) -> None:
+        file = run / "dataset" / f"{part}.parquet"
+        table = pq.read_table(file)
+        pq.write_table(pa.Table.from_pylist(change(table.to_pylist()), schema=table.schema), file)
+        manifest = RunFolder(run).manifest()
+        manifest["synthesis"]["files"][f"dataset/{part}.parquet"] = file_digest(file)
+        write_json(run / "manifest.json", manifest)
+
+    return harm
+
+
+def other_answer(rows: list[dict]) -> list[dict]:
+    return [{**rows[0], "completion": [{"role": "assistant", "content": "42"}]}, *rows[1:]]
+
+
+def turned_round(rows: list[dict]) -> list[dict]:
+    return [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (edit_ledger("UPDATE calls SET request = replace(request, 'exercise', 'task')"), "does not belong to"),
+        (edit_ledger("DELETE FROM calls WHERE role = 'generator'"), "answers that are in no ledger"),
+        (overwrite_ledger, "damage|cannot be read"),
+        (no_ledger, "answers that are in no ledger"),
+        (edit_rows("train", other_answer), "train.parquet: 1 rows are not as the lineage tells them"),
+        (edit_rows("train", lambda rows: rows[1:]), "train.parquet: 1 rows of the lineage are not in it"),
+        (edit_rows("train", lambda rows: [*rows, rows[0]]), r"train.parquet: it has \d+ rows and should have \d+"),
+        (edit_rows("contested", lambda rows: []), "contested.parquet: .* rows of the lineage are not in it"),
+        (edit_rows("preferences", turned_round), "preferences.parquet: .* rows are not as the lineage tells them"),
+        (lambda run: (run / "lineage.parquet").write_bytes(b"PAR1"), "lineage.parquet cannot be read"),
+        (lambda run: (run / "dataset" / "train.parquet").unlink(), r"train.parquet \(stage synthesis\) is missing"),
+    ],
+)  # fmt: skip
+def test_harm_is_found_and_named(run: Path, harm: Callable[[Path], None], words: str) -> None:
+    harm(run)
+    with pytest.raises(Mismatch, match=words) as found:
+        verify(run)
+    assert len(str(found.value).splitlines()) <= 10
+
+
+def test_arms_are_checked_against_the_ledger_they_share(run: Path, tmp_path: Path) -> None:
+    experiment = tmp_path / "experiment"
+    shutil.copytree(run, experiment / "arms" / "gra")
+    (experiment / "arms" / "gra" / "ledger.sqlite").rename(experiment / "ledger.sqlite")
+    assert verify(experiment) == verify(experiment / "arms" / "gra") == verify(run)
+    with sqlite3.connect(experiment / "ledger.sqlite") as db:
+        db.execute("DELETE FROM calls")
+    with pytest.raises(Mismatch, match="in no ledger"):
+        verify(experiment)
+
+
+def test_a_folder_without_a_manifest_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no manifest"):
+        verify(tmp_path)
