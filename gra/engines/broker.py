@@ -12,6 +12,7 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
@@ -31,6 +32,7 @@ from gra.engines.protocol import (
     Json,
     Likelihood,
     Outcome,
+    Paced,
     Refused,
     Text,
     TimedOut,
@@ -98,7 +100,10 @@ class EnginePool:
     def __init__(self, engines: Mapping[str, Engine], memory_gb: float) -> None:
         self.engines = engines
         self.residency = Residency(engines, memory_gb)
-        self.gates = {name: asyncio.Semaphore(engine.concurrency) for name, engine in engines.items()}
+        self.gates: dict[str, AbstractAsyncContextManager[None]] = {
+            name: engine.gate if isinstance(engine, Paced) else asyncio.Semaphore(engine.concurrency)
+            for name, engine in engines.items()
+        }
 
 
 class Broker:
@@ -172,8 +177,8 @@ class Broker:
 
     async def _pay(self, call: Call, key: str, attempt: int) -> Recorded | TimedOut | EngineFailed:
         name = call.model.name
-        fault = Fault("error", "not asked")
-        for infrastructure_attempt in range(self._max_attempts):
+        failures = 0
+        while True:
             async with self.pool.residency.hold(name), self.pool.gates[name]:
                 self.progress.asked += 1
                 self.progress.in_flight[name] += 1
@@ -187,15 +192,14 @@ class Broker:
                     self.progress.in_flight[name] -= 1
             if isinstance(reply, Completion):
                 self._spent += reply.prompt_tokens + reply.completion_tokens
-                recorded = _recorded(call, key, attempt, reply, self._clock() - started)
-                await self.ledger.record(recorded)
-                return recorded
-            fault = reply
-            await self.ledger.fault(call.role, name, call.candidate, fault.kind, fault.message)
-            if fault.permanent or infrastructure_attempt + 1 == self._max_attempts:
-                break
-            await asyncio.sleep(self._backoff * 2**infrastructure_attempt * (1 + random.random()))
-        return TimedOut(fault.message) if fault.kind == "timeout" else EngineFailed(fault.message)
+                return await self.ledger.record(_recorded(call, key, attempt, reply, self._clock() - started))
+            await self.ledger.fault(call.role, name, call.candidate, reply.kind, reply.message)
+            if reply.kind == "busy":
+                continue  # never taken; the engine's gate holds the call until it may be asked again
+            failures += 1
+            if reply.permanent or failures == self._max_attempts:
+                return TimedOut(reply.message) if reply.kind == "timeout" else EngineFailed(reply.message)
+            await asyncio.sleep(self._backoff * 2 ** (failures - 1) * (1 + random.random()))
 
 
 def _livelier(call: Call) -> Call:
