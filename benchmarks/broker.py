@@ -13,6 +13,7 @@ Takes about N = 100,000 candidates times 4 ms twice; leave the machine alone mea
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import platform
@@ -182,10 +183,8 @@ def resume(path: Path, candidates: int) -> dict[str, float]:
         raise FirstCall
 
     begun = time.perf_counter()
-    try:
+    with contextlib.suppress(FirstCall):
         asyncio.run(tell(path, 2 * candidates, stop, lambda _: None))
-    except FirstCall:
-        pass
     return {"candidates": candidates, "seconds": time.perf_counter() - begun, "ledger_mb": path.stat().st_size / 1e6}
 
 

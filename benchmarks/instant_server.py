@@ -27,10 +27,12 @@ class Instant(asyncio.Protocol):
     """One connection."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Nothing is read yet."""
         self.transport = transport
         self.received = b""
 
     def data_received(self, data: bytes) -> None:
+        """Answer every request that is whole."""
         self.received += data
         while (end := self.received.find(b"\r\n\r\n")) >= 0:
             head = self.received[:end].lower()

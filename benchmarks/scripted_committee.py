@@ -18,7 +18,10 @@ from gra.synthesis.committee import make_members
 from gra.synthesis.story import Setting
 
 DOMAINS = ["qa", "math"]
-_WORDS = ["tides", "owls", "bread", "chess", "comets", "rivers", "bees", "maps", "clocks", "violins", "deserts", "kites", "harbours", "moss", "lanterns", "glaciers", "typewriters", "saffron", "orchards", "semaphores"]  # fmt: skip
+_WORDS = [
+    *("tides", "owls", "bread", "chess", "comets", "rivers", "bees", "maps", "clocks", "violins", "deserts", "kites"),
+    *("harbours", "moss", "lanterns", "glaciers", "typewriters", "saffron", "orchards", "semaphores"),
+]
 _counter = itertools.count()
 
 
@@ -54,6 +57,7 @@ class Embedder:
     """Vectors of MiniLM's size that have nothing to do with the text: nothing is a duplicate."""
 
     def encode(self, texts: Sequence[str]) -> Any:
+        """Float32 [texts, 384]."""
         rows = [np.random.default_rng(zlib.crc32(text.encode())).standard_normal(384, np.float32) for text in texts]
         return np.stack(rows) / 20 if rows else np.zeros((0, 384), np.float32)
 
