@@ -22,13 +22,14 @@ _WORDS = [
     *("tides", "owls", "bread", "chess", "comets", "rivers", "bees", "maps", "clocks", "violins", "deserts", "kites"),
     *("harbours", "moss", "lanterns", "glaciers", "typewriters", "saffron", "orchards", "semaphores"),
 ]
+_TEXT = "Rivers run to the sea and bees fly home before the rain. " * 8
 _counter = itertools.count()
 
 
 def answer(call: Call) -> Completion:
     """An answer of ordinary length; about one candidate in four is accepted."""
     luck = random.Random(zlib.crc32(call.messages[-1][1].encode()) ^ (call.sample << 16))
-    text = _words(luck, 120) if not isinstance(call.output, Json) else _json(call.output.schema["properties"], luck)
+    text = _TEXT if not isinstance(call.output, Json) else _json(call.output.schema["properties"], luck)
     return Completion(text, "stop", 400, len(text) // 4)
 
 

@@ -16,7 +16,7 @@ from unreliable_server import WAYS, UnreliableServer, moody
 from gra.core.console import View
 from gra.core.errors import GraError, RecipeError
 from gra.core.ledger import Ledger
-from gra.core.manifest import RunFolder
+from gra.core.manifest import RunFolder, file_digest
 from gra.core.recipe import load_recipe
 from gra.core.records import DIMENSIONS, State
 from gra.core.schema import SynthesisRecipe
@@ -50,7 +50,9 @@ def test_a_recipe_is_told_what_is_wrong_and_a_key_is_not_repeated(engine, messag
     assert KEY not in str(caught.value)
 
 
-def synthesize(server: UnreliableServer, folder: Path, monkeypatch, **engine: Any) -> dict[str, Any]:
+def synthesize(
+    server: UnreliableServer, folder: Path, monkeypatch, changes: dict[str, Any] | None = None, **engine: Any
+) -> dict[str, Any]:
     """The scripted arm through the real jobs, every model behind the server."""
     monkeypatch.setattr(arms, "Embedder", scripted_run.WordEmbedder)
     monkeypatch.setattr(arms, "resolve", scripted_run.fake_resolve)
@@ -60,6 +62,7 @@ def synthesize(server: UnreliableServer, folder: Path, monkeypatch, **engine: An
             recipe = make_recipe(
                 engine={"kind": "openai", "base_url": server.base_url, "concurrency": 16} | engine,
                 rounds={"count": 2, "accept": 1000, "max_candidates": 30},
+                **(changes or {}),
             )
             write_job(folder, recipe)
             job = job_for(load_recipe(folder / "recipe.yaml", SynthesisRecipe), RunFolder(folder))
@@ -72,7 +75,7 @@ def synthesize(server: UnreliableServer, folder: Path, monkeypatch, **engine: An
 def test_a_third_of_all_requests_failing_in_seven_ways_loses_nothing_and_scores_nothing(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("MY_KEY", KEY)
     server = UnreliableServer(models=COMMITTEE, key=KEY, fails=moody(0.3))
-    content = synthesize(server, tmp_path, monkeypatch, call_timeout_s=1.0, api_key_env="MY_KEY")["scripted"]
+    content = synthesize(server, tmp_path, monkeypatch, call_timeout_s=1.5, api_key_env="MY_KEY")["scripted"]
     assert set(server.failed) == set(WAYS)
     assert 0.25 < sum(server.failed.values()) / len(server.asked) < 0.35
 
@@ -129,8 +132,23 @@ def test_concurrency_is_no_part_of_what_a_dataset_is(tmp_path: Path, monkeypatch
     first = synthesize(UnreliableServer(models=COMMITTEE), tmp_path, monkeypatch, served_as="x")
     again = UnreliableServer(models=COMMITTEE)
     second = synthesize(again, tmp_path, monkeypatch, served_as="x", concurrency=3)
-    assert second == first  # already made
+    assert second["scripted"]["states"] == first["scripted"]["states"]
     assert not again.asked
+
+
+def test_runs_that_share_a_ledger_pay_for_an_answer_once(tmp_path: Path, monkeypatch) -> None:
+    found = {}
+    for name in ("first", "second"):
+        server = UnreliableServer(models=COMMITTEE)
+        changes = {"name": name, "ledger": str(tmp_path / "cache" / "answers.sqlite")}
+        found[name] = synthesize(server, tmp_path / name, monkeypatch, changes, served_as="x")[name]
+        assert bool(server.asked) is (name == "first")
+        assert not (tmp_path / name / "ledger.sqlite").exists()
+    assert found["second"]["states"] == found["first"]["states"]
+    assert found["first"]["tokens_by_role"]["generator"]["calls"] > 0
+    assert found["second"]["tokens_by_role"] == {}
+    lineages = [file_digest(tmp_path / name / "lineage.parquet") for name in found]
+    assert lineages[0] == lineages[1]
 
 
 def test_members_run_where_their_own_engine_says(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """One connection to an OpenAI-compatible server: what comes back is a reply, a typed fault, or the end of the run.
 
-The client is aiohttp: by far the cheapest per request of those at hand, and without retries of its own that
+The client is aiohttp: small per request, and unlike the `openai` package without retries of its own, which
 would hide failures from the ledger. The API key lives in this process only; it is taken out of every text
 that a server sends back.
 """
