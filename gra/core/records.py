@@ -62,7 +62,6 @@ class Ruling:
     kept: bool
 
 
-<<<<<<< HEAD
 @dataclass(frozen=True, slots=True)
 class Verified:
     """What a program found to hold and to be broken; `score` (0-10) counts when it takes a reviewer's seat."""
@@ -91,7 +90,8 @@ class Abstained:
     def outcome(self) -> str:
         """`abstained`."""
         return "abstained"
-=======
+
+
 SECOND_BEST = "a better draft was taken"  # why a draft that passed the gate is not the row
 
 
@@ -111,7 +111,6 @@ class Draft:
     def verdict_score(self) -> float | None:
         """The score (0-10) that decided: the adjudicator's where there was a dispute, else the reviewers' mean."""
         return self.ruling.score if self.ruling else self.mean
->>>>>>> 81eb0b42f001ce6f3d554beec995f95ef601b181
 
 
 class State(StrEnum):
@@ -172,16 +171,13 @@ class Candidate:
     similarity: float | None = None
     usage: dict[str, Usage] = field(default_factory=dict)
     calls: tuple[str, ...] = ()
-<<<<<<< HEAD
     programs: tuple[Verified | Abstained, ...] = ()
-=======
     drafts: tuple[Draft, ...] = ()  # responses to the same instruction that were not taken
 
     @property
     def verdict_score(self) -> float | None:
         """The score (0-10) that decided: the adjudicator's where there was a dispute, else the reviewers' mean."""
         return self.ruling.score if self.ruling else self.mean
->>>>>>> 81eb0b42f001ce6f3d554beec995f95ef601b181
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -199,31 +195,25 @@ class Candidate:
                 "parents": tuple(data["parents"]),
                 "keywords": tuple(data["keywords"]),
                 "checks": tuple(Check(**{**c, "failed": tuple(c["failed"])}) for c in data["checks"]),
-<<<<<<< HEAD
                 "programs": tuple(map(_program, data["programs"])),
                 **_judged(data),
                 "drafts": tuple(Draft(**{**draft, **_judged(draft)}) for draft in data.get("drafts", ())),
-=======
-                **_judged(data),
-                "drafts": tuple(Draft(**{**draft, **_judged(draft)}) for draft in data.get("drafts", ())),
->>>>>>> 81eb0b42f001ce6f3d554beec995f95ef601b181
                 "usage": {role: Usage(**usage) for role, usage in data["usage"].items()},
                 "calls": tuple(data["calls"]),
             }
         )
 
 
-<<<<<<< HEAD
 def _program(data: dict[str, Any]) -> Verified | Abstained:
     fields = {name: value for name, value in data.items() if name != "outcome"}
     if data["outcome"] == "abstained":
         return Abstained(**fields)
     return Verified(**{**fields, "held": tuple(fields["held"]), "broken": tuple(fields["broken"])})
-=======
+
+
 def _judged(data: dict[str, Any]) -> dict[str, Any]:
     """Reviews and ruling, as a candidate and its drafts have them."""
     return {
         "reviews": tuple(Review(**review) for review in data["reviews"]),
         "ruling": Ruling(**data["ruling"]) if data["ruling"] else None,
     }
->>>>>>> 81eb0b42f001ce6f3d554beec995f95ef601b181

@@ -5,9 +5,11 @@ The defaults of the synthesis sections are the paper's constants (Gao et al. 202
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import re
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from gra.core.recipe import Section
 
@@ -25,6 +27,46 @@ class Sampling(Section):
     max_tokens: int = Field(1024, ge=1)
 
 
+class Served(Section):
+    """Where a model runs: in vLLM on this machine, or behind an OpenAI-compatible server."""
+
+    kind: Literal["vllm", "openai"] = "vllm"
+    base_url: str | None = None  # of a server, such as http://localhost:8000/v1
+    api_key_env: str | None = None  # the environment variable that holds the key; the key itself stands nowhere
+    # What recorded answers are known by in place of `base_url`, for a server whose address changes between runs.
+    served_as: str | None = Field(None, min_length=1)
+    concurrency: int = Field(64, ge=1)
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _a_name_and_not_a_key(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", value):
+            raise ValueError("must be the NAME of an environment variable (capital letters, digits, _), never a key")
+        return value
+
+    @field_validator("base_url")
+    @classmethod
+    def _an_address_and_nothing_secret(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("must be a whole address, such as http://localhost:8000/v1")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError("must hold no user, password or query; name the key's variable in `api_key_env`")
+        return value
+
+    @model_validator(mode="after")
+    def _a_server_has_an_address(self) -> Self:
+        if self.kind == "openai" and self.base_url is None:
+            raise ValueError("`kind: openai` needs a `base_url`, such as http://localhost:8000/v1")
+        if self.kind != "openai":
+            extra = [key for key in ("base_url", "api_key_env", "served_as") if getattr(self, key) is not None]
+            if extra:
+                raise ValueError(f"`{extra[0]}` belongs to a server; add `kind: openai`, or leave it out")
+        return self
+
+
 class Member(Section):
     """One committee member: weights, a system prompt, sampling, and the way it is asked."""
 
@@ -34,6 +76,7 @@ class Member(Section):
     sampling: Sampling = Sampling()
     roles: list[Role] = ["generator", "reviewer", "adjudicator", "enricher"]
     ask: Ask | None = None  # overrides review.ask for this member
+    engine: Served | None = None  # where this member's model runs; null: where the recipe's `engine` says
 
 
 def _member(value: Any) -> Any:
@@ -83,12 +126,10 @@ class SeedSource(Section):
     revision: str | None = None
 
 
-class Engine(Section):
+class Engine(Served):
     """How models are served; memory in GB."""
 
-    kind: Literal["vllm"] = "vllm"
     max_model_len: int = Field(8192, ge=128)
-    concurrency: int = Field(64, ge=1)
     kv_cache_gb: float | None = Field(None, gt=0)
     memory_gb: float | None = Field(None, gt=0)
     start_timeout_s: float = Field(900.0, gt=0)
@@ -186,6 +227,7 @@ class SynthesisRecipe(Section):
     # Responses the generator writes to an instruction; the best is taken, worse ones make preference pairs with it.
     drafts: int = Field(1, ge=1, le=16)
     dedup: Dedup = Dedup()
+    ledger: str | None = None  # a file that several runs share as a cache; null: one in the run folder
     budget: Budget = Budget()
     tracking: Tracking = Tracking()
     accept_licences: list[str] = []

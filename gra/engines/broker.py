@@ -7,18 +7,20 @@ for the model to be resident, retries with back-off, and turns what came back in
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
 from gra.core.errors import BudgetExhausted
 from gra.core.ledger import Ledger, Recorded
-from gra.core.manifest import canonical_json, digest
+from gra.core.manifest import canonical_json
 from gra.core.records import Usage
 from gra.engines.protocol import (
     Answer,
@@ -31,6 +33,7 @@ from gra.engines.protocol import (
     Json,
     Likelihood,
     Outcome,
+    Paced,
     Refused,
     Text,
     TimedOut,
@@ -78,7 +81,13 @@ def call_request(call: Call, attempt: int) -> dict[str, Any]:
 
 def call_key(call: Call, attempt: int = 0) -> str:
     """SHA-256 of the canonical JSON of `call_request`."""
-    return digest(call_request(call, attempt))
+    return _identify(call, attempt)[0]
+
+
+def _identify(call: Call, attempt: int) -> tuple[str, str]:
+    """A call's key, and the text that it is the digest of."""
+    request = canonical_json(call_request(call, attempt))
+    return hashlib.sha256(request.encode()).hexdigest(), request
 
 
 @dataclass
@@ -98,7 +107,10 @@ class EnginePool:
     def __init__(self, engines: Mapping[str, Engine], memory_gb: float) -> None:
         self.engines = engines
         self.residency = Residency(engines, memory_gb)
-        self.gates = {name: asyncio.Semaphore(engine.concurrency) for name, engine in engines.items()}
+        self.gates: dict[str, AbstractAsyncContextManager[None]] = {
+            name: engine.gate if isinstance(engine, Paced) else asyncio.Semaphore(engine.concurrency)
+            for name, engine in engines.items()
+        }
 
 
 class Broker:
@@ -149,12 +161,12 @@ class Broker:
         return last
 
     async def _attempt(self, call: Call, attempt: int) -> Outcome:
-        key = call_key(call, attempt)
+        key, request = _identify(call, attempt)
         recorded = self.ledger.lookup(key)
         if recorded is None:
             # Two stories that ask the same thing at once share one answer and pay once.
             if key not in self._asking:
-                self._asking[key] = asyncio.create_task(self._pay(call, key, attempt))
+                self._asking[key] = asyncio.create_task(self._pay(call, key, request, attempt))
                 self._asking[key].add_done_callback(lambda asked: self._forget(key, asked))
             found = await asyncio.shield(self._asking[key])
             if not isinstance(found, Recorded):
@@ -170,10 +182,10 @@ class Broker:
         if not asked.cancelled():
             asked.exception()  # seen here too, for the stories that asked may have been cancelled
 
-    async def _pay(self, call: Call, key: str, attempt: int) -> Recorded | TimedOut | EngineFailed:
+    async def _pay(self, call: Call, key: str, request: str, attempt: int) -> Recorded | TimedOut | EngineFailed:
         name = call.model.name
-        fault = Fault("error", "not asked")
-        for infrastructure_attempt in range(self._max_attempts):
+        failures = 0
+        while True:
             async with self.pool.residency.hold(name), self.pool.gates[name]:
                 self.progress.asked += 1
                 self.progress.in_flight[name] += 1
@@ -187,15 +199,14 @@ class Broker:
                     self.progress.in_flight[name] -= 1
             if isinstance(reply, Completion):
                 self._spent += reply.prompt_tokens + reply.completion_tokens
-                recorded = _recorded(call, key, attempt, reply, self._clock() - started)
-                await self.ledger.record(recorded)
-                return recorded
-            fault = reply
-            await self.ledger.fault(call.role, name, call.candidate, fault.kind, fault.message)
-            if fault.permanent or infrastructure_attempt + 1 == self._max_attempts:
-                break
-            await asyncio.sleep(self._backoff * 2**infrastructure_attempt * (1 + random.random()))
-        return TimedOut(fault.message) if fault.kind == "timeout" else EngineFailed(fault.message)
+                return await self.ledger.record(_recorded(call, key, request, attempt, reply, self._clock() - started))
+            await self.ledger.fault(call.role, name, call.candidate, reply.kind, reply.message)
+            if reply.kind == "busy":
+                continue  # never taken; the engine's gate holds the call until it may be asked again
+            failures += 1
+            if reply.permanent or failures == self._max_attempts:
+                return TimedOut(reply.message) if reply.kind == "timeout" else EngineFailed(reply.message)
+            await asyncio.sleep(self._backoff * 2 ** (failures - 1) * (1 + random.random()))
 
 
 def _livelier(call: Call) -> Call:
@@ -204,7 +215,7 @@ def _livelier(call: Call) -> Call:
     return replace(call, sampling=replace(call.sampling, temperature=warm))
 
 
-def _recorded(call: Call, key: str, attempt: int, reply: Completion, seconds: float) -> Recorded:
+def _recorded(call: Call, key: str, request: str, attempt: int, reply: Completion, seconds: float) -> Recorded:
     return Recorded(
         key=key,
         role=call.role,
@@ -212,7 +223,7 @@ def _recorded(call: Call, key: str, attempt: int, reply: Completion, seconds: fl
         model=call.model.name,
         candidate=call.candidate,
         attempt=attempt,
-        request=canonical_json(call_request(call, attempt)),
+        request=request,
         text=reply.text,
         finish=reply.finish,
         scores=dict(reply.scores),

@@ -8,8 +8,9 @@ an `Outcome`. A failure is a type, never a number, None or an empty text.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +94,10 @@ class Fault:
     """What the infrastructure did instead; asked again, never recorded as an answer.
 
     `permanent` faults (the call itself is impossible, such as a prompt longer than the context) are not retried.
+    A `busy` fault is no attempt at all: the call was not taken, and the engine's gate opens when it may be.
     """
 
-    kind: Literal["timeout", "died", "error"]
+    kind: Literal["timeout", "died", "error", "busy"]
     message: str
     permanent: bool = False
 
@@ -181,3 +183,10 @@ class Engine(Protocol):
 
     async def park(self) -> None:
         """Give back the memory; `start` brings the model back."""
+
+
+@runtime_checkable
+class Paced(Protocol):
+    """An engine that decides for itself, from moment to moment, how many calls it takes at once."""
+
+    gate: AbstractAsyncContextManager[None]

@@ -95,7 +95,7 @@ class Residency:
             await self._start(name)
         elif self._moving:
             await changed.wait()  # what is on the move may make the room
-        elif idle := [n for n in sorted(self._resident - self._moving) if not self._busy(n)]:
+        elif idle := [n for n in sorted(self._resident - self._moving) if not self._busy(n) and self._weighs(n)]:
             longest = min(idle, key=lambda n: self._idle_since[n])
             rest = self._idle_since[longest] + self._grace - time.monotonic()
             if rest <= 0:
@@ -108,6 +108,10 @@ class Residency:
 
     def _busy(self, name: str) -> bool:
         return self._holders[name] > 0 or self._waiting[name] > 0
+
+    def _weighs(self, name: str) -> bool:
+        """Whether parking it frees anything; a model behind a server has no weight here."""
+        return self._engines[name].memory_gb > 0
 
     def _more_wanted(self, name: str) -> bool:
         """Whether another absent model has more calls waiting and should go first."""

@@ -18,7 +18,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from gra.core.errors import DataError
-from gra.core.ledger import LedgerReader
+from gra.core.ledger_reader import LedgerReader
 from gra.core.manifest import RunFolder
 from gra.core.records import State
 from gra.data.export import read_lineage

@@ -24,7 +24,8 @@ from rich.table import Table
 from rich.text import Text
 
 from gra.core.errors import DataError
-from gra.core.ledger import LedgerReader, Recorded
+from gra.core.ledger import Recorded
+from gra.core.ledger_reader import LedgerReader
 from gra.core.records import CHECKS, DIMENSIONS, State
 from gra.data.export import read_lineage
 from gra.reporting.evidence import Row, find_ledger, find_lineages

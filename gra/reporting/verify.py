@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gra.core.errors import DataError, Mismatch
-from gra.core.ledger import LedgerReader
+from gra.core.ledger_reader import LedgerReader
 from gra.core.manifest import MANIFEST, RunFolder, canonical_json
 from gra.data.export import dataset_rows, read_candidates
 from gra.reporting.evidence import find_ledger, find_lineages

@@ -18,7 +18,7 @@ import numpy as np
 
 from gra.core.console import View
 from gra.core.errors import DataError, RecipeError
-from gra.core.ledger import Ledger, Recorded
+from gra.core.ledger import Ledger
 from gra.core.manifest import RunFolder, digest, file_digest
 from gra.core.recipe import Loaded
 from gra.core.records import Candidate, Seed, State
@@ -69,7 +69,10 @@ class Job:
 
     def fingerprint(self, workshop: Workshop, *without: str) -> str:
         """Changes whenever the dataset could: recipe (but for the sections in `without`), seeds, models, prompts."""
-        recipe = self.recipe.model_dump(exclude={"tracking", "engine", *without})
+        # Where a model runs is in its identity, as far as it matters.
+        members: dict[str, Any] = {"committee": {"models": {"__all__": {"engine"}}}, "teacher": {"engine"}}
+        left_out = {"tracking", "engine", "ledger", *without}
+        recipe = self.recipe.model_dump(exclude=members | dict.fromkeys(left_out, True))
         models = {name: asdict(workshop.model_id(name)) for name in sorted(workshop.models)}
         programs = versions(self.recipe.review.programs)
         return digest([recipe, file_digest(self.seed_file()), models, digests(), programs])
@@ -199,7 +202,7 @@ class _Arm:
         stops = []
         for number in range(1, recipe.rounds.count + 1):
             self.ended.clear()
-            in_flight = _STORIES_PER_MODEL * len(self.broker.pool.engines)
+            in_flight = _stories_in_flight(self.broker.pool)
             this_round = Round(setting, self.broker, self.ledger, pool, embedder, number, in_flight)
             result = await this_round.run(lambda c: self._ended(c, recipe.rounds.accept))
             candidates += result.candidates
@@ -271,6 +274,11 @@ class _Arm:
         )
 
 
+def _stories_in_flight(pool: EnginePool) -> int:
+    """More where engines take more calls at once than usual, as a large server does."""
+    return sum(max(_STORIES_PER_MODEL, engine.concurrency // 8) for engine in pool.engines.values())
+
+
 def seat(workshop: Workshop, recipe: SynthesisRecipe, view: View) -> tuple[Committee, dict[str, Member]]:
     """The committee of the members whose models are here; fewer reviewers when there are fewer members.
 
@@ -331,7 +339,6 @@ def _summary(
     job: Job, workshop: Workshop, ledger: Ledger, candidates: Sequence[Candidate], facts: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The manifest's section: counts, tokens by role, models, reviewers."""
-    answers = list(ledger.answers())
     means = [c.mean for c in candidates if c.mean is not None]
     return {
         "fingerprint": job.fingerprint(workshop),
@@ -341,8 +348,8 @@ def _summary(
         "reasons": dict(Counter(c.reason.removesuffix(f" {c.neighbour}" if c.neighbour else "") for c in candidates)),
         "funnel": funnel(candidates),
         "mean_score": float(np.mean(means)) if means else None,
-        "tokens_by_role": _tokens(answers, "role"),
-        "tokens_by_model": _tokens(answers, "model"),
+        "tokens_by_role": ledger.paid("role"),
+        "tokens_by_model": ledger.paid("model"),
         "faults": ledger.faults(),
         "models": {name: {**asdict(m), "path": m.path.name} for name, m in workshop.models.items()},
         "missing_models": workshop.missing,
@@ -350,18 +357,6 @@ def _summary(
         "seeds_sha256": file_digest(job.seed_file()),
         **facts,
     }
-
-
-def _tokens(answers: Sequence[Recorded], by: str) -> dict[str, dict[str, int]]:
-    """Calls and tokens that were paid for, summed by role or by model."""
-    sums: dict[str, dict[str, int]] = {}
-    counted = ("prompt_tokens", "completion_tokens", "cached_tokens")
-    for answer in answers:
-        total = sums.setdefault(getattr(answer, by), dict.fromkeys(("calls", *counted), 0))
-        total["calls"] += 1
-        for name in counted:
-            total[name] += getattr(answer, name)
-    return sums
 
 
 def funnel(candidates: Sequence[Candidate]) -> dict[str, int]:

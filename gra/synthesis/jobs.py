@@ -66,7 +66,11 @@ def job_for(
     loaded: Loaded[SynthesisRecipe], folder: RunFolder, ledger: Path | None = None, *, create: bool = True
 ) -> Job:
     """The job of one recipe in one run folder, checked as far as it can be without spending anything."""
-    job = Job(loaded, folder.create() if create else folder, ledger or folder / "ledger.sqlite")
+    shared = loaded.recipe.ledger
+    place = Path(shared).expanduser() if shared else ledger or folder / "ledger.sqlite"
+    if shared and create:
+        RunFolder(place.parent).create()
+    job = Job(loaded, folder.create() if create else folder, place)
     job.seed_file()
     committee = job.recipe.committee
     if job.recipe.arm == "gra" and committee is not None:

@@ -90,6 +90,7 @@ class Round:
         rounds = self._setting.recipe.rounds
         admitted, stopped = 0, ""
         while not stopped or running:
+            recalled = False
             while not stopped and admitted < rounds.max_candidates and len(running) < self._room():
                 try:
                     self._broker.check_budget()
@@ -97,15 +98,21 @@ class Round:
                     if admitted >= self._begun_before:
                         stopped = "budget"
                         break
-                running[asyncio.create_task(self._story(admitted))] = admitted
+                recorded = self._recorded(admitted)
+                if recorded is not None:
+                    self._end(admitted, recorded, on_end)
+                    recalled = True
+                elif recalled:
+                    break  # whether what is recorded fills the round is seen before anything is asked
+                else:
+                    running[asyncio.create_task(self._story(admitted))] = admitted
                 admitted += 1
-            if not running:
+            if not running and not recalled:
                 break
-            done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                index = running.pop(task)
-                self._end(index, task.result())
-                on_end(self._ended[index])
+            if running and not recalled:
+                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    self._end(running.pop(task), task.result(), on_end)
             if not stopped and await self._shortest_prefix() is not None:
                 stopped = "enough accepted"
         return stopped or "candidate limit"
@@ -117,22 +124,25 @@ class Round:
         last = self._ledger.last_candidate(first, end)
         return 0 if last is None else int(last.removeprefix(f"r{self._number}-")) + 1
 
-    async def _story(self, index: int) -> Candidate:
-        """A story's end: as recorded, or told now and recorded."""
+    def _recorded(self, index: int) -> Candidate | None:
+        """A story's end as an earlier start recorded it."""
         recorded = self._ledger.story(candidate_id(self._number, index), self._scope)
-        if recorded is not None:
-            return Candidate.from_json(recorded)
+        return None if recorded is None else Candidate.from_json(recorded)
+
+    async def _story(self, index: int) -> Candidate:
+        """A story told now to its end, and recorded."""
         candidate = await live(self._setting, self._broker, self._pool, self._number, index)
         await self._ledger.conclude(candidate.id, candidate.to_json(), self._scope)
         return candidate
 
-    def _end(self, index: int, candidate: Candidate) -> None:
+    def _end(self, index: int, candidate: Candidate, on_end: OnEnd) -> None:
         self._ended[index] = candidate
         self._accepted += candidate.state is State.ACCEPTED
         while self._prefix in self._ended:
             if self._ended[self._prefix].state is State.ACCEPTED:
                 self._passed.append(self._prefix)
             self._prefix += 1
+        on_end(candidate)
 
     def _room(self) -> int:
         """How many stories may be in flight: fewer when nearly enough rows are accepted."""

@@ -17,9 +17,9 @@ from gra.core.console import View
 from gra.core.errors import ModelUnavailable, RecipeError
 from gra.core.machine import available_gb, gpu_memory_gb
 from gra.core.schema import Engine as EngineRecipe
-from gra.core.schema import Member, SynthesisRecipe
+from gra.core.schema import Member, Served, SynthesisRecipe
 from gra.engines.broker import EnginePool
-from gra.engines.protocol import ModelId
+from gra.engines.protocol import Engine, ModelId
 from gra.engines.vllm import VllmEngine, VllmSettings
 from gra.models.catalog import ResolvedModel, resolve
 from gra.models.chat import context_length, has_chat_template, template_digest
@@ -35,6 +35,7 @@ class Workshop:
 
     engine: EngineRecipe
     models: dict[str, ResolvedModel] = field(default_factory=dict)
+    servers: dict[str, Served] = field(default_factory=dict)  # the models that are not on this machine
     missing: dict[str, str] = field(default_factory=dict)
     # Set when every committee has been measured and its seeds enriched. Teachers wait for it: the way to a
     # committee's first row is long and they can fill the gaps later.
@@ -43,23 +44,48 @@ class Workshop:
     def model_id(self, name: str) -> ModelId:
         """What the ledger knows the model by."""
         model = self.models[name]
-        return ModelId(model.name, model.identity, template_digest(model.path))
+        # A server keeps its chat template to itself; it is part of what the server is.
+        template = "server" if name in self.servers else template_digest(model.path)
+        return ModelId(model.name, model.identity, template)
 
     def served(self, member: Member) -> str | None:
         """The name of the model a member runs on: its own, its fallback, or None when neither can be had."""
         return next((n for n in (member.model, member.fallback) if n in self.models), None)
 
     def pool(self, logs: Path) -> EnginePool:
-        """One engine per model, planned into the machine's memory."""
+        """One engine per model; those on this machine are planned into its memory.
+
+        Raises:
+            RecipeError: when the variable that should hold a server's key is not set.
+        """
+        remote: dict[str, Engine] = {name: self._remote(name, served) for name, served in self.servers.items()}
+        local, limit = self._local(logs)
+        return EnginePool(local | remote, limit)
+
+    def _remote(self, name: str, served: Served) -> Engine:
+        from gra.engines.openai import OpenAIEngine, ServerSettings
+
+        assert served.base_url is not None
+        settings = ServerSettings(
+            base_url=served.base_url,
+            model=name,
+            api_key_env=served.api_key_env,
+            concurrency=served.concurrency,
+            start_timeout_s=self.engine.start_timeout_s,
+        )
+        return OpenAIEngine(name, settings)
+
+    def _local(self, logs: Path) -> tuple[dict[str, Engine], float]:
+        """vLLM engines by model name, and the memory that they may take together, in GB."""
+        models = [m for name, m in self.models.items() if name not in self.servers]
         gpu = gpu_memory_gb()
         kv_gb = self.engine.kv_cache_gb or (1.0 if gpu is None else 4.0)
         memory = {
-            m.name: weights_gb(m.path) + kv_gb + (_CPU_OVERHEAD_GB if gpu is None else _GPU_OVERHEAD_GB)
-            for m in self.models.values()
+            m.name: weights_gb(m.path) + kv_gb + (_CPU_OVERHEAD_GB if gpu is None else _GPU_OVERHEAD_GB) for m in models
         }
         limit = self.engine.memory_gb or (0.85 * available_gb() if gpu is None else 0.92 * gpu)
         cores = len(os.sched_getaffinity(0))
-        engines = {
+        engines: dict[str, Engine] = {
             m.name: VllmEngine(
                 m.name,
                 VllmSettings(
@@ -74,9 +100,9 @@ class Workshop:
                 memory_gb=memory[m.name],
                 log_file=logs / f"engine-{m.name.replace('/', '--')}.log",
             )
-            for m in self.models.values()
+            for m in models
         }
-        return EnginePool(engines, limit)
+        return engines, limit
 
 
 def find_models(recipes: Sequence[SynthesisRecipe], view: View) -> Workshop:
@@ -93,10 +119,15 @@ def find_models(recipes: Sequence[SynthesisRecipe], view: View) -> Workshop:
                 f"the arms `{recipes[0].name}` and `{recipe.name}` share engines; give them the same `engine`"
             )
         for member, optional in _members(recipe):
-            if workshop.served(member) is None:
+            served = member.engine or recipe.engine
+            if served.kind == "openai":
+                _find_served(workshop, member.model, served)
+            elif member.model in workshop.servers:
+                raise _two_places(member.model)
+            elif workshop.served(member) is None:
                 _find(workshop, member, optional, recipe.accept_licences, view)
-    for model in workshop.models.values():
-        if not has_chat_template(model.path):
+    for name, model in workshop.models.items():
+        if name not in workshop.servers and not has_chat_template(model.path):
             raise RecipeError(
                 f"`{model.name}` has no chat template (a base model?), so it cannot sit on a committee or teach; "
                 "choose its instruction-tuned version"
@@ -126,6 +157,30 @@ def _find(workshop: Workshop, member: Member, optional: bool, licences: Sequence
                 raise
             workshop.missing[name] = str(error)
             view.note(f"! {error}")
+
+
+def _find_served(workshop: Workshop, name: str, served: Served) -> None:
+    """Enter a model that a server holds; whether it does is seen when the engine starts."""
+    place = Served(**served.model_dump(include=set(Served.model_fields)))
+    if name in workshop.models and workshop.servers.get(name) != place:
+        raise _two_places(name)
+    workshop.servers[name] = place
+    workshop.models[name] = ResolvedModel(
+        name=name,
+        path=Path(),
+        origin="server",
+        identity=f"openai:{name}@{served.served_as or (served.base_url or '').rstrip('/')}",
+        licence="unknown",
+        licence_url=None,
+        family="",
+        parameters=None,
+        is_base=False,
+        source_note=f"served at {served.base_url}",
+    )
+
+
+def _two_places(name: str) -> RecipeError:
+    return RecipeError(f"the model `{name}` is named with two different `engine`s; a model is served at one place")
 
 
 @asynccontextmanager

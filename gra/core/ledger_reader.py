@@ -1,0 +1,61 @@
+"""A ledger looked at from outside, by `gra verify`, `gra diff` and `gra explain`: nothing is written."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from gra.core.errors import DataError
+from gra.core.ledger_file import COLUMNS, Recorded, read, sentence
+
+
+class LedgerReader:
+    """A ledger looked at from outside: nothing is written, whoever is writing is not disturbed."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file for reading.
+
+        Raises:
+            DataError: when it cannot be opened.
+        """
+        self.path = path
+        # Without a write-ahead log beside it nobody is writing, and none need be made to read.
+        how = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "immutable=1"
+        try:
+            self._db = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, timeout=30)
+        except sqlite3.Error as error:
+            raise DataError(sentence(path, error)) from None
+
+    def payments(self) -> dict[str, float]:
+        """When each answer was paid for, by its key; the same answer in two ledgers has one time if one is a copy."""
+        try:
+            return dict(self._db.execute("SELECT key, written FROM calls"))
+        except sqlite3.Error as error:
+            raise DataError(sentence(self.path, error)) from None
+
+    def answers(self, keys: Iterable[str]) -> list[Recorded]:
+        """The answers of these keys that are there, in the order they were given."""
+        query = f"SELECT {', '.join(COLUMNS)}, written FROM calls WHERE key = ?"
+        try:
+            rows = [row for key in keys for row in self._db.execute(query, (key,))]
+        except sqlite3.Error as error:
+            raise DataError(sentence(self.path, error)) from None
+        return [read(self.path, row[:-1]) for row in sorted(rows, key=lambda row: row[-1])]
+
+    def problems(self) -> Iterator[str]:
+        """What is wrong with the file: damage that SQLite finds, and answers whose key is not their request's."""
+        try:
+            for (finding,) in self._db.execute("PRAGMA integrity_check(5)"):
+                if finding != "ok":
+                    yield f"SQLite finds damage: {' '.join(finding.split())}"
+            for key, request in self._db.execute("SELECT key, request FROM calls"):
+                if request and hashlib.sha256(request.encode()).hexdigest() != key:
+                    yield f"answer {key[:12]} does not belong to the request recorded with it"
+        except sqlite3.Error as error:
+            yield f"it cannot be read to its end ({error})"
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
