@@ -14,6 +14,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -83,7 +84,7 @@ class CodeHost:
             self._reply(lambda: exec(compile(code, "<solution>", "exec"), vars(self._module)))
             while True:
                 request = self._channel.receive()
-                self._reply(lambda request=request: self._answer(request))  # type: ignore[misc]
+                self._reply(partial(self._answer, request))
         except Gone:
             os._exit(0)
 

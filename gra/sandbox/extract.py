@@ -6,7 +6,6 @@ beginning and that what follows the last complete statement of an unfenced answe
 
 from __future__ import annotations
 
-import ast
 import re
 import warnings
 from dataclasses import dataclass
@@ -20,9 +19,9 @@ _DEEPEST = 90  # brackets in each other; the parser of some versions gives up, o
 _FENCE = re.compile(
     r"^[ \t]*(`{3,}|~{3,})[ \t]*([\w+#.-]*)[^\n`]*\n(.*?)(?:^[ \t]*\1[ \t]*$|\Z)", re.MULTILINE | re.DOTALL
 )
-_TRIES = 50  # beginnings, and ends, of an unfenced program
+_TRIES = 100  # how often an unfenced answer is parsed
 _PYTHON = {"", "python", "python3", "py", "python-repl"}
-_STARTS = re.compile(r"(?:async\s+def|def|class|import|from|@)[\s\w]")
+_STARTS = re.compile(r"(?:async\s+def|def|class|import|from|@)[\s\w]|[A-Za-z_]\w*\s*=(?!=)")
 _THINKING = re.compile(r"\A.*?</think>", re.DOTALL)
 
 
@@ -89,17 +88,23 @@ def _body(answer: str) -> str:
 
 
 def _bare(answer: str) -> str | None:
-    """The longest run of lines that starts like a definition or an import and parses."""
+    """Every run of lines that starts like a definition, an import or an assignment and parses; prose falls out."""
     lines = answer.split("\n")
-    # A program begins and stops at the margin: only those places are tried, first beginning and last end first.
+    # A program begins and stops at the margin.
     margins = [place for place, line in enumerate(lines) if line.strip() and line[0] not in " \t)]}"]
-    for start in [place for place in margins if _STARTS.match(lines[place])][:_TRIES]:
-        ends = [place for place in margins if place > start]
-        for end in [len(lines), *reversed(ends[-_TRIES:])]:
-            code = "\n".join(lines[start:end])
-            if _parses(code):
-                return code
-    return None
+    runs: list[str] = []
+    done, tries = 0, _TRIES
+    for start in margins:
+        end = len(lines)
+        while start >= done and tries and end > start and _STARTS.match(lines[start]):
+            tries -= 1
+            wrong = _error_line("\n".join(lines[start:end]))
+            if wrong is None:
+                runs.append("\n".join(lines[start:end]))
+                done = end
+            else:  # stop before the line at the margin that holds, or leads to, what does not parse
+                end = max((place for place in margins if start < place < min(end, start + wrong)), default=start)
+    return "\n".join(runs) or None
 
 
 def _defines(code: str, name: str) -> bool:
@@ -107,15 +112,22 @@ def _defines(code: str, name: str) -> bool:
 
 
 def _parses(code: str) -> bool:
+    return _error_line(code) is None
+
+
+def _error_line(code: str) -> int | None:
+    """The line, from 1, at which code stops being Python; None when all of it is."""
     if _depth(code) > _DEEPEST:
-        return False
+        return 1
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return True
+            compile(code, "<answer>", "exec", dont_inherit=True)
+    except SyntaxError as error:
+        return error.lineno or 1
+    except (ValueError, RecursionError, MemoryError):
+        return 1
+    return None
 
 
 def _depth(code: str) -> int:

@@ -83,7 +83,7 @@ def judge(
             return "memory", f"the process of the {name} ran out of memory"
     for name, status in (("code", of_code), ("tests", of_tests)):
         if status["signal"] and not status["stopped"]:
-            return "crashed", f"the process of the {name} ended by {signal.Signals(status['signal']).name}"
+            return "crashed", f"the process of the {name} ended by signal {status['signal']}"
     return "crashed", f"the program ended with status {of_code['exit']} before the tests did"
 
 
@@ -121,7 +121,8 @@ def _keep(work: Callable[[], None], keep: set[int], folder: str, limits: Mapping
         confine.die_with_parent()
         _leave(lambda: _confined(work, keep | {write}, folder, limits, namespaces, write))
     _close_all_but({write})
-    ended, timed_out, stopped = (0, 0, None), False, False
+    ended: tuple[int, int, Any] = (0, 0, None)
+    timed_out = stopped = False
     while not ended[0]:
         left = limits["wall_s"] - (time.monotonic() - begun)
         got = signal.sigtimedwait(stop, left) if left > 0 else None
@@ -144,8 +145,7 @@ def _end_descendants() -> None:
             with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as handle:
                 for pid in handle.read().split():
                     os.kill(int(pid), signal.SIGKILL)
-            if os.waitpid(-1, 0)[0] == 0:
-                return
+            os.waitpid(-1, 0)
         except (ChildProcessError, OSError):
             return
 

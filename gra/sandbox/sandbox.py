@@ -77,11 +77,14 @@ class Sandbox:
     def run_all(self, jobs: Sequence[Job], progress: Callable[[int], None] | None = None) -> list[Outcome]:
         """The verdicts on many jobs, in their order; `progress` is told how many are done."""
         outcomes = []
-        with ThreadPoolExecutor(self.workers) as pool:
+        pool = ThreadPoolExecutor(self.workers)
+        try:
             for outcome in pool.map(self.run, jobs):
                 outcomes.append(outcome)
                 if progress is not None:
                     progress(len(outcomes))
+        finally:
+            pool.shutdown(cancel_futures=True)  # when interrupted, what has not begun is not begun
         return outcomes
 
     def facts(self) -> dict[str, Any]:
@@ -99,7 +102,8 @@ class Sandbox:
             second = {"tests": job.tests, "preamble": job.preamble, "entry_point": job.entry_point}
             found = _supervise(_message(first) + _message(second), folder, self.limits.wall_s + _GRACE_S)
         isolation = Isolation.from_json(found["isolation"])
-        return Outcome(Verdict(found["verdict"]), found["detail"], found["cpu_s"], found["wall_s"]), isolation
+        detail = found["detail"].encode(errors="replace").decode()  # the program chose its characters
+        return Outcome(Verdict(found["verdict"]), detail, found["cpu_s"], found["wall_s"]), isolation
 
 
 def _supervise(job: bytes, folder: Path, seconds: float) -> dict[str, Any]:
