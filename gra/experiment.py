@@ -23,6 +23,7 @@ from gra.core.machine import gpu_count
 from gra.core.manifest import RunFolder
 from gra.core.recipe import Loaded, find_file, load_recipe
 from gra.core.schema import Experiment, Suite, SynthesisRecipe, TrainRecipe
+from gra.sandbox.permission import KEY, Permission, require
 
 UNTUNED = "untuned"
 
@@ -87,7 +88,14 @@ def load_experiment(path: Path, overrides: Sequence[str], runs: Path) -> Plan:
     changes = [f"train.{key}={json.dumps(value)}" for key, value in recipe.train.items()]
     student = load_recipe(find_file(recipe.student, path), TrainRecipe, changes)
     suite = load_recipe(find_file(recipe.suite, path), Suite)
+    for task in suite.recipe.tasks:
+        if task.kind == "code":
+            require(_permission(recipe, path), f"the task `{task.name}` of {suite.path}")
     return Plan(loaded, list(overrides), RunFolder(runs / recipe.name), arms, student, suite)
+
+
+def _permission(recipe: Experiment, path: Path) -> Permission | None:
+    return Permission(f"{KEY} in {path}") if recipe.allow_code_execution else None
 
 
 @dataclass(frozen=True)
@@ -182,6 +190,7 @@ def _evaluate(plan: Plan, view: View) -> dict[str, Path]:
 
     student = plan.student.recipe
     base = resolve(student.model.name, accept_licences=[*plan.recipe.accept_licences, *student.accept_licences])
+    permission = _permission(plan.recipe, plan.loaded.path)
     runs: dict[str, Path] = {}
     subjects = [(UNTUNED, None), *((key, plan.folder / "models" / key) for key, _, _ in plan.students())]
     for key, adapter in subjects:
@@ -190,7 +199,7 @@ def _evaluate(plan: Plan, view: View) -> dict[str, Path]:
             name=key, path=base.path, adapter=adapter, chat_template=student.model.chat_template, identity=base.identity
         )
         with view.stage("evaluate", key), view.bars():
-            evaluate(plan.suite.recipe, model, runs[key], progress=_shown(view, key))
+            evaluate(plan.suite.recipe, model, runs[key], progress=_shown(view, key), permission=permission)
     return runs
 
 

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "gra"
 # Who may import whom: only what stands lower. Packages of one level do not know each other.
 LEVELS = [
     {"core", "review_stats"},
-    {"engines", "data", "models", "checks"},
+    {"engines", "data", "models", "checks", "sandbox"},
     {"synthesis", "training", "evaluation", "reporting"},
     {"cli", "experiment"},
 ]

@@ -337,16 +337,16 @@ class Generation(Section):
 
 
 class SuiteTask(Section):
-    """One task of a suite: verifiable instructions, or a benchmark scored by likelihood."""
+    """One task of a suite: verifiable instructions, programs that must pass tests, or choices scored by likelihood."""
 
     name: str = Field(pattern=r"^[\w.-]+$")
-    kind: Literal["instructions", "likelihood"]
+    kind: Literal["instructions", "likelihood", "code"]
     data: str  # a JSONL file, or catalog:NAME
     limit: int | None = Field(None, ge=1)
     seed: int = 0  # which items, when there is a limit
-    # Whether the prompt goes through the chat template; null: instructions do, likelihood does not.
+    # Whether the prompt goes through the chat template; null: everything does but likelihood and `prompt: continue`.
     chat: bool | None = None
-    # How a likelihood item is put: "Question: ... Answer:", or the bare text that the right choice goes on with.
+    # How an item is put: "Question: ... Answer:" or, for code, a request; or the bare text that the answer continues.
     prompt: Literal["question", "continue"] = "question"
 
 
@@ -382,6 +382,8 @@ class Experiment(Section):
     train: dict[str, Any] = {}
     margin: float = Field(0.02, gt=0, lt=1)
     accept_licences: list[str] = []
+    # Whether programs that students write may run in the sandbox; needed for suites with `kind: code`.
+    allow_code_execution: bool = False
     tracking: Tracking = Tracking()
 
     @model_validator(mode="after")

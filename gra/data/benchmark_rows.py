@@ -68,6 +68,35 @@ def _gsm8k(row: Row) -> Item:
     return {"question": row["question"], "answer": row["answer"]}
 
 
+def _humaneval(row: Row) -> Item:
+    """The beginning of a function, and a `check` of it that the tests call."""
+    return {
+        "id": row["task_id"],
+        "question": f"Complete the Python function `{row['entry_point']}`.",
+        "beginning": row["prompt"],
+        "entry_point": row["entry_point"],
+        "tests": f"{row['test'].strip()}\n\ncheck({row['entry_point']})\n",
+        "solution": row["prompt"] + row["canonical_solution"],
+    }
+
+
+def _mbpp(row: Row) -> Item:
+    """A sentence and the tests, which the question shows: the function's name stands nowhere else."""
+    solution = row["code"].replace("\r\n", "\n")
+    parts = [*row.get("test_imports", []), row.get("test_setup_code", ""), *row["test_list"]]
+    tests = "\n".join(part.replace("\r\n", "\n") for part in parts if part)
+    task = (row["text"] if "text" in row else row["prompt"]).strip()
+    defined = re.findall(r"^def\s+(\w+)", solution, re.MULTILINE)
+    return {
+        "id": f"MBPP/{row['task_id']}",
+        "question": f"{task}\n\nThese tests must pass:\n\n```python\n{tests}\n```",
+        "beginning": "",
+        "entry_point": next((name for name in defined if f"{name}(" in row["test_list"][0].replace(" (", "(")), None),
+        "tests": f"{tests}\n",
+        "solution": solution,
+    }
+
+
 def _choice(question: str, choices: list[str], answer: int) -> Item:
     if not question.strip() or not all(choice.strip() for choice in choices):
         raise ValueError("the question or a choice is empty")
@@ -84,4 +113,6 @@ SHAPES: dict[str, Shape] = {
     "sciq": _sciq,
     "mmlu": _mmlu,
     "gsm8k": _gsm8k,
+    "humaneval": _humaneval,
+    "mbpp": _mbpp,
 }

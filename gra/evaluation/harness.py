@@ -28,9 +28,12 @@ from lm_eval.tasks import TaskManager
 from gra.core.errors import DataError, EngineUnavailable
 from gra.core.manifest import RunFolder, digest, write_json
 from gra.core.schema import Suite
+from gra.evaluation.code import judge, needs_permission, open_sandbox
 from gra.evaluation.model import Device, ModelUnderTest
 from gra.evaluation.records import RESULTS, Answer, AnswerStore, score, summarise, write_records
 from gra.evaluation.suite import Questions, read_questions, suite_digest, task_form
+from gra.sandbox.permission import Permission
+from gra.sandbox.sandbox import Sandbox
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -42,6 +45,7 @@ __all__ = ["ModelUnderTest", "evaluate", "fingerprints"]
 
 Progress = Callable[[str, int, int], None]
 _CHUNK = 32  # items per part on disk; a kill loses at most one
+_IN_MANIFEST = ("fingerprint", "model", "suite", "decoding", "seconds", "code_execution")
 _VERSION = 1  # raise when the same inputs would give other answers
 
 
@@ -53,6 +57,7 @@ def evaluate(
     data_dir: Path | None = None,
     device: Device = "auto",
     progress: Progress | None = None,
+    permission: Permission | None = None,
 ) -> dict[str, Any]:
     """Ask one model the whole suite and score its answers; what is on record is not asked again.
 
@@ -63,6 +68,7 @@ def evaluate(
         data_dir: a folder that holds benchmark files.
         device: where the network runs.
         progress: called with (task, items done, items) whenever a chunk is finished.
+        permission: the user's word that programs of the model may run; only suites with such tasks need it.
 
     Returns:
         what results.json holds.
@@ -72,6 +78,7 @@ def evaluate(
     """
     model.check()
     questions = read_questions(suite, data_dir)
+    needs_permission(questions, permission)
     keys, fingerprint = fingerprints(suite, model, questions)
     folder = RunFolder(output).create()
     with folder.lock():
@@ -81,7 +88,8 @@ def evaluate(
             return dict(json.loads((output / RESULTS).read_text(encoding="utf-8")))
         begun = time.monotonic()
         answers = _answers(suite, model, questions, keys, output, device, progress)
-        rows = {task.name: score(task, answers[task.name]) for task in questions}
+        sandbox = open_sandbox(questions, permission)
+        rows = {task.name: _score(task, answers[task.name], sandbox, progress) for task in questions}
         records = write_records(output, [row for group in rows.values() for row in group])
         results = {
             "model": {"name": model.name, "identity": model.identity, "adapter": str(model.adapter or "") or None},
@@ -90,9 +98,10 @@ def evaluate(
             "fingerprint": fingerprint,
             "tasks": {task.name: summarise(task, rows[task.name]) for task in questions},
             "seconds": round(time.monotonic() - begun, 1),
+            "code_execution": sandbox.facts() if sandbox is not None else None,
         }
         write_json(output / RESULTS, results)
-        content = {key: results[key] for key in ("fingerprint", "model", "suite", "decoding", "seconds")}
+        content = {key: results[key] for key in _IN_MANIFEST}
         folder.record("evaluation", {**content, "answers": keys}, [records, output / RESULTS])
     return results
 
@@ -152,6 +161,20 @@ def _answers(
     return answers
 
 
+def _score(
+    task: Questions, answers: list[Answer], sandbox: Sandbox | None, progress: Progress | None
+) -> list[dict[str, Any]]:
+    """Rows with metrics; programs are judged in the sandbox, whatever was said about them before."""
+    if task.task.kind != "code" or sandbox is None:
+        return score(task, answers)
+
+    def judged(done: int) -> None:
+        if progress is not None:
+            progress(f"{task.name}, judged", done, len(task.items))
+
+    return score(task, answers, judge(sandbox, task, answers, judged))
+
+
 def _ask(lm: TemplateLM, lm_task: Task, task: Questions, indices: list[int]) -> list[Answer]:
     """Put one chunk of items to the model."""
     lm.chat = task.chat
@@ -169,7 +192,7 @@ def _ask(lm: TemplateLM, lm_task: Task, task: Questions, indices: list[int]) -> 
 
 def _answer(lm: TemplateLM, task: Questions, sample: dict[str, Any]) -> Answer:
     name, prompt_hash = sample["doc"]["id"], sample["prompt_hash"]
-    if task.task.kind == "instructions":
+    if task.generated:
         finish = lm.finishes[sample["arguments"][0][0]]
         return Answer(name, prompt_hash, output=finish.text, finish=finish.reason, tokens=finish.tokens)
     weights = [float(resps[0][0]) for resps in sample["resps"]]
@@ -188,7 +211,7 @@ def _lm_task(task: Questions, suite: Suite) -> Task:
         return {"test": Dataset.from_list(rows)}
 
     config = {**yaml.safe_load(form.read_text(encoding="utf-8")), "task": task.name, "custom_dataset": items}
-    if task.task.kind == "instructions":
+    if task.generated:
         config["generation_kwargs"] |= {"max_gen_toks": suite.generation.max_new_tokens}
     built: Task = TaskManager(include_defaults=False).load([config])["tasks"][task.name]
     return built

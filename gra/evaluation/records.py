@@ -20,6 +20,7 @@ from gra.core.errors import DataError
 from gra.core.manifest import atomic_path
 from gra.evaluation.stats import wilson
 from gra.evaluation.suite import Item, Questions
+from gra.sandbox.job import Outcome, Verdict
 
 RECORDS = "records.parquet"
 RESULTS = "results.json"
@@ -51,7 +52,7 @@ _ANSWER = pa.schema([
 _RECORD = pa.schema([
     ("task", pa.string()), ("item", pa.string()), ("category", pa.string()), ("question", pa.string()),
     ("item_hash", pa.string()), ("target_hash", pa.string()), *[field for field in _ANSWER if field.name != "item"],
-    ("failed_checks", pa.list_(pa.string())),
+    ("failed_checks", pa.list_(pa.string())), ("verdict", pa.string()), ("detail", pa.string()),
     ("pass", pa.float64()), ("stopped", pa.float64()), ("score", pa.float64()),
 ])  # fmt: skip
 
@@ -79,19 +80,32 @@ class AnswerStore:
         return self._folder / f"{chunk:04d}.parquet"
 
 
-def score(questions: Questions, answers: Iterable[Answer]) -> list[dict[str, Any]]:
-    """One row per item with its metrics: pass and stopped (0 or 1), or acc and acc_norm; `score` is the main one."""
+def score(
+    questions: Questions, answers: Iterable[Answer], outcomes: Mapping[str, Outcome] | None = None
+) -> list[dict[str, Any]]:
+    """One row per item with its metrics: pass and stopped (0 or 1), or acc and acc_norm; `score` is the main one.
+
+    Args:
+        questions: the task.
+        answers: one for every item.
+        outcomes: what the sandbox said of each item's program, for programs.
+    """
     by_id = {answer.item: answer for answer in answers}
     rows = []
     for item in questions.items:
         answer = by_id[item.id]
         row: dict[str, Any] = {
             "task": questions.name, "category": item.category, "question": item.text, "item_hash": item.asked,
-            "target_hash": item.target, **asdict(answer), "failed_checks": None, "pass": None, "stopped": None,
+            "target_hash": item.target, **asdict(answer), "failed_checks": None, "verdict": None, "detail": None,
+            "pass": None, "stopped": None,
         }  # fmt: skip
-        if answer.output is not None:
+        if outcomes is not None:
+            row["verdict"], row["detail"] = outcomes[item.id].verdict.value, outcomes[item.id].detail
+            row["pass"] = float(outcomes[item.id].verdict is Verdict.PASSED)
+        elif answer.output is not None:
             row["failed_checks"] = failed(item.checks, answer.output)
             row["pass"] = float(not row["failed_checks"])
+        if answer.output is not None:
             row["stopped"] = float(answer.finish == "stop")
         row["score"] = row[questions.metric]
         rows.append(row)
@@ -142,12 +156,14 @@ def _finished(run: Path, name: str) -> Path:
 
 def summarise(questions: Questions, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The figures of one task: means with Wilson intervals, the share of answers that end, and categories."""
-    metrics = ["pass", "stopped"] if questions.task.kind == "instructions" else ["acc", "acc_norm"]
+    metrics = ["pass", "stopped"] if questions.generated else ["acc", "acc_norm"]
     summary: dict[str, Any] = {"kind": questions.task.kind, "metric": questions.metric, **proportion(rows, "score")}
     summary["metrics"] = {name: proportion(rows, name) for name in metrics}
     summary["stopped"] = summary["metrics"]["stopped"]["mean"] if "stopped" in metrics else None
     tokens = [row["tokens"] for row in rows if row["tokens"] is not None]
     summary["mean_tokens"] = sum(tokens) / len(tokens) if tokens else None
+    if questions.task.kind == "code":
+        summary["verdicts"] = {verdict.value: sum(row["verdict"] == verdict for row in rows) for verdict in Verdict}
     summary["categories"] = {
         name: proportion(group, "score") for name, group in by_category(rows).items() if len(group) < len(rows)
     }

@@ -1,7 +1,8 @@
 """Suites and the items they ask: read, checked, drawn and digested before any model is loaded.
 
 An instructions file has rows `{"id", "instruction", "checks", "category"}`; a benchmark file has rows
-`{"id", "question", "choices", "answer"}`, where `answer` is the index of the right choice or its text.
+`{"id", "question", "choices", "answer"}`, where `answer` is the index of the right choice or its text;
+rows of programs are described in `code.py`.
 Which items a limited task asks depends on the item ids and the task's seed only, never on file order,
 and every category gets its share.
 """
@@ -20,6 +21,7 @@ from gra.core.errors import DataError
 from gra.core.manifest import digest, file_digest
 from gra.core.recipe import find_file, load_recipe
 from gra.core.schema import Suite, SuiteTask
+from gra.evaluation.code import Exercise, parse_exercise
 
 _CATALOG = "catalog:"
 _HERE = Path("suite.yaml")  # stands for "beside the working directory" where no suite file is known
@@ -35,6 +37,7 @@ class Item:
     choices: tuple[str, ...] = ()
     answer: int | None = None
     checks: tuple[Check, ...] = ()
+    exercise: Exercise | None = None
 
     @property
     def asked(self) -> str:
@@ -44,6 +47,8 @@ class Item:
     @property
     def target(self) -> str:
         """Digest of what makes an answer right."""
+        if self.exercise is not None:
+            return self.exercise.target
         checks = [[check.kind, dict(check.arguments)] for check in self.checks]
         return digest([self.answer, checks, CHECKS_VERSION if checks else 0])
 
@@ -61,19 +66,25 @@ class Questions:
         return self.task.name
 
     @property
+    def generated(self) -> bool:
+        """Whether the model writes its answers, rather than weighs choices."""
+        return self.task.kind != "likelihood"
+
+    @property
     def chat(self) -> bool:
         """Whether the prompts go through the chat template."""
-        return self.task.chat if self.task.chat is not None else self.task.kind == "instructions"
+        by_default = self.generated and self.task.prompt == "question"
+        return by_default if self.task.chat is None else self.task.chat
 
     @property
     def form(self) -> str:
         """The file in eval/tasks that puts an item into words for lm-eval."""
-        return f"gra_{'instruction' if self.task.kind == 'instructions' else self.task.prompt}.yaml"
+        return f"gra_{'instruction' if self.generated else self.task.prompt}.yaml"
 
     @property
     def metric(self) -> str:
         """The metric that comparisons use."""
-        return "pass" if self.task.kind == "instructions" else "acc_norm"
+        return "pass" if self.generated else "acc_norm"
 
     def asked(self) -> str:
         """Digest of everything that decides the answers, apart from the model."""
@@ -142,10 +153,9 @@ def draw(items: Sequence[Item], limit: int | None, seed: int) -> list[Item]:
 
 def _read_task(task: SuiteTask, data_dir: Path | None) -> Questions:
     path = _data_file(task, data_dir)
-    parse = _instruction if task.kind == "instructions" else _choice
     items: dict[str, Item] = {}
     for where, row in _rows(path):
-        item = parse(row, where)
+        item = _item(task, row, where)
         if item.id in items:
             raise DataError(
                 f"{where}: the id `{item.id}` was used before; ids must differ, they pair the items of runs"
@@ -182,6 +192,17 @@ def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         if not isinstance(row, dict):
             raise DataError(f"{where}: a row is a JSON object, this line is not")
         yield where, row
+
+
+def _item(task: SuiteTask, row: Mapping[str, Any], where: str) -> Item:
+    if task.kind == "instructions":
+        return _instruction(row, where)
+    return _program(row, where, task) if task.kind == "code" else _choice(row, where)
+
+
+def _program(row: Mapping[str, Any], where: str, task: SuiteTask) -> Item:
+    text, exercise = parse_exercise(row, where, task.prompt)
+    return Item(_text(row, "id", where), _category(row, where), text, exercise=exercise)
 
 
 def _instruction(row: Mapping[str, Any], where: str) -> Item:

@@ -1,0 +1,95 @@
+"""Values as JSON, for two processes of which one is not trusted: decoding makes plain data and runs no code.
+
+What is plain (numbers, text, bytes, None, lists, tuples, sets, dicts, a few types of the standard library) is
+copied. Anything else stays where it is and a reference to it travels. Only the standard library is imported.
+"""
+
+from __future__ import annotations
+
+import builtins
+import sys
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Callable
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+Park = Callable[[Any], int]  # keeps a value and says under which number
+Fetch = Callable[[int, Any], Any]  # what stands for the number; the second is the plain data below it, or absent
+ABSENT = object()
+
+_SEQUENCES: dict[str, Callable[[list[Any]], Any]] = {
+    "tuple": tuple, "set": set, "frozenset": frozenset, "deque": deque, "complex": lambda parts: complex(*parts),
+    "range": lambda parts: range(*parts),
+}  # fmt: skip
+_DICTS = (dict, Counter, OrderedDict, defaultdict)
+_BY_TEXT = {"decimal": "Decimal", "fractions": "Fraction"}
+
+
+def encode(value: Any, park: Park) -> Any:
+    """The value as JSON can hold it."""
+    kind = type(value)
+    if value is None or kind in (bool, float, str):
+        return value
+    if kind is int:
+        # Longer ones as hexadecimal text: Python limits the digits it converts.
+        return value if abs(value) < 1 << 63 else {"int": hex(value)}
+    if kind is list:
+        return [encode(item, park) for item in value]
+    if kind in _DICTS:
+        return {"dict": [[encode(key, park), encode(item, park)] for key, item in value.items()]}
+    if kind in (tuple, set, frozenset, deque):
+        return {kind.__name__: [encode(item, park) for item in value]}
+    if kind in (bytes, bytearray):
+        return {kind.__name__: value.hex()}
+    if kind is complex:
+        return {"complex": [value.real, value.imag]}
+    if kind is range:
+        return {"range": [value.start, value.stop, value.step]}
+    return _encode_other(value, kind, park)
+
+
+def _encode_other(value: Any, kind: type, park: Park) -> Any:
+    if kind is ModuleType and value.__name__ in sys.stdlib_module_names:
+        return {"module": value.__name__}
+    if kind is type and value.__module__ == "builtins" and getattr(builtins, value.__name__, None) is value:
+        return {"builtin": value.__name__}
+    if _BY_TEXT.get(kind.__module__) == kind.__name__:
+        return {kind.__module__: str(value)}
+    below = next((base for base in (int, float, str, list, tuple, dict, set) if isinstance(value, base)), None)
+    if below is None:
+        return {"object": park(value)}
+    return {"object": park(value), "below": encode(below(value), park)}
+
+
+def decode(data: Any, fetch: Fetch) -> Any:
+    """The value again, of exactly the plain types; raises ValueError for what `encode` does not write."""
+    if isinstance(data, list):
+        return [decode(item, fetch) for item in data]
+    if not isinstance(data, dict):
+        return data
+    if "object" in data:
+        below = decode(data["below"], fetch) if "below" in data else ABSENT
+        return fetch(int(data["object"]), below)
+    if len(data) != 1:
+        raise ValueError("an encoded value has one tag")
+    [(tag, content)] = data.items()
+    if tag == "dict":
+        return {decode(key, fetch): decode(item, fetch) for key, item in content}
+    if tag in _SEQUENCES:
+        return _SEQUENCES[tag]([decode(item, fetch) for item in content])
+    return _decode_text(tag, content)
+
+
+def _decode_text(tag: str, text: str) -> Any:
+    if tag == "int":
+        return int(text, 16)
+    if tag in ("bytes", "bytearray"):
+        return getattr(builtins, tag).fromhex(text)
+    if tag == "module" and text in sys.stdlib_module_names:
+        return import_module(text)
+    if tag == "builtin" and isinstance(kind := getattr(builtins, text), type):
+        return kind
+    if tag in _BY_TEXT:
+        return getattr(import_module(tag), _BY_TEXT[tag])(text)
+    raise ValueError(f"there is no tag {tag}")

@@ -1,0 +1,371 @@
+"""The two halves of a sandboxed job: one process has the code, the other the tests, and a pipe joins them.
+
+The tests never meet the code's objects. They see stand-ins whose calls travel to the other process, and the plain
+data that comes back. So whatever the code does to its own interpreter (exits, replaced modules, objects that equal
+everything, a search of memory for the expected answers), it can only answer calls, well or badly. Only the
+standard library is imported: both halves run in the bare interpreter of the sandbox.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import json
+import os
+import sys
+from collections.abc import Callable
+from functools import partial
+from types import ModuleType
+from typing import Any, NoReturn
+
+from gra.sandbox.codec import ABSENT, decode, encode
+
+_DETAIL = 300  # characters of a message
+
+
+class Gone(BaseException):
+    """The process at the other end has ended, or what it sends cannot be read."""
+
+
+class Channel:
+    """Messages over a pair of pipes: four bytes of length, then JSON."""
+
+    def __init__(self, read: int, write: int, most: int) -> None:
+        self._read, self._write, self._most = read, write, most
+
+    def send(self, message: Any) -> None:
+        """Write one message; raises ValueError when it is larger than the other side would read."""
+        content = json.dumps(message).encode()
+        if len(content) > self._most:
+            raise ValueError(f"a value of {len(content):,} bytes is more than may be handed over")
+        view = memoryview(len(content).to_bytes(4, "big") + content)
+        while view:
+            try:
+                view = view[os.write(self._write, view) :]
+            except OSError:
+                raise Gone from None
+
+    def receive(self) -> Any:
+        """Read one message."""
+        size = int.from_bytes(self._exactly(4), "big")
+        if size > self._most:
+            raise Gone
+        try:
+            return json.loads(self._exactly(size))
+        except (ValueError, RecursionError):
+            raise Gone from None
+
+    def _exactly(self, size: int) -> bytes:
+        parts = []
+        while size:
+            part = os.read(self._read, min(size, 1 << 20))
+            if not part:
+                raise Gone
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+
+# The code's half
+
+
+class CodeHost:
+    """Runs the code and then answers calls until the pipe closes."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._parked: list[Any] = []
+        self._module = ModuleType("solution")
+
+    def serve(self, code: str) -> NoReturn:
+        """Never returns; a SystemExit of the code ends the process, like in any program."""
+        sys.modules["solution"] = self._module
+        try:
+            self._reply(lambda: exec(compile(code, "<solution>", "exec"), vars(self._module)))
+            while True:
+                request = self._channel.receive()
+                self._reply(partial(self._answer, request))
+        except Gone:
+            os._exit(0)
+
+    def _reply(self, work: Callable[[], Any]) -> None:
+        try:
+            self._channel.send({"value": work()})
+        except Exception as error:
+            # Outside the block: an error that holds large values must not outlive this.
+            message = {"raised": _builtin_name(error), "text": _text(error)}
+        else:
+            return
+        self._channel.send(message)
+
+    def _answer(self, request: dict[str, Any]) -> Any:
+        if request["do"] == "names":
+            found = {name: vars(self._module)[name] for name in request["names"] if name in vars(self._module)}
+            return {name: encode(value, self._park) for name, value in found.items()}
+        arguments = [decode(a, self._fetch) for a in request["args"]]
+        keywords = {key: decode(a, self._fetch) for key, a in request["kwargs"].items()}
+        target = self._parked[request["object"]]
+        result = encode(_OPERATIONS[request["do"]](target, *arguments, **keywords), self._park)
+        # A function may be there for what it does to its arguments.
+        after = [
+            [place, encode(argument, self._park)]
+            for place, argument in enumerate(arguments)
+            if type(argument) in (list, dict, set, bytearray)
+        ]
+        return {"result": result, "changed": [pair for pair in after if pair[1] != request["args"][pair[0]]]}
+
+    def _park(self, value: Any) -> int:
+        self._parked.append(value)
+        return len(self._parked) - 1
+
+    def _fetch(self, number: int, below: Any) -> Any:
+        return self._parked[number] if number >= 0 else _Callback(self._channel, -number - 1, self._park, self._fetch)
+
+
+class _Callback:
+    """A function of the tests, in the code's process."""
+
+    def __init__(self, channel: Channel, number: int, park: Callable[[Any], int], fetch: Callable[..., Any]) -> None:
+        self._channel, self._number, self._park, self._fetch = channel, number, park, fetch
+
+    def __call__(self, *arguments: Any) -> Any:
+        self._channel.send({"callback": self._number, "args": [encode(a, self._park) for a in arguments]})
+        answer = self._channel.receive()
+        if "raised" in answer:
+            raise _exception(answer)
+        return decode(answer["value"], self._fetch)
+
+
+def _instance(kind: Any, value: Any) -> bool:
+    return isinstance(value, kind)
+
+
+_OPERATIONS: dict[str, Callable[..., Any]] = {
+    "call": lambda target, *args, **kwargs: target(*args, **kwargs),
+    "getattr": getattr, "setattr": setattr, "delattr": delattr, "instance": _instance,
+    "iter": iter, "next": next, "len": len, "bool": bool, "str": str, "repr": repr,
+    "getitem": lambda target, key: target[key],
+    "setitem": lambda target, key, value: target.__setitem__(key, value),
+    "delitem": lambda target, key: target.__delitem__(key),
+    "enter": lambda target: target.__enter__(), "exit": lambda target: target.__exit__(None, None, None),
+    "eq": lambda one, two: bool(one == two), "lt": lambda one, two: bool(one < two),
+    "le": lambda one, two: bool(one <= two), "gt": lambda one, two: bool(one > two),
+    "ge": lambda one, two: bool(one >= two), "add": lambda one, two: one + two, "sub": lambda one, two: one - two,
+    "mul": lambda one, two: one * two,
+}  # fmt: skip
+
+
+# The tests' half
+
+
+class StandIn:
+    """An object of the code, seen from the tests.
+
+    Never asked is what would let it decide a comparison with the tests' own data: it equals plain data only when it
+    is a list, number, text and so on underneath and those are equal; sums and order work between stand-ins alone.
+    """
+
+    def __init__(self, tester: Tester, number: int, below: Any) -> None:
+        self.__dict__.update(_tester=tester, _number=number, _below=below)
+
+    def _do(self, what: str, *arguments: Any, **keywords: Any) -> Any:
+        return self._tester.ask(what, self, arguments, keywords)
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        """Have it called."""
+        return self._do("call", *arguments, **keywords)
+
+    def __getattr__(self, name: str) -> Any:
+        return self._do("getattr", name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._do("setattr", name, value)
+
+    def __delattr__(self, name: str) -> None:
+        self._do("delattr", name)
+
+    def __iter__(self) -> Any:
+        return self._do("iter")
+
+    def __next__(self) -> Any:
+        return self._do("next")
+
+    def __len__(self) -> int:
+        return int(self._do("len"))
+
+    def __bool__(self) -> bool:
+        return bool(self._do("bool"))
+
+    def __str__(self) -> str:
+        return str(self._do("str"))
+
+    def __repr__(self) -> str:
+        return str(self._do("repr"))
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._do("getitem", key)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._do("setitem", key, value)
+
+    def __delitem__(self, key: Any) -> None:
+        self._do("delitem", key)
+
+    def __enter__(self) -> Any:
+        return self._do("enter")
+
+    def __exit__(self, *_: object) -> None:
+        self._do("exit")
+
+    def __instancecheck__(self, value: Any) -> bool:
+        return isinstance(value, StandIn) and bool(self._do("instance", value))
+
+    def __hash__(self) -> int:
+        return hash(self._number)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, StandIn):
+            return self._number == other._number or bool(self._do("eq", other))
+        return self._below is not ABSENT and bool(self._below == other)
+
+
+def _between_stand_ins(name: str) -> Callable[[StandIn, Any], Any]:
+    def method(self: StandIn, other: Any) -> Any:
+        return self._do(name, other) if isinstance(other, StandIn) else NotImplemented
+
+    return method
+
+
+for _name in ("lt", "le", "gt", "ge", "add", "sub", "mul"):
+    setattr(StandIn, f"__{_name}__", _between_stand_ins(_name))
+
+
+class Tester:
+    """Runs the tests over a channel to the code."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._functions: list[Any] = []
+        self._gone = False
+
+    def verdict(self, job: dict[str, Any]) -> dict[str, str]:
+        """Run the tests; `{"verdict": "passed" | "failed" | "memory" | "gone", "detail": why}`."""
+        try:
+            self._result()
+            namespace: dict[str, Any] = {"__name__": "tests"}
+            exec(compile(job["preamble"], "<preamble>", "exec"), namespace)
+            namespace.update(self._names(job, namespace))
+            exec(compile(job["tests"], "<tests>", "exec"), namespace)
+        except Gone:
+            return {"verdict": "gone", "detail": ""}
+        except MemoryError:
+            return {"verdict": "memory", "detail": "MemoryError"}
+        except BaseException as error:
+            # A test may have caught what the end of the code's process raised and gone on.
+            verdict = "gone" if self._gone else "failed"
+            return {"verdict": verdict, "detail": _describe(error, job["tests"])}
+        return {"verdict": "gone" if self._gone else "passed", "detail": ""}
+
+    def _names(self, job: dict[str, Any], namespace: dict[str, Any]) -> dict[str, Any]:
+        """The code's globals that the tests use; it can replace no built-in name and nothing of the preamble."""
+        used = {node.id for node in ast.walk(ast.parse(job["tests"])) if isinstance(node, ast.Name)}
+        wanted = {name for name in used if name not in namespace and not hasattr(builtins, name)}
+        if job["entry_point"]:
+            namespace.pop(job["entry_point"], None)
+            wanted.add(job["entry_point"])
+        found = self._exchange({"do": "names", "names": sorted(wanted)})
+        return {name: decode(found[name], self._fetch) for name in wanted if name in found}
+
+    def ask(self, what: str, target: StandIn, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        """Have the code's process do something with one of its objects."""
+        request = {
+            "do": what,
+            "object": target._number,
+            "args": [encode(a, self._park) for a in arguments],
+            "kwargs": {key: encode(a, self._park) for key, a in keywords.items()},
+        }
+        answer = self._exchange(request)
+        for place, after in answer["changed"]:
+            _update(arguments[place], decode(after, self._fetch))
+        return decode(answer["result"], self._fetch)
+
+    def _exchange(self, request: dict[str, Any]) -> Any:
+        try:
+            self._channel.send(request)
+        except Gone:
+            self._gone = True
+            raise
+        return self._result()
+
+    def _result(self) -> Any:
+        try:
+            message = self._channel.receive()
+            while "callback" in message:
+                self._call_back(message)
+                message = self._channel.receive()
+        except (Gone, TypeError, KeyError, IndexError):
+            self._gone = True
+            raise Gone from None
+        if "raised" in message:
+            raise _exception(message)
+        return message["value"]
+
+    def _call_back(self, message: dict[str, Any]) -> None:
+        try:
+            result = self._functions[message["callback"]](*(decode(a, self._fetch) for a in message["args"]))
+            self._channel.send({"value": encode(result, self._park)})
+        except Exception as error:
+            self._channel.send({"raised": _builtin_name(error), "text": _text(error)})
+
+    def _park(self, value: Any) -> int:
+        """Stand-ins go back as what they stand for; functions of the tests get numbers below zero."""
+        if isinstance(value, StandIn):
+            return int(value._number)
+        if not callable(value):
+            raise TypeError(f"a {type(value).__name__} of the tests cannot be handed to the code")
+        self._functions.append(value)
+        return -len(self._functions)
+
+    def _fetch(self, number: int, below: Any) -> Any:
+        return StandIn(self, number, below) if number >= 0 else self._functions[-number - 1]
+
+
+def _update(before: Any, after: Any) -> None:
+    if isinstance(before, list | bytearray):
+        before[:] = after
+    elif isinstance(before, dict | set):
+        before.clear()
+        before.update(after)
+
+
+def _exception(message: dict[str, Any]) -> Exception:
+    kind = getattr(builtins, str(message["raised"]), None)
+    if not (isinstance(kind, type) and issubclass(kind, Exception)):
+        kind = RuntimeError
+    try:
+        return kind(str(message["text"]))
+    except TypeError:  # it wants more arguments
+        return RuntimeError(f"{kind.__name__}: {message['text']}")
+
+
+def _builtin_name(error: BaseException) -> str:
+    return next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "builtins")
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)[:_DETAIL]
+    except Exception:
+        return "(its text cannot be had)"
+
+
+def _describe(error: BaseException, tests: str) -> str:
+    """The error and the line of the tests it came from."""
+    line, trace = 0, error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == "<tests>":
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    source = tests.splitlines()[line - 1].strip() if line else ""
+    text = f"{type(error).__name__}: {_text(error)}".removesuffix(": ")
+    return f"{text} in `{source[:_DETAIL]}`" if source else text

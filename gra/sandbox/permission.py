@@ -1,0 +1,45 @@
+"""The user's word that code written by models may run here.
+
+Only two places may make one, and a test holds them to it: the command line (`--allow-code-execution`) and an
+experiment's recipe (`allow_code_execution: true`). A suite or a dataset cannot: they travel between people.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gra.core.errors import GraError
+
+FLAG = "--allow-code-execution"
+KEY = "allow_code_execution"
+
+
+class CodeExecutionRefused(GraError):
+    """Code of a model would have to run, and the user has not allowed it; nothing was spent."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Permission:
+    """Somebody allowed it; `given_by` says how, for the record."""
+
+    given_by: str
+
+
+def require(permission: Permission | None, what: str) -> Permission:
+    """The permission, or a refusal that names what asked for it.
+
+    Args:
+        permission: what the user gave.
+        what: what needs it, such as "the task `humaneval`".
+
+    Raises:
+        CodeExecutionRefused: when there is none.
+    """
+    if permission is None:
+        raise CodeExecutionRefused(
+            f"{what} runs code that a model wrote, which is off unless you allow it; pass {FLAG} (in an experiment's "
+            f"recipe: `{KEY}: true`) if you accept what docs/evaluation.md says about it, or leave the task out"
+        )
+    return permission

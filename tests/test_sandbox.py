@@ -1,0 +1,204 @@
+"""The sandbox: who may open it, what it promises about itself, and honest programs that must come through unharmed."""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+from collections import Counter, OrderedDict, deque
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sandbox_attempts import attempts
+
+from gra.core.errors import GraError
+from gra.data.benchmarks import resolve_benchmark
+from gra.sandbox import sandbox as sandbox_module
+from gra.sandbox.codec import decode, encode
+from gra.sandbox.job import Isolation, Job, Limits, Verdict
+from gra.sandbox.launcher import judge
+from gra.sandbox.permission import CodeExecutionRefused, Permission, require
+from gra.sandbox.sandbox import Sandbox, SandboxBroken
+
+PACKAGE = Path(sandbox_module.__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Sandbox:
+    return Sandbox(Permission("a test"), Limits(cpu_s=3, wall_s=30.0))
+
+
+# ---- permission ---------------------------------------------------------------------------------------------
+
+
+def test_without_permission_there_is_a_refusal_and_it_says_what_to_do() -> None:
+    with pytest.raises(
+        CodeExecutionRefused, match=r"the task `x` runs code that a model wrote.*--allow-code-execution"
+    ):
+        require(None, "the task `x`")
+    assert CodeExecutionRefused.exit_code == 2
+    assert issubclass(CodeExecutionRefused, GraError)
+    given_one = Permission("a test")
+    assert require(given_one, "anything") is given_one
+
+
+def test_only_the_command_line_and_a_recipe_make_permissions() -> None:
+    makers = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Permission"
+    }
+    assert makers == {"evaluation/cli.py", "experiment.py"}
+
+
+# ---- what it says about itself ------------------------------------------------------------------------------
+
+
+def test_facts_for_the_manifest(sandbox: Sandbox) -> None:
+    facts = json.loads(json.dumps(sandbox.facts()))
+    assert facts["allowed_by"] == "a test"
+    assert facts["limits"]["cpu_s"] == 3
+    assert facts["isolation"]["gaps"] == sandbox.isolation.gaps()
+
+
+def test_gaps_are_named() -> None:
+    everything = Isolation(("user", "process", "network", "ipc", "mount"), 6, True, True)
+    assert everything.gaps() == []
+    assert len(Isolation((), 0, False, False).gaps()) == 4
+    assert Isolation((), 4, True, False).gaps() == ["the total size of written files is not limited"]
+    assert Isolation.from_json(json.loads(json.dumps(everything.to_json()))) == everything
+
+
+def test_a_sandbox_that_does_not_work_is_an_error_and_never_a_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = [*sandbox_module._COMMAND[:-2], "raise SystemExit('no such thing')", ""]
+    monkeypatch.setattr(sandbox_module, "_COMMAND", broken)
+    with pytest.raises(SandboxBroken, match="no such thing"):
+        Sandbox(Permission("a test"))
+
+
+def test_less_isolation_than_at_the_start_is_an_error(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "isolation", Isolation((), 0, False, False))
+    with pytest.raises(SandboxBroken, match="the isolation changed"):
+        sandbox.run(Job("x = 1", "assert x == 1"))
+
+
+QUIET = {"timed_out": False, "stopped": False, "signal": 0, "exit": 0, "cpu_s": 0.1}
+LIMITS = {"cpu_s": 5, "wall_s": 20}
+
+
+@pytest.mark.parametrize(
+    ("message", "code", "tests", "expected"),
+    [
+        ({"verdict": "passed", "detail": ""}, {"timed_out": True}, {}, "passed"),
+        ({"verdict": "failed", "detail": "x"}, {}, {}, "failed"),
+        (None, {"timed_out": True}, {}, "timeout"),
+        (None, {}, {"timed_out": True}, "timeout"),
+        ({"verdict": "gone", "detail": ""}, {"signal": 9, "cpu_s": 5.0}, {}, "timeout"),
+        ({"verdict": "gone", "detail": ""}, {"signal": 9, "cpu_s": 0.2}, {}, "memory"),
+        ({"verdict": "gone", "detail": ""}, {"signal": 9, "stopped": True}, {}, "crashed"),
+        ({"verdict": "gone", "detail": ""}, {"exit": 77}, {}, "memory"),
+        ({"verdict": "gone", "detail": ""}, {"signal": 11}, {}, "crashed"),
+        ({"verdict": "gone", "detail": ""}, {"exit": 0}, {}, "crashed"),
+        (None, {"signal": 9, "stopped": True}, {"signal": 11}, "crashed"),
+    ],
+)
+def test_judging(message: dict[str, str] | None, code: dict[str, Any], tests: dict[str, Any], expected: str) -> None:
+    assert judge(message, QUIET | code, QUIET | tests, LIMITS)[0] == expected
+
+
+# ---- honest programs ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", attempts("honest"))
+def test_honest_programs_pass(sandbox: Sandbox, name: str) -> None:
+    outcome = sandbox.run(attempts("honest")[name].job)
+    assert outcome.verdict is Verdict.PASSED, outcome.detail
+    assert outcome.cpu_s > 0
+
+
+def test_helpers_of_the_preamble_are_not_taken_from_the_code(sandbox: Sandbox) -> None:
+    """HumanEval/32: the tests evaluate the polynomial with a helper that stands in the prompt."""
+    preamble = "def poly(x):\n    return x - 3\ndef root():\n    '''Find it.'''\n"
+    tests = "assert poly(root()) == 0"
+    lies = Job("def poly(x):\n    return 0\ndef root():\n    return 1", tests, preamble, "root")
+    assert sandbox.run(lies).verdict == "failed"
+    right = Job(preamble + "def root():\n    return 3", tests, preamble, "root")
+    assert sandbox.run(right).verdict == "passed"
+
+
+def test_the_detail_names_the_test_that_failed(sandbox: Sandbox) -> None:
+    outcome = sandbox.run(Job("def f(x):\n    return x", "assert f(1) == 1\nassert f(2) == 5\n"))
+    assert outcome.verdict == "failed"
+    assert outcome.detail == "AssertionError in `assert f(2) == 5`"
+
+
+def test_the_order_of_sets_is_the_same_in_every_run(sandbox: Sandbox) -> None:
+    code = "def f():\n    return list({'a', 'b', 'c', 'd', 'e', 'f'})"
+    outcomes = sandbox.run_all([Job(code, "assert False, f()")] * 3)
+    assert len({outcome.detail for outcome in outcomes}) == 1
+
+
+# ---- values between the two processes -----------------------------------------------------------------------
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
+scalars |= st.complex_numbers(allow_nan=False) | st.fractions() | st.decimals(allow_nan=False)
+hashable = st.recursive(scalars, lambda inner: st.tuples(inner, inner) | st.frozensets(inner, max_size=3), max_leaves=5)
+values = st.recursive(
+    hashable | st.sets(hashable, max_size=3),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(hashable, inner, max_size=4) | st.tuples(inner, inner),
+    max_leaves=10,
+)
+
+
+def keep(value: Any) -> int:
+    raise AssertionError(f"{value!r} was not copied")
+
+
+@given(values)
+def test_plain_values_arrive_as_they_were(value: Any) -> None:
+    arrived = decode(json.loads(json.dumps(encode(value, keep))), keep)
+    assert arrived == value
+    assert type(arrived) is type(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [Counter("aab"), OrderedDict(a=1), deque([1, 2]), range(1, 9, 2), Fraction(1, 3), Decimal("1.10"), math, int,
+     -(2**70), 1 << 20_000, bytearray(b"a")],
+    ids=lambda value: type(value).__name__,
+)  # fmt: skip
+def test_values_of_the_standard_library_arrive(value: Any) -> None:
+    if isinstance(value, int) and value > 1 << 10_000:
+        assert len(json.dumps(encode(value, keep))) < 6000
+    assert decode(json.loads(json.dumps(encode(value, keep))), keep) == value
+
+
+@pytest.mark.parametrize(
+    "data", [{"eval": "1"}, {"builtin": "eval"}, {"module": "numpy"}, {}, {"set": 1}, {"int": "x"}]
+)
+def test_what_is_not_a_value_is_an_error(data: Any) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        decode(data, keep)
+
+
+# ---- the benchmarks' own solutions --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "count"), [("humaneval", 164), ("mbpp_sanitized", 427)])
+def test_every_canonical_solution_passes(sandbox: Sandbox, shared_data: Path, name: str, count: int) -> None:
+    rows = [
+        json.loads(line)
+        for line in resolve_benchmark(name, shared_data / "bench").path.read_text(encoding="utf-8").split("\n")
+        if line
+    ]
+    assert len(rows) == count
+    jobs = [Job(row["solution"], row["tests"], row["beginning"], row["entry_point"]) for row in rows]
+    outcomes = Sandbox(Permission("a test")).run_all(jobs)
+    wrong = {row["id"]: o.detail for row, o in zip(rows, outcomes, strict=True) if o.verdict != "passed"}
+    assert not wrong

@@ -1,0 +1,309 @@
+"""Programs that reach out of the sandbox: to files, the network, other processes, the kernel, and beyond their end.
+
+Every attempt is written so that it stays bounded if a layer should fail: this runs on people's machines.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from sandbox_attempts import TESTS
+
+from gra.sandbox import sandbox as sandbox_module
+from gra.sandbox.job import Job, Limits
+from gra.sandbox.permission import Permission
+from gra.sandbox.sandbox import Sandbox
+
+LIMITS = Limits(cpu_s=1, wall_s=15.0, memory_mb=256, file_mb=4)
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Sandbox:
+    return Sandbox(Permission("a test"), LIMITS)
+
+
+@pytest.fixture
+def confined_files(sandbox: Sandbox) -> Sandbox:
+    if not sandbox.isolation.landlock:
+        pytest.skip("this kernel has no Landlock")
+    return sandbox
+
+
+# ---- to reach out -------------------------------------------------------------------------------------------
+
+
+def refused(sandbox: Sandbox, attempt: str, *imports: str) -> None:
+    """The attempt raises an OSError and nothing else happens."""
+    head = "".join(f"import {name}\n" for name in ("os", *imports))
+    code = f"""{head}
+def f():
+    try:
+        {attempt}
+    except OSError as error:
+        return "refused"
+    return "done"
+"""
+    outcome = sandbox.run(Job(code, "assert f() == 'refused', f()\n"))
+    assert outcome.verdict == "passed", outcome.detail
+
+
+def test_the_environment_is_empty(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A_TOKEN", "hush")
+    code = """
+import os, sys
+def f():
+    return dict(os.environ), sys.argv, [path for path in sys.path if "site-packages" in path]
+"""
+    outcome = sandbox.run(Job(code, "assert f() == ({}, ['solution'], []), f()"))
+    assert outcome.verdict == "passed", outcome.detail
+
+
+def test_nobody_elses_environment_can_be_read(sandbox: Sandbox) -> None:
+    code = """
+import glob
+def f():
+    found = 0
+    for path in glob.glob("/proc/*/environ"):
+        try:
+            found += len(open(path, "rb").read())
+        except OSError:
+            pass
+    return found
+"""
+    outcome = sandbox.run(Job(code, "assert f() == 0, f()"))
+    assert outcome.verdict == "passed", outcome.detail
+
+
+@pytest.mark.parametrize("module", ["gra", "gra.sandbox.launcher", "numpy", "pytest"])
+def test_no_package_can_be_imported(sandbox: Sandbox, module: str) -> None:
+    outcome = sandbox.run(Job(f"import {module}\ndef f(x):\n    return 2", TESTS))
+    assert outcome.verdict == "failed"
+    assert "No module named" in outcome.detail
+
+
+OUTSIDE = [
+    "open({path!r}).read()",
+    "open({path!r}, 'w').write('harmed')",
+    "open({path!r}, 'a').write('harmed')",
+    "os.remove({path!r})",
+    "os.rename({path!r}, {path!r} + '.moved')",
+    "os.truncate({path!r}, 0)",
+    "os.listdir(os.path.dirname({path!r}))",
+    "os.mkdir({path!r} + '.d')",
+    "os.symlink('/etc', {path!r} + '.link')",
+    "os.link({path!r}, 'hard') or open('hard').read()",
+    "os.symlink({path!r}, 'soft') or open('soft', 'w').write('harmed')",
+    "os.rmdir(os.path.dirname({path!r}))",
+]
+
+
+@pytest.mark.parametrize("attempt", OUTSIDE)
+def test_files_outside_the_folder(confined_files: Sandbox, tmp_path: Path, attempt: str) -> None:
+    path = tmp_path / "mine.txt"
+    path.write_text("safe")
+    refused(confined_files, attempt.format(path=str(path)))
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+    assert path.read_text() == "safe"
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "/etc/hostname", "/proc/1/cmdline", "/proc/self/status", "/dev/mem"])
+def test_files_of_the_system(confined_files: Sandbox, path: str) -> None:
+    if not os.path.exists(path):
+        pytest.skip(f"there is no {path} here")
+    refused(confined_files, f"open({path!r}, 'rb').read(10)")
+
+
+def test_files_inside_the_folder_are_fine(sandbox: Sandbox) -> None:
+    code = """
+import os
+def f():
+    open("a", "w").write("kept")
+    os.mkdir("d")
+    return open("a").read(), os.listdir(".")
+"""
+    outcome = sandbox.run(Job(code, "text, names = f()\nassert (text, sorted(names)) == ('kept', ['a', 'd'])"))
+    assert outcome.verdict == "passed", outcome.detail
+
+
+def test_the_folder_is_removed_without_following_links(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandbox_module, "_COMMAND", without("mount_folder", "lambda *a: False"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    plain = Sandbox(Permission("a test"), LIMITS)
+    assert not plain.isolation.private_folder
+    assert plain.isolation.gaps() == ["the total size of written files is not limited"] or not plain.isolation.seccomp
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "file").write_text("safe")
+    code = f"""
+import os
+os.symlink({str(kept)!r}, "link")
+os.makedirs("a/b")
+open("a/b/c", "w").close()
+os.chmod("a/b", 0)
+os.chmod("a", 0)
+"""
+    assert plain.run(Job(code, "pass")).verdict == "passed"
+    assert [p.name for p in tmp_path.iterdir()] == ["kept"]
+    assert (kept / "file").read_text() == "safe"
+
+
+def test_the_network(sandbox: Sandbox, tmp_path: Path) -> None:
+    with socket.socket() as tcp, socket.socket(socket.AF_UNIX) as unix:
+        tcp.bind(("127.0.0.1", 0))
+        tcp.listen()
+        unix.bind(str(tmp_path / "s"))
+        unix.listen()
+        refused(sandbox, f"socket.create_connection(('127.0.0.1', {tcp.getsockname()[1]}), 3)", "socket")
+        refused(sandbox, f"socket.socket(socket.AF_UNIX).connect({str(tmp_path / 's')!r})", "socket")
+        refused(sandbox, "socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', 9))", "socket")
+        refused(sandbox, "socket.getaddrinfo('localhost', 80) and socket.create_server(('127.0.0.1', 0))", "socket")
+        for listener in (tcp, unix):
+            listener.settimeout(0.1)
+            with pytest.raises(TimeoutError):
+                listener.accept()
+
+
+def test_signals(sandbox: Sandbox) -> None:
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as victim:
+        try:
+            refused(sandbox, f"os.kill({victim.pid}, 9)")
+            refused(sandbox, f"os.kill({os.getpid()}, 0)")
+            refused(sandbox, "os.kill(os.getppid() or 1, 0)")
+            refused(sandbox, "os.kill(-1, 0)")  # everybody; 0 asks whether it would be allowed
+            refused(sandbox, "os.killpg(1, 0)")
+            assert victim.poll() is None
+        finally:
+            victim.kill()
+
+
+NEW_PROCESSES = [
+    "[os.fork() or (time.sleep(20), os._exit(0)) for _ in range(20)]",
+    "subprocess.run(['/bin/true'])",
+    "os.posix_spawn('/bin/true', ['true'], {})",
+    "os.execv('/bin/true', ['true'])",
+    "multiprocessing.get_context('fork').Process(target=print).start()",
+    "os.forkpty()",
+]
+
+
+@pytest.mark.parametrize("attempt", NEW_PROCESSES)
+def test_new_processes(sandbox: Sandbox, attempt: str) -> None:
+    if not sandbox.isolation.seccomp:
+        pytest.skip("system calls cannot be filtered here")
+    refused(sandbox, attempt, "multiprocessing", "subprocess", "time")
+
+
+def test_calls_below_python(sandbox: Sandbox) -> None:
+    if not sandbox.isolation.seccomp or os.uname().machine != "x86_64":
+        pytest.skip("the numbers are those of x86-64")
+    numbers = {
+        "ptrace": 101, "unshare": 272, "mount": 165, "process_vm_readv": 310, "memfd_create": 319, "bpf": 321,
+        "pidfd_open": 434, "clone": 56, "vfork": 58, "shmget": 29, "setns": 308, "x32 getpid": 0x40000000 + 39,
+    }  # fmt: skip
+    code = f"""
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+def f():
+    return {{name: (libc.syscall(number, 0, 0, 0, 0, 0), ctypes.get_errno()) for name, number in {numbers!r}.items()}}
+"""
+    outcome = sandbox.run(Job(code, f"assert f() == dict.fromkeys({list(numbers)!r}, (-1, 1)), f()"))
+    assert outcome.verdict == "passed", outcome.detail
+
+
+def without(*pairs: str) -> list[str]:
+    """The command of a supervisor in which functions of `confine` are replaced: (name, expression), …"""
+    command = list(sandbox_module._COMMAND)
+    changes = "".join(f"c.{name} = {pairs[i + 1]}; " for i, name in enumerate(pairs) if i % 2 == 0)
+    place = command.index(sandbox_module._START)
+    command[place] = sandbox_module._START.replace("main()", f"import gra.sandbox.confine as c; {changes}main()")
+    return command
+
+
+DAEMON = """
+import os, time
+def f(x):
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            for _ in range(100):
+                time.sleep(0.1)
+                os.utime("alive")
+        os._exit(0)
+    time.sleep(0.3)
+    return 2
+open("alive", "w").close()
+"""
+
+
+@pytest.mark.parametrize("namespaces", [True, False])
+def test_children_do_not_outlive_the_job_even_without_the_filter(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, namespaces: bool
+) -> None:
+    changes = ["filter_syscalls", "lambda: False", "mount_folder", "lambda *a: False"]
+    changes += [] if namespaces else ["enter_namespaces", "lambda: ()"]
+    monkeypatch.setattr(sandbox_module, "_COMMAND", without(*changes))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = _python_processes()
+    weaker = Sandbox(Permission("a test"), LIMITS)
+    assert not weaker.isolation.seccomp
+    assert weaker.run(Job(DAEMON, TESTS)).verdict == "passed"
+    deadline = time.monotonic() + 5
+    while (left := _python_processes() - before) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not left
+    if not namespaces:
+        assert "the network can be reached" in weaker.isolation.gaps()
+
+
+def _python_processes() -> set[int]:
+    """Processes that run a supervisor's command."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if b"gra.sandbox.launcher" in path.read_bytes():
+                found.add(int(path.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_nothing_is_left_when_the_caller_is_killed(tmp_path: Path) -> None:
+    script = """
+from gra.sandbox.job import Job
+from gra.sandbox.permission import Permission
+from gra.sandbox.sandbox import Sandbox
+sandbox = Sandbox(Permission("a test"))
+print("up", flush=True)
+sandbox.run(Job("import time\\ntime.sleep(60)", "pass"))
+"""
+    root = str(Path(sandbox_module.__file__).parents[2])
+    before = _python_processes()
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, env={"PYTHONPATH": root, "TMPDIR": str(tmp_path)}
+    ) as caller:
+        assert caller.stdout is not None
+        assert caller.stdout.readline() == b"up\n"
+        deadline = time.monotonic() + 10
+        while not _python_processes() - before and time.monotonic() < deadline:
+            time.sleep(0.01)
+        caller.kill()
+    deadline = time.monotonic() + 10
+    while (left := _python_processes() - before) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not left
+
+
+def test_threads_of_the_caller_share_one_sandbox(sandbox: Sandbox) -> None:
+    outcomes = sandbox.run_all([Job(f"def f(x):\n    return x + {n % 2}", TESTS) for n in range(12)])
+    assert [outcome.verdict for outcome in outcomes] == ["failed", "passed"] * 6
+    assert threading.active_count() < 20
