@@ -30,8 +30,8 @@ class Arrivals:
         self._count = 0
         self._vectors: Matrix | None = None
         self._scores = np.empty(0)
-        self._keys = np.empty(0, np.int64)
-        self._against = np.empty(0, np.int64)  # how many that are kept (or pooled) speak against each row
+        self._keys = np.empty(0, np.intp)
+        self._against = np.empty(0, np.intp)  # how many that are kept (or pooled) speak against each row
         self._kept = np.empty(0, bool)
 
     def extend(self, vectors: Matrix, scores: Sequence[float], texts: Sequence[str]) -> list[int]:
@@ -40,19 +40,19 @@ class Arrivals:
         keys = [self._wording.key(text) for text in texts]
         self._vectors = vectors if self._vectors is None else np.concatenate([self._vectors, vectors])
         self._scores = np.concatenate([self._scores, np.asarray(scores, np.float64)])
-        self._keys = np.concatenate([self._keys, np.array(keys, np.int64)])
+        self._keys = np.concatenate([self._keys, np.array(keys, np.intp)])
         self._against = np.concatenate([self._against, self._pooled(vectors, keys)])
         self._kept = np.concatenate([self._kept, np.zeros(len(vectors), bool)])
         return [self._take(row) for row in range(begun, self._count)]
 
-    def _pooled(self, vectors: Matrix, keys: Sequence[int]) -> NDArray[np.int64]:
+    def _pooled(self, vectors: Matrix, keys: Sequence[int]) -> NDArray[np.intp]:
         """1 for each row that the pool has already, else 0."""
         found = np.array([not self._pool_keys.isdisjoint([key, *self._wording.alike(key)]) for key in keys], bool)
         with worker_threads() as workers:
             for start in range(0, len(vectors), BLOCK):
                 nearest = self._pool.nearest(vectors[start : start + BLOCK], self._threshold, workers)
                 found[start : start + BLOCK] |= nearest.similarity >= self._threshold
-        return found.astype(np.int64)
+        return found.astype(np.intp)
 
     def _take(self, new: int) -> int:
         better, _ = self._similar(new, new + 1)
@@ -72,7 +72,7 @@ class Arrivals:
                 heapq.heappush(again, (-self._scores[other], other))
         return int(self._kept.sum())
 
-    def _similar(self, row: int, upto: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _similar(self, row: int, upto: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """The rows before `upto` that are the same as a row: those that go before it, and those that come after."""
         assert self._vectors is not None
         vectors, one = self._vectors[:upto], self._vectors[row : row + 1]

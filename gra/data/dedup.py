@@ -121,7 +121,7 @@ class _Greedy:
         """The decisions on rows that come after all rows decided before, in their order."""
         # What the cheap stages know already needs no products.
         decided = {i: self._twin(i, *found) for i in rows.tolist() if (found := self._twins.find(i)) is not None}
-        rows = np.array([i for i in rows.tolist() if i not in decided], np.int64)
+        rows = np.array([i for i in rows.tolist() if i not in decided], np.intp)
         if not len(rows):
             return decided
         block = self._embeddings[rows]
@@ -182,7 +182,10 @@ class _Twins:
         key = self._keys[i]
         if key in self._held:
             return self._held[key], "text"
-        return next(((self._held[other], "wording") for other in self._wording.alike(key) if other in self._held), None)
+        for other in self._wording.alike(key):
+            if other in self._held:
+                return self._held[other], "wording"
+        return None
 
     def keep(self, i: int) -> None:
         """The row's text is taken from now on."""

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Matrix = NDArray[np.float32]
-Rows = NDArray[np.int64]
+Rows = NDArray[np.intp]
 BLOCK = 1024  # rows compared at a time
 _TILE = 512  # rows they are compared with at a time: the product of a block and a tile stays in a core's cache
 _PAIRS = 8192  # pairs looked at in full at a time
@@ -48,7 +48,7 @@ class Best:
 
     def __init__(self, count: int) -> None:
         self.similarity = np.full(count, -np.inf)
-        self.index = np.full(count, -1, np.int64)
+        self.index = np.full(count, -1, np.intp)
 
     def offer(self, rows: Rows, others: Rows, similarities: NDArray[np.float64]) -> None:
         """Take the pairs that are better than what is known; a row may come more than once."""
@@ -96,7 +96,7 @@ class Screen:
     @classmethod
     def fit(cls, rows: Matrix, threshold: float) -> Screen | None:
         """The screen that should cost least on rows like these; None when looking at everything costs less."""
-        every = np.linspace(0, len(rows) - 1, min(len(rows), 4096)).astype(np.int64)
+        every = np.linspace(0, len(rows) - 1, min(len(rows), 4096)).astype(np.intp)
         sample = np.asarray(rows[every])
         _, axes = np.linalg.eigh(sample.T.astype(np.float64) @ sample)
         cheapest, best = _cost(rows.shape[1], 0.0), None
@@ -125,8 +125,8 @@ class Corpus:
     def __init__(self, matrix: Matrix, screen: Screen | None = None) -> None:
         self._matrix = matrix
         self._screen = screen
-        self.rows = np.empty(0, np.int64)
-        self._room = np.empty(0, np.int64)
+        self.rows = np.empty(0, np.intp)
+        self._room = np.empty(0, np.intp)
         self._codes = np.empty((0, 0 if screen is None else screen.width), np.float32)
 
     def add(self, rows: Rows) -> None:
@@ -143,7 +143,7 @@ class Corpus:
 
     def _grow(self, needed: int) -> None:
         size = min(max(needed, 2 * len(self._room)), len(self._matrix))
-        room, self._room = self._room, np.empty(size, np.int64)
+        room, self._room = self._room, np.empty(size, np.intp)
         self._room[: len(room)] = room
         if self._screen is not None:
             codes, self._codes = self._codes, np.empty((size, self._screen.width), np.float32)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain, zip_longest
 from pathlib import Path
+from typing import Any
 
 from gra.core.errors import DataError
 from gra.core.manifest import digest
@@ -94,7 +95,7 @@ def _seed(each: Placed, row: Row, shape: str, domains: Sequence[str], source: Se
     exchange = SHAPES[shape][1](row, source.turns)
     if isinstance(exchange, Fault):
         return exchange
-    domain = source.domain if row.get("domain") in (None, "") else row["domain"]
+    domain: Any = source.domain if row.get("domain") in (None, "") else row["domain"]
     if domain not in domains:
         hint = "; `seeds.domain` gives one to rows that have none" if domain is None else ""
         return Fault(f"`domain` is {domain!r}; the recipe's domains are {', '.join(domains)}{hint}")
