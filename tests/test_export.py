@@ -35,14 +35,15 @@ FULL = Candidate(
     (Review("b", {"clarity": 9.0}, 9.0, 8.5, "Good."),), 8.25, 1.75, RULING, True, "s1", 0.5,
     {"generator": Usage(3, 100, 20), "reviewer": Usage(6, 300, 6)}, ("k1", "k2"),
 )  # fmt: skip
-SEED_ROW = Candidate("vanilla-s1", 0, 0, "math", State.ACCEPTED, "seed", "vanilla", instruction="1+1?", response="2")
+SEED_ROW = Candidate("vanilla-s1", 1, 0, "math", State.ACCEPTED, "seed", "vanilla", instruction="1+1?", response="2")
 REJECTED = replace(FULL, id="r1-000002", index=2, state=State.REJECTED, ruling=replace(RULING, kept=False))
 
 
 def test_the_schemas_are_a_promise() -> None:
     """Columns and types that other people's code reads; adding one is fine, changing one is a break."""
     message = "list<element: struct<role: string, content: string>>"
-    train = {"prompt": message, "completion": message, "id": "string", "domain": "string", "score": "double"}
+    train = {"prompt": message, "completion": message, "id": "string", "domain": "string", "score": "double",
+             "round": "int32"}  # fmt: skip
     assert types(TRAIN_SCHEMA) == train
     assert types(CONTESTED_SCHEMA) == train | {"state": "string", "reviews": "string", "ruling": "string"}
     texts = ["candidate_id", "domain", "state", "reason", "arm", "generator", "adjudicator", "instruction", "response",

@@ -19,6 +19,7 @@ from gra.core.records import State
 from gra.core.schema import SynthesisRecipe
 from gra.data.export import read_lineage
 
+ROUNDS = ("dataset/rounds/1.parquet", "dataset/rounds/2.parquet")
 FILES = ("dataset/train.parquet", "dataset/contested.parquet", "dataset/README.md", "lineage.parquet")
 # Ends by the number of candidates: then even what is left over at the end of a round does not depend on timing.
 LIMITED = make_recipe(
@@ -88,10 +89,10 @@ def whole(processes, folder: Path, recipe: SynthesisRecipe) -> list[str]:
 
 
 def check_same(folder: Path, uninterrupted: Path) -> None:
-    assert {name: file_digest(folder / name) for name in FILES} == {
-        name: file_digest(uninterrupted / name) for name in FILES
+    assert {name: file_digest(folder / name) for name in FILES + ROUNDS} == {
+        name: file_digest(uninterrupted / name) for name in FILES + ROUNDS
     }
-    assert RunFolder(folder).verify() == len(FILES) + 1
+    assert RunFolder(folder).verify() == len(FILES) + 1 + len(ROUNDS)
 
 
 def check_it_was_worth_it(folder: Path) -> None:
@@ -124,7 +125,7 @@ def test_killed_while_the_last_answers_are_counted_and_the_dataset_is_written(pr
         assert not run(processes, folder)
         check_same(folder, tmp_path / "whole")
         visible = {f.name for f in (folder / "dataset").iterdir() if not f.name.startswith(".")}
-        assert visible == {"train.parquet", "contested.parquet", "README.md"}
+        assert visible == {"train.parquet", "contested.parquet", "README.md", "rounds"}
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])

@@ -22,6 +22,7 @@ TRAIN_SCHEMA = pa.schema(
         ("id", pa.string()),
         ("domain", pa.string()),
         ("score", pa.float64()),
+        ("round", pa.int32()),
     ]
 )
 CONTESTED_SCHEMA = pa.schema([*TRAIN_SCHEMA, ("state", pa.string()), ("reviews", pa.string()), ("ruling", pa.string())])
@@ -46,7 +47,17 @@ def training_row(candidate: Candidate) -> dict[str, Any]:
         "id": candidate.id,
         "domain": candidate.domain,
         "score": candidate.mean,
+        "round": candidate.round,
     }
+
+
+def round_rows(candidates: Sequence[Candidate]) -> dict[int, list[dict[str, Any]]]:
+    """The rows of each round, for `dataset/rounds/N.parquet`; empty when there was only one."""
+    rounds: dict[int, list[dict[str, Any]]] = {}
+    for candidate in candidates:
+        if candidate.state is State.ACCEPTED:
+            rounds.setdefault(candidate.round, []).append(training_row(candidate))
+    return rounds if len(rounds) > 1 else {}
 
 
 def lineage_row(candidate: Candidate) -> dict[str, Any]:
@@ -80,14 +91,18 @@ def export(folder: Path, candidates: Sequence[Candidate], facts: Mapping[str, An
         if c.disputed
     ]
     dataset = folder / "dataset"
+    rounds = round_rows(candidates)
     files = [
+        *(_parquet(dataset / "rounds" / f"{n}.parquet", rows, TRAIN_SCHEMA) for n, rows in rounds.items()),
         _parquet(dataset / "train.parquet", [training_row(c) for c in accepted], TRAIN_SCHEMA),
         _parquet(dataset / "contested.parquet", contested, CONTESTED_SCHEMA),
         _parquet(folder / "lineage.parquet", [lineage_row(c) for c in candidates], LINEAGE_SCHEMA),
         dataset / "README.md",
     ]
+    for stale in set((dataset / "rounds").glob("*.parquet")) - set(files):  # an earlier run had more rounds
+        stale.unlink()
     with atomic_path(dataset / "README.md") as temporary:
-        temporary.write_text(card(accepted, facts), encoding="utf-8")
+        temporary.write_text(card(accepted, {**facts, "rounds": list(rounds)}), encoding="utf-8")
     return files
 
 

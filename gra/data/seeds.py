@@ -15,7 +15,9 @@ _SHOWN = 10  # problems listed before "and N more"
 
 
 def load_seeds(path: Path, domains: list[str], limit: int | None = None) -> list[Seed]:
-    """Read seed rows: `instruction`, `response`, `domain`, and optionally `id`, `keywords` (three), `summary`.
+    """Read seed rows: `instruction`, `response`, and optionally `domain`, `id`, `keywords` (three), `summary`.
+
+    A row without a domain gets one from a model before it becomes a parent.
 
     Raises:
         DataError: naming every malformed row with file and line.
@@ -64,8 +66,8 @@ def _row(line: str, number: int, domains: list[str]) -> Seed | str:
     for key in _REQUIRED:
         if not isinstance(data.get(key), str) or not data[key].strip():
             return f"`{key}` is missing, empty or not text"
-    domain = data.get("domain")
-    if domain not in domains:
+    domain = data.get("domain") or ""
+    if domain and domain not in domains:
         return f"`domain` is {domain!r}; the recipe's domains are {', '.join(domains)}"
     keywords, summary = data.get("keywords") or [], data.get("summary") or ""
     if keywords and not (

@@ -12,8 +12,10 @@ from gra.core.manifest import RunFolder
 from gra.core.recipe import Loaded
 from gra.core.schema import SynthesisRecipe
 from gra.engines.protocol import ModelId
-from gra.synthesis.arms import Job, synthesize
-from gra.synthesis.committee import check_roles, make_members
+from gra.synthesis.arms import has_stories, synthesize
+from gra.synthesis.assignment import check_cast
+from gra.synthesis.committee import committee_of, make_members
+from gra.synthesis.workbench import Job
 from gra.synthesis.workshop import Workshop, find_models, running
 
 
@@ -45,7 +47,7 @@ async def _run(
     group: str | None,
     finished: dict[str, dict[str, Any]],
 ) -> None:
-    if not any(job.recipe.arm == "gra" for job in jobs):
+    if not any(has_stories(job.recipe) for job in jobs):
         workshop.prepared.set()
     async with running(workshop.pool(logs), view) as pool:
         with view.stage("synthesis", ", ".join(job.recipe.name for job in jobs)), view.bars():
@@ -67,8 +69,8 @@ def job_for(
     """The job of one recipe in one run folder, checked as far as it can be without spending anything."""
     job = Job(loaded, folder.create() if create else folder, ledger or folder / "ledger.sqlite")
     job.seed_file()
-    committee = job.recipe.committee
-    if job.recipe.arm == "gra" and committee is not None:
+    committee = committee_of(job.recipe)
+    if committee is not None:
         named = {name: ModelId(member.model, member.model, "") for name, member in committee.models.items()}
-        check_roles(make_members(committee, job.recipe.review, named), committee.reviewers)
+        check_cast(job.recipe, make_members(committee, job.recipe.review, named))
     return job

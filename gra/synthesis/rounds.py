@@ -1,8 +1,8 @@
 """A round: stories in flight, decided in candidate order, until enough rows are accepted.
 
 Stories finish in any order, but whatever depends on other candidates (dedup, "stop at N accepted") is
-decided over the shortest prefix of candidates that yields N rows, so concurrency never changes the
-dataset. Admission narrows towards the end, so that little is left over.
+decided over the shortest prefix of candidates that yields N rows (with quotas: N that fit them), so
+concurrency never changes the dataset. Admission narrows towards the end, so that little is left over.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from gra.core.manifest import digest
 from gra.core.records import Candidate, Seed, State
 from gra.data.dedup import Embedder, Matrix, greedy_dedup
 from gra.engines.broker import Broker
-from gra.synthesis.story import Pool, Setting, candidate_id, live
+from gra.synthesis.quotas import Quotas
+from gra.synthesis.story import Pool, Setting, candidate_id, domain_in_turn, live
 
 OnEnd = Callable[[Candidate], None]
 
@@ -60,10 +61,12 @@ class Round:
         self._number = number
         self._in_flight = in_flight
         # A verdict counts again only under the same recipe, models, prompts and pool.
-        self._scope = digest([setting.fingerprint, [[s.id for s in samples] for samples in pool.values()]])
+        told_from = setting.recipe.rounds.parents
+        self._scope = digest([setting.fingerprint, told_from, [[s.id for s in samples] for samples in pool.values()]])
         self._ended: dict[int, Candidate] = {}
         self._vectors: dict[int, Matrix] = {}
         self._pool_vectors: Matrix | None = None
+        self._quotas = Quotas(setting.recipe, number)
         self._too_few = setting.recipe.rounds.accept - 1  # passed candidates that are known not to fill the round
 
     async def run(self, on_end: OnEnd) -> RoundResult:
@@ -82,7 +85,10 @@ class Round:
         rounds = self._setting.recipe.rounds
         admitted, stopped = 0, ""
         while not stopped or running:
+            await self._plan(admitted)
             while not stopped and admitted < rounds.max_candidates and len(running) < self._room():
+                if not self._quotas.planned(admitted):
+                    break
                 try:
                     self._broker.check_budget()
                 except BudgetExhausted:
@@ -111,20 +117,28 @@ class Round:
 
     async def _story(self, index: int) -> Candidate:
         """A story's end: as recorded, or told now and recorded."""
+        domain = self._quotas.domain(index) or domain_in_turn(self._setting.recipe, self._pool, self._number, index)
         recorded = self._ledger.story(candidate_id(self._number, index), self._scope)
-        if recorded is not None:
+        if recorded is not None and recorded["domain"] == domain:  # other quotas, other domains
             return Candidate.from_json(recorded)
-        candidate = await live(self._setting, self._broker, self._pool, self._number, index)
+        candidate = await live(self._setting, self._broker, self._pool, self._number, index, domain)
         await self._ledger.conclude(candidate.id, candidate.to_json(), self._scope)
         return candidate
 
+    async def _plan(self, admitted: int) -> None:
+        """Which domains the next candidates are for, as soon as those are known that decide it."""
+        while not self._quotas.planned(admitted) and self._prefix() >= self._quotas.needs:
+            kept = await self._deduplicated(self._passed(self._quotas.needs))
+            told = [self._ended[i] for i in range(self._quotas.needs)]
+            self._quotas.plan(told, [c for c in kept.values() if c.state is State.ACCEPTED])
+
     def _room(self) -> int:
         """How many stories may be in flight: fewer when nearly enough rows are accepted."""
-        accepted = sum(c.state is State.ACCEPTED for c in self._ended.values())
+        missing = self._quotas.missing(c for c in self._ended.values() if c.state is State.ACCEPTED)
         # The rate is taken where all have ended: what ends soonest is mostly rejected.
         prefix = self._prefix()
         rate = (len(self._passed(prefix)) + 1) / (prefix + 2)
-        wanted = math.ceil((self._setting.recipe.rounds.accept - accepted) / rate)
+        wanted = math.ceil(missing / rate)
         return max(1, min(self._in_flight, wanted))
 
     def _passed(self, upto: int) -> list[int]:
@@ -144,13 +158,11 @@ class Round:
         """The smallest number of candidates whose deduplicated rows fill the round, if there is one yet."""
         passed = self._passed(self._prefix())
         for count in range(self._too_few + 1, len(passed) + 1):
-            if sum((await self._dedup(passed[:count])).values()) >= self._setting.recipe.rounds.accept:
+            kept = (await self._deduplicated(passed[:count])).values()
+            if not self._quotas.missing(c for c in kept if c.state is State.ACCEPTED):
                 return passed[count - 1] + 1
             self._too_few = count
         return None
-
-    async def _dedup(self, indices: Sequence[int]) -> dict[int, bool]:
-        return {i: c.state is State.ACCEPTED for i, c in (await self._deduplicated(indices)).items()}
 
     async def _deduplicated(self, indices: Sequence[int]) -> dict[int, Candidate]:
         """Accepted candidates with duplicates marked, by greedy dedup in descending mean score."""
@@ -192,9 +204,9 @@ class Round:
         last = prefix if prefix is not None else max(self._ended, default=-1) + 1
         final = dict(self._ended)
         final |= await self._deduplicated([i for i in sorted(final) if i < last and final[i].state is State.ACCEPTED])
-        kept = [i for i in sorted(final) if final[i].state is State.ACCEPTED]
-        for i in kept[self._setting.recipe.rounds.accept :]:
-            final[i] = replace(final[i], state=State.SURPLUS, reason="accepted after the round was full")
+        kept = [final[i] for i in sorted(final) if final[i].state is State.ACCEPTED]
+        for i, reason in self._quotas.surplus(kept).items():
+            final[i] = replace(final[i], state=State.SURPLUS, reason=reason)
         return RoundResult([final[i] for i in sorted(final)], stopped)
 
 
