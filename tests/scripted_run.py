@@ -90,7 +90,9 @@ def _fields(properties: dict[str, Any], prompt: str, luck: random.Random) -> dic
     fits = len(set(answer.split()) & set(exercise.split())) / len(set(answer.split()))
     grade = 5.5 + 3 * fits + 2.5 * (zlib.crc32(answer.encode()) % 100 / 100) - 5 * (luck.random() < 0.12)
     for name in properties:
-        if name == "keywords":
+        if "enum" in properties[name]:
+            found[name] = luck.choice(properties[name]["enum"])
+        elif name == "keywords":
             found[name] = luck.sample(TOPICS, 3)
         elif name == "exercise":
             words = re.search(r"of this kind about (.*)\.", prompt)
@@ -169,7 +171,8 @@ def make(folder: Path, kill_after: int = 0, delay_s: float = 0.0) -> None:
     from gra.core.manifest import RunFolder
     from gra.core.recipe import load_recipe
     from gra.engines.broker import EnginePool
-    from gra.synthesis import arms
+    from gra.synthesis import arms, growth
+    from gra.synthesis.committee import committee_of
     from gra.synthesis.workshop import Workshop, running
 
     asked = os.open(folder / "asked.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -191,13 +194,14 @@ def make(folder: Path, kill_after: int = 0, delay_s: float = 0.0) -> None:
         def model_id(self, name: str) -> ModelId:
             return ModelId(name, f"sha256:{name}", "template")
 
-    arms.Embedder = WordEmbedder  # type: ignore[misc, assignment]
-    arms.resolve = fake_resolve
+    growth.Embedder = WordEmbedder  # type: ignore[misc, assignment]
+    growth.resolve = fake_resolve
     loaded = load_recipe(folder / "recipe.yaml", SynthesisRecipe)
-    assert loaded.recipe.committee is not None
-    names = [member.model for member in loaded.recipe.committee.models.values()]
+    committee = committee_of(loaded.recipe)
+    names = [member.model for member in committee.models.values()] if committee else []
     workshop = ScriptedWorkshop(loaded.recipe.engine, {name: fake_resolve(name) for name in names})
     pool = EnginePool({name: JitteryEngine(name, script) for name in names}, 100.0)
+    workshop.prepared.set()
     job = arms.Job(loaded, RunFolder(folder).create(), folder / "ledger.sqlite")
 
     async def run() -> None:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from gra.core.errors import RecipeError
 from gra.core.schema import Committee, Review
 from gra.engines.protocol import ModelId, SamplingSettings, Text
-from gra.synthesis.committee import Member, check_roles, draw_roles, make_members, shared_weights
+from gra.synthesis.assignment import check_roles, draw_roles
+from gra.synthesis.committee import Member, make_members, shared_weights
 from gra.synthesis.draw import draw
 
 ALL = ("generator", "reviewer", "adjudicator")

@@ -11,12 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scripted_run import answer_by_content, make_recipe, make_seeds, said
 
-from gra.core.records import DIMENSIONS, State
+from gra.core.ledger import Ledger
+from gra.core.records import DIMENSIONS, Candidate, State
 from gra.core.schema import Review
 from gra.engines.broker import Broker, EnginePool
-from gra.engines.protocol import Call, Completion, Json
+from gra.engines.protocol import Call, Choice, Completion, Json, ModelId
 from gra.engines.scripted import ScriptedEngine
-from gra.synthesis.committee import draw_roles
+from gra.synthesis.assignment import draw_roles
+from gra.synthesis.committee import make_members
 from gra.synthesis.consensus import Gate, decide
 from gra.synthesis.rounds import grow
 from gra.synthesis.story import Setting, live
@@ -66,6 +68,69 @@ def test_the_order_of_reviewers_does_not_matter_and_every_case_has_its_gate(scor
         assert found.gate is Gate.REJECT
     else:
         assert found.gate is (Gate.ACCEPT if found.std <= 1.5 else Gate.ADJUDICATE)
+
+
+def expecting(score: float) -> Completion:
+    """Digit probabilities that read as this score, 0-10."""
+    low, share = divmod(score * 9 / 10, 1)
+    weights = {str(digit): 1e-9 for digit in range(10)} | {str(int(low)): 1 - share, str(int(low) + 1): share}
+    return said("8", "length", **weights)
+
+
+def judged(ledger: Ledger, scores: dict[str, float], adjudicator: float, **review: str) -> Candidate:
+    """The first candidate's story when its reviewers, in their seats, and its adjudicator give these scores."""
+    made = make_recipe(review={"comments": "never", "ask": "expected", **review})
+    assert made.committee is not None
+    ids = {name: ModelId(m.model, m.model, "t") for name, m in made.committee.models.items()}
+    members = make_members(made.committee, made.review, ids)
+    seats = [reviewer.name for reviewer in draw_roles(members, 3, made.seed, 1, 0).reviewers]
+    said_by = dict(zip(seats, scores.values(), strict=True))
+
+    def script(call: Call) -> Completion:
+        if isinstance(call.output, Choice):
+            if set(call.output.labels) == {"yes", "no"}:
+                return said("yes", "length", yes=0.9, no=0.1)
+            return expecting(adjudicator if call.role == "adjudicator" else said_by[call.member])
+        return answer_by_content(call)
+
+    engines = {m.model.name: ScriptedEngine(m.model.name, script) for m in members.values()}
+    broker = Broker(ledger, EnginePool(engines, 100.0), backoff_s=0.0)
+    return asyncio.run(live(Setting(made, members), broker, grow({}, make_seeds()), 1, 0))
+
+
+def test_the_papers_worked_case_from_reviews_to_verdict(ledger: Ledger) -> None:
+    """Case 2: mean 8.2, deviation 1.6, so it goes to the adjudicator, who gives 8.1, and the sample is kept."""
+    apart = 1.6 / 2**0.5  # two above the mean by d and one below by 2d have population deviation d * sqrt(2)
+    scores = {"R1": 8.2 + apart, "R2": 8.2 + apart, "R3": 8.2 - 2 * apart}
+    kept = judged(ledger, scores, 8.1)
+    assert (kept.mean, kept.std) == (pytest.approx(8.2, abs=1e-6), pytest.approx(1.6, abs=1e-6))
+    assert (kept.disputed, kept.state, kept.reason) == (True, State.ACCEPTED, "adjudicator kept it")
+    assert kept.ruling is not None
+    assert (kept.ruling.score, kept.ruling.kept) == (pytest.approx(8.1, abs=1e-6), True)
+
+
+def test_two_of_three_reviewers_miss_a_fault_and_the_adjudicator_recovers_the_verdict(ledger: Ledger) -> None:
+    """Case 1: a majority would keep the error."""
+    scores = {"wrong": 10.0 - 1e-6, "wrong too": 9.5, "right": 4.6}
+    assert sum(score >= 8 for score in scores.values()) == 2
+    caught = judged(ledger, scores, 3.0)
+    assert caught.mean is not None
+    assert caught.mean >= 8
+    assert (caught.disputed, caught.state, caught.reason) == (True, State.REJECTED, "adjudicator rejected it")
+
+
+def test_two_of_three_reviewers_wrongly_condemn_and_nobody_is_asked(ledger: Ledger) -> None:
+    """The paper's gate rejects a low mean without adjudication: the adjudicator can take away, and never rescue."""
+    condemned = judged(ledger, {"wrong": 5.0, "wrong too": 6.0, "right": 9.5}, 9.5)
+    assert (condemned.disputed, condemned.ruling) == (False, None)
+    assert (condemned.state, condemned.reason) == (State.REJECTED, "response: mean score too low")
+
+
+@pytest.mark.parametrize(("disputed", "state"), [("accept", State.ACCEPTED), ("reject", State.REJECTED)])
+def test_without_an_adjudicator_the_recipe_settles_disputes(ledger: Ledger, disputed: str, state: State) -> None:
+    settled = judged(ledger, {"R1": 9.9, "R2": 9.5, "R3": 5.0}, 1.0, disputed=disputed)
+    assert (settled.disputed, settled.ruling, settled.adjudicator) == (True, None, "")
+    assert (settled.state, settled.reason) == (state, f"disputed: {state}, nobody adjudicates")
 
 
 @pytest.mark.parametrize(("adjudicator_says", "state"), [(9, State.ACCEPTED), (8, State.ACCEPTED), (7, State.REJECTED)])

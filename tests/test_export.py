@@ -47,7 +47,7 @@ FULL = Candidate(
     (Review("b", {"clarity": 9.0}, 9.0, 8.5, "Good."),), 8.25, 1.75, RULING, True, "s1", 0.5,
     {"generator": Usage(3, 100, 20), "reviewer": Usage(6, 300, 6)}, ("k1", "k2"),
 )  # fmt: skip
-SEED_ROW = Candidate("vanilla-s1", 0, 0, "math", State.ACCEPTED, "seed", "vanilla", instruction="1+1?", response="2")
+SEED_ROW = Candidate("vanilla-s1", 1, 0, "math", State.ACCEPTED, "seed", "vanilla", instruction="1+1?", response="2")
 DRAFTED = replace(
     FULL, id="r1-000003", index=3, ruling=None, disputed=False, drafts=(
         Draft(0, "The Danube.", "a better draft was taken", FULL.reviews, 8.1, 0.5),
@@ -62,7 +62,8 @@ REJECTED = replace(FULL, id="r1-000002", index=2, state=State.REJECTED, ruling=r
 def test_the_schemas_are_a_promise() -> None:
     """Columns and types that other people's code reads; adding one is fine, changing one is a break."""
     message = "list<element: struct<role: string, content: string>>"
-    train = {"prompt": message, "completion": message, "id": "string", "domain": "string", "score": "double"}
+    train = {"prompt": message, "completion": message, "id": "string", "domain": "string", "score": "double",
+             "round": "int32"}  # fmt: skip
     assert types(TRAIN_SCHEMA) == train
     disputed = dict.fromkeys(["state", "reviews", "ruling", "reason"], "string")
     assert types(CONTESTED_SCHEMA) == train | disputed | {"std": "double"}

@@ -21,6 +21,7 @@ from gra.data.export import read_lineage
 
 PARTS = ("train", "contested", "preferences", "lineage")
 FILES = (*(f"dataset/{part}.parquet" for part in PARTS), "dataset/README.md", "lineage.parquet")
+ROUNDS = ("dataset/rounds/1.parquet", "dataset/rounds/2.parquet")
 # Ends by the number of candidates: then even what is left over at the end of a round does not depend on timing.
 LIMITED = make_recipe(
     rounds={"count": 2, "accept": 1000, "max_candidates": 30},
@@ -89,10 +90,10 @@ def whole(processes, folder: Path, recipe: SynthesisRecipe) -> list[str]:
 
 
 def check_same(folder: Path, uninterrupted: Path) -> None:
-    assert {name: file_digest(folder / name) for name in FILES} == {
-        name: file_digest(uninterrupted / name) for name in FILES
+    assert {name: file_digest(folder / name) for name in FILES + ROUNDS} == {
+        name: file_digest(uninterrupted / name) for name in FILES + ROUNDS
     }
-    assert RunFolder(folder).verify() == len(FILES) + 1
+    assert RunFolder(folder).verify() == len(FILES) + 1 + len(ROUNDS)
 
 
 def check_it_was_worth_it(folder: Path) -> None:
@@ -125,7 +126,7 @@ def test_killed_while_the_last_answers_are_counted_and_the_dataset_is_written(pr
         assert not run(processes, folder)
         check_same(folder, tmp_path / "whole")
         visible = {f.name for f in (folder / "dataset").iterdir() if not f.name.startswith(".")}
-        assert visible == {*(f"{part}.parquet" for part in PARTS), "README.md"}
+        assert visible == {*(f"{part}.parquet" for part in PARTS), "README.md", "rounds"}
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])

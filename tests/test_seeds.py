@@ -51,7 +51,6 @@ def without(key: str) -> dict[str, Any]:
         (without("response"), "`response` is missing, empty or not text"),
         ({**GOOD, "response": "  "}, "`response` is missing, empty or not text"),
         ({**GOOD, "instruction": ["a"]}, "`instruction` is missing, empty or not text"),
-        (without("domain"), "`domain` is None; the recipe's domains are qa, math"),
         ({**GOOD, "domain": "maths"}, "`domain` is 'maths'; the recipe's domains are qa, math"),
         ({**GOOD, "domain": ["qa"]}, "`domain` is ['qa']"),
         ({**GOOD, "keywords": ["a", "b"]}, "`keywords` must be a list of three texts"),
@@ -187,8 +186,7 @@ def test_every_form_is_recognised_and_can_be_asked_for(tmp_path: Path, form: str
         first, second = read(path, format=asked, domain="qa").rows
         assert (first.instruction, first.response, first.domain) == (instruction, SAID, "qa")
         assert second.domain == "math"
-    with pytest.raises(DataError, match=r"`domain` is None.*`seeds.domain` gives one to rows that have none"):
-        read(path)
+    assert [seed.domain for seed in read(path).rows] == ["", "math"]  # a model names the first
 
 
 @pytest.mark.parametrize(
@@ -387,3 +385,9 @@ def test_public_seed_tasks_in_every_form(shared_data: Path, tmp_path: Path) -> N
     assert found[0] == found[1] == found[2]
     pq.write_table(pa.Table.from_pylist(messages), tmp_path / "seeds.parquet")
     assert read(tmp_path / "seeds.parquet", domain="qa").rows == found[0]
+
+
+@pytest.mark.parametrize("row", [without("domain"), {**GOOD, "domain": None}, {**GOOD, "domain": ""}])
+def test_a_row_may_leave_its_domain_to_the_committee(tmp_path: Path, row: dict[str, Any]) -> None:
+    (seed,) = read(seed_file(tmp_path, row)).rows
+    assert (seed.domain, seed.instruction) == ("", "Name a river.")

@@ -77,6 +77,13 @@ class Member(Section):
     roles: list[Role] = ["generator", "reviewer", "adjudicator", "enricher"]
     ask: Ask | None = None  # overrides review.ask for this member
     engine: Served | None = None  # where this member's model runs; null: where the recipe's `engine` says
+    family: str | None = None  # models of one pre-training run share it; null: as the catalog says
+
+
+class Teacher(Member):
+    """The large model of the `distilled` arm: it answers the seeds, or writes new samples from them."""
+
+    writes: Literal["answers", "samples"] = "answers"
 
 
 def _member(value: Any) -> Any:
@@ -84,6 +91,7 @@ def _member(value: Any) -> Any:
 
 
 MemberOrName = Annotated[Member, BeforeValidator(_member)]
+TeacherOrName = Annotated[Teacher, BeforeValidator(_member)]
 
 
 class Committee(Section):
@@ -91,7 +99,10 @@ class Committee(Section):
 
     models: dict[str, MemberOrName]
     reviewers: int = Field(3, ge=0)
-    assignment: Literal["random"] = "random"
+    # random: drawn for every candidate (the paper). balanced: every pair of generator and reviewer equally often.
+    # fixed: the same cast for all candidates. single: one member in every role.
+    assignment: Literal["random", "balanced", "fixed", "single"] = "random"
+    lead: str | None = None  # who generates under `fixed` and does everything under `single`; null: the first who may
     # true: a member whose model cannot be had is left out, with a note, as long as every role can be filled.
     allow_missing: bool = False
 
@@ -102,12 +113,25 @@ class Committee(Section):
                 raise ValueError(
                     f"`models.{name}` is asked by likelihood and can only review or generate; set its `roles`"
                 )
-        for role in ("generator", "adjudicator"):
-            if not any(role in member.roles for member in self.models.values()):
-                raise ValueError(f"needs at least one member with the role `{role}`")
+        if not any("generator" in member.roles for member in self.models.values()):
+            raise ValueError("needs at least one member with the role `generator`")
         reviewers = sum("reviewer" in member.roles for member in self.models.values())
         if reviewers < self.reviewers:
             raise ValueError(f"asks for {self.reviewers} reviewers but only {reviewers} members may review")
+        return self
+
+    @model_validator(mode="after")
+    def _lead_can_lead(self) -> Committee:
+        if self.lead is not None:
+            if self.lead not in self.models:
+                raise ValueError(f"names `lead: {self.lead}`, who is not among its models ({', '.join(self.models)})")
+            if self.assignment not in ("fixed", "single"):
+                raise ValueError(f"has a `lead` only with `assignment: fixed` or `single`, not `{self.assignment}`")
+        if self.assignment == "single" and self.reviewers > 1:
+            raise ValueError(
+                "cannot have more than one review of a `single` member: asked twice, it says the same twice; "
+                "set `reviewers: 1` (it reviews itself) or `reviewers: 0`"
+            )
         return self
 
 
@@ -146,6 +170,8 @@ class Rounds(Section):
     # What a generator sees of the parents beside their keywords: the paper has summaries; very small models
     # write better exercises from two whole ones.
     parents: Literal["summaries", "instructions"] = "summaries"
+    # How the rows of a round split over the domains: null as it comes, `even`, or a share for every domain.
+    quotas: Literal["even"] | dict[str, Annotated[float, Field(ge=0)]] | None = None
 
 
 class Program(Section):
@@ -172,6 +198,7 @@ class Review(Section):
     accept_mean: float = Field(8.0, ge=0, le=10)
     dispute_std: float = Field(1.5, ge=0)
     std: Literal["population", "sample"] = "population"
+    disputed: Literal["adjudicate", "accept", "reject"] = "adjudicate"  # what becomes of a spread above dispute_std
     ask: Ask = "integers"
     # `disputed`: reviewers say why only when the adjudicator will read it. `never` leaves the adjudicator the scores.
     comments: Literal["always", "disputed", "never"] = "always"
@@ -185,6 +212,19 @@ class Review(Section):
         if twice := sorted({kind for kind in kinds if kinds.count(kind) > 1}):
             raise ValueError(f"`programs` has `kind: {twice[0]}` twice; a program takes a seat or a veto, not both")
         return self
+
+
+class Refine(Section):
+    """What the `refined` arm does with a seed; its instruction stays as it is."""
+
+    writes: Literal["rewrite", "answer"] = "rewrite"  # whether the generator sees the seed's own response
+    rejected: Literal["drop", "keep"] = "drop"  # keep: the seed's own response goes into the dataset instead
+
+
+class Enrichment(Section):
+    """How an accepted row becomes a parent: whether the keywords it was written from stay, or are read off anew."""
+
+    keywords: Literal["keep", "extract"] = "keep"
 
 
 class Dedup(Section):
@@ -216,13 +256,15 @@ class SynthesisRecipe(Section):
 
     name: str
     seed: int = 0
-    arm: Literal["vanilla", "distilled", "gra"] = "gra"
+    arm: Literal["vanilla", "distilled", "refined", "gra", "integrated", "self_guide"] = "gra"
     seeds: SeedSource
     domains: list[str] = list(DOMAINS)
     committee: Committee | None = None
-    teacher: MemberOrName | None = None
+    teacher: TeacherOrName | None = None
     engine: Engine = Engine()
     rounds: Rounds = Rounds()
+    enrichment: Enrichment = Enrichment()
+    refine: Refine = Refine()
     review: Review = Review()
     # Responses the generator writes to an instruction; the best is taken, worse ones make preference pairs with it.
     drafts: int = Field(1, ge=1, le=16)
@@ -234,12 +276,14 @@ class SynthesisRecipe(Section):
 
     @model_validator(mode="after")
     def _arm_has_its_models(self) -> SynthesisRecipe:
-        if self.arm == "gra" and self.committee is None:
-            raise ValueError("`arm: gra` needs a `committee`")
+        if self.arm in ("refined", "gra", "integrated", "self_guide") and self.committee is None:
+            raise ValueError(f"`arm: {self.arm}` needs a `committee`")
         if self.arm == "distilled" and self.teacher is None:
             raise ValueError("`arm: distilled` needs a `teacher`")
         if self.seeds.domain is not None and self.seeds.domain not in self.domains:
             raise ValueError(f"`seeds.domain: {self.seeds.domain}` is not one of `domains` ({', '.join(self.domains)})")
+        if self.arm == "self_guide" and self.committee and self.committee.assignment != "single":
+            raise ValueError("`arm: self_guide` has one member in every role; set `committee.assignment: single`")
         asked: list[tuple[Ask | None, str]] = [(self.review.ask, "review.ask")]
         asked += [
             (m.ask, f"committee.models.{n}.ask") for n, m in (self.committee.models if self.committee else {}).items()
@@ -266,6 +310,17 @@ class SynthesisRecipe(Section):
                     f"`drafts: {self.drafts}` would all be the same where `committee.models.{name}` writes at "
                     "temperature 0; raise its `sampling.temperature`, or set `drafts` to 1"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _quotas_name_the_domains(self) -> SynthesisRecipe:
+        quotas = self.rounds.quotas
+        if isinstance(quotas, dict):
+            if set(quotas) != set(self.domains):
+                named = ", ".join(sorted(set(quotas) ^ set(self.domains)))
+                raise ValueError(f"`rounds.quotas` needs one share for each of `domains`, and no other (see {named})")
+            if not sum(quotas.values()) > 0:
+                raise ValueError("`rounds.quotas` leaves no rows to any domain; give at least one a share above 0")
         return self
 
 

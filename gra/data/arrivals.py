@@ -7,7 +7,7 @@ lower score, which may let others back in; only these are looked at again.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,10 @@ class Arrivals:
 
     def extend(self, vectors: Matrix, scores: Sequence[float], texts: Sequence[str]) -> list[int]:
         """Take in rows in order, and say how many rows are kept after each of them."""
+        return [int(kept.sum()) for kept in self.arrive(vectors, scores, texts)]
+
+    def arrive(self, vectors: Matrix, scores: Sequence[float], texts: Sequence[str]) -> Iterator[NDArray[np.bool_]]:
+        """Take in rows in order, and show after each of them which rows are kept; the array changes with the next."""
         begun, self._count = self._count, self._count + len(vectors)
         keys = [self._wording.key(text) for text in texts]
         self._vectors = vectors if self._vectors is None else np.concatenate([self._vectors, vectors])
@@ -43,7 +47,9 @@ class Arrivals:
         self._keys = np.concatenate([self._keys, np.array(keys, np.intp)])
         self._against = np.concatenate([self._against, self._pooled(vectors, keys)])
         self._kept = np.concatenate([self._kept, np.zeros(len(vectors), bool)])
-        return [self._take(row) for row in range(begun, self._count)]
+        for row in range(begun, self._count):
+            self._take(row)
+            yield self._kept
 
     def _pooled(self, vectors: Matrix, keys: Sequence[int]) -> NDArray[np.intp]:
         """1 for each row that the pool has already, else 0."""
@@ -54,7 +60,7 @@ class Arrivals:
                 found[start : start + BLOCK] |= nearest.similarity >= self._threshold
         return found.astype(np.intp)
 
-    def _take(self, new: int) -> int:
+    def _take(self, new: int) -> None:
         better, _ = self._similar(new, new + 1)
         self._against[new] += int(self._kept[better].sum())
         # In the order of greedy dedup: whoever is looked at has all better rows settled.
@@ -70,7 +76,6 @@ class Arrivals:
             unsettled = worse[self._kept[worse] != (self._against[worse] == 0)]
             for other in unsettled.tolist():
                 heapq.heappush(again, (-self._scores[other], other))
-        return int(self._kept.sum())
 
     def _similar(self, row: int, upto: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """The rows before `upto` that are the same as a row: those that go before it, and those that come after."""

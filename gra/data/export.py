@@ -31,6 +31,7 @@ TRAIN_SCHEMA = pa.schema(
         ("id", pa.string()),
         ("domain", pa.string()),
         ("score", pa.float64()),
+        ("round", pa.int32()),
     ]
 )
 CONTESTED_SCHEMA = pa.schema(
@@ -81,6 +82,7 @@ def training_row(candidate: Candidate) -> dict[str, Any]:
         "id": candidate.id,
         "domain": candidate.domain,
         "score": candidate.mean,
+        "round": candidate.round,
     }
 
 
@@ -118,6 +120,15 @@ def preference_rows(candidate: Candidate) -> list[dict[str, Any]]:
     ]
 
 
+def round_rows(candidates: Sequence[Candidate]) -> dict[int, list[dict[str, Any]]]:
+    """The rows of each round, for `dataset/rounds/N.parquet`; empty when there was only one."""
+    rounds: dict[int, list[dict[str, Any]]] = {}
+    for candidate in candidates:
+        if candidate.state is State.ACCEPTED:
+            rounds.setdefault(candidate.round, []).append(training_row(candidate))
+    return rounds if len(rounds) > 1 else {}
+
+
 def lineage_row(candidate: Candidate) -> dict[str, Any]:
     """One candidate's whole story as one row."""
     story = candidate.to_json()
@@ -148,8 +159,11 @@ def dataset_rows(candidates: Sequence[Candidate]) -> dict[str, list[dict[str, An
 
 def export(folder: Path, candidates: Sequence[Candidate], facts: Mapping[str, Any]) -> list[Path]:
     """Write `dataset/` and `lineage.parquet` into a run folder and return the files."""
-    dataset, parts = folder / "dataset", dataset_rows(candidates)
+    dataset, parts, rounds = folder / "dataset", dataset_rows(candidates), round_rows(candidates)
     files = [_parquet(dataset / f"{name}.parquet", rows, SCHEMAS[name]) for name, rows in parts.items()]
+    files += [_parquet(dataset / "rounds" / f"{n}.parquet", rows, TRAIN_SCHEMA) for n, rows in rounds.items()]
+    for stale in set((dataset / "rounds").glob("*.parquet")) - set(files):  # an earlier run had more rounds
+        stale.unlink()
     files += [_twin(dataset / "lineage.parquet", folder / "lineage.parquet"), dataset / "README.md"]
     with atomic_path(dataset / "README.md") as temporary:
         temporary.write_text(card(parts, facts), encoding="utf-8")
@@ -196,10 +210,12 @@ def card(parts: Mapping[str, Sequence[Mapping[str, Any]]], facts: Mapping[str, A
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     pairs = parts["preferences"]
+    rounds = sorted({row["round"] for row in parts["train"]})
     return environment.get_template("card.jinja").render(
         rows=len(parts["train"]),
         parts={name: len(rows) for name, rows in parts.items()},
         domains=Counter(row["domain"] for row in parts["train"]),
+        rounds=rounds if len(rounds) > 1 else [],
         pairs=len(pairs),
         second_best=sum(pair["reason"] == SECOND_BEST for pair in pairs),
         margin=median(pair["score_chosen"] - pair["score_rejected"] for pair in pairs) if pairs else 0.0,

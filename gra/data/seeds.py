@@ -35,7 +35,8 @@ def load_seeds(path: Path, domains: Sequence[str], source: SeedSource | None = N
 
     Args:
         path: the file.
-        domains: the recipe's domains; each row must have one of them.
+        domains: the recipe's domains; a row has one of them, or none yet: a model names it before the row becomes a
+            parent.
         source: form, domain of rows that have none, limit, and the share of bad rows that is put up with.
         seed: of the draw, when there is a limit.
 
@@ -95,10 +96,9 @@ def _seed(each: Placed, row: Row, shape: str, domains: Sequence[str], source: Se
     exchange = SHAPES[shape][1](row, source.turns)
     if isinstance(exchange, Fault):
         return exchange
-    domain: Any = source.domain if row.get("domain") in (None, "") else row["domain"]
-    if domain not in domains:
-        hint = "; `seeds.domain` gives one to rows that have none" if domain is None else ""
-        return Fault(f"`domain` is {domain!r}; the recipe's domains are {', '.join(domains)}{hint}")
+    domain: Any = row.get("domain") or source.domain or ""
+    if domain and domain not in domains:
+        return Fault(f"`domain` is {domain!r}; the recipe's domains are {', '.join(domains)}")
     identity = f"seed-{each.number:06d}"
     if shape != "gra":
         return Seed(identity, domain, *exchange)

@@ -1,20 +1,17 @@
-"""Who sits on the committee, and who plays which role for a candidate.
+"""Who sits on the committee: a member is weights plus a system prompt, sampling and the way it is asked.
 
-A member is weights plus a system prompt, sampling and the way it is asked. Roles are drawn per
-candidate and are disjoint (paper section 3.1): the generator never reviews its own sample and the
-adjudicator is neither.
+Which of them plays which role for a candidate is decided in assignment.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gra.core.errors import RecipeError
-from gra.core.schema import Ask, Committee, Review, Role
+from gra.core.schema import Ask, Committee, Review, Role, SynthesisRecipe
 from gra.core.schema import Member as MemberRecipe
 from gra.engines.protocol import Call, ModelId, Output, SamplingSettings
-from gra.synthesis.draw import draw
+from gra.models.entries import find_entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +24,7 @@ class Member:
     sampling: SamplingSettings
     roles: tuple[Role, ...]
     ask: Ask
+    family: str = ""  # empty: known to share its pre-training with nobody
 
     def call(self, prompt: str, output: Output, *, role: str, candidate: str, sample: int = 0) -> Call:
         """A question to this member; probabilities and scores are read greedily, whatever the sampling."""
@@ -48,13 +46,18 @@ def greedy(sampling: SamplingSettings) -> SamplingSettings:
     return SamplingSettings(0.0, 1.0, 1.0, sampling.max_tokens)
 
 
-@dataclass(frozen=True, slots=True)
-class Roles:
-    """One candidate's cast."""
+def committee_of(recipe: SynthesisRecipe) -> Committee | None:
+    """Who writes and reviews in this arm: its committee, the teacher alone, or nobody (`vanilla`).
 
-    generator: Member
-    reviewers: tuple[Member, ...]
-    adjudicator: Member
+    Of a `single` committee only the one who leads it is left.
+    """
+    if recipe.arm == "distilled" and recipe.teacher is not None:
+        return Committee(models={"teacher": recipe.teacher}, reviewers=0, assignment="single")
+    committee = recipe.committee if recipe.arm != "vanilla" else None
+    if committee is None or committee.assignment != "single":
+        return committee
+    lead = committee.lead or next(name for name, member in committee.models.items() if "generator" in member.roles)
+    return committee.model_copy(update={"models": {lead: committee.models[lead]}, "lead": lead})
 
 
 def make_members(committee: Committee, review: Review, models: Mapping[str, ModelId]) -> dict[str, Member]:
@@ -66,64 +69,9 @@ def make_member(name: str, recipe: MemberRecipe, review: Review, model: ModelId)
     """One member of a recipe on its resolved model."""
     s = recipe.sampling
     sampling = SamplingSettings(s.temperature, s.top_p, s.repetition_penalty, s.max_tokens)
-    return Member(name, model, recipe.system, sampling, tuple(recipe.roles), recipe.ask or review.ask)
-
-
-def draw_roles(members: Mapping[str, Member], reviewers: int, seed: int, round_: int, index: int) -> Roles:
-    """Draw generator, adjudicator and reviewers, disjoint, uniformly among those who may play each role.
-
-    The adjudicator is drawn before the reviewers so that a small committee never runs out of one.
-    Members with other weights than the generator's review first: the same weights under another
-    prompt are not an independent opinion.
-
-    Raises:
-        RecipeError: when the committee is too small for disjoint roles.
-    """
-    random = draw(seed, round_, index, "roles")
-    generator = random.choice(_generators(members))
-    adjudicator = random.choice(_adjudicators(members, generator))
-    panel = _panel(members, reviewers, generator, adjudicator)
-    random.shuffle(panel)
-    panel.sort(key=lambda member: member.model.identity == generator.model.identity)
-    return Roles(generator, tuple(panel[:reviewers]), adjudicator)
-
-
-def check_roles(members: Mapping[str, Member], reviewers: int) -> None:
-    """Go through every draw that can happen.
-
-    Raises:
-        RecipeError: when the committee is too small for disjoint roles.
-    """
-    for generator in _generators(members):
-        for adjudicator in _adjudicators(members, generator):
-            _panel(members, reviewers, generator, adjudicator)
-
-
-def _generators(members: Mapping[str, Member]) -> list[Member]:
-    if not (generators := _playing("generator", members.values(), ())):
-        raise RecipeError("committee: nobody is left to generate; add a member with the role `generator`")
-    return generators
-
-
-def _adjudicators(members: Mapping[str, Member], generator: Member) -> list[Member]:
-    if not (judges := _playing("adjudicator", members.values(), (generator,))):
-        raise RecipeError(f"committee: nobody is left to adjudicate when `{generator.name}` generates; add a member")
-    # One who can only adjudicate leaves the others free to review.
-    return [judge for judge in judges if "reviewer" not in judge.roles] or judges
-
-
-def _panel(members: Mapping[str, Member], reviewers: int, generator: Member, adjudicator: Member) -> list[Member]:
-    panel = _playing("reviewer", members.values(), (generator, adjudicator))
-    if len(panel) < reviewers:
-        raise RecipeError(
-            f"committee: {reviewers} reviewers are asked for, but with `{generator.name}` generating and "
-            f"`{adjudicator.name}` adjudicating only {len(panel)} are left; add members or lower `reviewers`"
-        )
-    return panel
-
-
-def _playing(role: Role, members: Iterable[Member], taken: Sequence[Member]) -> list[Member]:
-    return [member for member in members if role in member.roles and member not in taken]
+    entry = find_entry(recipe.model.removeprefix("catalog:").partition("@")[0])
+    family = recipe.family or (entry.family if entry else "")
+    return Member(name, model, recipe.system, sampling, tuple(recipe.roles), recipe.ask or review.ask, family)
 
 
 def shared_weights(members: Mapping[str, Member]) -> dict[str, list[str]]:

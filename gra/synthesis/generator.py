@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from gra.core.records import Seed
 from gra.engines.protocol import Json, Text
@@ -50,10 +51,28 @@ async def write_response(
     return str(answer.value)
 
 
+async def rewrite_response(notebook: Notebook, author: Member, seed: Seed, *, draft: int = 0) -> str:
+    """The author's better version of a seed's own response; every draft is drawn anew."""
+    prompt = render("rewrite", instruction=seed.instruction, response=seed.response)
+    answer = await notebook.ask(
+        author.call(prompt, Text(), role="generator", candidate=notebook.candidate, sample=draft)
+    )
+    return str(answer.value)
+
+
+async def name_domain(notebook: Notebook, member: Member, sample: Seed, domains: Sequence[str]) -> Seed:
+    """The sample under the domain it fits best, for seeds that come without one."""
+    prompt = render("domain", instruction=sample.instruction, domains={domain: hint(domain) for domain in domains})
+    choice = {"type": "string", "enum": list(domains)}
+    schema = Json({"type": "object", "properties": {"domain": choice}, "required": ["domain"]})
+    answer = await notebook.ask(member.call(prompt, schema, role="enricher", candidate=notebook.candidate))
+    return replace(sample, domain=str(answer.value["domain"]))
+
+
 async def enrich(notebook: Notebook, member: Member, sample: Seed) -> Seed:
     """The sample with keywords and summary, as a pool item must have (paper section 3.4)."""
     prompt = render("enrich", domain=sample.domain, instruction=sample.instruction, response=sample.response)
     answer = await notebook.ask(member.call(prompt, METADATA, role="enricher", candidate=notebook.candidate))
     keywords = sample.keywords or tuple(str(word).strip() for word in answer.value["keywords"])
     summary = sample.summary or str(answer.value["summary"]).strip()
-    return Seed(sample.id, sample.domain, sample.instruction, sample.response, keywords, summary)
+    return replace(sample, keywords=keywords, summary=summary)

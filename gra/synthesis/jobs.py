@@ -12,9 +12,11 @@ from gra.core.manifest import RunFolder
 from gra.core.recipe import Loaded
 from gra.core.schema import SynthesisRecipe
 from gra.engines.protocol import ModelId
-from gra.synthesis.arms import Job, synthesize
-from gra.synthesis.committee import check_roles, make_members
+from gra.synthesis.arms import has_stories, synthesize
+from gra.synthesis.assignment import check_cast
+from gra.synthesis.committee import committee_of, make_members
 from gra.synthesis.programs import make_programs
+from gra.synthesis.workbench import Job
 from gra.synthesis.workshop import Workshop, find_models, running
 
 
@@ -46,7 +48,7 @@ async def _run(
     group: str | None,
     finished: dict[str, dict[str, Any]],
 ) -> None:
-    if not any(job.recipe.arm == "gra" for job in jobs):
+    if not any(has_stories(job.recipe) for job in jobs):
         workshop.prepared.set()
     async with running(workshop.pool(logs), view) as pool:
         with view.stage("synthesis", ", ".join(job.recipe.name for job in jobs)), view.bars():
@@ -72,10 +74,10 @@ def job_for(
         RunFolder(place.parent).create()
     job = Job(loaded, folder.create() if create else folder, place)
     job.seed_file()
-    committee = job.recipe.committee
-    if job.recipe.arm == "gra" and committee is not None:
+    committee = committee_of(job.recipe)
+    if committee is not None:
         named = {name: ModelId(member.model, member.model, "") for name, member in committee.models.items()}
         members = make_members(committee, job.recipe.review, named)
-        check_roles(members, committee.reviewers)
+        check_cast(job.recipe, members)
         make_programs(job.recipe.review.programs, members)
     return job

@@ -1,14 +1,15 @@
 """A round: stories in flight, decided in candidate order, until enough rows are accepted.
 
 Stories finish in any order, but whatever depends on other candidates (dedup, "stop at N accepted") is
-decided over the shortest prefix of candidates that yields N rows, so concurrency never changes the
-dataset. Admission narrows towards the end, so that little is left over.
+decided over the shortest prefix of candidates that yields N rows (with quotas: N that fit them), so
+concurrency never changes the dataset. Admission narrows towards the end, so that little is left over.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,7 +23,8 @@ from gra.core.records import Candidate, Seed, State
 from gra.data.arrivals import Arrivals
 from gra.data.dedup import Decision, Embedder, Matrix, Texts, greedy_dedup
 from gra.engines.broker import Broker
-from gra.synthesis.story import Pool, Setting, candidate_id, live
+from gra.synthesis.quotas import Quotas
+from gra.synthesis.story import Pool, Setting, candidate_id, domain_in_turn, live
 
 OnEnd = Callable[[Candidate], None]
 _SAME = {"text": "same text as", "wording": "nearly the wording of", "embedding": "too similar to"}
@@ -62,17 +64,19 @@ class Round:
         self._number = number
         self._in_flight = in_flight
         # A verdict counts again only under the same recipe, models, prompts and pool.
-        self._scope = digest([setting.fingerprint, [[s.id for s in samples] for samples in pool.values()]])
+        told_from = setting.recipe.rounds.parents
+        self._scope = digest([setting.fingerprint, told_from, [[s.id for s in samples] for samples in pool.values()]])
         self._ended: dict[int, Candidate] = {}
         self._prefix = 0  # how many candidates, from the first on without a gap, have ended
         self._passed: list[int] = []  # those of the prefix that the gate let through
-        self._accepted = 0  # all that the gate let through
+        self._accepted: Counter[str] = Counter()  # all that the gate let through, by domain
         self._vectors: dict[int, Matrix] = {}
         self._pooled = [sample for samples in pool.values() for sample in samples]
         self._pool_vectors: Matrix | None = None
         self._arrivals: Arrivals | None = None
         self._looked_at = 0  # how many of the passed have arrived at dedup
         self._full: int | None = None  # the shortest prefix that fills the round
+        self._quotas = Quotas(setting.recipe, number)
 
     async def run(self, on_end: OnEnd) -> RoundResult:
         """Tell stories until N are kept, the candidate limit is reached, or the budget is used up."""
@@ -90,8 +94,11 @@ class Round:
         rounds = self._setting.recipe.rounds
         admitted, stopped = 0, ""
         while not stopped or running:
+            await self._plan(admitted)
             recalled = False
             while not stopped and admitted < rounds.max_candidates and len(running) < self._room():
+                if not self._quotas.planned(admitted):
+                    break
                 try:
                     self._broker.check_budget()
                 except BudgetExhausted:
@@ -124,52 +131,71 @@ class Round:
         last = self._ledger.last_candidate(first, end)
         return 0 if last is None else int(last.removeprefix(f"r{self._number}-")) + 1
 
+    def _domain(self, index: int) -> str:
+        return self._quotas.domain(index) or domain_in_turn(self._setting.recipe, self._pool, self._number, index)
+
     def _recorded(self, index: int) -> Candidate | None:
         """A story's end as an earlier start recorded it."""
         recorded = self._ledger.story(candidate_id(self._number, index), self._scope)
-        return None if recorded is None else Candidate.from_json(recorded)
+        if recorded is None or recorded["domain"] != self._domain(index):  # other quotas, other domains
+            return None
+        return Candidate.from_json(recorded)
 
     async def _story(self, index: int) -> Candidate:
         """A story told now to its end, and recorded."""
-        candidate = await live(self._setting, self._broker, self._pool, self._number, index)
+        domain = self._domain(index)
+        candidate = await live(self._setting, self._broker, self._pool, self._number, index, domain)
         await self._ledger.conclude(candidate.id, candidate.to_json(), self._scope)
         return candidate
 
     def _end(self, index: int, candidate: Candidate, on_end: OnEnd) -> None:
         self._ended[index] = candidate
-        self._accepted += candidate.state is State.ACCEPTED
+        if candidate.state is State.ACCEPTED:
+            self._accepted[candidate.domain] += 1
         while self._prefix in self._ended:
             if self._ended[self._prefix].state is State.ACCEPTED:
                 self._passed.append(self._prefix)
             self._prefix += 1
         on_end(candidate)
 
+    async def _plan(self, admitted: int) -> None:
+        """Which domains the next candidates are for, as soon as those are known that decide it."""
+        while not self._quotas.planned(admitted) and self._prefix >= self._quotas.needs:
+            kept = await self._deduplicated([i for i in self._passed if i < self._quotas.needs])
+            told = [self._ended[i] for i in range(self._quotas.needs)]
+            self._quotas.plan(told, [c for c in kept.values() if c.state is State.ACCEPTED])
+
     def _room(self) -> int:
         """How many stories may be in flight: fewer when nearly enough rows are accepted."""
         # The rate is taken where all have ended: what ends soonest is mostly rejected.
         rate = (len(self._passed) + 1) / (self._prefix + 2)
-        wanted = math.ceil((self._setting.recipe.rounds.accept - self._accepted) / rate)
+        wanted = math.ceil(self._quotas.missing(self._accepted) / rate)
         return max(1, min(self._in_flight, wanted))
 
     async def _shortest_prefix(self) -> int | None:
         """The smallest number of candidates whose deduplicated rows fill the round, if there is one yet."""
-        wanted = self._setting.recipe.rounds.accept
-        if self._full is None and len(self._passed) >= wanted:
+        if self._full is None and len(self._passed) >= self._setting.recipe.rounds.accept:
             new = self._passed[self._looked_at :]
             self._looked_at += len(new)
-            for index, kept in zip(new, await self._arrive(new), strict=True):
-                if kept >= wanted:
-                    self._full = index + 1
-                    break
+            self._full = await self._arrive(new) if new else None
         return self._full
 
-    async def _arrive(self, new: Sequence[int]) -> list[int]:
-        """How many rows dedup keeps after each of some candidates, which come in candidate order."""
+    async def _arrive(self, new: Sequence[int]) -> int | None:
+        """Let some candidates, which come in candidate order, arrive at dedup; the prefix that fills the round."""
         pool_vectors = await self._embed(new)
         if self._arrivals is None:
             dedup = self._setting.recipe.dedup
             self._arrivals = Arrivals(pool_vectors, self._pool_texts, dedup.threshold, dedup.likeness)
-        return await asyncio.to_thread(self._arrivals.extend, *self._rows(new)) if new else []
+        return await asyncio.to_thread(self._filled_by, self._arrivals, new)
+
+    def _filled_by(self, arrivals: Arrivals, new: Sequence[int]) -> int | None:
+        for index, kept in zip(new, arrivals.arrive(*self._rows(new)), strict=True):
+            if kept.sum() < self._setting.recipe.rounds.accept:
+                continue
+            domains = Counter(self._ended[self._passed[row]].domain for row in np.flatnonzero(kept).tolist())
+            if not self._quotas.missing(domains):
+                return index + 1
+        return None
 
     async def _deduplicated(self, indices: Sequence[int]) -> dict[int, Candidate]:
         """Accepted candidates with duplicates marked, by greedy dedup in descending mean score."""
@@ -224,9 +250,9 @@ class Round:
         last = prefix if prefix is not None else max(self._ended, default=-1) + 1
         final = dict(self._ended)
         final |= await self._deduplicated([i for i in sorted(final) if i < last and final[i].state is State.ACCEPTED])
-        kept = [i for i in sorted(final) if final[i].state is State.ACCEPTED]
-        for i in kept[self._setting.recipe.rounds.accept :]:
-            final[i] = replace(final[i], state=State.SURPLUS, reason="accepted after the round was full")
+        kept = [final[i] for i in sorted(final) if final[i].state is State.ACCEPTED]
+        for i, reason in self._quotas.surplus(kept).items():
+            final[i] = replace(final[i], state=State.SURPLUS, reason=reason)
         return RoundResult([final[i] for i in sorted(final)], stopped)
 
 

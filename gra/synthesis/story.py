@@ -4,13 +4,14 @@
       -> response -> programs check what can be checked -> every reviewer scores the response
       -> the gate -> (adjudicate) -> verdict
 
-A story is a pure function of the run seed, its round and index, the pool of the round before, and the
-recorded answers; it knows nothing of batches, GPUs, retries or restarts.
+A refined seed keeps its instruction and enters at the response. A story is a pure function of the run
+seed, its round and index, the pool of the round before, and the recorded answers; it knows nothing of
+batches, GPUs, retries or restarts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 
@@ -19,11 +20,12 @@ from gra.core.records import Candidate, Review, Seed, State, Verified
 from gra.core.schema import SynthesisRecipe
 from gra.engines.broker import Broker
 from gra.synthesis.adjudicator import adjudicate
-from gra.synthesis.committee import Member, Roles, draw_roles
+from gra.synthesis.assignment import Roles, cast
+from gra.synthesis.committee import Member
 from gra.synthesis.consensus import Gate, decide
 from gra.synthesis.drafts import best_draft
 from gra.synthesis.draw import draw
-from gra.synthesis.generator import new_keywords, write_instruction, write_response
+from gra.synthesis.generator import new_keywords, rewrite_response, write_instruction, write_response
 from gra.synthesis.notebook import Notebook, Unanswered, together
 from gra.synthesis.programs import Program, Sample
 from gra.synthesis.reviewer import Calibration, add_comment, check_instruction, score_response
@@ -44,6 +46,9 @@ class Setting:
     members: Mapping[str, Member]
     calibrations: Mapping[str, Calibration] = field(default_factory=dict)
     thresholds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    late: Mapping[str, Callable[[], Awaitable[Calibration]]] = field(
+        default_factory=dict
+    )  # of those measured meanwhile
     programs: Sequence[Program] = ()
     fingerprint: str = ""  # of all that a verdict depends on beside the pool
 
@@ -51,21 +56,40 @@ class Setting:
         """The member's map from raw to calibrated score."""
         return self.calibrations.get(member.name, trust)
 
+    async def measured(self, member: Member) -> Calibration:
+        """The same for a member that may still be about to be measured."""
+        return await self.late[member.name]() if member.name in self.late else self.calibration(member)
+
 
 def candidate_id(round_: int, index: int) -> str:
     """The name of a candidate; sorts in candidate order."""
     return f"r{round_}-{index:06d}"
 
 
-async def live(setting: Setting, broker: Broker, pool: Pool, round_: int, index: int) -> Candidate:
-    """Tell one story to its end; every path leads to a terminal state with a reason."""
+async def live(
+    setting: Setting, broker: Broker, pool: Pool, round_: int, index: int, domain: str | None = None
+) -> Candidate:
+    """Tell one story to its end; every path leads to a terminal state with a reason.
+
+    Without a `domain` given, domains take turns.
+    """
     recipe = setting.recipe
-    assert recipe.committee is not None
-    name = candidate_id(round_, index)
-    domain = _domain(recipe, pool, round_, index)
-    roles = draw_roles(setting.members, recipe.committee.reviewers, recipe.seed, round_, index)
-    parents = draw(recipe.seed, round_, index, "parents").sample(_eligible(pool, domain), 2)
-    notebook = Notebook(broker, name)
+    domain = domain or domain_in_turn(recipe, pool, round_, index)
+    parents = draw(recipe.seed, round_, index, "parents").sample(eligible(pool, domain), 2)
+    story = _begin(setting, broker, candidate_id(round_, index), round_, index, domain, parents)
+    return await _end(story, story.tell(parents))
+
+
+async def refine(setting: Setting, broker: Broker, index: int, seed: Seed) -> Candidate:
+    """The seed's instruction with a response of the committee's, reviewed like any other."""
+    story = _begin(setting, broker, f"refined-{seed.id}", 0, index, seed.domain, [seed])
+    return await _end(story, story.retell(seed))
+
+
+def _begin(
+    setting: Setting, broker: Broker, name: str, round_: int, index: int, domain: str, parents: Sequence[Seed]
+) -> _Story:
+    roles = cast(setting.recipe, setting.members, round_, index)
     begun = Candidate(
         id=name,
         round=round_,
@@ -73,30 +97,34 @@ async def live(setting: Setting, broker: Broker, pool: Pool, round_: int, index:
         domain=domain,
         state=State.FAILED,
         reason="",
+        arm=setting.recipe.arm,
         generator=roles.generator.name,
         reviewers=tuple(reviewer.name for reviewer in roles.reviewers),
-        adjudicator=roles.adjudicator.name,
+        adjudicator=roles.adjudicator.name if roles.adjudicator else "",
         parents=tuple(parent.id for parent in parents),
     )
-    story = _Story(setting, roles, notebook, begun)
+    return _Story(setting, roles, Notebook(broker, name), begun)
+
+
+async def _end(story: _Story, telling: Awaitable[Candidate]) -> Candidate:
     try:
-        ended = await story.tell(parents)
+        ended = await telling
     except Unanswered as gap:
         ended = replace(story.told, state=State.FAILED, reason=str(gap))
     # Sorted: reviewers answer in any order, and the same story must read the same.
-    return replace(ended, usage=dict(notebook.usage), calls=tuple(sorted(notebook.calls)))
+    return replace(ended, usage=dict(story.notebook.usage), calls=tuple(sorted(story.notebook.calls)))
 
 
-def _domain(recipe: SynthesisRecipe, pool: Pool, round_: int, index: int) -> str:
+def domain_in_turn(recipe: SynthesisRecipe, pool: Pool, round_: int, index: int) -> str:
     """Domains take turns, in an order of their own for every lap, so that no domain is favoured."""
-    domains = [domain for domain in recipe.domains if len(_eligible(pool, domain)) >= 2]
+    domains = [domain for domain in recipe.domains if len(eligible(pool, domain)) >= 2]
     if not domains:
         raise DataError("every candidate needs two parents, and no domain has two seeds with keywords and a summary")
     lap, place = divmod(index, len(domains))
     return draw(recipe.seed, round_, lap, "domains").sample(domains, len(domains))[place]
 
 
-def _eligible(pool: Pool, domain: str) -> list[Seed]:
+def eligible(pool: Pool, domain: str) -> list[Seed]:
     """The samples of a domain that can be parents; the pool holds the others too, for deduplication."""
     return [sample for sample in pool.get(domain, ()) if sample.enriched]
 
@@ -120,6 +148,7 @@ class _Story:
         self.told = begun
 
     async def tell(self, parents: Sequence[Seed]) -> Candidate:
+        """Keywords, instruction and response, all new."""
         generator, domain = self.roles.generator, self.told.domain
         keywords = await new_keywords(self.notebook, generator, domain, parents)
         self.told = replace(self.told, keywords=keywords)
@@ -129,21 +158,34 @@ class _Story:
         self.told = replace(self.told, instruction=instruction)
         if failed := await self._check():
             return replace(self.told, state=State.REJECTED, reason=f"instruction: {failed}")
-        return best_draft(await together(*(self._draft(number) for number in range(self.setting.recipe.drafts))))
+        return await self._answered(lambda number: write_response(self.notebook, generator, instruction, draft=number))
 
-    async def _draft(self, number: int) -> Candidate:
+    async def retell(self, seed: Seed) -> Candidate:
+        """A new response to a seed's own instruction, which is taken as it is and not checked."""
+        self.told = replace(self.told, keywords=seed.keywords, instruction=seed.instruction)
+        generator = self.roles.generator
+        if self.setting.recipe.refine.writes == "answer":
+            return await self._answered(
+                lambda number: write_response(self.notebook, generator, seed.instruction, draft=number)
+            )
+        return await self._answered(lambda number: rewrite_response(self.notebook, generator, seed, draft=number))
+
+    async def _answered(self, write: Callable[[int], Awaitable[str]]) -> Candidate:
+        """Every draft is written and judged; the best is the story's."""
+        return best_draft(await together(*(self._draft(n, write) for n in range(self.setting.recipe.drafts))))
+
+    async def _draft(self, number: int, write: Callable[[int], Awaitable[str]]) -> Candidate:
         """The story with one response and its verdict; a question that got no answer ends only this draft."""
         telling = copy(self)
         try:
-            return await telling._respond(number)
+            return await telling._respond(await write(number))
         except Unanswered as gap:
             return replace(telling.told, state=State.FAILED, reason=str(gap))
 
-    async def _respond(self, number: int) -> Candidate:
-        instruction = self.told.instruction
-        response = await write_response(self.notebook, self.roles.generator, instruction, draft=number)
+    async def _respond(self, response: str) -> Candidate:
+        """One response: programs with a veto and every reviewer judge it, and the gate decides."""
         self.told = replace(self.told, response=response)
-        if _bare(response) == _bare(instruction):
+        if _bare(response) == _bare(self.told.instruction):
             # Small models do this, and it looks likely to a reviewer that reads likelihoods.
             return replace(self.told, state=State.REJECTED, reason="response: repeats the instruction")
         if fault := await self._vetoed():
@@ -226,11 +268,16 @@ class _Story:
             case Gate.ACCEPT:
                 return replace(self.told, state=State.ACCEPTED, reason="reviewers agree")
             case Gate.ADJUDICATE:
-                return await self._adjudicate(reviews)
+                self.told = replace(self.told, disputed=True)
+                return await self._settle(reviews)
 
-    async def _adjudicate(self, reviews: Sequence[Review]) -> Candidate:
+    async def _settle(self, reviews: Sequence[Review]) -> Candidate:
+        """What becomes of a dispute: the adjudicator's word, or in an ablation the recipe's."""
         recipe, adjudicator = self.setting.recipe, self.roles.adjudicator
-        self.told = replace(self.told, disputed=True)
+        if adjudicator is None:
+            accepted = recipe.review.disputed == "accept"
+            state = State.ACCEPTED if accepted else State.REJECTED
+            return replace(self.told, state=state, reason=f"disputed: {state}, nobody adjudicates")
         if recipe.review.comments == "disputed":
             reviews = await self._comments(reviews)
         ruling = await adjudicate(
@@ -240,7 +287,7 @@ class _Story:
             self.told.response,
             (*reviews, *self._seated()),
             accept_score=recipe.review.accept_mean,
-            calibrate=self.setting.calibration(adjudicator),
+            calibrate=await self.setting.measured(adjudicator),
         )
         state = State.ACCEPTED if ruling.kept else State.REJECTED
         reason = "adjudicator kept it" if ruling.kept else "adjudicator rejected it"

@@ -23,6 +23,7 @@ from gra.engines.protocol import Engine, ModelId
 from gra.engines.vllm import VllmEngine, VllmSettings
 from gra.models.catalog import ResolvedModel, resolve
 from gra.models.chat import context_length, has_chat_template, template_digest
+from gra.synthesis.committee import committee_of
 
 # Resident size of an engine beside weights and KV cache, measured; see docs/benchmarks.md.
 _CPU_OVERHEAD_GB = 3.5
@@ -137,12 +138,8 @@ def find_models(recipes: Sequence[SynthesisRecipe], view: View) -> Workshop:
 
 def _members(recipe: SynthesisRecipe) -> list[tuple[Member, bool]]:
     """The members a recipe needs served, and whether it can do without each."""
-    needed: list[tuple[Member, bool]] = []
-    if recipe.arm == "gra" and recipe.committee is not None:
-        needed += [(member, recipe.committee.allow_missing) for member in recipe.committee.models.values()]
-    if recipe.arm == "distilled" and recipe.teacher is not None:
-        needed.append((recipe.teacher, False))
-    return needed
+    committee = committee_of(recipe)
+    return [(member, committee.allow_missing) for member in committee.models.values()] if committee else []
 
 
 def _find(workshop: Workshop, member: Member, optional: bool, licences: Sequence[str], view: View) -> None:

@@ -1,0 +1,128 @@
+"""Arms that write new samples, round after round, from a pool that grows with what was accepted (paper section 3.4)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from gra.core.errors import DataError
+from gra.core.records import Candidate, Seed
+from gra.core.schema import SynthesisRecipe
+from gra.data.dedup import Embedder
+from gra.models.catalog import resolve
+from gra.synthesis.committee import Member
+from gra.synthesis.draw import draw
+from gra.synthesis.generator import enrich, name_domain
+from gra.synthesis.notebook import Notebook, Unanswered
+from gra.synthesis.quotas import rows_by_domain
+from gra.synthesis.rounds import Round, RoundResult, grow
+from gra.synthesis.story import Setting, eligible
+from gra.synthesis.workbench import Workbench
+
+
+async def write_samples(bench: Workbench, setting: Setting, parents: Sequence[Seed]) -> list[Candidate]:
+    """All rounds: every candidate in its final state, in candidate order.
+
+    Raises:
+        DataError: when a domain with a quota has no two parents although it had two seeds.
+    """
+    recipe, rounds = setting.recipe, setting.recipe.rounds
+    pool = grow({domain: [] for domain in recipe.domains}, parents)
+    for domain, rows in (rows_by_domain(recipe) or {}).items():
+        if rows and len(eligible(pool, domain)) < 2:
+            raise DataError(
+                f"`rounds.quotas` asks for {rows} rows of {domain}, but fewer than two of its seeds got keywords and a "
+                "summary (see the notes above); give them in the seed file"
+            )
+    embedder = Embedder(resolve(recipe.dedup.embedder, accept_licences=recipe.accept_licences).path)
+    candidates: list[Candidate] = []
+    for number in range(1, rounds.count + 1):
+        bench.ended.clear()
+        this_round = Round(setting, bench.broker, bench.ledger, pool, embedder, number, bench.in_flight)
+        result = await this_round.run(lambda c: bench.note(c, rounds.accept))
+        candidates += result.candidates
+        bench.stopped.append(result.stopped)
+        _say_how_it_ended(bench, number, result)
+        if result.stopped == "budget":
+            break
+        if number < rounds.count:
+            pool = grow(pool, await enrich_all(bench, setting.members, [_as_seed(c, recipe) for c in result.accepted]))
+    return candidates
+
+
+def _say_how_it_ended(bench: Workbench, number: int, result: RoundResult) -> None:
+    rounds, accepted = bench.recipe.rounds, result.accepted
+    bench.view.note(f"  round {number}: {len(accepted)} rows of {len(result.candidates)} ({result.stopped})")
+    if len(accepted) == rounds.accept or result.stopped == "budget":
+        return
+    have = Counter(candidate.domain for candidate in accepted)
+    wanted = rows_by_domain(bench.recipe) or {}
+    short = ", ".join(f"{domain} {have[domain]} of {rows}" for domain, rows in wanted.items() if have[domain] < rows)
+    bench.view.note(
+        f"! round {number} ends with {len(accepted)} of {rounds.accept} rows: {len(result.candidates)} candidates "
+        f"are all that `rounds.max_candidates` allows{f' ({short})' if short else ''}"
+    )
+
+
+def check_parents(bench: Workbench, seeds: Sequence[Seed]) -> None:
+    """Before anything is spent: there must be two parents for a candidate, in every domain that has a quota.
+
+    Raises:
+        DataError: when there are not.
+    """
+    recipe, count = bench.recipe, Counter(seed.domain for seed in seeds)
+    lone = [domain for domain in recipe.domains if count[domain] < 2]
+    if len(lone) == len(recipe.domains):
+        raise DataError(f"{bench.job.seed_file()}: a candidate needs two parents, and no domain has two seeds")
+    wanted = rows_by_domain(recipe) or {}
+    if barren := [domain for domain in lone if wanted.get(domain)]:
+        raise DataError(
+            f"`rounds.quotas` asks for rows of {', '.join(barren)}, but a candidate needs two parents and there are "
+            "not two seeds; add seeds, or take the domain out of `domains`"
+        )
+    if lone:
+        bench.view.note(f"! no candidates for {', '.join(lone)}: a domain needs two seeds")
+
+
+async def name_domains(bench: Workbench, members: Mapping[str, Member], seeds: Sequence[Seed]) -> list[Seed]:
+    """A domain for the seeds that come without one, chosen by a member drawn at random."""
+
+    async def one(seed: Seed) -> Seed:
+        if seed.domain:
+            return seed
+        member = draw(bench.recipe.seed, seed.id, "namer").choice(_writers(members))
+        try:
+            return await name_domain(Notebook(bench.broker, f"domain-{seed.id}"), member, seed, bench.recipe.domains)
+        except Unanswered as gap:
+            bench.view.note(f"! {seed.id} has no domain and will not be a parent: {gap}")
+            return seed
+
+    return list(await asyncio.gather(*(one(seed) for seed in seeds)))
+
+
+async def enrich_all(bench: Workbench, members: Mapping[str, Member], samples: Sequence[Seed]) -> list[Seed]:
+    """Keywords and summary for the samples that lack them, by a member drawn at random (paper: M_P)."""
+
+    async def one(sample: Seed) -> Seed:
+        if sample.enriched or not sample.domain:
+            return sample
+        member = draw(bench.recipe.seed, sample.id, "enricher").choice(_writers(members))
+        try:
+            return await enrich(Notebook(bench.broker, f"enrich-{sample.id}"), member, sample)
+        except Unanswered as gap:
+            bench.view.note(f"! {sample.id} has no metadata and will not be a parent: {gap}")
+            return sample
+
+    return list(await asyncio.gather(*(one(sample) for sample in samples)))
+
+
+def _writers(members: Mapping[str, Member]) -> list[Member]:
+    writers = [member for member in members.values() if "enricher" in member.roles]
+    return writers or [member for member in members.values() if "generator" in member.roles]
+
+
+def _as_seed(candidate: Candidate, recipe: SynthesisRecipe) -> Seed:
+    """An accepted row as a parent to be; its summary is yet to be written."""
+    keywords = candidate.keywords if recipe.enrichment.keywords == "keep" else ()
+    return Seed(candidate.id, candidate.domain, candidate.instruction, candidate.response, keywords, "")

@@ -1,0 +1,164 @@
+"""Before the first story: the members whose models are here take their seats, and the reviewers are measured.
+
+Adjudicators are measured beside the first stories.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from gra.core.console import View
+from gra.core.errors import RecipeError
+from gra.core.records import Seed
+from gra.core.schema import SynthesisRecipe
+from gra.synthesis.assignment import adjudicates, check_cast
+from gra.synthesis.committee import Member, committee_of, make_member, shared_weights
+from gra.synthesis.growth import check_parents, enrich_all, name_domains
+from gra.synthesis.probes import Measured, committee_auc, measure, plant
+from gra.synthesis.programs import make_programs
+from gra.synthesis.reviewer import Calibration
+from gra.synthesis.story import Setting
+from gra.synthesis.workbench import Workbench
+from gra.synthesis.workshop import Workshop
+
+Planted = Sequence[tuple[Seed, str]]
+
+
+@dataclass
+class Seated:
+    """What all stories share, the seeds with the metadata the arm needs, and what was measured."""
+
+    setting: Setting
+    seeds: list[Seed]
+    measured: list[Measured]
+    late: dict[str, asyncio.Task[Measured]]
+
+    async def facts(self) -> dict[str, Any]:
+        """What the report should know; waits for those who are still being measured."""
+        members, recipe = self.setting.members, self.setting.recipe
+        committee = committee_of(recipe)
+        assert committee is not None
+        measured = {m.member: m for m in (*self.measured, *await asyncio.gather(*self.late.values()))}
+        return {
+            "committee": {
+                "assignment": committee.assignment,
+                "reviewers": committee.reviewers,
+                "adjudicates": adjudicates(recipe),
+            },
+            "reviewers": {name: measured[name].to_json() for name in members if name in measured},
+            "committee_auc": committee_auc(self.measured) if self.measured else None,
+            "shared_weights": shared_weights(members),
+            "members": {
+                m.name: {"model": m.model.name, "ask": m.ask, "roles": list(m.roles)} for m in members.values()
+            },
+        }
+
+    async def dismiss(self) -> None:
+        """Measure nobody any more; nothing happens when all have been measured."""
+        for task in self.late.values():
+            task.cancel()
+        await asyncio.gather(*self.late.values(), return_exceptions=True)
+
+
+async def prepare(bench: Workbench, seeds: Sequence[Seed]) -> Seated:
+    """Measure the reviewers and give the seeds their metadata.
+
+    Those who only adjudicate are measured while the first stories are told: these need not wait for them.
+    """
+    recipe, members = seat(bench.workshop, bench.recipe, bench.view)
+    named = await name_domains(bench, members, seeds)
+    planted = _planted(recipe, named)
+    reviewers = [m for m in members.values() if planted and "reviewer" in m.roles]
+    if recipe.arm == "refined":
+        measured, parents = await _measure_all(bench, reviewers, planted), named
+    else:
+        check_parents(bench, named)
+        measured, parents = await asyncio.gather(
+            _measure_all(bench, reviewers, planted), enrich_all(bench, members, named)
+        )
+    programs = make_programs(recipe.review.programs, members)
+    late = {
+        m.name: asyncio.create_task(_measure_late(bench, m, planted))
+        for m in members.values()
+        if planted and adjudicates(recipe) and "adjudicator" in m.roles and "reviewer" not in m.roles
+    }
+    setting = Setting(
+        recipe,
+        members,
+        {m.member: m.calibration for m in measured},
+        {m.member: m.thresholds for m in measured},
+        {name: partial(_calibration, task) for name, task in late.items()},
+        programs,
+        bench.job.fingerprint(bench.workshop, "rounds", "budget", "dedup"),
+    )
+    return Seated(setting, parents, measured, late)
+
+
+def _planted(recipe: SynthesisRecipe, seeds: Sequence[Seed]) -> Planted:
+    """The pairs by which reviewers are measured; none when nobody reviews, or scores are taken as they stand."""
+    committee = committee_of(recipe)
+    if not recipe.review.probes or committee is None or not committee.reviewers:
+        return []
+    return plant(seeds, recipe.review.probes, recipe.seed)
+
+
+async def _measure_all(bench: Workbench, judges: Sequence[Member], planted: Planted) -> list[Measured]:
+    return list(await asyncio.gather(*(_measure(bench, judge, planted) for judge in judges)))
+
+
+async def _measure_late(bench: Workbench, judge: Member, planted: Planted) -> Measured:
+    await bench.workshop.prepared.wait()
+    return await _measure(bench, judge, planted)
+
+
+async def _measure(bench: Workbench, judge: Member, planted: Planted) -> Measured:
+    measured = await measure(bench.broker, judge, planted)
+    unanswered = f", {measured.unanswered} answers unusable" if measured.unanswered else ""
+    bench.view.note(f"  reviewer {judge.name}: AUC {measured.auc:.2f} on {len(planted)} planted pairs{unanswered}")
+    bench.tracker.summary({f"reviewers/{judge.name}/auc": measured.auc})
+    return measured
+
+
+async def _calibration(task: asyncio.Task[Measured]) -> Calibration:
+    # Shielded: a story that is cancelled while it waits leaves the measurement to the others.
+    return (await asyncio.shield(task)).calibration
+
+
+def seat(workshop: Workshop, recipe: SynthesisRecipe, view: View) -> tuple[SynthesisRecipe, dict[str, Member]]:
+    """The members whose models are here, and the recipe with fewer reviewers when there are fewer members.
+
+    Raises:
+        RecipeError: when a role cannot be filled any more.
+    """
+    committee = committee_of(recipe)
+    assert committee is not None
+    served = {name: workshop.served(member) for name, member in committee.models.items()}
+    present = {
+        name: make_member(name, member, recipe.review, workshop.model_id(model))
+        for name, member in committee.models.items()
+        if (model := served[name]) is not None
+    }
+    if len(present) == len(committee.models):
+        check_cast(recipe, present)
+        return recipe, present
+    gone = ", ".join(name for name, model in served.items() if model is None)
+    for reviewers in range(committee.reviewers, min(1, committee.reviewers) - 1, -1):
+        smaller = recipe.model_copy(update={"committee": committee.model_copy(update={"reviewers": reviewers})})
+        if _feasible(present, smaller):
+            view.note(f"! without {gone}: {len(present)} members, {reviewers} reviewers for each candidate")
+            return smaller, present
+    raise RecipeError(
+        f"without {gone} the committee cannot fill all roles; make the models available or change `committee`"
+    )
+
+
+def _feasible(members: Mapping[str, Member], recipe: SynthesisRecipe) -> bool:
+    try:
+        check_cast(recipe, members)
+    except RecipeError:
+        return False
+    return True

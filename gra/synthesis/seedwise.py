@@ -1,0 +1,117 @@
+"""Arms that keep the seeds' instructions: `vanilla` copies, `distilled` answers, `refined` answers and reviews.
+
+One candidate a seed, in the seeds' order. Nothing is deduplicated: a seed set's own repetitions are the
+same in each of these arms.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+
+from gra.core.errors import BudgetExhausted
+from gra.core.records import Candidate, Seed, State
+from gra.core.schema import SynthesisRecipe
+from gra.synthesis.committee import make_member
+from gra.synthesis.generator import write_response
+from gra.synthesis.notebook import Notebook, Unanswered
+from gra.synthesis.story import Setting, refine
+from gra.synthesis.workbench import Workbench
+
+
+def copy_seeds(recipe: SynthesisRecipe, seeds: Sequence[Seed]) -> list[Candidate]:
+    """The seeds as they are."""
+    return [
+        _from_seed(recipe, f"{recipe.arm}-{seed.id}", index, seed, seed.response, "seed")
+        for index, seed in enumerate(seeds)
+    ]
+
+
+async def answer_seeds(bench: Workbench, seeds: Sequence[Seed]) -> list[Candidate]:
+    """The teacher answers every seed instruction."""
+    recipe = bench.recipe
+    assert recipe.teacher is not None
+    served = bench.workshop.served(recipe.teacher)
+    assert served is not None
+    teacher = make_member("teacher", recipe.teacher, recipe.review, bench.workshop.model_id(served))
+
+    async def answer(name: str, index: int, seed: Seed) -> Candidate:
+        notebook = Notebook(bench.broker, name)
+        begun = _from_seed(recipe, name, index, seed, "", "teacher's answer")
+        try:
+            response = await write_response(notebook, teacher, seed.instruction, role="teacher")
+            ended = replace(begun, response=response, generator=teacher.name)
+        except Unanswered as gap:
+            ended = replace(begun, state=State.FAILED, reason=str(gap), generator=teacher.name)
+        return replace(ended, usage=dict(notebook.usage), calls=tuple(notebook.calls))
+
+    await bench.workshop.prepared.wait()
+    scope = bench.job.fingerprint(bench.workshop, "budget")
+    return await _each(bench, seeds, recipe.arm, scope, recipe.engine.concurrency, answer)
+
+
+async def refine_seeds(bench: Workbench, setting: Setting, seeds: Sequence[Seed]) -> list[Candidate]:
+    """The committee rewrites each seed's response and reviews it; `refine.rejected` says what becomes of the rest."""
+
+    async def told(_: str, index: int, seed: Seed) -> Candidate:
+        return await refine(setting, bench.broker, index, seed)
+
+    refined = await _each(bench, seeds, "refined", setting.fingerprint, bench.in_flight, told)
+    if bench.recipe.refine.rejected == "drop":
+        return refined
+    own = [(c.index, seeds[c.index]) for c in refined if c.state is not State.ACCEPTED]
+    reason = "seed, its rewriting was not accepted"
+    return refined + [_from_seed(bench.recipe, f"seed-{s.id}", i, s, s.response, reason) for i, s in own]
+
+
+async def _each(
+    bench: Workbench,
+    seeds: Sequence[Seed],
+    prefix: str,
+    scope: str,
+    in_flight: int,
+    tell: Callable[[str, int, Seed], Awaitable[Candidate]],
+) -> list[Candidate]:
+    """One candidate a seed: as recorded, or told now. When the budget is spent, no more are begun."""
+    limit = asyncio.Semaphore(in_flight)
+
+    async def one(index: int, seed: Seed) -> Candidate | None:
+        name = f"{prefix}-{seed.id}"
+        recorded = bench.ledger.story(name, scope)
+        if recorded is not None:
+            ended = Candidate.from_json(recorded)
+        else:
+            async with limit:
+                try:
+                    bench.broker.check_budget()
+                except BudgetExhausted:
+                    return None
+                ended = await tell(name, index, seed)
+                await bench.ledger.conclude(name, ended.to_json(), scope)
+        bench.note(ended, len(seeds))
+        return ended
+
+    bench.ended.clear()
+    told = await asyncio.gather(*(one(index, seed) for index, seed in enumerate(seeds)))
+    ended = [candidate for candidate in told if candidate is not None]
+    if len(ended) < len(seeds):
+        bench.stopped.append("budget")
+        bench.view.note(f"! the budget is spent: {len(seeds) - len(ended)} of {len(seeds)} seeds were not begun")
+    return ended
+
+
+def _from_seed(recipe: SynthesisRecipe, name: str, index: int, seed: Seed, response: str, reason: str) -> Candidate:
+    return Candidate(
+        id=name,
+        round=0,
+        index=index,
+        domain=seed.domain,
+        state=State.ACCEPTED,
+        reason=reason,
+        arm=recipe.arm,
+        parents=(seed.id,),
+        keywords=seed.keywords,
+        instruction=seed.instruction,
+        response=response,
+    )

@@ -1,0 +1,97 @@
+"""One arm to be made (`Job`), and what making it needs at hand (`Workbench`)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gra.core.console import View
+from gra.core.ledger import Ledger
+from gra.core.manifest import RunFolder, digest, file_digest
+from gra.core.recipe import Loaded
+from gra.core.records import Candidate, State
+from gra.core.schema import SynthesisRecipe
+from gra.core.tracking import Tracker
+from gra.data.seed_hub import find_seeds
+from gra.data.seeds import Seeds, load_seeds
+from gra.engines.broker import Broker
+from gra.synthesis.programs import versions
+from gra.synthesis.prompts import digests
+from gra.synthesis.workshop import Workshop
+
+# Stories in flight per model: enough to keep the engines busy while stories wait for other models, and few enough
+# that little is left over when a round is full.
+_STORIES_PER_MODEL = 12
+
+
+@dataclass(frozen=True)
+class Job:
+    """One arm to be made: its checked recipe and the folder it goes to."""
+
+    loaded: Loaded[SynthesisRecipe]
+    folder: RunFolder
+    ledger: Path
+
+    @property
+    def recipe(self) -> SynthesisRecipe:
+        """The checked recipe."""
+        return self.loaded.recipe
+
+    def seed_file(self) -> Path:
+        """Where the recipe's seeds are."""
+        return find_seeds(self.recipe.seeds, self.loaded.path)
+
+    def seeds(self) -> Seeds:
+        """The recipe's seeds, and the rows that had to be set aside."""
+        return load_seeds(self.seed_file(), self.recipe.domains, self.recipe.seeds, seed=self.recipe.seed)
+
+    def fingerprint(self, workshop: Workshop, *without: str) -> str:
+        """Changes whenever the dataset could: recipe (but for the sections in `without`), seeds, models, prompts."""
+        # Where a model runs is in its identity, as far as it matters.
+        members: dict[str, Any] = {"committee": {"models": {"__all__": {"engine"}}}, "teacher": {"engine"}}
+        left_out = {"tracking", "engine", "ledger", *without}
+        recipe = self.recipe.model_dump(exclude=members | dict.fromkeys(left_out, True))
+        models = {name: asdict(workshop.model_id(name)) for name in sorted(workshop.models)}
+        programs = versions(self.recipe.review.programs)
+        return digest([recipe, file_digest(self.seed_file()), models, digests(), programs])
+
+
+@dataclass
+class Workbench:
+    """What making one arm needs at hand."""
+
+    job: Job
+    workshop: Workshop
+    broker: Broker
+    ledger: Ledger
+    view: View
+    tracker: Tracker
+    ended: Counter[str] = field(default_factory=Counter)
+    stopped: list[str] = field(default_factory=list)  # why each round, or the run over the seeds, ended
+
+    @property
+    def recipe(self) -> SynthesisRecipe:
+        """The arm's recipe."""
+        return self.job.recipe
+
+    @property
+    def in_flight(self) -> int:
+        """How many stories may be told at once: more where engines take more calls than usual, as a server does."""
+        engines = self.broker.pool.engines.values()
+        return sum(max(_STORIES_PER_MODEL, engine.concurrency // 8) for engine in engines) or _STORIES_PER_MODEL
+
+    def note(self, candidate: Candidate, total: int) -> None:
+        """Tell the person and the tracker that a candidate ended."""
+        self.ended[candidate.state] += 1
+        progress = self.broker.progress
+        tokens = sum(u.completion_tokens for u in progress.usage.values())
+        waiting = ", ".join(f"{name} {n}" for name, n in progress.in_flight.items() if n)
+        detail = f"of {self.ended.total()} ended, {tokens:,} tokens" + (f" | in flight: {waiting}" if waiting else "")
+        done = self.ended[State.ACCEPTED]
+        self.view.progress(f"{self.recipe.name} accepted", min(done, total), total, detail)
+        self.view.event("candidate", arm=self.recipe.name, id=candidate.id, state=candidate.state, tokens=tokens)
+        self.tracker.log(
+            {f"synthesis/{state}": count for state, count in self.ended.items()} | {"synthesis/tokens": tokens}
+        )

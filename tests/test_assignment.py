@@ -1,0 +1,196 @@
+"""Assignments: balanced laps are exactly even, fixed and single casts are what the recipe says, and ablations share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import combinations
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from scripted_run import make_recipe
+
+from gra.core.errors import RecipeError
+from gra.core.schema import SynthesisRecipe
+from gra.engines.protocol import ModelId, SamplingSettings
+from gra.synthesis.assignment import Roles, balanced_roles, cast, check_cast, draw_roles
+from gra.synthesis.committee import Member, committee_of, make_members
+
+ALL = ("generator", "reviewer", "adjudicator")
+SAMPLING = SamplingSettings(0.7, 0.95, 1.0, 256)
+
+
+def people(families: list[str], roles: tuple[str, ...] = ALL) -> dict[str, Member]:
+    return {
+        (name := f"m{i}"): Member(name, ModelId(name, f"id-{name}", "t"), None, SAMPLING, roles, "integers", family)  # type: ignore[arg-type]
+        for i, family in enumerate(families)
+    }
+
+
+def lap(members: dict[str, Member], reviewers: int, seed: int, number: int = 0, judged: bool = True) -> list[Roles]:
+    """One lap: as many casts as there are pairs of a generator and somebody else who may review."""
+    size = sum(
+        sum("reviewer" in other.roles and other is not member for other in members.values())
+        for member in members.values()
+        if "generator" in member.roles
+    )
+    return [balanced_roles(members, reviewers, seed, 1, number * size + i, judged) for i in range(size)]
+
+
+sizes = st.integers(3, 9).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n - 2)))
+
+
+@given(sizes, st.lists(st.sampled_from("xyz"), min_size=9, max_size=9), st.integers(0, 10**6), st.integers(0, 3))
+def test_in_a_balanced_lap_every_pair_occurs_equally_often(size, families, seed: int, number: int) -> None:
+    n, reviewers = size
+    members = people(families[:n])
+    casts = lap(members, reviewers, seed, number)
+    for roles in casts:
+        assert roles.adjudicator is not None
+        names = [roles.generator.name, roles.adjudicator.name, *(r.name for r in roles.reviewers)]
+        assert len(set(names)) == len(names) == reviewers + 2
+    reviewed = Counter((roles.generator.name, r.name) for roles in casts for r in roles.reviewers)
+    judged = Counter((roles.generator.name, roles.adjudicator.name) for roles in casts if roles.adjudicator)
+    assert len(reviewed) == len(judged) == n * (n - 1)
+    assert set(reviewed.values()) == {reviewers}
+    assert set(judged.values()) == {1}
+
+
+@given(st.integers(2, 5), st.integers(2, 5), st.integers(1, 3), st.integers(0, 10**6))
+def test_balance_holds_with_dedicated_roles(writers: int, readers: int, judges: int, seed: int) -> None:
+    """Some only generate and some both generate and review; those who adjudicate do nothing else."""
+    assume(readers > 2)
+    members = people(["w"] * writers, ("generator",))
+    members |= {f"r{m.name}": m for m in people(["r"] * readers, ("generator", "reviewer")).values()}
+    members |= {f"j{m.name}": m for m in people(["j"] * judges, ("adjudicator",)).values()}
+    named = {
+        key: Member(key, ModelId(key, key, "t"), None, SAMPLING, m.roles, m.ask, m.family) for key, m in members.items()
+    }
+    casts = lap(named, 2, seed)
+    reviewed = Counter((roles.generator.name, r.name) for roles in casts for r in roles.reviewers)
+    assert set(reviewed.values()) == {2}
+    assert len(reviewed) == writers * readers + readers * (readers - 1)
+    assert {roles.adjudicator.name[0] for roles in casts if roles.adjudicator} == {"j"}
+
+
+@given(st.integers(2, 4), st.integers(2, 4), st.integers(0, 10**6))
+def test_families_are_mixed_on_every_panel(families: int, each: int, seed: int) -> None:
+    """With as many seats as families, nobody sits beside kin: even over a whole lap, without luck."""
+    members = people([f"family-{i % families}" for i in range(families * each)], ("reviewer",))
+    writer = Member("w", ModelId("w", "w", "t"), None, SAMPLING, ("generator",), "integers")
+    casts = lap({**members, "w": writer}, families, seed, judged=False)
+    assert len(casts) == families * each
+    for roles in casts:
+        assert len({r.family for r in roles.reviewers}) == families
+        assert roles.adjudicator is None
+
+
+def test_laps_differ_and_are_the_same_whenever_they_are_made() -> None:
+    members = people(["a", "a", "b", "c", "d"])
+    laps = [[str(roles) for roles in lap(members, 3, 0, number)] for number in range(4)]
+    assert all(one != two for one, two in combinations(laps, 2))
+    assert laps == [[str(roles) for roles in lap(members, 3, 0, number)] for number in range(4)]
+
+
+def recipe(members: int = 5, committee: dict[str, Any] | None = None, **changes: Any) -> SynthesisRecipe:
+    models = {name: {"model": f"model-{name}"} for name in "abcdefgh"[:members]}
+    return make_recipe(committee={"models": models} | (committee or {}), **changes)
+
+
+def seated(made: SynthesisRecipe) -> dict[str, Member]:
+    committee = committee_of(made)
+    assert committee is not None
+    ids = {name: ModelId(m.model, m.model, "t") for name, m in committee.models.items()}
+    return make_members(committee, made.review, ids)
+
+
+def names(roles: Roles) -> tuple[str, str, str]:
+    judge = roles.adjudicator.name if roles.adjudicator else ""
+    return roles.generator.name, "".join(r.name for r in roles.reviewers), judge
+
+
+@pytest.mark.parametrize(
+    ("committee", "expected"),
+    [
+        ({"assignment": "fixed"}, ("a", "bcd", "e")),
+        ({"assignment": "fixed", "lead": "c"}, ("c", "abd", "e")),
+        ({"assignment": "fixed", "reviewers": 1}, ("a", "b", "")),
+        ({"assignment": "single", "reviewers": 1}, ("a", "a", "")),
+        ({"assignment": "single", "reviewers": 0, "lead": "d"}, ("d", "", "")),
+    ],
+)
+def test_fixed_and_single_casts_never_change(committee, expected) -> None:
+    made = recipe(committee=committee)
+    check_cast(made, seated(made))
+    assert {names(cast(made, seated(made), round_, index)) for round_ in (0, 1, 2) for index in range(5)} == {expected}
+
+
+@pytest.mark.parametrize("assignment", ["random", "balanced"])
+def test_an_ablation_asks_the_reviewers_that_the_full_method_asked(assignment: str) -> None:
+    """So that its calls are in the ledger already: fewer reviewers, or nobody who adjudicates, moves no other seat."""
+    full, one, none, mean_only = (
+        recipe(committee={"assignment": assignment, "reviewers": reviewers}, review={"disputed": disputed})
+        for reviewers, disputed in ((3, "adjudicate"), (1, "adjudicate"), (0, "adjudicate"), (3, "accept"))
+    )
+    for index in range(60):
+        generator, reviewers, judge = names(cast(full, seated(full), 1, index))
+        assert judge
+        assert names(cast(mean_only, seated(mean_only), 1, index)) == (generator, reviewers, "")
+        assert names(cast(one, seated(one), 1, index)) == (generator, reviewers[0], "")
+        assert names(cast(none, seated(none), 1, index)) == (generator, "", "")
+
+
+def test_without_disputes_to_settle_a_committee_may_be_one_smaller() -> None:
+    four = recipe(4)
+    with pytest.raises(RecipeError, match="3 reviewers are asked for"):
+        check_cast(four, seated(four))
+    lenient = recipe(4, review={"disputed": "reject"})
+    check_cast(lenient, seated(lenient))
+    assert len(draw_roles(seated(lenient), 3, 0, 1, 0, judged=False).reviewers) == 3
+
+
+def test_what_cannot_be_even_is_refused() -> None:
+    models = {name: {"model": name} for name in "abcd"} | {"e": {"model": "e", "roles": ["generator", "reviewer"]}}
+    made = make_recipe(committee={"models": models, "assignment": "balanced", "reviewers": 2})
+    with pytest.raises(RecipeError, match="cannot be even when only some of `a`'s reviewers may adjudicate"):
+        check_cast(made, seated(made))
+    small = recipe(4, committee={"assignment": "balanced"})
+    with pytest.raises(RecipeError, match="when `a` generates only 3 are left"):
+        check_cast(small, seated(small))
+
+
+@pytest.mark.parametrize(
+    ("committee", "problem"),
+    [
+        ({"lead": "z", "assignment": "fixed"}, "`lead: z`, who is not among its models"),
+        ({"lead": "a"}, "a `lead` only with `assignment: fixed` or `single`, not `random`"),
+        ({"assignment": "single"}, "cannot have more than one review of a `single` member"),
+    ],
+)
+def test_committees_that_contradict_themselves(committee, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        recipe(committee=committee)
+
+
+def test_a_lead_must_have_the_roles_it_plays() -> None:
+    models = {"a": {"model": "a", "roles": ["reviewer"]}, "b": {"model": "b", "roles": ["generator"]}}
+    fixed = make_recipe(committee={"models": models, "assignment": "fixed", "lead": "a", "reviewers": 1})
+    with pytest.raises(RecipeError, match="`lead: a` cannot generate"):
+        check_cast(fixed, seated(fixed))
+    single = make_recipe(committee={"models": models, "assignment": "single", "reviewers": 1})
+    with pytest.raises(RecipeError, match="`b` is `single` and must be able to be reviewer"):
+        check_cast(single, seated(single))
+
+
+def test_families_come_from_the_catalog_or_from_the_recipe() -> None:
+    models = {
+        "llama": {"model": "meta-llama/Llama-3.1-8B-Instruct"},
+        "tulu": {"model": "catalog:llama-3.1-tulu-3-8b"},
+        "mine": {"model": "./my-llama", "family": "llama-3.1"},
+        "other": {"model": "./unknown"},
+    }
+    made = make_recipe(committee={"models": models, "reviewers": 2})
+    assert {name: member.family for name, member in seated(made).items()} == {
+        "llama": "llama-3.1", "tulu": "llama-3.1", "mine": "llama-3.1", "other": ""
+    }  # fmt: skip
