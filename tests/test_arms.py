@@ -14,6 +14,7 @@ from scripted_run import make_recipe, write_job
 
 from gra.core.console import read_events
 from gra.core.errors import DataError
+from gra.core.manifest import digest
 from gra.core.schema import SynthesisRecipe
 from gra.data.export import read_lineage
 from gra.synthesis import growth
@@ -170,6 +171,23 @@ def test_a_spent_budget_leaves_seeds_untold_and_says_so(made, tmp_path: Path) ->
     more, facts = made(arm="refined", review=probes)
     assert len(more) == 6
     assert facts["stopped"] == []
+
+
+# --- the default path ----------------------------------------------------------------------------------------------
+
+WHOLE = {
+    "rounds": {"count": 2, "accept": 1000, "max_candidates": 20},
+    "review": {"comments": "always", "probes": 4, "accept_mean": 6.0, "dispute_std": 1.0},
+}
+
+
+def test_what_the_default_path_asks_stays_what_it_was(made, tmp_path: Path) -> None:
+    """By content, over two whole rounds: when this changes, every ledger there is will be asked anew."""
+    made(**WHOLE)
+    assert digest(sorted(questions(tmp_path / "run"))) == PINNED
+
+
+PINNED = "e05942d103e21f6cf52af47dde6d63c31088077c961e65b99851b362f9daaf99"
 
 
 # --- ablations ------------------------------------------------------------------------------------------------------
