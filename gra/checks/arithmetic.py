@@ -128,7 +128,7 @@ _OPERATOR = r"[ \t]*+(?:\*\*|[-+*/^x])[ \t]*+"
 _EXPRESSION = rf"{_ATOM}(?:{_OPERATOR}{_ATOM})*"
 _STATEMENT = re.compile(rf"{_EXPRESSION}(?:[ \t]*=[ \t]*{_EXPRESSION})+")
 _FENCED = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.DOTALL)
-_BOLD = re.compile(r"(?<![\d)*])\*\*(?=\S)([^*\n]+?)(?<=\S)\*\*(?![\d(*])")
+_BOLD = re.compile(r"(?<![\d)*])\*\*(?=\S)([^\n]+?)(?<=\S)\*\*(?![\d(*])")
 _SIGNS = str.maketrans({"×": "*", "·": "*", "∗": "*", "⋅": "*", "÷": "/", "−": "-", "–": "-", "\u00a0": " "}) | {
     ord(raised): f"^{digit}" for raised, digit in zip("²³⁴⁵⁶⁷⁸⁹", "23456789", strict=True)
 }
