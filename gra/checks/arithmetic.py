@@ -128,7 +128,7 @@ _OPERATOR = r"[ \t]*+(?:\*\*|[-+*/^x])[ \t]*+"
 _EXPRESSION = rf"{_ATOM}(?:{_OPERATOR}{_ATOM})*"
 _STATEMENT = re.compile(rf"{_EXPRESSION}(?:[ \t]*=[ \t]*{_EXPRESSION})+")
 _FENCED = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.DOTALL)
-_BOLD = re.compile(r"(?<![\d)*])\*\*(?=\S)([^*\n]+?)(?<=\S)\*\*(?![\d(*])")
+_BOLD = re.compile(r"(?<![\d)*])\*\*(?=\S)([^\n]+?)(?<=\S)\*\*(?![\d(*])")
 _SIGNS = str.maketrans({"×": "*", "·": "*", "∗": "*", "⋅": "*", "÷": "/", "−": "-", "–": "-", "\u00a0": " "}) | {
     ord(raised): f"^{digit}" for raised, digit in zip("²³⁴⁵⁶⁷⁸⁹", "23456789", strict=True)
 }
@@ -142,7 +142,8 @@ _LATEX = (
 # A line with one of these words may state a false equation without being wrong.
 _TAKEN_BACK = re.compile(
     r"\b(?:not|isn't|wrong|incorrect|false|mistake|error|instead|suppose|pretend|claims?|mod|modulo|remainder|binary|"
-    r"octal|hex|hexadecimal|base[- ]?\d+|clock|string|concatenat\w+|about|approximately|roughly|approx|around|nearly|round\w*|"
+    r"octal|hex|hexadecimal|base[- ]?\d+|clock|string|concatenat\w+|"
+    r"about|approximately|roughly|approx|around|nearly|round\w*|"
     r"estimat\w+)\b|[≈≠∼~]|!=",
     re.IGNORECASE,
 )
