@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from gra.data import dedup, nearest
 from gra.data.arrivals import Arrivals
-from gra.data.dedup import Decision, Matrix, Texts, greedy_dedup
-from gra.data.nearest import Screen, cosine
+from gra.data.dedup import Decision, Texts, greedy_dedup
+from gra.data.nearest import Matrix, Screen, cosine
 from gra.data.wording import Wording
 
 
