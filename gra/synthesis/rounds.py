@@ -62,10 +62,6 @@ class Round:
         # A verdict counts again only under the same recipe, models, prompts and pool.
         self._scope = digest([setting.fingerprint, [[s.id for s in samples] for samples in pool.values()]])
         self._ended: dict[int, Candidate] = {}
-        # Kept up to date as stories end, for they are asked for at every admission.
-        self._let_through: list[int] = []  # passed the gate, in the order they ended
-        self._whole = 0  # so many, from the first on, have ended without a gap
-        self._whole_passed: list[int] = []  # of these, who passed
         self._vectors: dict[int, Matrix] = {}
         self._pool_vectors: Matrix | None = None
         self._too_few = setting.recipe.rounds.accept - 1  # passed candidates that are known not to fill the round
@@ -86,7 +82,6 @@ class Round:
         rounds = self._setting.recipe.rounds
         admitted, stopped = 0, ""
         while not stopped or running:
-            recalled = False
             while not stopped and admitted < rounds.max_candidates and len(running) < self._room():
                 try:
                     self._broker.check_budget()
@@ -94,21 +89,15 @@ class Round:
                     if admitted >= self._begun_before:
                         stopped = "budget"
                         break
-                recorded = self._recorded(admitted)
-                if recorded is not None:
-                    self._end(admitted, recorded, on_end)
-                    recalled = True
-                elif recalled:
-                    break  # whether what is recorded fills the round is seen before anything is asked
-                else:
-                    running[asyncio.create_task(self._story(admitted))] = admitted
+                running[asyncio.create_task(self._story(admitted))] = admitted
                 admitted += 1
-            if not running and not recalled:
+            if not running:
                 break
-            if running and not recalled:
-                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    self._end(running.pop(task), task.result(), on_end)
+            done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                index = running.pop(task)
+                self._ended[index] = task.result()
+                on_end(self._ended[index])
             if not stopped and await self._enough():
                 stopped = "enough accepted"
         return stopped or "candidate limit"
@@ -120,41 +109,40 @@ class Round:
         last = self._ledger.last_candidate(first, end)
         return 0 if last is None else int(last.removeprefix(f"r{self._number}-")) + 1
 
-    def _recorded(self, index: int) -> Candidate | None:
-        """A story's end as an earlier start recorded it."""
-        recorded = self._ledger.story(candidate_id(self._number, index), self._scope)
-        return None if recorded is None else Candidate.from_json(recorded)
-
-    def _end(self, index: int, candidate: Candidate, on_end: OnEnd) -> None:
-        self._ended[index] = candidate
-        if candidate.state is State.ACCEPTED:
-            self._let_through.append(index)
-        while (whole := self._ended.get(self._whole)) is not None:
-            if whole.state is State.ACCEPTED:
-                self._whole_passed.append(self._whole)
-            self._whole += 1
-        on_end(candidate)
-
     async def _story(self, index: int) -> Candidate:
-        """A story told now to its end, and recorded."""
+        """A story's end: as recorded, or told now and recorded."""
+        recorded = self._ledger.story(candidate_id(self._number, index), self._scope)
+        if recorded is not None:
+            return Candidate.from_json(recorded)
         candidate = await live(self._setting, self._broker, self._pool, self._number, index)
         await self._ledger.conclude(candidate.id, candidate.to_json(), self._scope)
         return candidate
 
     def _room(self) -> int:
         """How many stories may be in flight: fewer when nearly enough rows are accepted."""
-        missing = self._setting.recipe.rounds.accept - len(self._let_through)
+        accepted = sum(c.state is State.ACCEPTED for c in self._ended.values())
         # The rate is taken where all have ended: what ends soonest is mostly rejected.
-        rate = (len(self._whole_passed) + 1) / (self._whole + 2)
-        wanted = math.ceil(missing / rate)
+        prefix = self._prefix()
+        rate = (len(self._passed(prefix)) + 1) / (prefix + 2)
+        wanted = math.ceil((self._setting.recipe.rounds.accept - accepted) / rate)
         return max(1, min(self._in_flight, wanted))
+
+    def _passed(self, upto: int) -> list[int]:
+        return [i for i in range(upto) if self._ended[i].state is State.ACCEPTED]
+
+    def _prefix(self) -> int:
+        """How many candidates, from the first on without a gap, have ended."""
+        count = 0
+        while count in self._ended:
+            count += 1
+        return count
 
     async def _enough(self) -> bool:
         return await self._shortest_prefix() is not None
 
     async def _shortest_prefix(self) -> int | None:
         """The smallest number of candidates whose deduplicated rows fill the round, if there is one yet."""
-        passed = self._whole_passed
+        passed = self._passed(self._prefix())
         for count in range(self._too_few + 1, len(passed) + 1):
             if sum((await self._dedup(passed[:count])).values()) >= self._setting.recipe.rounds.accept:
                 return passed[count - 1] + 1
