@@ -170,9 +170,7 @@ def _twin(source: Path, target: Path) -> Path:
 def _parquet(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> Path:
     table = pa.Table.from_pylist(rows, schema=schema)
     with atomic_path(path) as temporary:
-        with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-            if rows:  # `datasets` cannot read a row group without rows; a file without row groups it can
-                writer.write_table(table)
+        pq.write_table(table, temporary, compression="zstd")
     return path
 
 
