@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -108,7 +109,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def gra(*arguments: str, hub: str, token: str | None = "good", **more: str) -> subprocess.CompletedProcess[str]:
     """The command line in a new process: the hub's library reads its settings when it is imported."""
     environment = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy") and not k.startswith("HF_")}
-    environment |= {"HF_ENDPOINT": hub, "HF_HOME": "nowhere", "HF_TOKEN_PATH": "nowhere", "PYTHONPATH": str(ROOT)}
+    environment |= {"HF_ENDPOINT": hub, "HF_HOME": tempfile.mkdtemp(), "PYTHONPATH": str(ROOT)}
     environment |= ({"HF_TOKEN": token} if token else {}) | more
     return subprocess.run(
         [sys.executable, "-m", "gra.cli", *arguments], env=environment, capture_output=True, text=True, timeout=120,
