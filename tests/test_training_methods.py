@@ -114,7 +114,8 @@ def test_preference_resumes_to_the_weights_of_an_uninterrupted_run(
 
 @pytest.mark.parametrize("lora", [None, {"r": 4, "alpha": 8}], ids=["full", "new adapter"])
 def test_preference_from_whole_weights(tmp_path: Path, student: Path, pairs: Path, lora: Any) -> None:
-    recipe = write_recipe(tmp_path, student, pairs, method="preference", lora=lora, train={**SHORT, "beta": 0.5})
+    options = {**SHORT, "max_steps": 24, "learning_rate": 0.02 if lora else 0.002, "beta": 0.5}
+    recipe = write_recipe(tmp_path, student, pairs, method="preference", lora=lora, train=options)
     metrics = train(recipe, tmp_path / "model")
     assert metrics["loss_first"] == pytest.approx(0.6931, abs=1e-3)
     assert metrics["loss"] < metrics["loss_first"]

@@ -136,7 +136,9 @@ def _check(train: Mapping[str, Any], config: Any, where: Where, holdout: bool) -
     for key, value in train.items():
         problem = _name_problem(key, fields, ours, config.__name__)
         if problem is None:
-            problem, checked[key] = _value_problem(key, hints[key], fields[key].metadata.get("choices"), value)
+            problem, checked[key] = _value_problem(
+                key, hints[key], fields[key].metadata.get("choices") or tables.CHOICES.get(key), value
+            )
         if problem is not None:
             checked.pop(key, None)
             problems.append(f"{where(('train', key))}: `train.{key}` {problem}")

@@ -225,6 +225,15 @@ REFUSED: dict[tuple[str, Any], str] = {
     ("save_strategy", "best"): "keeps nothing to go on from; use steps or epoch",
 }
 
+# Choices that TRL knows and does not declare: it ends in an error at the first step.
+CHOICES = {
+    "f_divergence_type": ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"),
+    "loss_type": (
+        *("sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired"),
+        *("apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm"),
+    ),
+}
+
 # Schedules that end in an error, after the weights are loaded, without one of these `lr_scheduler_kwargs`.
 SCHEDULE_NEEDS = {
     "cosine_with_min_lr": ("min_lr", "min_lr_rate"),

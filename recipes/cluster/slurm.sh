@@ -15,8 +15,8 @@
 set -euo pipefail
 
 export GRA_LAUNCH=${LAUNCH:-recipes/accelerate/zero2.yaml} GRA_GPUS=${GPUS:-8} GRA_PORT=${PORT:-29500}
-GRA_HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-export GRA_HEAD
+hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+export GRA_HEAD=${hosts%%$'\n'*}
 
 # Expanded on each machine, where SLURM_NODEID is its rank.
 exec srun bash -c 'exec accelerate launch --config_file "$GRA_LAUNCH" \
