@@ -14,7 +14,8 @@ def steps(options: Mapping[str, Any], rows: int, processes: int) -> int:
     per_step: int = options.get("per_device_train_batch_size", 8) * processes
     batches = rows // per_step if options.get("dataloader_drop_last") else math.ceil(rows / per_step)
     updates = math.ceil(batches / options.get("gradient_accumulation_steps", 1))
-    return math.ceil(updates * options.get("num_train_epochs", 3.0))
+    epochs: float = options.get("num_train_epochs", 3.0)
+    return math.ceil(updates * epochs)
 
 
 def effective_batch(options: Mapping[str, Any], processes: int) -> int:
