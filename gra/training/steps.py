@@ -12,8 +12,8 @@ def steps(options: Mapping[str, Any], rows: int, processes: int) -> int:
     if options.get("max_steps", -1) > 0:
         return int(options["max_steps"])
     per_step: int = options.get("per_device_train_batch_size", 8) * processes
-    batches = rows // per_step if options.get("dataloader_drop_last") else math.ceil(rows / per_step)
-    updates = math.ceil(batches / options.get("gradient_accumulation_steps", 1))
+    batches: int = rows // per_step if options.get("dataloader_drop_last") else math.ceil(rows / per_step)
+    updates: int = math.ceil(batches / options.get("gradient_accumulation_steps", 1))
     epochs: float = options.get("num_train_epochs", 3.0)
     return math.ceil(updates * epochs)
 
