@@ -114,6 +114,7 @@ def train(
     recipe: Recipe,
     overrides: Overrides = None,
     output: Annotated[Path | None, typer.Option(help="where the model goes; default: runs/NAME/model")] = None,
+    launch: Annotated[Path | None, typer.Option(help="what --dry-run plans for: recipes/accelerate/...")] = None,
     dry_run: DryRun = False,
     show_config: ShowConfig = False,
     as_json: AsJson = False,
@@ -123,6 +124,7 @@ def train(
 
     flags = [flag for flag, on in (("--dry-run", dry_run), ("--show-config", show_config), ("--json", as_json)) if on]
     where = ["--output", str(output)] if output else []
+    where += ["--launch", str(launch)] if launch else []
     train_main(["--config", str(recipe), *where, *flags, *(overrides or [])])
 
 

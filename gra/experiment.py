@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,10 @@ class Plan:
         lines.append(f"students: {len(self.students())} of {self.student.recipe.model.name}, {self.student.path}")
         tasks = ", ".join(task.name for task in self.suite.recipe.tasks)
         lines.append(f"suite: {tasks}, {self.suite.path}; baseline {self.recipe.baseline}")
-        return "\n".join(lines)
+        planned = planned_rows(self)
+        counts = training_steps(self, planned)
+        lines += [f"optimiser steps of {arm}: {counts[arm]} for at most {rows} rows" for arm, rows in planned.items()]
+        return "\n".join([*lines, *unequal_steps(counts)])
 
 
 def load_experiment(path: Path, overrides: Sequence[str], runs: Path) -> Plan:
@@ -98,6 +101,52 @@ def _permission(recipe: Experiment, path: Path) -> Permission | None:
     return Permission(f"{KEY} in {path}") if recipe.allow_code_execution else None
 
 
+def planned_rows(plan: Plan) -> dict[str, int]:
+    """How many rows each arm's dataset has at most.
+
+    Raises:
+        DataError: a seed file is wrong.
+    """
+    from gra.data.seed_hub import find_seeds
+    from gra.data.seeds import load_seeds
+
+    rows = {}
+    for name, arm in plan.arms.items():
+        recipe = arm.recipe
+        new = recipe.rounds.count * recipe.rounds.accept
+        writes = recipe.arm in ("gra", "self_guide") or (
+            recipe.teacher is not None and recipe.teacher.writes == "samples"
+        )
+        seeds = load_seeds(find_seeds(recipe.seeds, arm.path), recipe.domains, recipe.seeds, seed=recipe.seed)
+        rows[name] = new if writes else len(seeds.rows) + (new if recipe.arm == "integrated" else 0)
+    return rows
+
+
+def training_steps(plan: Plan, rows: Mapping[str, int]) -> dict[str, int]:
+    """Optimiser steps of each arm's student on this machine, for datasets of so many rows.
+
+    Raises:
+        RecipeError: the student's `train` section is wrong.
+    """
+    from gra.training.arguments import check_arguments
+    from gra.training.steps import steps
+
+    options, processes = check_arguments(plan.student), max(1, gpu_count())
+    held = plan.student.recipe.data.holdout.fraction
+    return {arm: steps(options, count - round(held * count), processes) for arm, count in rows.items()}
+
+
+def unequal_steps(counts: Mapping[str, int]) -> list[str]:
+    """A warning when the arms' students are trained for different numbers of steps."""
+    if len(set(counts.values())) <= 1:
+        return []
+    shown = ", ".join(f"{arm} {count}" for arm, count in counts.items())
+    return [
+        f"! the arms differ in optimiser steps ({shown}), so a difference between students may come from training "
+        "longer; set `train: {max_steps: N}` in the experiment"
+    ]
+
+
 @dataclass(frozen=True)
 class Result:
     """What the experiment found."""
@@ -124,7 +173,11 @@ def run_experiment(plan: Plan) -> Result:
     with plan.folder.lock():
         (plan.folder / "recipe.resolved.yaml").write_text(plan.loaded.show() + "\n", encoding="utf-8")
         check_training(plan, view)
+        for warning in unequal_steps(training_steps(plan, planned_rows(plan))):
+            view.note(warning)
         _synthesize(plan, view)
+        for warning in unequal_steps(training_steps(plan, _written_rows(plan))):
+            view.note(warning)
         for key, arm, seed in plan.students():
             _train(plan, view, key, arm, seed)
         evaluated = _evaluate(plan, view)
@@ -150,6 +203,13 @@ def _synthesize(plan: Plan, view: View) -> None:
         raise StageFailed(
             f"{', '.join(empty)}: no row was accepted, so there is nothing to train on; see `gra explain`", 2
         )
+
+
+def _written_rows(plan: Plan) -> dict[str, int]:
+    import pyarrow.parquet as pq
+
+    folder = plan.folder / "arms"
+    return {arm: pq.read_metadata(folder / arm / "dataset" / "train.parquet").num_rows for arm in plan.arms}
 
 
 def _train(plan: Plan, view: View, key: str, arm: str, seed: int) -> None:

@@ -1,23 +1,18 @@
-"""Training before a step is taken: options, rows, split, template and stop token, recipes."""
+"""Training before a step is taken: rows, split, template and stop token."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from training_tiny import PAIRS, load, make_student, row, write_recipe, write_rows
 
 from gra.core.errors import DataError, RecipeError
 from gra.training.rows import Row, read_rows, split_rows
-
-ROOT = Path(__file__).parent.parent
-RECIPES = sorted((ROOT / "recipes").glob("*/sft/*.yaml"))
 
 
 @pytest.fixture(scope="module")
@@ -27,94 +22,6 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def made(prompt: str, answer: str = "yes") -> Row:
     return Row(({"role": "user", "content": prompt},), ({"role": "assistant", "content": answer},), "here")
-
-
-# --- options -----------------------------------------------------------------------------------------
-
-
-def test_every_wrong_option_is_named_at_once_with_its_line(tmp_path: Path) -> None:
-    from gra.training.arguments import check_arguments
-
-    path = tmp_path / "r.yaml"
-    path.write_text(
-        "name: x\n"
-        "model: {name: m}\n"
-        "train:\n"
-        "  max_seq_length: 2048\n"
-        "  learning_rat: 5e-6\n"
-        "  seed: 3.7\n"
-        "  packing_strategy: bogus\n"
-        "  lr_scheduler_type: cosin\n"
-        "  report_to: wandb\n"
-        "  max_length: [1, 2]\n"
-        "  warmup_steps: 0.1\n"
-        "  num_train_epochs: 3\n"
-    )
-    with pytest.raises(RecipeError) as caught:
-        check_arguments(load(path, "train.torch_dtype=float16"))
-    expected = [
-        "line 4: `train.max_seq_length` is not an option of this TRL: renamed to `max_length`",
-        "line 5: `train.learning_rat` is not an option of trl.SFTConfig; did you mean `learning_rate`?",
-        "line 6: `train.seed` should be a valid integer, not 3.7",
-        "line 7: `train.packing_strategy` must be one of bfd, bfd_split, wrapped, not 'bogus'",
-        "line 8: `train.lr_scheduler_type` must be one of",
-        "line 9: `train.report_to` is set by GRA: set `tracking.wandb`",
-        "line 10: `train.max_length` should be a valid integer, not [1, 2]",
-        "command line (train.torch_dtype=float16): `train.torch_dtype` is not an option of this TRL: set `model.dtype`",
-    ]
-    assert len(caught.value.problems) == len(expected)
-    for problem, beginning in zip(caught.value.problems, expected, strict=True):
-        assert problem.startswith(beginning)
-
-
-def test_the_tables_of_names_agree_with_the_installed_trl() -> None:
-    import dataclasses
-
-    from trl import SFTConfig
-
-    from gra.training.arguments import DEFAULTS, OURS, RENAMED
-    from gra.training.plan import _WITHOUT_EFFECT
-
-    fields = {field.name for field in dataclasses.fields(SFTConfig)}
-    assert not set(RENAMED) & fields
-    assert set(OURS) | set(DEFAULTS) | _WITHOUT_EFFECT <= fields
-
-
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_recipe_is_valid_and_says_how_to_launch_it(path: Path, tmp_path: Path) -> None:
-    from gra.training.arguments import build_arguments
-
-    name = str(path.relative_to(ROOT))
-    build_arguments(load(path), tmp_path)
-    commands = re.findall(r"^# (accelerate launch .*)$", path.read_text(), flags=re.M)
-    assert len(commands) == 1
-    assert f"train.py --config {name} " in commands[0]
-    for file in re.findall(r"recipes/accelerate/\S+", commands[0]):
-        assert (ROOT / file).is_file()
-
-
-def test_the_papers_recipes_have_the_papers_constants() -> None:
-    for folder in ("qwen2.5-7b", "llama-3.1-8b"):
-        recipe = load(ROOT / "recipes" / folder / "sft" / "config_full.yaml").recipe
-        options = recipe.train
-        launch = yaml.safe_load((ROOT / "recipes/accelerate/zero2.yaml").read_text())
-        rows = options["per_device_train_batch_size"] * options["gradient_accumulation_steps"]
-        assert rows * launch["num_processes"] == 256
-        assert (options["learning_rate"], options["lr_scheduler_type"], options["warmup_steps"]) == (
-            5e-6,
-            "cosine",
-            0.03,
-        )
-        assert (options["max_length"], options["num_train_epochs"], recipe.lora) == (4096, 1, None)
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "recipes/accelerate").glob("*.yaml")), ids=lambda path: path.stem)
-def test_accelerate_reads_every_launch_file(path: Path) -> None:
-    from accelerate.commands.config.config_args import load_config_from_file
-
-    config = load_config_from_file(str(path))
-    assert config.num_processes == yaml.safe_load(path.read_text())["num_processes"]
-    assert f"recipes/accelerate/{path.name} train.py" in path.read_text()
 
 
 # --- rows --------------------------------------------------------------------------------------------
@@ -151,6 +58,23 @@ def test_a_file_without_rows_is_an_error(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"")
     with pytest.raises(DataError, match=name):
         read_rows(tmp_path / name)
+
+
+def test_pairs_are_read_as_strictly_as_rows(tmp_path: Path) -> None:
+    from gra.training.rows import Pair, read_pairs
+
+    user = [{"role": "user", "content": "a"}]
+    yes, no = ([{"role": "assistant", "content": text}] for text in "bc")
+    path = write_rows(tmp_path / "pairs.jsonl", [{"prompt": user, "chosen": yes, "rejected": no}])
+    (pair,) = read_pairs(path)
+    assert isinstance(pair, Pair)
+    assert (pair.completion[0]["content"], pair.rejected[0]["content"]) == ("b", "c")
+    write_rows(path, [{"prompt": user, "chosen": yes}, {"prompt": user, "chosen": yes, "rejected": yes}, row("a", "b")])
+    with pytest.raises(DataError) as caught:
+        read_pairs(path)
+    assert "row 1: `rejected` must be a list of messages" in str(caught.value)
+    assert "row 2: `chosen` and `rejected` are the same" in str(caught.value)
+    assert "row 3: `chosen` must be a list of messages" in str(caught.value)
 
 
 def test_parquet_and_jsonl_give_the_same_rows(tmp_path: Path) -> None:
@@ -204,11 +128,10 @@ texts = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), m
 
 @pytest.fixture(scope="module")
 def plain(student: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    from gra.models.catalog import resolve
     from gra.training.template import student_tokenizer
 
     folder = tmp_path_factory.mktemp("recipe")
-    return student_tokenizer(resolve(str(student)), load(write_recipe(folder, student, folder / "none.jsonl")))
+    return student_tokenizer(student, load(write_recipe(folder, student, folder / "none.jsonl")))
 
 
 def test_the_loss_is_on_the_answer_and_its_stop_token_only(plain: Any) -> None:
@@ -268,13 +191,12 @@ def test_long_rows_are_cut_and_counted(plain: Any) -> None:
 def test_a_template_that_trains_something_else_is_refused(
     student: Path, tmp_path: Path, template: str, message: str
 ) -> None:
-    from gra.models.catalog import resolve
     from gra.training.template import encode, student_tokenizer
 
     (tmp_path / "t.jinja").write_text(template)
     recipe = write_recipe(tmp_path, student, tmp_path / "x.jsonl", model={"chat_template": "t.jinja"})
     with pytest.raises((RecipeError, DataError), match=message):
-        encode(student_tokenizer(resolve(str(student)), load(recipe)), [made("a", "b")], None)
+        encode(student_tokenizer(student, load(recipe)), [made("a", "b")], None)
 
 
 def test_an_answer_that_writes_the_stop_token_is_refused(plain: Any) -> None:
@@ -289,9 +211,8 @@ def test_an_answer_that_writes_the_stop_token_is_refused(plain: Any) -> None:
     [(None, "no chat template of its own"), ("builtin:plane", "builtin:plain"), ("gone.jinja", "is not there")],
 )
 def test_a_missing_template_says_what_to_do(student: Path, tmp_path: Path, wanted: str | None, message: str) -> None:
-    from gra.models.catalog import resolve
     from gra.training.template import student_tokenizer
 
     recipe = write_recipe(tmp_path, student, tmp_path / "x.jsonl", model={"chat_template": wanted})
     with pytest.raises(RecipeError, match=message):
-        student_tokenizer(resolve(str(student)), load(recipe))
+        student_tokenizer(student, load(recipe))

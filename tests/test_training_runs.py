@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -76,6 +77,51 @@ def test_a_student_learns_to_answer_and_to_stop(tmp_path: Path, student: Path, d
     card = (output / "README.md").read_text()
     assert str(data) in card
     assert "## Make it again" in card
+
+
+def test_a_finished_student_is_made_again_by_the_one_command_of_its_card(
+    tmp_path: Path, student: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gra.training.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    run = RunFolder(tmp_path / "runs" / "demo")
+    dataset = write_rows(run.create() / "dataset.jsonl", [row(*pair) for pair in PAIRS])
+    (run / "ledger.sqlite").touch()
+    run.record("synthesis", {"fingerprint": "f" * 64, "name": "demo", "arm": "gra", "states": {}}, [dataset])
+    (tmp_path / "mine.jinja").write_text((ROOT / "gra/training/templates/plain.jinja").read_text())
+    recipe = write_recipe(
+        tmp_path, student, data, model={"chat_template": "mine.jinja"},
+        data={"train": [{"path": "runs/demo/dataset.jsonl"}], "holdout": {"fraction": 0.2, "seed": 3}},
+    )  # fmt: skip
+    metrics = train(recipe, Path("model"), "train.seed=5")
+    section = RunFolder(tmp_path / "model").manifest()["training"]
+    origin = section["data"][0]["origin"]
+    assert (origin["run"], origin["stage"], origin["ledger"]) == (
+        str(run.path), "synthesis", str(run / "ledger.sqlite")
+    )  # fmt: skip
+    assert origin["sha256_when_written"] == section["data"][0]["sha256"]
+    assert section["seeds"] == {"training": 5, "holdout": 3}
+    assert section["launch"] == {"strategy": "cpu", "processes": 1, "machines": 1}
+    assert section["hardware"]["gpus"] == []
+    assert section["metrics"]["loss"] == metrics["loss"]
+    assert metrics["gpu_hours"] is None
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert f"    {section['relaunch']}\n" in card
+    assert str(run / "ledger.sqlite") in card
+
+    words = shlex.split(section["relaunch"])
+    assert words[:5] == ["accelerate", "launch", "--config_file", "recipes/accelerate/cpu.yaml", "train.py"]
+    (tmp_path / "mine.jinja").unlink()
+    recipe.unlink()
+    main(words[5:])
+    again = RunFolder(tmp_path / "model-again").manifest()["training"]
+    assert again["fingerprint"] == section["fingerprint"]
+    assert same(weights(tmp_path / "model"), weights(tmp_path / "model-again"))
+    write_rows(dataset, [row(*pair) for pair in PAIRS[:5]])
+    with pytest.raises(SystemExit) as end:
+        main([*words[5:-1], "third"])
+    assert end.value.code == 5
 
 
 def test_resuming_gives_the_weights_of_an_uninterrupted_run(

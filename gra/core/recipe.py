@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from gra.core.errors import RecipeError
 
 KeyPath = tuple[str | int, ...]
+Where = Callable[[KeyPath], str]
 
 
 class Section(BaseModel):
@@ -82,13 +83,22 @@ class _Tree:
     problems: list[str] = field(default_factory=list)
 
 
-def load_recipe(path: Path | str, schema: type[S], overrides: Sequence[str] = ()) -> Loaded[S]:
+def load_recipe(
+    path: Path | str,
+    schema: type[S],
+    overrides: Sequence[str] = (),
+    *,
+    check: Callable[[dict[str, Any], Where], list[str]] | None = None,
+    elsewhere: Mapping[str, str] | None = None,
+) -> Loaded[S]:
     """Read, merge and check one recipe.
 
     Args:
         path: the YAML file.
         schema: the `Section` its top level must satisfy.
         overrides: `key.sub=value` texts; the values are read as YAML and checked like the file's.
+        check: what the schema cannot know; gets the values and where each stands, returns problems.
+        elsewhere: keys that people write here and what to do instead.
 
     Raises:
         RecipeError: naming every problem at once with file and line.
@@ -104,7 +114,9 @@ def load_recipe(path: Path | str, schema: type[S], overrides: Sequence[str] = ()
     try:
         recipe = schema.model_validate(tree.values)
     except ValidationError as error:
-        problems += [_explain(schema, tree, path, item) for item in error.errors()]
+        problems += [_explain(schema, tree, path, item, elsewhere or {}) for item in error.errors()]
+    if check is not None:
+        problems += check(tree.values, lambda key: place(tree.origins, key, path))
     if problems or recipe is None:
         raise RecipeError(list(dict.fromkeys(problems)), path)
     return Loaded(recipe, path, tree.origins)
@@ -253,22 +265,27 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
 }
 
 
-def _explain(schema: type[BaseModel], tree: _Tree, path: Path, item: Any) -> str:
-    """One pydantic error as a sentence with the line it stands on (and the file, when it is the extended one)."""
+def place(origins: Mapping[KeyPath, str], key: KeyPath, path: Path) -> str:
+    """Where a value stands, for a message: "line 3", "base.yaml:3" or "command line (...)"."""
+    while key and key not in origins:
+        key = key[:-1]
+    origin = origins.get(key, "")
+    return f"line {origin.removeprefix(f'{path}:')}" if origin.startswith(f"{path}:") else origin
+
+
+def _explain(schema: type[BaseModel], tree: _Tree, path: Path, item: Any, elsewhere: Mapping[str, str]) -> str:
+    """One pydantic error as a sentence with the place it stands at."""
     loc: KeyPath = ()
     for part in item["loc"]:
         if (*loc, part) in tree.origins or isinstance(part, int) or not _is_union_tag(part):
             loc = (*loc, part)
     name = ".".join(str(part) for part in loc)
-    known = loc
-    while known and known not in tree.origins:
-        known = known[:-1]
-    origin = tree.origins.get(known, "")
-    where = f"line {origin.removeprefix(f'{path}:')}" if origin.startswith(f"{path}:") else origin
+    where = place(tree.origins, loc, path)
     if item["type"] == "extra_forbidden":
         fields = _fields_at(schema, loc[:-1])
         listing = "" if len(fields) > 12 else f" (known here: {', '.join(fields)})"
-        hint = did_you_mean(str(loc[-1]), fields) or listing
+        known = elsewhere.get(str(loc[-1]))
+        hint = f"; {known}" if known else did_you_mean(str(loc[-1]), fields) or listing
         return f"{where}: unknown key `{name}`{hint}"
     sentence = _SENTENCES.get(item["type"])
     context = item.get("ctx") or {}

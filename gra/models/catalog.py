@@ -23,7 +23,7 @@ from gra.models.gguf import FORMAT
 from gra.models.licences import require_licence
 from gra.models.packages import SEAL, make_from_packages
 
-__all__ = ["CatalogEntry", "ResolvedModel", "cache_dir", "cached", "entries", "resolve", "verify"]
+__all__ = ["CatalogEntry", "ResolvedModel", "cache_dir", "cached", "entries", "hub_name", "resolve", "verify"]
 
 _HUB_NAME = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 
@@ -80,6 +80,16 @@ def cached(name: str) -> bool:
     """
     wanted = _understand(name)
     return wanted.path is not None or _from_cache(wanted) is not None
+
+
+def hub_name(name: str) -> tuple[str, str | None] | None:
+    """The hub repository and revision that a name stands for, or None for a path.
+
+    Raises:
+        RecipeError: there is no such name.
+    """
+    wanted = _understand(name)
+    return None if wanted.hub_id is None else (wanted.hub_id, wanted.revision)
 
 
 def resolve(

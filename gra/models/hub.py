@@ -10,6 +10,7 @@ from gra.core.errors import ModelUnavailable
 from gra.core.store import Progress, require_space
 
 _SAFE = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.md", "LICENSE*", "NOTICE*"]
+_SMALL = ["*.json", "*.txt", "*.model", "*.jinja"]
 _NOT_NEEDED = ["onnx/*", "openvino/*", "original/*", "*.gguf", "consolidated*"]
 
 
@@ -74,6 +75,25 @@ def download(hub_id: str, revision: str | None, progress: Progress) -> Path:
             f"{name} has no {gap}, so it is not a model GRA can load (safetensors weights are needed)"
         )
     return path
+
+
+def download_configuration(hub_id: str, revision: str | None) -> Path:
+    """Download a repository's configuration and tokenizer, a few megabytes, and not its weights.
+
+    Raises:
+        ModelUnavailable: the repository cannot be read.
+    """
+    import httpx
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        path = snapshot_download(hub_id, revision=revision, allow_patterns=_SMALL, ignore_patterns=_NOT_NEEDED)
+    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+        raise ModelUnavailable(f"the configuration of {hub_id} cannot be had from the hub ({error})") from error
+    if not (Path(path) / "config.json").is_file():
+        raise ModelUnavailable(f"{hub_id} has no config.json")
+    return Path(path)
 
 
 def missing_file(path: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""The `train:` section of a recipe against the installed trl.SFTConfig: names, types and choices, all at once.
+"""The `train:` section of a recipe against the installed TRL: names, types, values and contradictions, all at once.
 
 A key that TRL does not know is an error here, never a silent default; so a TRL upgrade breaks a test
 of ours and not a user's run.
@@ -8,152 +8,91 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import importlib.util
 import os
 import typing
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from gra.core.errors import RecipeError
-from gra.core.recipe import KeyPath, Loaded, did_you_mean
+from gra.core.recipe import Loaded, Where, did_you_mean, load_recipe, place
 from gra.core.schema import TrainRecipe
+from gra.training import options as tables
 
-if TYPE_CHECKING:
-    from trl import SFTConfig
-
-# Names people know from older releases, other trainers or other sections, and what to write now.
-RENAMED = {
-    "activation_checkpointing": "this release calls it `gradient_checkpointing`",
-    "attn_implementation": "set `model.attn_implementation`",
-    "batch_size": "use `per_device_train_batch_size`",
-    "dtype": "set `model.dtype`",
-    "epochs": "use `num_train_epochs`",
-    "evaluation_strategy": "renamed to `eval_strategy`",
-    "group_by_length": "use `train_sampling_strategy: group_by_length`",
-    "logging_dir": "gone; the `tracking` section says where runs are tracked",
-    "lora_alpha": "set `lora.alpha`",
-    "lora_dropout": "set `lora.dropout`",
-    "lora_r": "set `lora.r`",
-    "lora_target_modules": "set `lora.target_modules`",
-    "lr": "use `learning_rate`",
-    "max_seq_length": "renamed to `max_length`",
-    "max_seq_len": "renamed to `max_length`",
-    "model_name_or_path": "set `model.name`",
-    "no_cuda": "use `use_cpu`",
-    "num_epochs": "use `num_train_epochs`",
-    "overwrite_output_dir": "gone; `--fresh` starts a run over",
-    "per_gpu_train_batch_size": "use `per_device_train_batch_size`",
-    "save_safetensors": "gone; weights are always saved as safetensors",
-    "torch_dtype": "set `model.dtype`",
-    "use_peft": "write a `lora` section",
-    "warmup_ratio": "use `warmup_steps`; a number below 1 is a share of all steps",
-}
-
-_LOSS = "the loss is always on the completion, its stop token included"
-_HUB = "training does not upload; push the finished folder with `hf upload`"
-_LAUNCH = "choose it with `accelerate launch --config_file recipes/accelerate/...yaml`"
-# Options that exist in TRL but that GRA decides, with the reason.
-OURS = {
-    "accelerator_config": _LAUNCH,
-    "assistant_only_loss": _LOSS,
-    "chat_template_path": "set `model.chat_template`",
-    "completion_only_loss": _LOSS,
-    "dataset_kwargs": "GRA tokenises the rows itself",
-    "dataset_text_field": "rows have `prompt` and `completion` columns",
-    "deepspeed": _LAUNCH,
-    "disable_tqdm": "progress is shown by GRA",
-    "do_eval": "held-out rows are evaluated when `data.holdout.fraction` is above 0",
-    "do_predict": "use eval/run.py",
-    "do_train": "train.py always trains",
-    "fsdp": _LAUNCH,
-    "fsdp_config": _LAUNCH,
-    "hub_always_push": _HUB,
-    "hub_model_id": _HUB,
-    "hub_private_repo": _HUB,
-    "hub_revision": _HUB,
-    "hub_strategy": _HUB,
-    "hub_token": _HUB,
-    "ignore_data_skip": "a resumed run sees exactly the rows it has not seen",
-    "include_num_input_tokens_seen": "GRA counts tokens, padding excluded",
-    "length_column_name": "GRA tokenises the rows itself",
-    "local_rank": "the launcher sets it",
-    "output_dir": "give `--output DIR` on the command line",
-    "pad_token": "the tokenizer's own padding token is used",
-    "parallelism_config": _LAUNCH,
-    "project": "set `tracking.project`",
-    "push_to_hub": _HUB,
-    "remove_unused_columns": "GRA tokenises the rows itself",
-    "report_to": "set `tracking.wandb`",
-    "restore_callback_states_from_checkpoint": "a resumed run restores what it needs",
-    "resume_from_checkpoint": "an interrupted run goes on by itself; `--fresh` starts over",
-    "run_name": "the recipe's `name` is used",
-    "save_only_model": "checkpoints must be resumable",
-    "trackio_bucket_id": "set the `tracking` section",
-    "trackio_space_id": "set the `tracking` section",
-    "trackio_static_space_id": "set the `tracking` section",
-    "truncation_mode": "long rows lose their end and are counted",
-    "use_liger_kernel": "deprecated in TRL; write `model_init_kwargs: {use_kernels: true}`",
-}
-
-# What GRA prefers over TRL's own defaults; a recipe overrides it.
-DEFAULTS: dict[str, Any] = {
-    "logging_steps": 1,
-    "save_strategy": "steps",
-    "save_steps": 0.25,  # of all steps
-    "save_total_limit": 2,  # the newest and, should it be half-written, the one before
-    "seed": 42,
-}
+Options = dict[str, Any]
 
 
-def check_arguments(loaded: Loaded[TrainRecipe]) -> dict[str, Any]:
+def load_train_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Loaded[TrainRecipe]:
+    """Read a training recipe; its schema and its `train:` section are checked together.
+
+    Raises:
+        RecipeError: naming every problem at once with its line.
+    """
+    belongs = {name: f"it belongs to the `train` section: `train.{name}`" for name in _fields(_config_class("sft"))}
+    belongs |= {name: what for name, what in tables.RENAMED.items() if name not in belongs}
+    return load_recipe(path, TrainRecipe, overrides, check=_problems_of_values, elsewhere=belongs)
+
+
+def check_arguments(loaded: Loaded[TrainRecipe]) -> Options:
     """The `train:` section over GRA's defaults, checked field by field.
 
     Raises:
-        RecipeError: naming every unknown, renamed, reserved or mistyped option with its line.
+        RecipeError: naming every unknown, renamed, reserved, mistyped or contradictory option with its line.
     """
-    from trl import SFTConfig
-
-    fields = {field.name: field for field in dataclasses.fields(SFTConfig)}
-    hints = typing.get_type_hints(SFTConfig)
-    checked, problems = dict(DEFAULTS), []
-    for key, value in loaded.recipe.train.items():
-        problem = _name_problem(key, fields)
-        if problem is None:
-            problem, checked[key] = _value_problem(hints[key], fields[key].metadata.get("choices"), value)
-        if problem is not None:
-            problems.append(f"{_where(loaded.origins, ('train', key))}: `train.{key}` {problem}")
+    recipe = loaded.recipe
+    config = config_class(recipe)
+    checked, problems = _check(
+        recipe.train, config, lambda key: place(loaded.origins, key, loaded.path), recipe.data.holdout.fraction > 0
+    )
     if problems:
         raise RecipeError(problems, loaded.path)
     return checked
 
 
-def build_arguments(loaded: Loaded[TrainRecipe], checkpoints: Path) -> SFTConfig:
-    """The SFTConfig of this run on this device; checkpoints go to `checkpoints`.
+def build_arguments(loaded: Loaded[TrainRecipe], checkpoints: Path) -> Any:
+    """The TRL configuration of this run on this device; checkpoints go to `checkpoints`.
 
     Raises:
         RecipeError: when the options contradict each other.
     """
-    options = check_arguments(loaded)
+    recipe, options = loaded.recipe, check_arguments(loaded)
     options |= {
         "output_dir": str(checkpoints),
         "report_to": "none",
         "disable_tqdm": True,
         "include_num_input_tokens_seen": "non_padding",
-        "completion_only_loss": True,
         "prediction_loss_only": True,
     }
-    options |= _device_options(options, loaded.recipe.model.dtype)
+    if recipe.method == "sft":
+        options["completion_only_loss"] = True
+    options |= _device_options(options, recipe.model.dtype)
     options.pop("model_init_kwargs", None)  # the model is loaded before TRL sees it
-    from trl import SFTConfig
-
     try:
-        return SFTConfig(**options)
+        return config_class(recipe)(**options)
     except ValueError as error:
         raise RecipeError(f"TRL refuses the `train` section: {error}", loaded.path) from None
 
 
-def on_cpu(train: dict[str, Any]) -> bool:
+def config_class(recipe: TrainRecipe) -> Any:
+    """The TRL configuration class that the `train` section fills in."""
+    return _config_class(recipe.method, recipe.teacher is not None and recipe.teacher.vocabulary == "other")
+
+
+def _config_class(method: str, other_vocabulary: bool = False) -> Any:
+    import trl
+
+    if method == "distill" and other_vocabulary:
+        os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # the run says it itself
+        from trl.experimental.gold import GOLDConfig
+
+        return GOLDConfig
+    return {"sft": trl.SFTConfig, "preference": trl.DPOConfig, "distill": trl.DistillationConfig}[method]
+
+
+def on_cpu(train: Mapping[str, Any]) -> bool:
     """Whether this run trains on the CPU: asked for, or there is nothing else."""
     import torch
 
@@ -161,7 +100,7 @@ def on_cpu(train: dict[str, Any]) -> bool:
     return bool(asked) or not torch.accelerator.is_available()
 
 
-def _device_options(options: dict[str, Any], dtype: str) -> dict[str, Any]:
+def _device_options(options: Options, dtype: str) -> Options:
     import torch
 
     half = options.get("fp16") or False
@@ -173,34 +112,138 @@ def _device_options(options: dict[str, Any], dtype: str) -> dict[str, Any]:
     return {"bf16": options.get("bf16", supported and not half)}
 
 
-def _name_problem(key: str, fields: dict[str, Any]) -> str | None:
-    if key in OURS:
-        return f"is set by GRA: {OURS[key]}"
+def _problems_of_values(values: dict[str, Any], where: Where) -> list[str]:
+    """The problems of a `train:` section before the rest of the recipe is known to be right."""
+
+    def section(name: str) -> dict[str, Any]:
+        found = values.get(name)
+        return found if isinstance(found, dict) else {}
+
+    method = values.get("method", "sft")
+    config = _config_class(
+        method if method in ("sft", "preference", "distill") else "sft",
+        section("teacher").get("vocabulary") == "other",
+    )
+    holdout = section("data").get("holdout")
+    return _check(section("train"), config, where, bool(isinstance(holdout, dict) and holdout.get("fraction")))[1]
+
+
+def _check(train: Mapping[str, Any], config: Any, where: Where, holdout: bool) -> tuple[Options, list[str]]:
+    fields = _fields(config)
+    hints = typing.get_type_hints(config)
+    ours = tables.OURS | (tables.OURS_OF_DISTILL if "teacher_model_name_or_path" in fields else {})
+    checked, problems = dict(tables.DEFAULTS), []
+    for key, value in train.items():
+        problem = _name_problem(key, fields, ours, config.__name__)
+        if problem is None:
+            problem, checked[key] = _value_problem(
+                key, hints[key], fields[key].metadata.get("choices") or tables.CHOICES.get(key), value
+            )
+        if problem is not None:
+            checked.pop(key, None)
+            problems.append(f"{where(('train', key))}: `train.{key}` {problem}")
+    for key, problem in _contradictions(checked, train, holdout):
+        problems.append(f"{where(('train', key))}: `train.{key}` {problem}")
+    return checked, problems
+
+
+def _fields(config: Any) -> dict[str, Any]:
+    return {field.name: field for field in dataclasses.fields(config)}
+
+
+def _name_problem(key: str, fields: Mapping[str, Any], ours: Mapping[str, str], config: str) -> str | None:
+    if key in ours and key in fields:
+        return f"is set by GRA: {ours[key]}"
     if key in fields:
         return None
-    if key in RENAMED:
-        return f"is not an option of this TRL: {RENAMED[key]}"
-    near = did_you_mean(key, [*fields, *RENAMED])
-    return f"is not an option of trl.SFTConfig{near or '; see the TRL documentation for their names'}"
+    if key in tables.RENAMED:
+        return f"is not an option of this TRL: {tables.RENAMED[key]}"
+    near = did_you_mean(key, [*fields, *tables.RENAMED])
+    return f"is not an option of trl.{config}{near or '; see the TRL documentation for their names'}"
 
 
-def _value_problem(hint: Any, choices: Any, value: Any) -> tuple[str | None, Any]:
+def _value_problem(key: str, hint: Any, choices: Any, value: Any) -> tuple[str | None, Any]:
     """What is wrong with a value, if anything, and the value as the field's type."""
     options = typing.get_args(hint) or (hint,)
     enums = [option for option in options if isinstance(option, type) and issubclass(option, enum.Enum)]
     if enums and isinstance(value, str):
         choices = [member.value for member in enums[0]]
-    if choices and value is not None and value not in list(choices):
-        near = did_you_mean(str(value), [str(choice) for choice in choices])
-        return f"must be one of {', '.join(map(str, choices))}, not {value!r}{near}", value
+    for item in value if isinstance(value, list) else [value]:
+        if choices and item is not None and item not in list(choices):
+            near = did_you_mean(str(item), [str(choice) for choice in choices])
+            return f"must be one of {', '.join(map(str, choices))}, not {item!r}{near}", value
+    if isinstance(value, str) and any(typing.get_origin(option) is dict or option is dict for option in options):
+        return f"should be a mapping of keys to values, not {value!r}", value
     try:
-        adapter = TypeAdapter(hint, config=ConfigDict(strict=True, arbitrary_types_allowed=True))
-        return None, adapter.validate_python(value)
+        adapter = TypeAdapter(hint, config=ConfigDict(strict=True, arbitrary_types_allowed=True, allow_inf_nan=False))
+        typed = adapter.validate_python(value)
     except ValidationError as error:
         expected = dict.fromkeys(item["msg"].removeprefix("Input should be ").lower() for item in error.errors())
         return f"should be {' or '.join(expected)}, not {value!r}", value
+    return _sense_problem(key, value), typed
 
 
-def _where(origins: dict[KeyPath, str], key: KeyPath) -> str:
-    origin = origins.get(key) or origins.get(key[:1], "")
-    return origin if origin.startswith("command line") else f"line {origin.rsplit(':', 1)[-1]}"
+def _sense_problem(key: str, value: Any) -> str | None:
+    """What is wrong with a value of the right type."""
+    if isinstance(value, (bool, str)) and (key, value) in tables.REFUSED:
+        return f"`{value}` {tables.REFUSED[key, value]}" if isinstance(value, str) else tables.REFUSED[key, value]
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        allowed = tables.RANGES.get(key)
+        if allowed is not None and allowed.refuses(value):
+            return f"must be {allowed}, not {value!r}"
+        if key in tables.SHARE_OR_COUNT and value > 1 and value != int(value):
+            return f"is a share of all steps below 1 and a whole number of steps from 1 on, not {value!r}"
+    if key == "pad_to_multiple_of" and isinstance(value, str) and value != "auto":
+        return f"must be auto or a whole number, not {value!r}"
+    if key == "optim" and isinstance(value, str):
+        for part, module, package in tables.OPTIMISER_PACKAGES:
+            if part in value and importlib.util.find_spec(module) is None:
+                return f"`{value}` needs the package {package}, which is not installed: pip install {package}"
+            if part in value:
+                break
+    if key == "model_init_kwargs" and isinstance(value, dict):
+        for name in value:
+            if name in tables.MODEL_KEYS:
+                return f"has `{name}`, which the `model` section decides"
+    return None
+
+
+def _contradictions(options: Options, given: Mapping[str, Any], holdout: bool) -> Iterator[tuple[str, str]]:
+    """Options that are right alone and wrong together; the first of each pair is an option that was given."""
+    schedule = _text(options.get("lr_scheduler_type"))
+    evaluates = _text(options.get("eval_strategy", "no")) != "no"
+    kwargs = options.get("lr_scheduler_kwargs") or {}
+    needed = tables.SCHEDULE_NEEDS.get(schedule)
+    if options.get("fp16") and options.get("bf16"):
+        yield "fp16", "and `bf16` cannot both be true"
+    if options.get("fp16") and options.get("use_cpu"):
+        yield "fp16", "is for GPUs; leave it out with `use_cpu: true`"
+    if options.get("packing") and "max_length" in given and options.get("max_length", 0) is None:
+        yield "packing", "needs a `max_length` to pack to"
+    if options.get("eval_packing") and not options.get("packing"):
+        yield "eval_packing", "without `packing` measures other rows than are trained on; set both or neither"
+    if options.get("packing") and options.get("train_sampling_strategy") == "group_by_length":
+        yield "train_sampling_strategy", "group_by_length sorts by length what `packing` has made equally long"
+    if evaluates and not holdout:
+        yield "eval_strategy", "needs held-out rows; set `data.holdout.fraction`"
+    if options.get("eval_on_start") and not holdout:
+        yield "eval_on_start", "needs held-out rows; set `data.holdout.fraction`"
+    if schedule == "reduce_lr_on_plateau" and not evaluates:
+        yield "lr_scheduler_type", "reduce_lr_on_plateau needs an `eval_strategy`"
+    if needed and not any(name in kwargs for name in needed):
+        yield "lr_scheduler_type", f"{schedule} needs `lr_scheduler_kwargs: {{{' or '.join(needed)}: ...}}`"
+    if schedule == "constant" and options.get("warmup_steps"):
+        yield "warmup_steps", "has no effect on the schedule `constant`; use constant_with_warmup"
+    if 1 <= options.get("max_steps", -1) < options.get("warmup_steps", 0):
+        yield "warmup_steps", "is more than `max_steps`; the rate would never reach `learning_rate`"
+    if options.get("gradient_checkpointing_kwargs") and options.get("gradient_checkpointing") is False:
+        yield "gradient_checkpointing_kwargs", "has no effect with `gradient_checkpointing: false`"
+    for name in ("dataloader_prefetch_factor", "dataloader_persistent_workers"):
+        if options.get(name) and not options.get("dataloader_num_workers"):
+            yield name, "needs `dataloader_num_workers` above 0"
+    if options.get("optim_target_modules") and not _text(options.get("optim")).startswith(("galore", "apollo")):
+        yield "optim_target_modules", "is for the optimisers galore_* and apollo_* only"
+
+
+def _text(value: Any) -> str:
+    return str(value.value if isinstance(value, enum.Enum) else value or "")

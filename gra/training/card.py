@@ -11,6 +11,13 @@ import yaml
 from gra.core.manifest import environment
 from gra.core.schema import TrainRecipe
 
+_TAGS = {"sft": "sft", "preference": "dpo", "distill": "distillation"}
+_LEARNT = {
+    "sft": "on prompt-completion rows; the loss is on the completion and its stop token only",
+    "preference": "on pairs of a better and a worse answer (DPO)",
+    "distill": "on its own answers to prompts, with the next-token probabilities of a teacher as the target",
+}
+
 
 def write_card(output: Path, recipe: TrainRecipe, section: Mapping[str, Any], metrics: Mapping[str, Any]) -> Path:
     """Write `README.md` of a trained student.
@@ -24,10 +31,10 @@ def write_card(output: Path, recipe: TrainRecipe, section: Mapping[str, Any], me
     model = section["model"]
     head = {
         "base_model": model["name"],
-        "library_name": "peft" if recipe.lora else "transformers",
+        "library_name": "peft" if recipe.adapts else "transformers",
         "license": model["licence"],
         "pipeline_tag": "text-generation",
-        "tags": ["gra", "sft", "trl", *(["lora"] if recipe.lora else [])],
+        "tags": ["gra", _TAGS[recipe.method], "trl", *(["lora"] if recipe.adapts else [])],
     }
     path = output / "README.md"
     body = "\n\n".join([_intro(recipe, model), _data(section, metrics), _numbers(metrics), _again(section)])
@@ -36,19 +43,23 @@ def write_card(output: Path, recipe: TrainRecipe, section: Mapping[str, Any], me
 
 
 def _intro(recipe: TrainRecipe, model: Mapping[str, Any]) -> str:
-    kind = "LoRA adapter" if recipe.lora else "full fine-tune"
+    kind = "LoRA adapter" if recipe.adapts else "full fine-tune"
     template = recipe.model.chat_template or "the model's own chat template"
     licence = f"{model['licence']} ({model['licence_url']})" if model["licence_url"] else model["licence"]
+    teacher = f" The teacher is `{recipe.teacher.name}`." if recipe.teacher else ""
     return (
-        f"A {kind} of `{model['name']}` ({model['identity']}), trained with GRA on prompt-completion rows; the loss is "
-        f"on the completion and its stop token only. Prompts are rendered with `{template}`; use the tokenizer in this "
+        f"A {kind} of `{model['name']}` ({model['identity']}), trained with GRA {_LEARNT[recipe.method]}.{teacher} "
+        f"Prompts are rendered with `{template}`; use the tokenizer in this "
         f"folder, it carries the template and the stop token. The base model's licence applies to this one: {licence}."
     )
 
 
 def _data(section: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
-    lines = ["## Data", "", "| file | weight | SHA-256 |", "|---|---|---|"]
-    lines += [f"| `{file['path']}` | {file['weight']:g} | `{file['sha256']}` |" for file in section["data"]]
+    lines = ["## Data", "", "| file | weight | SHA-256 | made by |", "|---|---|---|---|"]
+    lines += [
+        f"| `{file['path']}` | {file['weight']:g} | `{file['sha256']}` | {_made_by(file['origin'])} |"
+        for file in section["data"]
+    ]
     rows = metrics["rows"]
     lines += [
         "",
@@ -60,6 +71,12 @@ def _data(section: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _made_by(origin: Mapping[str, Any] | None) -> str:
+    if origin is None:
+        return "not known: no manifest lists it"
+    return f"run `{origin['run']}` (`{str(origin.get('fingerprint', ''))[:12]}`), ledger `{origin['ledger']}`"
+
+
 def _numbers(metrics: Mapping[str, Any]) -> str:
     lines = ["## Training", "", "| | |", "|---|---|"]
     shown = {
@@ -69,7 +86,10 @@ def _numbers(metrics: Mapping[str, Any]) -> str:
         "loss, first to last": f"{metrics['loss_first']} to {metrics['loss']}",
         "seconds": metrics["seconds"],
         "tokens per second (no padding)": metrics["tokens_per_second"],
+        "processes": metrics["processes"],
     }
+    if metrics["gpu_hours"] is not None:
+        shown["GPU-hours"] = metrics["gpu_hours"]
     if "eval_loss" in metrics:
         shown["loss on held-out rows"] = metrics["eval_loss"]
     if "stop" in metrics:
@@ -83,8 +103,17 @@ def _again(section: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in made["packages"].items())
     return (
         "## Make it again\n\n"
-        "    accelerate launch train.py --config recipe.resolved.yaml --output somewhere-else\n\n"
-        f"`recipe.resolved.yaml` in this folder holds every value; paths in it are relative to where it was run. "
+        f"    {section['relaunch']}\n\n"
+        f"`recipe.resolved.yaml` in this folder holds every value and pins the weights and the data by their digests: "
+        f"with others it refuses to run. Seeds: training {section['seeds']['training']}, hold-out "
+        f"{section['seeds']['holdout']}. Made on {_machine(section)}. "
         f"Run fingerprint `{section['fingerprint'][:12]}`, template fingerprint `{section['template']}`, "
         f"GRA {made['gra']}{' at ' + made['commit'] if made['commit'] else ''}, Python {made['python']}, {versions}."
     )
+
+
+def _machine(section: Mapping[str, Any]) -> str:
+    launch, gpus = section["launch"], section["hardware"]["gpus"]
+    device = f"{gpus[0]['name']} ({gpus[0]['gb']:g} GB)" if gpus else "the CPU"
+    machines = f" on {launch['machines']} machines" if launch["machines"] > 1 else ""
+    return f"{launch['processes']} x {device}{machines}, {launch['strategy']}"

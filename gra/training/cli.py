@@ -17,16 +17,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from gra.core.errors import GraError
-from gra.core.recipe import load_recipe
-from gra.core.schema import TrainRecipe
+from gra.core.errors import GraError, RecipeError
 
 _EXAMPLE = """example:
   accelerate launch train.py --config recipes/gemma-3-270m/sft/config_lora.yaml \\
       data.train='[{path: runs/demo/dataset/train.parquet}]' train.max_steps=24
 
 exit codes: 0 done, 2 wrong recipe, data or command line, 4 the model could not be had,
-5 the folder holds another run, 130 interrupted (the same command goes on from there)"""
+5 the folder holds another run or what was pinned has changed, 130 interrupted (the same command goes on from there)"""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -44,18 +42,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    loaded = load_recipe(options.config, TrainRecipe, options.overrides)
-    if options.show_config:
-        from gra.training.arguments import check_arguments
+    from gra.training.arguments import load_train_recipe
+    from gra.training.launch import launch_from_file
+    from gra.training.sft import train
 
-        check_arguments(loaded)
+    loaded = load_train_recipe(options.config, options.overrides)
+    if options.show_config:
         print(loaded.show())
         return
-    from gra.training.sft import train
+    if options.launch is None and (options.processes or options.machines):
+        raise RecipeError("--num-processes and --num-machines go with --launch FILE")
+    launch = launch_from_file(options.launch, options.processes, options.machines) if options.launch else None
+    if launch is not None and not options.dry_run:
+        raise RecipeError("--launch is for --dry-run; to train, write `accelerate launch --config_file FILE train.py`")
 
     output = options.output or Path("runs") / loaded.recipe.name / "model"
     with contextlib.redirect_stdout(sys.stderr):  # standard output is for --json
-        summary = train(loaded, output, dry_run=options.dry_run, fresh=options.fresh)
+        summary = train(loaded, output, dry_run=options.dry_run, launch=launch, fresh=options.fresh)
     if int(os.environ.get("RANK", 0)):
         return
     if options.json:
@@ -82,6 +85,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", required=True, type=Path, metavar="RECIPE", help="the training recipe (YAML)")
     parser.add_argument("--output", type=Path, metavar="DIR", help="the model folder; default: runs/NAME/model")
     parser.add_argument("--dry-run", action="store_true", help="check everything and show a row; train nothing")
+    parser.add_argument("--launch", type=Path, metavar="FILE", help="what --dry-run plans for: recipes/accelerate/...")
+    parser.add_argument("--num-processes", dest="processes", type=int, metavar="N", help="instead of the launch file's")
+    parser.add_argument("--num-machines", dest="machines", type=int, metavar="N", help="instead of the launch file's")
     parser.add_argument("--show-config", action="store_true", help="print every value and where it came from")
     parser.add_argument("--fresh", action="store_true", help="drop what an earlier run left in the folder")
     parser.add_argument("--json", action="store_true", help="one machine-readable summary on standard output")

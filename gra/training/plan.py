@@ -1,4 +1,4 @@
-"""Everything about a training run that is known before anything is spent; `--dry-run` prints it.
+"""Everything about a training run that is settled before the student's weights are loaded.
 
 A plan resolves the student, reads and tokenises the rows, and names the inputs that decide the result.
 Two runs with the same inputs make the same student, so inputs are what resuming compares.
@@ -6,20 +6,20 @@ Two runs with the same inputs make the same student, so inputs are what resuming
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gra.core.errors import RecipeError
+from gra.core.errors import DataError, Mismatch, RecipeError
 from gra.core.manifest import digest, file_digest
 from gra.core.recipe import Loaded, find_file
 from gra.core.schema import TrainRecipe
 from gra.training.arguments import check_arguments, on_cpu
-from gra.training.rows import Row, Split, read_rows, split_rows
-from gra.training.template import Encoded, encode, fingerprint, show_row, student_tokenizer
+from gra.training.methods import METHODS
+from gra.training.rows import Row, Split, split_rows
+from gra.training.template import Encoded, fingerprint, student_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,6 +45,7 @@ class Plan:
     loaded: Loaded[TrainRecipe]
     options: dict[str, Any]
     model: ResolvedModel
+    teacher: ResolvedModel | None
     tokenizer: PreTrainedTokenizerBase
     split: Split
     train: Encoded
@@ -67,50 +68,9 @@ class Plan:
         """Counts for the report: rows read, in training and held out, tokens, truncated, dropped."""
         return {"read": self.split.read, "train": self.train.counts(), "heldout": self.heldout.counts()}
 
-    def describe(self) -> dict[str, Any]:
-        """What `--dry-run` prints."""
-        return {
-            "name": self.recipe.name,
-            "model": self.model.identity,
-            "rows": self.rows(),
-            "steps": self.steps(),
-            "template": self.template,
-            "fingerprint": self.fingerprint,
-            "row": show_row(self.tokenizer, self.train),
-            "memory": self.memory(),
-        }
-
-    def steps(self) -> int:
-        """Optimiser steps of the run, from the rows left after dropping; packing makes it fewer."""
-        options = self.options
-        if options.get("max_steps", -1) > 0:
-            return int(options["max_steps"])
-        batch: int = options.get("per_device_train_batch_size", 8) * options.get("gradient_accumulation_steps", 1)
-        batch *= int(os.environ.get("WORLD_SIZE", 1))
-        epochs: float = options.get("num_train_epochs", 3.0)
-        return math.ceil(-(-len(self.train) // batch) * epochs)
-
-    def memory(self) -> dict[str, Any]:
-        """Parameters, and GB for weights, gradients and AdamW on one device; activations come on top."""
-        import torch
-        from accelerate import init_empty_weights
-        from transformers import AutoConfig, AutoModelForCausalLM
-
-        code = self.model.remote_code
-        config = AutoConfig.from_pretrained(self.model.path, trust_remote_code=code)
-        with init_empty_weights():
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=code)
-        model.tie_weights()
-        total = sum(weight.numel() for weight in model.parameters())
-        trained = total
-        if self.recipe.lora:
-            from peft import get_peft_model
-
-            trained = get_peft_model(model, lora_config(self.recipe)).get_nb_trainable_parameters()[0]
-        size = torch.finfo(getattr(torch, self.recipe.model.dtype)).bits // 8
-        state = 12 if self.recipe.lora else size + 8  # gradient and two moments; adapters are float32
-        gigabytes = (total * size + trained * state + (trained * 4 if self.recipe.lora else 0)) / 1e9
-        return {"parameters": total, "trained": trained, "gb_without_activations": round(gigabytes, 2)}
+    def show(self) -> str:
+        """One decoded row; what the loss sees stands between the marks."""
+        return METHODS[self.recipe.method].show(self.tokenizer, self.train)
 
 
 def make_plan(loaded: Loaded[TrainRecipe], say: Callable[[str], None] = lambda text: None) -> Plan:
@@ -119,32 +79,81 @@ def make_plan(loaded: Loaded[TrainRecipe], say: Callable[[str], None] = lambda t
     Raises:
         RecipeError, DataError: with the line of the recipe, or the file and row, that is wrong.
         ModelUnavailable: when the student's weights cannot be had.
+        Mismatch: when the weights or the data are not those that the recipe pins.
     """
     options = check_arguments(loaded)
     recipe = loaded.recipe
-    if not recipe.data.train:
-        raise RecipeError("`data.train` is empty; name a file: data.train=[{path: rows.parquet}]", loaded.path)
-    paths = [find_file(source.path, loaded.path) for source in recipe.data.train]
-    sources = [(read_rows(path), source.weight) for path, source in zip(paths, recipe.data.train, strict=True)]
-    split = split_rows(sources, recipe.data.holdout.fraction, recipe.data.holdout.seed)
+    split, files = read_data(loaded)
 
     from gra.models.catalog import resolve
 
-    name = f"{recipe.model.name}@{recipe.model.revision}" if recipe.model.revision else recipe.model.name
-    model = resolve(name, accept_licences=recipe.accept_licences, progress=say)
-    tokenizer = student_tokenizer(model, loaded)
-    limit = options.get("max_length", 1024)
+    model = resolve(model_name(recipe.model), accept_licences=recipe.accept_licences, progress=say)
+    if recipe.model.identity not in (None, model.identity):
+        raise Mismatch(
+            f"{recipe.model.name} here is {model.identity}, the recipe asks for {recipe.model.identity}; "
+            "set `model.revision`, or remove `model.identity`"
+        )
+    teacher = None
+    if recipe.teacher is not None:
+        teacher = resolve(model_name(recipe.teacher), accept_licences=recipe.accept_licences, progress=say)
+    tokenizer = student_tokenizer(model.path, loaded, model.remote_code)
+    train, heldout = encode_split(recipe, options, tokenizer, split, loaded.path)
+    template = fingerprint(tokenizer)
+    inputs = inputs_of(loaded, options, model.identity, template, files)
+    if teacher is not None:
+        inputs["teacher.identity"] = teacher.identity
+    return Plan(loaded, options, model, teacher, tokenizer, split, train, heldout, files, template, inputs)
+
+
+def model_name(model: Any) -> str:
+    """The name of a `model` or `teacher` section as the catalog takes it."""
+    return f"{model.name}@{model.revision}" if model.revision else str(model.name)
+
+
+def read_data(loaded: Loaded[TrainRecipe]) -> tuple[Split, list[dict[str, Any]]]:
+    """The rows of every file, split, and the files with their digests.
+
+    Raises:
+        RecipeError, DataError: when no file is named, one is not there, or a row is wrong.
+        Mismatch: when a file is not the one that the recipe pins.
+    """
+    recipe = loaded.recipe
+    if not recipe.data.train:
+        raise RecipeError("`data.train` is empty; name a file: data.train=[{path: rows.parquet}]", loaded.path)
+    read = METHODS[recipe.method].read
+    sources, files = [], []
+    for source in recipe.data.train:
+        path = find_file(source.path, loaded.path)
+        if not path.is_file():
+            raise DataError(f"{path} is a folder; name a .parquet or .jsonl file in it")
+        found = file_digest(path)
+        if source.sha256 not in (None, found):
+            raise Mismatch(f"{path} is not the file that the recipe pins (SHA-256 {found[:12]}…); remove `sha256`")
+        sources.append((read(path), source.weight))
+        files.append({"path": str(path), "weight": source.weight, "sha256": found})
+    return split_rows(sources, recipe.data.holdout.fraction, recipe.data.holdout.seed), files
+
+
+def encode_split(
+    recipe: TrainRecipe, options: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, split: Split, where: Path
+) -> tuple[Encoded, Encoded]:
+    """Training and held-out rows as tokens.
+
+    Raises:
+        RecipeError, DataError: when a row does not fit the template, or none is left.
+    """
+    limit = row_limit(recipe, options)
+    encode = METHODS[recipe.method].encode
     train = encode(tokenizer, split.train, limit)
     if not len(train):
-        raise RecipeError(f"no row has an answer left within `train.max_length: {limit}`; raise it", loaded.path)
-    files = [
-        {"path": str(path), "weight": source.weight, "sha256": file_digest(path)}
-        for path, source in zip(paths, recipe.data.train, strict=True)
-    ]
-    template = fingerprint(tokenizer)
-    inputs = _inputs(recipe, options, model.identity, template, files)
-    heldout = encode(tokenizer, split.heldout, limit)
-    return Plan(loaded, options, model, tokenizer, split, train, heldout, files, template, inputs)
+        raise RecipeError(f"no row has an answer left within `train.max_length: {limit}`; raise it", where)
+    return train, encode(tokenizer, split.heldout, limit)
+
+
+def row_limit(recipe: TrainRecipe, options: Mapping[str, Any]) -> int | None:
+    """Tokens that a row may have; the trainer of `distill` limits only what it writes itself."""
+    limit: int | None = options.get("max_length", None if recipe.method == "distill" else 1024)
+    return limit
 
 
 def probe_rows(plan: Plan) -> list[Row]:
@@ -158,12 +167,18 @@ def load_student(plan: Plan, path: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
     recipe = plan.recipe
-    adapter = path if (path / "adapter_config.json").is_file() else None
+    adapter = path if (path / "adapter_config.json").is_file() else adapter_folder(plan.loaded)
+    quantised: dict[str, Any] = {}
+    if recipe.model.quantization is not None:
+        from gra.training.quantization import four_bit
+
+        quantised = four_bit()
     model = AutoModelForCausalLM.from_pretrained(
         plan.model.path if adapter else path,
         dtype=getattr(torch, recipe.model.dtype),
         attn_implementation=recipe.model.attn_implementation,
         trust_remote_code=plan.model.remote_code,
+        **quantised,
         **(plan.options.get("model_init_kwargs") or {}),
     )
     if adapter:
@@ -173,8 +188,24 @@ def load_student(plan: Plan, path: Path) -> Any:
     return model
 
 
+def adapter_folder(loaded: Loaded[TrainRecipe]) -> Path | None:
+    """The folder of the adapter that training goes on from, or None.
+
+    Raises:
+        RecipeError: when it holds no adapter.
+    """
+    name = loaded.recipe.model.adapter
+    if name is None:
+        return None
+    folder = find_file(name, loaded.path)
+    if not (folder / "adapter_config.json").is_file():
+        raise RecipeError(f"`model.adapter: {name}` holds no adapter_config.json; give a trained student's folder, "
+                          "or its path as `model.name` when every parameter was trained", loaded.path)  # fmt: skip
+    return folder
+
+
 def lora_config(recipe: TrainRecipe) -> Any:
-    """The PEFT configuration, or None for full fine-tuning."""
+    """The PEFT configuration of a new adapter, or None."""
     if recipe.lora is None:
         return None
     from peft import LoraConfig
@@ -199,14 +230,30 @@ def use_all_cores(train: Mapping[str, Any]) -> None:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
 
 
-def _inputs(
-    recipe: TrainRecipe, options: Mapping[str, Any], identity: str, template: str, files: list[dict[str, Any]]
+def inputs_of(
+    loaded: Loaded[TrainRecipe],
+    options: Mapping[str, Any],
+    identity: str,
+    template: str,
+    files: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """What decides the result, flat, so that a difference can be named."""
+    recipe = loaded.recipe
     inputs: dict[str, Any] = {"method": METHOD, "model.identity": identity, "model.template": template}
     inputs |= {f"model.{key}": getattr(recipe.model, key) for key in ("dtype", "attn_implementation")}
     inputs |= {f"data.train.{at}": f"{file['sha256']} x {file['weight']:g}" for at, file in enumerate(files)}
     inputs |= {f"data.holdout.{key}": value for key, value in recipe.data.holdout.model_dump().items()}
     inputs |= {f"lora.{key}": value for key, value in (recipe.lora.model_dump() if recipe.lora else {}).items()}
     inputs |= {f"train.{key}": value for key, value in options.items() if key not in _WITHOUT_EFFECT}
+    # Named only where they are used, so that runs without them keep their fingerprint.
+    adapter = adapter_folder(loaded)
+    if adapter is not None:
+        weights = {file.name: file_digest(file) for file in sorted(adapter.glob("adapter_*"))}
+        inputs["model.adapter"] = digest(weights)
+    if recipe.model.quantization is not None:
+        inputs["model.quantization"] = recipe.model.quantization
+    if recipe.method != "sft":
+        inputs["recipe.method"] = recipe.method
+    if recipe.teacher is not None:
+        inputs |= {f"teacher.{key}": getattr(recipe.teacher, key) for key in ("dtype", "vocabulary")}
     return inputs

@@ -1,7 +1,8 @@
 """Training rows: read strictly, mixed by weight, split by prompt; the same on every rank for the same seed.
 
 A row is conversational prompt-completion: `prompt` is a list of messages and `completion` is the
-assistant's one message. Files are Parquet or JSONL; other columns are ignored.
+assistant's one message. A pair has `chosen` and `rejected` instead. Files are Parquet or JSONL; other
+columns are ignored.
 """
 
 from __future__ import annotations
@@ -32,6 +33,13 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Pair(Row):
+    """A prompt with the answer that was chosen (`completion`) and the one that was rejected."""
+
+    rejected: tuple[Message, ...]
+
+
+@dataclass(frozen=True)
 class Split:
     """What is trained on, repeats included, and what is held out."""
 
@@ -46,13 +54,33 @@ def read_rows(path: Path) -> list[Row]:
     Raises:
         DataError: naming the file and each bad row's number, or saying that the file is empty.
     """
+    return [
+        Row(_messages(value["prompt"]), _messages(value["completion"]), f"{path} row {number}")
+        for number, value in _checked(path, ("completion",))
+    ]
+
+
+def read_pairs(path: Path) -> list[Row]:
+    """Every pair of one Parquet or JSONL file of preferences.
+
+    Raises:
+        DataError: naming the file and each bad row's number, or saying that the file is empty.
+    """
+    pairs: list[Row] = []
+    for number, value in _checked(path, ("chosen", "rejected")):
+        prompt, chosen, rejected = (_messages(value[key]) for key in ("prompt", "chosen", "rejected"))
+        pairs.append(Pair(prompt, chosen, f"{path} row {number}", rejected))
+    return pairs
+
+
+def _checked(path: Path, answers: Sequence[str]) -> list[tuple[int, Any]]:
+    """The rows of a file with their numbers, when every one of them is right."""
     rows, bad = [], []
-    for number, value in _values(path):
-        problem = _problem(value)
+    for number, value in _values(path, ["prompt", *answers]):
+        problem = _problem(value, answers)
         if problem:
             bad.append(f"row {number}: {problem}")
-            continue
-        rows.append(Row(_messages(value["prompt"]), _messages(value["completion"]), f"{path} row {number}"))
+        rows.append((number, value))
     if bad:
         more = f"\n  and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
         raise DataError(f"{path}: {len(bad)} bad rows\n  " + "\n  ".join(bad[:_SHOWN]) + more)
@@ -96,16 +124,16 @@ def _draw(seed: int, row: Row) -> str:
     return hashlib.sha256(f"{seed}\n{canonical_json(row.prompt)}".encode()).hexdigest()
 
 
-def _values(path: Path) -> Iterator[tuple[int, Any]]:
+def _values(path: Path, columns: list[str]) -> Iterator[tuple[int, Any]]:
     if path.suffix == ".parquet":
-        yield from _parquet(path)
+        yield from _parquet(path, columns)
     elif path.suffix == ".jsonl":
         yield from _jsonl(path)
     else:
         raise DataError(f"{path} is neither .parquet nor .jsonl; training reads these two")
 
 
-def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
+def _parquet(path: Path, columns: list[str]) -> Iterator[tuple[int, Any]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -113,14 +141,14 @@ def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
         file = pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{path} cannot be read as Parquet ({error}); write it again") from None
-    missing = {"prompt", "completion"} - set(file.schema_arrow.names)
+    missing = set(columns) - set(file.schema_arrow.names)
     if missing:
         raise DataError(
             f"{path} has no column `{'` and `'.join(sorted(missing))}` (it has {', '.join(file.schema_arrow.names)}); "
-            "training needs `prompt` and `completion`, each a list of messages"
+            f"this training needs `{'` and `'.join(columns)}`, each a list of messages"
         )
     number = 0
-    for batch in file.iter_batches(columns=["prompt", "completion"]):
+    for batch in file.iter_batches(columns=columns):
         for value in batch.to_pylist():
             number += 1
             yield number, value
@@ -137,13 +165,13 @@ def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
                 yield number, error
 
 
-def _problem(value: Any) -> str | None:
+def _problem(value: Any, answers: Sequence[str]) -> str | None:
     """What is wrong with a row, if anything."""
     if isinstance(value, ValueError):
         return f"not valid JSON ({value})"
     if not isinstance(value, dict):
-        return "not an object with `prompt` and `completion`"
-    for key in ("prompt", "completion"):
+        return f"not an object with `prompt` and `{'` and `'.join(answers)}`"
+    for key in ("prompt", *answers):
         messages = value.get(key)
         if not isinstance(messages, list) or not messages:
             return f"`{key}` must be a list of messages ({{role, content}})"
@@ -153,8 +181,11 @@ def _problem(value: Any) -> str | None:
                 return f"`{key}` {problem}"
     if value["prompt"][-1]["role"] == "assistant":
         return "`prompt` ends with the assistant; its last message must be the user's"
-    if [message["role"] for message in value["completion"]] != ["assistant"]:
-        return "`completion` must be exactly one message of the assistant"
+    for key in answers:
+        if [message["role"] for message in value[key]] != ["assistant"]:
+            return f"`{key}` must be exactly one message of the assistant"
+    if len(answers) == 2 and value[answers[0]][0]["content"] == value[answers[1]][0]["content"]:
+        return "`chosen` and `rejected` are the same, so there is nothing to prefer"
     return None
 
 

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning of one student, from a recipe to a folder that says how it was made.
+"""Fine-tuning of one student by any method, from a recipe to a folder that says how it was made.
 
 Running it again is safe at any moment: a finished run is recognised and left alone, an interrupted one
 goes on from its last whole checkpoint, and a folder that holds another run is refused.
@@ -15,15 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from gra.core.console import View
+from gra.core.errors import RecipeError
 from gra.core.manifest import MANIFEST, RunFolder, write_json
 from gra.core.recipe import Loaded
 from gra.core.schema import TrainRecipe
-from gra.training.arguments import build_arguments, check_arguments
+from gra.training.arguments import build_arguments, check_arguments, on_cpu
 from gra.training.card import write_card
 from gra.training.checkpoints import Checkpoint, newest_whole, refuse_difference, remove_broken
-from gra.training.plan import Plan, load_student, lora_config, make_plan, probe_rows, use_all_cores
+from gra.training.launch import Launch, command_after, launch_from_environment
+from gra.training.plan import Plan, adapter_folder, load_student, lora_config, make_plan, probe_rows, use_all_cores
 from gra.training.probe import set_stop_tokens, stop_probe
-from gra.training.template import show_row
+from gra.training.provenance import RESOLVED, gpu_hours, hardware, origin_of, pinned
+from gra.training.quantization import require_quantization
 
 SECTION = "training"
 METRICS = "metrics.json"
@@ -35,6 +38,7 @@ def train(
     output: Path,
     *,
     dry_run: bool = False,
+    launch: Launch | None = None,
     fresh: bool = False,
     view: View | None = None,
     group: str | None = None,
@@ -45,6 +49,7 @@ def train(
         loaded: the checked recipe.
         output: the model folder; made when it is not there.
         dry_run: check the recipe, the rows and the template, and return the plan.
+        launch: what a dry run plans for; as this process was launched when not given.
         fresh: drop what an earlier run left in `output`.
         view: where progress goes; standard error and `output`/log.jsonl when not given.
         group: the tracked group this run belongs to.
@@ -58,13 +63,20 @@ def train(
         Mismatch: `output` holds another run and `fresh` is not set.
     """
     _be_quiet()
-    use_all_cores(check_arguments(loaded))
+    options = check_arguments(loaded)
+    cpu = on_cpu(options)
+    here = launch_from_environment(cpu=cpu)
+    if dry_run:
+        from gra.training.preview import preview
+
+        asked = bool(options.get("use_cpu")) or (launch or here).strategy == "cpu"
+        return preview(loaded, launch or here, cpu=asked if launch else cpu, say=View(None).note)
+    require_quantization(loaded, here, cpu=cpu)
+    use_all_cores(options)
     arguments = build_arguments(loaded, output / "checkpoints")
     main = arguments.process_index == 0
-    view = view or View(output / "log.jsonl" if main and not dry_run else None, quiet=not main)
+    view = view or View(output / "log.jsonl" if main else None, quiet=not main)
     plan = make_plan(loaded, view.note)
-    if dry_run:
-        return plan.describe()
     folder = RunFolder(output)
     with folder.create().lock() if main else nullcontext():
         checkpoint = _find_start(plan, folder, arguments, fresh, view)
@@ -106,32 +118,23 @@ def _clear(folder: RunFolder) -> None:
 def _run(
     plan: Plan, folder: RunFolder, arguments: Any, checkpoint: Checkpoint | None, view: View, group: str | None
 ) -> dict[str, Any]:
-    from datasets import Dataset
-
-    from gra.training.trainer import Progress, Seal, make_trainer
+    from gra.training.trainer import Progress, Seal
 
     counts = plan.train.counts()
     view.note(
         f"{counts['rows']} rows, {counts['tokens']} tokens, {counts['loss_tokens']} in the loss; "
         f"{counts['truncated']} truncated, {counts['dropped']} dropped, {len(plan.heldout)} held out"
     )
-    view.note(f"a row, with what the loss sees marked:\n{show_row(plan.tokenizer, plan.train)}")
-    if plan.recipe.lora is None and plan.recipe.model.dtype == "bfloat16" and arguments.deepspeed_plugin is None:
+    view.note(f"a row, with what the loss sees marked:\n{plan.show()}")
+    if not plan.recipe.adapts and plan.recipe.model.dtype == "bfloat16" and arguments.deepspeed_plugin is None:
         view.note("! every weight is trained in bfloat16 without a float32 copy: small updates are lost. "
                   "Set `model.dtype: float32`, or launch with recipes/accelerate/zero2.yaml")  # fmt: skip
     finished = checkpoint is not None and checkpoint.final
     model = load_student(plan, checkpoint.path if checkpoint and finished else plan.model.path)
     seal = Seal({**plan.inputs, "processes": arguments.world_size}, checkpoint.seconds if checkpoint else 0.0)
     with _tracking(plan, folder, group, arguments.process_index == 0) as tracker:
-        trainer = make_trainer(
-            model,
-            arguments,
-            plan.tokenizer,
-            Dataset.from_dict(plan.train.columns),
-            Dataset.from_dict(plan.heldout.columns) if len(plan.heldout) else None,
-            None if finished else lora_config(plan.recipe),
-            [seal, Progress(view, tracker)],
-        )
+        lora = None if finished else lora_config(plan.recipe)
+        trainer = _trainer(plan, model, arguments, lora, [seal, Progress(view, tracker)])
         seconds = checkpoint.seconds if checkpoint else 0.0
         if not finished:
             if checkpoint:
@@ -145,6 +148,32 @@ def _run(
     return metrics
 
 
+def _trainer(plan: Plan, model: Any, arguments: Any, lora: Any, callbacks: list[Any]) -> Any:
+    """The method's trainer.
+
+    Raises:
+        RecipeError: when TRL refuses the combination of model, data and options.
+    """
+    from datasets import Dataset
+
+    train = Dataset.from_dict(plan.train.columns)
+    heldout = Dataset.from_dict(plan.heldout.columns) if len(plan.heldout) else None
+    try:
+        if plan.recipe.method == "distill":
+            from gra.training.distill import make_distill_trainer
+
+            return make_distill_trainer(plan, model, arguments, train, heldout, lora, callbacks)
+        if plan.recipe.method == "preference":
+            from gra.training.preference import make_preference_trainer
+
+            return make_preference_trainer(model, arguments, plan.tokenizer, train, heldout, lora, callbacks)
+        from gra.training.trainer import make_trainer
+
+        return make_trainer(model, arguments, plan.tokenizer, train, heldout, lora, callbacks)
+    except (ValueError, NotImplementedError) as error:
+        raise RecipeError(f"TRL refuses to train this: {error}", plan.loaded.path) from error
+
+
 def _save(plan: Plan, folder: RunFolder, trainer: Any, state: dict[str, Any], seconds: float) -> dict[str, Any]:
     """Write the model, then everything that says how it was made; the manifest comes last."""
     set_stop_tokens(trainer.model, plan.tokenizer)
@@ -153,22 +182,9 @@ def _save(plan: Plan, folder: RunFolder, trainer: Any, state: dict[str, Any], se
     if trainer.args.process_index == 0:
         trainer.model.generation_config.save_pretrained(folder.path)
         (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; the recipe says the same
-        section = {
-            "fingerprint": plan.fingerprint,
-            "inputs": plan.inputs,
-            "model": {
-                "name": plan.recipe.model.name,
-                "identity": plan.model.identity,
-                "path": str(plan.model.path),
-                "licence": plan.model.licence,
-                "licence_url": plan.model.licence_url,
-            },
-            "data": plan.files,
-            "template": plan.template,
-            "adapter": plan.recipe.lora is not None,
-        }
+        section = _section(plan, folder.path, metrics)
         write_json(folder / METRICS, metrics)
-        (folder / "recipe.resolved.yaml").write_text(plan.loaded.show() + "\n", encoding="utf-8")
+        (folder / RESOLVED).write_text(pinned(plan.loaded, section).show() + "\n", encoding="utf-8")
         write_card(folder.path, plan.recipe, section, metrics)
         files = [path for path in folder.path.iterdir() if path.is_file() and path.name not in _NOT_THE_MODEL]
         folder.record(SECTION, section, files)
@@ -176,10 +192,46 @@ def _save(plan: Plan, folder: RunFolder, trainer: Any, state: dict[str, Any], se
     return metrics
 
 
+def _section(plan: Plan, output: Path, metrics: dict[str, Any]) -> dict[str, Any]:
+    """The manifest's section: all that is needed to know what the student is and to make it again."""
+    launch = launch_from_environment(cpu=on_cpu(plan.options))
+    start = adapter_folder(plan.loaded)
+    section: dict[str, Any] = {
+        "fingerprint": plan.fingerprint,
+        "method": plan.recipe.method,
+        "inputs": plan.inputs,
+        "model": _weights(plan.recipe.model.name, plan.model),
+        "teacher": None if plan.teacher is None else _weights(plan.teacher.name, plan.teacher),
+        "data": [{**file, "origin": origin_of(Path(file["path"]))} for file in plan.files],
+        "template": plan.template,
+        "adapter": plan.recipe.adapts,
+        "adapter_from": None if start is None else str(start.resolve()),
+        "seeds": {"training": plan.options["seed"], "holdout": plan.recipe.data.holdout.seed},
+        "launch": launch.describe(),
+        "hardware": hardware(),
+        "relaunch": command_after(launch, output / RESOLVED, output.with_name(f"{output.name}-again")),
+        "metrics": {key: value for key, value in metrics.items() if isinstance(value, (int, float))},
+    }
+    return section
+
+
+def _weights(name: str, model: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "identity": model.identity,
+        "path": str(model.path),
+        "licence": model.licence,
+        "licence_url": model.licence_url,
+    }
+
+
 def _metrics(plan: Plan, trainer: Any, state: dict[str, Any], seconds: float) -> dict[str, Any]:
     losses = [entry["loss"] for entry in state["log_history"] if "loss" in entry]
     last = losses[-max(1, len(losses) // 5) :]
-    tokens = state["num_input_tokens_seen"]
+    # A trainer that writes its own rows counts them in its log.
+    counted = [int(entry["num_tokens"]) for entry in state["log_history"] if "num_tokens" in entry]
+    tokens = state["num_input_tokens_seen"] or max(counted, default=0)
+    processes, gpu = trainer.args.world_size, not on_cpu(plan.options)
     metrics: dict[str, Any] = {
         "name": plan.recipe.name,
         "steps": state["global_step"],
@@ -190,6 +242,8 @@ def _metrics(plan: Plan, trainer: Any, state: dict[str, Any], seconds: float) ->
         "seconds": round(seconds, 1),
         "tokens": tokens,
         "tokens_per_second": round(tokens / seconds, 1),
+        "processes": processes,
+        "gpu_hours": gpu_hours(processes, seconds, gpu),
         "rows": plan.rows(),
         "template": plan.template,
     }

@@ -19,7 +19,6 @@ from gra.core.schema import TrainRecipe
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from gra.models.catalog import ResolvedModel
     from gra.training.rows import Row
 
 IGNORED = -100  # the label of a token outside the loss
@@ -30,34 +29,41 @@ _BUILTIN = "builtin:"
 class Encoded:
     """Rows as `input_ids` and `labels`, with what happened to them on the way."""
 
-    columns: dict[str, list[list[int]]] = field(default_factory=lambda: {"input_ids": [], "labels": []})
+    columns: dict[str, Any] = field(default_factory=lambda: {"input_ids": [], "labels": []})
     truncated: int = 0
     dropped: int = 0
 
     def __len__(self) -> int:
         return len(self.columns["input_ids"])
 
+    def lengths(self) -> list[int]:
+        """Tokens of each row."""
+        return [len(ids) for ids in self.columns["input_ids"]]
+
     def counts(self) -> dict[str, int]:
         """Rows, tokens and tokens inside the loss; rows cut at `max_length`; rows with no answer left."""
         in_loss = sum(label != IGNORED for labels in self.columns["labels"] for label in labels)
+        return self._counts(sum(self.lengths()), in_loss)
+
+    def _counts(self, tokens: int, in_loss: int) -> dict[str, int]:
         return {
             "rows": len(self),
-            "tokens": sum(map(len, self.columns["input_ids"])),
+            "tokens": tokens,
             "loss_tokens": in_loss,
             "truncated": self.truncated,
             "dropped": self.dropped,
         }
 
 
-def student_tokenizer(model: ResolvedModel, loaded: Loaded[TrainRecipe]) -> PreTrainedTokenizerBase:
-    """The student's tokenizer with the recipe's chat template and a padding token.
+def student_tokenizer(folder: Path, loaded: Loaded[TrainRecipe], remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer in `folder` with the recipe's chat template and a padding token.
 
     Raises:
         RecipeError: when there is no chat template, no end-of-sequence token, or the file is not there.
     """
     from gra.models.chat import load_tokenizer
 
-    tokenizer = load_tokenizer(model.path, remote_code=model.remote_code)
+    tokenizer = load_tokenizer(folder, remote_code=remote_code)
     eos = loaded.recipe.train.get("eos_token")
     if eos is not None:
         if eos not in tokenizer.get_vocab():
@@ -111,8 +117,8 @@ def encode(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], max_length: 
     """
     encoded = Encoded()
     for row in rows:
-        prompt, whole = _border(tokenizer, row)
-        _check_special_tokens(tokenizer, row, prompt, whole)
+        prompt, whole = border(tokenizer, row)
+        check_special_tokens(tokenizer, row, prompt, whole)
         labels = [IGNORED] * len(prompt) + whole[len(prompt) :]
         if max_length is not None and len(whole) > max_length:
             encoded.truncated += 1
@@ -132,7 +138,7 @@ def show_row(tokenizer: PreTrainedTokenizerBase, encoded: Encoded, index: int = 
     return f"{tokenizer.decode(ids[:start])}⟦{tokenizer.decode(ids[start:])}⟧"
 
 
-def _border(tokenizer: PreTrainedTokenizerBase, row: Row) -> tuple[list[int], list[int]]:
+def border(tokenizer: PreTrainedTokenizerBase, row: Row) -> tuple[list[int], list[int]]:
     """Tokens of the prompt and of prompt and answer together."""
     try:
         prompt = prompt_ids(tokenizer, row.prompt)
@@ -151,7 +157,12 @@ def _border(tokenizer: PreTrainedTokenizerBase, row: Row) -> tuple[list[int], li
     return prompt, whole
 
 
-def _check_special_tokens(tokenizer: PreTrainedTokenizerBase, row: Row, prompt: list[int], whole: list[int]) -> None:
+def check_special_tokens(tokenizer: PreTrainedTokenizerBase, row: Row, prompt: list[int], whole: list[int]) -> None:
+    """See that the row begins as the model's texts do and that its answer ends with one stop token.
+
+    Raises:
+        DataError, RecipeError: when it does not.
+    """
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     if bos is not None and whole[:2] == [bos, bos]:
         raise RecipeError(f"the chat template begins with {tokenizer.bos_token} twice; write it once or leave it out")

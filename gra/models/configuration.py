@@ -1,0 +1,74 @@
+"""A model's configuration (and tokenizer, where it is at hand) without its weights, for planning.
+
+Looked for in this order: the model on this machine, the hub's small files, the table of published shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from gra.core.errors import ModelUnavailable
+from gra.core.hub import hub_reachable
+from gra.core.store import Progress, switched_on
+from gra.models import catalog, hub
+
+if TYPE_CHECKING:
+    from gra.models.catalog import ResolvedModel
+
+SHAPES = Path(__file__).parent / "shapes.yaml"
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a model: its configuration, a folder with its tokenizer, and the model itself when here."""
+
+    source: str
+    config: Any = None  # a transformers configuration
+    folder: Path | None = None
+    model: ResolvedModel | None = None
+
+
+def find_configuration(name: str, *, accept_licences: Sequence[str] = (), progress: Progress | None = None) -> Known:
+    """As much as can be known of a model without downloading its weights.
+
+    Raises:
+        RecipeError: no such name or path, or a licence that was not accepted.
+    """
+    from transformers import AutoConfig
+
+    if catalog.cached(name):
+        model = catalog.resolve(name, accept_licences=accept_licences, progress=progress)
+        config = AutoConfig.from_pretrained(model.path, trust_remote_code=model.remote_code)
+        return Known(f"on this machine ({model.source_note})", config, model.path, model)
+    repository = catalog.hub_name(name)
+    folder = _small_files(repository, progress)
+    if folder is not None:
+        return Known(f"{name} on the hub, without its weights", AutoConfig.from_pretrained(folder), folder)
+    shape = _shapes().get(repository[0] if repository else name)
+    if shape is None:
+        return Known(f"{name} is not on this machine and the hub cannot be asked")
+    values = dict(shape)
+    return Known("the published configuration", AutoConfig.for_model(values.pop("model_type"), **values))
+
+
+def _small_files(repository: tuple[str, str | None] | None, progress: Progress | None) -> Path | None:
+    offline = switched_on("GRA_OFFLINE") or switched_on("HF_HUB_OFFLINE")
+    if repository is None or offline or not hub_reachable():
+        return None
+    try:
+        return hub.download_configuration(*repository)
+    except ModelUnavailable as error:
+        if progress is not None:
+            progress(f"! {error}")
+        return None
+
+
+@lru_cache(maxsize=1)
+def _shapes() -> dict[str, dict[str, Any]]:
+    return dict(yaml.safe_load(SHAPES.read_text(encoding="utf-8")))

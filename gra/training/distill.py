@@ -1,0 +1,102 @@
+"""TRL's distillation trainers: the student answers, a teacher says how likely it finds every next token.
+
+Imports torch and TRL; import this module only when training starts.
+
+One vocabulary: `DistillationTrainer` (Agarwal et al. 2023, arXiv 2306.13649). Two vocabularies: `GOLDTrainer`,
+which TRL calls experimental, so it may change with any release.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import PrinterCallback, TrainerCallback
+from trl import DistillationTrainer
+
+from gra.core.errors import RecipeError
+from gra.training.plan import Plan
+
+
+def make_distill_trainer(
+    plan: Plan, model: Any, arguments: Any, train: Any, heldout: Any, lora: Any, callbacks: list[TrainerCallback]
+) -> Any:
+    """The trainer over prompts, with the teacher loaded; nothing is printed to standard output.
+
+    Raises:
+        RecipeError: when `teacher.vocabulary` is `same` and the two vocabularies differ.
+    """
+    teacher = _load_teacher(plan, model)
+    base: Any = DistillationTrainer
+    if _one_vocabulary(plan):
+        train, heldout = (rows and rows.select_columns("prompt") for rows in (train, heldout))
+    else:
+        from trl.experimental.gold import GOLDTrainer
+
+        base = GOLDTrainer
+        assert plan.teacher is not None
+        arguments.use_uld_loss, arguments.teacher_tokenizer_name_or_path = True, str(plan.teacher.path)
+    trainer = _without_card(base)(
+        model=model,
+        teacher_model=teacher,
+        args=arguments,
+        train_dataset=train,
+        eval_dataset=heldout,
+        processing_class=plan.tokenizer,
+        peft_config=lora,
+        callbacks=callbacks,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _one_vocabulary(plan: Plan) -> bool:
+    assert plan.recipe.teacher is not None
+    return plan.recipe.teacher.vocabulary == "same"
+
+
+def _without_card(base: Any) -> Any:
+    class Trainer(base):  # type: ignore[misc]
+        """The same without TRL's model card: gra.training.card writes one that names the data."""
+
+        def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+            """Nothing."""
+
+    return Trainer
+
+
+def _load_teacher(plan: Plan, student: Any) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from gra.models.chat import load_tokenizer
+
+    assert plan.teacher is not None
+    assert plan.recipe.teacher is not None
+    if _one_vocabulary(plan):
+        theirs = load_tokenizer(plan.teacher.path, remote_code=plan.teacher.remote_code)
+        _require_one_vocabulary(plan, theirs.get_vocab())
+    teacher = AutoModelForCausalLM.from_pretrained(
+        plan.teacher.path,
+        dtype=getattr(torch, plan.recipe.teacher.dtype),
+        attn_implementation=plan.recipe.model.attn_implementation,
+        trust_remote_code=plan.teacher.remote_code,
+    )
+    size = student.config.get_text_config().vocab_size
+    if _one_vocabulary(plan) and teacher.config.get_text_config().vocab_size != size:
+        # Models of one family pad one vocabulary to different sizes; the rows beyond it stand for no token.
+        teacher.resize_token_embeddings(size)
+    return teacher.eval()
+
+
+def _require_one_vocabulary(plan: Plan, theirs: Mapping[str, int]) -> None:
+    ours = plan.tokenizer.get_vocab()
+    differ = {token for token, number in ours.items() if theirs.get(token) != number}
+    if differ:
+        assert plan.recipe.teacher is not None
+        raise RecipeError(
+            f"{plan.recipe.model.name} and {plan.recipe.teacher.name} number {len(differ)} tokens differently, so the "
+            "teacher's probabilities would be read as those of other tokens; choose a teacher of the same family, or "
+            "set `teacher.vocabulary: other` (experimental)",
+            plan.loaded.path,
+        )

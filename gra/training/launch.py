@@ -1,0 +1,110 @@
+"""How a run is spread over processes: read from a launch file (recipes/accelerate/) or from the launcher.
+
+`accelerate launch` tells its processes what it does through the environment; a dry run on a machine
+without GPUs reads the launch file itself.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from gra.core.errors import RecipeError
+
+Strategy = Literal["single", "cpu", "ddp", "zero2", "zero3", "fsdp2"]
+FOLDER = "recipes/accelerate"
+
+
+@dataclass(frozen=True)
+class Launch:
+    """The strategy (the name of a shipped launch file), and how many processes on how many machines."""
+
+    strategy: Strategy
+    processes: int = 1
+    machines: int = 1
+    offload: bool = False  # the optimiser's state lives in the machine's memory
+
+    @property
+    def deepspeed(self) -> bool:
+        """Whether DeepSpeed owns precision and sharding."""
+        return self.strategy in ("zero2", "zero3")
+
+    @property
+    def shards_weights(self) -> bool:
+        """Whether no process holds the whole model."""
+        return self.strategy in ("zero3", "fsdp2")
+
+    def describe(self) -> dict[str, Any]:
+        """For the plan and the manifest."""
+        return {"strategy": self.strategy, "processes": self.processes, "machines": self.machines}
+
+    def command(self, *arguments: str) -> str:
+        """The shell command that launches `train.py` in this way."""
+        counts = ["--num_processes", str(self.processes)] if self.processes > 1 else []
+        counts += ["--num_machines", str(self.machines)] if self.machines > 1 else []
+        words = ["accelerate", "launch", "--config_file", f"{FOLDER}/{self.strategy}.yaml", *counts, "train.py"]
+        return shlex.join([*words, *arguments])
+
+
+def launch_from_file(path: Path, processes: int | None = None, machines: int | None = None) -> Launch:
+    """What a launch file says; `processes` and `machines` are what the launcher's flags would override.
+
+    Raises:
+        RecipeError: when the file is not there or is no launch file of a kind that is supported.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"the launch file cannot be read ({error.strerror})", path) from None
+    except yaml.YAMLError as error:
+        raise RecipeError(f"the launch file is not valid YAML ({error})", path) from None
+    if not isinstance(content, dict) or "distributed_type" not in content:
+        raise RecipeError(f"this is not a launch file of accelerate; see {FOLDER}/", path)
+    plugin = content.get("deepspeed_config") or {}
+    launch = Launch(
+        _strategy(path, str(content["distributed_type"]), plugin, bool(content.get("use_cpu"))),
+        int(content.get("num_processes", 1)),
+        int(content.get("num_machines", 1)),
+        plugin.get("offload_optimizer_device", "none") != "none",
+    )
+    return replace(launch, processes=processes or launch.processes, machines=machines or launch.machines)
+
+
+def launch_from_environment(environment: Mapping[str, str] = os.environ, *, cpu: bool) -> Launch:
+    """How this process was launched; `cpu` when it trains on the CPU."""
+    processes = int(environment.get("WORLD_SIZE", 1))
+    local = int(environment.get("LOCAL_WORLD_SIZE", processes))
+    strategy: Strategy = "ddp" if processes > 1 else "cpu" if cpu else "single"
+    if environment.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
+        strategy = "zero3" if environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3" else "zero2"
+    elif environment.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+        strategy = "fsdp2"
+    offload = environment.get("ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE", "none")
+    return Launch(strategy, processes, max(1, processes // local), strategy.startswith("zero") and offload != "none")
+
+
+def command_after(launch: Launch, config: Path, output: Path, more: Sequence[str] = ()) -> str:
+    """The command that trains `config` in the same way into `output`."""
+    return launch.command("--config", str(config), "--output", str(output), *more)
+
+
+def _strategy(path: Path, kind: str, plugin: Mapping[str, Any], cpu: bool) -> Strategy:
+    if kind == "DEEPSPEED":
+        stage = plugin.get("zero_stage")
+        if stage == 2:
+            return "zero2"
+        if stage == 3:
+            return "zero3"
+        raise RecipeError(f"`deepspeed_config.zero_stage: {stage}` is not supported; write 2 or 3", path)
+    if kind == "NO":
+        return "cpu" if cpu else "single"
+    known: dict[str, Strategy] = {"MULTI_GPU": "ddp", "MULTI_CPU": "ddp", "FSDP": "fsdp2"}
+    if kind not in known:
+        raise RecipeError(f"`distributed_type: {kind}` is not supported; see {FOLDER}/", path)
+    return known[kind]

@@ -1,0 +1,218 @@
+"""How much memory a training process needs, from shapes alone: no weights, no GPU.
+
+Bytes a parameter: mixed precision keeps float32 weights (4), gradients (4) and two Adam moments (8), and the
+bfloat16 copies that autocast or DeepSpeed compute with (2); what a strategy shards is divided by the number
+of processes (Rajbhandari et al. 2020, ZeRO, arXiv 1910.02054, section 3). Activations follow Korthikanti et al.
+2022 (arXiv 2205.05198, section 4) for the gated layers of Llama-like models. An upper estimate: every row is
+taken to be as long as the longest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gra.core.schema import TrainRecipe
+from gra.training.launch import Launch
+
+_BUCKET = 500_000_000  # elements in DeepSpeed's reduce and all-gather buffers
+_LIVE = 1_000_000_000  # gathered parameters that ZeRO-3 keeps at once
+_TILE = 4096  # tokens that TRL's loss projects at once
+_CONTEXT = 1.0e9  # CUDA, its libraries and the collectives' buffers
+_SLACK = 1.04  # what the allocator loses
+_NF4 = 0.516  # bytes a weight, with the doubly quantised scales (Dettmers et al. 2023, arXiv 2305.14314)
+_CARDS = (8, 12, 16, 24, 32, 40, 48, 80, 96, 141)  # GB of GPUs in use
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What of a model decides its memory: counts of parameters and the widths of a layer."""
+
+    total: int
+    trained: int
+    layers: int
+    layer: int  # parameters of one layer
+    hidden: int
+    intermediate: int
+    queries: int  # width of all query heads
+    keys: int  # width of all key heads
+    heads: int
+    vocabulary: int
+    tied: bool
+
+    @property
+    def outside(self) -> int:
+        """Parameters outside the layers: embeddings and the head."""
+        return self.total - self.layers * self.layer
+
+
+def shape_of(config: Any, lora: Any = None) -> Shape:
+    """The shape of a model with this transformers configuration, counted on tensors without storage.
+
+    Args:
+        config: the model's configuration.
+        lora: the PEFT configuration, or None when every parameter is trained.
+    """
+    from accelerate import init_empty_weights
+    from transformers import AutoModelForCausalLM
+
+    with init_empty_weights():
+        model = AutoModelForCausalLM.from_config(config)
+    model.tie_weights()
+    sizes = {name: weight.numel() for name, weight in model.named_parameters()}
+    total = sum(sizes.values())
+    text = config.get_text_config()
+    layers = text.num_hidden_layers
+    trained = total
+    if lora is not None:
+        from peft import get_peft_model
+
+        trained = get_peft_model(model, lora).get_nb_trainable_parameters()[0]
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return Shape(
+        total=total,
+        trained=trained,
+        layers=layers,
+        layer=sum(size for name, size in sizes.items() if ".layers." in name) // layers,
+        hidden=text.hidden_size,
+        intermediate=text.intermediate_size,
+        queries=width * text.num_attention_heads,
+        keys=width * (getattr(text, "num_key_value_heads", None) or text.num_attention_heads),
+        heads=text.num_attention_heads,
+        vocabulary=text.vocab_size,
+        tied=bool(text.tie_word_embeddings),
+    )
+
+
+def estimate(
+    recipe: TrainRecipe,
+    options: Mapping[str, Any],
+    shape: Shape,
+    launch: Launch,
+    *,
+    longest: int,
+    cpu: bool,
+    teacher: Shape | None = None,
+) -> dict[str, Any]:
+    """GB of one process at its peak, in parts, and of one machine while the weights are read.
+
+    Args:
+        recipe: what is trained and how.
+        options: the checked `train` section.
+        shape: of the student, with what is trained of it.
+        launch: the strategy and the number of processes.
+        longest: tokens of the longest row.
+        cpu: whether the run is on the CPU.
+        teacher: of the model whose probabilities are learnt, when there is one.
+    """
+    autocast = not cpu and recipe.model.dtype == "float32" and not launch.deepspeed and bool(options.get("bf16", True))
+    parts = _state(recipe, options, shape, launch, autocast)
+    parts |= _others(recipe, shape, launch, teacher)
+    residual = 4 if recipe.model.dtype == "float32" and not launch.deepspeed and launch.strategy != "fsdp2" else 2
+    parts |= _activations(recipe, options, shape, longest, residual)
+    parts["libraries"] = _CONTEXT
+    total = sum(parts.values()) * _SLACK
+    local = launch.processes // launch.machines
+    at_once = 1 if launch.shards_weights else local
+    weight = 4 if recipe.model.dtype == "float32" else 2
+    described = {
+        "parameters": shape.total,
+        "trained": shape.trained,
+        "gb_per_process": _gb(total),
+        "parts_gb": {name: _gb(size) for name, size in parts.items() if size >= 5e6},
+        "machine_gb_to_load": _gb(at_once * weight * shape.total),
+    }
+    return described if cpu else {**described, "smallest_gpu": _card(total)}
+
+
+def _state(
+    recipe: TrainRecipe, options: Mapping[str, Any], shape: Shape, launch: Launch, autocast: bool
+) -> dict[str, float]:
+    """Weights, gradients, the optimiser's state, and the buffers that exchange them."""
+    n, trained, frozen = launch.processes, shape.trained, shape.total if recipe.adapts else 0
+    size = 4 if recipe.model.dtype == "float32" else 2
+    own = 4 if recipe.adapts else size  # adapters are float32 whatever the weights are
+    frozen_bytes = frozen * float(size if not launch.deepspeed else 2)
+    if recipe.model.quantization is not None:
+        frozen_bytes = shape.layers * shape.layer * _NF4 + shape.outside * 2
+    bucket = 2.0 * min(trained, _BUCKET)
+    if launch.deepspeed:
+        shard = n if launch.strategy == "zero3" else 1
+        gathered = 2.0 * min(shape.total, _LIVE) if shard > 1 else bucket
+        state = _optimiser_bytes(options, 4) + 4  # and the float32 weights
+        return {
+            "weights": frozen_bytes / shard + 2.0 * trained / shard,
+            "gradients": 6.0 * trained / n,  # bfloat16, and this process's part in float32 at the step
+            "optimiser": 0.0 if launch.offload else state * trained / n,
+            "buffers": gathered + bucket,
+        }
+    if launch.strategy == "fsdp2":
+        return {
+            "weights": (frozen_bytes + own * trained) / n,
+            "gradients": own * trained / n,
+            "optimiser": _optimiser_bytes(options, own) * trained / n,
+            # Two layers gathered in bfloat16 with the gradients of one, and what stands outside the layers.
+            "buffers": 2.0 * (2 * shape.layer + shape.outside) + (0.0 if recipe.adapts else 6.0 * shape.layer),
+        }
+    return {
+        "weights": frozen_bytes + float(own * trained),
+        "gradients": float(own * trained),
+        "optimiser": _optimiser_bytes(options, own) * trained,
+        "buffers": (2.0 * trained if autocast else 0.0) + (float(own * trained) if n > 1 else 0.0),
+    }
+
+
+def _optimiser_bytes(options: Mapping[str, Any], size: int) -> float:
+    """Bytes of state a trained parameter."""
+    name = str(getattr(options.get("optim"), "value", options.get("optim") or "adamw_torch_fused"))
+    if name == "sgd":
+        return 0.0
+    if name == "adafactor":
+        return 0.1 * size  # factored: rows and columns
+    if "8bit" in name:
+        return 1.0 if "lion" in name else 2.0
+    return float(size) if name.startswith(("lion", "paged_lion", "rmsprop", "adagrad")) else 2.0 * size
+
+
+def _others(recipe: TrainRecipe, shape: Shape, launch: Launch, teacher: Shape | None) -> dict[str, float]:
+    """The models beside the student: DPO's frozen reference, or the teacher."""
+    shard = launch.processes if launch.strategy == "zero3" else 1
+    if recipe.method == "preference" and not recipe.adapts:
+        return {"reference": (2 if launch.deepspeed or recipe.model.dtype == "bfloat16" else 4) * shape.total / shard}
+    if recipe.method == "preference" and recipe.model.adapter is not None:
+        return {"reference": 4.0 * shape.trained}
+    if teacher is not None and recipe.teacher is not None:
+        return {"teacher": (2 if recipe.teacher.dtype == "bfloat16" else 4) * teacher.total / shard}
+    return {}
+
+
+def _activations(
+    recipe: TrainRecipe, options: Mapping[str, Any], shape: Shape, longest: int, residual: int
+) -> dict[str, float]:
+    """What the backward pass needs of one micro-batch, and the loss's projection onto the vocabulary."""
+    rows = options.get("per_device_train_batch_size", 8) * (2 if recipe.method == "preference" else 1)
+    tokens = rows * longest
+    # Both norms keep their input, its float32 form and their bfloat16 output; then queries, keys, values and the
+    # attention's output; then the gate, its activation, the other branch and their product.
+    layer = 2 * (residual + 6) * shape.hidden + 6 * shape.queries + 8 * shape.keys + 8 * shape.intermediate
+    if recipe.adapts:
+        layer += 2 * (5 * shape.hidden + shape.queries + shape.intermediate)  # what each adapter's input keeps
+    scores = 6.0 * rows * shape.heads * longest**2 if recipe.model.attn_implementation == "eager" else 0.0
+    one = float(tokens * layer) + scores
+    if options.get("gradient_checkpointing", True):
+        kept = float(shape.layers * tokens * shape.hidden * residual) + one
+    else:
+        kept = shape.layers * one
+    head = 0.0 if recipe.adapts else 4.0 * shape.vocabulary * shape.hidden  # the head's gradient, summed in float32
+    tile = 2.0 * min(tokens, _TILE) * min(shape.vocabulary, _TILE * 8)
+    return {"activations": kept, "loss": tile + head + 8.0 * tokens * shape.hidden}
+
+
+def _card(size: float) -> str:
+    found = next((card for card in _CARDS if size <= card * 1e9), None)
+    return f"{found} GB" if found else f"none of up to {_CARDS[-1]} GB"
+
+
+def _gb(size: float) -> float:
+    return round(size / 1e9, 2)

@@ -1,0 +1,131 @@
+"""What differs between methods before a trainer exists: which files are read and what rows become.
+
+`sft` learns answers, `preference` learns which of two answers is better (DPO), `distill` learns another
+model's next-token probabilities on answers that the student writes itself. See docs/training.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gra.training.rows import Pair, Row, read_pairs, read_rows
+from gra.training.template import Encoded, border, check_special_tokens, encode, prompt_ids, show_row
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass
+class EncodedPairs(Encoded):
+    """Pairs as TRL's preference collator takes them."""
+
+    columns: dict[str, Any] = field(default_factory=lambda: {"prompt_ids": [], "chosen_ids": [], "rejected_ids": []})
+
+    def __len__(self) -> int:
+        return len(self.columns["prompt_ids"])
+
+    def lengths(self) -> list[int]:
+        """Tokens of each pair's longer side."""
+        sides = zip(self.columns["chosen_ids"], self.columns["rejected_ids"], strict=True)
+        prompts = self.columns["prompt_ids"]
+        return [len(p) + max(len(c), len(r)) for p, (c, r) in zip(prompts, sides, strict=True)]
+
+    def counts(self) -> dict[str, int]:
+        """As for rows; a prompt counts twice because it is read with either answer."""
+        answers = sum(len(ids) for side in ("chosen_ids", "rejected_ids") for ids in self.columns[side])
+        return self._counts(answers + 2 * sum(map(len, self.columns["prompt_ids"])), answers)
+
+
+@dataclass
+class EncodedPrompts(Encoded):
+    """Prompts as messages, which the trainer answers itself, beside their lengths in tokens."""
+
+    columns: dict[str, Any] = field(default_factory=lambda: {"prompt": [], "completion": []})
+    tokens: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def lengths(self) -> list[int]:
+        """Tokens of each prompt."""
+        return self.tokens
+
+    def counts(self) -> dict[str, int]:
+        """As for rows; the loss is on answers that are not written yet."""
+        return self._counts(sum(self.tokens), 0)
+
+
+@dataclass(frozen=True)
+class Method:
+    """How one method reads files, encodes rows and shows one of them."""
+
+    read: Callable[[Path], list[Row]]
+    encode: Callable[[Any, Sequence[Row], int | None], Encoded]
+    show: Callable[[Any, Any], str]
+
+
+def encode_pairs(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Row], max_length: int | None) -> EncodedPairs:
+    """Tokenise pairs; both answers carry the loss.
+
+    Raises:
+        DataError, RecipeError: as `gra.training.template.encode`.
+    """
+    encoded = EncodedPairs()
+    for pair in pairs:
+        assert isinstance(pair, Pair)
+        answers = {}
+        for side, completion in (("chosen", pair.completion), ("rejected", pair.rejected)):
+            row = Row(pair.prompt, completion, f"{pair.origin} ({side})")
+            prompt, whole = border(tokenizer, row)
+            check_special_tokens(tokenizer, row, prompt, whole)
+            answers[side] = whole[len(prompt) :]
+        longest = len(prompt) + max(map(len, answers.values()))
+        if max_length is not None and len(prompt) >= max_length:
+            encoded.truncated += 1
+            encoded.dropped += 1
+            continue
+        if max_length is not None and longest > max_length:
+            encoded.truncated += 1
+            answers = {side: ids[: max_length - len(prompt)] for side, ids in answers.items()}
+        encoded.columns["prompt_ids"].append(prompt)
+        for side, ids in answers.items():
+            encoded.columns[f"{side}_ids"].append(ids)
+    return encoded
+
+
+def encode_prompts(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], max_length: int | None) -> EncodedPrompts:
+    """Check each row's prompt under the template; prompts of more than `max_length` tokens are dropped.
+
+    Raises:
+        DataError, RecipeError: as `gra.training.template.encode`.
+    """
+    encoded = EncodedPrompts()
+    for row in rows:
+        prompt, whole = border(tokenizer, row)
+        check_special_tokens(tokenizer, row, prompt, whole)
+        if max_length is not None and len(prompt) > max_length:
+            encoded.dropped += 1
+            continue
+        encoded.columns["prompt"].append(list(row.prompt))
+        encoded.columns["completion"].append(list(row.completion))
+        encoded.tokens.append(len(prompt))
+    return encoded
+
+
+def _show_pair(tokenizer: Any, encoded: EncodedPairs) -> str:
+    prompt, chosen, rejected = (encoded.columns[f"{name}_ids"][0] for name in ("prompt", "chosen", "rejected"))
+    return f"{tokenizer.decode(prompt)}⟦{tokenizer.decode(chosen)}⟧ rather than ⟦{tokenizer.decode(rejected)}⟧"
+
+
+def _show_prompt(tokenizer: Any, encoded: EncodedPrompts) -> str:
+    return f"{tokenizer.decode(prompt_ids(tokenizer, encoded.columns['prompt'][0]))}⟦the student's own answer⟧"
+
+
+METHODS = {
+    "sft": Method(read_rows, encode, show_row),
+    "preference": Method(read_pairs, encode_pairs, _show_pair),
+    "distill": Method(read_rows, encode_prompts, _show_prompt),
+}

@@ -1,0 +1,132 @@
+"""What `--dry-run` prints: the plan of a run on any machine, without its GPUs and without its weights.
+
+Whatever cannot be known here (no tokenizer, no configuration) is listed under `unknown`, never guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from gra.core.manifest import digest
+from gra.core.recipe import Loaded
+from gra.core.schema import TrainRecipe
+from gra.training.arguments import check_arguments
+from gra.training.launch import Launch
+from gra.training.memory import Shape, estimate, shape_of
+from gra.training.methods import METHODS
+from gra.training.plan import adapter_folder, encode_split, inputs_of, lora_config, model_name, read_data, row_limit
+from gra.training.quantization import quantization_problem
+from gra.training.rows import Split
+from gra.training.steps import effective_batch, packed_rows, steps
+from gra.training.template import Encoded, fingerprint, student_tokenizer
+
+
+def preview(
+    loaded: Loaded[TrainRecipe], launch: Launch, *, cpu: bool, say: Callable[[str], None] = lambda text: None
+) -> dict[str, Any]:
+    """Check the recipe and the rows; count rows, tokens, optimiser steps and memory for `launch`.
+
+    Args:
+        loaded: the recipe.
+        launch: how the run will be spread over processes.
+        cpu: whether it will run on the CPU.
+        say: hears of what is looked up.
+
+    Raises:
+        RecipeError, DataError: with the line of the recipe, or the file and row, that is wrong.
+    """
+    from gra.models.configuration import find_configuration
+
+    options, recipe = check_arguments(loaded), loaded.recipe
+    split, files = read_data(loaded)
+    adapter_folder(loaded)
+    student = find_configuration(model_name(recipe.model), accept_licences=recipe.accept_licences, progress=say)
+    seen: dict[str, Any] = {
+        "name": recipe.name,
+        "method": recipe.method,
+        "model": student.model.identity if student.model else recipe.model.name,
+        "configuration": student.source,
+        "data": files,
+        "launch": launch.describe(),
+    }
+    warnings = [problem] if recipe.model.quantization and (problem := quantization_problem(launch, cpu=cpu)) else []
+    unknown: list[str] = []
+    encoded: Encoded | None = None
+    if student.folder is None:
+        unknown.append("tokens, truncation, the template and a decoded row: the tokenizer is not on this machine")
+    else:
+        tokenizer = student_tokenizer(student.folder, loaded, bool(student.model and student.model.remote_code))
+        encoded, heldout = encode_split(recipe, options, tokenizer, split, loaded.path)
+        seen["rows"] = {"read": split.read, "train": encoded.counts(), "heldout": heldout.counts()}
+        seen |= {"template": fingerprint(tokenizer), "row": METHODS[recipe.method].show(tokenizer, encoded)}
+        if student.model is not None and recipe.teacher is None:
+            inputs = inputs_of(loaded, options, student.model.identity, seen["template"], files)
+            seen["fingerprint"] = digest(inputs)
+    seen.setdefault("rows", {"read": split.read, "train": {"rows": len(split.train)},
+                             "heldout": {"rows": len(split.heldout)}})  # fmt: skip
+    rows, longest = _rows_and_longest(recipe, options, split, encoded)
+    if options.get("packing") and encoded is None:
+        unknown.append("how many rows packing leaves; `steps` counts every row for itself")
+    seen |= {"steps": steps(options, rows, launch.processes), "batch": effective_batch(options, launch.processes)}
+    if student.config is None:
+        unknown.append(f"memory: not even the configuration of {student.source}")
+    else:
+        teacher, missing = _teacher_shape(recipe, say)
+        unknown += missing
+        shape = shape_of(student.config, _adapter_config(loaded))
+        seen["memory"] = estimate(recipe, options, shape, launch, longest=longest, cpu=cpu, teacher=teacher)
+    return {**seen, "warnings": warnings, "unknown": unknown}
+
+
+def _rows_and_longest(
+    recipe: TrainRecipe, options: dict[str, Any], split: Split, encoded: Encoded | None
+) -> tuple[int, int]:
+    """Rows that batches are made of, and tokens of the longest; without a tokenizer the longest that is allowed."""
+    limit = row_limit(recipe, options)
+    written = options.get("max_completion_length", 512) if recipe.method == "distill" else 0
+    if encoded is None:
+        return len(split.train), (limit or 1024) + written
+    lengths = encoded.lengths()
+    if options.get("packing"):
+        return packed_rows(lengths, options), int(limit or max(lengths))
+    return len(lengths), max(lengths) + written
+
+
+def _teacher_shape(recipe: TrainRecipe, say: Callable[[str], None]) -> tuple[Shape | None, list[str]]:
+    from gra.models.configuration import find_configuration
+
+    if recipe.teacher is None:
+        return None, []
+    teacher = find_configuration(model_name(recipe.teacher), accept_licences=recipe.accept_licences, progress=say)
+    if teacher.config is None:
+        return None, [f"the teacher's memory: not even the configuration of {teacher.source}"]
+    return shape_of(teacher.config), []
+
+
+def _adapter_config(loaded: Loaded[TrainRecipe]) -> Any:
+    folder = adapter_folder(loaded)
+    if folder is None:
+        return lora_config(loaded.recipe)
+    from peft import PeftConfig
+
+    return PeftConfig.from_pretrained(str(folder))
+
+
+def arithmetic(loaded: Loaded[TrainRecipe], launch: Launch, rows: int) -> dict[str, Any]:
+    """Steps and memory of a recipe for `rows` rows of full length, for tables; reads no data.
+
+    Raises:
+        RecipeError: the recipe is wrong, or nothing is known of its model.
+    """
+    from gra.models.configuration import find_configuration
+
+    options, recipe = check_arguments(loaded), loaded.recipe
+    student = find_configuration(model_name(recipe.model), accept_licences=recipe.accept_licences)
+    shape = shape_of(student.config, lora_config(recipe))
+    memory = estimate(recipe, options, shape, launch, longest=row_limit(recipe, options) or 1024, cpu=False)
+    return {
+        "steps": steps(options, rows, launch.processes),
+        "batch": effective_batch(options, launch.processes),
+        **memory,
+    }

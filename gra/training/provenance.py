@@ -1,0 +1,91 @@
+"""Where a student comes from and what it ran on: data back to the ledger, hardware, and a recipe that pins it all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gra.core.manifest import MANIFEST, RunFolder
+from gra.core.recipe import Loaded
+from gra.core.schema import TrainRecipe
+
+RESOLVED = "recipe.resolved.yaml"
+_LEDGER = "ledger.sqlite"
+_FACTS = ("fingerprint", "name", "arm", "states", "models", "prompts")
+
+
+def origin_of(file: Path) -> dict[str, Any] | None:
+    """The run that made a data file, back to the ledger of every answer; None when no manifest lists the file.
+
+    A dataset lies in `dataset/` of its run folder; the arms of an experiment share the ledger two folders up.
+    """
+    file = file.resolve()
+    for folder in list(file.parents)[:2]:
+        if not (folder / MANIFEST).is_file():
+            continue
+        for section, content in RunFolder(folder).manifest().items():
+            name = str(file.relative_to(folder))
+            if not isinstance(content, dict) or name not in content.get("files", {}):
+                continue
+            ledger = next(
+                (up / _LEDGER for up in [folder, *list(folder.parents)[:2]] if (up / _LEDGER).is_file()), None
+            )
+            return {
+                "run": str(folder),
+                "stage": section,
+                "sha256_when_written": content["files"][name],
+                "ledger": None if ledger is None else str(ledger),
+                **{key: content[key] for key in _FACTS if key in content},
+            }
+    return None
+
+
+def hardware() -> dict[str, Any]:
+    """The devices of this machine that training can use."""
+    import torch
+
+    gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    return {
+        "gpus": [{"name": gpu.name, "gb": round(gpu.total_memory / 1e9, 1)} for gpu in gpus],
+        "threads": torch.get_num_threads(),
+    }
+
+
+def gpu_hours(processes: int, seconds: float, on_gpu: bool) -> float | None:
+    """Hours times GPUs, or None for a run on the CPU."""
+    return round(processes * seconds / 3600, 4) if on_gpu else None
+
+
+def pinned(loaded: Loaded[TrainRecipe], section: Mapping[str, Any]) -> Loaded[TrainRecipe]:
+    """The recipe with the weights, the files and the template that were used, wherever it is read from.
+
+    Reading it again refuses other weights and other data, and needs no folder but the one it lies in.
+    """
+    recipe = loaded.recipe
+    files = zip(recipe.data.train, section["data"], strict=True)
+    sources = [
+        source.model_copy(update={"path": str(Path(file["path"]).resolve()), "sha256": file["sha256"]})
+        for source, file in files
+    ]
+    changes: dict[str, Any] = {"identity": section["model"]["identity"], **_commit(recipe.model, section["model"])}
+    if recipe.model.chat_template is not None and not recipe.model.chat_template.startswith("builtin:"):
+        changes["chat_template"] = "chat_template.jinja"  # the tokenizer's copy, beside the recipe
+    if recipe.model.adapter is not None:
+        changes["adapter"] = section["adapter_from"]
+    if Path(recipe.model.name).exists():
+        changes["name"] = str(Path(recipe.model.name).resolve())
+    parts: dict[str, Any] = {
+        "model": recipe.model.model_copy(update=changes),
+        "data": recipe.data.model_copy(update={"train": sources}),
+    }
+    if recipe.teacher is not None:
+        parts["teacher"] = recipe.teacher.model_copy(update=_commit(recipe.teacher, section["teacher"]))
+    return Loaded(recipe.model_copy(update=parts), loaded.path, loaded.origins)
+
+
+def _commit(model: Any, weights: Mapping[str, Any]) -> dict[str, str]:
+    """The hub's commit of weights that were named without one."""
+    kind, _, place = weights["identity"].partition(":")
+    named = model.revision is not None or "@" in model.name
+    return {"revision": place.rpartition("@")[2]} if kind == "hub" and not named else {}

@@ -1,0 +1,51 @@
+"""Frozen weights in 4 bits under a LoRA adapter (QLoRA; Dettmers et al. 2023, arXiv 2305.14314)."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+from gra.core.errors import RecipeError
+from gra.core.recipe import Loaded
+from gra.core.schema import TrainRecipe
+from gra.training.launch import Launch
+
+
+def quantization_problem(launch: Launch, *, cpu: bool) -> str | None:
+    """Why 4-bit weights cannot be trained on here, or None."""
+    if cpu:
+        return "`model.quantization: nf4` needs a CUDA GPU; remove it to train the same adapter on whole weights"
+    if launch.shards_weights:
+        return f"`model.quantization: nf4` cannot be sharded by {launch.strategy}; use recipes/accelerate/ddp.yaml"
+    if importlib.util.find_spec("bitsandbytes") is None:
+        return (
+            "`model.quantization: nf4` needs the package bitsandbytes (MIT), which is not installed: "
+            "pip install 'gra-synthesis[qlora]'"
+        )
+    return None
+
+
+def require_quantization(loaded: Loaded[TrainRecipe], launch: Launch, *, cpu: bool) -> None:
+    """Stop before the weights are fetched when they cannot be used in 4 bits.
+
+    Raises:
+        RecipeError: without a GPU, without bitsandbytes, or when weights are sharded.
+    """
+    problem = quantization_problem(launch, cpu=cpu) if loaded.recipe.model.quantization else None
+    if problem is not None:
+        raise RecipeError(problem, loaded.path)
+
+
+def four_bit() -> dict[str, Any]:
+    """What `from_pretrained` needs to load weights as doubly quantised NF4, on this process's GPU."""
+    import torch
+    from accelerate import PartialState
+    from transformers import BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    return {"quantization_config": config, "device_map": {"": PartialState().local_process_index}}
