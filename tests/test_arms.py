@@ -20,6 +20,8 @@ from gra.data.export import read_lineage
 from gra.synthesis import growth
 
 ROUNDS = {"count": 2, "accept": 8, "max_candidates": 60}
+# One member and six seeds make few different prompts, and the same prompt has the same answer.
+FEW = {"count": 2, "accept": 3, "max_candidates": 60}
 ONE = {"models": {"student": "model-a"}, "assignment": "single", "reviewers": 0}
 
 
@@ -75,8 +77,9 @@ def test_a_teacher_answers_every_seed(made, tmp_path: Path) -> None:
 
 
 def test_a_teacher_that_writes_samples_goes_through_rounds_and_dedup_without_review(made) -> None:
-    rows, facts = made(arm="distilled", committee=None, teacher={"model": "model-t", "writes": "samples"})
-    assert facts["states"]["accepted"] == 16
+    teacher = {"model": "model-t", "writes": "samples"}
+    rows, facts = made(arm="distilled", committee=None, teacher=teacher, rounds=FEW)
+    assert facts["states"]["accepted"] == 6
     assert {row["round"] for row in rows} == {1, 2}
     assert {row["reason"] for row in accepted(rows)} == {"no reviewers"}
     assert facts["tokens_by_role"].keys() == {"generator", "enricher"}
@@ -86,8 +89,9 @@ def test_a_teacher_that_writes_samples_goes_through_rounds_and_dedup_without_rev
 
 @pytest.mark.parametrize("reviewers", [0, 1])
 def test_self_guide_is_one_member_in_every_role(made, reviewers: int) -> None:
-    rows, facts = made(arm="self_guide", committee=ONE | {"reviewers": reviewers})
-    assert facts["states"]["accepted"] == 16
+    committee = ONE | {"reviewers": reviewers}
+    rows, facts = made(arm="self_guide", committee=committee, rounds=FEW, review={"accept_mean": 6.0})
+    assert facts["states"]["accepted"] == 6
     assert {row["generator"] for row in rows} == {"student"}
     assert {tuple(row["reviewers"]) for row in rows} == {("student",) * reviewers}
     assert not any(row["disputed"] or row["adjudicator"] for row in rows)
@@ -95,7 +99,7 @@ def test_self_guide_is_one_member_in_every_role(made, reviewers: int) -> None:
 
 
 def test_refined_keeps_the_instructions_and_reviews_new_responses(made, tmp_path: Path) -> None:
-    rows, facts = made(arm="refined", review={"accept_mean": 7.0})
+    rows, facts = made(arm="refined", review={"accept_mean": 5.0})
     seeds = {row["id"]: row for row in map(json.loads, (tmp_path / "run" / "seeds.jsonl").open())}
     assert [row["candidate_id"] for row in rows] == [f"refined-{name}" for name in seeds]
     for row in rows:
@@ -143,9 +147,10 @@ def without_arm(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_integrated_is_refined_and_gra_together(made, tmp_path: Path) -> None:
-    refined, _ = made("refined", arm="refined")
-    new, _ = made("gra", arm="gra")
-    both, facts = made("integrated", arm="integrated")
+    lenient = {"accept_mean": 5.0}
+    refined, _ = made("refined", arm="refined", review=lenient)
+    new, _ = made("gra", arm="gra", review=lenient)
+    both, facts = made("integrated", arm="integrated", review=lenient)
     bare = [without_arm(row) for row in both]
     last = [max(i for i, row in enumerate(new) if row["round"] == n and row["state"] == "accepted") for n in (1, 2)]
     firm = {row["candidate_id"] for n, row in enumerate(new) if n <= last[0] or (row["round"] == 2 and n <= last[1])}
@@ -182,7 +187,7 @@ def test_what_the_default_path_asks_stays_what_it_was(made, tmp_path: Path) -> N
     assert digest(sorted(questions(tmp_path / "run"))) == PINNED
 
 
-PINNED = "?"
+PINNED = "e05942d103e21f6cf52af47dde6d63c31088077c961e65b99851b362f9daaf99"
 
 
 # --- ablations ------------------------------------------------------------------------------------------------------

@@ -107,12 +107,14 @@ def test_a_round_with_quotas_is_exact_and_the_same_alone_and_in_a_crowd(tmp_path
 
 
 def test_what_lacks_most_is_asked_for_most(tmp_path: Path) -> None:
-    rounds = {"count": 1, "accept": 60, "max_candidates": 800, "quotas": "even"}
+    rounds = {"count": 1, "accept": 36, "max_candidates": 800, "quotas": "even"}
     recipe = make_recipe(rounds=rounds, dedup={"threshold": 0.999})
     result = run(tmp_path, recipe, 64, stubborn, seeds=make_seeds(6))
     tried = Counter(c.domain for c in result.candidates)
-    assert Counter(c.domain for c in result.accepted) == {"qa": 30, "math": 30}
-    assert tried["math"] > 1.5 * tried["qa"]
+    assert Counter(c.domain for c in result.accepted) == {"qa": 18, "math": 18}
+    passed = Counter(c.domain for c in result.candidates if c.state in (State.ACCEPTED, State.SURPLUS))
+    hard, easy = sorted(tried, key=lambda domain: passed[domain] / tried[domain])
+    assert tried[hard] > 1.3 * tried[easy]
     reasons = {c.reason for c in result.candidates if c.state is State.SURPLUS}
     assert reasons <= {"accepted after the quota of qa was full", "accepted after the round was full",
                        "accepted after the quota of math was full"}  # fmt: skip

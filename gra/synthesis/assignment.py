@@ -109,7 +109,8 @@ def check_roles(members: Mapping[str, Member], reviewers: int, judged: bool = Tr
         RecipeError: when the committee is too small for disjoint roles.
     """
     for generator in _generators(members):
-        for adjudicator in _adjudicators(members, generator, judged) or [None]:
+        judges: Sequence[Member | None] = _adjudicators(members, generator, judged) or [None]
+        for adjudicator in judges:
             _panel(members, reviewers, generator, adjudicator, judged)
 
 
