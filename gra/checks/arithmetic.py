@@ -142,8 +142,8 @@ _LATEX = (
 # A line with one of these words may state a false equation without being wrong.
 _TAKEN_BACK = re.compile(
     r"\b(?:not|isn't|wrong|incorrect|false|mistake|error|instead|suppose|pretend|claims?|mod|modulo|remainder|binary|"
-    r"octal|hex|hexadecimal|base[- ]?\d+|clock|string|concatenat\w+|about|approximately|roughly|approx|around|nearly|round\w*|"
-    r"estimat\w+)\b|[≈≠∼~]|!=",
+    r"octal|hex|hexadecimal|base[- ]?\d+|clock|string|concatenat\w+|about|approximately|roughly|approx|around|nearly|"
+    r"round\w*|estimat\w+)\b|[≈≠∼~]|!=",
     re.IGNORECASE,
 )
 _FUNCTIONS = re.compile(

@@ -84,7 +84,7 @@ class Screen:
     @property
     def width(self) -> int:
         """How many numbers a code has."""
-        return self._directions.shape[1] + 1
+        return int(self._directions.shape[1]) + 1
 
     def codes(self, rows: Matrix) -> Matrix:
         """Codes of rows, shape (n, directions + 1); computed in float64, so that only their products are rounded."""

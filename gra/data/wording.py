@@ -76,4 +76,5 @@ def _grams(text: str) -> NDArray[np.uint32]:
 
 def _signature(grams: NDArray[np.uint32]) -> NDArray[np.uint64]:
     """The least hash of any gram under each of the multiply-shift hash functions (modulo 2^64), shape (64,)."""
-    return ((_FACTORS * grams + _TERMS) >> np.uint64(32)).min(axis=1)
+    least: NDArray[np.uint64] = ((_FACTORS * grams + _TERMS) >> np.uint64(32)).min(axis=1)
+    return least

@@ -21,7 +21,8 @@ from gra.core.ledger import Ledger
 from gra.core.manifest import digest
 from gra.core.records import Candidate, Seed, State
 from gra.data.arrivals import Arrivals
-from gra.data.dedup import Decision, Embedder, Matrix, Texts, greedy_dedup
+from gra.data.dedup import Decision, Embedder, Texts, greedy_dedup
+from gra.data.nearest import Matrix
 from gra.engines.broker import Broker
 from gra.synthesis.quotas import Quotas
 from gra.synthesis.story import Pool, Setting, candidate_id, domain_in_turn, live
