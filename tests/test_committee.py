@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gra.core.committee_schema import Committee
 from gra.core.errors import RecipeError
-from gra.core.schema import Committee, Review
+from gra.core.schema import Review
 from gra.engines.protocol import ModelId, SamplingSettings, Text
 from gra.synthesis.assignment import check_roles, draw_roles
 from gra.synthesis.committee import Member, make_members, shared_weights

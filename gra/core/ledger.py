@@ -142,7 +142,7 @@ class Ledger:
 
     async def _write(self, statement: str, values: tuple[Any, ...]) -> bool:
         """Whether the row was new; returns when it is durable."""
-        durable = asyncio.get_running_loop().create_future()
+        durable: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiting.append((statement, values, durable))
         if self._flusher is None or self._flusher.done():
             self._flusher = asyncio.create_task(self._flush())

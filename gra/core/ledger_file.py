@@ -87,7 +87,8 @@ def read(path: Path, values: tuple[Any, ...]) -> Recorded:
     """
     if seal(values) != values[-1]:
         raise DataError(_damaged(path))
-    return Recorded(*values[:_SCORES], json.loads(values[_SCORES]), *values[_SCORES + 1 : -1])
+    named = dict(zip(COLUMNS[:-1], values, strict=False))
+    return Recorded(**named | {"scores": json.loads(values[_SCORES])})
 
 
 def connect(path: Path) -> sqlite3.Connection:

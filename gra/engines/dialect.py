@@ -108,7 +108,7 @@ def payload(call: Call, form: Form, model: str, length_key: str) -> Payload:
         body |= {"temperature": sampling.temperature, "top_p": sampling.top_p, length_key: sampling.max_tokens}
         if sampling.repetition_penalty != 1.0:  # not part of OpenAI's own interface
             body["repetition_penalty"] = sampling.repetition_penalty
-    return body | form.extra
+    return {**body, **form.extra}
 
 
 class Garbled(Exception):

@@ -227,7 +227,7 @@ def _programs(verdicts: list[dict[str, Any]]) -> Table:
         score = f", score {verdict['score']:.2f}" if verdict["takes"] == "seat" and "score" in verdict else ""
         found = [f"broken: {text}" for text in verdict.get("broken", ())]
         found += [f"holds: {text}" for text in verdict.get("held", ())]
-        said = Text(fold(clean("\n".join(found or [verdict.get("why", "")]))))
+        said = Text(clean("\n".join(found or [verdict.get("why", "")])))
         outcome = Text(f"{verdict['outcome']}{score}", style=style)
         table.add_row(Text(clean(verdict["program"])), f"a {verdict['takes']}", outcome, said)
     return table

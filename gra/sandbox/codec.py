@@ -50,9 +50,14 @@ def encode(value: Any, park: Park) -> Any:
 
 
 def _encode_other(value: Any, kind: type, park: Park) -> Any:
-    if kind is ModuleType and value.__name__ in sys.stdlib_module_names:
+    if isinstance(value, ModuleType) and value.__name__ in sys.stdlib_module_names:
         return {"module": value.__name__}
-    if kind is type and value.__module__ == "builtins" and getattr(builtins, value.__name__, None) is value:
+    if (
+        isinstance(value, type)
+        and kind is type
+        and value.__module__ == "builtins"
+        and getattr(builtins, value.__name__, None) is value
+    ):
         return {"builtin": value.__name__}
     if _BY_TEXT.get(kind.__module__) == kind.__name__:
         return {kind.__module__: str(value)}

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gra.core.schema import Ask, Committee, Review, Role, SynthesisRecipe
-from gra.core.schema import Member as MemberRecipe
+from gra.core.committee_schema import Ask, Committee, Role
+from gra.core.committee_schema import Member as MemberRecipe
+from gra.core.schema import Review, SynthesisRecipe
 from gra.engines.protocol import Call, ModelId, Output, SamplingSettings
 from gra.models.entries import find_entry
 
