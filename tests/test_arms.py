@@ -187,7 +187,7 @@ def test_what_the_default_path_asks_stays_what_it_was(made, tmp_path: Path) -> N
     assert digest(sorted(questions(tmp_path / "run"))) == PINNED
 
 
-PINNED = "e05942d103e21f6cf52af47dde6d63c31088077c961e65b99851b362f9daaf99"
+PINNED = "3c68b7407183373b205e4a57749ab2e0474ea3ba144419636d5b34a2ee6abfd5"
 
 
 # --- ablations ------------------------------------------------------------------------------------------------------

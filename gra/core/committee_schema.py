@@ -1,0 +1,131 @@
+"""What a recipe may say of models: how one is served and asked, and who sits on the committee."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from gra.core.recipe import Section
+
+Role = Literal["generator", "reviewer", "adjudicator", "enricher"]
+Ask = Literal["integers", "expected", "yes_no", "likelihood"]
+
+
+class Sampling(Section):
+    """How a member's tokens are drawn; lengths in tokens."""
+
+    temperature: float = Field(0.7, ge=0)
+    top_p: float = Field(0.95, gt=0, le=1)
+    repetition_penalty: float = Field(1.0, gt=0)
+    max_tokens: int = Field(1024, ge=1)
+
+
+class Served(Section):
+    """Where a model runs: in vLLM on this machine, or behind an OpenAI-compatible server."""
+
+    kind: Literal["vllm", "openai"] = "vllm"
+    base_url: str | None = None  # of a server, such as http://localhost:8000/v1
+    api_key_env: str | None = None  # the environment variable that holds the key; the key itself stands nowhere
+    # What recorded answers are known by in place of `base_url`, for a server whose address changes between runs.
+    served_as: str | None = Field(None, min_length=1)
+    concurrency: int = Field(64, ge=1)
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _a_name_and_not_a_key(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", value):
+            raise ValueError("must be the NAME of an environment variable (capital letters, digits, _), never a key")
+        return value
+
+    @field_validator("base_url")
+    @classmethod
+    def _an_address_and_nothing_secret(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("must be a whole address, such as http://localhost:8000/v1")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError("must hold no user, password or query; name the key's variable in `api_key_env`")
+        return value
+
+    @model_validator(mode="after")
+    def _a_server_has_an_address(self) -> Self:
+        if self.kind == "openai" and self.base_url is None:
+            raise ValueError("`kind: openai` needs a `base_url`, such as http://localhost:8000/v1")
+        if self.kind != "openai":
+            extra = [key for key in ("base_url", "api_key_env", "served_as") if getattr(self, key) is not None]
+            if extra:
+                raise ValueError(f"`{extra[0]}` belongs to a server; add `kind: openai`, or leave it out")
+        return self
+
+
+class Member(Section):
+    """One committee member: weights, a system prompt, sampling, and the way it is asked."""
+
+    model: str
+    fallback: str | None = None  # taken when `model` cannot be had
+    system: str | None = None
+    sampling: Sampling = Sampling()
+    roles: list[Role] = ["generator", "reviewer", "adjudicator", "enricher"]
+    ask: Ask | None = None  # overrides review.ask for this member
+    engine: Served | None = None  # where this member's model runs; null: where the recipe's `engine` says
+    family: str | None = None  # models of one pre-training run share it; null: as the catalog says
+
+
+class Teacher(Member):
+    """The large model of the `distilled` arm: it answers the seeds, or writes new samples from them."""
+
+    writes: Literal["answers", "samples"] = "answers"
+
+
+def _member(value: Any) -> Any:
+    return {"model": value} if isinstance(value, str) else value
+
+
+MemberOrName = Annotated[Member, BeforeValidator(_member)]
+TeacherOrName = Annotated[Teacher, BeforeValidator(_member)]
+
+
+class Committee(Section):
+    """Who takes part and how roles are drawn (paper section 3.1)."""
+
+    models: dict[str, MemberOrName]
+    reviewers: int = Field(3, ge=0)
+    # random: drawn for every candidate (the paper). balanced: every pair of generator and reviewer equally often.
+    # fixed: the same cast for all candidates. single: one member in every role.
+    assignment: Literal["random", "balanced", "fixed", "single"] = "random"
+    lead: str | None = None  # who generates under `fixed` and does everything under `single`; null: the first who may
+    # true: a member whose model cannot be had is left out, with a note, as long as every role can be filled.
+    allow_missing: bool = False
+
+    @model_validator(mode="after")
+    def _large_enough(self) -> Committee:
+        for name, member in self.models.items():
+            if member.ask == "likelihood" and set(member.roles) & {"adjudicator"}:
+                raise ValueError(
+                    f"`models.{name}` is asked by likelihood and can only review or generate; set its `roles`"
+                )
+        if not any("generator" in member.roles for member in self.models.values()):
+            raise ValueError("needs at least one member with the role `generator`")
+        reviewers = sum("reviewer" in member.roles for member in self.models.values())
+        if reviewers < self.reviewers:
+            raise ValueError(f"asks for {self.reviewers} reviewers but only {reviewers} members may review")
+        return self
+
+    @model_validator(mode="after")
+    def _lead_can_lead(self) -> Committee:
+        if self.lead is not None:
+            if self.lead not in self.models:
+                raise ValueError(f"names `lead: {self.lead}`, who is not among its models ({', '.join(self.models)})")
+            if self.assignment not in ("fixed", "single"):
+                raise ValueError(f"has a `lead` only with `assignment: fixed` or `single`, not `{self.assignment}`")
+        if self.assignment == "single" and self.reviewers > 1:
+            raise ValueError(
+                "cannot have more than one review of a `single` member: asked twice, it says the same twice; "
+                "set `reviewers: 1` (it reviews itself) or `reviewers: 0`"
+            )
+        return self
