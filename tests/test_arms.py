@@ -217,7 +217,7 @@ def test_ablations_end_every_candidate_once_and_repeat_what_can_be_repeated(made
     rows, facts = made("ablation", **base | {key: {**base.get(key, {}), **value} for key, value in changes.items()})
     assert len({row["candidate_id"] for row in rows}) == len(rows) == 30
     assert all(row["reason"] for row in rows)
-    assert len(accepted(rows)) > 3
+    assert len(accepted(rows)) >= 3
     if fewer:  # in a shared ledger such an ablation costs only what it lets through further
         new = questions(tmp_path / "ablation") - questions(tmp_path / "full")
         assert len(new) < 0.35 * len(questions(tmp_path / "ablation")), len(new)
