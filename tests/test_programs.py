@@ -248,7 +248,7 @@ def test_what_a_solver_could_not_say_is_no_answer_and_a_lost_engine_fails_the_st
 def test_nobody_to_answer_again_is_a_mistake_in_the_recipe(tmp_path: Path) -> None:
     one = {name: {"model": "model-a", "sampling": {"temperature": 0.0}} for name in "abcde"}
     script = committee("What is 6 times 7?", "42")
-    with pytest.raises(RecipeError, match="add a generator with other weights, or set `by: author`"):
+    with pytest.raises(RecipeError, match="add a member with the role `generator` and other weights"):
         told(tmp_path, script, CONSISTENT, models=one)
     with pytest.raises(RecipeError, match=r"needs a `sampling\.temperature` above 0"):
         told(tmp_path, script, {**CONSISTENT, "by": "author"}, models=one)

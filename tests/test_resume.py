@@ -104,7 +104,7 @@ def check_it_was_worth_it(folder: Path) -> None:
     assert {row["round"] for row in rows} == {1, 2}
 
 
-@pytest.mark.parametrize(("kills", "spread"), [(12, 10), pytest.param(60, 45, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("kills", "spread"), [(12, 10), pytest.param(60, 60, marks=pytest.mark.slow)])
 def test_killed_at_random_instants_the_files_are_those_of_an_uninterrupted_run(
     processes, tmp_path, kills, spread
 ) -> None:

@@ -237,9 +237,7 @@ def test_a_round_is_deduplicated_row_by_row_and_as_a_whole_only_once(folder: Pat
         return greedy_dedup(vectors, *args, **options)
 
     monkeypatch.setattr(rounds, "greedy_dedup", counted)
-    recipe = make_recipe(
-        rounds={"count": 1, "accept": 20, "max_candidates": 300}, dedup={"threshold": 0.8, "likeness": None}
-    )
+    recipe = make_recipe(rounds={"count": 1, "accept": 20, "max_candidates": 300}, dedup={"threshold": 0.85})
     result = run(folder, recipe, 16)
     assert result.stopped == "enough accepted"
     states = Counter(c.state for c in result.candidates)

@@ -49,15 +49,14 @@ def encode(value: Any, park: Park) -> Any:
     return _encode_other(value, kind, park)
 
 
+def _is_builtin(kind: type) -> bool:
+    return kind.__module__ == "builtins" and getattr(builtins, kind.__name__, None) is kind
+
+
 def _encode_other(value: Any, kind: type, park: Park) -> Any:
     if isinstance(value, ModuleType) and value.__name__ in sys.stdlib_module_names:
         return {"module": value.__name__}
-    if (
-        isinstance(value, type)
-        and kind is type
-        and value.__module__ == "builtins"
-        and getattr(builtins, value.__name__, None) is value
-    ):
+    if kind is type and _is_builtin(value):
         return {"builtin": value.__name__}
     if _BY_TEXT.get(kind.__module__) == kind.__name__:
         return {kind.__module__: str(value)}
