@@ -22,7 +22,7 @@ from gra.core.records import DIMENSIONS, State
 from gra.core.schema import SynthesisRecipe
 from gra.data.export import read_lineage
 from gra.engines.protocol import ModelId
-from gra.synthesis import arms, workshop
+from gra.synthesis import growth, workshop
 from gra.synthesis.jobs import job_for, run_jobs
 
 KEY = "sk-very-secret-0123456789"
@@ -54,8 +54,8 @@ def synthesize(
     server: UnreliableServer, folder: Path, monkeypatch, changes: dict[str, Any] | None = None, **engine: Any
 ) -> dict[str, Any]:
     """The scripted arm through the real jobs, every model behind the server."""
-    monkeypatch.setattr(arms, "Embedder", scripted_run.WordEmbedder)
-    monkeypatch.setattr(arms, "resolve", scripted_run.fake_resolve)
+    monkeypatch.setattr(growth, "Embedder", scripted_run.WordEmbedder)
+    monkeypatch.setattr(growth, "resolve", scripted_run.fake_resolve)
 
     async def hosted() -> dict[str, Any]:
         async with server:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from gra.core.errors import DataError, Mismatch
 from gra.core.ledger_reader import LedgerReader
 from gra.core.manifest import MANIFEST, RunFolder, canonical_json
-from gra.data.export import dataset_rows, read_candidates
+from gra.data.export import dataset_rows, read_candidates, round_rows
 from gra.reporting.evidence import find_ledger, find_lineages
 
 _SHOWN = 8
@@ -101,7 +101,8 @@ def _rows(lineage: Path, known: Mapping[str, float] | None, problems: list[str])
     if known is not None and (unknown := sorted(named - known.keys())):
         problems.append(f"{lineage} names {len(unknown):,} answers that are in no ledger, such as {unknown[0][:12]}")
     count = 0
-    for name, expected in dataset_rows(candidates).items():
+    rounds = {f"rounds/{number}": rows for number, rows in round_rows(candidates).items()}
+    for name, expected in (dataset_rows(candidates) | rounds).items():
         file = lineage.parent / "dataset" / f"{name}.parquet"
         if file.is_file():  # a dataset of an earlier version has fewer files; which there must be, the manifest says
             count += len(expected)

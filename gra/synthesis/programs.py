@@ -165,12 +165,14 @@ class Consistency:
         self._writers = [member for member in members.values() if "generator" in member.roles]
         for author in self._writers:
             if not self._solvers(author):
-                other = (
-                    "has a temperature of 0" if recipe.by == "author" else "is the only one with its weights to write"
+                remedy = (
+                    "it needs a `sampling.temperature` above 0 to say anything else, or set `by: others`"
+                    if recipe.by == "author"
+                    else "add a member with the role `generator` and other weights, or set `by: author`"
                 )
                 raise RecipeError(
-                    f"review.programs: `kind: consistency` has nobody to answer again when `{author.name}` generates, "
-                    f"which {other}; add a member with the role `generator` and other weights, or set `by`"
+                    "review.programs: `kind: consistency` has nobody to answer again when "
+                    f"`{author.name}` generates; {remedy}"
                 )
 
     def _solvers(self, author: Member) -> list[Member]:
