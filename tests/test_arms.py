@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -17,7 +19,9 @@ from gra.core.errors import DataError
 from gra.core.manifest import digest
 from gra.core.schema import SynthesisRecipe
 from gra.data.export import read_lineage
+from gra.review_stats.reliability import Logistic
 from gra.synthesis import growth
+from gra.synthesis.probes import Measured, committee_auc
 
 ROUNDS = {"count": 2, "accept": 8, "max_candidates": 60}
 # One member and six seeds make few different prompts, and the same prompt has the same answer.
@@ -188,6 +192,37 @@ def test_what_the_default_path_asks_stays_what_it_was(made, tmp_path: Path) -> N
 
 
 PINNED = "3c68b7407183373b205e4a57749ab2e0474ea3ba144419636d5b34a2ee6abfd5"
+
+
+def test_who_only_adjudicates_is_measured_when_the_stories_have_begun(made, tmp_path: Path) -> None:
+    models = {name: {"model": f"model-{name}", "roles": ["generator", "reviewer", "enricher"]} for name in "abcd"}
+    models["judge"] = {"model": "model-judge", "roles": ["adjudicator"]}
+    review = {"comments": "never", "probes": 4, "accept_mean": 5.0, "dispute_std": 0.3}
+    few = {"count": 1, "accept": 1000, "max_candidates": 20}
+    rows, facts = made(committee={"models": models}, review=review, rounds=few)
+    rulings = [row["ruling"] for row in rows if row["ruling"]]
+    assert rulings
+    assert list(facts["reviewers"]) == [*"abcd", "judge"]
+    with sqlite3.connect(tmp_path / "run" / "ledger.sqlite") as db:
+        asked = db.execute("SELECT member, candidate FROM calls ORDER BY rowid").fetchall()
+    probes = [member for member, candidate in asked if candidate.startswith("probe-")]
+    first = probes.index("judge")
+    assert set(probes[:first]) == set("abcd")
+    assert set(probes[first:]) == {"judge"}
+    scale = facts["reviewers"]["judge"]["calibration"]
+    assert any(ruling["score"] != fmean(ruling["values"].values()) for ruling in rulings), scale
+    again, repeated = made("again", committee={"models": models}, review=review, rounds=few)
+    assert again == rows
+    assert repeated["reviewers"] == facts["reviewers"]
+    without = {name: r for name, r in facts["reviewers"].items() if name != "judge"}
+    assert facts["committee_auc"] == pytest.approx(committee_auc([measured(name, r) for name, r in without.items()]))
+
+
+def measured(name: str, told: dict[str, Any]) -> Measured:
+    """A reviewer as the manifest tells of it."""
+    good, bad = ({str(i): raw for i, raw in enumerate(told[kind])} for kind in ("good", "bad"))
+    scale = Logistic(**told["calibration"])
+    return Measured(name, told["auc"], good, bad, told["unanswered"], scale, told["thresholds"])
 
 
 # --- ablations ------------------------------------------------------------------------------------------------------

@@ -109,12 +109,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def gra(*arguments: str, hub: str, token: str | None = "good", **more: str) -> subprocess.CompletedProcess[str]:
     """The command line in a new process: the hub's library reads its settings when it is imported."""
     environment = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy") and not k.startswith("HF_")}
-    environment |= {"HF_ENDPOINT": hub, "HF_HOME": tempfile.mkdtemp(), "PYTHONPATH": str(ROOT)}
-    environment |= ({"HF_TOKEN": token} if token else {}) | more
-    return subprocess.run(
-        [sys.executable, "-m", "gra.cli", *arguments], env=environment, capture_output=True, text=True, timeout=120,
-        check=False,
-    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as home:
+        environment |= {"HF_ENDPOINT": hub, "HF_HOME": home, "PYTHONPATH": str(ROOT)}
+        environment |= ({"HF_TOKEN": token} if token else {}) | more
+        return subprocess.run(
+            [sys.executable, "-m", "gra.cli", *arguments], env=environment, capture_output=True, text=True, timeout=120,
+            check=False,
+        )  # fmt: skip
 
 
 def test_a_dataset_goes_up_whole_and_private(hub: _Hub, made: Path) -> None:
@@ -157,7 +158,7 @@ def test_what_the_hub_may_say_is_one_sentence(
 ) -> None:
     hub.refuses = status
     done = gra("push", str(made), "org/name", hub=hub.url, token=token, **more)
-    assert (done.returncode, done.stdout) == (4, "")
+    assert (done.returncode, done.stdout) == (4, ""), done.stderr
     assert words in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert hub.files == {}

@@ -84,9 +84,10 @@ def _value(text: str) -> str | None:
 
 
 def _readable(text: str) -> bool:
-    """Whether a text may be a formula: short, cheap to compute, and without words."""
+    """Whether a text may be a formula: whole, short, cheap to compute, and without words."""
     words = re.search(r"(?<![\\a-zA-Z])[a-zA-Z]{2,}", re.sub(r"\\(?:text|mathrm)\{[^{}]*\}", "", text))
-    return len(text) <= _MOST_CHARACTERS and not _COSTLY.search(text) and not words
+    whole = text.count("{") == text.count("}")
+    return whole and len(text) <= _MOST_CHARACTERS and not _COSTLY.search(text) and not words
 
 
 def same(one: str, two: str) -> bool:
