@@ -95,7 +95,6 @@ async def make(bench: Workbench, seeds: Sequence[Seed]) -> tuple[list[Candidate]
         return await answer_seeds(bench, seeds), {}
     candidates: list[Candidate] = []
     seated = await prepare(bench, seeds)
-    bench.workshop.prepared.set()
     try:
         if recipe.arm in ("refined", "integrated"):
             candidates += await refine_seeds(bench, seated.setting, seated.seeds)
@@ -103,4 +102,5 @@ async def make(bench: Workbench, seeds: Sequence[Seed]) -> tuple[list[Candidate]
             candidates += await write_samples(bench, seated.setting, seated.seeds)
         return candidates, await seated.facts()
     finally:
+        bench.workshop.prepared.set()  # also when no candidate ever ended
         await seated.dismiss()

@@ -27,6 +27,7 @@ from gra.engines.broker import Broker
 from gra.synthesis.quotas import Quotas
 from gra.synthesis.story import Pool, Setting, candidate_id, domain_in_turn, live
 
+_FIRST = 4  # stories at once at the start
 OnEnd = Callable[[Candidate], None]
 _SAME = {"text": "same text as", "wording": "nearly the wording of", "embedding": "too similar to"}
 
@@ -171,7 +172,8 @@ class Round:
         # The rate is taken where all have ended: what ends soonest is mostly rejected.
         rate = (len(self._passed) + 1) / (self._prefix + 2)
         wanted = math.ceil(self._quotas.missing(self._accepted) / rate)
-        return max(1, min(self._in_flight, wanted))
+        # The first few go ahead alone: a person sees a row early, or why there is none, before much is spent.
+        return max(1, min(self._in_flight, wanted, _FIRST + 3 * len(self._ended)))
 
     async def _shortest_prefix(self) -> int | None:
         """The smallest number of candidates whose deduplicated rows fill the round, if there is one yet."""

@@ -1,6 +1,6 @@
 """Before the first story: the members whose models are here take their seats, and the reviewers are measured.
 
-Adjudicators are measured beside the first stories.
+Who only adjudicates is measured when the first dispute comes to it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Seated:
     late: dict[str, asyncio.Task[Measured]]
 
     async def facts(self) -> dict[str, Any]:
-        """What the report should know; waits for those who are still being measured."""
+        """What the report should know; adjudicators who were never asked were never measured."""
         members, recipe = self.setting.members, self.setting.recipe
         committee = committee_of(recipe)
         assert committee is not None
@@ -67,7 +67,7 @@ class Seated:
 async def prepare(bench: Workbench, seeds: Sequence[Seed]) -> Seated:
     """Measure the reviewers and give the seeds their metadata.
 
-    Those who only adjudicate are measured while the first stories are told: these need not wait for them.
+    Those who only adjudicate are measured at the first dispute: no other story needs to wait for them.
     """
     recipe, members = seat(bench.workshop, bench.recipe, bench.view)
     named = await name_domains(bench, members, seeds)
@@ -81,17 +81,14 @@ async def prepare(bench: Workbench, seeds: Sequence[Seed]) -> Seated:
             _measure_all(bench, reviewers, planted), enrich_all(bench, members, named)
         )
     programs = make_programs(recipe.review.programs, members)
-    late = {
-        m.name: asyncio.create_task(_measure_late(bench, m, planted))
-        for m in members.values()
-        if planted and adjudicates(recipe) and "adjudicator" in m.roles and "reviewer" not in m.roles
-    }
+    late: dict[str, asyncio.Task[Measured]] = {}
+    judges = [m for m in members.values() if "adjudicator" in m.roles and "reviewer" not in m.roles]
     setting = Setting(
         recipe,
         members,
         {m.member: m.calibration for m in measured},
         {m.member: m.thresholds for m in measured},
-        {name: partial(_calibration, task) for name, task in late.items()},
+        {m.name: partial(_calibration, bench, m, planted, late) for m in judges if planted and adjudicates(recipe)},
         programs,
         bench.job.fingerprint(bench.workshop, "rounds", "budget", "dedup"),
     )
@@ -110,11 +107,6 @@ async def _measure_all(bench: Workbench, judges: Sequence[Member], planted: Plan
     return list(await asyncio.gather(*(_measure(bench, judge, planted) for judge in judges)))
 
 
-async def _measure_late(bench: Workbench, judge: Member, planted: Planted) -> Measured:
-    await bench.workshop.prepared.wait()
-    return await _measure(bench, judge, planted)
-
-
 async def _measure(bench: Workbench, judge: Member, planted: Planted) -> Measured:
     measured = await measure(bench.broker, judge, planted)
     unanswered = f", {measured.unanswered} answers unusable" if measured.unanswered else ""
@@ -123,9 +115,13 @@ async def _measure(bench: Workbench, judge: Member, planted: Planted) -> Measure
     return measured
 
 
-async def _calibration(task: asyncio.Task[Measured]) -> Calibration:
+async def _calibration(
+    bench: Workbench, judge: Member, planted: Planted, late: dict[str, asyncio.Task[Measured]]
+) -> Calibration:
+    if judge.name not in late:
+        late[judge.name] = asyncio.create_task(_measure(bench, judge, planted))
     # Shielded: a story that is cancelled while it waits leaves the measurement to the others.
-    return (await asyncio.shield(task)).calibration
+    return (await asyncio.shield(late[judge.name])).calibration
 
 
 def seat(workshop: Workshop, recipe: SynthesisRecipe, view: View) -> tuple[SynthesisRecipe, dict[str, Member]]:

@@ -83,7 +83,8 @@ class Workbench:
         return sum(max(_STORIES_PER_MODEL, engine.concurrency // 8) for engine in engines) or _STORIES_PER_MODEL
 
     def note(self, candidate: Candidate, total: int) -> None:
-        """Tell the person and the tracker that a candidate ended."""
+        """Tell the person, the tracker and whoever waits for a committee's first candidate that a candidate ended."""
+        self.workshop.prepared.set()
         self.ended[candidate.state] += 1
         progress = self.broker.progress
         tokens = sum(u.completion_tokens for u in progress.usage.values())

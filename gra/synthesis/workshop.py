@@ -39,8 +39,8 @@ class Workshop:
     models: dict[str, ResolvedModel] = field(default_factory=dict)
     servers: dict[str, Served] = field(default_factory=dict)  # the models that are not on this machine
     missing: dict[str, str] = field(default_factory=dict)
-    # Set when every committee has been measured and its seeds enriched. Teachers wait for it: the way to a
-    # committee's first row is long and they can fill the gaps later.
+    # Set when a committee's first candidate has ended. Teachers wait for it: the way to a committee's first row is
+    # long and they can fill the gaps later.
     prepared: asyncio.Event = field(default_factory=asyncio.Event)
 
     def model_id(self, name: str) -> ModelId:
