@@ -49,7 +49,8 @@ _ANSWER = pa.schema([
     ("acc", pa.float64()), ("acc_norm", pa.float64()),
 ])  # fmt: skip
 _RECORD = pa.schema([
-    ("task", pa.string()), ("item", pa.string()), ("category", pa.string()), ("question", pa.string()),
+    ("task", pa.string()), ("item", pa.string()), ("category", pa.string()), ("cluster", pa.string()),
+    ("question", pa.string()),
     ("item_hash", pa.string()), ("target_hash", pa.string()), *[field for field in _ANSWER if field.name != "item"],
     ("failed_checks", pa.list_(pa.string())),
     ("pass", pa.float64()), ("stopped", pa.float64()), ("score", pa.float64()),
@@ -86,8 +87,9 @@ def score(questions: Questions, answers: Iterable[Answer]) -> list[dict[str, Any
     for item in questions.items:
         answer = by_id[item.id]
         row: dict[str, Any] = {
-            "task": questions.name, "category": item.category, "question": item.text, "item_hash": item.asked,
-            "target_hash": item.target, **asdict(answer), "failed_checks": None, "pass": None, "stopped": None,
+            "task": questions.name, "category": item.category, "cluster": item.cluster, "question": item.text,
+            "item_hash": item.asked, "target_hash": item.target, **asdict(answer),
+            "failed_checks": None, "pass": None, "stopped": None,
         }  # fmt: skip
         if answer.output is not None:
             row["failed_checks"] = failed(item.checks, answer.output)

@@ -3,7 +3,8 @@
 An instructions file has rows `{"id", "instruction", "checks", "category"}`; a benchmark file has rows
 `{"id", "question", "choices", "answer"}`, where `answer` is the index of the right choice or its text.
 Which items a limited task asks depends on the item ids and the task's seed only, never on file order,
-and every category gets its share.
+and every category gets its share. Rows that share a text (the questions about one passage) may say so with
+the same `cluster`; errors are then taken between clusters.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Item:
     choices: tuple[str, ...] = ()
     answer: int | None = None
     checks: tuple[Check, ...] = ()
+    cluster: str = ""
 
     @property
     def asked(self) -> str:
@@ -43,9 +45,10 @@ class Item:
 
     @property
     def target(self) -> str:
-        """Digest of what makes an answer right."""
+        """Digest of what makes an answer right, and of what it is counted with."""
         checks = [[check.kind, dict(check.arguments)] for check in self.checks]
-        return digest([self.answer, checks, CHECKS_VERSION if checks else 0])
+        own = [self.cluster] if self.cluster else []
+        return digest([self.answer, checks, CHECKS_VERSION if checks else 0, *own])
 
 
 @dataclass(frozen=True)
@@ -186,7 +189,8 @@ def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 def _instruction(row: Mapping[str, Any], where: str) -> Item:
     text = _text(row, "instruction", where)
-    return Item(_text(row, "id", where), _category(row, where), text, checks=parse_checks(row.get("checks"), where))
+    checks, cluster = parse_checks(row.get("checks"), where), _label(row, "cluster", where)
+    return Item(_text(row, "id", where), _label(row, "category", where), text, checks=checks, cluster=cluster)
 
 
 def _choice(row: Mapping[str, Any], where: str) -> Item:
@@ -200,7 +204,8 @@ def _choice(row: Mapping[str, Any], where: str) -> Item:
         wanted = f"the index (0 to {len(choices) - 1}) or the text of the right choice"
         raise DataError(f"{where}: `answer` must be {wanted}, not {answer!r}")
     text = _text(row, "question", where)
-    return Item(_text(row, "id", where), _category(row, where), text, choices=tuple(choices), answer=answer)
+    category, cluster = _label(row, "category", where), _label(row, "cluster", where)
+    return Item(_text(row, "id", where), category, text, choices=tuple(choices), answer=answer, cluster=cluster)
 
 
 def _text(row: Mapping[str, Any], key: str, where: str) -> str:
@@ -210,10 +215,10 @@ def _text(row: Mapping[str, Any], key: str, where: str) -> str:
     return value
 
 
-def _category(row: Mapping[str, Any], where: str) -> str:
-    value = row.get("category", "")
+def _label(row: Mapping[str, Any], key: str, where: str) -> str:
+    value = row.get(key, "")
     if not isinstance(value, str):
-        raise DataError(f"{where}: `category` must be a text")
+        raise DataError(f"{where}: `{key}` must be a text")
     return value
 
 
