@@ -51,6 +51,12 @@ def test_grams_are_equal_when_their_words_are(text: list[str], n: int) -> None:
             assert (hashes[i] == hashes[j]) == (one == two)
 
 
+def test_words_that_the_suite_does_not_have_are_still_told_apart() -> None:
+    values = Vocabulary([["a"]]).values(["b", "c", "b", "a", "d"])
+    assert values[0] == values[2]
+    assert len(set(values.tolist())) == 4
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 9), st.integers(0, 4)), max_size=30), st.lists(st.integers(0, 12), max_size=30)
 )

@@ -47,7 +47,8 @@ def test_figures_by_hand(make_run: MakeRun, tmp_path: Path) -> None:
     estimate = stats.paired_difference([1] * 18 + [0] * 22, [0] * 18 + [1] * 2 + [0] * 20, bounded=True)
     assert (entry["low"], entry["high"]) == pytest.approx(estimate.interval())
     assert entry["mde"] == pytest.approx(estimate.detectable())
-    assert (entry["p_inferior"], entry["p_unequal"]) == (estimate.p_inferior(0.05), estimate.p_unequal(0.05))
+    expected = (estimate.p_inferior(0.05), estimate.p_unequal(0.05))
+    assert (entry["p_inferior"], entry["p_unequal"]) == pytest.approx(expected)
     sums = content["pairs"][0]["tasks"]["sums"]
     assert (sums["difference"], sums["wins"], sums["losses"]) == (0.0, 1, 1)
     assert sums["verdict"] == "inconclusive"

@@ -23,7 +23,8 @@ def t_cdf(t: float, df: float) -> float:
     """Student's distribution function; `df` may be fractional or infinite."""
     if math.isinf(df):
         return _NORMAL.cdf(t)
-    tail = 0.5 * _incomplete_beta(df / (df + t * t), df / 2, 0.5)
+    total = df + t * t
+    tail = 0.5 * _incomplete_beta(df / total, t * t / total, df / 2, 0.5)
     return tail if t < 0 else 1.0 - tail
 
 
@@ -43,13 +44,16 @@ def t_quantile(p: float, df: float) -> float:
     return (low + high) / 2
 
 
-def _incomplete_beta(x: float, a: float, b: float) -> float:
-    """The regularised incomplete beta function by its continued fraction (modified Lentz)."""
-    if x <= 0.0 or x >= 1.0:
+def _incomplete_beta(x: float, y: float, a: float, b: float) -> float:
+    """The regularised incomplete beta function by its continued fraction (modified Lentz).
+
+    `y` is 1 - x, given because the subtraction would lose it where x is nearly 1.
+    """
+    if x <= 0.0 or y <= 0.0:
         return 0.0 if x <= 0.0 else 1.0
     if x > (a + 1) / (a + b + 2):
-        return 1.0 - _incomplete_beta(1.0 - x, b, a)
-    front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)) / a
+        return 1.0 - _incomplete_beta(y, x, b, a)
+    front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log(y)) / a
     tiny = 1e-300
     c, d = 1.0, 1.0 / max(1.0 - (a + b) * x / (a + 1), tiny)
     result = d

@@ -164,7 +164,7 @@ def _summary(
         "dataset": {"path": str(dataset), "sha256": file_digest(file), "rows": rows},
         "suite": {"items": len(items), "digest": digest([[item["task"], item["item"]] for item in items])},
         "methods": ["ngram", "minhash", *(["embedding"] if embedded else [])],
-        "rows": {word: verdicts[word] for word in ("clean", "suspect", "contaminated")},  # type: ignore[index]
+        "rows": {word: verdicts[word] for word in ("clean", "suspect", "contaminated")},
         "tasks": tasks,
     }
 

@@ -1,8 +1,8 @@
 """Texts as words, and hashes of every run of n words in one pass of array arithmetic.
 
 Words are runs of letters, digits and underscores in lower case; everything else only separates them, so line breaks,
-punctuation, Markdown and "A." before a choice do not hide a match. A word is a random 64-bit number, a run of words a
-polynomial of them: equal runs have equal hashes, others collide with probability 2^-64 each.
+punctuation, Markdown and "A." before a choice do not hide a match. A word of the suite is a random 64-bit number, a run
+of words a polynomial of them: equal runs have equal hashes, others collide with probability 2^-64 each.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +33,11 @@ def excerpt(text: str, first: int, count: int) -> str:
 
 
 class Vocabulary:
-    """A number for each word of the suite; every other word is one and the same stranger."""
+    """A number for each word of the suite, of 64 bits; every other word has its checksum's 32.
+
+    Strangers match nothing, but they have to differ: a text of equal ones would have next to no shingles of its own
+    and be taken for a variant of the few words that it shares with an item.
+    """
 
     def __init__(self, texts: Iterable[Sequence[str]]) -> None:
         self._places: dict[str, int] = {}
@@ -40,12 +45,16 @@ class Vocabulary:
             for word in text:
                 self._places.setdefault(word, len(self._places) + 1)
         digests = b"".join(blake2b(word.encode(), digest_size=8).digest() for word in self._places)
-        self._values = np.concatenate([np.array([1], dtype=np.uint64), np.frombuffer(digests, dtype=np.uint64)])
+        self._values = np.concatenate([np.zeros(1, dtype=np.uint64), np.frombuffer(digests, dtype=np.uint64)])
 
     def values(self, text: Sequence[str]) -> Hashes:
         """The word values of a text, shape [words]."""
         place = self._places.get
-        return self._values[np.array([place(word, 0) for word in text], dtype=np.int64)]
+        places = np.array([place(word, 0) for word in text], dtype=np.int64)
+        found: Hashes = self._values[places]
+        strangers = np.flatnonzero(places == 0)
+        found[strangers] = np.array([crc32(text[i].encode()) for i in strangers.tolist()], dtype=np.uint64) * _MIX
+        return found
 
 
 def grams(values: Hashes, n: int) -> Hashes:
