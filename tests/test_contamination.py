@@ -107,6 +107,13 @@ def test_ambiguous_questions_need_their_choices() -> None:
     assert found("Not true or false, and true.") == [("l0", "ngram", "contaminated")]
 
 
+def test_a_few_numbers_are_no_question_unless_they_stand_together() -> None:
+    items = [SuiteItem("math", "sum", "−4 + (−3) =", ("−7", "−1", "1", "7"))]
+    assert found("He buys 4 bags at $3 each, so 4 * 3 = 12. One is left, 1 of 7, and 7 + 1 is 8.", items=items) == []
+    for text in ("-4 + (-3) = ? A) -7 B) -1 C) 1 D) 7", "**-4 + (-3)** Option A: -7, option B: -1, option C: 1, D: 7"):
+        assert found(text, items=items) == [("sum", "ngram", "contaminated")]
+
+
 def test_light_edits_are_near_duplicates() -> None:
     edited = BEES.replace("worker", "some").replace("new", "big")
     assert found(edited)[0][0] == "s0"

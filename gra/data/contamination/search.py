@@ -12,7 +12,7 @@ Verdicts: **contaminated** when four fifths of a question are covered, or half o
 Jaccard reaches 0.5; **suspect** for any other run of 8 words, Jaccard 0.35, or cosine 0.85; **clean** otherwise. A
 run of 8 words that more than 20 items of the suite have in common is boilerplate and says nothing by itself. A
 question of fewer than 5 words, or of fewer than 13 that several items share, counts only when its choices stand in
-the row too.
+the row too, and when all of that is fewer than 8 words ("4 + 3 =", four numbers), only in order and side by side.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ MOST, HALF = 0.8, 0.5  # of a question's words
 NEAR, NEARBY, COSINE = 0.5, 0.35, 0.85
 _COMMON = 20  # items
 _ALONE = 5  # words that a question needs to count without its choices
+_BETWEEN = 3  # words between a short question and its choices: "A", "option B"
 _SHOWN = 400  # characters
 _BLOCK = 2048
 Row = Sequence[str]  # the texts of one row: instruction, response, …
@@ -177,8 +178,12 @@ class SuiteIndex:
         return Match(item, "ngram", "contaminated" if sure else "suspect", share, longest, shown, other)
 
     def _has_choices(self, item: int, texts: Sequence[Hashes]) -> bool:
-        """Whether every choice that the question needs stands somewhere in the row."""
-        return all(any(choice in grams(text, n) for text in texts) for n, choice in self._questions[item].needs)
+        """Whether every choice that the question needs stands in the row: somewhere, or beside it if all is short."""
+        question = self._questions[item]
+        if question.needs and len(question.words) + sum(n for n, _ in question.needs) < GRAM:
+            parts = [(question.length, question.grams[0]), *question.needs]
+            return any(_side_by_side(parts, text) for text in texts)
+        return all(any(choice in grams(text, n) for text in texts) for n, choice in question.needs)
 
     def _by_meaning(self, rows: Sequence[Row], embeddings: NDArray[np.float32], found: list[dict[int, Match]]) -> None:
         assert self._embeddings is not None
@@ -202,6 +207,19 @@ def _keep(matches: dict[int, Match], new: Match) -> None:
 def _strength(match: Match) -> tuple[bool, int, float, int]:
     methods: tuple[Method, ...] = ("embedding", "minhash", "ngram")
     return match.verdict == "contaminated", methods.index(match.method), match.score, match.longest
+
+
+def _side_by_side(parts: Sequence[tuple[int, np.uint64]], text: Hashes) -> bool:
+    """Whether the parts, as words and hashes, follow each other in a text with few words between them."""
+    ends: set[int] | None = None
+    for length, part in parts:
+        begins = np.flatnonzero(grams(text, length) == part).tolist()
+        ends = {begin + length for begin in begins if ends is None or _follows(begin, ends)}
+    return bool(ends)
+
+
+def _follows(begin: int, ends: set[int]) -> bool:
+    return any(begin - gap in ends for gap in range(_BETWEEN + 1))
 
 
 def _longest_run(there: NDArray[np.bool_]) -> tuple[int, int]:
