@@ -169,7 +169,8 @@ def test_everything_from_the_command_line(
     main_compare([str(a), str(b), *flags], page=write_page)
     shown = capsys.readouterr()
     content = json.loads(shown.out)
-    assert content["published"]["differs"] == {}
+    assert content["published"]["differs"] == content["published"]["arms"] == {}
+    assert "None of these benchmarks is in your suite" in (tmp_path / "out" / "compare.html").read_text()
     assert len(content["published"]["tables"]["main"]) == 24
     assert content["contamination"]["tasks"]["sums"] == {"items": 6, "contaminated": 0, "suspect": 0}
     assert "compare.html" in shown.err

@@ -44,18 +44,25 @@ def test_one_false_alarm_in_twenty(rejects: Callable[[np.ndarray, np.ndarray], b
     assert 0.04 <= alarms / TRIALS <= 0.06
 
 
-def test_one_false_alarm_in_twenty_by_bootstrap_and_by_cluster() -> None:
-    rng, trials, alarms = np.random.default_rng(7), 2000, {"bootstrap": 0, "clustered": 0, "ignored": 0}
-    clusters = np.repeat(np.arange(40), 5)
+def test_one_false_alarm_in_twenty_by_bootstrap() -> None:
+    # Partial credit in fifths. With scores of 0 and 1 the percentile is often 0 itself, and the rate nearer 3 %.
+    rng, trials, alarms = np.random.default_rng(16), 3000, 0
     for trial in range(trials):
+        a, b = rng.binomial(5, rng.random(300), (2, 300)) / 5
+        low, high = stats.paired_bootstrap(a, b, replicates=1000, seed=trial)
+        alarms += low > 0 or high < 0
+    assert 0.04 <= alarms / trials <= 0.06
+
+
+def test_one_false_alarm_in_twenty_by_cluster() -> None:
+    rng, trials, alarms = np.random.default_rng(7), TRIALS, {"clustered": 0, "ignored": 0}
+    clusters = np.repeat(np.arange(40), 5).tolist()
+    for _ in range(trials):
         shared = np.repeat(rng.normal(0, 0.2, 40), 5)  # what the items of one passage have in common
         a = shared + rng.normal(0, 0.2, 200)
-        low, high = stats.paired_bootstrap(a[::5], np.zeros(40), replicates=1000, seed=trial)
-        alarms["bootstrap"] += low > 0 or high < 0
-        alarms["clustered"] += stats.paired_difference(a, np.zeros(200), clusters.tolist()).p_value() <= 0.05
+        alarms["clustered"] += stats.paired_difference(a, np.zeros(200), clusters).p_value() <= 0.05
         alarms["ignored"] += stats.paired_difference(a, np.zeros(200)).p_value() <= 0.05
-    assert 0.035 <= alarms["clustered"] / trials <= 0.065
-    assert 0.035 <= alarms["bootstrap"] / trials <= 0.085  # a percentile interval of 40 values is a little narrow
+    assert 0.04 <= alarms["clustered"] / trials <= 0.06
     assert alarms["ignored"] / trials > 0.15  # what clusters cost when nobody looks
 
 

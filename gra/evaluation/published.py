@@ -110,7 +110,8 @@ def beside(content: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         source, protocol, columns; tables.{main, iterations}: rows with `recomputed` and `average_is_wrong`;
-        tables.refined; arms: {ARM: {COLUMN: percent}}; differs: {COLUMN: what is not as in the paper}.
+        tables.refined; arms: {ARM: {COLUMN: percent}}, empty when the suite has none of the columns;
+        differs: {COLUMN: what is not as in the paper}.
     """
     paper = published()
     tasks = next(iter(content["arms"].values()))["tasks"]
@@ -128,7 +129,7 @@ def beside(content: Mapping[str, Any]) -> dict[str, Any]:
         "tables": {**flagged, "refined": [row.model_dump() for row in paper.refined]},
         "arms": {
             arm: {column: 100 * facts["tasks"][task]["mean"] for column, task in there.items()}
-            for arm, facts in content["arms"].items()
+            for arm, facts in (content["arms"].items() if there else ())
         },
         "differs": {
             column: list(_differs(known[column], tasks[task], content["decoding"])) for column, task in there.items()

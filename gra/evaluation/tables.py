@@ -13,15 +13,15 @@ _COUNTS = ("wins", "losses", "ties")
 _STYLES = {"better": "green", "non-inferior": "cyan", "worse": "red", "inconclusive": "dim"}
 _EXPLANATION = """\
 Scores are means over items with Wilson intervals; differences are paired by item, in percentage points, with
-{level:.0%} intervals. p is the mid-p McNemar test (the t test when scores are averaged over training seeds), adjusted
-after Holm over all arms and tasks compared with the same reference.
+{level:.0%} intervals. p is the mid-p McNemar test (the t test when there are several training seeds, clusters, or
+scores other than 0 and 1), adjusted after Holm over all arms and tasks compared with the same reference.
 
 - **better**: the interval lies above 0 and the adjusted p is at most 0.05
-- **non-inferior**: not better, but a loss of {margin:.1%} or more is ruled out
-- **worse**: the interval lies below 0, the adjusted p is at most 0.05, and a loss of {margin:.1%} is possible
+- **non-inferior**: not better, but a loss of {points:.1f} points or more is ruled out
+- **worse**: the interval lies below 0, the adjusted p is at most 0.05, and a loss of {points:.1f} points is possible
 - **inconclusive**: none of these; MDE is the difference that would have been found four times in five
 
-"p inferior" is the one-sided p of a loss of {margin:.1%} or more, not adjusted; below 0.025 such a loss is ruled out.
+"p inferior" is the one-sided p of such a loss, not adjusted; below 0.025 it is ruled out.
 """
 
 
@@ -58,7 +58,8 @@ def markdown(content: Mapping[str, Any]) -> str:
         cells = [task, arm, str(figures.get("n", "")), _score(figures), _share(figures.get("stopped"))]
         cells += ["" if tokens is None else f"{tokens:.0f}", *map(_difference, entries)]
         lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", _EXPLANATION.format(**content), *_pairs(content), *_clean(content), *_samples(content)]
+    explanation = _EXPLANATION.format(level=content["level"], points=100 * content["margin"])
+    lines += ["", explanation, *_pairs(content), *_clean(content), *_samples(content)]
     if "published" in content:
         lines += published.lines(content["published"])
     return "\n".join(lines).rstrip() + "\n"
