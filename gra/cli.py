@@ -148,8 +148,51 @@ def evaluate(context: typer.Context) -> None:
 def compare(context: typer.Context) -> None:
     """Compare evaluated models item by item; the same as eval/compare.py."""
     from gra.evaluation.cli import main_compare
+    from gra.reporting.compare_page import write_page
 
-    main_compare(context.args)
+    main_compare(context.args, page=write_page)
+
+
+@app.command(epilog="Example: gra contamination runs/gra/dataset eval/suites/quickstart.yaml")
+def contamination(
+    dataset: Annotated[Path, typer.Argument(help="a run's dataset folder, or a .parquet, .jsonl or .json file")],
+    suite: Annotated[
+        Path, typer.Argument(help="a suite file (YAML), or benchmark files (.jsonl, or a folder of them)")
+    ],
+    output: Annotated[Path, typer.Option(help="where verdicts and the page go")] = RUNS / "contamination",
+    data_dir: Annotated[Path | None, typer.Option(help="a folder with the suite's benchmark files")] = None,
+    embedder: Annotated[str | None, typer.Option(help="also look by meaning, such as catalog:all-minilm-l6-v2")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say which rows of a dataset stand in a suite, and show what they share."""
+    from gra.core.console import View
+    from gra.data.contamination.report import PAGE, check_dataset
+    from gra.data.dedup import Embedder
+    from gra.models.catalog import resolve
+
+    view = View()
+    items = _suite_items(suite, data_dir)
+    model = resolve(embedder, progress=view.note) if embedder is not None else None
+    embed = Embedder(model.path).encode if model is not None else None
+    summary = check_dataset(
+        dataset, items, output, embed=embed, progress=lambda done: view.progress("rows", done, None)
+    )
+    found = Table("task", "items", "contaminated", "suspect", "rows contaminated", "rows suspect")
+    for task, counts in summary["tasks"].items():
+        found.add_row(task, *(f"{count:,}" for count in counts.values()))
+    _summary(view.console, as_json, summary, found)
+    view.note(f"written: {output / PAGE}")
+
+
+def _suite_items(suite: Path, data_dir: Path | None) -> list[Any]:
+    """A suite's items for the search: from its file, or from benchmark files as they are."""
+    from gra.data.contamination.texts import SuiteItem, read_items
+    from gra.evaluation.suite import load_suite, read_questions
+
+    if suite.suffix not in (".yaml", ".yml"):
+        return read_items(suite)
+    tasks = read_questions(load_suite(suite), data_dir)
+    return [SuiteItem(task.name, item.id, item.text, item.choices) for task in tasks for item in task.items]
 
 
 @app.command(epilog="Example: gra report runs/quickstart")

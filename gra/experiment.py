@@ -270,13 +270,16 @@ def _shown(view: View, key: str) -> Callable[[str, int, int], None]:
 def _compare(plan: Plan, view: View, evaluated: dict[str, Path]) -> Result:
     from gra.core.tracking import start_tracking
     from gra.evaluation.compare import compare
+    from gra.reporting.compare_page import write_page
     from gra.reporting.html import write_report
 
     arms = {UNTUNED: [evaluated[UNTUNED]]}
     for key, arm, _ in plan.students():
         arms.setdefault(arm, []).append(evaluated[key])
     with view.stage("compare"):
-        comparison = compare(arms, plan.recipe.baseline, plan.recipe.margin, plan.folder / "compare", untuned=UNTUNED)
+        comparison = compare(
+            arms, plan.recipe.baseline, plan.recipe.margin, plan.folder / "compare", untuned=UNTUNED, page=write_page
+        )
         plan.folder.record("experiment", {"command": plan.command, "arms": list(plan.arms)}, [])
     # After the stage has ended, so that the page's timeline is complete.
     report = write_report(plan.folder.path, title=plan.recipe.name, command=plan.command)

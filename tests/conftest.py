@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from recorded_runs import make_run as make_run
 from scripted_run import Script, answer_by_content
 
 from gra.core.ledger import Ledger

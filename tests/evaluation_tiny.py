@@ -22,10 +22,12 @@ QUESTIONS = [
 ]  # fmt: skip
 
 
-def write_suite(folder: Path, *, instructions: list[Any] = INSTRUCTIONS, **changes: Any) -> Path:
+def write_suite(
+    folder: Path, *, instructions: list[Any] = INSTRUCTIONS, questions: list[Any] = QUESTIONS, **changes: Any
+) -> Path:
     """A suite file with its two data files beside it; keyword arguments replace top-level keys."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, rows in (("instructions", instructions), ("questions", QUESTIONS)):
+    for name, rows in (("instructions", instructions), ("questions", questions)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     suite: dict[str, Any] = {
         "name": "tiny",

@@ -3,64 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from evaluation_tiny import tiny_suite, under_test
+from recorded_runs import MakeRun
 from rich.console import Console
 
 from gra.core.errors import DataError, Mismatch, RecipeError
 from gra.core.manifest import RunFolder
-from gra.evaluation import harness, stats
+from gra.evaluation import stats
 from gra.evaluation.cli import main_compare
 from gra.evaluation.compare import Comparison, compare
-from gra.evaluation.records import Answer
-
-MakeRun = Callable[..., Path]
-
-
-@pytest.fixture
-def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeRun:
-    """Records an evaluation whose answers are given: which items pass, and which choices are right."""
-    model = tmp_path / "weights"
-    model.mkdir()
-    (model / "config.json").write_text("{}")
-
-    def make(
-        name: str,
-        passes: Sequence[int],
-        right: Sequence[int] = (0,),
-        *,
-        prompt: str = "p",
-        stops: bool = True,
-        **suite: Any,
-    ) -> Path:
-        folder = tmp_path / f"suite-{name}"
-
-        def answers(_suite: Any, _model: Any, questions: Any, *_: Any) -> dict[str, list[Answer]]:
-            told = [
-                Answer(
-                    item.id,
-                    prompt,
-                    f"ok-{name}" if int(item.id[1:]) in passes else "no " * 9,
-                    "stop" if stops else "length",
-                    2,
-                )
-                for item in questions[0].items
-            ]
-            sums = [
-                Answer(item.id, "s", loglikelihoods=[0.0], acc=1.0, acc_norm=float(int(item.id[1:]) in right))
-                for item in questions[1].items
-            ]
-            return {"instructions": told, "sums": sums}
-
-        monkeypatch.setattr(harness, "_answers", answers)
-        harness.evaluate(tiny_suite(folder, **suite), under_test(model, name=name.split("#")[0]), tmp_path / name)
-        return tmp_path / name
-
-    return make
 
 
 def task_of(comparison: Comparison, arm: str, against: str = "baseline", task: str = "instructions") -> dict[str, Any]:
@@ -93,12 +47,14 @@ def test_figures_by_hand(make_run: MakeRun, tmp_path: Path) -> None:
     estimate = stats.paired_difference([1] * 18 + [0] * 22, [0] * 18 + [1] * 2 + [0] * 20, bounded=True)
     assert (entry["low"], entry["high"]) == pytest.approx(estimate.interval())
     assert entry["mde"] == pytest.approx(estimate.detectable())
+    expected = (estimate.p_inferior(0.05), estimate.p_unequal(0.05))
+    assert (entry["p_inferior"], entry["p_unequal"]) == pytest.approx(expected)
     sums = content["pairs"][0]["tasks"]["sums"]
     assert (sums["difference"], sums["wins"], sums["losses"]) == (0.0, 1, 1)
     assert sums["verdict"] == "inconclusive"
     assert content["pairs"][0]["overall"]["difference"] == pytest.approx(0.2)
     assert content["comparable"] is True
-    assert RunFolder(tmp_path / "out").verify() == 2
+    assert RunFolder(tmp_path / "out").verify() == 3
     assert not any("_estimate" in key for key in json.dumps(content).split('"'))
 
 
@@ -157,7 +113,7 @@ def test_markdown_and_table_say_what_the_json_says(make_run: MakeRun, tmp_path: 
     text = (tmp_path / "out" / "compare.md").read_text()
     assert text == comparison.to_markdown()
     assert "| instructions | b | 40 | 90.0 % [76.9, 96.0] | 100 % | 2 | +40.0 [" in text
-    assert "a loss of 2.0% or more is ruled out" in text
+    assert "a loss of 2.0 points or more is ruled out" in text
     console = Console(record=True, width=160)
     console.print(comparison.table())
     shown = console.export_text()

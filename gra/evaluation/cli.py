@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich.console import Console
 from rich.table import Table
@@ -21,6 +21,9 @@ from rich.table import Table
 from gra.core.console import View
 from gra.core.errors import GraError
 from gra.sandbox.permission import FLAG, Permission
+
+if TYPE_CHECKING:
+    from gra.evaluation.compare import Page
 
 _CODES = """exit codes: 0 done, 2 the suite, data or command line is wrong, 4 the model could not be had,
 5 the runs cannot be compared, 130 interrupted (the same command goes on from there)"""
@@ -37,6 +40,7 @@ _COMPARE_EXAMPLES = f"""examples:
   python eval/compare.py distilled=runs/d0/eval distilled=runs/d1/eval gra=runs/g0/eval gra=runs/g1/eval \\
       untuned=runs/untuned/eval --baseline distilled --margin 0.02
   (a name that is given several times is one arm with several training seeds)
+  python eval/compare.py runs/a/eval runs/b/eval --contamination runs/b/contamination --published
 
 {_CODES}"""
 
@@ -46,9 +50,14 @@ def main_run(arguments: Sequence[str] | None = None) -> None:
     _guarded(_run, _run_parser().parse_args(arguments))
 
 
-def main_compare(arguments: Sequence[str] | None = None) -> None:
-    """Compare evaluated models; exits with the project's codes and one sentence on a mistake."""
-    _guarded(_compare, _compare_parser().parse_args(arguments))
+def main_compare(arguments: Sequence[str] | None = None, page: Page | None = None) -> None:
+    """Compare evaluated models; exits with the project's codes and one sentence on a mistake.
+
+    Args:
+        arguments: the command line; default: this process's.
+        page: writes compare.html; given by the entry points, as evaluation does not know reporting.
+    """
+    _guarded(lambda options: _compare(options, page), _compare_parser().parse_args(arguments))
 
 
 def _guarded(verb: Callable[[argparse.Namespace], dict[str, Any]], options: argparse.Namespace) -> None:
@@ -99,6 +108,15 @@ def _compare_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--margin", type=_share, default=0.02, help="largest loss that counts as non-inferior, between 0 and 1 (0.02)"
     )
+    parser.add_argument(
+        "--contamination", type=Path, action="append", default=[], metavar="DIR",
+        help="what `gra contamination` wrote about an arm's training set: adds scores on clean items",
+    )  # fmt: skip
+    parser.add_argument("--published", action="store_true", help="show the paper's tables beside the scores")
+    parser.add_argument(
+        "--anyway", action="store_true",
+        help="compare runs that are not the same exam on the items they share, stamped as not comparable",
+    )  # fmt: skip
     parser.add_argument(
         "--output", type=Path, metavar="DIR", default=Path("runs/compare"), help="default: runs/compare"
     )
@@ -159,7 +177,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     return {**results, "output": str(output)}
 
 
-def _compare(options: argparse.Namespace) -> dict[str, Any]:
+def _compare(options: argparse.Namespace, page: Page | None) -> dict[str, Any]:
     from gra.evaluation.compare import compare
 
     runs: dict[str, list[Path]] = {}
@@ -168,13 +186,16 @@ def _compare(options: argparse.Namespace) -> dict[str, Any]:
         path = Path(folder if equals and not Path(text).is_dir() else text)
         runs.setdefault(name if path != Path(text) else _name_of(path), []).append(path)
     comparison = compare(
-        runs, options.baseline or next(iter(runs)), options.margin, options.output, untuned=options.untuned
-    )
+        runs, options.baseline or next(iter(runs)), options.margin, options.output, untuned=options.untuned,
+        anyway=options.anyway, published=options.published, contamination=options.contamination, page=page,
+    )  # fmt: skip
     console = Console(stderr=True)
     console.print(comparison.table())
     for note in comparison.content["notes"]:
         console.print(note, markup=False)
-    console.print(f"written: {options.output / 'compare.md'}", markup=False, soft_wrap=True)
+    written = ["compare.md", *(["compare.html"] if page else [])]
+    for name in written:
+        console.print(f"written: {options.output / name}", markup=False, soft_wrap=True)
     return comparison.to_json()
 
 

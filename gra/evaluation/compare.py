@@ -6,38 +6,44 @@ checkpoint only). Holm's adjustment is applied over all arms and tasks compared 
 separately over their categories and over the macro-averages.
 
 compare.json:
-- suite, decoding, level, margin, baseline, untuned, comparable, notes
+- suite, decoding, level, margin, baseline, untuned, comparable, differing (what was not the same exam), notes
 - arms.ARM: runs, seeds, overall.mean, tasks.TASK: {kind, metric, n, mean, low, high (Wilson), seed_means,
   stopped (share of answers that end by themselves), mean_tokens, categories.NAME: {n, mean, low, high}}
 - pairs: a list of {arm, reference, against ("baseline" or "untuned"), prompts_differ, comparable, overall, tasks.TASK};
-  overall and each task: {n, difference, low, high, se, p, p_holm, verdict, mde}, a task also {wins, losses, ties,
-  prompts_differ, categories.NAME: the same keys}
+  overall and each task: {n, difference, low, high, se, p, p_holm, p_inferior, p_unequal, verdict, mde}, a task also
+  {wins, losses, ties, prompts_differ, categories.NAME: the same keys}; p_inferior is the one-sided p of "worse by the
+  margin or more", p_unequal that of "differs by the margin or more" (small: equivalent)
 - samples: a list of {task, item, category, question, arm, reference, outcome ("win" or "loss"), output,
-  reference_output}
-All scores and differences are shares of 1; difference is arm minus reference.
+  reference_output}; flips.parquet has all of them
+- contamination, when checks are given: {checks, tasks.TASK: {items, contaminated, suspect}}; then arms and pairs have a
+  `clean` beside each task's and the overall figures, over the items that no check calls contaminated
+- published, when asked for: see gra/evaluation/published.py
+All scores and differences are shares of 1 (published ones: percent); difference is arm minus reference.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from rich.table import Table
 
 from gra.core.errors import Mismatch, RecipeError
 from gra.core.manifest import RunFolder, atomic_path, digest, write_json
 from gra.core.recipe import did_you_mean
-from gra.evaluation import stats
-from gra.evaluation.records import by_category, read_records, read_results
-from gra.evaluation.stats import Estimate
+from gra.evaluation import clean, stats
+from gra.evaluation.exam import Run, differences, read_run, shared
+from gra.evaluation.flips import FLIPS, flips, samples, write_flips
+from gra.evaluation.paired import difference, figures, item_scores, proportion
+from gra.evaluation.published import beside
+from gra.evaluation.records import by_category
 from gra.evaluation.tables import markdown, table
 
 _SAMPLES = 3  # wins and losses shown for each task of each pair
-Rows = dict[str, Mapping[str, Any]]  # by item id
+# Makes a page of compare.json's content and the flipped items in a folder, and returns the files it wrote there.
+Page = Callable[[Mapping[str, Any], Sequence[Mapping[str, Any]], Path], list[Path]]
 
 
 @dataclass(frozen=True)
@@ -59,15 +65,6 @@ class Comparison:
         return table(self.content)
 
 
-@dataclass(frozen=True)
-class _Run:
-    """One finished evaluation: its figures, and its rows by task and item."""
-
-    path: Path
-    results: dict[str, Any]
-    tasks: dict[str, Rows]
-
-
 def compare(
     runs: Mapping[str, Path | Sequence[Path]],
     baseline: str,
@@ -75,8 +72,12 @@ def compare(
     output: Path,
     *,
     untuned: str | None = "untuned",
+    anyway: bool = False,
+    published: bool = False,
+    contamination: Sequence[Path] = (),
+    page: Page | None = None,
 ) -> Comparison:
-    """Compare every arm with the baseline and with the untuned model, and write compare.json and compare.md.
+    """Compare every arm with the baseline and with the untuned model; write compare.json, compare.md, flips.parquet.
 
     Args:
         runs: arm name to the folder of its evaluation, or to one folder for each of its training seeds.
@@ -84,10 +85,14 @@ def compare(
         margin: the largest loss, as a share of 1, that still counts as non-inferior.
         output: where the files go.
         untuned: the arm that was not trained; ignored when there is no such arm.
+        anyway: compare runs that are not the same exam on the items they share, stamped "not comparable".
+        published: show the paper's tables beside the scores.
+        contamination: what `gra contamination` wrote about the arms' training sets.
+        page: writes a page too.
 
     Raises:
         RecipeError: when there are fewer than two arms, or the baseline is none of them.
-        DataError: when a folder holds no finished evaluation.
+        DataError: when a folder holds no finished evaluation or check.
         Mismatch: when the runs are not the same exam, naming what differs.
     """
     if len(runs) < 2:
@@ -95,8 +100,16 @@ def compare(
     if baseline not in runs:
         near = did_you_mean(baseline, list(runs))
         raise RecipeError(f"the baseline `{baseline}` is not one of the runs ({', '.join(runs)}){near}")
-    arms = {name: [_read(p) for p in ([paths] if isinstance(paths, Path) else paths)] for name, paths in runs.items()}
-    _check_same_exam([run for group in arms.values() for run in group])
+    arms = {name: [read_run(p) for p in _list(paths)] for name, paths in runs.items()}
+    differing = differences([run for group in arms.values() for run in group])
+    if differing and not anyway:
+        raise Mismatch(
+            "these runs are not the same exam, so they cannot be compared: " + " | ".join(differing)
+            + ". Evaluate them with one suite and one set of files"
+        )  # fmt: skip
+    if differing:
+        arms = _on_shared_items(arms)
+    seen = clean.read_checks(contamination, arms[baseline][0])
     references = {"baseline": baseline}
     if untuned is not None and untuned in runs and untuned != baseline:
         references["untuned"] = untuned
@@ -108,6 +121,7 @@ def compare(
     ]
     for against in references:
         _judge([pair for pair in pairs if pair["against"] == against], margin)
+    flipped = list(flips(arms, pairs, seen))
     first = arms[baseline][0].results
     content = {
         "suite": first["suite"],
@@ -116,88 +130,53 @@ def compare(
         "margin": margin,
         "baseline": baseline,
         "untuned": references.get("untuned"),
-        "comparable": all(pair["comparable"] for pair in pairs),
-        "notes": _notes(arms, pairs),
+        "comparable": not differing and all(pair["comparable"] for pair in pairs),
+        "differing": differing,
+        "notes": _notes(arms, pairs, differing),
         "arms": {name: _arm(group) for name, group in arms.items()},
         "pairs": pairs,
-        "samples": [s for pair in pairs if pair["against"] == "baseline" for s in _samples(arms, pair)],
+        "samples": samples(flipped, _SAMPLES),
     }
+    if contamination:
+        clean.add(content, arms, seen, contamination)
+    if published:
+        content["published"] = beside(content)
     comparison = Comparison(content)
-    _write(comparison, [run for group in arms.values() for run in group], output)
+    _write(comparison, [run for group in arms.values() for run in group], flipped, output, page)
     return comparison
 
 
-def _write(comparison: Comparison, runs: Iterable[_Run], output: Path) -> None:
+def _list(paths: Path | Sequence[Path]) -> Sequence[Path]:
+    return [paths] if isinstance(paths, Path) else paths
+
+
+def _on_shared_items(arms: Mapping[str, Sequence[Run]]) -> dict[str, list[Run]]:
+    cut = iter(shared([run for group in arms.values() for run in group]))
+    return {name: [next(cut) for _ in group] for name, group in arms.items()}
+
+
+def _write(
+    comparison: Comparison, runs: Iterable[Run], flipped: Sequence[Mapping[str, Any]], output: Path, page: Page | None
+) -> None:
     folder = RunFolder(output).create()
     write_json(folder / "compare.json", comparison.to_json())
     with atomic_path(folder / "compare.md") as temporary:
         temporary.write_text(comparison.to_markdown(), encoding="utf-8")
+    files = [folder / "compare.json", folder / "compare.md", write_flips(folder / FLIPS, flipped)]
+    if page is not None:
+        files += page(comparison.to_json(), flipped, output)
     inputs = {str(run.path): run.results["fingerprint"] for run in runs}
     section = {"fingerprint": digest([inputs, comparison.to_json()]), "inputs": inputs}
-    folder.record("comparison", section, [folder / "compare.json", folder / "compare.md"])
+    folder.record("comparison", section, files)
 
 
-def _read(path: Path) -> _Run:
-    results = read_results(path)
-    RunFolder(path).verify()
-    tasks: dict[str, Rows] = {}
-    for row in read_records(path):
-        tasks.setdefault(row["task"], {})[row["item"]] = row
-    return _Run(path, results, tasks)
-
-
-def _check_same_exam(runs: Sequence[_Run]) -> None:
-    first = runs[0]
-    problems = []
-    for other in runs[1:]:
-        differing = _differences(first, other)
-        if differing:
-            problems.append(f"{first.path} and {other.path} differ in {'; '.join(differing)}")
-    if problems:
-        raise Mismatch(
-            "these runs are not the same exam, so they cannot be compared: " + " | ".join(problems)
-            + ". Evaluate them with one suite and one set of files"
-        )  # fmt: skip
-
-
-def _differences(one: _Run, two: _Run) -> list[str]:
-    """What keeps two runs from being compared, in words; empty when nothing does."""
-    found = []
-    settings = (one.results["decoding"], two.results["decoding"])
-    for key in sorted({*settings[0], *settings[1]}):
-        values = [side.get(key) for side in settings]
-        if values[0] != values[1]:
-            found.append(f"decoding.{key} ({values[0]} and {values[1]})")
-    if set(one.tasks) != set(two.tasks):
-        return [*found, f"the tasks ({', '.join(one.tasks)} and {', '.join(two.tasks)})"]
-    for task, rows in one.tasks.items():
-        others = two.tasks[task]
-        unmatched = set(rows) ^ set(others)
-        if unmatched:
-            found.append(f"the items of {task} ({len(unmatched)} are in one run only, such as {min(unmatched)})")
-            continue
-        for key, what in (("item_hash", "wording"), ("target_hash", "targets")):
-            changed = [item for item in rows if rows[item][key] != others[item][key]]
-            if changed:
-                found.append(f"the {what} of {len(changed)} items of {task}, such as {changed[0]}")
-    digests = (one.results["suite"]["digest"], two.results["suite"]["digest"])
-    if not found and digests[0] != digests[1]:
-        found.append("the suite (suite.digest: how items are put to the model, or the metric)")
-    return found
-
-
-def _scores(runs: Sequence[_Run], task: str, items: Sequence[str]) -> NDArray[np.float64]:
-    """Item scores, shape [seeds, items]."""
-    return np.array([[run.tasks[task][item]["score"] for item in items] for run in runs], dtype=np.float64)
-
-
-def _arm(runs: Sequence[_Run]) -> dict[str, Any]:
+def _arm(runs: Sequence[Run]) -> dict[str, Any]:
     tasks = {task: _arm_task(runs, task) for task in runs[0].tasks}
     overall = {"mean": sum(task["mean"] for task in tasks.values()) / len(tasks)}
     return {"runs": [str(run.path) for run in runs], "seeds": len(runs), "overall": overall, "tasks": tasks}
 
 
-def _arm_task(runs: Sequence[_Run], task: str) -> dict[str, Any]:
+def _arm_task(runs: Sequence[Run], task: str) -> dict[str, Any]:
     rows = runs[0].tasks[task]
     figures = runs[0].results["tasks"][task]
     groups = by_category(rows.values())
@@ -205,20 +184,15 @@ def _arm_task(runs: Sequence[_Run], task: str) -> dict[str, Any]:
     return {
         "kind": figures["kind"],
         "metric": figures["metric"],
-        **_proportion(_scores(runs, task, list(rows))),
-        "seed_means": [float(mean) for mean in _scores(runs, task, list(rows)).mean(axis=1)],
+        **proportion(item_scores(runs, task, list(rows))),
+        "seed_means": [float(mean) for mean in item_scores(runs, task, list(rows)).mean(axis=1)],
         "stopped": _mean(run.results["tasks"][task]["stopped"] for run in runs),
         "mean_tokens": _mean(run.results["tasks"][task]["mean_tokens"] for run in runs),
         "categories": {
-            name: _proportion(_scores(runs, task, [row["item"] for row in group])) for name, group in categories.items()
+            name: proportion(item_scores(runs, task, [row["item"] for row in group]))
+            for name, group in categories.items()
         },
     }
-
-
-def _proportion(scores: NDArray[np.float64]) -> dict[str, Any]:
-    mean = float(scores.mean())
-    low, high = stats.wilson(mean, scores.shape[1])
-    return {"n": scores.shape[1], "mean": mean, "low": low, "high": high}
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
@@ -226,45 +200,25 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _pair(arms: Mapping[str, Sequence[_Run]], arm: str, reference: str, against: str) -> dict[str, Any]:
+def _pair(arms: Mapping[str, Sequence[Run]], arm: str, reference: str, against: str) -> dict[str, Any]:
     """Differences of one arm to one reference, without verdicts; `_estimate` is dropped when they are judged."""
     ours, theirs = arms[arm], arms[reference]
     tasks: dict[str, Any] = {}
     for task, rows in ours[0].tasks.items():
-        tasks[task] = _difference(ours, theirs, task, list(rows))
+        tasks[task] = difference(ours, theirs, task, list(rows))
         others = theirs[0].tasks[task]
         tasks[task]["prompts_differ"] = sum(rows[i]["prompt_hash"] != others[i]["prompt_hash"] for i in rows)
         groups = by_category(rows.values())
         tasks[task]["categories"] = {
-            name: _difference(ours, theirs, task, [row["item"] for row in group])
+            name: difference(ours, theirs, task, [row["item"] for row in group])
             for name, group in (groups.items() if len(groups) > 1 else ())
         }
     average = stats.macro_average([part["_estimate"] for part in tasks.values()])
-    overall = {"n": len(tasks), **_figures(average), "p": average.p_value()}
+    overall = {"n": len(tasks), **figures(average), "p": average.p_value()}
     differ = sum(part["prompts_differ"] for part in tasks.values())
     return {
         "arm": arm, "reference": reference, "against": against,
         "prompts_differ": differ, "comparable": not differ, "overall": overall, "tasks": tasks,
-    }  # fmt: skip
-
-
-def _difference(ours: Sequence[_Run], theirs: Sequence[_Run], task: str, items: Sequence[str]) -> dict[str, Any]:
-    a, b = _scores(ours, task, items), _scores(theirs, task, items)
-    estimate = stats.paired_difference(a.mean(axis=0), b.mean(axis=0), bounded=True)
-    estimate = stats.with_seed_variance(estimate, a.mean(axis=1).tolist(), b.mean(axis=1).tolist())
-    gap = a.mean(axis=0) - b.mean(axis=0)
-    wins, losses = int((gap > 0).sum()), int((gap < 0).sum())
-    # One checkpoint each and scores of 0 or 1: the exact test. Averages over seeds: the t test.
-    p = stats.mcnemar(wins, losses) if len(a) == len(b) == 1 else estimate.p_value()
-    counts = {"wins": wins, "losses": losses, "ties": len(items) - wins - losses}
-    return {"n": len(items), **_figures(estimate), "p": p, **counts}
-
-
-def _figures(estimate: Estimate) -> dict[str, Any]:
-    low, high = estimate.interval()
-    return {
-        "difference": estimate.value, "low": low, "high": high, "se": estimate.se,
-        "mde": estimate.detectable(), "_estimate": estimate,
     }  # fmt: skip
 
 
@@ -275,12 +229,15 @@ def _judge(pairs: Sequence[dict[str, Any]], margin: float) -> None:
     for family in families:
         for entry, adjusted in zip(family, stats.holm([entry["p"] for entry in family]), strict=True):
             entry["p_holm"] = adjusted
+            estimate = entry.pop("_estimate")
+            entry["p_inferior"], entry["p_unequal"] = estimate.p_inferior(margin), estimate.p_unequal(margin)
             entry["verdict"] = stats.verdict(entry["low"], entry["high"], adjusted, margin)
-            del entry["_estimate"]
 
 
-def _notes(arms: Mapping[str, Sequence[_Run]], pairs: Sequence[Mapping[str, Any]]) -> list[str]:
-    notes = []
+def _notes(
+    arms: Mapping[str, Sequence[Run]], pairs: Sequence[Mapping[str, Any]], differing: Sequence[str]
+) -> list[str]:
+    notes = [f"NOT COMPARABLE: {what}; only items that all runs have are shown." for what in differing]
     single = [name for name, runs in arms.items() if len(runs) == 1 and name != "untuned"]
     if single:
         notes.append(
@@ -294,19 +251,3 @@ def _notes(arms: Mapping[str, Sequence[_Run]], pairs: Sequence[Mapping[str, Any]
                 "that differ after the chat template; pass both the same --chat-template."
             )
     return notes
-
-
-def _samples(arms: Mapping[str, Sequence[_Run]], pair: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A few items that the arm wins and loses, with both answers of the first seed."""
-    ours, theirs = arms[pair["arm"]][0], arms[pair["reference"]][0]
-    found: list[dict[str, Any]] = []
-    for task, rows in ours.tasks.items():
-        for outcome, sign in (("win", 1), ("loss", -1)):
-            decided = [i for i in sorted(rows) if sign * (rows[i]["score"] - theirs.tasks[task][i]["score"]) > 0]
-            for item in [i for i in decided if rows[i]["output"] is not None][:_SAMPLES]:
-                row = rows[item]
-                about = {key: row[key] for key in ("item", "category", "question")}
-                outputs = {"output": row["output"], "reference_output": theirs.tasks[task][item]["output"]}
-                sides = {"arm": pair["arm"], "reference": pair["reference"], "outcome": outcome}
-                found.append({"task": task, **about, **sides, **outputs})
-    return found

@@ -50,7 +50,8 @@ _ANSWER = pa.schema([
     ("acc", pa.float64()), ("acc_norm", pa.float64()),
 ])  # fmt: skip
 _RECORD = pa.schema([
-    ("task", pa.string()), ("item", pa.string()), ("category", pa.string()), ("question", pa.string()),
+    ("task", pa.string()), ("item", pa.string()), ("category", pa.string()), ("cluster", pa.string()),
+    ("question", pa.string()),
     ("item_hash", pa.string()), ("target_hash", pa.string()), *[field for field in _ANSWER if field.name != "item"],
     ("failed_checks", pa.list_(pa.string())), ("verdict", pa.string()), ("detail", pa.string()),
     ("pass", pa.float64()), ("stopped", pa.float64()), ("score", pa.float64()),
@@ -95,9 +96,9 @@ def score(
     for item in questions.items:
         answer = by_id[item.id]
         row: dict[str, Any] = {
-            "task": questions.name, "category": item.category, "question": item.text, "item_hash": item.asked,
-            "target_hash": item.target, **asdict(answer), "failed_checks": None, "verdict": None, "detail": None,
-            "pass": None, "stopped": None,
+            "task": questions.name, "category": item.category, "cluster": item.cluster, "question": item.text,
+            "item_hash": item.asked, "target_hash": item.target, **asdict(answer),
+            "failed_checks": None, "verdict": None, "detail": None, "pass": None, "stopped": None,
         }  # fmt: skip
         if outcomes is not None:
             row["verdict"], row["detail"] = outcomes[item.id].verdict.value, outcomes[item.id].detail

@@ -9,6 +9,7 @@ What a verdict means, with the 95 % interval [low, high] of the difference and t
 - inconclusive:  none of the above; the minimum detectable effect says how large a difference would have shown
 
 A difference that is significantly negative but certainly smaller than the margin is therefore "non-inferior".
+"As good as" in both directions is equivalence (`Estimate.p_unequal`, two one-sided tests); it has no word of its own.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from gra.evaluation.quantiles import normal_quantile, t_cdf, t_quantile
+
 Verdict = Literal["better", "non-inferior", "inconclusive", "worse"]
 LEVEL = 0.95
 ALPHA = 0.05
 POWER = 0.8
-_NORMAL = NormalDist()
+_DRAWN = 4_000_000  # multinomial counts held at once by the bootstrap
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ def wilson(mean: float, n: int, level: float = LEVEL) -> tuple[float, float]:
     """
     if n < 1:
         raise ValueError("a proportion of no items has no interval")
-    z = _NORMAL.inv_cdf(0.5 + level / 2)
+    z = normal_quantile(0.5 + level / 2)
     centre = (mean + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
     # At 0 and 1 the bound is the proportion itself; rounding must not move it past.
@@ -91,27 +92,23 @@ def paired_difference(
         ours: scores, shape [n].
         reference: scores of the same items, shape [n].
         clusters: the cluster of each item; the error is then between clusters, with C - 1 degrees of freedom.
-        bounded: add one win and one loss of size 1 to the error (not to the mean), so that a handful of
-            identical scores in [0, 1] does not claim certainty (after Bonett and Price 2012).
+        bounded: add one win and one loss of size 1 to the error (not to the mean), each a cluster of its own, so that
+            a handful of identical scores in [0, 1] does not claim certainty (after Bonett and Price 2012).
 
     Raises:
         ValueError: when the shapes differ, or there are fewer than two items (one, if bounded) or clusters.
     """
     d = _differences(ours, reference)
-    mean = float(d.mean())
-    if clusters is None:
-        values = np.append(d, (1.0, -1.0)) if bounded else d
-        if len(values) < 2:
-            raise ValueError("a paired comparison needs at least two items")
-        deviation = float(values.std(ddof=0 if bounded else 1))
-        return Estimate(mean, deviation / math.sqrt(len(values)), len(values) - 1)
+    mean, names = float(d.mean()), range(len(d)) if clusters is None else clusters
     if bounded:
-        raise ValueError("bounded errors are for items that are not clustered")
-    sums = _cluster_sums(d - mean, clusters)[0]
-    if len(sums) < 2:
-        raise ValueError("a clustered error needs at least two clusters")
-    factor = len(sums) / (len(sums) - 1)
-    return Estimate(mean, math.sqrt(factor * float(sums @ sums)) / len(d), len(sums) - 1)
+        d, names = np.append(d, (1.0, -1.0)), [*names, object(), object()]
+    sums = _cluster_sums(d - d.mean(), names)[0]
+    count = len(sums)
+    if count < 2:
+        raise ValueError(f"a paired comparison needs at least two {'items' if clusters is None else 'clusters'}")
+    # The two items that were added are not estimated from, so nothing is lost to the mean.
+    factor = 1.0 if bounded else count / (count - 1)
+    return Estimate(mean, math.sqrt(factor * float(sums @ sums)) / len(d), count - 1)
 
 
 def with_seed_variance(estimate: Estimate, *arms: Sequence[float]) -> Estimate:
@@ -124,6 +121,44 @@ def with_seed_variance(estimate: Estimate, *arms: Sequence[float]) -> Estimate:
         if len(means) > 1:
             parts.append((float(np.var(means, ddof=1)) / len(means), len(means) - 1))
     return Estimate(estimate.value, *_combine(parts))
+
+
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """avg@k: the mean score of n items that were each answered k times, and where its error comes from.
+
+    `between` is the variance of the items' true means, `within` the variance of one answer around its item's mean.
+    """
+
+    value: float
+    n: int
+    k: int
+    between: float
+    within: float
+
+    def estimate(self, k: int | None = None) -> Estimate:
+        """The mean with its error between items; with another k, the error to expect had each been asked k times."""
+        variance = self.between / self.n + self.within / (self.n * (k or self.k))
+        return Estimate(self.value, math.sqrt(variance), self.n - 1)
+
+
+def average_at_k(scores: ArrayLike) -> Repeated:
+    """Mean over items and repeats, with the variance between items and within them.
+
+    Args:
+        scores: one row an item, one column a repeat, shape [n, k].
+
+    Raises:
+        ValueError: when there are fewer than two items or fewer than two repeats.
+    """
+    x = np.asarray(scores, dtype=np.float64)
+    if x.ndim != 2 or min(x.shape) < 2:
+        raise ValueError(f"avg@k needs scores of shape [n, k] with n and k of at least two, not {x.shape}")
+    n, k = x.shape
+    within = float(x.var(axis=1, ddof=1).mean())
+    # Clipped at 0: items that differ by less than their repeats do show no spread of their own.
+    between = max(0.0, float(x.mean(axis=1).var(ddof=1)) - within / k)
+    return Repeated(float(x.mean()), n, k, between, within)
 
 
 def macro_average(estimates: Sequence[Estimate]) -> Estimate:
@@ -151,6 +186,17 @@ def mcnemar(wins: int, losses: int, *, mid: bool = True) -> float:
     return 1.0 - 0.5 * mass[-1] if wins == losses else 2.0 * sum(mass) - mass[-1]
 
 
+def detectable_difference(n: int, discordance: float, *, power: float = POWER, alpha: float = ALPHA) -> float:
+    """The difference of two accuracies that n paired items will find with this power, before any is asked.
+
+    Args:
+        n: number of items.
+        discordance: the share of items that only one of the two gets right.
+    """
+    z = normal_quantile(1.0 - alpha / 2) + normal_quantile(power)
+    return z * math.sqrt(discordance / (n + z * z))  # the variance of one pair is discordance - difference ** 2
+
+
 def paired_bootstrap(
     ours: ArrayLike,
     reference: ArrayLike,
@@ -162,18 +208,20 @@ def paired_bootstrap(
 ) -> tuple[float, float]:
     """Percentile interval of the mean difference under resampling of items, or of whole clusters.
 
-    Equal items are drawn together by their counts, one multinomial draw a replicate, so the cost grows with
-    the number of distinct differences and not with the number of items.
+    Items (or clusters) that are alike are drawn together by their counts, one multinomial draw a replicate, so the
+    cost grows with the number of distinct differences and not with the number of items. Below about twenty clusters
+    the interval is too narrow; `paired_difference` with its t quantile is the better one there.
     """
     d = _differences(ours, reference)
+    sums, sizes = (d, np.ones(len(d), dtype=np.int_)) if clusters is None else _cluster_sums(d, clusters)
+    kinds, counts = np.unique(np.column_stack([sums, sizes]), axis=0, return_counts=True)
     generator = np.random.default_rng(seed)
-    if clusters is None:
-        values, counts = np.unique(d, return_counts=True)
-        means = generator.multinomial(len(d), counts / len(d), size=replicates) @ values / len(d)
-    else:
-        sums, sizes = _cluster_sums(d, clusters)
-        draws = generator.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=replicates)
-        means = (draws @ sums) / (draws @ sizes)
+    means = np.empty(replicates)
+    block = max(1, _DRAWN // len(kinds))
+    for start in range(0, replicates, block):
+        part = means[start : start + block]
+        draws = generator.multinomial(len(sums), counts / len(sums), size=len(part))
+        part[:] = (draws @ kinds[:, 0]) / (draws @ kinds[:, 1])
     low, high = np.quantile(means, [0.5 - level / 2, 0.5 + level / 2])
     return float(low), float(high)
 
@@ -199,30 +247,6 @@ def verdict(low: float, high: float, p_adjusted: float, margin: float) -> Verdic
     return "inconclusive"
 
 
-def t_cdf(t: float, df: float) -> float:
-    """Student's distribution function; `df` may be fractional or infinite."""
-    if math.isinf(df):
-        return _NORMAL.cdf(t)
-    tail = 0.5 * _incomplete_beta(df / (df + t * t), df / 2, 0.5)
-    return tail if t < 0 else 1.0 - tail
-
-
-@lru_cache(maxsize=1024)
-def t_quantile(p: float, df: float) -> float:
-    """The inverse of `t_cdf`, by bisection."""
-    if math.isinf(df):
-        return _NORMAL.inv_cdf(p)
-    if p < 0.5:
-        return -t_quantile(1.0 - p, df)
-    low, high = 0.0, 1.0
-    while t_cdf(high, df) < p:
-        high *= 2.0
-    for _ in range(80):
-        middle = (low + high) / 2
-        low, high = (middle, high) if t_cdf(middle, df) < p else (low, middle)
-    return (low + high) / 2
-
-
 def _differences(ours: ArrayLike, reference: ArrayLike) -> NDArray[np.float64]:
     a, b = np.asarray(ours, dtype=np.float64), np.asarray(reference, dtype=np.float64)
     if a.shape != b.shape or a.ndim != 1 or not len(a):
@@ -244,25 +268,3 @@ def _combine(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
     total = sum(variance for variance, _ in parts)
     spread = sum(variance**2 / df for variance, df in parts)
     return math.sqrt(total), total**2 / spread if spread > 0 else math.inf
-
-
-def _incomplete_beta(x: float, a: float, b: float) -> float:
-    """The regularised incomplete beta function by its continued fraction (modified Lentz)."""
-    if x <= 0.0 or x >= 1.0:
-        return 0.0 if x <= 0.0 else 1.0
-    if x > (a + 1) / (a + b + 2):
-        return 1.0 - _incomplete_beta(1.0 - x, b, a)
-    front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)) / a
-    tiny = 1e-300
-    c, d = 1.0, 1.0 / max(1.0 - (a + b) * x / (a + 1), tiny)
-    result = d
-    for m in range(1, 500):
-        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
-        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
-        for numerator in (even, odd):
-            d = 1.0 / (1.0 + numerator * d or tiny)
-            c = 1.0 + numerator / c or tiny
-            result *= c * d
-        if abs(c * d - 1.0) < 1e-15:
-            break
-    return front * result

@@ -4,7 +4,8 @@ An instructions file has rows `{"id", "instruction", "checks", "category"}`; a b
 `{"id", "question", "choices", "answer"}`, where `answer` is the index of the right choice or its text;
 rows of programs are described in `code.py`.
 Which items a limited task asks depends on the item ids and the task's seed only, never on file order,
-and every category gets its share.
+and every category gets its share. Rows that share a text (the questions about one passage) may say so with
+the same `cluster`; errors are then taken between clusters.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class Item:
     answer: int | None = None
     checks: tuple[Check, ...] = ()
     exercise: Exercise | None = None
+    cluster: str = ""
 
     @property
     def asked(self) -> str:
@@ -46,11 +48,12 @@ class Item:
 
     @property
     def target(self) -> str:
-        """Digest of what makes an answer right."""
+        """Digest of what makes an answer right, and of what it is counted with."""
         if self.exercise is not None:
             return self.exercise.target
         checks = [[check.kind, dict(check.arguments)] for check in self.checks]
-        return digest([self.answer, checks, CHECKS_VERSION if checks else 0])
+        own = [self.cluster] if self.cluster else []
+        return digest([self.answer, checks, CHECKS_VERSION if checks else 0, *own])
 
 
 @dataclass(frozen=True)
@@ -207,7 +210,8 @@ def _program(row: Mapping[str, Any], where: str, task: SuiteTask) -> Item:
 
 def _instruction(row: Mapping[str, Any], where: str) -> Item:
     text = _text(row, "instruction", where)
-    return Item(_text(row, "id", where), _category(row, where), text, checks=parse_checks(row.get("checks"), where))
+    checks, cluster = parse_checks(row.get("checks"), where), _label(row, "cluster", where)
+    return Item(_text(row, "id", where), _label(row, "category", where), text, checks=checks, cluster=cluster)
 
 
 def _choice(row: Mapping[str, Any], where: str) -> Item:
@@ -221,7 +225,8 @@ def _choice(row: Mapping[str, Any], where: str) -> Item:
         wanted = f"the index (0 to {len(choices) - 1}) or the text of the right choice"
         raise DataError(f"{where}: `answer` must be {wanted}, not {answer!r}")
     text = _text(row, "question", where)
-    return Item(_text(row, "id", where), _category(row, where), text, choices=tuple(choices), answer=answer)
+    category, cluster = _label(row, "category", where), _label(row, "cluster", where)
+    return Item(_text(row, "id", where), category, text, choices=tuple(choices), answer=answer, cluster=cluster)
 
 
 def _text(row: Mapping[str, Any], key: str, where: str) -> str:
@@ -231,10 +236,10 @@ def _text(row: Mapping[str, Any], key: str, where: str) -> str:
     return value
 
 
-def _category(row: Mapping[str, Any], where: str) -> str:
-    value = row.get("category", "")
+def _label(row: Mapping[str, Any], key: str, where: str) -> str:
+    value = row.get(key, "")
     if not isinstance(value, str):
-        raise DataError(f"{where}: `category` must be a text")
+        raise DataError(f"{where}: `{key}` must be a text")
     return value
 
 

@@ -7,16 +7,21 @@ from typing import Any
 
 from rich.table import Table
 
+from gra.evaluation import published
+
+_COUNTS = ("wins", "losses", "ties")
 _STYLES = {"better": "green", "non-inferior": "cyan", "worse": "red", "inconclusive": "dim"}
 _EXPLANATION = """\
 Scores are means over items with Wilson intervals; differences are paired by item, in percentage points, with
-{level:.0%} intervals. p is the mid-p McNemar test (the t test when scores are averaged over training seeds), adjusted
-after Holm over all arms and tasks compared with the same reference.
+{level:.0%} intervals. p is the mid-p McNemar test (the t test when there are several training seeds, clusters, or
+scores other than 0 and 1), adjusted after Holm over all arms and tasks compared with the same reference.
 
 - **better**: the interval lies above 0 and the adjusted p is at most 0.05
-- **non-inferior**: not better, but a loss of {margin:.1%} or more is ruled out
-- **worse**: the interval lies below 0, the adjusted p is at most 0.05, and a loss of {margin:.1%} is possible
+- **non-inferior**: not better, but a loss of {points:.1f} points or more is ruled out
+- **worse**: the interval lies below 0, the adjusted p is at most 0.05, and a loss of {points:.1f} points is possible
 - **inconclusive**: none of these; MDE is the difference that would have been found four times in five
+
+"p inferior" is the one-sided p of such a loss, not adjusted; below 0.025 it is ruled out.
 """
 
 
@@ -38,7 +43,7 @@ def table(content: Mapping[str, Any]) -> Table:
         shown.add_row(task if task != previous else "", arm, score, _share(figures.get("stopped")), *cells)
         previous = task
     if not content["comparable"]:
-        shown.caption = "NOT COMPARABLE: some prompts differ between the models; see the notes in compare.md"
+        shown.caption = "NOT COMPARABLE: the models were not asked the same; see the notes in compare.md"
     return shown
 
 
@@ -53,7 +58,10 @@ def markdown(content: Mapping[str, Any]) -> str:
         cells = [task, arm, str(figures.get("n", "")), _score(figures), _share(figures.get("stopped"))]
         cells += ["" if tokens is None else f"{tokens:.0f}", *map(_difference, entries)]
         lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", _EXPLANATION.format(**content), *_pairs(content), *_samples(content)]
+    explanation = _EXPLANATION.format(level=content["level"], points=100 * content["margin"])
+    lines += ["", explanation, *_pairs(content), *_clean(content), *_samples(content)]
+    if "published" in content:
+        lines += published.lines(content["published"])
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -79,13 +87,31 @@ def _pairs(content: Mapping[str, Any]) -> Iterator[str]:
     """Counts, adjusted p and categories of every pair."""
     for pair in content["pairs"]:
         yield f"## {pair['arm']} against {pair['reference']}\n"
-        yield from _header("task", "category", "n", "difference", "p (Holm)", "wins", "losses", "ties", "MDE")
+        yield from _header("task", "category", "n", "difference", "p (Holm)", "p inferior", *_COUNTS, "MDE")
         for task, entry in pair["tasks"].items():
             for name, part in [("all", entry), *entry["categories"].items()]:
                 cells = [task, name, str(part["n"]), _difference(part), f"{part['p']:.3f} ({part['p_holm']:.3f})"]
-                cells += [str(part[key]) for key in ("wins", "losses", "ties")]
+                cells += [f"{part['p_inferior']:.3f}", *(str(part[key]) for key in _COUNTS)]
                 yield f"| {' | '.join([*cells, _points(part['mde']).lstrip('+')])} |"
         yield ""
+
+
+def _clean(content: Mapping[str, Any]) -> Iterator[str]:
+    """Scores on the items that no training set was found to contain."""
+    if "contamination" not in content:
+        return
+    found = content["contamination"]
+    yield "## Without contaminated items\n"
+    yield f"Checks: {', '.join(f'`{folder}`' for folder in found['checks'])}. No verdicts here; an item counts as"
+    yield "contaminated for all arms when any check says so.\n"
+    yield from _header("task", "comparison", "items", "contaminated", "suspect", "all items", "clean items")
+    for pair in content["pairs"]:
+        for task, entry in pair["tasks"].items():
+            counts = [str(found["tasks"][task][key]) for key in ("items", "contaminated", "suspect")]
+            clean = _interval(entry["clean"]) if "clean" in entry else "none left"
+            cells = [task, f"{pair['arm']} - {pair['reference']}", *counts, _interval(entry), clean]
+            yield f"| {' | '.join(cells)} |"
+    yield ""
 
 
 def _samples(content: Mapping[str, Any]) -> Iterator[str]:
@@ -116,10 +142,14 @@ def _points(value: float) -> str:
     return f"{100 * value:+.1f}"
 
 
+def _interval(entry: Mapping[str, Any]) -> str:
+    return f"{_points(entry['difference'])} [{_points(entry['low'])}, {_points(entry['high'])}]"
+
+
 def _difference(entry: Mapping[str, Any] | None) -> str:
     if entry is None:
         return ""
-    text = f"{_points(entry['difference'])} [{_points(entry['low'])}, {_points(entry['high'])}] {entry['verdict']}"
+    text = f"{_interval(entry)} {entry['verdict']}"
     return f"{text} (MDE {100 * entry['mde']:.1f})" if entry["verdict"] == "inconclusive" else text
 
 

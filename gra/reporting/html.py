@@ -48,13 +48,14 @@ def write_report(run: Path, *, title: str, command: str) -> Path:
     """
     evidence, folder = read_evidence(run), run / "report"
     page = folder / "index.html"
-    text = _render(_content(evidence, folder / "figures", title, command))
+    text = render("report.html.jinja", _content(evidence, folder / "figures", title, command))
     with atomic_path(page) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return page
 
 
-def _render(content: Mapping[str, Any]) -> str:
+def render(template: str, content: Mapping[str, Any]) -> str:
+    """A page from one of the templates beside this file, with the styles inline."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     here = Path(__file__).parent
@@ -69,9 +70,7 @@ def _render(content: Mapping[str, Any]) -> str:
         "auc": prose.auc,
         "p_value": lambda p: "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}",
     }
-    return environment.get_template("report.html.jinja").render(
-        style=(here / "report.css").read_text(encoding="utf-8"), **content
-    )
+    return environment.get_template(template).render(style=(here / "report.css").read_text(encoding="utf-8"), **content)
 
 
 def _content(evidence: Evidence, folder: Path, title: str, command: str) -> dict[str, Any]:

@@ -1,0 +1,90 @@
+"""Finished evaluations as comparisons read them, and whether two of them were the same exam."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from gra.core.errors import Mismatch
+from gra.core.manifest import RunFolder
+from gra.evaluation.records import read_records, read_results
+
+Rows = dict[str, Mapping[str, Any]]  # by item id
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished evaluation: its figures, and its rows by task and item."""
+
+    path: Path
+    results: dict[str, Any]
+    tasks: dict[str, Rows]
+
+
+def read_run(path: Path) -> Run:
+    """A run whose files are as they were written.
+
+    Raises:
+        DataError: when there is none.
+        Mismatch: when its files were changed.
+    """
+    results = read_results(path)
+    RunFolder(path).verify()
+    tasks: dict[str, Rows] = {}
+    for row in read_records(path):
+        tasks.setdefault(row["task"], {})[row["item"]] = row
+    return Run(path, results, tasks)
+
+
+def differences(runs: Sequence[Run]) -> list[str]:
+    """What keeps the others from being compared with the first run, in words; empty when nothing does."""
+    first, found = runs[0], []
+    for other in runs[1:]:
+        if differing := _differing(first, other):
+            found.append(f"{first.path} and {other.path} differ in {'; '.join(differing)}")
+    return found
+
+
+def shared(runs: Sequence[Run]) -> list[Run]:
+    """The runs with those tasks and items only that all of them have, in the order of the first.
+
+    Raises:
+        Mismatch: when there is no such item.
+    """
+    items = {
+        task: [item for item in rows if all(item in run.tasks.get(task, {}) for run in runs)]
+        for task, rows in runs[0].tasks.items()
+    }
+    if not any(items.values()):
+        raise Mismatch("these runs have no item in common, so there is nothing to compare")
+    return [
+        replace(run, tasks={task: {i: run.tasks[task][i] for i in own} for task, own in items.items() if own})
+        for run in runs
+    ]
+
+
+def _differing(one: Run, two: Run) -> list[str]:
+    found = []
+    settings = (one.results["decoding"], two.results["decoding"])
+    for key in sorted({*settings[0], *settings[1]}):
+        values = [side.get(key) for side in settings]
+        if values[0] != values[1]:
+            found.append(f"decoding.{key} ({values[0]} and {values[1]})")
+    if set(one.tasks) != set(two.tasks):
+        return [*found, f"the tasks ({', '.join(one.tasks)} and {', '.join(two.tasks)})"]
+    for task, rows in one.tasks.items():
+        others = two.tasks[task]
+        unmatched = set(rows) ^ set(others)
+        if unmatched:
+            found.append(f"the items of {task} ({len(unmatched)} are in one run only, such as {min(unmatched)})")
+            continue
+        for key, what in (("item_hash", "wording"), ("target_hash", "targets")):
+            changed = [item for item in rows if rows[item][key] != others[item][key]]
+            if changed:
+                found.append(f"the {what} of {len(changed)} items of {task}, such as {changed[0]}")
+    digests = (one.results["suite"]["digest"], two.results["suite"]["digest"])
+    if not found and digests[0] != digests[1]:
+        found.append("the suite (suite.digest: how items are put to the model, or the metric)")
+    return found

@@ -1,0 +1,50 @@
+"""One arm against another on the same items, in numbers: what compare.py does for whole tasks and their parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gra.evaluation import stats
+from gra.evaluation.exam import Run
+from gra.evaluation.stats import Estimate
+
+
+def item_scores(runs: Sequence[Run], task: str, items: Sequence[str]) -> NDArray[np.float64]:
+    """Item scores, shape [seeds, items]."""
+    return np.array([[run.tasks[task][item]["score"] for item in items] for run in runs], dtype=np.float64)
+
+
+def proportion(scores: NDArray[np.float64]) -> dict[str, Any]:
+    """The mean score with Wilson's interval; scores of shape [seeds, items]."""
+    mean = float(scores.mean())
+    low, high = stats.wilson(mean, scores.shape[1])
+    return {"n": scores.shape[1], "mean": mean, "low": low, "high": high}
+
+
+def difference(ours: Sequence[Run], theirs: Sequence[Run], task: str, items: Sequence[str]) -> dict[str, Any]:
+    """One arm against another on these items: interval, p, wins and losses; no verdict yet."""
+    a, b = item_scores(ours, task, items), item_scores(theirs, task, items)
+    # An item without a cluster, as in records from before there were any, is one of its own.
+    clusters = [ours[0].tasks[task][item]["cluster"] or (item,) for item in items]
+    estimate = stats.paired_difference(a.mean(axis=0), b.mean(axis=0), clusters, bounded=True)
+    estimate = stats.with_seed_variance(estimate, a.mean(axis=1).tolist(), b.mean(axis=1).tolist())
+    gap = a.mean(axis=0) - b.mean(axis=0)
+    wins, losses = int((gap > 0).sum()), int((gap < 0).sum())
+    # One checkpoint each, scores of 0 or 1, no clusters: the exact test. Otherwise the t test.
+    exact = len(a) == len(b) == 1 and bool(np.isin([a, b], (0.0, 1.0)).all()) and len({*clusters}) == len(items)
+    p = stats.mcnemar(wins, losses) if exact else estimate.p_value()
+    counts = {"wins": wins, "losses": losses, "ties": len(items) - wins - losses}
+    return {"n": len(items), **figures(estimate), "p": p, **counts}
+
+
+def figures(estimate: Estimate) -> dict[str, Any]:
+    """A difference as compare.json has it, and the estimate itself under `_estimate` until it is judged."""
+    low, high = estimate.interval()
+    return {
+        "difference": estimate.value, "low": low, "high": high, "se": estimate.se,
+        "mde": estimate.detectable(), "_estimate": estimate,
+    }  # fmt: skip

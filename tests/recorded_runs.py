@@ -1,0 +1,57 @@
+"""Finished evaluations whose answers are given, for tests of comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from evaluation_tiny import tiny_suite, under_test
+
+from gra.evaluation import harness
+from gra.evaluation.records import Answer
+
+MakeRun = Callable[..., Path]
+
+
+@pytest.fixture
+def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeRun:
+    """Records an evaluation whose answers are given: which items pass, and which choices are right."""
+    model = tmp_path / "weights"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+
+    def make(
+        name: str,
+        passes: Sequence[int],
+        right: Sequence[int] = (0,),
+        *,
+        prompt: str = "p",
+        stops: bool = True,
+        **suite: Any,
+    ) -> Path:
+        folder = tmp_path / f"suite-{name}"
+
+        def answers(_suite: Any, _model: Any, questions: Any, *_: Any) -> dict[str, list[Answer]]:
+            told = [
+                Answer(
+                    item.id,
+                    prompt,
+                    f"ok-{name}" if int(item.id[1:]) in passes else "no " * 9,
+                    "stop" if stops else "length",
+                    2,
+                )
+                for item in questions[0].items
+            ]
+            sums = [
+                Answer(item.id, "s", loglikelihoods=[0.0], acc=1.0, acc_norm=float(int(item.id[1:]) in right))
+                for item in questions[1].items
+            ]
+            return {"instructions": told, "sums": sums}
+
+        monkeypatch.setattr(harness, "_answers", answers)
+        harness.evaluate(tiny_suite(folder, **suite), under_test(model, name=name.split("#")[0]), tmp_path / name)
+        return tmp_path / name
+
+    return make
