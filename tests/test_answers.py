@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gra.checks.answers import final_answer, same, vote
@@ -35,6 +35,7 @@ def test_a_plain_end_is_read(response: str, value: str) -> None:
     "response",
     ["", "It rains.", "The journey takes 2 hours and 35 minutes.", "Either 3 or 4.", "The answer is blue.",
      "```python\n42\n```", "It leaves at 14:35.", "In 1890 he had 3 cats and 2 dogs.", r"\boxed{",
+     r"\boxed{42", r"It is \boxed{4} or \boxed{5",
      "The answer is in step 3 or so"],
 )  # fmt: skip
 def test_no_plain_end_is_no_answer(response: str) -> None:
@@ -66,6 +67,14 @@ def test_formulas_are_compared_by_math_verify(one: str, two: str, equal: bool) -
     pytest.importorskip("math_verify")
     assert same(one, two) is equal
     assert same(two, one) is equal
+
+
+@given(*[st.text(alphabet="0123456789x+-*/^(){}.,\\fracsqrt ", max_size=30)] * 2)
+@settings(max_examples=50, deadline=None)
+def test_any_two_values_can_be_compared(one: str, two: str) -> None:
+    pytest.importorskip("math_verify")
+    values = [value for value in map(final_answer, (f"#### {one}", f"#### {two}")) if value is not None]
+    assert all(same(a, b) in (True, False) for a in values for b in values)
 
 
 @given(st.lists(st.integers(0, 4).map(str), max_size=8))

@@ -97,8 +97,6 @@ def test_a_true_equation_holds_and_a_false_one_is_broken(
         "12 * 7 = 84",
         "She pays 2 × $12 = $24 and 3 × 6 = 18 euros.",
         "1,000 + 250 = 1,250",
-        "10 / 3 = 3.33, so",
-        "10 / 3 = 3.333...",
         "60 / 100 = 60%",
         "20% * 50 = 10",
         "20% + 30% = 50%",
@@ -120,7 +118,8 @@ def test_true_claims_hold(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     ["12 * 7 = 74", "So 2 + 2 = 5.", "1,000 + 250 = 1,350", "10 / 3 = 3.43", "**4 x 6 = 26** eggs", "3² + 4² = 49",
-     "5 + 5 = 11 = 11", "Total: $4.99 + $5.99 = $11.98", "(3 + 4) * 2 = 15 cm"],
+     "5 + 5 = 11 = 11", "So -3 + 5 = 3", "-3 + 5 = 3", "the sum: - 3 + 5 = 3",
+     "Total: $4.99 + $5.99 = $11.98", "(3 + 4) * 2 = 15 cm"],
 )  # fmt: skip
 def test_false_claims_are_broken(text: str) -> None:
     assert [claim.holds for claim in claims(text)].count(False) == 1
@@ -141,6 +140,8 @@ def test_false_claims_are_broken(text: str) -> None:
         "In binary, 1 + 1 = 10.",
         "17 / 5 = 3 remainder 2",
         "7 / 2 = 4",  # cars for people, say
+        "10 / 3 = 3.33, so",  # a matter of rounding is neither right nor wrong
+        "10 / 3 = 3.333...",
         "12:30 + 1 = 13:30",
         "`1 + 1 = 3`",
         "```python\n1 + 1 = 3\n```",
@@ -155,6 +156,9 @@ def test_false_claims_are_broken(text: str) -> None:
         "3.33 * 3 = 10",
         "5 + 5 = 10 * 2 = 20",
         "a + 2 + 2 = 5",
+        "f(x) -2 + 2 = 5",
+        "The total - 3 + 2 = 5",
+        "Cost – 3 * 4 = 12",
         "v1.2 + 3 = 9",
         "version 2.0.1 - 1 = 5",
     ],

@@ -14,7 +14,7 @@ from scripted_run import make_recipe
 from gra.core.errors import RecipeError
 from gra.core.schema import SynthesisRecipe
 from gra.engines.protocol import ModelId, SamplingSettings
-from gra.synthesis.assignment import Roles, balanced_roles, cast, check_cast, draw_roles
+from gra.synthesis.assignment import Roles, adjudicates, balanced_roles, cast, check_cast, draw_roles
 from gra.synthesis.committee import Member, committee_of, make_members
 
 ALL = ("generator", "reviewer", "adjudicator")
@@ -139,6 +139,34 @@ def test_an_ablation_asks_the_reviewers_that_the_full_method_asked(assignment: s
         assert names(cast(mean_only, seated(mean_only), 1, index)) == (generator, reviewers, "")
         assert names(cast(one, seated(one), 1, index)) == (generator, reviewers[0], "")
         assert names(cast(none, seated(none), 1, index)) == (generator, "", "")
+
+
+@pytest.mark.parametrize(
+    ("reviewers", "programs", "judged"),
+    [
+        (1, [], False),
+        (1, [{"kind": "math", "takes": "veto"}], False),
+        (1, [{"kind": "math", "takes": "seat", "domains": ["math"]}], True),
+        (0, [{"kind": "math", "takes": "seat"}], False),
+        (0, [{"kind": "math", "takes": "seat"}, {"kind": "format", "takes": "seat"}], True),
+        (0, [{"kind": "math", "takes": "seat", "domains": ["math"]},
+             {"kind": "format", "takes": "seat", "domains": ["qa"]}], False),
+    ],
+)  # fmt: skip
+def test_a_seated_program_is_a_review_that_can_be_disputed(
+    reviewers: int, programs: list[dict[str, Any]], judged: bool
+) -> None:
+    made = recipe(committee={"reviewers": reviewers}, review={"programs": programs})
+    assert adjudicates(made) is judged
+    assert (cast(made, seated(made), 1, 0).adjudicator is not None) is judged
+    lenient = recipe(committee={"reviewers": reviewers}, review={"programs": programs, "disputed": "accept"})
+    assert not adjudicates(lenient)
+
+
+def test_a_single_member_has_nobody_to_adjudicate() -> None:
+    seat = {"kind": "math", "takes": "seat"}
+    alone = {"models": {"a": "model-a"}, "assignment": "single", "reviewers": 1}
+    assert not adjudicates(make_recipe(committee=alone, review={"programs": [seat]}))
 
 
 def test_without_disputes_to_settle_a_committee_may_be_one_smaller() -> None:

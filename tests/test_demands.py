@@ -27,6 +27,12 @@ def shown(instruction: str) -> list[str]:
         ("Say goodbye in fewer than 15 words.", ["words_at_most (n 14)"]),
         ("Define 'island' using no more than 12 words.", ["words_at_most (n 12)"]),
         ("Keep your entire response 100 words or less.", ["words_at_most (n 100)"]),
+        ("Write a warning, no longer than six words.", ["words_at_most (n 6)"]),
+        ("It must not be over 50 words.", ["words_at_most (n 50)"]),
+        ("Don't exceed 40 words.", ["words_at_most (n 40)"]),
+        ("Never use fewer than 30 words.", ["words_at_least (n 30)"]),
+        ("Your answer should be no less than 30 words.", ["words_at_least (n 30)"]),
+        ("Do not rhyme and use more than 20 words.", ["words_at_least (n 21)"]),
         ("Answer with more than 800 words.", ["words_at_least (n 801)"]),
         ("Write a 300+ word summary.", ["words_at_least (n 300)"]),
         ("Write between 20 and 60 words about oranges.", ["words_at_least (n 20)", "words_at_most (n 60)"]),
@@ -134,13 +140,19 @@ def test_what_is_read_is_what_the_evaluation_asks() -> None:
         "lacks_word": "not_contains",
         "first_words": "starts_with",
         "last_words": "ends_with",
+        # weaker than what the task checks, and so met by every answer that passes
+        "numbered": "numbered_list",
+        "bulleted": "bullet_list",
+        "json_value": "json_keys",
     }
     rows = [json.loads(line) for line in (ROOT / "eval/tasks/instructions.jsonl").read_text("utf-8").splitlines()]
-    found = wrong = 0
-    for row in rows:
-        kinds = {check["kind"] for check in row["checks"]}
-        for check in demands(row["instruction"]):
-            found += 1
-            wrong += not {check.kind, same.get(check.kind, "")} & kinds
-    assert found >= 60
-    assert wrong <= 3  # "one word" is asked by naming the word
+    read = [(row, check) for row in rows for check in demands(row["instruction"])]
+    assert len(read) >= 60
+    wrong = []
+    for row, check in read:
+        asked = {given["kind"]: given for given in row["checks"]}
+        told = asked.get(check.kind) or asked.get(same.get(check.kind, ""))
+        if told is None or told.get("n") != check.arguments.get("n", told.get("n")):
+            wrong.append((str(check), row["instruction"]))
+    # "Answer with one word" is checked by naming the word.
+    assert [kind for kind, _ in wrong] == ["words_exactly (n 1)"] * 3, wrong

@@ -6,6 +6,7 @@ import asyncio
 import io
 import itertools
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from scripted_run import JitteryEngine, Script, make_recipe, make_seeds, open_ledger, said
 
+from gra.checks import answers
 from gra.core.errors import RecipeError
 from gra.core.recipe import load_recipe
 from gra.core.records import CHECKS, DIMENSIONS, Abstained, Candidate, State, Verified
@@ -68,12 +70,17 @@ def committee(
 
 
 def told(
-    folder: Path, script: Script, *sections: dict[str, Any], models: dict[str, Any] | None = None, **review: Any
+    folder: Path,
+    script: Script,
+    *sections: dict[str, Any],
+    models: dict[str, Any] | None = None,
+    reviewers: int = 3,
+    **review: Any,
 ) -> Candidate:
     """One candidate's story under a recipe with these programs."""
     recipe = make_recipe(
         domains=["math"],
-        committee={"models": models or {name: f"model-{name}" for name in "abcde"}},
+        committee={"models": models or {name: f"model-{name}" for name in "abcde"}, "reviewers": reviewers},
         review={"comments": "never", "programs": list(sections), **review},
     )
     assert recipe.committee is not None
@@ -156,6 +163,12 @@ def test_the_adjudicator_reads_what_a_seated_program_found(tmp_path: Path) -> No
     assert "a program found wrong: lowercase" in question
 
 
+def test_one_reviewer_and_a_seated_program_can_disagree(tmp_path: Path) -> None:
+    script = committee("Say hello in lowercase letters and at most 4 words.", "A Small Reply")
+    ended = told(tmp_path, script, FORM_SEAT, dispute_std=1.0, accept_mean=7.0, reviewers=1)
+    assert (ended.mean, ended.disputed, ended.reason) == (7.0, True, "adjudicator kept it")
+
+
 def test_a_program_is_heard_only_in_its_domains(tmp_path: Path) -> None:
     script = committee("What is 6 times 7?", "6 * 7 = 48.")
     recipe = make_recipe(review={"programs": [{**MATH_VETO, "domains": ["qa"]}]})
@@ -177,6 +190,7 @@ def test_a_stated_solution_is_put_into_the_exercises_equation(tmp_path: Path, an
     assert (ended.state is State.ACCEPTED) is passes
 
 
+needs_math_verify = pytest.mark.skipif(not answers.can_compare(), reason="math-verify is not installed")
 CONSISTENT = {"kind": "consistency", "takes": "veto", "draws": 4}
 
 
@@ -187,6 +201,7 @@ def solving(own: str, *further: str) -> Script:
     return lambda call: said(next(turns)) if call.role == "solver" else base(call)
 
 
+@needs_math_verify
 @pytest.mark.parametrize(
     ("own", "further", "outcome"),
     [
@@ -206,11 +221,13 @@ def test_independent_answers_vote(tmp_path: Path, own: str, further: list[str], 
         assert ended.reason == "program consistency: independent answers agree on another value"
 
 
+@needs_math_verify
 def test_the_score_on_a_seat_is_the_share_that_agrees(tmp_path: Path) -> None:
     ended = told(tmp_path, solving("It is 42.", "42", "42", "42", "41"), {**CONSISTENT, "takes": "seat"})
     assert ended.programs[0] == Verified("consistency", "seat", ("3 of 4 further answers agree on 42",), (), 7.5)
 
 
+@needs_math_verify
 def test_further_answers_are_asked_of_other_weights_recorded_and_accounted_for(tmp_path: Path) -> None:
     asked: list[Call] = []
     inner = solving("It is 42.", "42")
@@ -230,6 +247,7 @@ def test_further_answers_are_asked_of_other_weights_recorded_and_accounted_for(t
     assert again.programs[0].outcome == "passed"
 
 
+@needs_math_verify
 def test_what_a_solver_could_not_say_is_no_answer_and_a_lost_engine_fails_the_story(tmp_path: Path) -> None:
     def cut(call: Call) -> Completion | None:
         return said("4", "length") if call.role == "solver" and call.sample == 1 else None
@@ -245,6 +263,7 @@ def test_what_a_solver_could_not_say_is_no_answer_and_a_lost_engine_fails_the_st
     assert "too long for the context" in ended.reason
 
 
+@needs_math_verify
 def test_nobody_to_answer_again_is_a_mistake_in_the_recipe(tmp_path: Path) -> None:
     one = {name: {"model": "model-a", "sampling": {"temperature": 0.0}} for name in "abcde"}
     script = committee("What is 6 times 7?", "42")
@@ -252,6 +271,15 @@ def test_nobody_to_answer_again_is_a_mistake_in_the_recipe(tmp_path: Path) -> No
         told(tmp_path, script, CONSISTENT, models=one)
     with pytest.raises(RecipeError, match=r"needs a `sampling\.temperature` above 0"):
         told(tmp_path, script, {**CONSISTENT, "by": "author"}, models=one)
+
+
+def test_without_math_verify_nothing_is_spent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "math_verify", None)
+    asked: list[Call] = []
+    with pytest.raises(RecipeError, match=r"by math-verify, which is not installed; install it \(pip install"):
+        told(tmp_path, committee("What is 6 times 7?", "42", asked=asked), CONSISTENT)
+    assert asked == []
+    assert told(tmp_path, committee("What is 6 times 7?", "6 * 7 = 42."), MATH_VETO).state is State.ACCEPTED
 
 
 def test_programs_that_run_code_are_refused_until_there_is_a_sandbox(tmp_path: Path) -> None:
@@ -360,6 +388,7 @@ def member(name: str, temperature: float = 0.7) -> Member:
     return make_members(recipe.committee, recipe.review, ids)[name]
 
 
+@needs_math_verify
 def test_a_greedy_member_answers_again_only_once() -> None:
     members = {name: member(name, 0.0) for name in "abc"}
     recipe = ProgramRecipe.model_validate({**CONSISTENT, "draws": 6})

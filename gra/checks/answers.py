@@ -35,8 +35,9 @@ def final_answer(response: str) -> str | None:
     but a value; the last value of an equation that ends the response; the one number of the last sentence.
     """
     text = _CODE.sub("", response).replace("**", "").strip()
-    if (boxed := _boxed(text)) is not None:
-        return _value(boxed)
+    if "\\boxed{" in text:
+        boxed = _boxed(text)
+        return None if boxed is None else _value(boxed)
     for pattern in (_HASHES, _STATED):
         if found := pattern.findall(text):
             return _value(_first_sentence(found[-1]))
@@ -54,9 +55,8 @@ def final_answer(response: str) -> str | None:
 
 
 def _boxed(text: str) -> str | None:
+    """What stands in the last box; None where it is never closed, as in a response that was cut."""
     start = text.rfind("\\boxed{")
-    if start < 0:
-        return None
     depth = 0
     for at in range(start + 6, len(text)):
         depth += {"{": 1, "}": -1}.get(text[at], 0)
@@ -88,6 +88,15 @@ def _readable(text: str) -> bool:
     words = re.search(r"(?<![\\a-zA-Z])[a-zA-Z]{2,}", re.sub(r"\\(?:text|mathrm)\{[^{}]*\}", "", text))
     whole = text.count("{") == text.count("}")
     return whole and len(text) <= _MOST_CHARACTERS and not _COSTLY.search(text) and not words
+
+
+def can_compare() -> bool:
+    """Whether math-verify is there, which `same` needs for whatever is no plain number."""
+    try:
+        import math_verify  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def same(one: str, two: str) -> bool:

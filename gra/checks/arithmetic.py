@@ -152,6 +152,8 @@ _FUNCTIONS = re.compile(
     r"(?:%|percent|half|third|quarter|fifth|tenth|\d) of)[ \t]*$",
     re.IGNORECASE,
 )
+# A sign that joins the statement to what stands before it: "a + 2", "f(x) -2", "the total - 2"; not "so -2".
+_JOINED = re.compile(r"(?:(?<!\w)[a-zA-Z]|[)\]}])[ \t]*[-+].$|\w[ \t]+[-+][ \t]$")
 _UNITS = re.compile(r"(?:°|[ckm]?m|k?g|l|ml|s|h|min|hrs?|lbs?|oz|ft|in|mph|pm|am|st|nd|rd|th)?(?![\w(\[{^!°²³√\\])")
 
 
@@ -184,6 +186,8 @@ def _stands_alone(line: str, start: int, end: int) -> bool:
     if before and (before[-1].isalnum() or before[-1] in "_.,:)]}√'\"\\/^*°!%"):
         return False
     near = before.rstrip(" \t$€£(")
+    if line[start] in "+-" and _JOINED.search(line[: start + 2]):
+        return False
     if near and (near[-1] in "+-*/^<>≤≥√|&" or near[-1].isdigit()):
         return False
     if _FUNCTIONS.search(near):

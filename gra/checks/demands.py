@@ -49,17 +49,20 @@ _CODE = _pattern(
 # --- how many words and sentences ---------------------------------------------------------------------------
 
 _SEVERAL = _pattern(r"\b(?:then|followed by|afterwards?|after that|finally|before)\b|;")
+# "no more than", "don't use fewer than", "never exceed": a negation turns the bound that follows it round.
+_NEVER = r"(?:\w+n't|not|never|without|avoid|no)(?: (?!(?:and|but|or)\b)\w+){0,3} "
 # What stands around a number of words or sentences (UNIT), the bound it makes, and the shift of that bound.
 _AMOUNTS = [
     (rf"between (?P<low>{NUMBER}) and (?P<n>{NUMBER})[ -]UNIT", "between", 0),
     (rf"(?:in|with|of|use|using|contains?) (?P<low>{NUMBER})(?: to |-| – |–)(?P<n>{NUMBER})[ -]UNIT", "between", 0),
     (rf"at least (?P<low>{NUMBER})(?:,? but|,? and) (?:at most|no more than) (?P<n>{NUMBER})[ -]UNIT", "between", 0),
-    (rf"(?:at least|minimum(?: of)?|no (?:fewer|less) than|not less than) (?P<n>{NUMBER})[ -]UNIT", "at_least", 0),
+    (rf"{_NEVER}(?:more than|over|exceed(?:ing)?|longer than) (?P<n>{NUMBER})[ -]UNIT", "at_most", 0),
+    (rf"{_NEVER}(?:less than|fewer than|under|below|shorter than) (?P<n>{NUMBER})[ -]UNIT", "at_least", 0),
+    (rf"(?:at least|minimum(?: of)?) (?P<n>{NUMBER})[ -]UNIT", "at_least", 0),
     (rf"(?:more than|over|exceeds?|longer than) (?P<n>{NUMBER})[ -]UNIT", "at_least", 1),
     (rf"(?P<n>{NUMBER})(?: or more|\+)[ -]UNIT", "at_least", 0),
     (rf"(?P<n>{NUMBER})[ -]UNIT (?:or more|minimum|at least|at the least)", "at_least", 0),
-    (r"(?:at most|(?:no|not) more than|maximum(?: of)?|max\.?|up to|(?:not|n't) exceed|not exceeding) "
-     rf"(?P<n>{NUMBER})[ -]UNIT", "at_most", 0),
+    (rf"(?:at most|maximum(?: of)?|max\.?|up to) (?P<n>{NUMBER})[ -]UNIT", "at_most", 0),
     (rf"\b(?:limit|keep)\b[^.]{{0,40}}\b(?:to|within) (?P<n>{NUMBER})[ -]UNIT", "at_most", 0),
     (rf"(?P<n>{NUMBER})[ -]UNIT (?:or (?:less|fewer)|at most|maximum|max\b)", "at_most", 0),
     (rf"(?:less than|fewer than|under|below|shorter than) (?P<n>{NUMBER})[ -]UNIT", "at_most", -1),

@@ -30,9 +30,20 @@ class Roles:
 
 
 def adjudicates(recipe: SynthesisRecipe) -> bool:
-    """Whether a dispute can come up and goes to an adjudicator; one review alone has no spread."""
+    """Whether a dispute can come up and goes to an adjudicator; one review alone has no spread.
+
+    A program on a reviewer's seat is a review like a member's. A `single` member has nobody to go to.
+    """
     committee = committee_of(recipe)
-    return committee is not None and committee.reviewers > 1 and recipe.review.disputed == "adjudicate"
+    if committee is None or committee.assignment == "single" or recipe.review.disputed != "adjudicate":
+        return False
+    return committee.reviewers + _most_seats(recipe) > 1
+
+
+def _most_seats(recipe: SynthesisRecipe) -> int:
+    """How many programs can sit beside the reviewers of one candidate."""
+    seated = [program for program in recipe.review.programs if program.takes == "seat"]
+    return max(sum(domain in (program.domains or recipe.domains) for program in seated) for domain in recipe.domains)
 
 
 def cast(recipe: SynthesisRecipe, members: Mapping[str, Member], round_: int, index: int) -> Roles:

@@ -163,17 +163,26 @@ class Consistency:
     def __init__(self, recipe: ProgramRecipe, members: Mapping[str, Member]) -> None:
         self.recipe = recipe
         self._writers = [member for member in members.values() if "generator" in member.roles]
+        if not answers.can_compare():
+            raise RecipeError(
+                "review.programs: `kind: consistency` compares answers by math-verify, which is not installed; "
+                "install it (pip install 'math-verify[antlr4_13_2]'), or take the program out of the recipe"
+            )
         for author in self._writers:
             if not self._solvers(author):
-                remedy = (
-                    "it needs a `sampling.temperature` above 0 to say anything else, or set `by: others`"
-                    if recipe.by == "author"
-                    else "add a member with the role `generator` and other weights, or set `by: author`"
-                )
-                raise RecipeError(
-                    "review.programs: `kind: consistency` has nobody to answer again when "
-                    f"`{author.name}` generates; {remedy}"
-                )
+                raise RecipeError(self._nobody(author))
+
+    def _nobody(self, author: Member) -> str:
+        where = f"review.programs: `kind: consistency` with `by: {self.recipe.by}`"
+        if self.recipe.by == "author":
+            return (
+                f"{where} would have `{author.name}` say the same each time; "
+                "it needs a `sampling.temperature` above 0, or set `by: others`"
+            )
+        return (
+            f"{where} has nobody to answer again when `{author.name}` generates; "
+            "add a member with the role `generator` and other weights, or set `by: author`"
+        )
 
     def _solvers(self, author: Member) -> list[Member]:
         if self.recipe.by == "author":
