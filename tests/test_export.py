@@ -46,7 +46,7 @@ def test_the_schemas_are_a_promise() -> None:
     assert types(TRAIN_SCHEMA) == train
     assert types(CONTESTED_SCHEMA) == train | {"state": "string", "reviews": "string", "ruling": "string"}
     texts = ["candidate_id", "domain", "state", "reason", "arm", "generator", "adjudicator", "instruction", "response",
-             "neighbour", "checks", "reviews", "ruling", "usage"]  # fmt: skip
+             "neighbour", "checks", "programs", "reviews", "ruling", "usage"]  # fmt: skip
     lists = ["reviewers", "parents", "keywords", "calls"]
     assert types(LINEAGE_SCHEMA) == (
         dict.fromkeys(texts, "string") | dict.fromkeys(lists, "list<element: string>")

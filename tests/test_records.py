@@ -9,13 +9,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gra.core.manifest import canonical_json
-from gra.core.records import CHECKS, DIMENSIONS, Candidate, Check, Review, Ruling, Seed, State, Usage
+from gra.core.records import (
+    CHECKS,
+    DIMENSIONS,
+    Abstained,
+    Candidate,
+    Check,
+    Review,
+    Ruling,
+    Seed,
+    State,
+    Usage,
+    Verified,
+)
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 numbers = st.floats(0, 10)
 tuples = st.lists(texts, max_size=3).map(tuple)
 values = st.dictionaries(texts, numbers, max_size=3)
 usage = st.builds(Usage, *(st.integers(0, 10**9) for _ in range(3)))
+takes = st.sampled_from(["seat", "veto"])
+programs = st.builds(Verified, texts, takes, tuples, tuples, numbers) | st.builds(Abstained, texts, takes, texts)
 candidates = st.builds(
     Candidate,
     id=texts, round=st.integers(0, 9), index=st.integers(0, 10**6), domain=texts, state=st.sampled_from(State),
@@ -27,6 +41,7 @@ candidates = st.builds(
     ruling=st.none() | st.builds(Ruling, texts, values, numbers, texts, st.booleans()),
     disputed=st.booleans(), neighbour=texts, similarity=st.none() | st.floats(-1, 1),
     usage=st.dictionaries(texts, usage, max_size=3), calls=tuples,
+    programs=st.lists(programs, max_size=3).map(tuple),
 )  # fmt: skip
 
 

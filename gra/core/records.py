@@ -1,4 +1,4 @@
-"""The nouns: seed, parent, check, review, ruling and the one terminal verdict of every candidate.
+"""The nouns: seed, parent, check, review, a program's verdict, ruling and the one terminal state of every candidate.
 
 They are plain frozen values that turn into JSON and back, so that the ledger, the lineage file and
 `gra explain` all tell the same story.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 CHECKS = ("reasonable", "complete", "clear")  # paper section 3.2: three binary criteria for an instruction
 DIMENSIONS = ("correctness", "clarity", "completeness", "relevance", "coherence", "ethicality")  # six scores, 0-10
@@ -60,6 +60,36 @@ class Ruling:
     score: float
     comment: str
     kept: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What a program found to hold and to be broken; `score` (0-10) counts when it takes a reviewer's seat."""
+
+    program: str
+    takes: Literal["seat", "veto"]
+    held: tuple[str, ...]
+    broken: tuple[str, ...]
+    score: float
+
+    @property
+    def outcome(self) -> str:
+        """`passed` or `failed`."""
+        return "failed" if self.broken else "passed"
+
+
+@dataclass(frozen=True, slots=True)
+class Abstained:
+    """A program that had nothing to check, and why; it counts as nothing."""
+
+    program: str
+    takes: Literal["seat", "veto"]
+    why: str
+
+    @property
+    def outcome(self) -> str:
+        """`abstained`."""
+        return "abstained"
 
 
 class State(StrEnum):
@@ -120,10 +150,12 @@ class Candidate:
     similarity: float | None = None
     usage: dict[str, Usage] = field(default_factory=dict)
     calls: tuple[str, ...] = ()
+    programs: tuple[Verified | Abstained, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
-        return asdict(self)
+        programs = [{"outcome": verdict.outcome, **asdict(verdict)} for verdict in self.programs]
+        return {**asdict(self), "programs": programs}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Candidate:
@@ -137,8 +169,16 @@ class Candidate:
                 "keywords": tuple(data["keywords"]),
                 "checks": tuple(Check(**{**c, "failed": tuple(c["failed"])}) for c in data["checks"]),
                 "reviews": tuple(Review(**review) for review in data["reviews"]),
+                "programs": tuple(map(_program, data["programs"])),
                 "ruling": Ruling(**data["ruling"]) if data["ruling"] else None,
                 "usage": {role: Usage(**usage) for role, usage in data["usage"].items()},
                 "calls": tuple(data["calls"]),
             }
         )
+
+
+def _program(data: dict[str, Any]) -> Verified | Abstained:
+    fields = {name: value for name, value in data.items() if name != "outcome"}
+    if data["outcome"] == "abstained":
+        return Abstained(**fields)
+    return Verified(**{**fields, "held": tuple(fields["held"]), "broken": tuple(fields["broken"])})

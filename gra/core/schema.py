@@ -96,6 +96,24 @@ class Rounds(Section):
     max_candidates: int = Field(40_000, ge=1)
 
 
+class Program(Section):
+    """A program that reviews what can be checked: on a reviewer's seat, or with a veto."""
+
+    # `math`: arithmetic; `format`: demands the instruction states; `consistency`: further answers; `tests`: unit tests.
+    kind: Literal["math", "format", "consistency", "tests"]
+    takes: Literal["seat", "veto"]
+    domains: list[str] | None = None  # null: all
+    # How many further answers `consistency` draws (null: 4), and who gives them (null: others).
+    draws: int | None = Field(None, ge=2)
+    by: Literal["author", "others"] | None = None
+
+    @model_validator(mode="after")
+    def _only_consistency_draws(self) -> Program:
+        if self.kind != "consistency" and (self.draws, self.by) != (None, None):
+            raise ValueError(f"`kind: {self.kind}` draws no answers; `draws` and `by` belong to `kind: consistency`")
+        return self
+
+
 class Review(Section):
     """The gate (paper: mean at least 8, standard deviation at most 1.5) and how reviewers are asked."""
 
@@ -107,6 +125,14 @@ class Review(Section):
     comments: Literal["always", "disputed", "never"] = "always"
     # Planted pairs from the seeds, by which each reviewer is measured and calibrated; 0 trusts raw scores.
     probes: int = Field(0, ge=0)
+    programs: list[Program] = []
+
+    @model_validator(mode="after")
+    def _each_program_once(self) -> Review:
+        kinds = [program.kind for program in self.programs]
+        if twice := sorted({kind for kind in kinds if kinds.count(kind) > 1}):
+            raise ValueError(f"`programs` has `kind: {twice[0]}` twice; a program takes a seat or a veto, not both")
+        return self
 
 
 class Dedup(Section):
@@ -162,6 +188,11 @@ class SynthesisRecipe(Section):
         for ask, key in asked:
             if ask == "likelihood" and not self.review.probes:
                 raise ValueError(f"`{key}: likelihood` has no scale of its own; set `review.probes` to calibrate it")
+        for program in self.review.programs:
+            if unknown := sorted(set(program.domains or ()) - set(self.domains)):
+                raise ValueError(
+                    f"`review.programs`: `{program.kind}` is for the domain `{unknown[0]}`, which is not in `domains`"
+                )
         return self
 
 

@@ -27,7 +27,7 @@ TRAIN_SCHEMA = pa.schema(
 CONTESTED_SCHEMA = pa.schema([*TRAIN_SCHEMA, ("state", pa.string()), ("reviews", pa.string()), ("ruling", pa.string())])
 _TEXTS = ("id", "domain", "state", "reason", "arm", "generator", "adjudicator", "instruction", "response", "neighbour")
 _LISTS = ("reviewers", "parents", "keywords", "calls")
-_JSON = ("checks", "reviews", "ruling", "usage")  # nested records travel as canonical JSON
+_JSON = ("checks", "programs", "reviews", "ruling", "usage")  # nested records travel as canonical JSON
 LINEAGE_SCHEMA = pa.schema(
     [("candidate_id", pa.string()), ("round", pa.int32()), ("index", pa.int32())]
     + [(name, pa.string()) for name in _TEXTS[1:]]
@@ -101,7 +101,8 @@ def _parquet(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> Path:
 def read_lineage(path: Path) -> list[dict[str, Any]]:
     """Lineage rows with their nested records parsed."""
     rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
-    return [row | {name: json.loads(row[name]) for name in _JSON} for row in rows]
+    # A run made before programs reviewed has no column for them.
+    return [row | {name: json.loads(row.get(name) or "[]") for name in _JSON} for row in rows]
 
 
 def card(accepted: Sequence[Candidate], facts: Mapping[str, Any]) -> str:

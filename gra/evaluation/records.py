@@ -15,9 +15,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gra.checks.form import failed
 from gra.core.errors import DataError
 from gra.core.manifest import atomic_path
-from gra.evaluation.checks import failed
 from gra.evaluation.stats import wilson
 from gra.evaluation.suite import Item, Questions
 from gra.sandbox.job import Outcome, Verdict

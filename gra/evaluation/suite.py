@@ -16,11 +16,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from gra.checks.form import CHECKS_VERSION, Check, parse_checks
 from gra.core.errors import DataError
 from gra.core.manifest import digest, file_digest
 from gra.core.recipe import find_file, load_recipe
 from gra.core.schema import Suite, SuiteTask
-from gra.evaluation.checks import CHECKS_VERSION, Check, parse_checks
 from gra.evaluation.code import Exercise, parse_exercise
 
 _CATALOG = "catalog:"

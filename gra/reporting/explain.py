@@ -83,6 +83,9 @@ def _parts(row: Row, texts: Mapping[str, str]) -> Iterator[RenderableType]:
         yield _checks(row["checks"])
     if row["response"] or (row["instruction"] and not any(check["failed"] for check in row["checks"])):
         yield from _passage("response", row["response"])
+    if row["programs"]:
+        yield Text()
+        yield _programs(row["programs"])
     if row["reviews"]:
         yield Text()
         yield from _reviews(row)
@@ -132,6 +135,19 @@ def _checks(checks: list[dict[str, Any]]) -> Table:
             for name in CHECKS
         ]
         table.add_row(Text(clean(check["reviewer"])), *cells)
+    return table
+
+
+def _programs(verdicts: list[dict[str, Any]]) -> Table:
+    table = _table("programs", "takes", "verdict", "what it found")
+    for verdict in verdicts:
+        style = {"passed": "green", "failed": "red"}.get(verdict["outcome"], "dim")
+        score = f", score {verdict['score']:.2f}" if verdict["takes"] == "seat" and "score" in verdict else ""
+        found = [f"broken: {text}" for text in verdict.get("broken", ())]
+        found += [f"holds: {text}" for text in verdict.get("held", ())]
+        said = Text(fold(clean("\n".join(found or [verdict.get("why", "")]))))
+        outcome = Text(f"{verdict['outcome']}{score}", style=style)
+        table.add_row(Text(clean(verdict["program"])), f"a {verdict['takes']}", outcome, said)
     return table
 
 

@@ -192,6 +192,7 @@ def _committee(arm: Arm, folder: Path, several: bool) -> dict[str, Any]:
         "story": prose.committee_story(arm),
         "endings": tally.endings(arm),
         "reviewers": reviewers,
+        "programs": tally.programs(arm),
         "panel": prose.panel(arm, probed),
     }
 

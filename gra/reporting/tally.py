@@ -17,6 +17,7 @@ from gra.reporting.evidence import Arm, Evidence, Row
 _ENDINGS = (
     (State.ACCEPTED, "reviewers agree"),
     (State.ACCEPTED, "adjudicator kept it"),
+    (State.REJECTED, "program"),
     (State.REJECTED, "response"),
     (State.REJECTED, "adjudicator"),
     (State.REJECTED, "instruction"),
@@ -143,6 +144,31 @@ def _reviewer(
         checks=len(checks),
         failed_checks=sum(bool(check["failed"]) for check in checks),
     )
+
+
+@dataclass(frozen=True)
+class Program:
+    """One program that reviewed: whether on a seat or with a veto, and how often it came to which verdict."""
+
+    name: str
+    takes: str
+    passed: int
+    failed: int
+    abstained: int
+
+
+def programs(arm: Arm) -> list[Program]:
+    """The programs of an arm, in the order in which they first spoke."""
+    takes: dict[str, str] = {}
+    counts: Counter[tuple[str, str]] = Counter()
+    for row in arm.rows:
+        for verdict in row["programs"]:
+            takes.setdefault(verdict["program"], verdict["takes"])
+            counts[verdict["program"], verdict["outcome"]] += 1
+    return [
+        Program(name, taken, *(counts[name, outcome] for outcome in ("passed", "failed", "abstained")))
+        for name, taken in takes.items()
+    ]
 
 
 def auc_interval(auc: float, good: int, bad: int, level: float = 0.95) -> tuple[float, float]:

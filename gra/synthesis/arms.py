@@ -34,6 +34,7 @@ from gra.synthesis.draw import draw
 from gra.synthesis.generator import enrich, write_response
 from gra.synthesis.notebook import Notebook, Unanswered
 from gra.synthesis.probes import Measured, committee_auc, measure, plant
+from gra.synthesis.programs import make_programs, past_programs, summary, versions
 from gra.synthesis.prompts import digests
 from gra.synthesis.rounds import Round, grow
 from gra.synthesis.story import Setting
@@ -65,7 +66,8 @@ class Job:
         """Changes whenever the dataset could: recipe (but for the sections in `without`), seeds, models, prompts."""
         recipe = self.recipe.model_dump(exclude={"tracking", "engine", *without})
         models = {name: asdict(workshop.model_id(name)) for name in sorted(workshop.models)}
-        return digest([recipe, file_digest(self.seed_file()), models, digests()])
+        programs = versions(self.recipe.review.programs)
+        return digest([recipe, file_digest(self.seed_file()), models, digests(), programs])
 
 
 async def synthesize(
@@ -178,6 +180,7 @@ class _Arm:
             members,
             {m.member: m.calibration for m in measured},
             {m.member: m.thresholds for m in measured},
+            make_programs(recipe.review.programs, members),
             self.job.fingerprint(self.workshop, "rounds", "budget", "dedup"),
         )
         embedder = Embedder(resolve(recipe.dedup.embedder, accept_licences=recipe.accept_licences).path)
@@ -206,6 +209,7 @@ class _Arm:
                 m.name: {"model": m.model.name, "ask": m.ask, "roles": list(m.roles)} for m in members.values()
             },
             "stopped": stops,
+            "programs": summary(candidates),
         }
         return candidates, facts
 
@@ -356,6 +360,7 @@ def funnel(candidates: Sequence[Candidate]) -> dict[str, int]:
         "candidates": len(candidates),
         "instruction written": sum(bool(c.instruction) for c in candidates),
         "instruction passed": sum(bool(c.response) for c in candidates),
+        **past_programs(candidates),
         "scored": sum(c.mean is not None for c in candidates),
         "mean passed": sum(c.mean is not None and (c.disputed or c.state is not State.REJECTED) for c in candidates),
         "disputed": sum(c.disputed for c in candidates),
@@ -388,5 +393,6 @@ def _card_facts(job: Job, workshop: Workshop, content: Mapping[str, Any]) -> dic
         "seeds": job.recipe.seeds.source,
         "reviewers": reviewers,
         "committee_auc": content.get("committee_auc"),
+        "programs": content.get("programs", {}),
         "prompts": content["prompts"],
     }

@@ -35,7 +35,7 @@ class Member:
             model=self.model,
             messages=(*system, ("user", prompt)),
             output=output,
-            sampling=self.sampling if role in ("generator", "enricher", "teacher") else greedy(self.sampling),
+            sampling=self.sampling if role in ("generator", "enricher", "teacher", "solver") else greedy(self.sampling),
             sample=sample,
             role=role,
             candidate=candidate,

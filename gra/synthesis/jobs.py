@@ -14,6 +14,7 @@ from gra.core.schema import SynthesisRecipe
 from gra.engines.protocol import ModelId
 from gra.synthesis.arms import Job, synthesize
 from gra.synthesis.committee import check_roles, make_members
+from gra.synthesis.programs import make_programs
 from gra.synthesis.workshop import Workshop, find_models, running
 
 
@@ -68,5 +69,7 @@ def job_for(
     committee = job.recipe.committee
     if job.recipe.arm == "gra" and committee is not None:
         named = {name: ModelId(member.model, member.model, "") for name, member in committee.models.items()}
-        check_roles(make_members(committee, job.recipe.review, named), committee.reviewers)
+        members = make_members(committee, job.recipe.review, named)
+        check_roles(members, committee.reviewers)
+        make_programs(job.recipe.review.programs, members)
     return job

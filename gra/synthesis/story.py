@@ -1,7 +1,8 @@
 """One candidate's life, as the paper's method section tells it.
 
     draw parents -> keywords -> instruction -> every reviewer checks the instruction
-      -> response -> every reviewer scores the response -> the gate -> (adjudicate) -> verdict
+      -> response -> programs check what can be checked -> every reviewer scores the response
+      -> the gate -> (adjudicate) -> verdict
 
 A story is a pure function of the run seed, its round and index, the pool of the round before, and the
 recorded answers; it knows nothing of batches, GPUs, retries or restarts.
@@ -13,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from gra.core.errors import DataError
-from gra.core.records import Candidate, Review, Seed, State
+from gra.core.records import Candidate, Review, Seed, State, Verified
 from gra.core.schema import SynthesisRecipe
 from gra.engines.broker import Broker
 from gra.synthesis.adjudicator import adjudicate
@@ -22,6 +23,7 @@ from gra.synthesis.consensus import Gate, decide
 from gra.synthesis.draw import draw
 from gra.synthesis.generator import new_keywords, write_instruction, write_response
 from gra.synthesis.notebook import Notebook, Unanswered, together
+from gra.synthesis.programs import Program, Sample
 from gra.synthesis.reviewer import Calibration, add_comment, check_instruction, score_response
 
 Pool = Mapping[str, Sequence[Seed]]
@@ -40,6 +42,7 @@ class Setting:
     members: Mapping[str, Member]
     calibrations: Mapping[str, Calibration] = field(default_factory=dict)
     thresholds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    programs: Sequence[Program] = ()
     fingerprint: str = ""  # of all that a verdict depends on beside the pool
 
     def calibration(self, member: Member) -> Calibration:
@@ -100,6 +103,11 @@ def _bare(text: str) -> str:
     return "".join(filter(str.isalnum, text.lower()))
 
 
+def _remark(verdict: Verified) -> str:
+    """A program's verdict in words, for an adjudicator to read."""
+    return f"a program found wrong: {'; '.join(verdict.broken)}" if verdict.broken else "a program found nothing wrong"
+
+
 class _Story:
     """The steps of one candidate; `told` is what is known of it so far."""
 
@@ -122,6 +130,8 @@ class _Story:
         if _bare(response) == _bare(instruction):
             # Small models do this, and it looks likely to a reviewer that reads likelihoods.
             return replace(self.told, state=State.REJECTED, reason="response: repeats the instruction")
+        if fault := await self._vetoed():
+            return replace(self.told, state=State.REJECTED, reason=fault)
         return await self._judge(await self._review())
 
     async def _check(self) -> str:
@@ -136,6 +146,29 @@ class _Story:
         )
         self.told = replace(self.told, checks=tuple(checks))
         return ", ".join(sorted({name for check in checks for name in check.failed}))
+
+    async def _vetoed(self) -> str:
+        """The programs with a veto, in the recipe's order; why the first one rejects, or an empty text."""
+        for program in self._programs("veto"):
+            await self._consult([program])
+            verdict = self.told.programs[-1]
+            if isinstance(verdict, Verified) and verdict.broken:
+                return f"program {program.kind}: {program.fault}"
+        return ""
+
+    def _programs(self, takes: str) -> list[Program]:
+        domain = self.told.domain
+        return [
+            program
+            for program in self.setting.programs
+            if program.recipe.takes == takes and domain in (program.recipe.domains or [domain])
+        ]
+
+    async def _consult(self, programs: Sequence[Program]) -> None:
+        told = self.told
+        sample = Sample(told.domain, told.instruction, told.response, told.generator)
+        verdicts = await together(*(program.judge(sample, self.notebook) for program in programs))
+        self.told = replace(self.told, programs=(*self.told.programs, *verdicts))
 
     async def _review(self) -> tuple[Review, ...]:
         reviews = await together(
@@ -152,14 +185,24 @@ class _Story:
             )
         )
         self.told = replace(self.told, reviews=tuple(reviews))
+        await self._consult(self._programs("seat"))
         return tuple(reviews)
+
+    def _seated(self) -> tuple[Review, ...]:
+        """What programs on a reviewer's seat say, as reviews; one that abstains has none."""
+        return tuple(
+            Review(f"program {verdict.program}", {}, verdict.score, verdict.score, _remark(verdict))
+            for verdict in self.told.programs
+            if isinstance(verdict, Verified) and verdict.takes == "seat"
+        )
 
     async def _judge(self, reviews: Sequence[Review]) -> Candidate:
         """The gate, and the adjudicator where the reviewers disagree."""
         review = self.setting.recipe.review
-        if not reviews:
+        scores = [r.score for r in (*reviews, *self._seated())]
+        if not scores:
             return replace(self.told, state=State.ACCEPTED, reason="no reviewers")
-        consensus = decide([r.score for r in reviews], review)
+        consensus = decide(scores, review)
         self.told = replace(self.told, mean=consensus.mean, std=consensus.std)
         match consensus.gate:
             case Gate.REJECT:
@@ -179,7 +222,7 @@ class _Story:
             adjudicator,
             self.told.instruction,
             self.told.response,
-            reviews,
+            (*reviews, *self._seated()),
             accept_score=recipe.review.accept_mean,
             calibrate=self.setting.calibration(adjudicator),
         )

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gra.checks.form import _KINDS, Check, failed, parse_checks
 from gra.core.errors import DataError
-from gra.evaluation.checks import _KINDS, Check, failed, parse_checks
 
 # kind, arguments, answers that pass, answers that do not
 CASES = [
@@ -33,6 +33,23 @@ CASES = [
     ("json_keys", {"keys": ["a"], "exact": True}, ['{"a": 1}'], ['{"a": 1, "b": 2}']),
     ("sentences_exactly", {"n": 2}, ["It is 3.5 m. Yes!", 'She said "go." He went.', "One. Two"],
      ["One.", "One. Two. Three?"]),
+    ("sentences_at_most", {"n": 1}, ["One.", "Half"], ["One. Two."]),
+    ("sentences_at_least", {"n": 2}, ["One. Two.", "A! B? C."], ["One.", "1.5 m"]),
+    ("has_word", {"text": "Rain"}, ["rain", "It rained."], ["the sun"]),
+    ("has_word", {"text": "rain", "at_least": 2}, ["Rain, rain!"], ["rain"]),
+    ("lacks_word", {"text": "no"}, ["I know", "nobody"], ["No, thanks", "yes or no"]),
+    ("lacks_word", {"text": "so", "more_than": 2}, ["so", "sofa so sob"], ["so so"]),
+    ("first_words", {"text": "In my opinion"}, ["**In my opinion**, yes", '"in my opinion'], ["Yes, in my opinion"]),
+    ("last_words", {"text": "Any questions?"}, ["So. Any questions", "*Any questions?*\n"], ["Any questions? No."]),
+    ("quoted", {}, ['"a b"', "“Yes.”\n"], ['"a" b', '"', "a"]),
+    ("bulleted", {}, ["So:\n- a", "* a\n* b"], ["a - b", "-a"]),
+    ("numbered", {}, ["1. a\n2. b", "So:\n1) a"], ["2. a", "1. a\n3. b", "a 1. b"]),
+    ("json_value", {}, ['{"a": 1}', "[1]", '```json\n{"a": 1}\n```'], ["3", '"a"', 'Sure: {"a": 1}']),
+    ("titled", {}, ["<<On rain>>\nIt fell."], ["<On rain>", "<<>>", "# Rain"]),
+    ("highlights_at_least", {"n": 2}, ["*a* and **b c**"], ["*a* and b", "* a\n* b\n* c", "2 * 3 * 4 * 5"]),
+    ("placeholders_at_least", {"n": 2}, ["[name], [address]"], ["[name]", "[] []"]),
+    ("postscript", {"marker": "P.S."}, ["Bye.\nP.S. Come", "**PS:** Come"], ["Bye. P.S. Come", "P.P.S. Come"]),
+    ("paragraphs_exactly", {"n": 2}, ["a\n***\nb", "a\n\nb\n***\nc\n***\n"], ["a\n\nb", "a\n***\nb\n***\nc"]),
     ("lines_exactly", {"n": 2}, ["a\n\nb\n"], ["a", "a\nb\nc"]),
     ("no_commas", {}, ["a b"], ["a, b"]),
     ("regex", {"pattern": r"\d{3}"}, [" 123\n"], ["1234", "x123"]),

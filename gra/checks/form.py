@@ -1,10 +1,11 @@
-"""Verifiable instructions: whether an answer keeps to its format is decided by a program, never by a model.
+"""The form of an answer: whether it keeps to what was demanded is decided by a program, never by a model.
 
-A row of an instructions file carries `checks: [{"kind": "words_at_most", "n": 20}, ...]`; it passes when
-every check passes, and an empty answer never passes. Each function below is one kind; its keyword
+Evaluation reads the demands from a file: a row carries `checks: [{"kind": "words_at_most", "n": 20}, ...]`; it
+passes when every check passes, and an empty answer never passes. Each function below is one kind; its keyword
 arguments are the arguments a row must give, and their types are checked when the file is read. Scoring
-is separate from generation, so a changed check is applied to the recorded answers. Raise `CHECKS_VERSION`
-whenever a check judges differently than before.
+is separate from generation, so a changed check is applied to the recorded answers. Synthesis reads them
+from the instruction (`gra.checks.demands`). Raise `CHECKS_VERSION` whenever a check judges differently than
+before.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ _NUMBERED = re.compile(r"^[ \t]*(\d+)[.)][ \t]+\S", re.MULTILINE)
 _BULLET = re.compile(r"^[ \t]*[-*•+][ \t]+\S", re.MULTILINE)
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’)\]]*\s+")
 _QUOTES = "\"'`“”‘’"
+_HIGHLIGHT = re.compile(r"(?<![*\w])(\*{1,2})(?=\S)[^*\n]+?(?<=\S)\1(?![*\w])")
+_DIVIDER = re.compile(r"^[ \t]*\*\*\*[ \t]*$", re.MULTILINE)
 _KINDS: dict[str, Callable[..., bool]] = {}
 
 
@@ -117,21 +120,127 @@ def bullet_list(answer: str, *, n: int) -> bool:
 @_kind
 def json_keys(answer: str, *, keys: list[str], exact: bool = False) -> bool:
     """The whole answer, without a code fence around it, is a JSON object with these keys (`exact`: and no others)."""
-    text = answer.strip()
-    fence = _FENCE.fullmatch(text)
-    try:
-        value = json.loads(fence[2] if fence else text)
-    except (ValueError, RecursionError):
-        return False
+    value = _json(answer)
     if not isinstance(value, dict):
         return False
     return set(value) == set(keys) if exact else set(value) >= set(keys)
 
 
+def _json(answer: str) -> Any:
+    """The answer's JSON value; None, which no demand accepts, when it is not JSON."""
+    text = answer.strip()
+    fence = _FENCE.fullmatch(text)
+    try:
+        return json.loads(fence[2] if fence else text)
+    except (ValueError, RecursionError):
+        return None
+
+
 @_kind
 def sentences_exactly(answer: str, *, n: int) -> bool:
     """Exactly `n` sentences: pieces with a word in them, split after `.`, `!` or `?` and white space."""
-    return sum(_words(piece) > 0 for piece in _SENTENCE_END.split(answer.strip())) == n
+    return _sentences(answer) == n
+
+
+def _sentences(text: str) -> int:
+    return sum(_words(piece) > 0 for piece in _SENTENCE_END.split(text.strip()))
+
+
+@_kind
+def sentences_at_most(answer: str, *, n: int) -> bool:
+    """No more than `n` sentences."""
+    return _sentences(answer) <= n
+
+
+@_kind
+def sentences_at_least(answer: str, *, n: int) -> bool:
+    """At least `n` sentences."""
+    return _sentences(answer) >= n
+
+
+@_kind
+def has_word(answer: str, *, text: str, at_least: int = 1) -> bool:
+    """The word or phrase occurs, in any case and also inside a longer word, at least so often."""
+    return answer.casefold().count(text.casefold()) >= at_least
+
+
+@_kind
+def lacks_word(answer: str, *, text: str, more_than: int = 1) -> bool:
+    """The word or phrase occurs fewer than `more_than` times; case does not count, a longer word does not either."""
+    return len(re.findall(rf"(?<!\w){re.escape(text)}(?!\w)", answer, re.IGNORECASE)) < more_than
+
+
+@_kind
+def first_words(answer: str, *, text: str) -> bool:
+    """The answer begins with these words, whatever their case, quotes and marks around them."""
+    return _unmarked(answer).startswith(_unmarked(text))
+
+
+@_kind
+def last_words(answer: str, *, text: str) -> bool:
+    """The answer ends with these words, whatever their case, quotes and marks around them."""
+    return _unmarked(answer).endswith(_unmarked(text))
+
+
+def _unmarked(text: str) -> str:
+    return re.sub(r"[^\w]+", " ", text.casefold()).strip()
+
+
+@_kind
+def quoted(answer: str) -> bool:
+    """The whole answer stands between quotation marks."""
+    text = answer.strip()
+    return len(text) > 2 and text[0] in _QUOTES and text[-1] in _QUOTES
+
+
+@_kind
+def bulleted(answer: str) -> bool:
+    """At least one line is a bullet."""
+    return _BULLET.search(answer) is not None
+
+
+@_kind
+def numbered(answer: str) -> bool:
+    """Some lines are numbered, from 1 on without a gap."""
+    numbers = [int(number) for number in _NUMBERED.findall(answer)]
+    return bool(numbers) and numbers == list(range(1, len(numbers) + 1))
+
+
+@_kind
+def json_value(answer: str) -> bool:
+    """The whole answer, without a code fence around it, is JSON: an object or a list."""
+    return isinstance(_json(answer), dict | list)
+
+
+@_kind
+def titled(answer: str) -> bool:
+    """There is a title between double angular brackets: <<title>>."""
+    return re.search(r"<<[^\n<>]*\w[^\n<>]*>>", answer) is not None
+
+
+@_kind
+def highlights_at_least(answer: str, *, n: int) -> bool:
+    """At least `n` passages are *highlighted* or **highlighted**."""
+    return len(_HIGHLIGHT.findall(answer)) >= n
+
+
+@_kind
+def placeholders_at_least(answer: str, *, n: int) -> bool:
+    """At least `n` placeholders like [address]."""
+    return len(re.findall(r"\[[^\[\]\n]+\]", answer)) >= n
+
+
+@_kind
+def postscript(answer: str, *, marker: str) -> bool:
+    """A line begins with the marker, such as P.S.; case and points do not count."""
+    wanted = marker.casefold().replace(".", "")
+    return any(line.strip("* \t").casefold().replace(".", "").startswith(wanted) for line in answer.splitlines())
+
+
+@_kind
+def paragraphs_exactly(answer: str, *, n: int) -> bool:
+    """Exactly `n` parts with words in them between dividers (***)."""
+    return sum(_words(part) > 0 for part in _DIVIDER.split(answer)) == n
 
 
 @_kind
@@ -169,6 +278,10 @@ class Check:
     def passes(self, answer: str) -> bool:
         """Whether the answer meets the demand; an empty answer meets none."""
         return bool(answer.strip()) and _KINDS[self.kind](answer, **self.arguments)
+
+    def __str__(self) -> str:
+        shown = ", ".join(f"{name} {value}" for name, value in self.arguments.items())
+        return f"{self.kind} ({shown})" if shown else self.kind
 
 
 def parse_checks(rows: Any, where: str) -> tuple[Check, ...]:

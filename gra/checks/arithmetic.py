@@ -1,0 +1,317 @@
+"""Arithmetic that an answer states, computed again: "12 * 7 = 84" holds and "12 * 7 = 74" is broken.
+
+Numbers are exact fractions. The text comes from a model, so nothing of it is ever evaluated as Python
+(sympy's parser would do that); the few rules of arithmetic are read by hand. Reading is conservative:
+what is not plainly a statement about numbers is no claim, and a false one that its line takes back
+("2 + 2 = 5 is wrong") or that is a matter of rounding is set aside. Raise `ARITHMETIC_VERSION` whenever
+a text is judged differently than before.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+
+ARITHMETIC_VERSION = 1
+_MOST_CHARACTERS = 200
+_MOST_DIGITS = 40
+_MOST_EXPONENT = 64
+_TOKEN = re.compile(r"\s*(?:(\d+(?:\.\d+)?|\.\d+)|(\*\*|[-+*/^()])|([a-zA-Z]))")
+
+
+class NotArithmetic(ValueError):
+    """A text that is not an arithmetic expression, or one too large to compute."""
+
+
+def evaluate(text: str, **variables: Fraction) -> Fraction:
+    """The exact value of an expression of numbers, `+ - * / ^ ( )` and one-letter variables.
+
+    `2x` and `3(x + 1)` are products; `^` binds to the right.
+
+    Raises:
+        NotArithmetic: for anything else, a division by zero, or an exponent beyond 64.
+    """
+    if len(text) > _MOST_CHARACTERS:
+        raise NotArithmetic("too long")
+    return _Reader(text, variables).value()
+
+
+class _Reader:
+    """Recursive descent over the tokens of one expression."""
+
+    def __init__(self, text: str, variables: dict[str, Fraction]) -> None:
+        self.variables = variables
+        self.tokens: list[str] = []
+        at = 0
+        while text[at:].strip():
+            if not (found := _TOKEN.match(text, at)):
+                raise NotArithmetic(f"unexpected {text[at:].strip()[0]!r}")
+            self.tokens.append("^" if found[0].strip() == "**" else found[0].strip())
+            at = found.end()
+        self.tokens.reverse()  # the next token is the last one
+
+    def value(self) -> Fraction:
+        result = self._sum()
+        if self.tokens:
+            raise NotArithmetic(f"unexpected {self.tokens[-1]!r}")
+        return result
+
+    def _next(self) -> str:
+        return self.tokens[-1] if self.tokens else ""
+
+    def _sum(self) -> Fraction:
+        result = self._product()
+        while self._next() in ("+", "-"):
+            sign = 1 if self.tokens.pop() == "+" else -1
+            result += sign * self._product()
+        return result
+
+    def _product(self) -> Fraction:
+        result = self._signed()
+        while (token := self._next()) and (token in "*/(" or token.isalpha()):
+            if token in "*/":
+                self.tokens.pop()
+            factor = self._signed() if token in "*/" else self._power()
+            if token == "/" and not factor:
+                raise NotArithmetic("division by zero")
+            result = result / factor if token == "/" else result * factor
+        return result
+
+    def _signed(self) -> Fraction:
+        sign = 1
+        while self._next() in ("+", "-"):
+            sign = sign if self.tokens.pop() == "+" else -sign
+        return sign * self._power()
+
+    def _power(self) -> Fraction:
+        base = self._atom()
+        if self._next() != "^":
+            return base
+        self.tokens.pop()
+        exponent = self._signed()
+        if exponent.denominator != 1 or abs(exponent) > _MOST_EXPONENT or not (base or exponent > 0):
+            raise NotArithmetic("this power is not computed")
+        result = base ** int(exponent)
+        if max(abs(result.numerator), result.denominator) >= 10**_MOST_DIGITS:
+            raise NotArithmetic("too large")
+        return result
+
+    def _atom(self) -> Fraction:
+        token = self.tokens.pop() if self.tokens else ""
+        if token == "(":
+            result = self._sum()
+            if not self.tokens or self.tokens.pop() != ")":
+                raise NotArithmetic("a bracket is open")
+            return result
+        if token.isalpha() and token in self.variables:
+            return self.variables[token]
+        if token[:1].isdigit() or token[:1] == ".":
+            return Fraction(token)
+        raise NotArithmetic(f"unexpected {token!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One "left = right" that a text states, and whether it is so."""
+
+    text: str
+    holds: bool
+
+
+_NUMBER = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
+# Possessive, so that a long sum without an "=" is given up at once.
+_ATOM = rf"\(*+(?:[-+][ \t]*+)?\(*+(?:[$€£][ \t]?)?{_NUMBER}(?:[ \t]?%)?\)*+"
+_OPERATOR = r"[ \t]*+(?:\*\*|[-+*/^x])[ \t]*+"
+_EXPRESSION = rf"{_ATOM}(?:{_OPERATOR}{_ATOM})*"
+_STATEMENT = re.compile(rf"{_EXPRESSION}(?:[ \t]*=[ \t]*{_EXPRESSION})+")
+_FENCED = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.DOTALL)
+_BOLD = re.compile(r"(?<![\d)*])\*\*(?=\S)([^\n]+?)(?<=\S)\*\*(?![\d(*])")
+_SIGNS = str.maketrans({"×": "*", "·": "*", "∗": "*", "⋅": "*", "÷": "/", "−": "-", "–": "-", "\u00a0": " "}) | {
+    ord(raised): f"^{digit}" for raised, digit in zip("²³⁴⁵⁶⁷⁸⁹", "23456789", strict=True)
+}
+_LATEX = (
+    (re.compile(r"\\(?:times|cdot)(?![a-zA-Z])"), "*"),
+    (re.compile(r"\\div(?![a-zA-Z])"), "/"),
+    (re.compile(r"\\[dt]?frac\{([\d.]+)\}\{([\d.]+)\}"), r"(\1/\2)"),
+    (re.compile(r"\\(?:left|right)(?=[()])|\\[()\[\],;!]|\\(?=[$%])"), ""),
+    (re.compile(r"(?<=\d)\{,\}(?=\d{3})"), ","),
+)
+# A line with one of these words may state a false equation without being wrong.
+_TAKEN_BACK = re.compile(
+    r"\b(?:not|isn't|wrong|incorrect|false|mistake|error|instead|suppose|pretend|claims?|mod|modulo|remainder|binary|"
+    r"octal|hex|hexadecimal|base[- ]?\d+|clock|string|concatenat\w+|"
+    r"about|approximately|roughly|approx|around|nearly|round\w*|"
+    r"estimat\w+)\b|[≈≠∼~]|!=",
+    re.IGNORECASE,
+)
+_FUNCTIONS = re.compile(
+    r"(?:sin|cos|tan|log|ln|sqrt|exp|max|min|gcd|lcm|mod|root|minus|plus|times|over|"
+    r"(?:%|percent|half|third|quarter|fifth|tenth|\d) of)[ \t]*$",
+    re.IGNORECASE,
+)
+_UNITS = re.compile(r"(?:°|[ckm]?m|k?g|l|ml|s|h|min|hrs?|lbs?|oz|ft|in|mph|pm|am|st|nd|rd|th)?(?![\w(\[{^!°²³√\\])")
+
+
+def claims(text: str) -> list[Claim]:
+    """The arithmetic statements of a text, in order; code and what is set aside are left out."""
+    found = []
+    for line in map(_unlisted, _plain(text).splitlines()):
+        for statement in _STATEMENT.finditer(line):
+            if _stands_alone(line, statement.start(), statement.end()):
+                taken_back = _TAKEN_BACK.search(line) or re.match(r"[^.!]*\?", line[statement.end() :])
+                found += [claim for claim in _judged(statement[0]) if claim.holds or not taken_back]
+    return found
+
+
+def _plain(text: str) -> str:
+    """The text without code and bold marks, and with one way to write each sign."""
+    text = _FENCED.sub(" ; ", text).translate(_SIGNS)
+    for pattern, sign in _LATEX:
+        text = pattern.sub(sign, text)
+    return _BOLD.sub(r"\1", text)
+
+
+def _unlisted(line: str) -> str:
+    return re.sub(r"^[ \t]*[-*+•][ \t]+", "", line)
+
+
+def _stands_alone(line: str, start: int, end: int) -> bool:
+    """Whether nothing around the statement belongs to it: no variable, no further operator, no other number."""
+    before, after = line[:start], line[end:]
+    if before and (before[-1].isalnum() or before[-1] in "_.,:)]}√'\"\\/^*°!%"):
+        return False
+    near = before.rstrip(" \t$€£(")
+    if near and (near[-1] in "+-*/^<>≤≥√|&" or near[-1].isdigit()):
+        return False
+    if _FUNCTIONS.search(near):
+        return False
+    if re.match(r"[ \t]*(?:[+*/^<>|&]|x[ \t]*\d|-[ \t]*[\w($]|=)|[.,:]\d|[ \t]+(?:\d|r\b|R\b|remainder|mod\b)", after):
+        return False
+    return bool(_UNITS.match(after.lstrip("$)")))
+
+
+_COMPUTES = re.compile(rf"\d[ \t%)]*{_OPERATOR}[ \t(]*[-$€£\d.(]")
+
+
+def _balanced(side: str) -> str:
+    """A side without the brackets that the sentence around it opens or closes."""
+    side = side.strip()
+    while side.count(")") > side.count("(") and side.endswith(")"):
+        side = side[:-1].rstrip()
+    while side.count("(") > side.count(")") and side.startswith("("):
+        side = side[1:].lstrip()
+    return side
+
+
+def _judged(statement: str) -> Iterator[Claim]:
+    """The links of a chain "a = b = c" that compute something; links that are a matter of rounding are left out."""
+    for left, right in pairwise(map(_balanced, statement.split("="))):
+        if not (_COMPUTES.search(left) or _COMPUTES.search(right)) or left.startswith("0x"):
+            continue
+        verdict = _holds(left, right)
+        if verdict is not None:
+            yield Claim(f"{left} = {right}", verdict)
+
+
+def _holds(left: str, right: str) -> bool | None:
+    """Whether two sides are equal as written; None when that is a matter of reading or rounding."""
+    readings = [(_value(left, percent), _value(right, percent)) for percent in ("/100", "")]
+    pairs = [(a, b) for a, b in readings if a is not None and b is not None]
+    if not pairs:
+        return None
+    if any(a == b for a, b in pairs):
+        return True
+    if "%" in left + right and re.search(r"[+-]", left):
+        return None  # "100 + 10%" has more than one meaning
+    if any(_rounded(a, b, left, right) for a, b in pairs) or _range(left, pairs[0][0]) or _running(left, right):
+        return None
+    return False
+
+
+def _value(side: str, percent: str) -> Fraction | None:
+    text = re.sub(r"[$€£,]", "", side).replace("x", "*")
+    try:
+        return evaluate(re.sub(rf"({_NUMBER})[ \t]?%", rf"(\1{percent})", text))
+    except NotArithmetic:
+        return None
+
+
+def _rounded(value: Fraction, stated: Fraction, left: str, right: str) -> bool:
+    """Whether the stated value is a rounding of the true one, or the true one was computed from rounded numbers."""
+    places = max((len(digits) for digits in re.findall(r"\.(\d+)", right)), default=0)
+    if value.denominator != 1 and abs(value - stated) < Fraction(1, 10**places):
+        return True
+    inexact = re.search(r"\.\d{2,}", left) and re.search(r"[*/x^]", left)
+    return bool(inexact) and abs(value - stated) <= abs(value) / 200
+
+
+def _range(left: str, value: Fraction) -> bool:
+    """Whether "3-5" may be from three to five and not a difference."""
+    return value < 0 and re.fullmatch(rf"{_NUMBER}-{_NUMBER}", left) is not None
+
+
+def _running(left: str, right: str) -> bool:
+    """Whether "5 + 5 = 10 * 2 = 20" carries a result on, which is bad style and no error of arithmetic."""
+    first = re.match(rf"[(\s]*([-+]?[ \t]*[$€£]?[ \t]?{_NUMBER})[ \t]*[-+*/x^]", right)
+    return first is not None and _value(left, "/100") == _value(first[1], "/100")
+
+
+_SOLVE = re.compile(r"\b(?:solve|find|what is|value of|calculate|determine|work out)\b", re.IGNORECASE)
+_PART = r"(?:[-+*/^().\d \t]|(?<![a-zA-Z])[a-z](?![a-zA-Z]))"
+
+
+@dataclass(frozen=True, slots=True)
+class Equation:
+    """An equation in one unknown, as an instruction gives it."""
+
+    left: str
+    right: str
+    unknown: str
+
+    def holds(self, value: Fraction) -> bool:
+        """Whether the value solves it; where a side has no value (a division by zero) it does not."""
+        try:
+            return evaluate(self.left, **{self.unknown: value}) == evaluate(self.right, **{self.unknown: value})
+        except NotArithmetic:
+            return False
+
+
+def equation(instruction: str) -> Equation | None:
+    """The equation in one unknown that an instruction asks to solve; None unless there is exactly one."""
+    text = _plain(instruction)
+    if text.count("=") != 1 or not _SOLVE.search(text):
+        return None
+    before, after = text.split("=")
+    ends, begins = re.search(rf"{_PART}+$", before), re.match(rf"{_PART}+", after)
+    if ends is None or begins is None:
+        return None
+    # "a number: 2x" must not bring the article along, nor "3 for x" a sentence's point.
+    left, right = re.sub(r"^(?:[a-z][ \t]+)(?=[\d(a-z-])", "", ends[0].strip()), begins[0].rstrip(". \t").strip()
+    unknowns = set(re.findall(r"[a-z]", left + right))
+    if len(unknowns) != 1:
+        return None
+    found = Equation(left, right, *unknowns)
+    try:
+        for number in (7, 11):
+            evaluate(left, **{found.unknown: Fraction(number)})
+            evaluate(right, **{found.unknown: Fraction(number)})
+    except NotArithmetic:
+        return None
+    identity = all(found.holds(Fraction(number)) for number in (7, 11, 13))
+    return None if identity else found
+
+
+def values_of(text: str, unknown: str) -> list[tuple[str, Fraction]]:
+    """The numbers that the last line with "x = number" gives the unknown, as written and as computed."""
+    before, after = r"(?<![\w.)\]^*/+-])(?<![*/+-] )", r"(?![ \t]*[-+*/^=<>(]|[\w.,]?\w|[ \t]\d)"
+    stated = re.compile(rf"{before}{unknown}[ \t]*=[ \t]*(?:[^=\n]*=[ \t]*)??({_EXPRESSION}){after}")
+    for line in reversed(_plain(text).splitlines()):
+        if _TAKEN_BACK.search(line):
+            continue
+        found = [(shown.strip(), _value(shown, "/100")) for shown in stated.findall(line)]
+        if known := [(shown, value) for shown, value in found if value is not None]:
+            return known
+    return []

@@ -1,0 +1,247 @@
+"""Programs that review what can be checked without an opinion: arithmetic, form, agreement of independent answers.
+
+A program takes a reviewer's seat (its score, 0-10, counts in mean and spread like a member's) or a veto
+(what it finds broken ends the story, before any reviewer is paid for). Where it has nothing to check it
+abstains, which is a type and never a number. Programs are deterministic; one that needs a model asks
+through the notebook, so that the answers are recorded and replayed like all others.
+
+A program of your own is a class with `kind`, `version`, `fault` and `judge`, made from its section of the
+recipe; `plug` puts it in. `tests` (unit tests for code) has no maker here: it needs a sandbox.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+from gra.checks import answers, arithmetic, demands, form
+from gra.core.errors import RecipeError
+from gra.core.records import Abstained, Candidate, Verified
+from gra.core.schema import Program as ProgramRecipe
+from gra.engines.protocol import Refused, Text, Truncated, Unparsable
+from gra.synthesis.committee import Member
+from gra.synthesis.notebook import Notebook, Unanswered, together
+from gra.synthesis.prompts import render
+
+Verdict = Verified | Abstained
+_DRAWS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What a program is shown."""
+
+    domain: str
+    instruction: str
+    response: str
+    author: str  # the member who wrote it
+
+
+class Program(Protocol):
+    """A reviewer that is a program."""
+
+    kind: ClassVar[str]
+    version: ClassVar[str]  # changes whenever the program judges differently than before
+    fault: ClassVar[str]  # the reason a story ends with when a veto falls
+
+    @property
+    def recipe(self) -> ProgramRecipe:
+        """The program's section of the recipe."""
+        ...
+
+    async def judge(self, sample: Sample, notebook: Notebook) -> Verdict:
+        """The program's verdict, or its abstention.
+
+        Raises:
+            Unanswered: when it needs a model and the infrastructure failed.
+        """
+        ...
+
+
+Maker = Callable[[ProgramRecipe, Mapping[str, Member]], Program]
+_MAKERS: dict[str, Maker] = {}
+
+
+def plug(kind: str, maker: Maker) -> None:
+    """Make programs of a kind by `maker` from now on."""
+    _MAKERS[kind] = maker
+
+
+def make_programs(recipes: Sequence[ProgramRecipe], members: Mapping[str, Member]) -> tuple[Program, ...]:
+    """The programs of a recipe, in its order.
+
+    Raises:
+        RecipeError: for a kind that nothing is plugged in for, or one that the committee cannot serve.
+    """
+    return tuple(_maker(recipe.kind)(recipe, members) for recipe in recipes)
+
+
+def _maker(kind: str) -> Maker:
+    if kind in _MAKERS:
+        return _MAKERS[kind]
+    raise RecipeError(
+        f"review.programs: `kind: {kind}` runs code that a model wrote, and there is no sandbox to run it in; "
+        f"take it out of the recipe (what can be used: {', '.join(sorted(_MAKERS))})"
+    )
+
+
+def versions(recipes: Sequence[ProgramRecipe]) -> dict[str, str]:
+    """Version by kind: verdicts that were recorded under another version are not taken up again."""
+    made: Mapping[str, Any] = _MAKERS
+    return {recipe.kind: str(getattr(made.get(recipe.kind), "version", "")) for recipe in recipes}
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """Computes again what the response states: equations between numbers, and the solution of a given equation."""
+
+    recipe: ProgramRecipe
+    members: Mapping[str, Member]
+    kind: ClassVar[str] = "math"
+    version: ClassVar[str] = str(arithmetic.ARITHMETIC_VERSION)
+    fault: ClassVar[str] = "wrong arithmetic"
+
+    async def judge(self, sample: Sample, notebook: Notebook) -> Verdict:
+        """Broken as soon as one statement is: a chain of steps is as good as its worst."""
+        given = {claim.text for claim in arithmetic.claims(sample.instruction)}  # "find the mistake in 2 + 2 = 5"
+        found = [claim for claim in arithmetic.claims(sample.response) if claim.text not in given]
+        found += _solutions(sample)
+        if not found:
+            return Abstained("math", self.recipe.takes, "the response states no arithmetic")
+        held = tuple(claim.text for claim in found if claim.holds)
+        broken = tuple(claim.text for claim in found if not claim.holds)
+        return Verified("math", self.recipe.takes, held, broken, 0.0 if broken else 10.0)
+
+
+def _solutions(sample: Sample) -> list[arithmetic.Claim]:
+    """Whether the values the response gives for the unknown solve the instruction's equation."""
+    equation = arithmetic.equation(sample.instruction)
+    if equation is None:
+        return []
+    found = []
+    for shown, value in arithmetic.values_of(sample.response, equation.unknown):
+        holds = equation.holds(value)
+        if holds or "." not in shown:  # a decimal may be rounded
+            text = f"{equation.left} = {equation.right} for {equation.unknown} = {shown}"
+            found.append(arithmetic.Claim(text, holds))
+    return found
+
+
+@dataclass(frozen=True)
+class Form:
+    """Checks the demands on form that the instruction states in words."""
+
+    recipe: ProgramRecipe
+    members: Mapping[str, Member]
+    kind: ClassVar[str] = "format"
+    version: ClassVar[str] = f"{demands.DEMANDS_VERSION}.{form.CHECKS_VERSION}"
+    fault: ClassVar[str] = "a demand on its form is not met"
+
+    async def judge(self, sample: Sample, notebook: Notebook) -> Verdict:
+        """The share of demands that are met, times ten."""
+        asked = demands.demands(sample.instruction)
+        if not asked:
+            return Abstained("format", self.recipe.takes, "the instruction plainly demands no form")
+        broken = tuple(str(check) for check in asked if not check.passes(sample.response))
+        held = tuple(str(check) for check in asked if check.passes(sample.response))
+        return Verified("format", self.recipe.takes, held, broken, 10.0 * len(held) / len(asked))
+
+
+class Consistency:
+    """Has the exercise answered several times more and compares (self-consistency, Wang et al. 2022, arXiv 2203.11171).
+
+    `by: others` lets members with other weights than the author's answer, who share fewer of its mistakes;
+    `by: author` draws from the author again.
+    """
+
+    kind: ClassVar[str] = "consistency"
+    version: ClassVar[str] = str(answers.ANSWERS_VERSION)
+    fault: ClassVar[str] = "independent answers agree on another value"
+
+    def __init__(self, recipe: ProgramRecipe, members: Mapping[str, Member]) -> None:
+        self.recipe = recipe
+        self._writers = [member for member in members.values() if "generator" in member.roles]
+        for author in self._writers:
+            if not self._solvers(author):
+                other = (
+                    "has a temperature of 0" if recipe.by == "author" else "is the only one with its weights to write"
+                )
+                raise RecipeError(
+                    f"review.programs: `kind: consistency` has nobody to answer again when `{author.name}` generates, "
+                    f"which {other}; add a member with the role `generator` and other weights, or set `by`"
+                )
+
+    def _solvers(self, author: Member) -> list[Member]:
+        if self.recipe.by == "author":
+            return [author] if author.sampling.temperature > 0 else []
+        # One member for each set of weights: two would be asked the same question and say the same.
+        others: dict[str, Member] = {}
+        for member in self._writers:
+            if member.model.identity != author.model.identity:
+                others.setdefault(member.model.identity, member)
+        return list(others.values())
+
+    async def judge(self, sample: Sample, notebook: Notebook) -> Verdict:
+        """Ten times the share that agrees; broken when more than half agree with each other on something else."""
+        own = answers.final_answer(sample.response)
+        if own is None:
+            return self._abstains("the response ends in no plain value")
+        drawn = await together(*(self._draw(member, place, sample, notebook) for member, place in self._plan(sample)))
+        values = [value for value in map(answers.final_answer, filter(None, drawn)) if value is not None]
+        if len(values) < 2:
+            return self._abstains(f"{len(values)} of {len(drawn)} further answers end in a plain value")
+        agreeing = sum(answers.same(own, value) for value in values)
+        rivals = answers.vote([value for value in values if not answers.same(own, value)])
+        score = 10.0 * agreeing / len(values)
+        said = f"{agreeing} of {len(values)} further answers agree on {own}"
+        if 2 * agreeing >= len(values):
+            return Verified("consistency", self.recipe.takes, (said,), (), score)
+        if 2 * len(rivals[0]) > len(values):
+            return Verified("consistency", self.recipe.takes, (), (said,), score)
+        return self._abstains(f"no value has a majority: {said}")
+
+    def _abstains(self, why: str) -> Abstained:
+        return Abstained("consistency", self.recipe.takes, why)
+
+    def _plan(self, sample: Sample) -> list[tuple[Member, int]]:
+        """Who answers, and which of its draws it is; a member that decodes greedily has only one to give."""
+        author = next(member for member in self._writers if member.name == sample.author)
+        solvers = self._solvers(author)
+        turns = [(solvers[i % len(solvers)], 1 + i // len(solvers)) for i in range(self.recipe.draws or _DRAWS)]
+        return [(member, place) for member, place in turns if place == 1 or member.sampling.temperature > 0]
+
+    async def _draw(self, member: Member, place: int, sample: Sample, notebook: Notebook) -> str:
+        prompt = render("response", instruction=sample.instruction)
+        call = member.call(prompt, Text(), role="solver", candidate=notebook.candidate, sample=place)
+        try:
+            return str((await notebook.ask(call)).value)
+        except Unanswered as gap:
+            if isinstance(gap.outcome, Unparsable | Truncated | Refused):
+                return ""  # this draw ends in no value
+            raise
+
+
+plug("math", Arithmetic)
+plug("format", Form)
+plug("consistency", Consistency)
+
+
+def summary(candidates: Iterable[Candidate]) -> dict[str, dict[str, Any]]:
+    """What each program did, by kind, for the manifest."""
+    found: dict[str, Counter[str]] = {}
+    takes: dict[str, str] = {}
+    for candidate in candidates:
+        for verdict in candidate.programs:
+            takes[verdict.program] = verdict.takes
+            found.setdefault(verdict.program, Counter())[verdict.outcome] += 1
+    return {kind: {"takes": takes[kind], **counts} for kind, counts in found.items()}
+
+
+def past_programs(candidates: Sequence[Candidate]) -> dict[str, int]:
+    """The funnel's step for vetoes; a run without programs has none."""
+    if not any(candidate.programs for candidate in candidates):
+        return {}
+    passed = [c for c in candidates if c.response and not c.reason.startswith("program ")]
+    return {"programs passed": len(passed)}
