@@ -205,7 +205,7 @@ def _item(task: SuiteTask, row: Mapping[str, Any], where: str) -> Item:
 
 def _program(row: Mapping[str, Any], where: str, task: SuiteTask) -> Item:
     text, exercise = parse_exercise(row, where, task.prompt)
-    return Item(_text(row, "id", where), _category(row, where), text, exercise=exercise)
+    return Item(_text(row, "id", where), _label(row, "category", where), text, exercise=exercise)
 
 
 def _instruction(row: Mapping[str, Any], where: str) -> Item:

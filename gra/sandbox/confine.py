@@ -37,9 +37,15 @@ def _prctl(option: int, value: int) -> bool:
     return int(_LIBC.prctl(option, ctypes.c_ulong(value), zero, zero, zero)) == 0
 
 
-def die_with_parent() -> None:
-    """Be killed when the parent ends."""
+def die_with_parent(parent: int) -> None:
+    """Be killed when the parent ends; at once if it ended before this was asked for.
+
+    Args:
+        parent: its number, 0 for one outside this process namespace.
+    """
     _prctl(_PR_SET_PDEATHSIG, _SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def adopt_orphans() -> None:

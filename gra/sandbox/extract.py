@@ -72,8 +72,9 @@ def _placed(code: str, beginning: str, how: How) -> Program:
     if code[:1] in " \t" and _parses(below):
         return Program(below, "body")
     apart = beginning.rstrip("\n") + "\n\n\n" + code
-    # `from __future__` must come first, and a beginning need not be complete without its body.
-    return Program(apart if _parses(apart) or not _parses(code) else code, how)
+    # A beginning need not be complete without its body, and `from __future__` must come first.
+    closed = beginning.rstrip("\n") + "\n    pass\n\n\n" + code
+    return Program(next(filter(_parses, (apart, closed, code)), apart), how)
 
 
 def _body(answer: str) -> str:

@@ -28,9 +28,9 @@ Status = dict[str, Any]
 
 def main() -> None:
     """Read one job, run it, write its outcome."""
-    confine.die_with_parent()
     begun = time.monotonic()
     first = _read_message()
+    confine.die_with_parent(first["caller"])
     limits, folder = first["limits"], first["folder"]
     most = int(limits["reply_mb"] * _MEGABYTE)
     ask_read, ask_write = os.pipe()
@@ -92,8 +92,10 @@ class _Keeper:
 
     def __init__(self, work: Callable[[], None], keep: set[int], folder: str, limits: Mapping[str, Any]) -> None:
         self._status, write = os.pipe()
+        supervisor = os.getpid()
         self._pid = os.fork()
         if self._pid == 0:
+            confine.die_with_parent(supervisor)
             _leave(lambda: _keep(work, keep, folder, limits, write))
         os.close(write)
 
@@ -110,15 +112,15 @@ class _Keeper:
 
 
 def _keep(work: Callable[[], None], keep: set[int], folder: str, limits: Mapping[str, Any], write: int) -> None:
-    confine.die_with_parent()
     confine.adopt_orphans()
     stop = {signal.SIGTERM, signal.SIGALRM, signal.SIGCHLD}
     signal.pthread_sigmask(signal.SIG_BLOCK, stop)
     namespaces = confine.enter_namespaces()
     begun = time.monotonic()
+    keeper = 0 if "process" in namespaces else os.getpid()
     child = os.fork()
     if child == 0:
-        confine.die_with_parent()
+        confine.die_with_parent(keeper)
         _leave(lambda: _confined(work, keep | {write}, folder, limits, namespaces, write))
     _close_all_but({write})
     ended: tuple[int, int, Any] = (0, 0, None)

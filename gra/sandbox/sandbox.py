@@ -98,7 +98,7 @@ class Sandbox:
 
     def _run(self, job: Job) -> tuple[Outcome, Isolation]:
         with _folder() as folder:
-            first = {"limits": asdict(self.limits), "folder": str(folder), "code": job.code}
+            first = {"caller": os.getpid(), "limits": asdict(self.limits), "folder": str(folder), "code": job.code}
             second = {"tests": job.tests, "preamble": job.preamble, "entry_point": job.entry_point}
             found = _supervise(_message(first) + _message(second), folder, self.limits.wall_s + _GRACE_S)
         isolation = Isolation.from_json(found["isolation"])
