@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from gra.core.errors import GraError
+from gra.reporting.ledger_cli import ledger_app
 
 app = typer.Typer(
     name="gra",
@@ -26,9 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-ledger_app = typer.Typer(help="Look after a ledger of recorded answers.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(ledger_app, name="ledger")
-LedgerPath = Annotated[Path, typer.Argument(help="a ledger file, or the run folder it lies in")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key.sub=value, checked like the recipe's own values")]
 RunsDir = Annotated[Path, typer.Option("--runs", help="folder that holds the run folders")]
 AsJson = Annotated[bool, typer.Option("--json", help="one machine-readable summary on standard output")]
@@ -250,43 +249,6 @@ def verify(run_folder: RunFolderPath, as_json: AsJson = False) -> None:
 
     found = check(run_folder)
     print(json.dumps(found.to_json(), indent=2) if as_json else found.sentence())
-
-
-@ledger_app.command("check", epilog="Example: gra ledger check runs/quickstart")
-def ledger_check(path: LedgerPath, as_json: AsJson = False) -> None:
-    """Read a whole ledger: its structure, and whether every row is what was written."""
-    from dataclasses import asdict
-
-    from gra.core.ledger_file import check
-
-    file = _ledger_file(path)
-    found = check(file)
-    if as_json:
-        print(json.dumps({"ledger": str(file)} | asdict(found), indent=2))
-        return
-    table = Table("run", "answers", "verdicts", "faults", caption=f"{file}: sound, {found.size / 1e6:,.1f} MB")
-    for run_name, counts in found.runs.items():
-        table.add_row(run_name, *(f"{counts[key]:,}" for key in ("answers", "verdicts", "faults")))
-    Console().print(table)
-
-
-@ledger_app.command("compact", epilog="Example: gra ledger compact runs/quickstart --drop-requests")
-def ledger_compact(
-    path: LedgerPath,
-    drop_requests: Annotated[
-        bool, typer.Option("--drop-requests", help="forget the questions' texts; answers are still found by their keys")
-    ] = False,
-) -> None:
-    """Check a ledger and give back the space it does not need."""
-    from gra.core.ledger_file import compact
-
-    file = _ledger_file(path)
-    before, after = compact(file, drop_requests=drop_requests)
-    print(f"{file}: {before / 1e6:,.1f} MB before, {after / 1e6:,.1f} MB now")
-
-
-def _ledger_file(path: Path) -> Path:
-    return path / "ledger.sqlite" if path.is_dir() else path
 
 
 @app.command(epilog="Example: gra models smollm2-135m-instruct --fetch")
