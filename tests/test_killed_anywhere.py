@@ -1,0 +1,62 @@
+"""The whole job on real weights, killed outright in each phase: the same command goes on and finishes correctly."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+ROOT = Path(__file__).parent.parent
+# What the terminal says when a phase has begun, and how long the phase is left to itself before the kill, in seconds.
+PHASES = [
+    ("▸ engines", 8.0),
+    ("reviewer examiner: AUC", 2.0),
+    ("accepted 1/", 1.0),
+    ("▸ train: gra-seed0", 14.0),
+    ("▸ evaluate: vanilla-seed0", 3.0),
+]
+
+pytestmark = [pytest.mark.models, pytest.mark.slow]
+
+
+def run_until(sign: str, wait: float, folder: Path) -> int | None:
+    """Start the job and kill it with all it started, `wait` seconds after it said `sign`; None when it was killed."""
+    said = folder / "said.txt"
+    with said.open("wb") as out:
+        job = subprocess.Popen(
+            [sys.executable, "-m", "gra.cli", "run", str(ROOT / "recipes" / "smoke.yaml"), "--runs", str(folder)],
+            cwd=ROOT, stdout=out, stderr=out, start_new_session=True,
+        )  # fmt: skip
+        while job.poll() is None:
+            if sign and sign in said.read_text(errors="replace"):
+                time.sleep(wait)
+                os.killpg(job.pid, signal.SIGKILL)
+                job.wait()
+                return None
+            time.sleep(0.1)
+    return job.returncode
+
+
+def test_killed_in_every_phase_it_finishes_correctly(tmp_path: Path) -> None:
+    killed = [run_until(sign, wait, tmp_path) is None for sign, wait in PHASES]
+    assert all(killed), f"the job was done before it could be killed: {list(zip(PHASES, killed, strict=True))}"
+    assert run_until("", 0, tmp_path) == 0, (tmp_path / "said.txt").read_text()[-3000:]
+    run = tmp_path / "smoke"
+    verified = subprocess.run(
+        [sys.executable, "-m", "gra.cli", "verify", str(run)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    lineage = pq.read_table(run / "arms" / "gra" / "lineage.parquet").to_pylist()
+    assert len({row["candidate_id"] for row in lineage}) == len(lineage) > 0
+    assert json.loads((run / "models" / "gra-seed0" / "metrics.json").read_text())["steps"] == 3
+    for student in ("untuned", "vanilla-seed0", "gra-seed0"):
+        records = pq.read_table(run / "eval" / student / "records.parquet").to_pylist()
+        assert len({(row["task"], row["item"]) for row in records}) == len(records) > 0
+    assert (run / "report" / "index.html").is_file()
