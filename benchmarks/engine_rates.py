@@ -1,4 +1,4 @@
-"""How fast a model is served on this machine, by what is asked: decoding with and without top_p, JSON, labels, likelihood.
+"""How fast this machine serves a model, by what is asked: text with and without top_p, JSON, labels, likelihood.
 
 Run as: python benchmarks/engine_rates.py [MODEL ...] [--batch 32] [--json FILE]
 
