@@ -173,7 +173,7 @@ class Round:
         rate = (len(self._passed) + 1) / (self._prefix + 2)
         wanted = math.ceil(self._quotas.missing(self._accepted) / rate)
         # The first few go ahead alone: a person sees a row early, or why there is none, before much is spent.
-        return max(1, min(self._in_flight, wanted, _FIRST + 3 * len(self._ended)))
+        return max(1, min(self._in_flight, wanted, _FIRST + 12 * len(self._ended)))
 
     async def _shortest_prefix(self) -> int | None:
         """The smallest number of candidates whose deduplicated rows fill the round, if there is one yet."""
