@@ -3,7 +3,8 @@
 Run as: python requirements/lock.py   (needs `uv` on the PATH or in the environment)
         python requirements/lock.py --upgrade | --upgrade-package NAME   (any option of `uv pip compile`)
 
-Versions stay as the locks have them as far as pyproject.toml allows, unless an upgrade is asked for. Writes, without any index address:
+Versions stay as the locks have them as far as pyproject.toml allows, unless an upgrade is asked for.
+Writes, without any index address:
   common.lock        everything but torch and the accelerator runtimes, with the CPU build of vLLM
   torch-index.lock   torch as a plain index serves it (the CUDA build and its runtime libraries)
   torch-cpu.lock     the CPU build of torch, for machines that can get it (written by hand below)
