@@ -124,7 +124,8 @@ class Claim:
 _NUMBER = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
 # Possessive, so that a long sum without an "=" is given up at once.
 _ATOM = rf"\(*+(?:[-+][ \t]*+)?\(*+(?:[$€£][ \t]?)?{_NUMBER}(?:[ \t]?%)?\)*+"
-_OPERATOR = r"[ \t]*+(?:\*\*|[-+*/^x])[ \t]*+"
+# "3x-5" holds an unknown and is not three times minus five.
+_OPERATOR = r"[ \t]*+(?:\*\*|[-+*/^]|x(?![ \t]*[-+]))[ \t]*+"
 _EXPRESSION = rf"{_ATOM}(?:{_OPERATOR}{_ATOM})*"
 _STATEMENT = re.compile(rf"{_EXPRESSION}(?:[ \t]*=[ \t]*{_EXPRESSION})+")
 _FENCED = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.DOTALL)
@@ -148,10 +149,11 @@ _TAKEN_BACK = re.compile(
     re.IGNORECASE,
 )
 _FUNCTIONS = re.compile(
-    r"(?:sin|cos|tan|log|ln|sqrt|exp|max|min|gcd|lcm|mod|root|minus|plus|times|over|"
+    r"(?:sin|cos|tan|log|ln|sqrt|exp|max|min|gcd|lcm|mod|root|minus|plus|times|over|(?<![a-z])x|"
     r"(?:%|percent|half|third|quarter|fifth|tenth|\d) of)[ \t]*$",
     re.IGNORECASE,
 )
+_MIXED = re.compile(r"\d+/\d+[ \t]*=")  # what follows "1 and" in "1 and 1/4 = 1.25"
 # A sign that joins the statement to what stands before it: "a + 2", "f(x) -2", "the total - 2"; not "so -2".
 _JOINED = re.compile(r"(?:(?<!\w)[a-zA-Z]|[)\]}])[ \t]*[-+].$|\w[ \t]+[-+][ \t]$")
 _UNITS = re.compile(r"(?:°|[ckm]?m|k?g|l|ml|s|h|min|hrs?|lbs?|oz|ft|in|mph|pm|am|st|nd|rd|th)?(?![\w(\[{^!°²³√\\])")
@@ -164,8 +166,15 @@ def claims(text: str) -> list[Claim]:
         for statement in _STATEMENT.finditer(line):
             if _stands_alone(line, statement.start(), statement.end()):
                 taken_back = _TAKEN_BACK.search(line) or re.match(r"[^.!]*\?", line[statement.end() :])
-                found += [claim for claim in _judged(statement[0]) if claim.holds or not taken_back]
+                stated = _unlabelled(line[: statement.start()], statement[0])
+                found += [claim for claim in _judged(stated) if claim.holds or not taken_back]
     return found
+
+
+def _unlabelled(before: str, statement: str) -> str:
+    """The statement without a number that only names something: "Week 2 = 35 + 35 = 70"."""
+    label, _, rest = statement.partition("=")
+    return rest if re.search(r"[a-zA-Z][ \t]+$", before) and label.strip().isdigit() else statement
 
 
 def _plain(text: str) -> str:
@@ -190,7 +199,7 @@ def _stands_alone(line: str, start: int, end: int) -> bool:
         return False
     if near and (near[-1] in "+-*/^<>≤≥√|&" or near[-1].isdigit()):
         return False
-    if _FUNCTIONS.search(near):
+    if _FUNCTIONS.search(near) or (near.endswith(" and") and _MIXED.match(line, start)):
         return False
     if re.match(r"[ \t]*(?:[+*/^<>|&]|x[ \t]*\d|-[ \t]*[\w($]|=)|[.,:]\d|[ \t]+(?:\d|r\b|R\b|remainder|mod\b)", after):
         return False
@@ -230,9 +239,14 @@ def _holds(left: str, right: str) -> bool | None:
         return True
     if "%" in left + right and re.search(r"[+-]", left):
         return None  # "100 + 10%" has more than one meaning
+    if _FRACTION_BELOW.search(left) or _FRACTION_BELOW.search(right):
+        return None  # "3 / 1/4" may divide by a quarter
     if any(_rounded(a, b, left, right) for a, b in pairs) or _range(left, pairs[0][0]) or _running(left, right):
         return None
     return False
+
+
+_FRACTION_BELOW = re.compile(rf"/[ \t]*{_NUMBER}[ \t]*/")
 
 
 def _value(side: str, percent: str) -> Fraction | None:

@@ -137,6 +137,7 @@ _LOWERCASE = _pattern(
     rf"{_ALL}{_LOWER}",
     rf"{_LOWER}[^.]{{0,20}}\bonly\b",
 )
+_NO_LOWERCASE = _pattern(rf"{_NOT}[^.,;]{{0,20}}{_LOWER}")
 _UPPERCASE = _pattern(rf"{_ALL}\b(?:upper[- ]?cased?|capital letters|caps|all capitals|capitals only)\b")
 _SOME_LETTERS = _pattern(
     r"\b(?:some|words?|times|at least|more than|less than|fewer|frequen\w+|initials?|start\w*|headings?)\b|\d"
@@ -152,9 +153,9 @@ def _case(wording: Wording) -> Iterator[Check]:
     for sentence in wording.sentences:
         if _PART.search(sentence):
             continue
-        if _LOWERCASE.search(sentence):
+        if _LOWERCASE.search(sentence) and not _NO_LOWERCASE.search(sentence):
             found.add("lowercase")
-        elif _UPPERCASE.search(sentence):
+        elif _UPPERCASE.search(sentence) or _NO_LOWERCASE.search(sentence):
             found.add("some" if _SOME_LETTERS.search(sentence) else "uppercase")
     if len(found) == 1 and "some" not in found:
         yield Check(found.pop(), {})
@@ -251,8 +252,9 @@ _WORDS = _pattern(
 )
 _FORBIDDEN = _pattern(rf"{_VERB} (?:the )?(?P<a>{MARKS})")
 _SO_OFTEN = _pattern(
-    rf"{_NOUN} (?P<word>{MARK}|[\w-]+)[^.,;⟦]{{0,40}}?\b(?P<bound>at least|at most|no more than|less than|fewer than|"
-    rf"more than)? ?(?:(?P<n>{NUMBER})(?P<more> or more)? times?|(?P<adverb>once|twice))"
+    rf"{_NOUN} (?P<word>{MARK}|(?!(?:with|in|of|that|which|should|must)\b)[\w-]+)[^.,;⟦]{{0,40}}?"
+    rf"\b(?P<bound>at least|at most|no more than|less than|fewer than|more than)? ?"
+    rf"(?:(?P<n>{NUMBER})(?P<more> or more)? times?|(?P<adverb>once|twice))"
 )
 
 
