@@ -52,7 +52,7 @@ def encode(value: Any, park: Park) -> Any:
 def _encode_other(value: Any, kind: type, park: Park) -> Any:
     if kind is ModuleType and value.__name__ in sys.stdlib_module_names:
         return {"module": value.__name__}
-    if kind is type and value.__module__ == "builtins" and getattr(builtins, value.__name__, None) is value:
+    if kind is type and vars(builtins).get(value.__name__) is value:
         return {"builtin": value.__name__}
     if _BY_TEXT.get(kind.__module__) == kind.__name__:
         return {kind.__module__: str(value)}
