@@ -120,6 +120,8 @@ def test_how_a_program_is_asked_for(tmp_path: Path) -> None:
     [
         ({"tests": " "}, "`tests` must be Python code"),
         ({"tests": 3}, "`tests` must be a text"),
+        ({"tests": "assert f(1 == 2"}, "`tests` is not Python"),
+        ({"beginning": "def f(x"}, "`beginning` is not Python"),
         ({"entry_point": "f("}, "`entry_point` must be the name of a function or null"),
         ({"question": ""}, "`question` must be a text that is not empty"),
     ],

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gra.sandbox.extract import Program, extract
+from gra.sandbox.extract import Program, closed, extract
 
 BEGINNING = 'from typing import List\n\n\ndef add(a: int, b: int) -> int:\n    """Sum."""\n'
 BODY = "    c = a + b\n    return c\n"
@@ -76,6 +76,15 @@ def test_what_stands_before_the_answer_is_kept() -> None:
     beginning = "def twice(x):\n    return 2 * x\n\n\ndef add(a, b):\n"
     program = extract("```python\ndef add(a, b):\n    return twice(a) + b\n```", beginning, "add")
     assert result(program, 2, 1) == 5
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    ["", "x = 1\n", BEGINNING, "def f(x):\n", "class A:\n    def f(self):\n", "class A:\n\tdef f(self):\n\n"],
+)
+def test_a_beginning_is_closed(beginning: str) -> None:
+    compile(closed(beginning), "<beginning>", "exec")
+    assert closed(beginning).startswith(beginning.rstrip())
 
 
 def test_helpers_in_other_blocks_are_kept_when_no_block_has_it_all() -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from gra.core.errors import DataError
 from gra.core.manifest import digest
-from gra.sandbox.extract import EXTRACT_VERSION, extract
+from gra.sandbox.extract import EXTRACT_VERSION, closed, extract
 from gra.sandbox.job import Job, Limits, Outcome, Verdict
 from gra.sandbox.permission import Permission, require
 from gra.sandbox.sandbox import SANDBOX_VERSION, Sandbox
@@ -61,6 +61,13 @@ def parse_exercise(row: Mapping[str, Any], where: str, prompt: Literal["question
         raise DataError(f"{where}: `entry_point` must be the name of a function or null, not {entry_point!r}")
     if not values["tests"].strip():
         raise DataError(f"{where}: `tests` must be Python code; without tests every program would be right")
+    for key, code in {"beginning": closed(values["beginning"]), "tests": values["tests"]}.items():
+        try:
+            compile(code, where, "exec", dont_inherit=True)
+        except (SyntaxError, ValueError) as error:
+            raise DataError(
+                f"{where}: `{key}` is not Python ({error}), so no program could be right; mend the row"
+            ) from None
     exercise = Exercise(values["beginning"], entry_point, values["tests"])
     needed = "beginning" if prompt == "continue" else "question"
     if not values[needed].strip():
@@ -113,4 +120,4 @@ def _job(item: Item, output: str) -> Job | None:
     program = extract(output, exercise.beginning, exercise.entry_point)
     if program is None:
         return None
-    return Job(program.code, exercise.tests, preamble=exercise.beginning, entry_point=exercise.entry_point)
+    return Job(program.code, exercise.tests, preamble=closed(exercise.beginning), entry_point=exercise.entry_point)

@@ -267,14 +267,24 @@ class Tester:
         return {"verdict": "gone" if self._gone else "passed", "detail": ""}
 
     def _names(self, job: dict[str, Any], namespace: dict[str, Any]) -> dict[str, Any]:
-        """The code's globals that the tests use; it can replace no built-in name and nothing of the preamble."""
-        used = {node.id for node in ast.walk(ast.parse(job["tests"])) if isinstance(node, ast.Name)}
+        """The code's globals that the tests use.
+
+        It can replace no built-in name, nothing of the preamble, and no module of the standard library by a thing
+        of its own that would check in its place.
+        """
+        tree = list(ast.walk(ast.parse(job["tests"])))
+        used = {node.id for node in tree if isinstance(node, ast.Name)}
+        owners = {
+            node.value.id for node in tree if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+        }
+        modules = (owners & sys.stdlib_module_names) - {job["entry_point"]}
         wanted = {name for name in used if name not in namespace and not hasattr(builtins, name)}
         if job["entry_point"]:
             namespace.pop(job["entry_point"], None)
             wanted.add(job["entry_point"])
         found = self._exchange({"do": "names", "names": sorted(wanted)})
-        return {name: decode(found[name], self._fetch) for name in wanted if name in found}
+        values = {name: decode(found[name], self._fetch) for name in wanted if name in found}
+        return {name: value for name, value in values.items() if name not in modules or type(value) is ModuleType}
 
     def ask(self, what: str, target: StandIn, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         """Have the code's process do something with one of its objects."""
@@ -284,7 +294,13 @@ class Tester:
             "args": [encode(a, self._park) for a in arguments],
             "kwargs": {key: encode(a, self._park) for key, a in keywords.items()},
         }
-        answer = self._exchange(request)
+        try:
+            answer = self._exchange(request)
+        except StopIteration as error:
+            if what == "next":
+                raise
+            # Else it would end a `map` of the tests early and in silence; compare PEP 479.
+            raise RuntimeError(f"the code raised StopIteration: {error}") from None
         for place, after in answer["changed"]:
             _update(arguments[place], decode(after, self._fetch))
         return decode(answer["result"], self._fetch)

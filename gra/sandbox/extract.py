@@ -1,6 +1,6 @@
 """Find the program in a model's answer: in a fence, bare, or as the body of a function whose beginning was given.
 
-Nothing is run here, and nothing is mended: text is chosen, never changed, save that a body is put below its
+Nothing is run here, and no answer is mended: text is chosen, never changed, save that a body is put below its
 beginning and that what follows the last complete statement of an unfenced answer is left out.
 """
 
@@ -55,6 +55,15 @@ def extract(answer: str, beginning: str = "", entry_point: str | None = None) ->
     return None
 
 
+def closed(beginning: str) -> str:
+    """The beginning as a program of its own: a definition that ends without a body gets one that does nothing."""
+    if _parses(beginning):
+        return beginning
+    head = beginning.rstrip()
+    last = head.rpartition("\n")[2]
+    return f"{head}\n{last[: len(last) - len(last.lstrip())]}    pass\n"
+
+
 def _best(blocks: list[str], entry_point: str | None) -> str:
     """The first block that defines what is wanted; else all of them if they make one program; else the first."""
     for block in blocks:
@@ -71,10 +80,9 @@ def _placed(code: str, beginning: str, how: How) -> Program:
     below = beginning.rstrip("\n") + "\n" + code
     if code[:1] in " \t" and _parses(below):
         return Program(below, "body")
-    apart = beginning.rstrip("\n") + "\n\n\n" + code
-    # A beginning need not be complete without its body, and `from __future__` must come first.
-    closed = beginning.rstrip("\n") + "\n    pass\n\n\n" + code
-    return Program(next(filter(_parses, (apart, closed, code)), apart), how)
+    apart = closed(beginning).rstrip("\n") + "\n\n\n" + code
+    # `from __future__` must come first.
+    return Program(apart if _parses(apart) or not _parses(code) else code, how)
 
 
 def _body(answer: str) -> str:

@@ -76,6 +76,8 @@ class Isolation:
             gaps.append("the network can be reached")
         if not self.landlock:
             gaps.append("files of this user can be read and written")
+            if "user" not in self.namespaces:
+                gaps.append("the memory of this user's processes, expected answers too, can be reached through /proc")
         if not self.seccomp and "process" not in self.namespaces:
             gaps.append("processes can be started, and other processes of this user signalled")
         if not self.private_folder:
