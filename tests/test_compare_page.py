@@ -136,7 +136,9 @@ def test_contaminated_items_are_left_out_for_every_arm(make_run: MakeRun, tmp_pa
     assert content["pairs"][0]["overall"]["clean"]["n"] == 2
     assert not any("_estimate" in key for key in json.dumps(content).split('"'))
     assert f"| 40 | {touched} |" in found.to_markdown()
-    assert 'id="clean"' in (tmp_path / "out" / "compare.html").read_text()
+    page = (tmp_path / "out" / "compare.html").read_text()
+    assert 'id="clean"' in page
+    assert "left out for every model" in page
     flipped = pq.read_table(tmp_path / "out" / "flips.parquet").to_pylist()
     assert {row["item"] for row in flipped if row["contamination"] == "contaminated"} == {"i00", "i01", "i02"}
 
@@ -170,7 +172,9 @@ def test_everything_from_the_command_line(
     shown = capsys.readouterr()
     content = json.loads(shown.out)
     assert content["published"]["differs"] == content["published"]["arms"] == {}
-    assert "None of these benchmarks is in your suite" in (tmp_path / "out" / "compare.html").read_text()
+    page = (tmp_path / "out" / "compare.html").read_text()
+    assert "None of these benchmarks is in your suite" in page
+    assert "Suspect: 0 of 46 items" in page
     assert len(content["published"]["tables"]["main"]) == 24
     assert content["contamination"]["tasks"]["sums"] == {"items": 6, "contaminated": 0, "suspect": 0}
     assert "compare.html" in shown.err
