@@ -25,8 +25,9 @@ from gra.data.dedup import Decision, Embedder, Texts, greedy_dedup
 from gra.data.nearest import Matrix
 from gra.engines.broker import Broker
 from gra.synthesis.quotas import Quotas
-from gra.synthesis.story import Pool, Setting, candidate_id, domain_in_turn, live
+from gra.synthesis.story import Pool, Setting, candidate_id, domain_in_turn, left, live
 
+LEFT = "under way when the round was full"
 _FIRST = 4  # stories at once at the start
 OnEnd = Callable[[Candidate], None]
 _SAME = {"text": "same text as", "wording": "nearly the wording of", "embedding": "too similar to"}
@@ -124,7 +125,18 @@ class Round:
                     self._end(running.pop(task), task.result(), on_end)
             if not stopped and await self._shortest_prefix() is not None:
                 stopped = "enough accepted"
+                await self._leave(running)
         return stopped or "candidate limit"
+
+    async def _leave(self, running: dict[asyncio.Task[Candidate], int]) -> None:
+        """End the stories that a full round does not need; all of them stand after those that filled it."""
+        for story in running:
+            story.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        for index in running.values():
+            domain = self._domain(index)
+            self._ended[index] = left(self._setting, self._broker, self._pool, self._number, index, domain, LEFT)
+        running.clear()
 
     @cached_property
     def _begun_before(self) -> int:

@@ -73,11 +73,23 @@ async def live(
 
     Without a `domain` given, domains take turns.
     """
+    story, parents = _new(setting, broker, pool, round_, index, domain)
+    return await _end(story, story.tell(parents))
+
+
+def left(setting: Setting, broker: Broker, pool: Pool, round_: int, index: int, domain: str, reason: str) -> Candidate:
+    """A story that nobody needs any more: its cast and parents, and why it was left."""
+    story, _ = _new(setting, broker, pool, round_, index, domain)
+    return replace(story.told, state=State.SURPLUS, reason=reason)
+
+
+def _new(
+    setting: Setting, broker: Broker, pool: Pool, round_: int, index: int, domain: str | None
+) -> tuple[_Story, list[Seed]]:
     recipe = setting.recipe
     domain = domain or domain_in_turn(recipe, pool, round_, index)
     parents = draw(recipe.seed, round_, index, "parents").sample(eligible(pool, domain), 2)
-    story = _begin(setting, broker, candidate_id(round_, index), round_, index, domain, parents)
-    return await _end(story, story.tell(parents))
+    return _begin(setting, broker, candidate_id(round_, index), round_, index, domain, parents), parents
 
 
 async def refine(setting: Setting, broker: Broker, index: int, seed: Seed) -> Candidate:
