@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 PHASES = [
     ("▸ engines", 8.0),
     ("reviewer examiner: AUC", 2.0),
-    ("accepted 1/", 1.0),
+    ("smoke-gra accepted", 0.5),
     ("▸ train: gra-seed0", 14.0),
     ("▸ evaluate: vanilla-seed0", 3.0),
 ]
