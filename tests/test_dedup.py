@@ -22,6 +22,11 @@ def unit(rows: list[list[float]], dimensions: int = 3) -> Matrix:
     return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-9)
 
 
+def kept_after(arrivals: Arrivals, rows: Matrix, scores: Sequence[float], texts: Sequence[str]) -> list[int]:
+    """How many rows are kept after each of these."""
+    return [int(kept.sum()) for kept in arrivals.arrive(rows, scores, texts)]
+
+
 def brute_force(
     embeddings: Matrix, scores: Sequence[float], pool: Matrix, threshold: float, texts: Texts | None = None
 ) -> list[bool]:
@@ -85,7 +90,7 @@ def test_arrivals_keep_what_greedy_dedup_would_keep_of_all_so_far(world, thresho
     while len(counts) < len(scores):
         upto = data.draw(st.integers(len(counts) + 1, len(scores)))
         part = slice(len(counts), upto)
-        counts += arrivals.extend(embeddings[part], scores[part], texts.rows[part])
+        counts += kept_after(arrivals, embeddings[part], scores[part], texts.rows[part])
     for count in range(1, len(scores) + 1):
         so_far = Texts(texts.rows[:count], texts.pool, texts.likeness)
         assert counts[count - 1] == sum(brute_force(embeddings[:count], scores[:count], pool, threshold, so_far))
@@ -204,15 +209,15 @@ def test_each_stage_says_what_it_found() -> None:
 def test_a_row_that_pushes_out_another_may_let_a_third_back_in() -> None:
     chain = unit([[1, 0, 0], [0.8, 0.6, 0], [0.28, 0.96, 0]])  # each is near the next only
     arrivals = Arrivals(unit([]), [], 0.79)
-    assert arrivals.extend(chain[1:2], [8.0], ["b"]) == [1]
-    assert arrivals.extend(chain[2:], [7.0], ["c"]) == [1]
-    assert arrivals.extend(chain[:1], [9.0], ["a"]) == [2]  # a and c
+    assert kept_after(arrivals, chain[1:2], [8.0], ["b"]) == [1]
+    assert kept_after(arrivals, chain[2:], [7.0], ["c"]) == [1]
+    assert kept_after(arrivals, chain[:1], [9.0], ["a"]) == [2]  # a and c
 
 
 def test_a_committee_that_repeats_itself_costs_no_more() -> None:
     """A thousand copies whose scores rise: each pushes out the one before."""
     arrivals = Arrivals(unit([]), [], 0.9, 0.8)
-    counts = arrivals.extend(unit([[1, 0, 0]] * 1000), [i / 1000 for i in range(1000)], ["the same again"] * 1000)
+    counts = kept_after(arrivals, unit([[1, 0, 0]] * 1000), [i / 1000 for i in range(1000)], ["the same again"] * 1000)
     assert counts == [1] * 1000
 
 

@@ -34,10 +34,6 @@ class Arrivals:
         self._against = np.empty(0, np.intp)  # how many that are kept (or pooled) speak against each row
         self._kept = np.empty(0, bool)
 
-    def extend(self, vectors: Matrix, scores: Sequence[float], texts: Sequence[str]) -> list[int]:
-        """Take in rows in order, and say how many rows are kept after each of them."""
-        return [int(kept.sum()) for kept in self.arrive(vectors, scores, texts)]
-
     def arrive(self, vectors: Matrix, scores: Sequence[float], texts: Sequence[str]) -> Iterator[NDArray[np.bool_]]:
         """Take in rows in order, and show after each of them which rows are kept; the array changes with the next."""
         begun, self._count = self._count, self._count + len(vectors)
