@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from gra.core.errors import GraError
+from gra.core.interrupts import stop_on_sigterm
 from gra.reporting.ledger_cli import ledger_app
 
 app = typer.Typer(
@@ -335,6 +336,7 @@ def _stop_at_budget(content: dict[str, Any]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
+    stop_on_sigterm()
     try:
         app(args=list(arguments) if arguments is not None else None, standalone_mode=False)
     except typer.Exit as end:

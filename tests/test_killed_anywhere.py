@@ -1,4 +1,4 @@
-"""The whole job on real weights, killed outright in each phase: the same command goes on and finishes correctly."""
+"""The whole job on real weights, killed or interrupted in each phase: the same command goes on and finishes correctly."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ PHASES = [
 pytestmark = [pytest.mark.models, pytest.mark.slow]
 
 
-def run_until(sign: str, wait: float, folder: Path) -> int | None:
-    """Start the job and kill it with all it started, `wait` seconds after it said `sign`; None when it was killed."""
+def run_until(sign: str, wait: float, folder: Path, how: signal.Signals = signal.SIGKILL) -> int:
+    """Start the job and signal it with all it started, `wait` seconds after it said `sign`; its exit status."""
     said = folder / "said.txt"
     with said.open("wb") as out:
         job = subprocess.Popen(
@@ -37,16 +37,15 @@ def run_until(sign: str, wait: float, folder: Path) -> int | None:
         while job.poll() is None:
             if sign and sign in said.read_text(errors="replace"):
                 time.sleep(wait)
-                os.killpg(job.pid, signal.SIGKILL)
-                job.wait()
-                return None
+                os.killpg(job.pid, how)
+                return job.wait(60)
             time.sleep(0.1)
     return job.returncode
 
 
 def test_killed_in_every_phase_it_finishes_correctly(tmp_path: Path) -> None:
-    killed = [run_until(sign, wait, tmp_path) is None for sign, wait in PHASES]
-    assert all(killed), f"the job was done before it could be killed: {list(zip(PHASES, killed, strict=True))}"
+    ends = [run_until(sign, wait, tmp_path) for sign, wait in PHASES]
+    assert ends == [-signal.SIGKILL] * len(PHASES)
     assert run_until("", 0, tmp_path) == 0, (tmp_path / "said.txt").read_text()[-3000:]
     run = tmp_path / "smoke"
     verified = subprocess.run(
@@ -60,3 +59,14 @@ def test_killed_in_every_phase_it_finishes_correctly(tmp_path: Path) -> None:
         records = pq.read_table(run / "eval" / student / "records.parquet").to_pylist()
         assert len({(row["task"], row["item"]) for row in records}) == len(records) > 0
     assert (run / "report" / "index.html").is_file()
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_in_every_phase_it_says_how_to_go_on(tmp_path: Path, how: signal.Signals) -> None:
+    for sign, wait in PHASES:
+        status = run_until(sign, wait, tmp_path, how)
+        said = (tmp_path / "said.txt").read_text(errors="replace")
+        assert (sign, status) == (sign, 130), said[-3000:]
+        assert "run the same command again" in said
+        assert "Traceback" not in said, said[-3000:]
+    assert run_until("", 0, tmp_path) == 0, (tmp_path / "said.txt").read_text()[-3000:]

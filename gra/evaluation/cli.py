@@ -20,6 +20,7 @@ from rich.table import Table
 
 from gra.core.console import View
 from gra.core.errors import GraError
+from gra.core.interrupts import stop_on_sigterm
 from gra.sandbox.permission import FLAG, Permission
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def main_compare(arguments: Sequence[str] | None = None, page: Page | None = Non
 
 
 def _guarded(verb: Callable[[argparse.Namespace], dict[str, Any]], options: argparse.Namespace) -> None:
+    stop_on_sigterm()
     try:
         with contextlib.redirect_stdout(sys.stderr):  # standard output is for --json
             summary = verb(options)

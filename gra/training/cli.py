@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from gra.core.errors import GraError, RecipeError
+from gra.core.interrupts import stop_on_sigterm
 
 _EXAMPLE = """example:
   accelerate launch train.py --config recipes/gemma-3-270m/sft/config_lora.yaml \\
@@ -33,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # OpenMP's waiting threads burn the cores that others need: beside busy processes a step took three times as
     # long with the default. Read when torch is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    stop_on_sigterm()
     try:
         _train(options)
     except GraError as error:
