@@ -1,4 +1,4 @@
-"""The whole job on real weights, killed or interrupted in each phase: the same command goes on and finishes correctly."""
+"""The whole job on real weights, stopped in each phase: the same command goes on and finishes correctly."""
 
 from __future__ import annotations
 
