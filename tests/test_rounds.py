@@ -247,7 +247,7 @@ def test_a_round_is_deduplicated_row_by_row_and_as_a_whole_only_once(folder: Pat
 
 def test_a_duplicate_says_which_stage_found_it(folder: Path) -> None:
     recipe = make_recipe(
-        rounds={"count": 1, "accept": 1000, "max_candidates": 120}, dedup={"threshold": 0.8, "likeness": 0.6}
+        rounds={"count": 1, "accept": 1000, "max_candidates": 300}, dedup={"threshold": 0.8, "likeness": 0.6}
     )
     result = run(folder, recipe, 16)
     found = Counter(c.reason.removesuffix(f" {c.neighbour}") for c in result.candidates if c.state is State.DUPLICATE)

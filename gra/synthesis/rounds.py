@@ -182,7 +182,7 @@ class Round:
     def _room(self) -> int:
         """How many stories may be in flight: fewer when nearly enough rows are accepted."""
         # The rate is taken where all have ended: what ends soonest is mostly rejected.
-        rate = (len(self._passed) + 2) / (self._prefix + 4)
+        rate = (len(self._passed) + 3) / (self._prefix + 4)
         wanted = math.ceil(self._quotas.missing(self._accepted) / rate)
         # The first few go ahead alone: a person sees a row early, or why there is none, before much is spent.
         return max(1, min(self._in_flight, wanted, _FIRST + 12 * len(self._ended)))
