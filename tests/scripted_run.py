@@ -18,6 +18,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,9 @@ def content(call: Call) -> str:
 
 def answer_by_content(call: Call) -> Completion:
     """A deterministic committee: opinions depend on the model and on the text, and now and then an answer is no use."""
-    luck = random.Random(int(content(call), 16))
+    # Asked for keywords anew, it has the same idea again, as small models do: so that there are duplicates.
+    asked = replace(call, sample=0) if isinstance(call.output, Json) else call
+    luck = random.Random(int(content(asked), 16))
     prompt = call.messages[-1][1]
     match call.output:
         case Text():

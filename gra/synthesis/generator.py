@@ -26,10 +26,14 @@ METADATA = Json(
 )
 
 
-async def new_keywords(notebook: Notebook, generator: Member, domain: str, parents: Sequence[Seed]) -> tuple[str, ...]:
-    """A keyword triple that the parents inspire and do not contain."""
+async def new_keywords(
+    notebook: Notebook, generator: Member, domain: str, parents: Sequence[Seed], *, drawn: int = 0
+) -> tuple[str, ...]:
+    """A keyword triple that the parents inspire and do not contain; every number `drawn` is a draw of its own."""
     prompt = render("keywords", domain=domain, hint=hint(domain), parents=parents)
-    answer = await notebook.ask(generator.call(prompt, KEYWORDS, role="generator", candidate=notebook.candidate))
+    answer = await notebook.ask(
+        generator.call(prompt, KEYWORDS, role="generator", candidate=notebook.candidate, sample=drawn)
+    )
     return tuple(str(word).strip() for word in answer.value["keywords"])
 
 

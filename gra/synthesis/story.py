@@ -162,7 +162,8 @@ class _Story:
     async def tell(self, parents: Sequence[Seed]) -> Candidate:
         """Keywords, instruction and response, all new."""
         generator, domain = self.roles.generator, self.told.domain
-        keywords = await new_keywords(self.notebook, generator, domain, parents)
+        # A small pool gives the same two parents again: the candidates then differ by their draw of keywords.
+        keywords = await new_keywords(self.notebook, generator, domain, parents, drawn=self.told.index)
         self.told = replace(self.told, keywords=keywords)
         instruction = await write_instruction(
             self.notebook, generator, domain, keywords, parents, self.setting.recipe.rounds.parents
