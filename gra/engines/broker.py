@@ -41,6 +41,7 @@ from gra.engines.protocol import (
     Unparsable,
 )
 from gra.engines.residency import Residency
+from gra.engines.shape import Affirm, affirm
 
 KEY_VERSION = 1
 _RETRY_TEMPERATURE = 0.7
@@ -91,6 +92,14 @@ def _identify(call: Call, attempt: int) -> tuple[str, str]:
 
 
 @dataclass
+class _Asking:
+    """A question on its way to an engine, and how many stories wait for its answer."""
+
+    paying: asyncio.Task[Recorded | TimedOut | EngineFailed]
+    waiters: int = 0
+
+
+@dataclass
 class Progress:
     """What the terminal shows while the broker works."""
 
@@ -134,7 +143,7 @@ class Broker:
         self._timeout = call_timeout_s
         self._backoff = backoff_s
         self._clock = clock
-        self._asking: dict[str, asyncio.Task[Recorded | TimedOut | EngineFailed]] = {}
+        self._asking: dict[str, _Asking] = {}
         self._budget = token_budget
         self._spent = ledger.spent()
 
@@ -164,11 +173,7 @@ class Broker:
         key, request = _identify(call, attempt)
         recorded = self.ledger.lookup(key)
         if recorded is None:
-            # Two stories that ask the same thing at once share one answer and pay once.
-            if key not in self._asking:
-                self._asking[key] = asyncio.create_task(self._pay(call, key, request, attempt))
-                self._asking[key].add_done_callback(lambda asked: self._forget(key, asked))
-            found = await asyncio.shield(self._asking[key])
+            found = await self._shared(call, key, request, attempt)
             if not isinstance(found, Recorded):
                 return found
             recorded = found
@@ -177,13 +182,24 @@ class Broker:
         self.progress.usage[call.role] += Usage(1, recorded.prompt_tokens, recorded.completion_tokens)
         return read_outcome(call, recorded)
 
-    def _forget(self, key: str, asked: asyncio.Task[Recorded | TimedOut | EngineFailed]) -> None:
-        del self._asking[key]
-        if not asked.cancelled():
-            asked.exception()  # seen here too, for the stories that asked may have been cancelled
+    async def _shared(self, call: Call, key: str, request: str, attempt: int) -> Recorded | TimedOut | EngineFailed:
+        """Stories that ask the same thing at once share one answer; it is called off when the last of them is."""
+        asking = self._asking.get(key)
+        if asking is None:
+            asking = self._asking[key] = _Asking(asyncio.create_task(self._pay(call, key, request, attempt)))
+        asking.waiters += 1
+        try:
+            return await asyncio.shield(asking.paying)
+        finally:
+            asking.waiters -= 1
+            if asking.paying.done() or not asking.waiters:
+                if self._asking.get(key) is asking:  # at once: who asks from now on begins afresh
+                    del self._asking[key]
+                asking.paying.cancel()
 
     async def _pay(self, call: Call, key: str, request: str, attempt: int) -> Recorded | TimedOut | EngineFailed:
         name = call.model.name
+        engine = self.pool.engines[name]
         failures = 0
         while True:
             async with self.pool.residency.hold(name), self.pool.gates[name]:
@@ -192,9 +208,11 @@ class Broker:
                 started = self._clock()
                 try:
                     async with asyncio.timeout(self._timeout):
-                        reply = await self.pool.engines[name].submit(call)
+                        reply = await engine.submit(call)
                 except TimeoutError:
                     reply = Fault("timeout", f"no answer in {self._timeout:g} s")
+                    if isinstance(engine, Paced):
+                        engine.overdue(self._timeout)
                 finally:
                     self.progress.in_flight[name] -= 1
             if isinstance(reply, Completion):
@@ -268,11 +286,11 @@ def read_outcome(call: Call, recorded: Recorded) -> Outcome:
 
 
 @cache
-def _validator(schema: str) -> Any:
+def _validator(schema: str) -> tuple[Affirm, Any]:
     # Made once: jsonschema would otherwise check the schema itself again for every answer, for milliseconds.
     import jsonschema
 
-    return jsonschema.Draft202012Validator(json.loads(schema))
+    return affirm(json.loads(schema)), jsonschema.Draft202012Validator(json.loads(schema))
 
 
 def _read_json(schema: Mapping[str, Any], recorded: Recorded, completion: Completion) -> Outcome:
@@ -280,7 +298,9 @@ def _read_json(schema: Mapping[str, Any], recorded: Recorded, completion: Comple
 
     try:
         value = json.loads(recorded.text)
-        _validator(json.dumps(schema)).validate(value)
+        certainly, validator = _validator(json.dumps(schema))
+        if not certainly(value):
+            validator.validate(value)
         canonical_json(value).encode()  # half a surrogate pair is valid JSON but no text to ask about
     except jsonschema.ValidationError as error:
         return Unparsable(recorded.text, f"not the schema asked for: {error.message}", recorded.key)
