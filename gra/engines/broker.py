@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from gra.core.errors import BudgetExhausted
@@ -93,8 +94,9 @@ def _identify(call: Call, attempt: int) -> tuple[str, str]:
 
 @dataclass
 class _Asking:
-    """A question on its way to an engine, and how many stories wait for its answer."""
+    """A question on its way to an engine, for which broker, and how many of its stories wait for the answer."""
 
+    broker: Broker
     paying: asyncio.Task[Recorded | TimedOut | EngineFailed]
     waiters: int = 0
 
@@ -120,6 +122,7 @@ class EnginePool:
             name: engine.gate if isinstance(engine, Paced) else asyncio.Semaphore(engine.concurrency)
             for name, engine in engines.items()
         }
+        self.asking: dict[tuple[Path, str], _Asking] = {}  # by ledger and key
 
 
 class Broker:
@@ -137,13 +140,13 @@ class Broker:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.ledger = ledger
+        self._file = ledger.path.absolute()
         self.pool = pool
         self.progress = Progress()
         self._max_attempts = max_attempts
         self._timeout = call_timeout_s
         self._backoff = backoff_s
         self._clock = clock
-        self._asking: dict[str, _Asking] = {}
         self._budget = token_budget
         self._spent = ledger.spent()
 
@@ -159,17 +162,20 @@ class Broker:
                 "what was finished is a valid dataset. Raise `budget.tokens` and run again to go on"
             )
 
-    async def ask(self, call: Call) -> Outcome:
-        """One question, one outcome; recorded answers are used as they stand."""
+    async def ask(self, call: Call, paid: Callable[[Recorded], None] | None = None) -> Outcome:
+        """One question, one outcome; recorded answers are used as they stand.
+
+        `paid` is told of every recorded answer that the question took, also of those that could not be used.
+        """
         last: Outcome = EngineFailed("never asked")
         for attempt in range(self._max_attempts):
-            last = await self._attempt(call if attempt == 0 else _livelier(call), attempt)
+            last = await self._attempt(call if attempt == 0 else _livelier(call), attempt, paid)
             if isinstance(last, Answer | TimedOut | EngineFailed):
                 return last
             self.progress.unusable[f"{call.role}:{type(last).__name__}"] += 1
         return last
 
-    async def _attempt(self, call: Call, attempt: int) -> Outcome:
+    async def _attempt(self, call: Call, attempt: int, paid: Callable[[Recorded], None] | None) -> Outcome:
         key, request = _identify(call, attempt)
         recorded = self.ledger.lookup(key)
         if recorded is None:
@@ -180,22 +186,34 @@ class Broker:
         else:
             self.progress.replayed += 1
         self.progress.usage[call.role] += Usage(1, recorded.prompt_tokens, recorded.completion_tokens)
+        if paid is not None:
+            paid(recorded)
         return read_outcome(call, recorded)
 
     async def _shared(self, call: Call, key: str, request: str, attempt: int) -> Recorded | TimedOut | EngineFailed:
         """Stories that ask the same thing at once share one answer; it is called off when the last of them is."""
-        asking = self._asking.get(key)
+        place = (self._file, key)
+        asking = self.pool.asking.get(place)
+        if asking is not None and asking.broker is not self:
+            # Another arm asks it, and will have recorded the answer in the same ledger; if not, this one asks.
+            await asyncio.wait([asking.paying])
+            return self.ledger.lookup(key) or await self._shared(call, key, request, attempt)
         if asking is None:
-            asking = self._asking[key] = _Asking(asyncio.create_task(self._pay(call, key, request, attempt)))
+            asking = _Asking(self, asyncio.create_task(self._pay(call, key, request, attempt)))
+            asking.paying.add_done_callback(lambda _, asked=asking: self._forget(place, asked))
+            self.pool.asking[place] = asking
         asking.waiters += 1
         try:
             return await asyncio.shield(asking.paying)
         finally:
             asking.waiters -= 1
-            if asking.paying.done() or not asking.waiters:
-                if self._asking.get(key) is asking:  # at once: who asks from now on begins afresh
-                    del self._asking[key]
+            if not asking.waiters:
+                self._forget(place, asking)  # at once: who asks from now on begins afresh
                 asking.paying.cancel()
+
+    def _forget(self, place: tuple[Path, str], asking: _Asking) -> None:
+        if self.pool.asking.get(place) is asking:
+            del self.pool.asking[place]
 
     async def _pay(self, call: Call, key: str, request: str, attempt: int) -> Recorded | TimedOut | EngineFailed:
         name = call.model.name
