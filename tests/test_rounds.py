@@ -297,25 +297,6 @@ def test_a_spent_budget_stops_admission_finishes_what_is_paid_and_leaves_a_valid
     assert table.num_rows == len(result.accepted)
 
 
-def test_running_again_with_a_spent_budget_keeps_every_finished_row(folder: Path) -> None:
-    """What was paid for does not vanish because there is no money left to look at it."""
-    recipe = make_recipe(rounds={"count": 1, "accept": 1000, "max_candidates": 200})
-    path = folder / "budget.sqlite"
-    first = run(folder, recipe, 8, path=path, token_budget=20_000)
-    asked: list[Call] = []
-
-    def script(call: Call) -> Completion:
-        asked.append(call)
-        return answer_by_content(call)
-
-    again = run(folder, recipe, 8, script, path=path, token_budget=20_000)
-    assert (again.stopped, asked) == ("budget", [])
-    assert again.candidates == first.candidates
-    more = run(folder, recipe, 8, path=path, token_budget=30_000)
-    assert more.candidates[: len(first.candidates)] != []
-    assert len(more.candidates) > len(first.candidates)
-
-
 # --- failures -------------------------------------------------------------------------------------------------------
 
 

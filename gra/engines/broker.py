@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +200,7 @@ class Broker:
             return self.ledger.lookup(key) or await self._shared(call, key, request, attempt)
         if asking is None:
             asking = _Asking(self, asyncio.create_task(self._pay(call, key, request, attempt)))
-            asking.paying.add_done_callback(lambda _, asked=asking: self._forget(place, asked))
+            asking.paying.add_done_callback(partial(self._forget, place, asking))
             self.pool.asking[place] = asking
         asking.waiters += 1
         try:
@@ -211,7 +211,7 @@ class Broker:
                 self._forget(place, asking)  # at once: who asks from now on begins afresh
                 asking.paying.cancel()
 
-    def _forget(self, place: tuple[Path, str], asking: _Asking) -> None:
+    def _forget(self, place: tuple[Path, str], asking: _Asking, _: object = None) -> None:
         if self.pool.asking.get(place) is asking:
             del self.pool.asking[place]
 

@@ -92,8 +92,10 @@ class Round:
         rounds, dedup = self._setting.recipe.rounds, self._setting.recipe.dedup
         asked = [rounds.model_dump(exclude={"count"}), dedup.model_dump()]
         name, scope = f"round-{self._number}", digest([self._scope, asked])
-        if (recorded := self._ledger.story(name, scope)) is not None:
+        if recorded := self._ledger.story(name, scope):
             return self._result(recorded)
+        # From here on verdicts are replaced: what another recipe's run of this name had found no longer holds.
+        await self._ledger.conclude(name, {}, scope)
         found = await self._settle(await self._tell_all(on_end))
         if found["stopped"] != "budget":  # with a larger one it goes on
             await self._ledger.conclude(name, found, scope)

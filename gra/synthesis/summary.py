@@ -29,6 +29,7 @@ class Tally:
         self._steps: Counter[str] = Counter()
         self._programs = programs.Tally()
         self._means = array("d")
+        self.judges: set[str] = set()  # who settled a dispute
 
     def add(self, candidate: Candidate) -> None:
         """Count one more candidate."""
@@ -37,6 +38,8 @@ class Tally:
         self._states[c.state] += 1
         self._reasons[c.reason.removesuffix(f" {c.neighbour}" if c.neighbour else "")] += 1
         self._programs.add(c)
+        if c.disputed or any(draft.ruling for draft in c.drafts):
+            self.judges.add(c.adjudicator)
         if c.mean is not None:
             self._means.append(c.mean)
         self._steps.update({
@@ -88,7 +91,17 @@ def summarize(
         "prompts": digests(),
         "seeds_sha256": file_digest(job.seed_file()),
         **facts,
+        **_shown_reviewers(facts, tally.judges),
     }
+
+
+def _shown_reviewers(facts: Mapping[str, Any], judges: set[str]) -> dict[str, Any]:
+    """Reviewers, and of those who only adjudicate the ones who did: others may have been measured for stories that
+    nobody needed in the end, and which these are depends on timing."""
+    members = facts.get("members", {})
+    measured = facts.get("reviewers", {})
+    shown = {name: m for name, m in measured.items() if "reviewer" in members[name]["roles"] or name in judges}
+    return {"reviewers": shown} if measured else {}
 
 
 def card_facts(job: Job, workshop: Workshop, content: Mapping[str, Any]) -> dict[str, Any]:
