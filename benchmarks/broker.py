@@ -1,13 +1,15 @@
 """What the broker and the ledger cost, without any model: calls per second, memory, and the way back into a run.
 
-Run as: python benchmarks/broker.py [--calls N] [--candidates N] [--json FILE]
-Takes about N = 100,000 candidates times 4 ms twice; leave the machine alone meanwhile.
+Run as: python benchmarks/broker.py [--only PART] [--calls N] [--told N] [--recorded N] [--many N] [--rows N] [--json F]
+Leave the machine alone meanwhile.
 
 - scripted: broker and durable ledger (synchronous=FULL) on an engine that answers at once.
 - http: the same through the OpenAI-compatible engine to a local server that answers at once, in a process of its own;
   `bare` is the HTTP client alone, without broker and ledger.
-- memory: whole stories in one round; peak resident memory of the process, its slope, and what that makes of a million.
-- resume: a recorded run of so many candidates is opened again; seconds from opening the ledger to the first new call.
+- memory: whole stories in one round; peak resident memory of the process and its slope.
+- many: a round of so many recorded stories is decided, counted and exported; nothing is asked.
+- resume: a ledger with so many candidates (and eleven short answers each) is opened; seconds to the first new call.
+- dedup: so many rows that are all different arrive at a round's dedup; seconds until it is known that they fill it.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -33,7 +35,8 @@ import typer
 
 from gra.core.ledger import Ledger
 from gra.core.manifest import write_json
-from gra.core.records import Candidate
+from gra.data.arrivals import Arrivals
+from gra.data.export import export
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.openai import OpenAIEngine, ServerSettings
 from gra.engines.protocol import Answer, Call, Completion, Engine, Json, ModelId, SamplingSettings, Text
@@ -41,6 +44,8 @@ from gra.engines.scripted import ScriptedEngine
 from gra.synthesis.reviewer import score_schema
 from gra.synthesis.rounds import Round
 from gra.synthesis.story import candidate_id
+from gra.synthesis.summary import Tally
+from gra.synthesis.told import Told
 
 T = TypeVar("T")
 MODEL = ModelId("model-a", "sha256:a", "t")
@@ -136,16 +141,19 @@ def resident_mb() -> float:
     return pages * resource.getpagesize() / 1e6
 
 
-async def tell(path: Path, candidates: int, script: Callable[[Call], Completion], on_end: Callable[[Candidate], None]):
-    recipe = scripted_committee.recipe(candidates, accept=candidates)
+async def tell(path: Path, candidates: int, script: Callable[[Call], Completion], on_end: Callable[[], None]) -> Told:
+    """One round to its end."""
     ledger = Ledger(path, "benchmark")
     try:
-        broker = Broker(ledger, engines(script))
-        setting, pool = scripted_committee.setting(recipe), scripted_committee.pool()
-        round_ = Round(setting, broker, ledger, pool, scripted_committee.Embedder(), 1, IN_FLIGHT)
-        return await round_._tell({}, on_end)
+        return (await make_round(ledger, candidates, script).run(lambda ended, recorded: on_end())).candidates
     finally:
         ledger.close()
+
+
+def make_round(ledger: Ledger, candidates: int, script: Callable[[Call], Completion]) -> Round:
+    recipe = scripted_committee.recipe(candidates, accept=candidates)
+    setting, pool = scripted_committee.setting(recipe), scripted_committee.pool()
+    return Round(setting, Broker(ledger, engines(script)), ledger, pool, scripted_committee.Embedder(), 1, IN_FLIGHT)
 
 
 def memory(path: Path, candidates: int) -> dict[str, float]:
@@ -153,7 +161,7 @@ def memory(path: Path, candidates: int) -> dict[str, float]:
     seen: list[tuple[int, float]] = []
     count = 0
 
-    def note(_: Candidate) -> None:
+    def note() -> None:
         nonlocal count
         count += 1
         if count % max(1, candidates // 20) == 0:
@@ -162,30 +170,104 @@ def memory(path: Path, candidates: int) -> dict[str, float]:
     begun = time.perf_counter()
     asyncio.run(tell(path, candidates, scripted_committee.answer, note))
     (from_, low), (to, high) = seen[len(seen) // 2], seen[-1]
-    slope = (high - low) / (to - from_)
     return {
         "candidates": candidates,
         "seconds": time.perf_counter() - begun,
-        "peak_mb": high,
-        "kb_per_candidate": 1000 * slope,
-        "million_mb": high + slope * (1_000_000 - candidates),
+        "told_mb": high,
+        "kb_per_candidate": 1000 * (high - low) / (to - from_),
+        "peak_mb": peak_mb(),
     }
+
+
+def finish(folder: Path, candidates: int) -> dict[str, float]:
+    """A round whose stories are all recorded is decided, counted and exported; seconds and peak memory."""
+    path = folder / "many.sqlite"
+    plant(path, candidates)
+    ledger = Ledger(path, "benchmark")
+    begun = time.perf_counter()
+    result = asyncio.run(make_round(ledger, candidates, no_answer).run(lambda ended, recorded: None))
+    decided = time.perf_counter() - begun
+    tally = Tally()
+    for candidate in result.candidates:
+        tally.add(candidate)
+    counted = time.perf_counter() - begun - decided
+    facts = {"name": "many", "arm": "gra", "models": [], "shared_weights": {}, "seeds": "", "reviewers": [],
+             "committee_auc": None, "prompts": {}}  # fmt: skip
+    export(folder, result.candidates, tally.facts() | facts)
+    exported = time.perf_counter() - begun - decided - counted
+    ledger.close()
+    return {"candidates": candidates, "rows": result.rows.total(), "decided_s": decided, "counted_s": counted,
+            "exported_s": exported, "peak_mb": peak_mb(), "ledger_mb": path.stat().st_size / 1e6}  # fmt: skip
 
 
 class FirstCall(Exception):
     """The run has come back to where it stopped."""
 
 
-def resume(path: Path, candidates: int) -> dict[str, float]:
+def no_answer(call: Call) -> Completion:
+    raise FirstCall
+
+
+def resume(folder: Path, candidates: int) -> dict[str, float]:
     """Seconds from opening the ledger of a recorded run to the first call that it does not answer."""
-
-    def stop(_: Call) -> Completion:
-        raise FirstCall
-
+    path = folder / "resumed.sqlite"
+    plant(path, candidates)
     begun = time.perf_counter()
     with contextlib.suppress(FirstCall):
-        asyncio.run(tell(path, 2 * candidates, stop, lambda _: None))
+        asyncio.run(tell(path, 2 * candidates, no_answer, lambda: None))
     return {"candidates": candidates, "seconds": time.perf_counter() - begun, "ledger_mb": path.stat().st_size / 1e6}
+
+
+_ANSWERS = """
+INSERT INTO calls SELECT NULL, c.run, hex(randomblob(32)), c.role, c.member, c.model, v.candidate, c.attempt, '', '',
+c.finish, '{}', c.prompt_tokens, c.completion_tokens, c.cached_tokens, c.seconds, 0, 0.0
+FROM verdicts v, (SELECT * FROM calls WHERE candidate = (SELECT candidate FROM calls GROUP BY 1 ORDER BY COUNT(*) DESC))
+c
+"""
+
+
+def plant(path: Path, count: int) -> None:
+    """A ledger with verdicts on so many candidates: copies of a few that were told, with texts of their own.
+
+    Each has as many answers as the longest story, without texts, which neither resuming nor accounts look at.
+    """
+    asyncio.run(tell(path, 200, scripted_committee.answer, lambda: None))
+    ledger = Ledger(path, "benchmark")
+    made = make_round(ledger, count, no_answer)
+    stories = [story for _, story in ledger.stories(candidate_id(1, 0), candidate_id(1, 199), made._scope)]
+    by_domain = {name: [s for s in stories if s["domain"] == name] for name in scripted_committee.DOMAINS}
+
+    def rows() -> Iterator[tuple[Any, ...]]:
+        for index in range(count):
+            name, fitting = candidate_id(1, index), by_domain[made._domain(index)]
+            story = dict(fitting[index % len(fitting)], id=name, index=index)
+            story["instruction"] = f"{story['instruction']} {index}"
+            yield "benchmark", name, json.dumps({"scope": made._scope, "story": story}), 0.0
+
+    ledger._db.execute("PRAGMA synchronous=OFF")
+    ledger._db.execute("BEGIN")
+    ledger._db.execute("DELETE FROM verdicts")
+    ledger._db.executemany("INSERT INTO verdicts VALUES (?, ?, ?, ?)", rows())
+    ledger._db.execute(_ANSWERS)
+    ledger._db.execute("COMMIT")
+    ledger.close()
+
+
+def dedup(rows: int) -> dict[str, float]:
+    """Seconds until rows that are all different have arrived one by one."""
+    import numpy as np
+
+    vectors = scripted_committee.Embedder().encode([f"row {n}" for n in range(rows)])
+    arrivals = Arrivals(np.empty((0, vectors.shape[1]), np.float32), [], 0.9)
+    begun = time.perf_counter()
+    for kept in arrivals.arrive(vectors, [8.0] * rows, [f"row {n}" for n in range(rows)]):
+        assert kept.any()
+    return {"rows": rows, "seconds": time.perf_counter() - begun}
+
+
+def peak_mb() -> float:
+    """The most memory that was ever resident, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
 
 
 def alone(work: Callable[..., T], *arguments: Any) -> T:
@@ -196,25 +278,52 @@ def alone(work: Callable[..., T], *arguments: Any) -> T:
 
 def main(
     calls: Annotated[int, typer.Option()] = 30_000,
-    candidates: Annotated[int, typer.Option()] = 100_000,
+    told: Annotated[int, typer.Option()] = 30_000,
+    recorded: Annotated[int, typer.Option()] = 100_000,
+    many: Annotated[int, typer.Option()] = 1_000_000,
+    rows: Annotated[int, typer.Option()] = 10_000,
+    only: Annotated[str | None, typer.Option(help="calls, memory, resume, many or dedup")] = None,
     json_file: Annotated[Path | None, typer.Option("--json")] = None,
 ) -> None:
     """Measure and print one table."""
-    found: dict[str, Any] = {"scripted": alone(scripted, calls), "http": alone(http, calls)}
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "ledger.sqlite"
-        found |= {"memory": alone(memory, path, candidates), "resume": alone(resume, path, candidates)}
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        if only in (None, "calls"):
+            found |= {"scripted": alone(scripted, calls), "http": alone(http, calls)}
+        if only in (None, "memory"):
+            found["memory"] = alone(memory, folder / "told.sqlite", told)
+        if only in (None, "resume"):
+            found["resume"] = alone(resume, folder, recorded)
+        if only in (None, "many"):
+            found["many"] = alone(finish, folder, many)
+        if only in (None, "dedup"):
+            found["dedup"] = alone(dedup, rows)
     print("| what | found |\n|---|---|")
-    print(f"| scripted engine, text | {found['scripted']['text']:,.0f} calls/s |")
-    print(f"| scripted engine, review by JSON schema | {found['scripted']['review']:,.0f} calls/s |")
-    print(f"| HTTP, text | {found['http']['text']:,.0f} calls/s (bare client {found['http']['bare']:,.0f}) |")
-    m, r = found["memory"], found["resume"]
-    print(f"| {candidates:,} candidates in one round | {candidates / m['seconds']:,.0f}/s, {m['peak_mb']:,.0f} MB |")
-    print(f"| memory a candidate | {m['kb_per_candidate']:.2f} kB, a million: {m['million_mb']:,.0f} MB |")
-    print(f"| resume to the first new call | {r['seconds']:.1f} s (ledger {r['ledger_mb']:,.0f} MB) |")
+    for line in table(found):
+        print("| " + " | ".join(line) + " |")
     if json_file:
         machine = {"cpus": os.cpu_count(), "python": platform.python_version(), "date": time.strftime("%Y-%m-%d")}
         write_json(json_file, found | {"calls": calls, "machine": machine})
+
+
+def table(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    if "scripted" in found:
+        yield "scripted engine, text", f"{found['scripted']['text']:,.0f} calls/s"
+        yield "scripted engine, review by JSON schema", f"{found['scripted']['review']:,.0f} calls/s"
+        yield "HTTP, text", f"{found['http']['text']:,.0f} calls/s (bare client {found['http']['bare']:,.0f})"
+    if m := found.get("memory"):
+        yield f"{m['candidates']:,} candidates told in one round", f"{m['candidates'] / m['seconds']:,.0f}/s"
+        yield "memory", f"{m['peak_mb']:,.0f} MB, {m['kb_per_candidate']:.2f} kB a candidate"
+    if r := found.get("resume"):
+        what = f"resume of {r['candidates']:,} candidates to the first new call"
+        yield what, f"{r['seconds']:.1f} s (ledger {r['ledger_mb']:,.0f} MB)"
+    if m := found.get("many"):
+        yield f"{m['candidates']:,} recorded candidates: decided ({m['rows']:,} rows)", f"{m['decided_s']:,.0f} s"
+        yield "counted, exported", f"{m['counted_s']:,.0f} s, {m['exported_s']:,.0f} s"
+        yield "peak memory", f"{m['peak_mb']:,.0f} MB (ledger {m['ledger_mb']:,.0f} MB)"
+    if d := found.get("dedup"):
+        yield f"{d['rows']:,} rows arrive at dedup one by one", f"{d['seconds']:.1f} s"
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def recorded_calls(ledger: Path) -> dict[str, list[dict[str, Any]]]:
     """Every recorded request by model, in the order they were answered, in the worker's own form."""
     found: dict[str, list[dict[str, Any]]] = {}
     with sqlite3.connect(ledger) as db:
-        for model, text in db.execute("SELECT model, request FROM calls ORDER BY written"):
+        for model, text in db.execute("SELECT model, request FROM calls ORDER BY id"):
             request = json.loads(text)
             call = {"messages": [{"role": r, "content": c} for r, c in request["messages"]]}
             call["sampling"] = request["sampling"]

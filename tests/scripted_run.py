@@ -212,7 +212,8 @@ def make(folder: Path, kill_after: int = 0, delay_s: float = 0.0) -> None:
         async with running(pool, view):
             await arms.synthesize(job, workshop, pool, view)
 
-    asyncio.run(run())
+    with job.folder.lock():
+        asyncio.run(run())
 
 
 def write_job(folder: Path, recipe: SynthesisRecipe) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scripted_run import said
 
-from gra.core.errors import BudgetExhausted, EngineUnavailable
+from gra.core.errors import EngineUnavailable
 from gra.core.ledger import Ledger
 from gra.engines.broker import KEY_FIELDS, Broker, EnginePool, call_key, call_request
 from gra.engines.protocol import (
@@ -260,47 +260,6 @@ def test_an_engine_lost_for_good_ends_every_asker(ledger: Ledger) -> None:
         return await asyncio.gather(*(broker.ask(call) for call in calls), return_exceptions=True)
 
     assert [type(found) for found in asyncio.run(scenario())] == [EngineUnavailable] * 3
-
-
-# --- single flight, budget, accounts --------------------------------------------------------------------------------
-
-
-def test_one_question_asked_many_times_at_once_is_paid_for_once(ledger: Ledger) -> None:
-    script = Asked(said("The Nile."))
-    broker = make_broker(ledger, script, delay_s=0.01)
-
-    async def scenario() -> list[Outcome]:
-        return await asyncio.gather(*(broker.ask(replace(CALL, candidate=f"r1-{i}")) for i in range(50)))
-
-    outcomes = asyncio.run(scenario())
-    assert len(script.calls) == 1
-    assert all(outcome == outcomes[0] for outcome in outcomes)
-
-
-def test_a_story_that_is_cancelled_does_not_take_the_answer_from_the_others(ledger: Ledger) -> None:
-    script = Asked(said("The Nile."))
-    broker = make_broker(ledger, script, delay_s=0.02)
-
-    async def scenario() -> Outcome:
-        first, second = asyncio.create_task(broker.ask(CALL)), asyncio.create_task(broker.ask(CALL))
-        await asyncio.sleep(0.005)
-        first.cancel()
-        return await second
-
-    assert isinstance(asyncio.run(scenario()), Answer)
-    assert len(script.calls) == 1
-
-
-def test_the_budget_counts_every_resume_and_stops_only_admission(ledger: Ledger) -> None:
-    outcome, _ = ask(ledger, CALL, said("a b"), token_budget=52)
-    assert isinstance(outcome, Answer)
-    broker = make_broker(ledger, Asked(said("c d")), token_budget=53)
-    broker.check_budget()  # 52 spent by the run before
-    assert isinstance(asyncio.run(broker.ask(replace(CALL, sample=1))), Answer)
-    with pytest.raises(BudgetExhausted, match=r"budget of 53 tokens is used up \(104 spent") as caught:
-        broker.check_budget()
-    assert caught.value.exit_code == 3
-    assert isinstance(asyncio.run(broker.ask(replace(CALL, sample=2))), Answer)  # paid work may finish
 
 
 def test_an_engine_that_fails_often_and_in_every_way_still_gives_every_call_its_outcome(ledger: Ledger) -> None:

@@ -90,7 +90,7 @@ def test_arrivals_keep_what_greedy_dedup_would_keep_of_all_so_far(world, thresho
     while len(counts) < len(scores):
         upto = data.draw(st.integers(len(counts) + 1, len(scores)))
         part = slice(len(counts), upto)
-        counts += kept_after(arrivals, embeddings[part], scores[part], texts.rows[part])
+        counts += kept_after(arrivals, embeddings[:upto], scores[part], texts.rows[part])
     for count in range(1, len(scores) + 1):
         so_far = Texts(texts.rows[:count], texts.pool, texts.likeness)
         assert counts[count - 1] == sum(brute_force(embeddings[:count], scores[:count], pool, threshold, so_far))
@@ -209,9 +209,10 @@ def test_each_stage_says_what_it_found() -> None:
 def test_a_row_that_pushes_out_another_may_let_a_third_back_in() -> None:
     chain = unit([[1, 0, 0], [0.8, 0.6, 0], [0.28, 0.96, 0]])  # each is near the next only
     arrivals = Arrivals(unit([]), [], 0.79)
-    assert kept_after(arrivals, chain[1:2], [8.0], ["b"]) == [1]
-    assert kept_after(arrivals, chain[2:], [7.0], ["c"]) == [1]
-    assert kept_after(arrivals, chain[:1], [9.0], ["a"]) == [2]  # a and c
+    come = chain[[1, 2, 0]]
+    assert kept_after(arrivals, come[:1], [8.0], ["b"]) == [1]
+    assert kept_after(arrivals, come[:2], [7.0], ["c"]) == [1]
+    assert kept_after(arrivals, come, [9.0], ["a"]) == [2]  # a and c
 
 
 def test_a_committee_that_repeats_itself_costs_no_more() -> None:

@@ -87,7 +87,7 @@ def test_a_sound_ledger_is_counted(filled: Path) -> None:
         ("UPDATE calls SET text = 'no' WHERE id = 7", "is not what was written"),
         ("UPDATE calls SET scores = '{\"yes\": 1.0}' WHERE id = 7", "is not what was written"),
         ("UPDATE calls SET completion_tokens = 0", r"is not what was written \(and 19 more\)"),
-        ("UPDATE calls SET request = '{}' WHERE id = 7", "is not the one that was answered"),
+        ("UPDATE calls SET request = '{}' WHERE id = 7", "does not belong to the question"),
         ("UPDATE verdicts SET story = '{' WHERE candidate = 'r1-000003'", "the verdict on r1-000003 of `one`"),
     ],
 )

@@ -31,7 +31,7 @@ from gra.reporting.explain import explain
 from gra.synthesis import programs
 from gra.synthesis.committee import Member, make_members
 from gra.synthesis.notebook import Notebook
-from gra.synthesis.programs import Sample, make_programs, past_programs, summary, versions
+from gra.synthesis.programs import Sample, Tally, make_programs, versions
 from gra.synthesis.rounds import grow
 from gra.synthesis.story import Setting, live
 
@@ -353,12 +353,13 @@ def test_lineage_funnel_and_story_say_which_program_said_what(tmp_path: Path) ->
     vetoed = told(tmp_path, script, MATH_VETO)
     seated = replace(told(tmp_path, script, FORM_VETO, seat), id="r1-000001")
     candidates = [vetoed, seated]
-    assert past_programs(candidates) == {"programs passed": 1}
-    assert past_programs([replace(vetoed, programs=())]) == {}
-    assert summary(candidates) == {"math": {"takes": "seat", "failed": 2}, "format": {"takes": "veto", "passed": 1}}
+    tally, none = Tally(), Tally()
+    tally.add(vetoed), tally.add(seated), none.add(replace(vetoed, programs=()))
+    assert (tally.step(), none.step(), none.summary()) == ({"programs passed": 1}, {}, {})
+    assert tally.summary() == {"math": {"takes": "seat", "failed": 2}, "format": {"takes": "veto", "passed": 1}}
     (tmp_path / "dataset").mkdir()
     facts = {"name": "x", "arm": "gra", "states": {}, "models": [], "shared_weights": {}, "seeds": "s", "reviewers": [],
-             "committee_auc": None, "prompts": {}, "programs": summary(candidates)}  # fmt: skip
+             "committee_auc": None, "prompts": {}, "programs": tally.summary()}  # fmt: skip
     export(tmp_path, candidates, facts)
     assert "| format | veto | 1 | 0 | 0 |" in (tmp_path / "dataset" / "README.md").read_text(encoding="utf-8")
     console = Console(width=140, record=True, file=io.StringIO())

@@ -211,6 +211,22 @@ def test_close_parks_everything_even_what_is_starting_and_starts_nothing_more() 
         run(use(residency, engines, "a"))
 
 
+def test_a_start_is_not_called_off_with_the_call_that_began_it() -> None:
+    machine = Machine(1)
+    engines = {"a": Loaded("a", 1, machine, start_s=0.01)}
+    residency = Residency(engines, 1)
+
+    async def story() -> None:
+        begun = asyncio.create_task(use(residency, engines, "a"))
+        await asyncio.sleep(0.002)
+        begun.cancel()
+        await asyncio.gather(begun, return_exceptions=True)
+        await use(residency, engines, "a")
+
+    run(story())
+    assert engines["a"].stats.starts == 1
+
+
 workloads = st.fixed_dictionaries(
     {
         "sizes": st.lists(st.integers(1, 6), min_size=1, max_size=5),

@@ -60,6 +60,14 @@ def edit_ledger(statement: str) -> Callable[[Path], None]:
     return harm
 
 
+def set_ledger_version(version: int) -> Callable[[Path], None]:
+    def harm(run: Path) -> None:
+        with sqlite3.connect(run / "ledger.sqlite") as db:
+            db.execute(f"PRAGMA user_version={version}")
+
+    return harm
+
+
 def overwrite_ledger(run: Path) -> None:
     file = run / "ledger.sqlite"
     content = bytearray(file.read_bytes())
@@ -97,8 +105,12 @@ def turned_round(rows: list[dict]) -> list[dict]:
     ("harm", "words"),
     [
         (edit_ledger("UPDATE calls SET request = replace(request, 'exercise', 'task')"), "does not belong to"),
+        (edit_ledger("UPDATE calls SET text = 'no' WHERE id = 1"), "is not what was written"),
+        (edit_ledger("UPDATE verdicts SET story = '{' WHERE candidate = 'r1-000003'"), "verdict on r1-000003 of `one`"),
         (edit_ledger("DELETE FROM calls WHERE role = 'generator'"), "answers that are in no ledger"),
-        (overwrite_ledger, "damage|cannot be read"),
+        (overwrite_ledger, "damage|cannot be read|version"),
+        (set_ledger_version(1), "version 1 .* `gra ledger check` brings it up to date"),
+        (set_ledger_version(99), "version 99 .* update GRA"),
         (no_ledger, "answers that are in no ledger"),
         (edit_rows("train", other_answer), "train.parquet: 1 rows are not as the lineage tells them"),
         (edit_rows("train", lambda rows: rows[1:]), "train.parquet: 1 rows of the lineage are not in it"),

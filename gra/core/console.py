@@ -41,11 +41,16 @@ class View:
 
     def event(self, kind: str, **fields: Any) -> None:
         """Append one event to the log."""
-        if self._log_file is None:
+        if (file := self._log_file) is None:
             return
-        self._log_file.parent.mkdir(parents=True, exist_ok=True)
-        with self._log_file.open("a", encoding="utf-8") as log:
-            log.write(json.dumps({"time": round(time.time(), 3), "event": kind, **fields}, ensure_ascii=False) + "\n")
+        line = json.dumps({"time": round(time.time(), 3), "event": kind, **fields}, ensure_ascii=False)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with file.open("a", encoding="utf-8") as log:
+                log.write(f"{line}\n")
+        except OSError as error:  # what the disk must hold says so itself; a log must not hide that
+            self._log_file = None
+            self.note(f"! {file} ends here: {error.strerror}")
 
     def note(self, text: str, **fields: Any) -> None:
         """One line for the person and the log."""

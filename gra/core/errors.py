@@ -7,6 +7,9 @@ Exit codes: 0 done, 2 wrong input, 3 stopped at the budget, 4 no engine, model o
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -66,3 +69,25 @@ class Mismatch(GraError):
     """Files do not match their manifest, or two runs cannot be compared."""
 
     exit_code = 5
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turn a disk that is full, or that may not be written to, into one sentence.
+
+    Raises:
+        DataError: in place of the system's error.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise DataError(
+                f"no space left on the disk of {folder}; free some and run the same command again, nothing is lost"
+            ) from None
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise DataError(
+                f"{error.filename or folder} cannot be written ({error.strerror}); check the folder's rights or choose "
+                "another with --runs"
+            ) from None
+        raise

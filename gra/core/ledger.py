@@ -9,6 +9,7 @@ processes, may share a file: they share answers, and each has its own verdicts a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sqlite3
 import time
@@ -180,6 +181,9 @@ class Ledger:
     def close(self) -> None:
         """Finish pending commits and close the file."""
         self._thread.shutdown(wait=True)
+        if self._waiting:  # of stories that were called off: nobody waits, and the answers are paid for
+            with contextlib.suppress(sqlite3.Error):
+                self._commit(self._waiting)
         self._reader.close()
         self._db.close()
 

@@ -10,6 +10,7 @@ import json
 import sqlite3
 import time
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -63,7 +64,7 @@ class Recorded:
 
 
 COLUMNS = (*(column.name for column in fields(Recorded)), "seal")
-_SCORES = COLUMNS.index("scores")
+_KEY, _REQUEST, _SCORES = (COLUMNS.index(name) for name in ("key", "request", "scores"))
 _SEALED = slice(COLUMNS.index("text"), COLUMNS.index("seconds"))
 
 
@@ -184,31 +185,42 @@ def check(path: Path) -> Checked:
         Mismatch: when a row is not what was written, with the first of them by name.
     """
     with _opened(path) as db:
-        problems = [text for (text,) in db.execute("PRAGMA integrity_check(5)") if text != "ok"]
-        versions: dict[str, int] = {}
-        bare = 0
-        for key, request, *values in db.execute(f"SELECT key, request, {', '.join(COLUMNS)} FROM calls"):
-            if seal(tuple(values)) != values[-1]:
-                problems.append(f"the answer {key} is not what was written")
-            if not request:
-                bare += 1
-                continue
-            if hashlib.sha256(request.encode()).hexdigest() != key:
-                problems.append(f"the question of {key} is not the one that was answered")
-            else:
-                version = str(json.loads(request).get("version"))
-                versions[version] = versions.get(version, 0) + 1
-        for run, candidate, story in db.execute("SELECT run, candidate, story FROM verdicts"):
-            if not _is_verdict(story):
-                problems.append(f"the verdict on {candidate} of `{run}` cannot be read")
-        if problems:
-            more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-            raise Mismatch(f"{path}: {problems[0]}{more}; take a copy of the ledger, or move it away and run again")
+        found = list(problems(db))
+        if found:
+            more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+            raise Mismatch(f"{path}: {found[0]}{more}; take a copy of the ledger, or move it away and run again")
         runs: dict[str, dict[str, int]] = {}
         for table, name in (("calls", "answers"), ("verdicts", "verdicts"), ("faults", "faults")):
             for run, count in db.execute(f"SELECT run, COUNT(*) FROM {table} GROUP BY run"):
                 runs.setdefault(run, {"answers": 0, "verdicts": 0, "faults": 0})[name] = count
-        return Checked(runs, versions, bare, path.stat().st_size)
+        versions: Counter[str] = Counter()
+        for (request,) in db.execute("SELECT request FROM calls WHERE request != ''"):
+            versions[str(json.loads(request).get("version"))] += 1
+        bare = db.execute("SELECT COUNT(*) FROM calls WHERE request = ''").fetchone()[0]
+        return Checked(runs, dict(versions), bare, path.stat().st_size)
+
+
+def problems(db: sqlite3.Connection) -> Iterator[str]:
+    """Read a whole ledger and say what is wrong with it: its structure, every key, every seal and every verdict.
+
+    Nothing is written, so a connection that may only read will do.
+    """
+    if (version := _version(db)) != SCHEMA_VERSION:
+        todo = "`gra ledger check` brings it up to date" if version < SCHEMA_VERSION else "update GRA"
+        yield f"it has ledger version {version} and this GRA reads version {SCHEMA_VERSION}; {todo}"
+        return
+    for (finding,) in db.execute("PRAGMA integrity_check(5)"):
+        if finding != "ok":
+            yield f"SQLite finds damage: {' '.join(finding.split())}"
+    for values in db.execute(f"SELECT {', '.join(COLUMNS)} FROM calls"):
+        key, request = values[_KEY], values[_REQUEST]
+        if seal(values) != values[-1]:
+            yield f"the answer {key[:12]} is not what was written"
+        if request and hashlib.sha256(request.encode()).hexdigest() != key:  # a compact ledger has no requests
+            yield f"the answer {key[:12]} does not belong to the question recorded with it"
+    for run, candidate, story in db.execute("SELECT run, candidate, story FROM verdicts"):
+        if not _is_verdict(story):
+            yield f"the verdict on {candidate} of `{run}` cannot be read"
 
 
 def _is_verdict(text: str) -> bool:
@@ -265,6 +277,8 @@ def sentence(path: Path, error: sqlite3.Error) -> str:
     code = getattr(error, "sqlite_errorname", "")
     if code.startswith("SQLITE_FULL"):
         return f"no space left on the disk of {path}; free some and run the same command again, nothing is lost"
+    if code.startswith(("SQLITE_IOERR_WRITE", "SQLITE_IOERR_FSYNC", "SQLITE_IOERR_TRUNCATE")):
+        return f"the disk of {path} takes no more data (full, over a quota, or failing); run again when it does"
     if code.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
         return f"the ledger {path} cannot be written; check the folder's rights or choose another with --runs"
     if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):

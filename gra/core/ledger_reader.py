@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from gra.core.errors import DataError
-from gra.core.ledger_file import COLUMNS, Recorded, read, sentence
+from gra.core.ledger_file import COLUMNS, Recorded, problems, read, sentence
 
 
 class LedgerReader:
@@ -37,7 +36,7 @@ class LedgerReader:
 
     def answers(self, keys: Iterable[str]) -> list[Recorded]:
         """The answers of these keys that are there, in the order they were given."""
-        query = f"SELECT {', '.join(COLUMNS)}, written FROM calls WHERE key = ?"
+        query = f"SELECT {', '.join(COLUMNS)}, id FROM calls WHERE key = ?"
         try:
             rows = [row for key in keys for row in self._db.execute(query, (key,))]
         except sqlite3.Error as error:
@@ -45,14 +44,9 @@ class LedgerReader:
         return [read(self.path, row[:-1]) for row in sorted(rows, key=lambda row: row[-1])]
 
     def problems(self) -> Iterator[str]:
-        """What is wrong with the file: damage that SQLite finds, and answers whose key is not their request's."""
+        """What is wrong with the file."""
         try:
-            for (finding,) in self._db.execute("PRAGMA integrity_check(5)"):
-                if finding != "ok":
-                    yield f"SQLite finds damage: {' '.join(finding.split())}"
-            for key, request in self._db.execute("SELECT key, request FROM calls"):
-                if request and hashlib.sha256(request.encode()).hexdigest() != key:
-                    yield f"answer {key[:12]} does not belong to the request recorded with it"
+            yield from problems(self._db)
         except sqlite3.Error as error:
             yield f"it cannot be read to its end ({error})"
 

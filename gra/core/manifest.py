@@ -20,10 +20,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gra.core.errors import DataError, GraError, Mismatch
+from gra.core.errors import DataError, GraError, Mismatch, writing
 
 MANIFEST = "manifest.json"
 MANIFEST_VERSION = 1
+_UNFINISHED = ".unfinished"
 _PACKAGES = (
     "torch",
     "transformers",
@@ -65,7 +66,7 @@ def file_digest(path: Path) -> str:
 def atomic_path(target: Path) -> Iterator[Path]:
     """A temporary path beside `target` that becomes it when the block ends well; otherwise it is removed."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=_UNFINISHED)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -106,12 +107,15 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the run for this process.
+        """Hold the run for this process, and clear away what a killed one had begun to write.
 
         Raises:
             RunLocked: when another process holds it.
+            DataError: when the folder cannot be written.
         """
-        with (self.path / ".lock").open("a+") as handle:
+        with writing(self.path):
+            handle = (self.path / ".lock").open("a+")
+        with handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
@@ -123,6 +127,8 @@ class RunFolder:
             handle.truncate(0)
             handle.write(str(os.getpid()))
             handle.flush()
+            for unfinished in self.path.rglob(f".*{_UNFINISHED}"):
+                unfinished.unlink(missing_ok=True)
             yield
 
     def manifest(self) -> dict[str, Any]:

@@ -27,7 +27,6 @@ class Arrivals:
         self._threshold = threshold
         self._wording = Wording(likeness)
         self._pool_keys = {self._wording.key(text) for text in pool_texts}
-        self._count = 0
         self._vectors: Matrix | None = None
         self._scores = np.empty(0)
         self._keys = np.empty(0, np.intp)
@@ -35,15 +34,20 @@ class Arrivals:
         self._kept = np.empty(0, bool)
 
     def arrive(self, vectors: Matrix, scores: Sequence[float], texts: Sequence[str]) -> Iterator[NDArray[np.bool_]]:
-        """Take in rows in order, and show after each of them which rows are kept; the array changes with the next."""
-        begun, self._count = self._count, self._count + len(vectors)
+        """Take in rows in order, and show after each of them which rows are kept; the array changes with the next.
+
+        Args:
+            vectors: unit rows, those of the new rows after all that came before; they are looked at and not copied.
+            scores: of the new rows, as the texts.
+        """
+        begun = len(self._scores)
         keys = [self._wording.key(text) for text in texts]
-        self._vectors = vectors if self._vectors is None else np.concatenate([self._vectors, vectors])
+        self._vectors = vectors
         self._scores = np.concatenate([self._scores, np.asarray(scores, np.float64)])
         self._keys = np.concatenate([self._keys, np.array(keys, np.intp)])
-        self._against = np.concatenate([self._against, self._pooled(vectors, keys)])
-        self._kept = np.concatenate([self._kept, np.zeros(len(vectors), bool)])
-        for row in range(begun, self._count):
+        self._against = np.concatenate([self._against, self._pooled(vectors[begun:], keys)])
+        self._kept = np.concatenate([self._kept, np.zeros(len(texts), bool)])
+        for row in range(begun, len(vectors)):
             self._take(row)
             yield self._kept
 

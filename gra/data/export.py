@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from pathlib import Path
 from statistics import median
@@ -22,6 +24,7 @@ import pyarrow.parquet as pq
 from gra.core.manifest import atomic_path, canonical_json
 from gra.core.records import SECOND_BEST, Candidate, State
 
+_GROUP = 4096  # rows in memory at a time, and in a row group of a file
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 # TRL's conversational prompt-completion form, and who and what the row is.
 TRAIN_SCHEMA = pa.schema(
@@ -146,28 +149,89 @@ def lineage_row(candidate: Candidate) -> dict[str, Any]:
     )
 
 
-def dataset_rows(candidates: Sequence[Candidate]) -> dict[str, list[dict[str, Any]]]:
-    """The rows of every file of a dataset; nothing but the candidates decides them."""
-    accepted = [c for c in candidates if c.state is State.ACCEPTED]
+def rows_of(candidate: Candidate) -> dict[str, list[dict[str, Any]]]:
+    """What a candidate gives to every file of a dataset; nothing else decides their rows."""
     return {
-        "train": [training_row(c) for c in accepted],
-        "contested": [contested_row(c) for c in candidates if c.disputed],
-        "preferences": [pair for c in accepted for pair in preference_rows(c)],
-        "lineage": [lineage_row(c) for c in candidates],
+        "train": [training_row(candidate)] if candidate.state is State.ACCEPTED else [],
+        "contested": [contested_row(candidate)] if candidate.disputed else [],
+        "preferences": preference_rows(candidate),
+        "lineage": [lineage_row(candidate)],
     }
 
 
-def export(folder: Path, candidates: Sequence[Candidate], facts: Mapping[str, Any]) -> list[Path]:
-    """Write `dataset/` and `lineage.parquet` into a run folder and return the files."""
-    dataset, parts, rounds = folder / "dataset", dataset_rows(candidates), round_rows(candidates)
-    files = [_parquet(dataset / f"{name}.parquet", rows, SCHEMAS[name]) for name, rows in parts.items()]
-    files += [_parquet(dataset / "rounds" / f"{n}.parquet", rows, TRAIN_SCHEMA) for n, rows in rounds.items()]
-    for stale in set((dataset / "rounds").glob("*.parquet")) - set(files):  # an earlier run had more rounds
-        stale.unlink()
-    files += [_twin(dataset / "lineage.parquet", folder / "lineage.parquet"), dataset / "README.md"]
+def dataset_rows(candidates: Sequence[Candidate]) -> dict[str, list[dict[str, Any]]]:
+    """The rows of every file of a dataset."""
+    parts: dict[str, list[dict[str, Any]]] = {name: [] for name in SCHEMAS}
+    for candidate in candidates:
+        for name, rows in rows_of(candidate).items():
+            parts[name] += rows
+    return parts
+
+
+class _Content:
+    """What the card says of the rows, added up while they are written."""
+
+    def __init__(self) -> None:
+        self.parts = dict.fromkeys(SCHEMAS, 0)
+        self.domains: Counter[str] = Counter()
+        self.rounds: Counter[int] = Counter()
+        self.second_best = 0
+        self.margins = array("d")
+
+    def add(self, name: str, row: Mapping[str, Any]) -> None:
+        self.parts[name] += 1
+        if name == "train":
+            self.domains[row["domain"]] += 1
+            self.rounds[row["round"]] += 1
+        elif name == "preferences":
+            self.second_best += row["reason"] == SECOND_BEST
+            self.margins.append(row["score_chosen"] - row["score_rejected"])
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "rows": self.parts["train"],
+            "parts": self.parts,
+            "domains": self.domains,
+            "rounds": sorted(self.rounds) if len(self.rounds) > 1 else [],
+            "pairs": self.parts["preferences"],
+            "second_best": self.second_best,
+            "margin": median(self.margins) if self.margins else 0.0,
+        }
+
+
+def export(folder: Path, candidates: Iterable[Candidate], facts: Mapping[str, Any]) -> list[Path]:
+    """Write `dataset/` and `lineage.parquet` into a run folder and return the files.
+
+    Candidates are gone through once, and only a few thousand rows are in memory at a time.
+    """
+    dataset, content = folder / "dataset", _Content()
+    files = {name: dataset / f"{name}.parquet" for name in SCHEMAS}
+    with ExitStack() as stack:
+        parts = {name: stack.enter_context(_parquet(files[name], schema)) for name, schema in SCHEMAS.items()}
+        for candidate in candidates:
+            for name, rows in rows_of(candidate).items():
+                for row in rows:
+                    parts[name](row)
+                    content.add(name, row)
+    made = [*files.values(), *_rounds(dataset, content.facts()["rounds"])]
+    made += [_twin(files["lineage"], folder / "lineage.parquet"), dataset / "README.md"]
     with atomic_path(dataset / "README.md") as temporary:
-        temporary.write_text(card(parts, facts), encoding="utf-8")
-    return files
+        temporary.write_text(card(content.facts() | dict(facts)), encoding="utf-8")
+    return made
+
+
+def _rounds(dataset: Path, numbers: Sequence[int]) -> list[Path]:
+    """The rows of each round in a file of its own, taken from those of all; none when there was only one round."""
+    folder = dataset / "rounds"
+    files = {number: folder / f"{number}.parquet" for number in numbers}
+    with ExitStack() as stack:
+        parts = {number: stack.enter_context(_parquet(file, TRAIN_SCHEMA)) for number, file in files.items()}
+        for batch in pq.ParquetFile(dataset / "train.parquet").iter_batches() if files else ():
+            for row in batch.to_pylist():
+                parts[row["round"]](row)
+    for stale in set(folder.glob("*.parquet")) - set(files.values()):  # an earlier run had more rounds
+        stale.unlink()
+    return list(files.values())
 
 
 def _twin(source: Path, target: Path) -> Path:
@@ -181,11 +245,23 @@ def _twin(source: Path, target: Path) -> Path:
     return target
 
 
-def _parquet(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> Path:
-    table = pa.Table.from_pylist(rows, schema=schema)
-    with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
-    return path
+@contextmanager
+def _parquet(path: Path, schema: pa.Schema) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """A file that takes rows one by one and writes them in groups."""
+    waiting: list[Mapping[str, Any]] = []
+
+    def write() -> None:
+        writer.write_table(pa.Table.from_pylist(waiting, schema=schema))
+        waiting.clear()
+
+    def add(row: Mapping[str, Any]) -> None:
+        waiting.append(row)
+        if len(waiting) == _GROUP:
+            write()
+
+    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        yield add
+        write()
 
 
 def read_lineage(path: Path) -> list[dict[str, Any]]:
@@ -202,22 +278,11 @@ def read_candidates(path: Path) -> list[Candidate]:
     return [Candidate.from_json({name: value for name, value in row.items() if name in known}) for row in told]
 
 
-def card(parts: Mapping[str, Sequence[Mapping[str, Any]]], facts: Mapping[str, Any]) -> str:
+def card(facts: Mapping[str, Any]) -> str:
     """The dataset card: what the rows are, who wrote them, under which licences, and what to beware of."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    pairs = parts["preferences"]
-    rounds = sorted({row["round"] for row in parts["train"]})
-    return environment.get_template("card.jinja").render(
-        rows=len(parts["train"]),
-        parts={name: len(rows) for name, rows in parts.items()},
-        domains=Counter(row["domain"] for row in parts["train"]),
-        rounds=rounds if len(rounds) > 1 else [],
-        pairs=len(pairs),
-        second_best=sum(pair["reason"] == SECOND_BEST for pair in pairs),
-        margin=median(pair["score_chosen"] - pair["score_rejected"] for pair in pairs) if pairs else 0.0,
-        **facts,
-    )
+    return environment.get_template("card.jinja").render(facts)

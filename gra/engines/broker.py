@@ -15,7 +15,8 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 from gra.core.errors import BudgetExhausted
@@ -41,6 +42,7 @@ from gra.engines.protocol import (
     Unparsable,
 )
 from gra.engines.residency import Residency
+from gra.engines.shape import Affirm, affirm
 
 KEY_VERSION = 1
 _RETRY_TEMPERATURE = 0.7
@@ -91,6 +93,15 @@ def _identify(call: Call, attempt: int) -> tuple[str, str]:
 
 
 @dataclass
+class _Asking:
+    """A question on its way to an engine, for which broker, and how many of its stories wait for the answer."""
+
+    broker: Broker
+    paying: asyncio.Task[Recorded | TimedOut | EngineFailed]
+    waiters: int = 0
+
+
+@dataclass
 class Progress:
     """What the terminal shows while the broker works."""
 
@@ -111,6 +122,7 @@ class EnginePool:
             name: engine.gate if isinstance(engine, Paced) else asyncio.Semaphore(engine.concurrency)
             for name, engine in engines.items()
         }
+        self.asking: dict[tuple[Path, str], _Asking] = {}  # by ledger and key
 
 
 class Broker:
@@ -128,13 +140,13 @@ class Broker:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.ledger = ledger
+        self._file = ledger.path.absolute()
         self.pool = pool
         self.progress = Progress()
         self._max_attempts = max_attempts
         self._timeout = call_timeout_s
         self._backoff = backoff_s
         self._clock = clock
-        self._asking: dict[str, asyncio.Task[Recorded | TimedOut | EngineFailed]] = {}
         self._budget = token_budget
         self._spent = ledger.spent()
 
@@ -150,40 +162,62 @@ class Broker:
                 "what was finished is a valid dataset. Raise `budget.tokens` and run again to go on"
             )
 
-    async def ask(self, call: Call) -> Outcome:
-        """One question, one outcome; recorded answers are used as they stand."""
+    async def ask(self, call: Call, paid: Callable[[Recorded], None] | None = None) -> Outcome:
+        """One question, one outcome; recorded answers are used as they stand.
+
+        `paid` is told of every recorded answer that the question took, also of those that could not be used.
+        """
         last: Outcome = EngineFailed("never asked")
         for attempt in range(self._max_attempts):
-            last = await self._attempt(call if attempt == 0 else _livelier(call), attempt)
+            last = await self._attempt(call if attempt == 0 else _livelier(call), attempt, paid)
             if isinstance(last, Answer | TimedOut | EngineFailed):
                 return last
             self.progress.unusable[f"{call.role}:{type(last).__name__}"] += 1
         return last
 
-    async def _attempt(self, call: Call, attempt: int) -> Outcome:
+    async def _attempt(self, call: Call, attempt: int, paid: Callable[[Recorded], None] | None) -> Outcome:
         key, request = _identify(call, attempt)
         recorded = self.ledger.lookup(key)
         if recorded is None:
-            # Two stories that ask the same thing at once share one answer and pay once.
-            if key not in self._asking:
-                self._asking[key] = asyncio.create_task(self._pay(call, key, request, attempt))
-                self._asking[key].add_done_callback(lambda asked: self._forget(key, asked))
-            found = await asyncio.shield(self._asking[key])
+            found = await self._shared(call, key, request, attempt)
             if not isinstance(found, Recorded):
                 return found
             recorded = found
         else:
             self.progress.replayed += 1
         self.progress.usage[call.role] += Usage(1, recorded.prompt_tokens, recorded.completion_tokens)
+        if paid is not None:
+            paid(recorded)
         return read_outcome(call, recorded)
 
-    def _forget(self, key: str, asked: asyncio.Task[Recorded | TimedOut | EngineFailed]) -> None:
-        del self._asking[key]
-        if not asked.cancelled():
-            asked.exception()  # seen here too, for the stories that asked may have been cancelled
+    async def _shared(self, call: Call, key: str, request: str, attempt: int) -> Recorded | TimedOut | EngineFailed:
+        """Stories that ask the same thing at once share one answer; it is called off when the last of them is."""
+        place = (self._file, key)
+        asking = self.pool.asking.get(place)
+        if asking is not None and asking.broker is not self:
+            # Another arm asks it, and will have recorded the answer in the same ledger; if not, this one asks.
+            await asyncio.wait([asking.paying])
+            return self.ledger.lookup(key) or await self._shared(call, key, request, attempt)
+        if asking is None:
+            asking = _Asking(self, asyncio.create_task(self._pay(call, key, request, attempt)))
+            asking.paying.add_done_callback(partial(self._forget, place, asking))
+            self.pool.asking[place] = asking
+        asking.waiters += 1
+        try:
+            return await asyncio.shield(asking.paying)
+        finally:
+            asking.waiters -= 1
+            if not asking.waiters:
+                self._forget(place, asking)  # at once: who asks from now on begins afresh
+                asking.paying.cancel()
+
+    def _forget(self, place: tuple[Path, str], asking: _Asking, _: object = None) -> None:
+        if self.pool.asking.get(place) is asking:
+            del self.pool.asking[place]
 
     async def _pay(self, call: Call, key: str, request: str, attempt: int) -> Recorded | TimedOut | EngineFailed:
         name = call.model.name
+        engine = self.pool.engines[name]
         failures = 0
         while True:
             async with self.pool.residency.hold(name), self.pool.gates[name]:
@@ -192,9 +226,11 @@ class Broker:
                 started = self._clock()
                 try:
                     async with asyncio.timeout(self._timeout):
-                        reply = await self.pool.engines[name].submit(call)
+                        reply = await engine.submit(call)
                 except TimeoutError:
                     reply = Fault("timeout", f"no answer in {self._timeout:g} s")
+                    if isinstance(engine, Paced):
+                        engine.overdue(self._timeout)
                 finally:
                     self.progress.in_flight[name] -= 1
             if isinstance(reply, Completion):
@@ -268,11 +304,11 @@ def read_outcome(call: Call, recorded: Recorded) -> Outcome:
 
 
 @cache
-def _validator(schema: str) -> Any:
+def _validator(schema: str) -> tuple[Affirm, Any]:
     # Made once: jsonschema would otherwise check the schema itself again for every answer, for milliseconds.
     import jsonschema
 
-    return jsonschema.Draft202012Validator(json.loads(schema))
+    return affirm(json.loads(schema)), jsonschema.Draft202012Validator(json.loads(schema))
 
 
 def _read_json(schema: Mapping[str, Any], recorded: Recorded, completion: Completion) -> Outcome:
@@ -280,7 +316,9 @@ def _read_json(schema: Mapping[str, Any], recorded: Recorded, completion: Comple
 
     try:
         value = json.loads(recorded.text)
-        _validator(json.dumps(schema)).validate(value)
+        certainly, validator = _validator(json.dumps(schema))
+        if not certainly(value):
+            validator.validate(value)
         canonical_json(value).encode()  # half a surrogate pair is valid JSON but no text to ask about
     except jsonschema.ValidationError as error:
         return Unparsable(recorded.text, f"not the schema asked for: {error.message}", recorded.key)

@@ -82,12 +82,9 @@ class OpenAIEngine:
         if not self.server.connected:
             await self.start()
         self.server.be_patient()
-        begun, asked_at = time.monotonic(), self.gate.now()
+        begun = time.monotonic()
         try:
             reply = await (self._likelihood(call) if isinstance(call.output, Likelihood) else self._chat(call))
-        except asyncio.CancelledError:  # the broker's time limit: a server that hangs may be asked too much
-            self.gate.failed(asked_at, overloaded=True)
-            raise
         except dialect.Garbled as error:
             return Fault("error", f"{self.server.base} answered something that cannot be read: {error}")
         if isinstance(reply, Completion):
@@ -97,6 +94,10 @@ class OpenAIEngine:
             self.stats.cached_tokens += reply.cached_tokens
             self.stats.busy_seconds += time.monotonic() - begun
         return reply
+
+    def overdue(self, seconds: float) -> None:
+        """A server that hangs may be asked too much."""
+        self.gate.failed(self.gate.now() - seconds, overloaded=True)
 
     async def _chat(self, call: Call) -> Completion | Fault:
         """Go down the forms of the question until the server takes one, and remember which."""

@@ -190,3 +190,6 @@ class Paced(Protocol):
     """An engine that decides for itself, from moment to moment, how many calls it takes at once."""
 
     gate: AbstractAsyncContextManager[None]
+
+    def overdue(self, seconds: float) -> None:
+        """A call was given up after so many seconds without an answer; calls that nobody needs any more are not."""

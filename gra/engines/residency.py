@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 
 from gra.core.errors import EngineUnavailable
@@ -35,6 +35,7 @@ class Residency:
         self._waiting: dict[str, int] = defaultdict(int)
         self._changed = asyncio.Event()
         self._moving: set[str] = set()
+        self._moves: set[asyncio.Task[None]] = set()
         self._failed: dict[str, EngineUnavailable] = {}
         self.switches = 0
 
@@ -92,14 +93,14 @@ class Residency:
         if name in self._moving or self._more_wanted(name):
             await changed.wait()
         elif self._used() + self._engines[name].memory_gb <= self._limit:
-            await self._start(name)
+            await self._move(name, self._start)
         elif self._moving:
             await changed.wait()  # what is on the move may make the room
         elif idle := [n for n in sorted(self._resident - self._moving) if not self._busy(n) and self._weighs(n)]:
             longest = min(idle, key=lambda n: self._idle_since[n])
             rest = self._idle_since[longest] + self._grace - time.monotonic()
             if rest <= 0:
-                await self._park(longest)
+                await self._move(longest, self._park)
             else:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(changed.wait(), rest)
@@ -124,6 +125,14 @@ class Residency:
     def _notify(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+
+    async def _move(self, name: str, move: Callable[[str], Coroutine[None, None, None]]) -> None:
+        """Start or park a model; a call that is called off meanwhile does not call that off, half done."""
+        self._moving.add(name)
+        moving = asyncio.create_task(move(name))
+        self._moves.add(moving)
+        moving.add_done_callback(self._moves.discard)
+        await asyncio.shield(moving)
 
     async def _start(self, name: str) -> None:
         self._moving.add(name)

@@ -20,8 +20,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from gra.core.console import View
+from gra.core.errors import writing
 from gra.core.ledger import Ledger
-from gra.core.records import Candidate, Seed
+from gra.core.records import Seed
 from gra.core.schema import SynthesisRecipe
 from gra.core.tracking import start_tracking
 from gra.data.export import export
@@ -30,6 +31,7 @@ from gra.synthesis.growth import write_samples
 from gra.synthesis.seating import prepare
 from gra.synthesis.seedwise import answer_seeds, copy_seeds, refine_seeds
 from gra.synthesis.summary import card_facts, summarize
+from gra.synthesis.told import Candidates, Joined
 from gra.synthesis.workbench import Job, Workbench
 from gra.synthesis.workshop import Workshop
 
@@ -42,6 +44,11 @@ async def synthesize(
     Raises:
         GraError: for wrong input, a spent disk, or an engine that is lost for good. What was answered is recorded.
     """
+    with writing(job.folder.path):
+        return await _synthesize(job, workshop, pool, view, group)
+
+
+async def _synthesize(job: Job, workshop: Workshop, pool: EnginePool, view: View, group: str | None) -> dict[str, Any]:
     recipe = job.recipe
     (job.folder / "recipe.resolved.yaml").write_text(job.loaded.show() + "\n", encoding="utf-8")
     seeds = job.seeds()
@@ -67,7 +74,8 @@ async def synthesize(
         )
         bench = Workbench(job, workshop, broker, ledger, view, tracker)
         candidates, facts = await make(bench, seeds.rows)
-        facts |= {"stopped": bench.stopped, "seeds": {"used": len(seeds.rows), "set_aside": seeds.set_aside}}
+        facts |= {"stopped": bench.stopped, "beyond": bench.beyond}
+        facts |= {"seeds": {"used": len(seeds.rows), "set_aside": seeds.set_aside}}
         content = summarize(job, workshop, ledger, candidates, facts) | {"seconds": round(time.time() - begun, 1)}
         files = export(job.folder.path, candidates, card_facts(job, workshop, content))
         job.folder.record("synthesis", content, [*files, job.folder / "recipe.resolved.yaml"])
@@ -86,21 +94,21 @@ def has_stories(recipe: SynthesisRecipe) -> bool:
     return recipe.arm != "vanilla"
 
 
-async def make(bench: Workbench, seeds: Sequence[Seed]) -> tuple[list[Candidate], dict[str, Any]]:
+async def make(bench: Workbench, seeds: Sequence[Seed]) -> tuple[Candidates, dict[str, Any]]:
     """The arm's candidates in their final states, and what the report should know beside them."""
     recipe = bench.recipe
     if recipe.arm == "vanilla":
         return copy_seeds(recipe, seeds), {}
     if not has_stories(recipe):
         return await answer_seeds(bench, seeds), {}
-    candidates: list[Candidate] = []
+    parts: list[Candidates] = []
     seated = await prepare(bench, seeds)
     try:
         if recipe.arm in ("refined", "integrated"):
-            candidates += await refine_seeds(bench, seated.setting, seated.seeds)
+            parts.append(await refine_seeds(bench, seated.setting, seated.seeds))
         if recipe.arm != "refined":
-            candidates += await write_samples(bench, seated.setting, seated.seeds)
-        return candidates, await seated.facts()
+            parts.append(await write_samples(bench, seated.setting, seated.seeds))
+        return Joined(parts), await seated.facts()
     finally:
         bench.workshop.prepared.set()  # also when no candidate ever ended
         await seated.dismiss()

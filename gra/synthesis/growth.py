@@ -18,10 +18,11 @@ from gra.synthesis.notebook import Notebook, Unanswered
 from gra.synthesis.quotas import rows_by_domain
 from gra.synthesis.rounds import Round, RoundResult, grow
 from gra.synthesis.story import Setting, eligible
+from gra.synthesis.told import Joined, Told
 from gra.synthesis.workbench import Workbench
 
 
-async def write_samples(bench: Workbench, setting: Setting, parents: Sequence[Seed]) -> list[Candidate]:
+async def write_samples(bench: Workbench, setting: Setting, parents: Sequence[Seed]) -> Joined:
     """All rounds: every candidate in its final state, in candidate order.
 
     Raises:
@@ -30,37 +31,39 @@ async def write_samples(bench: Workbench, setting: Setting, parents: Sequence[Se
     recipe, rounds = setting.recipe, setting.recipe.rounds
     pool = grow({domain: [] for domain in recipe.domains}, parents)
     for domain, rows in (rows_by_domain(recipe) or {}).items():
-        if rows and len(eligible(pool, domain)) < 2:
+        if rows and len(eligible(pool)[domain]) < 2:
             raise DataError(
                 f"`rounds.quotas` asks for {rows} rows of {domain}, but fewer than two of its seeds got keywords and a "
                 "summary (see the notes above); give them in the seed file"
             )
     embedder = Embedder(resolve(recipe.dedup.embedder, accept_licences=recipe.accept_licences).path)
-    candidates: list[Candidate] = []
+    told: list[Told] = []
     for number in range(1, rounds.count + 1):
         bench.ended.clear()
         this_round = Round(setting, bench.broker, bench.ledger, pool, embedder, number, bench.in_flight)
-        result = await this_round.run(lambda c: bench.note(c, rounds.accept))
-        candidates += result.candidates
+        result = await this_round.run(lambda ended, recorded: bench.note(ended, rounds.accept, quietly=recorded))
+        told.append(result.candidates)
         bench.stopped.append(result.stopped)
+        bench.beyond.append(result.beyond)
         _say_how_it_ended(bench, number, result)
         if result.stopped == "budget":
             break
         if number < rounds.count:
-            pool = grow(pool, await enrich_all(bench, setting.members, [_as_seed(c, recipe) for c in result.accepted]))
-    return candidates
+            fresh = [_as_seed(candidate, recipe) for candidate in result.candidates.accepted()]
+            pool = grow(pool, await enrich_all(bench, setting.members, fresh))
+    return Joined(told)
 
 
 def _say_how_it_ended(bench: Workbench, number: int, result: RoundResult) -> None:
-    rounds, accepted = bench.recipe.rounds, result.accepted
-    bench.view.note(f"  round {number}: {len(accepted)} rows of {len(result.candidates)} ({result.stopped})")
-    if len(accepted) == rounds.accept or result.stopped == "budget":
+    rounds, have = bench.recipe.rounds, result.rows
+    beyond = f"; {result.beyond} more had been begun" if result.beyond else ""
+    bench.view.note(f"  round {number}: {have.total()} rows of {len(result.candidates)} ({result.stopped}{beyond})")
+    if have.total() == rounds.accept or result.stopped == "budget":
         return
-    have = Counter(candidate.domain for candidate in accepted)
     wanted = rows_by_domain(bench.recipe) or {}
     short = ", ".join(f"{domain} {have[domain]} of {rows}" for domain, rows in wanted.items() if have[domain] < rows)
     bench.view.note(
-        f"! round {number} ends with {len(accepted)} of {rounds.accept} rows: {len(result.candidates)} candidates "
+        f"! round {number} ends with {have.total()} of {rounds.accept} rows: {len(result.candidates)} candidates "
         f"are all that `rounds.max_candidates` allows{f' ({short})' if short else ''}"
     )
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
+from gra.core.ledger import Recorded
 from gra.core.records import Usage
 from gra.engines.broker import Broker
 from gra.engines.protocol import Answer, Call, EngineFailed, Outcome, Refused, TimedOut, Truncated, Unparsable
@@ -51,13 +53,16 @@ class Notebook:
         Raises:
             Unanswered: when there is none.
         """
-        outcome = await self.broker.ask(call)
+        outcome = await self.broker.ask(call, partial(self._paid, call.role))
         if not isinstance(outcome, Answer):
             raise Unanswered(call, outcome)
-        spent = Usage(1, outcome.completion.prompt_tokens, outcome.completion.completion_tokens)
-        self.usage[call.role] = self.usage.get(call.role, Usage()) + spent
-        self.calls.append(outcome.key)
         return outcome
+
+    def _paid(self, role: str, answer: Recorded) -> None:
+        """Whatever was answered was paid for, whether or not it could be used."""
+        spent = Usage(1, answer.prompt_tokens, answer.completion_tokens)
+        self.usage[role] = self.usage.get(role, Usage()) + spent
+        self.calls.append(answer.key)
 
 
 async def together(*steps: Awaitable[T]) -> list[T]:

@@ -12,7 +12,7 @@ recipe; `plug` puts it in. `tests` (unit tests for code) has no maker here: it n
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -239,20 +239,25 @@ plug("format", Form)
 plug("consistency", Consistency)
 
 
-def summary(candidates: Iterable[Candidate]) -> dict[str, dict[str, Any]]:
-    """What each program did, by kind, for the manifest."""
-    found: dict[str, Counter[str]] = {}
-    takes: dict[str, str] = {}
-    for candidate in candidates:
+class Tally:
+    """What each program did, added up candidate by candidate, for the manifest."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, Counter[str]] = {}
+        self._takes: dict[str, str] = {}
+        self._past = 0
+
+    def add(self, candidate: Candidate) -> None:
+        """Count one more candidate."""
+        self._past += bool(candidate.response) and not candidate.reason.startswith("program ")
         for verdict in candidate.programs:
-            takes[verdict.program] = verdict.takes
-            found.setdefault(verdict.program, Counter())[verdict.outcome] += 1
-    return {kind: {"takes": takes[kind], **counts} for kind, counts in found.items()}
+            self._takes[verdict.program] = verdict.takes
+            self._found.setdefault(verdict.program, Counter())[verdict.outcome] += 1
 
+    def summary(self) -> dict[str, dict[str, Any]]:
+        """How often each kind came to which verdict."""
+        return {kind: {"takes": self._takes[kind], **counts} for kind, counts in self._found.items()}
 
-def past_programs(candidates: Sequence[Candidate]) -> dict[str, int]:
-    """The funnel's step for vetoes; a run without programs has none."""
-    if not any(candidate.programs for candidate in candidates):
-        return {}
-    passed = [c for c in candidates if c.response and not c.reason.startswith("program ")]
-    return {"programs passed": len(passed)}
+    def step(self) -> dict[str, int]:
+        """The funnel's step for vetoes; a run without programs has none."""
+        return {"programs passed": self._past} if self._found else {}

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 
-from gra.core.records import Candidate
 from gra.core.schema import SynthesisRecipe
 from gra.synthesis.draw import draw
+from gra.synthesis.told import Ended
 
 # Two stretches are in flight at once. They grow with the round, so that a large one is not counted too often.
 _LEAST_STRETCH = 32
@@ -56,7 +56,7 @@ class Quotas:
         """How many rows the round still lacks, when of those kept (rows by domain) it has what fits."""
         return sum(self._lacking(kept).values())
 
-    def surplus(self, kept: Sequence[Candidate]) -> dict[int, str]:
+    def surplus(self, kept: Iterable[Ended]) -> dict[int, str]:
         """The rows that find their place taken, of `kept` in candidate order: index and reason."""
         left = Counter(self.rows if self.rows is not None else {"": self._accept})
         over = {}
@@ -87,15 +87,10 @@ class Quotas:
         """How many candidates must have ended before more can be planned."""
         return self._settled
 
-    def plan(self, told: Sequence[Candidate], kept: Iterable[Candidate]) -> None:
-        """Plan another stretch.
-
-        Args:
-            told: the first `needs` candidates, ended.
-            kept: those of them that are rows of the dataset, deduplicated.
-        """
+    def plan(self, have: Counter[str]) -> None:
+        """Plan another stretch; of the first `needs` candidates so many, by domain, are rows of the dataset."""
         assert self.rows is not None
-        tried, have = Counter(c.domain for c in told), Counter(c.domain for c in kept)
+        tried = Counter(self._plan[: self._settled])
         rate = {domain: (have[domain] + 1) / (tried[domain] + 2) for domain in self.rows}
         underway = Counter(self._plan[self._settled :])
         lacking = self._lacking(have)

@@ -1,8 +1,9 @@
 """A round: stories in flight, decided in candidate order, until enough rows are accepted.
 
 Stories finish in any order, but whatever depends on other candidates (dedup, "stop at N accepted") is
-decided over the shortest prefix of candidates that yields N rows (with quotas: N that fit them), so
-concurrency never changes the dataset. Admission narrows towards the end, so that little is left over.
+decided over the shortest prefix of candidates that yields N rows (with quotas: N that fit them), and a round is
+that prefix: neither concurrency nor a restart changes its dataset or its lineage. What was begun beyond it is
+counted, and what was answered there stays in the ledger. Admission narrows towards the end, so that this is little.
 """
 
 from __future__ import annotations
@@ -10,40 +11,39 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from gra.core.errors import BudgetExhausted
 from gra.core.ledger import Ledger
 from gra.core.manifest import digest
-from gra.core.records import Candidate, Seed, State
+from gra.core.records import Seed, State
 from gra.data.arrivals import Arrivals
 from gra.data.dedup import Decision, Embedder, Texts, greedy_dedup
 from gra.data.nearest import Matrix
 from gra.engines.broker import Broker
 from gra.synthesis.quotas import Quotas
-from gra.synthesis.story import Pool, Setting, candidate_id, domain_in_turn, left, live
+from gra.synthesis.story import Pool, Setting, candidate_id, domain_in_turn, eligible, live
+from gra.synthesis.told import Ended, Settled, Told
 
-LEFT = "under way when the round was full"
 _FIRST = 4  # stories at once at the start
-OnEnd = Callable[[Candidate], None]
+_EMBED = 4096  # texts embedded at a time
+OnEnd = Callable[[Ended, bool], None]  # a candidate that ended, and whether an earlier start had recorded it
 _SAME = {"text": "same text as", "wording": "nearly the wording of", "embedding": "too similar to"}
 
 
 @dataclass(frozen=True)
 class RoundResult:
-    """Every candidate of the round in its final state, in candidate order, and why the round stopped."""
+    """Every candidate of the round in its final state, in candidate order, and how the round ended."""
 
-    candidates: list[Candidate]
+    candidates: Told
     stopped: str  # "enough accepted" | "candidate limit" | "budget"
-
-    @property
-    def accepted(self) -> list[Candidate]:
-        """The rows of the dataset."""
-        return [candidate for candidate in self.candidates if candidate.state is State.ACCEPTED]
+    rows: Counter[str]  # accepted, by domain
+    beyond: int  # candidates begun after the one that filled the round
 
 
 class Round:
@@ -62,81 +62,101 @@ class Round:
         self._setting = setting
         self._broker = broker
         self._ledger = ledger
-        self._pool = pool
+        self._parents = eligible(pool)
         self._embedder = embedder
         self._number = number
         self._in_flight = in_flight
         # A verdict counts again only under the same recipe, models, prompts and pool.
         told_from = setting.recipe.rounds.parents
         self._scope = digest([setting.fingerprint, told_from, [[s.id for s in samples] for samples in pool.values()]])
-        self._ended: dict[int, Candidate] = {}
+        self._admitted = 0
+        self._ended = 0
         self._prefix = 0  # how many candidates, from the first on without a gap, have ended
-        self._passed: list[int] = []  # those of the prefix that the gate let through
+        self._early: dict[int, Ended] = {}  # those that ended while one before them had not
+        self._passed: list[Ended] = []  # those of the prefix that the gate let through
         self._accepted: Counter[str] = Counter()  # all that the gate let through, by domain
-        self._vectors: dict[int, Matrix] = {}
         self._pooled = [sample for samples in pool.values() for sample in samples]
         self._pool_vectors: Matrix | None = None
+        self._vectors: Matrix | None = None  # of those that passed, as far as they are embedded
+        self._embedded = 0
         self._arrivals: Arrivals | None = None
-        self._looked_at = 0  # how many of the passed have arrived at dedup
+        self._arrived = 0  # how many of those that passed have arrived at dedup
         self._full: int | None = None  # the shortest prefix that fills the round
         self._quotas = Quotas(setting.recipe, number)
 
     async def run(self, on_end: OnEnd) -> RoundResult:
-        """Tell stories until N are kept, the candidate limit is reached, or the budget is used up."""
-        running: dict[asyncio.Task[Candidate], int] = {}
+        """Tell stories until N are kept, the candidate limit is reached, or the budget is used up.
+
+        A round that ended in an earlier start is not gone through again.
+        """
+        rounds, dedup = self._setting.recipe.rounds, self._setting.recipe.dedup
+        asked = [rounds.model_dump(exclude={"count"}), dedup.model_dump()]
+        name, scope = f"round-{self._number}", digest([self._scope, asked])
+        if recorded := self._ledger.story(name, scope):
+            return self._result(recorded)
+        # From here on verdicts are replaced: what another recipe's run of this name had found no longer holds.
+        await self._ledger.conclude(name, {}, scope)
+        found = await self._settle(await self._tell_all(on_end))
+        if found["stopped"] != "budget":  # with a larger one it goes on
+            await self._ledger.conclude(name, found, scope)
+        return self._result(found)
+
+    async def _tell_all(self, on_end: OnEnd) -> str:
+        running: set[asyncio.Task[Ended]] = set()
         try:
-            stopped = await self._tell(running, on_end)
-        finally:  # after an error no story may go on spending
+            return await self._tell(running, on_end)
+        finally:  # after an error, or when the round is full, no story may go on spending
             for story in running:
                 story.cancel()
             await asyncio.gather(*running, return_exceptions=True)
-        return await self._settle(stopped)
 
-    async def _tell(self, running: dict[asyncio.Task[Candidate], int], on_end: OnEnd) -> str:
+    async def _tell(self, running: set[asyncio.Task[Ended]], on_end: OnEnd) -> str:
         """Admit and end stories; why it stopped."""
-        rounds = self._setting.recipe.rounds
-        admitted, stopped = 0, ""
+        limit = self._setting.recipe.rounds.max_candidates
+        done: asyncio.Queue[asyncio.Task[Ended]] = asyncio.Queue()
+        stopped = ""
         while not stopped or running:
-            await self._plan(admitted)
+            await self._plan()
             recalled = False
-            while not stopped and admitted < rounds.max_candidates and len(running) < self._room():
-                if not self._quotas.planned(admitted):
+            while not stopped and self._admitted < limit and len(running) < self._room():
+                if not self._quotas.planned(self._admitted):
                     break
-                try:
-                    self._broker.check_budget()
-                except BudgetExhausted:
-                    if admitted >= self._begun_before:
-                        stopped = "budget"
-                        break
-                recorded = self._recorded(admitted)
+                if self._spent():
+                    stopped = "budget"
+                    break
+                recorded = self._recorded(self._admitted)
                 if recorded is not None:
-                    self._end(admitted, recorded, on_end)
+                    self._end(recorded)
+                    on_end(recorded, True)
                     recalled = True
                 elif recalled:
                     break  # whether what is recorded fills the round is seen before anything is asked
                 else:
-                    running[asyncio.create_task(self._story(admitted))] = admitted
-                admitted += 1
+                    story = asyncio.create_task(self._story(self._admitted))
+                    story.add_done_callback(done.put_nowait)
+                    running.add(story)
+                self._admitted += 1
             if not running and not recalled:
                 break
             if running and not recalled:
-                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    self._end(running.pop(task), task.result(), on_end)
+                ended = [await done.get()]
+                while not done.empty():
+                    ended.append(done.get_nowait())
+                for story in ended:
+                    running.discard(story)
+                    self._end(story.result())
+                    on_end(story.result(), False)
             if not stopped and await self._shortest_prefix() is not None:
-                stopped = "enough accepted"
-                await self._leave(running)
+                return "enough accepted"
         return stopped or "candidate limit"
 
-    async def _leave(self, running: dict[asyncio.Task[Candidate], int]) -> None:
-        """End the stories that a full round does not need; all of them stand after those that filled it."""
-        for story in running:
-            story.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
-        for index in running.values():
-            domain = self._domain(index)
-            self._ended[index] = left(self._setting, self._broker, self._pool, self._number, index, domain, LEFT)
-        running.clear()
+    def _spent(self) -> bool:
+        """Whether the budget is used up and nothing more may be begun; what was begun before a restart may finish."""
+        try:
+            self._broker.check_budget()
+        except BudgetExhausted:
+            return self._admitted >= self._begun_before
+        return False
 
     @cached_property
     def _begun_before(self) -> int:
@@ -146,38 +166,44 @@ class Round:
         return 0 if last is None else int(last.removeprefix(f"r{self._number}-")) + 1
 
     def _domain(self, index: int) -> str:
-        return self._quotas.domain(index) or domain_in_turn(self._setting.recipe, self._pool, self._number, index)
+        return self._quotas.domain(index) or domain_in_turn(self._setting.recipe, self._parents, self._number, index)
 
-    def _recorded(self, index: int) -> Candidate | None:
+    def _recorded(self, index: int) -> Ended | None:
         """A story's end as an earlier start recorded it."""
         recorded = self._ledger.story(candidate_id(self._number, index), self._scope)
         if recorded is None or recorded["domain"] != self._domain(index):  # other quotas, other domains
             return None
-        return Candidate.from_json(recorded)
+        return self._reduced(recorded)
 
-    async def _story(self, index: int) -> Candidate:
+    async def _story(self, index: int) -> Ended:
         """A story told now to its end, and recorded."""
         domain = self._domain(index)
-        candidate = await live(self._setting, self._broker, self._pool, self._number, index, domain)
-        await self._ledger.conclude(candidate.id, candidate.to_json(), self._scope)
-        return candidate
+        candidate = await live(self._setting, self._broker, self._parents, self._number, index, domain)
+        story = candidate.to_json()
+        await self._ledger.conclude(candidate.id, story, self._scope)
+        return self._reduced(story)
 
-    def _end(self, index: int, candidate: Candidate, on_end: OnEnd) -> None:
-        self._ended[index] = candidate
-        if candidate.state is State.ACCEPTED:
-            self._accepted[candidate.domain] += 1
-        while self._prefix in self._ended:
-            if self._ended[self._prefix].state is State.ACCEPTED:
-                self._passed.append(self._prefix)
+    def _reduced(self, story: dict[str, Any]) -> Ended:
+        state = State(story["state"])
+        score = 10.0 if story["mean"] is None else story["mean"]
+        text = self._text(story["instruction"], story["response"]) if state is State.ACCEPTED else ""
+        return Ended(story["id"], story["index"], story["domain"], state, score, text)
+
+    def _end(self, ended: Ended) -> None:
+        self._ended += 1
+        if ended.state is State.ACCEPTED:
+            self._accepted[ended.domain] += 1
+        self._early[ended.index] = ended
+        while (first := self._early.pop(self._prefix, None)) is not None:
+            if first.state is State.ACCEPTED:
+                self._passed.append(first)
             self._prefix += 1
-        on_end(candidate)
 
-    async def _plan(self, admitted: int) -> None:
+    async def _plan(self) -> None:
         """Which domains the next candidates are for, as soon as those are known that decide it."""
-        while not self._quotas.planned(admitted) and self._prefix >= self._quotas.needs:
-            kept = await self._deduplicated([i for i in self._passed if i < self._quotas.needs])
-            told = [self._ended[i] for i in range(self._quotas.needs)]
-            self._quotas.plan(told, [c for c in kept.values() if c.state is State.ACCEPTED])
+        while not self._quotas.planned(self._admitted) and self._prefix >= self._quotas.needs:
+            decisions = await self._deduplicated(self._quotas.needs)
+            self._quotas.plan(Counter(c.domain for c, d in zip(self._passed, decisions, strict=False) if d.kept))
 
     def _room(self) -> int:
         """How many stories may be in flight: fewer when nearly enough rows are accepted."""
@@ -185,90 +211,98 @@ class Round:
         rate = (len(self._passed) + 3) / (self._prefix + 4)
         wanted = math.ceil(self._quotas.missing(self._accepted) / rate)
         # The first few go ahead alone: a person sees a row early, or why there is none, before much is spent.
-        return max(1, min(self._in_flight, wanted, _FIRST + 12 * len(self._ended)))
+        return max(1, min(self._in_flight, wanted, _FIRST + 12 * self._ended))
 
     async def _shortest_prefix(self) -> int | None:
         """The smallest number of candidates whose deduplicated rows fill the round, if there is one yet."""
-        if self._full is None and len(self._passed) >= self._setting.recipe.rounds.accept:
-            new = self._passed[self._looked_at :]
-            self._looked_at += len(new)
-            self._full = await self._arrive(new) if new else None
+        if self._full is None and len(self._passed) >= max(self._setting.recipe.rounds.accept, self._arrived + 1):
+            pool, vectors = await self._embed(len(self._passed))
+            if self._arrivals is None:
+                dedup = self._setting.recipe.dedup
+                self._arrivals = Arrivals(pool, self._pool_texts, dedup.threshold, dedup.likeness)
+            self._full = await asyncio.to_thread(self._filled_by, self._arrivals, vectors)
         return self._full
 
-    async def _arrive(self, new: Sequence[int]) -> int | None:
-        """Let some candidates, which come in candidate order, arrive at dedup; the prefix that fills the round."""
-        pool_vectors = await self._embed(new)
-        if self._arrivals is None:
-            dedup = self._setting.recipe.dedup
-            self._arrivals = Arrivals(pool_vectors, self._pool_texts, dedup.threshold, dedup.likeness)
-        return await asyncio.to_thread(self._filled_by, self._arrivals, new)
-
-    def _filled_by(self, arrivals: Arrivals, new: Sequence[int]) -> int | None:
-        for index, kept in zip(new, arrivals.arrive(*self._rows(new)), strict=True):
+    def _filled_by(self, arrivals: Arrivals, vectors: Matrix) -> int | None:
+        """Let those that passed since the last time arrive at dedup, in order; the prefix that fills the round."""
+        new = self._passed[self._arrived :]
+        self._arrived += len(new)
+        books = arrivals.arrive(vectors, [c.score for c in new], [c.text for c in new])
+        for last, kept in zip(new, books, strict=True):
             if kept.sum() < self._setting.recipe.rounds.accept:
                 continue
-            domains = Counter(self._ended[self._passed[row]].domain for row in np.flatnonzero(kept).tolist())
+            domains = Counter(self._passed[row].domain for row in np.flatnonzero(kept).tolist())
             if not self._quotas.missing(domains):
-                return index + 1
+                return last.index + 1
         return None
 
-    async def _deduplicated(self, indices: Sequence[int]) -> dict[int, Candidate]:
-        """Accepted candidates with duplicates marked, by greedy dedup in descending mean score."""
-        if not indices:
-            return {}
-        pool_vectors = await self._embed(indices)
-        vectors, scores, texts = self._rows(indices)
+    async def _deduplicated(self, prefix: int) -> list[Decision]:
+        """Greedy dedup, in descending score, of those among the first `prefix` candidates that passed the gate."""
+        passed = [candidate for candidate in self._passed if candidate.index < prefix]
+        if not passed:
+            return []
+        pool, vectors = await self._embed(len(passed))
         dedup = self._setting.recipe.dedup
-        said = Texts(texts, self._pool_texts, dedup.likeness)
-        decisions = await asyncio.to_thread(greedy_dedup, vectors, scores, pool_vectors, dedup.threshold, texts=said)
-        names = [self._ended[i].id for i in indices]
-        return {i: self._marked(i, decision, names) for i, decision in zip(indices, decisions, strict=True)}
+        said = Texts([c.text for c in passed], self._pool_texts, dedup.likeness)
+        scores = [c.score for c in passed]
+        return await asyncio.to_thread(greedy_dedup, vectors, scores, pool, dedup.threshold, texts=said)
 
-    def _marked(self, index: int, decision: Decision, names: Sequence[str]) -> Candidate:
-        near = decision.neighbour
-        name = "" if near is None else (self._pooled[-1 - near].id if near < 0 else names[near])
-        marked = replace(self._ended[index], neighbour=name, similarity=decision.similarity)
-        if decision.stage is None:
-            return marked
-        return replace(marked, state=State.DUPLICATE, reason=f"{_SAME[decision.stage]} {name}")
-
-    def _rows(self, indices: Sequence[int]) -> tuple[Matrix, list[float], list[str]]:
-        """Vectors, scores and texts of candidates that are embedded already."""
-        chosen = [self._ended[i] for i in indices]
-        scores = [10.0 if c.mean is None else c.mean for c in chosen]
-        return np.stack([self._vectors[i] for i in indices]), scores, [self._text(c) for c in chosen]
-
-    async def _embed(self, indices: Sequence[int]) -> Matrix:
-        """Embed what is not embedded yet; the pool's vectors, shape (pool, dimensions)."""
+    async def _embed(self, count: int) -> tuple[Matrix, Matrix]:
+        """The vectors of the pool and of the first `count` that passed, shape (rows, dimensions)."""
         if self._pool_vectors is None:
             self._pool_vectors = await asyncio.to_thread(self._embedder.encode, self._pool_texts)
-        new = [i for i in indices if i not in self._vectors]
-        if new:
-            vectors = await asyncio.to_thread(self._embedder.encode, [self._text(self._ended[i]) for i in new])
-            self._vectors |= dict(zip(new, vectors, strict=True))
-        return self._pool_vectors
+        for start in range(self._embedded, count, _EMBED):
+            new = self._passed[start : min(count, start + _EMBED)]
+            found = await asyncio.to_thread(self._embedder.encode, [candidate.text for candidate in new])
+            if self._vectors is None:  # room for all there can be; the system gives memory only to rows that are used
+                most = self._setting.recipe.rounds.max_candidates
+                self._vectors = np.empty((most, found.shape[1]), np.float32)
+            self._vectors[start : start + len(new)] = found
+            self._embedded = start + len(new)
+        assert self._vectors is not None
+        return self._pool_vectors, self._vectors[:count]
 
     @cached_property
     def _pool_texts(self) -> list[str]:
-        return [self._text(sample) for sample in self._pooled]
+        return [self._text(sample.instruction, sample.response) for sample in self._pooled]
 
-    def _text(self, sample: Seed | Candidate) -> str:
+    def _text(self, instruction: str, response: str) -> str:
         """What dedup compares."""
-        if self._setting.recipe.dedup.text == "instruction":
-            return sample.instruction
-        return f"{sample.instruction}\n{sample.response}"
+        return instruction if self._setting.recipe.dedup.text == "instruction" else f"{instruction}\n{response}"
 
-    async def _settle(self, stopped: str) -> RoundResult:
-        """Final states: rows within the prefix, duplicates, and what was accepted beyond it."""
-        # A story in flight may have filled a gap, so the prefix is looked for once more.
-        prefix = await self._shortest_prefix()
-        last = prefix if prefix is not None else max(self._ended, default=-1) + 1
-        final = dict(self._ended)
-        final |= await self._deduplicated([i for i in sorted(final) if i < last and final[i].state is State.ACCEPTED])
-        kept = [final[i] for i in sorted(final) if final[i].state is State.ACCEPTED]
-        for i, reason in self._quotas.surplus(kept).items():
-            final[i] = replace(final[i], state=State.SURPLUS, reason=reason)
-        return RoundResult([final[i] for i in sorted(final)], stopped)
+    async def _settle(self, stopped: str) -> dict[str, Any]:
+        """How the round ended, as plain values: its length, and what became of each candidate that passed the gate."""
+        # The last stories of a spent budget may have filled it.
+        full = await self._shortest_prefix()
+        last = self._prefix if full is None else full
+        decisions = await self._deduplicated(last)
+        passed = self._passed[: len(decisions)]
+        surplus = self._quotas.surplus([c for c, decision in zip(passed, decisions, strict=True) if decision.kept])
+        settled, rows = {}, Counter[str]()
+        for candidate, decision in zip(passed, decisions, strict=True):
+            settled[candidate.id] = found = self._settled(decision, surplus.get(candidate.index, ""))
+            if found.state is State.ACCEPTED:
+                rows[candidate.domain] += 1
+        return {
+            "stopped": stopped,
+            "candidates": last,
+            "beyond": self._admitted - last,
+            "rows": rows,
+            "settled": {name: astuple(found) for name, found in settled.items()},
+        }
+
+    def _result(self, found: Mapping[str, Any]) -> RoundResult:
+        settled = {name: Settled(State(state), *rest) for name, (state, *rest) in found["settled"].items()}
+        names = [candidate_id(self._number, index) for index in range(found["candidates"])]
+        told = Told(self._ledger, self._scope, names, settled)
+        return RoundResult(told, found["stopped"], Counter(found["rows"]), found["beyond"])
+
+    def _settled(self, decision: Decision, surplus: str) -> Settled:
+        near = decision.neighbour
+        name = "" if near is None else (self._pooled[-1 - near].id if near < 0 else self._passed[near].id)
+        if decision.stage is not None:
+            return Settled(State.DUPLICATE, f"{_SAME[decision.stage]} {name}", name, decision.similarity)
+        return Settled(State.SURPLUS if surplus else State.ACCEPTED, surplus, name, decision.similarity)
 
 
 def grow(pool: Pool, samples: Sequence[Seed]) -> dict[str, list[Seed]]:

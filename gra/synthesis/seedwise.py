@@ -17,6 +17,7 @@ from gra.synthesis.committee import make_member
 from gra.synthesis.generator import write_response
 from gra.synthesis.notebook import Notebook, Unanswered
 from gra.synthesis.story import Setting, refine
+from gra.synthesis.told import Candidates, Joined, Told
 from gra.synthesis.workbench import Workbench
 
 
@@ -28,7 +29,7 @@ def copy_seeds(recipe: SynthesisRecipe, seeds: Sequence[Seed]) -> list[Candidate
     ]
 
 
-async def answer_seeds(bench: Workbench, seeds: Sequence[Seed]) -> list[Candidate]:
+async def answer_seeds(bench: Workbench, seeds: Sequence[Seed]) -> Told:
     """The teacher answers every seed instruction."""
     recipe = bench.recipe
     assert recipe.teacher is not None
@@ -51,7 +52,7 @@ async def answer_seeds(bench: Workbench, seeds: Sequence[Seed]) -> list[Candidat
     return await _each(bench, seeds, recipe.arm, scope, recipe.engine.concurrency, answer)
 
 
-async def refine_seeds(bench: Workbench, setting: Setting, seeds: Sequence[Seed]) -> list[Candidate]:
+async def refine_seeds(bench: Workbench, setting: Setting, seeds: Sequence[Seed]) -> Candidates:
     """The committee rewrites each seed's response and reviews it; `refine.rejected` says what becomes of the rest."""
 
     async def told(_: str, index: int, seed: Seed) -> Candidate:
@@ -62,7 +63,7 @@ async def refine_seeds(bench: Workbench, setting: Setting, seeds: Sequence[Seed]
         return refined
     own = [(c.index, seeds[c.index]) for c in refined if c.state is not State.ACCEPTED]
     reason = "seed, its rewriting was not accepted"
-    return refined + [_from_seed(bench.recipe, f"seed-{s.id}", i, s, s.response, reason) for i, s in own]
+    return Joined([refined, [_from_seed(bench.recipe, f"seed-{s.id}", i, s, s.response, reason) for i, s in own]])
 
 
 async def _each(
@@ -72,33 +73,37 @@ async def _each(
     scope: str,
     in_flight: int,
     tell: Callable[[str, int, Seed], Awaitable[Candidate]],
-) -> list[Candidate]:
+) -> Told:
     """One candidate a seed: as recorded, or told now. When the budget is spent, no more are begun."""
-    limit = asyncio.Semaphore(in_flight)
+    names: list[str | None] = [None] * len(seeds)
+    waiting = iter(enumerate(seeds))
 
-    async def one(index: int, seed: Seed) -> Candidate | None:
+    async def one_after_another() -> None:
+        for index, seed in waiting:
+            names[index] = await one(index, seed)
+
+    async def one(index: int, seed: Seed) -> str | None:
         name = f"{prefix}-{seed.id}"
         recorded = bench.ledger.story(name, scope)
         if recorded is not None:
-            ended = Candidate.from_json(recorded)
-        else:
-            async with limit:
-                try:
-                    bench.broker.check_budget()
-                except BudgetExhausted:
-                    return None
-                ended = await tell(name, index, seed)
-                await bench.ledger.conclude(name, ended.to_json(), scope)
+            bench.note(Candidate.from_json(recorded), len(seeds), quietly=True)
+            return name
+        try:
+            bench.broker.check_budget()
+        except BudgetExhausted:
+            return None
+        ended = await tell(name, index, seed)
+        await bench.ledger.conclude(name, ended.to_json(), scope)
         bench.note(ended, len(seeds))
-        return ended
+        return name
 
     bench.ended.clear()
-    told = await asyncio.gather(*(one(index, seed) for index, seed in enumerate(seeds)))
-    ended = [candidate for candidate in told if candidate is not None]
-    if len(ended) < len(seeds):
+    await asyncio.gather(*(one_after_another() for _ in range(in_flight)))
+    told = [name for name in names if name is not None]
+    if len(told) < len(seeds):
         bench.stopped.append("budget")
-        bench.view.note(f"! the budget is spent: {len(seeds) - len(ended)} of {len(seeds)} seeds were not begun")
-    return ended
+        bench.view.note(f"! the budget is spent: {len(seeds) - len(told)} of {len(seeds)} seeds were not begun")
+    return Told(bench.ledger, scope, told)
 
 
 def _from_seed(recipe: SynthesisRecipe, name: str, index: int, seed: Seed, response: str, reason: str) -> Candidate:

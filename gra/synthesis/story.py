@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from gra.core.errors import DataError
 from gra.core.records import Candidate, Review, Seed, State, Verified
@@ -67,29 +68,19 @@ def candidate_id(round_: int, index: int) -> str:
 
 
 async def live(
-    setting: Setting, broker: Broker, pool: Pool, round_: int, index: int, domain: str | None = None
+    setting: Setting, broker: Broker, parents: Pool, round_: int, index: int, domain: str | None = None
 ) -> Candidate:
     """Tell one story to its end; every path leads to a terminal state with a reason.
 
-    Without a `domain` given, domains take turns.
+    Args:
+        parents: the samples of each domain that can be parents (`eligible`).
+        domain: what the candidate is for; without one, domains take turns.
     """
-    story, parents = _new(setting, broker, pool, round_, index, domain)
-    return await _end(story, story.tell(parents))
-
-
-def left(setting: Setting, broker: Broker, pool: Pool, round_: int, index: int, domain: str, reason: str) -> Candidate:
-    """A story that nobody needs any more: its cast and parents, and why it was left."""
-    story, _ = _new(setting, broker, pool, round_, index, domain)
-    return replace(story.told, state=State.SURPLUS, reason=reason)
-
-
-def _new(
-    setting: Setting, broker: Broker, pool: Pool, round_: int, index: int, domain: str | None
-) -> tuple[_Story, list[Seed]]:
     recipe = setting.recipe
-    domain = domain or domain_in_turn(recipe, pool, round_, index)
-    parents = draw(recipe.seed, round_, index, "parents").sample(eligible(pool, domain), 2)
-    return _begin(setting, broker, candidate_id(round_, index), round_, index, domain, parents), parents
+    domain = domain or domain_in_turn(recipe, parents, round_, index)
+    drawn = draw(recipe.seed, round_, index, "parents").sample(parents[domain], 2)
+    story = _begin(setting, broker, candidate_id(round_, index), round_, index, domain, drawn)
+    return await _end(story, story.tell(drawn))
 
 
 async def refine(setting: Setting, broker: Broker, index: int, seed: Seed) -> Candidate:
@@ -127,18 +118,23 @@ async def _end(story: _Story, telling: Awaitable[Candidate]) -> Candidate:
     return replace(ended, usage=dict(story.notebook.usage), calls=tuple(sorted(story.notebook.calls)))
 
 
-def domain_in_turn(recipe: SynthesisRecipe, pool: Pool, round_: int, index: int) -> str:
+def domain_in_turn(recipe: SynthesisRecipe, parents: Pool, round_: int, index: int) -> str:
     """Domains take turns, in an order of their own for every lap, so that no domain is favoured."""
-    domains = [domain for domain in recipe.domains if len(eligible(pool, domain)) >= 2]
+    domains = tuple(domain for domain in recipe.domains if len(parents.get(domain, ())) >= 2)
     if not domains:
         raise DataError("every candidate needs two parents, and no domain has two seeds with keywords and a summary")
     lap, place = divmod(index, len(domains))
-    return draw(recipe.seed, round_, lap, "domains").sample(domains, len(domains))[place]
+    return _lap(recipe.seed, round_, lap, domains)[place]
 
 
-def eligible(pool: Pool, domain: str) -> list[Seed]:
-    """The samples of a domain that can be parents; the pool holds the others too, for deduplication."""
-    return [sample for sample in pool.get(domain, ()) if sample.enriched]
+@lru_cache(maxsize=64)
+def _lap(seed: int, round_: int, lap: int, domains: tuple[str, ...]) -> list[str]:
+    return draw(seed, round_, lap, "domains").sample(domains, len(domains))
+
+
+def eligible(pool: Pool) -> dict[str, list[Seed]]:
+    """The samples of each domain that can be parents; the pool holds the others too, for deduplication."""
+    return {domain: [sample for sample in samples if sample.enriched] for domain, samples in pool.items()}
 
 
 def _bare(text: str) -> str:

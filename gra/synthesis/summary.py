@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -12,51 +13,95 @@ import numpy as np
 from gra.core.ledger import Ledger
 from gra.core.manifest import file_digest
 from gra.core.records import Candidate, State
-from gra.synthesis.programs import past_programs
-from gra.synthesis.programs import summary as verdicts
+from gra.synthesis import programs
 from gra.synthesis.prompts import digests
 from gra.synthesis.workbench import Job
 from gra.synthesis.workshop import Workshop
 
 
+class Tally:
+    """What a manifest says of candidates, added up one by one: there may be a million."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._states: Counter[str] = Counter()
+        self._reasons: Counter[str] = Counter()
+        self._steps: Counter[str] = Counter()
+        self._programs = programs.Tally()
+        self._means = array("d")
+        self.judges: set[str] = set()  # who settled a dispute
+
+    def add(self, candidate: Candidate) -> None:
+        """Count one more candidate."""
+        c, scored = candidate, candidate.mean is not None
+        self._count += 1
+        self._states[c.state] += 1
+        self._reasons[c.reason.removesuffix(f" {c.neighbour}" if c.neighbour else "")] += 1
+        self._programs.add(c)
+        if c.disputed or any(draft.ruling for draft in c.drafts):
+            self.judges.add(c.adjudicator)
+        if c.mean is not None:
+            self._means.append(c.mean)
+        self._steps.update({
+            "instruction written": bool(c.instruction),
+            "instruction passed": bool(c.response),
+            "scored": scored,
+            "mean passed": scored and (c.disputed or c.state is not State.REJECTED),
+            "disputed": c.disputed,
+            "kept by adjudicator": c.ruling is not None and c.ruling.kept,
+            "accepted": c.state is State.ACCEPTED,
+        })  # fmt: skip
+
+    def facts(self) -> dict[str, Any]:
+        """States, reasons, the funnel (how many reached each step of the method), mean score, programs."""
+        steps = self._steps
+        return {
+            "states": {state.value: self._states[state] for state in State},
+            "reasons": dict(self._reasons),
+            "funnel": {
+                "candidates": self._count,
+                "instruction written": steps["instruction written"],
+                "instruction passed": steps["instruction passed"],
+                **self._programs.step(),
+                **{name: steps[name] for name in ("scored", "mean passed", "disputed", "kept by adjudicator")},
+                "accepted": steps["accepted"],
+            },
+            "mean_score": float(np.mean(np.asarray(self._means))) if self._means else None,
+            "programs": self._programs.summary(),
+        }
+
+
 def summarize(
-    job: Job, workshop: Workshop, ledger: Ledger, candidates: Sequence[Candidate], facts: Mapping[str, Any]
+    job: Job, workshop: Workshop, ledger: Ledger, candidates: Iterable[Candidate], facts: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The manifest's section: counts, tokens by role, models, reviewers."""
-    means = [c.mean for c in candidates if c.mean is not None]
+    tally = Tally()
+    for candidate in candidates:
+        tally.add(candidate)
     return {
         "fingerprint": job.fingerprint(workshop),
         "name": job.recipe.name,
         "arm": job.recipe.arm,
-        "states": {state.value: sum(c.state is state for c in candidates) for state in State},
-        "reasons": dict(Counter(c.reason.removesuffix(f" {c.neighbour}" if c.neighbour else "") for c in candidates)),
-        "funnel": funnel(candidates),
-        "mean_score": float(np.mean(means)) if means else None,
+        **tally.facts(),
         "tokens_by_role": ledger.paid("role"),
         "tokens_by_model": ledger.paid("model"),
         "faults": ledger.faults(),
         "models": {name: {**asdict(m), "path": m.path.name} for name, m in workshop.models.items()},
         "missing_models": workshop.missing,
-        "programs": verdicts(candidates),
         "prompts": digests(),
         "seeds_sha256": file_digest(job.seed_file()),
         **facts,
+        **_shown_reviewers(facts, tally.judges),
     }
 
 
-def funnel(candidates: Sequence[Candidate]) -> dict[str, int]:
-    """How many candidates reached each step of the method."""
-    return {
-        "candidates": len(candidates),
-        "instruction written": sum(bool(c.instruction) for c in candidates),
-        "instruction passed": sum(bool(c.response) for c in candidates),
-        **past_programs(candidates),
-        "scored": sum(c.mean is not None for c in candidates),
-        "mean passed": sum(c.mean is not None and (c.disputed or c.state is not State.REJECTED) for c in candidates),
-        "disputed": sum(c.disputed for c in candidates),
-        "kept by adjudicator": sum(c.ruling is not None and c.ruling.kept for c in candidates),
-        "accepted": sum(c.state is State.ACCEPTED for c in candidates),
-    }
+def _shown_reviewers(facts: Mapping[str, Any], judges: set[str]) -> dict[str, Any]:
+    """Reviewers, and of those who only adjudicate the ones who did: others may have been measured for stories that
+    nobody needed in the end, and which these are depends on timing."""
+    members = facts.get("members", {})
+    measured = facts.get("reviewers", {})
+    shown = {name: m for name, m in measured.items() if "reviewer" in members[name]["roles"] or name in judges}
+    return {"reviewers": shown} if measured else {}
 
 
 def card_facts(job: Job, workshop: Workshop, content: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from gra.data.seeds import Seeds, load_seeds
 from gra.engines.broker import Broker
 from gra.synthesis.programs import versions
 from gra.synthesis.prompts import digests
+from gra.synthesis.told import Ended
 from gra.synthesis.workshop import Workshop
 
 # Stories in flight per model: enough to keep the engines busy while stories wait for other models, and few enough
@@ -70,6 +71,7 @@ class Workbench:
     tracker: Tracker
     ended: Counter[str] = field(default_factory=Counter)
     stopped: list[str] = field(default_factory=list)  # why each round, or the run over the seeds, ended
+    beyond: list[int] = field(default_factory=list)  # candidates of each round begun after the one that filled it
 
     @property
     def recipe(self) -> SynthesisRecipe:
@@ -82,10 +84,15 @@ class Workbench:
         engines = self.broker.pool.engines.values()
         return sum(max(_STORIES_PER_MODEL, engine.concurrency // 8) for engine in engines) or _STORIES_PER_MODEL
 
-    def note(self, candidate: Candidate, total: int) -> None:
-        """Tell the person, the tracker and whoever waits for a committee's first candidate that a candidate ended."""
+    def note(self, candidate: Candidate | Ended, total: int, *, quietly: bool = False) -> None:
+        """Tell the person, the tracker and whoever waits for a committee's first candidate that a candidate ended.
+
+        `quietly` only counts it: an earlier start has told of it.
+        """
         self.workshop.prepared.set()
         self.ended[candidate.state] += 1
+        if quietly:
+            return
         progress = self.broker.progress
         tokens = sum(u.completion_tokens for u in progress.usage.values())
         waiting = ", ".join(f"{name} {n}" for name, n in progress.in_flight.items() if n)
