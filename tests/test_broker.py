@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scripted_run import said
 
+from gra.core.budget_schema import Budget
 from gra.core.errors import BudgetExhausted, EngineUnavailable
 from gra.core.ledger import Ledger
+from gra.core.spending import Account
 from gra.engines.broker import KEY_FIELDS, Broker, EnginePool, call_key, call_request
 from gra.engines.protocol import (
     Answer,
@@ -292,9 +294,9 @@ def test_a_story_that_is_cancelled_does_not_take_the_answer_from_the_others(ledg
 
 
 def test_the_budget_counts_every_resume_and_stops_only_admission(ledger: Ledger) -> None:
-    outcome, _ = ask(ledger, CALL, said("a b"), token_budget=52)
+    outcome, _ = ask(ledger, CALL, said("a b"), account=Account(ledger, Budget(tokens=52)))
     assert isinstance(outcome, Answer)
-    broker = make_broker(ledger, Asked(said("c d")), token_budget=53)
+    broker = make_broker(ledger, Asked(said("c d")), account=Account(ledger, Budget(tokens=53)))
     broker.check_budget()  # 52 spent by the run before
     assert isinstance(asyncio.run(broker.ask(replace(CALL, sample=1))), Answer)
     with pytest.raises(BudgetExhausted, match=r"budget of 53 tokens is used up \(104 spent") as caught:

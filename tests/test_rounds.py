@@ -27,9 +27,11 @@ from scripted_run import (
     said,
 )
 
+from gra.core.budget_schema import Budget
 from gra.core.errors import DataError, EngineUnavailable
 from gra.core.records import CHECKS, Candidate, Seed, State
 from gra.core.schema import SynthesisRecipe
+from gra.core.spending import Account
 from gra.data.dedup import greedy_dedup
 from gra.data.export import TRAIN_SCHEMA, lineage_row, training_row
 from gra.engines.broker import Broker, EnginePool
@@ -69,7 +71,7 @@ async def tell(
     pool = EnginePool({n: JitteryEngine(n, script, up_to_s=up_to_s) for n in names}, 100.0)
     ledger = open_ledger(path)
     try:
-        broker = Broker(ledger, pool, backoff_s=0.0, token_budget=token_budget)
+        broker = Broker(ledger, pool, backoff_s=0.0, account=Account(ledger, Budget(tokens=token_budget)))
         samples = grow({}, make_seeds() if seeds is None else seeds)
         return await Round(setting, broker, ledger, samples, WordEmbedder(), 1, in_flight).run(lambda candidate: None)  # type: ignore[arg-type]
     finally:

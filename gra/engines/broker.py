@@ -18,10 +18,10 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
-from gra.core.errors import BudgetExhausted
 from gra.core.ledger import Ledger, Recorded
 from gra.core.manifest import canonical_json
 from gra.core.records import Usage
+from gra.core.spending import Account
 from gra.engines.protocol import (
     Answer,
     Call,
@@ -91,13 +91,24 @@ def _identify(call: Call, attempt: int) -> tuple[str, str]:
 
 
 @dataclass
+class Tokens:
+    """What a model read and wrote."""
+
+    read: int = 0
+    cached: int = 0
+    written: int = 0
+
+
+@dataclass
 class Progress:
     """What the terminal shows while the broker works."""
 
     usage: dict[str, Usage] = field(default_factory=lambda: defaultdict(Usage))
     replayed: int = 0
     asked: int = 0
+    asking: dict[str, int] = field(default_factory=lambda: defaultdict(int))  # queued or in flight, by model
     in_flight: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    paid: dict[str, Tokens] = field(default_factory=lambda: defaultdict(Tokens))  # by model, in this process
     unusable: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
 
@@ -123,7 +134,7 @@ class Broker:
         *,
         max_attempts: int = 3,
         call_timeout_s: float = 600.0,
-        token_budget: int | None = None,
+        account: Account | None = None,
         backoff_s: float = 0.5,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -135,20 +146,15 @@ class Broker:
         self._backoff = backoff_s
         self._clock = clock
         self._asking: dict[str, asyncio.Task[Recorded | TimedOut | EngineFailed]] = {}
-        self._budget = token_budget
-        self._spent = ledger.spent()
+        self.account = account or Account(ledger)
 
     def check_budget(self) -> None:
         """Called before a new candidate is admitted; candidates already paid for may finish.
 
         Raises:
-            BudgetExhausted: when the cap on tokens, counted over all resumes, is reached.
+            BudgetExhausted: when a cap, counted over all resumes, leaves no room for another.
         """
-        if self._budget is not None and self._spent >= self._budget:
-            raise BudgetExhausted(
-                f"the budget of {self._budget:,} tokens is used up ({self._spent:,} spent over all resumes); "
-                "what was finished is a valid dataset. Raise `budget.tokens` and run again to go on"
-            )
+        self.account.check()
 
     async def ask(self, call: Call) -> Outcome:
         """One question, one outcome; recorded answers are used as they stand."""
@@ -167,7 +173,8 @@ class Broker:
             # Two stories that ask the same thing at once share one answer and pay once.
             if key not in self._asking:
                 self._asking[key] = asyncio.create_task(self._pay(call, key, request, attempt))
-                self._asking[key].add_done_callback(lambda asked: self._forget(key, asked))
+                self._asking[key].add_done_callback(lambda asked: self._forget(key, call.model.name, asked))
+                self.progress.asking[call.model.name] += 1
             found = await asyncio.shield(self._asking[key])
             if not isinstance(found, Recorded):
                 return found
@@ -177,8 +184,9 @@ class Broker:
         self.progress.usage[call.role] += Usage(1, recorded.prompt_tokens, recorded.completion_tokens)
         return read_outcome(call, recorded)
 
-    def _forget(self, key: str, asked: asyncio.Task[Recorded | TimedOut | EngineFailed]) -> None:
+    def _forget(self, key: str, model: str, asked: asyncio.Task[Recorded | TimedOut | EngineFailed]) -> None:
         del self._asking[key]
+        self.progress.asking[model] -= 1
         if not asked.cancelled():
             asked.exception()  # seen here too, for the stories that asked may have been cancelled
 
@@ -186,6 +194,8 @@ class Broker:
         name = call.model.name
         failures = 0
         while True:
+            if self.account.strict:
+                self.account.check()
             async with self.pool.residency.hold(name), self.pool.gates[name]:
                 self.progress.asked += 1
                 self.progress.in_flight[name] += 1
@@ -198,7 +208,7 @@ class Broker:
                 finally:
                     self.progress.in_flight[name] -= 1
             if isinstance(reply, Completion):
-                self._spent += reply.prompt_tokens + reply.completion_tokens
+                self._count(call, reply)
                 return await self.ledger.record(_recorded(call, key, request, attempt, reply, self._clock() - started))
             await self.ledger.fault(call.role, name, call.candidate, reply.kind, reply.message)
             if reply.kind == "busy":
@@ -207,6 +217,13 @@ class Broker:
             if reply.permanent or failures == self._max_attempts:
                 return TimedOut(reply.message) if reply.kind == "timeout" else EngineFailed(reply.message)
             await asyncio.sleep(self._backoff * 2 ** (failures - 1) * (1 + random.random()))
+
+    def _count(self, call: Call, reply: Completion) -> None:
+        name, paid = call.model.name, self.progress.paid[call.model.name]
+        paid.read += reply.prompt_tokens
+        paid.cached += reply.cached_tokens
+        paid.written += reply.completion_tokens
+        self.account.pay(call.candidate, name, reply.prompt_tokens, reply.cached_tokens, reply.completion_tokens)
 
 
 def _livelier(call: Call) -> Call:

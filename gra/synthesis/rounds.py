@@ -28,7 +28,7 @@ from gra.synthesis.quotas import Quotas
 from gra.synthesis.story import Pool, Setting, candidate_id, domain_in_turn, left, live
 
 LEFT = "under way when the round was full"
-_FIRST = 4  # stories at once at the start
+FIRST = 4  # stories at once at the start
 OnEnd = Callable[[Candidate], None]
 _SAME = {"text": "same text as", "wording": "nearly the wording of", "embedding": "too similar to"}
 
@@ -106,7 +106,8 @@ class Round:
                     self._broker.check_budget()
                 except BudgetExhausted:
                     if admitted >= self._begun_before:
-                        stopped = "budget"
+                        # Those under way may take less than was set aside for them.
+                        stopped = "" if running else "budget"
                         break
                 recorded = self._recorded(admitted)
                 if recorded is not None:
@@ -115,6 +116,7 @@ class Round:
                 elif recalled:
                     break  # whether what is recorded fills the round is seen before anything is asked
                 else:
+                    self._broker.account.begin(candidate_id(self._number, admitted))
                     running[asyncio.create_task(self._story(admitted))] = admitted
                 admitted += 1
             if not running and not recalled:
@@ -134,6 +136,7 @@ class Round:
             story.cancel()
         await asyncio.gather(*running, return_exceptions=True)
         for index in running.values():
+            self._broker.account.end(candidate_id(self._number, index), told=False)
             domain = self._domain(index)
             self._ended[index] = left(self._setting, self._broker, self._pool, self._number, index, domain, LEFT)
         running.clear()
@@ -164,6 +167,7 @@ class Round:
 
     def _end(self, index: int, candidate: Candidate, on_end: OnEnd) -> None:
         self._ended[index] = candidate
+        self._broker.account.end(candidate.id)
         if candidate.state is State.ACCEPTED:
             self._accepted[candidate.domain] += 1
         while self._prefix in self._ended:
@@ -185,7 +189,7 @@ class Round:
         rate = (len(self._passed) + 2) / (self._prefix + 4)
         wanted = math.ceil(self._quotas.missing(self._accepted) / rate)
         # The first few go ahead alone: a person sees a row early, or why there is none, before much is spent.
-        return max(1, min(self._in_flight, wanted, _FIRST + 12 * len(self._ended)))
+        return max(1, min(self._in_flight, wanted, FIRST + 12 * len(self._ended)))
 
     async def _shortest_prefix(self) -> int | None:
         """The smallest number of candidates whose deduplicated rows fill the round, if there is one yet."""

@@ -47,7 +47,7 @@ async def answer_seeds(bench: Workbench, seeds: Sequence[Seed]) -> list[Candidat
         return replace(ended, usage=dict(notebook.usage), calls=tuple(notebook.calls))
 
     await bench.workshop.prepared.wait()
-    scope = bench.job.fingerprint(bench.workshop, "budget")
+    scope = bench.job.fingerprint(bench.workshop, "budget", "prices")
     return await _each(bench, seeds, recipe.arm, scope, recipe.engine.concurrency, answer)
 
 
@@ -84,15 +84,18 @@ async def _each(
         else:
             async with limit:
                 try:
-                    bench.broker.check_budget()
+                    await bench.broker.account.admit(name)
                 except BudgetExhausted:
                     return None
                 ended = await tell(name, index, seed)
+                bench.broker.account.end(name)
                 await bench.ledger.conclude(name, ended.to_json(), scope)
         bench.note(ended, len(seeds))
         return ended
 
     bench.ended.clear()
+    bench.goal.rows += len(seeds)
+    bench.goal.candidates += len(seeds)
     told = await asyncio.gather(*(one(index, seed) for index, seed in enumerate(seeds)))
     ended = [candidate for candidate in told if candidate is not None]
     if len(ended) < len(seeds):

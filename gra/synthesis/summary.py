@@ -12,7 +12,7 @@ import numpy as np
 from gra.core.ledger import Ledger
 from gra.core.manifest import file_digest
 from gra.core.records import Candidate, State
-from gra.synthesis.programs import past_programs
+from gra.synthesis.funnel import funnel
 from gra.synthesis.programs import summary as verdicts
 from gra.synthesis.prompts import digests
 from gra.synthesis.workbench import Job
@@ -41,21 +41,6 @@ def summarize(
         "prompts": digests(),
         "seeds_sha256": file_digest(job.seed_file()),
         **facts,
-    }
-
-
-def funnel(candidates: Sequence[Candidate]) -> dict[str, int]:
-    """How many candidates reached each step of the method."""
-    return {
-        "candidates": len(candidates),
-        "instruction written": sum(bool(c.instruction) for c in candidates),
-        "instruction passed": sum(bool(c.response) for c in candidates),
-        **past_programs(candidates),
-        "scored": sum(c.mean is not None for c in candidates),
-        "mean passed": sum(c.mean is not None and (c.disputed or c.state is not State.REJECTED) for c in candidates),
-        "disputed": sum(c.disputed for c in candidates),
-        "kept by adjudicator": sum(c.ruling is not None and c.ruling.kept for c in candidates),
-        "accepted": sum(c.state is State.ACCEPTED for c in candidates),
     }
 
 
