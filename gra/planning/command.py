@@ -81,7 +81,7 @@ def _arm(arm: ArmPlan) -> dict[str, Any]:
 def screen(planned: Planned) -> RenderableType:
     """A forecast for people."""
     numbers = [Column(name, justify="right", no_wrap=True) for name in ("calls", "tokens read", "written")]
-    table = Table(Column("", no_wrap=True), *numbers, box=None, padding=(0, 2, 0, 0))
+    table = Table(Column("", overflow="fold"), *numbers, box=None, padding=(0, 2, 0, 0))
     for arm in planned.arms:
         table.add_row(Text(arm.recipe.name, style="bold"), *(["0"] * 3 if arm.forecast is None else []))
         for role, model in arm.forecast.keys if arm.forecast is not None else ():
@@ -98,9 +98,10 @@ def _cells(found: Forecast, role: str | None = None, model: str | None = None) -
 
 
 def _short(count: float) -> str:
-    return (
-        f"{count:,.0f}" if count < 10_000 else f"{count / 1e3:,.0f}k" if count < 10_000_000 else f"{count / 1e6:,.0f}M"
-    )
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.{int(count < 10 * size)}f}{letter}"
+    return f"{count:.0f}"
 
 
 def _lines(planned: Planned) -> Iterator[str]:
@@ -139,4 +140,4 @@ def _count(given: Range) -> str:
 
 def _written(given: Range, write: Callable[[float], str]) -> str:
     point, low, high = (write(value) for value in (given.point, given.low, given.high))
-    return point if low == high else f"{point} ({low} – {high})"
+    return point if low == high else f"{point} ({low}–{high})"

@@ -50,12 +50,12 @@ async def write_samples(bench: Workbench, setting: Setting, parents: Sequence[Se
         if number < rounds.count:
             try:
                 with bench.broker.account.strictly():
-                    rows = await enrich_all(bench, setting.members, [_as_seed(c, recipe) for c in result.accepted])
+                    grown = await enrich_all(bench, setting.members, [_as_seed(c, recipe) for c in result.accepted])
             except BudgetExhausted as spent:
                 bench.view.note(f"! before round {number + 1}: {spent}")
                 bench.stopped.append("budget")
                 break
-            pool = grow(pool, rows)
+            pool = grow(pool, grown)
     return candidates
 
 

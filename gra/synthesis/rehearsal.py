@@ -142,33 +142,35 @@ class _Script:
                 text = self._prose(call, luck)
                 return Completion(text, "stop", read, len(text) // _LETTERS_A_TOKEN)
             case Choice(labels):
-                return Completion(labels[0], "length", read, 1, scores=self._opinion(labels, prompt, luck))
+                return Completion(labels[0], "length", read, 1, scores=self._opinion(labels, prompt, call.member, luck))
             case Likelihood(answer):
                 read += len(answer) // _LETTERS_A_TOKEN
-                given = 0.0 if prompt.endswith("Write something.") else self._grade(answer, luck)
+                given = 0.0 if prompt.endswith("Write something.") else self._grade(answer, call.member)
                 return Completion("", "stop", read, 0, scores={"logprob": given - 50.0, "tokens": 9.0})
             case Json(schema):
-                text = json.dumps(self._fields(schema["properties"], prompt, luck))
+                text = json.dumps(self._fields(schema["properties"], prompt, call.member, luck))
                 return Completion(text, "stop", read, len(text) // _LETTERS_A_TOKEN)
 
     def _prose(self, call: Call, luck: random.Random) -> str:
         tokens = min(0.9 * call.sampling.max_tokens, luck.lognormvariate(0.0, 0.4) * _ANSWER_TOKENS)
         return f"{luck.choice(list(self._worth))} {_WORD * int(tokens * _LETTERS_A_TOKEN / len(_WORD))}"
 
-    def _grade(self, text: str, luck: random.Random) -> float:
-        marks = _MARK.findall(text)
-        grade = self._worth[f"grade{marks[-1]}e"] if marks else 5.0
-        return 10.0 - grade if luck.random() < _DISSENT else grade
+    def _grade(self, text: str, member: str) -> float:
+        """What a member thinks of the answer in a text, the same whenever it is asked."""
+        if not (marks := _MARK.findall(text)):
+            return 5.0
+        grade = self._worth[f"grade{marks[-1]}e"]
+        return 10.0 - grade if random.Random(f"{member} {marks[-1]}").random() < _DISSENT else grade
 
-    def _opinion(self, labels: Sequence[str], prompt: str, luck: random.Random) -> dict[str, float]:
+    def _opinion(self, labels: Sequence[str], prompt: str, member: str, luck: random.Random) -> dict[str, float]:
         if set(labels) == {"yes", "no"}:
-            yes = self._grade(prompt, luck) / 10 if _MARK.search(prompt) else float(luck.random() < _CHECKED)
+            yes = self._grade(prompt, member) / 10 if _MARK.search(prompt) else float(luck.random() < _CHECKED)
             return {"yes": yes + 1e-6, "no": 1.0 - yes + 1e-6}
-        digit = str(round(0.9 * self._grade(prompt, luck)))
+        digit = str(round(0.9 * self._grade(prompt, member)))
         return {label: 1.0 if label == digit else 1e-6 for label in labels}
 
-    def _fields(self, properties: Mapping[str, Any], prompt: str, luck: random.Random) -> dict[str, Any]:
-        grade = self._grade(prompt, luck)
+    def _fields(self, properties: Mapping[str, Any], prompt: str, member: str, luck: random.Random) -> dict[str, Any]:
+        grade = self._grade(prompt, member)
         found: dict[str, Any] = {}
         for name, schema in properties.items():
             if "enum" in schema:
