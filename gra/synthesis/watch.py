@@ -27,7 +27,8 @@ from gra.synthesis.workbench import Workbench
 _TICK_S = 1.0
 _RATE_OVER_S = 20.0  # tokens are counted when an answer is whole, so a shorter window would jump
 _PACE_OVER_S = 300.0
-_SAY_EVERY_S = 10.0  # to the log, to W&B, and in lines where there is no terminal
+_SAY_EVERY_S = 10.0  # to the log and to W&B
+_LINES_EVERY_S = 30.0  # where there is no terminal
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,8 @@ class Watch:
         self._clock = clock
         self._last = clock()
         self._said = clock()
+        self._next_lines = 0.0
+        self._board: RenderableType = Text()
         self._early = 0.0  # GPU-seconds of an arm before it joined
         self._awaited = max(1, arms)
         self._arms: list[_Arm] = []
@@ -83,7 +86,7 @@ class Watch:
         """Look for the time of the block."""
         looking = asyncio.create_task(self._look())
         if self._view.live:
-            self._view.board = self.board
+            self._view.board = lambda: self._board
         try:
             yield
         finally:
@@ -126,6 +129,8 @@ class Watch:
             gates = arm.bench.gates
             _keep(arm.pace, (now, gates["accepted"], gates["candidates"]), now - _PACE_OVER_S)
         _keep(self._seen, (now, self._tokens()), now - _RATE_OVER_S)
+        if self._view.live:  # drawn here, for the terminal is refreshed by a thread while everything changes
+            self._board = self._draw()
 
     def _charge(self, arm: _Arm, gpu_seconds: float) -> None:
         arm.charged += gpu_seconds
@@ -199,10 +204,12 @@ class Watch:
             series |= {f"gates/{gate}": count for gate, count in bench.gates.items()}
             series |= {f"spent/{key}": value for key, value in spent.items()}
             bench.tracker.log(series | ({} if left is None else {"synthesis/left_s": left}))
-        for name, load in loads.items():
-            self._view.line(f"  {name}: {_words(load)}")
+        if self._clock() >= self._next_lines:
+            self._next_lines = self._clock() + _LINES_EVERY_S
+            for name, load in loads.items():
+                self._view.line(f"  {name}: {_words(load)}")
 
-    def board(self) -> RenderableType:
+    def _draw(self) -> RenderableType:
         """What the terminal shows above the bars."""
         table = Table(
             "model", "", "queue", "in flight", "read/s", "written/s", "cached", box=None, padding=(0, 2, 0, 0)
