@@ -18,6 +18,7 @@ from rich.table import Column, Table
 
 from gra.core.errors import GraError
 from gra.core.interrupts import stop_on_sigterm
+from gra.planning.command import plan
 from gra.reporting.ledger_cli import ledger_app
 
 app = typer.Typer(
@@ -29,6 +30,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(ledger_app, name="ledger")
+app.command("plan", epilog="Example: gra plan recipes/quickstart.yaml --from runs/quickstart")(plan)
 Overrides = Annotated[list[str] | None, typer.Argument(help="key.sub=value, checked like the recipe's own values")]
 RunsDir = Annotated[Path, typer.Option("--runs", help="folder that holds the run folders")]
 AsJson = Annotated[bool, typer.Option("--json", help="one machine-readable summary on standard output")]
@@ -326,12 +328,10 @@ def _summary(console: Console, as_json: bool, summary: dict[str, Any], table: Ta
 
 
 def _stop_at_budget(content: dict[str, Any]) -> None:
-    from gra.core.errors import BudgetExhausted
+    from gra.synthesis.jobs import budget_stop
 
-    if "budget" in content.get("stopped", []):
-        raise BudgetExhausted(
-            "stopped at the budget; the dataset is valid. Raise `budget.tokens` and run the same command to go on"
-        )
+    if stop := budget_stop({content["name"]: content}):
+        raise stop
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

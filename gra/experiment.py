@@ -193,11 +193,13 @@ def check_training(plan: Plan, view: View) -> None:
 
 
 def _synthesize(plan: Plan, view: View) -> None:
-    from gra.synthesis.jobs import job_for, run_jobs
+    from gra.synthesis.jobs import budget_stop, job_for, run_jobs
 
     ledger = plan.folder / "ledger.sqlite"
     jobs = [job_for(arm, RunFolder(plan.folder / "arms" / name), ledger) for name, arm in plan.arms.items()]
     finished = run_jobs(jobs, view, plan.folder / "logs", group=plan.recipe.name)
+    if stop := budget_stop(finished):
+        raise stop
     empty = [name for name, content in finished.items() if not content["states"]["accepted"]]
     if empty:
         raise StageFailed(

@@ -19,7 +19,7 @@ LEVELS = [
     {"core", "review_stats"},
     {"engines", "data", "models", "checks", "sandbox"},
     {"synthesis", "training", "evaluation", "reporting"},
-    {"cli", "experiment"},
+    {"cli", "experiment", "planning"},
 ]
 HEAVY = {"torch", "transformers", "vllm", "lm_eval", "wandb", "trl", "peft", "datasets", "sentence_transformers",
          "accelerate", "deepspeed", "matplotlib", "sympy", "math_verify"}  # fmt: skip

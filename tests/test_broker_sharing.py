@@ -11,8 +11,10 @@ import pytest
 from scripted_run import said
 from test_broker import CALL, GRADE, Asked, ask, make_broker
 
+from gra.core.budget_schema import Budget
 from gra.core.errors import BudgetExhausted
 from gra.core.ledger import Ledger
+from gra.core.spending import Account
 from gra.engines.broker import Broker, EnginePool, call_key
 from gra.engines.protocol import Answer, Fault, Outcome
 from gra.engines.scripted import ScriptedEngine
@@ -141,9 +143,9 @@ def test_every_recorded_attempt_is_on_the_askers_account(ledger: Ledger) -> None
 
 
 def test_the_budget_counts_every_resume_and_stops_only_admission(ledger: Ledger) -> None:
-    outcome, _ = ask(ledger, CALL, said("a b"), token_budget=52)
+    outcome, _ = ask(ledger, CALL, said("a b"), account=Account(ledger, Budget(tokens=52)))
     assert isinstance(outcome, Answer)
-    broker = make_broker(ledger, Asked(said("c d")), token_budget=53)
+    broker = make_broker(ledger, Asked(said("c d")), account=Account(ledger, Budget(tokens=53)))
     broker.check_budget()  # 52 spent by the run before
     assert isinstance(asyncio.run(broker.ask(replace(CALL, sample=1))), Answer)
     with pytest.raises(BudgetExhausted, match=r"budget of 53 tokens is used up \(104 spent") as caught:

@@ -30,10 +30,12 @@ from gra.engines.protocol import Call, Completion, Fault, Json, ModelId, Text
 from gra.reporting.explain import explain
 from gra.synthesis import programs
 from gra.synthesis.committee import Member, make_members
+from gra.synthesis.funnel import PROGRAMS, steps
 from gra.synthesis.notebook import Notebook
 from gra.synthesis.programs import Sample, Tally, make_programs, versions
 from gra.synthesis.rounds import grow
 from gra.synthesis.story import Setting, live
+from gra.synthesis.summary import Tally as Facts
 
 fresh = itertools.count()
 
@@ -355,7 +357,11 @@ def test_lineage_funnel_and_story_say_which_program_said_what(tmp_path: Path) ->
     candidates = [vetoed, seated]
     tally, none = Tally(), Tally()
     tally.add(vetoed), tally.add(seated), none.add(replace(vetoed, programs=()))
-    assert (tally.step(), none.step(), none.summary()) == ({"programs passed": 1}, {}, {})
+    assert none.summary() == {}
+    assert [steps(candidate)[PROGRAMS] for candidate in candidates] == [False, True]
+    of_both, of_none = Facts(), Facts()
+    of_both.add(vetoed), of_both.add(seated), of_none.add(replace(vetoed, programs=()))
+    assert (of_both.facts()["funnel"][PROGRAMS], PROGRAMS in of_none.facts()["funnel"]) == (1, False)
     assert tally.summary() == {"math": {"takes": "seat", "failed": 2}, "format": {"takes": "veto", "passed": 1}}
     (tmp_path / "dataset").mkdir()
     facts = {"name": "x", "arm": "gra", "states": {}, "models": [], "shared_weights": {}, "seeds": "s", "reviewers": [],

@@ -29,6 +29,7 @@ from reported_run import (
 )
 from rich.console import Console
 
+from gra.core.console import duration
 from gra.core.errors import DataError
 from gra.core.manifest import write_json
 from gra.core.records import State
@@ -37,7 +38,6 @@ from gra.reporting import tally
 from gra.reporting.comparison import read_comparison
 from gra.reporting.evidence import read_evidence
 from gra.reporting.explain import explain
-from gra.reporting.figures import duration
 from gra.reporting.html import write_report
 from gra.reporting.timeline import read_timeline
 

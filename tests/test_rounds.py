@@ -27,9 +27,11 @@ from scripted_run import (
     said,
 )
 
+from gra.core.budget_schema import Budget
 from gra.core.errors import DataError, EngineUnavailable
 from gra.core.records import CHECKS, Candidate, Seed, State
 from gra.core.schema import SynthesisRecipe
+from gra.core.spending import Account
 from gra.data.dedup import greedy_dedup
 from gra.data.export import TRAIN_SCHEMA, lineage_row, training_row
 from gra.engines.broker import Broker, EnginePool
@@ -38,7 +40,6 @@ from gra.synthesis import rounds
 from gra.synthesis.committee import make_members
 from gra.synthesis.rounds import Round, grow
 from gra.synthesis.story import Setting, candidate_id, live
-from gra.synthesis.told import Ended
 
 fresh = itertools.count()
 
@@ -92,7 +93,7 @@ async def tell(
     pool = EnginePool({n: JitteryEngine(n, script, up_to_s=up_to_s) for n in names}, 100.0)
     ledger = open_ledger(path)
     try:
-        broker = Broker(ledger, pool, backoff_s=0.0, token_budget=token_budget)
+        broker = Broker(ledger, pool, backoff_s=0.0, account=Account(ledger, Budget(tokens=token_budget)))
         samples = grow({}, make_seeds() if seeds is None else seeds)
         return await told_in(Round(setting, broker, ledger, samples, WordEmbedder(), 1, in_flight))  # type: ignore[arg-type]
     finally:
@@ -228,13 +229,13 @@ def test_a_round_is_never_fuller_than_asked(folder: Path) -> None:
             return np.array([told[text][0] for text in texts], np.float32).reshape(-1, 3)
 
     class Told(Round):
-        async def _story(self, index: int) -> Ended:
+        async def _story(self, index: int) -> Candidate:
             name, (_, mean) = list(told.items())[index]
             ended = Candidate(
                 candidate_id(1, index), 1, index, "qa", State.ACCEPTED, "told", instruction=name, mean=mean
             )
             await ledger.conclude(ended.id, ended.to_json(), self._scope)
-            return self._reduced(ended.to_json())
+            return ended
 
     ledger = open_ledger(folder / "told.sqlite")
     recipe = make_recipe(rounds={"count": 1, "accept": 2, "max_candidates": 4})

@@ -1,19 +1,21 @@
 """What a person sees while GRA works, and the same for machines: progress on standard error, events in `log.jsonl`.
 
-In a terminal there are live bars with rates and time left; elsewhere a line every few seconds.
-Standard output is left to `--json`.
+In a terminal there are live bars with rates and time left, above them whatever board a stage shows; elsewhere a
+line every few seconds. Standard output is left to `--json`.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -32,8 +34,9 @@ class View:
 
     def __init__(self, log_file: Path | None = None, *, quiet: bool = False) -> None:
         self.console = Console(stderr=True, quiet=quiet, highlight=False)
+        self.live = self.console.is_terminal and not quiet
+        self.board: Callable[[], RenderableType] | None = None  # drawn above the bars, again and again
         self._log_file = log_file
-        self._live = self.console.is_terminal and not quiet
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._last_line: dict[str, float] = {}
@@ -46,16 +49,23 @@ class View:
         line = json.dumps({"time": round(time.time(), 3), "event": kind, **fields}, ensure_ascii=False)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            with file.open("a", encoding="utf-8") as log:
-                log.write(f"{line}\n")
+            with file.open("ab+") as log:
+                # A process that was killed while it wrote leaves half a line; this one begins on a line of its own.
+                torn = log.tell() > 0 and log.seek(-1, os.SEEK_END) >= 0 and log.read(1) != b"\n"
+                log.write(b"\n" * torn + line.encode() + b"\n")
         except OSError as error:  # what the disk must hold says so itself; a log must not hide that
             self._log_file = None
             self.note(f"! {file} ends here: {error.strerror}")
 
     def note(self, text: str, **fields: Any) -> None:
         """One line for the person and the log."""
-        (self._bars.console if self._bars else self.console).print(text, markup=False, soft_wrap=True)
+        self.console.print(text, markup=False, soft_wrap=True)
         self.event("note", text=text, **fields)
+
+    def line(self, text: str) -> None:
+        """One line for a person without a live view."""
+        if not self.live:
+            self.console.print(text, markup=False, soft_wrap=True)
 
     @contextmanager
     def stage(self, name: str, detail: str = "") -> Iterator[None]:
@@ -78,7 +88,7 @@ class View:
     def bars(self) -> Iterator[None]:
         """Show progress for the time of the block."""
         self._begun, self._tasks = {}, {}
-        if not self._live:
+        if not self.live:
             yield
             return
         columns = (
@@ -89,9 +99,16 @@ class View:
             TimeRemainingColumn(),
             TextColumn("{task.fields[detail]}", style="dim"),
         )
-        with Progress(*columns, console=self.console) as self._bars:
-            yield
-        self._bars = None
+        self._bars = Progress(*columns, console=self.console)
+        try:
+            with Live(console=self.console, get_renderable=self._screen, refresh_per_second=4):
+                yield
+        finally:
+            self._bars = self.board = None
+
+    def _screen(self) -> RenderableType:
+        assert self._bars is not None
+        return Group(self.board(), self._bars) if self.board is not None else self._bars
 
     def progress(self, name: str, done: int, total: int | None, detail: str = "") -> None:
         """Move one bar, or print its line when the last one is old enough (and always at the end)."""
@@ -111,11 +128,21 @@ class View:
 
 
 def read_events(log_file: Path) -> list[dict[str, Any]]:
-    """The events of a run, over all its resumes; a last line that was cut off is left out."""
+    """The events of a run, over all its resumes; a line that was cut off is left out."""
     events = []
-    for line in log_file.read_text(encoding="utf-8").split("\n") if log_file.is_file() else ():
+    for line in log_file.read_text(encoding="utf-8", errors="replace").split("\n") if log_file.is_file() else ():
         try:
             events.append(json.loads(line))
         except json.JSONDecodeError:
             continue  # the process died while writing this line
     return events
+
+
+def duration(seconds: float) -> str:
+    """A time a person can read, on one line: 8.3 s, 2 min 05 s, 3 h 12 min."""
+    if seconds < 59.95:
+        return f"{seconds:.1f}\u00a0s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}\u00a0min\u00a0{rest:02d}\u00a0s"
+    return f"{minutes // 60}\u00a0h\u00a0{minutes % 60:02d}\u00a0min"

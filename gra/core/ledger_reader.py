@@ -4,10 +4,26 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from gra.core.errors import DataError
 from gra.core.ledger_file import COLUMNS, Recorded, problems, read, sentence
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What one answer cost; `written` is when it was recorded, in seconds since the epoch."""
+
+    run: str
+    candidate: str
+    role: str
+    model: str
+    read: int
+    cached: int
+    wrote: int
+    seconds: float
+    written: float
 
 
 class LedgerReader:
@@ -31,6 +47,22 @@ class LedgerReader:
         """When each answer was paid for, by its key; the same answer in two ledgers has one time if one is a copy."""
         try:
             return dict(self._db.execute("SELECT key, written FROM calls"))
+        except sqlite3.Error as error:
+            raise DataError(sentence(self.path, error)) from None
+
+    def accounts(self) -> Iterator[Account]:
+        """What every answer cost, in the order they were given."""
+        columns = "run, candidate, role, model, prompt_tokens, cached_tokens, completion_tokens, seconds, written"
+        try:
+            for row in self._db.execute(f"SELECT {columns} FROM calls ORDER BY written"):
+                yield Account(*row)
+        except sqlite3.Error as error:
+            raise DataError(sentence(self.path, error)) from None
+
+    def verdicts(self, run: str) -> list[tuple[str, str]]:
+        """Each ended candidate of a run with its record (JSON)."""
+        try:
+            return list(self._db.execute("SELECT candidate, story FROM verdicts WHERE run = ?", (run,)))
         except sqlite3.Error as error:
             raise DataError(sentence(self.path, error)) from None
 

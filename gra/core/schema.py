@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from gra.core.budget_schema import Budget, Prices, check_prices
 from gra.core.committee_schema import Ask, Committee, Served, TeacherOrName
 from gra.core.recipe import Section
 
@@ -117,12 +118,6 @@ class Dedup(Section):
     likeness: float | None = Field(None, gt=0, le=1)
 
 
-class Budget(Section):
-    """Hard caps over all resumes of a run; null means none."""
-
-    tokens: int | None = Field(None, ge=1)
-
-
 class Tracking(Section):
     """W&B: `auto` is online when the user is logged in and offline otherwise."""
 
@@ -151,8 +146,15 @@ class SynthesisRecipe(Section):
     dedup: Dedup = Dedup()
     ledger: str | None = None  # a file that several runs share as a cache; null: one in the run folder
     budget: Budget = Budget()
+    prices: Prices = Prices()
     tracking: Tracking = Tracking()
     accept_licences: list[str] = []
+
+    @model_validator(mode="after")
+    def _money_can_be_counted(self) -> SynthesisRecipe:
+        seated = list(self.committee.models.values()) if self.committee else []
+        check_prices(self.budget, self.prices, [*seated, *([self.teacher] if self.teacher else [])], self.engine)
+        return self
 
     @model_validator(mode="after")
     def _arm_has_its_models(self) -> SynthesisRecipe:

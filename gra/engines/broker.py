@@ -19,10 +19,10 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from gra.core.errors import BudgetExhausted
 from gra.core.ledger import Ledger, Recorded
 from gra.core.manifest import canonical_json
 from gra.core.records import Usage
+from gra.core.spending import Account
 from gra.engines.protocol import (
     Answer,
     Call,
@@ -102,13 +102,24 @@ class _Asking:
 
 
 @dataclass
+class Tokens:
+    """What a model read and wrote."""
+
+    read: int = 0
+    cached: int = 0
+    written: int = 0
+
+
+@dataclass
 class Progress:
     """What the terminal shows while the broker works."""
 
     usage: dict[str, Usage] = field(default_factory=lambda: defaultdict(Usage))
     replayed: int = 0
     asked: int = 0
+    asking: dict[str, int] = field(default_factory=lambda: defaultdict(int))  # queued or in flight, by model
     in_flight: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    paid: dict[str, Tokens] = field(default_factory=lambda: defaultdict(Tokens))  # by model, in this process
     unusable: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
 
@@ -135,7 +146,7 @@ class Broker:
         *,
         max_attempts: int = 3,
         call_timeout_s: float = 600.0,
-        token_budget: int | None = None,
+        account: Account | None = None,
         backoff_s: float = 0.5,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -147,20 +158,15 @@ class Broker:
         self._timeout = call_timeout_s
         self._backoff = backoff_s
         self._clock = clock
-        self._budget = token_budget
-        self._spent = ledger.spent()
+        self.account = account or Account(ledger)
 
     def check_budget(self) -> None:
         """Called before a new candidate is admitted; candidates already paid for may finish.
 
         Raises:
-            BudgetExhausted: when the cap on tokens, counted over all resumes, is reached.
+            BudgetExhausted: when a cap, counted over all resumes, leaves no room for another.
         """
-        if self._budget is not None and self._spent >= self._budget:
-            raise BudgetExhausted(
-                f"the budget of {self._budget:,} tokens is used up ({self._spent:,} spent over all resumes); "
-                "what was finished is a valid dataset. Raise `budget.tokens` and run again to go on"
-            )
+        self.account.check()
 
     async def ask(self, call: Call, paid: Callable[[Recorded], None] | None = None) -> Outcome:
         """One question, one outcome; recorded answers are used as they stand.
@@ -200,8 +206,9 @@ class Broker:
             return self.ledger.lookup(key) or await self._shared(call, key, request, attempt)
         if asking is None:
             asking = _Asking(self, asyncio.create_task(self._pay(call, key, request, attempt)))
-            asking.paying.add_done_callback(partial(self._forget, place, asking))
+            asking.paying.add_done_callback(partial(self._asked, place, asking, call.model.name))
             self.pool.asking[place] = asking
+            self.progress.asking[call.model.name] += 1
         asking.waiters += 1
         try:
             return await asyncio.shield(asking.paying)
@@ -211,15 +218,30 @@ class Broker:
                 self._forget(place, asking)  # at once: who asks from now on begins afresh
                 asking.paying.cancel()
 
-    def _forget(self, place: tuple[Path, str], asking: _Asking, _: object = None) -> None:
+    def _forget(self, place: tuple[Path, str], asking: _Asking) -> None:
         if self.pool.asking.get(place) is asking:
             del self.pool.asking[place]
+
+    def _asked(
+        self,
+        place: tuple[Path, str],
+        asking: _Asking,
+        model: str,
+        paying: asyncio.Task[Recorded | TimedOut | EngineFailed],
+    ) -> None:
+        """A question has come to its end, answered or called off."""
+        self._forget(place, asking)
+        self.progress.asking[model] -= 1
+        if not paying.cancelled():
+            paying.exception()  # seen here too, for the stories that asked may have been cancelled
 
     async def _pay(self, call: Call, key: str, request: str, attempt: int) -> Recorded | TimedOut | EngineFailed:
         name = call.model.name
         engine = self.pool.engines[name]
         failures = 0
         while True:
+            if self.account.strict:
+                self.account.check()
             async with self.pool.residency.hold(name), self.pool.gates[name]:
                 self.progress.asked += 1
                 self.progress.in_flight[name] += 1
@@ -234,7 +256,7 @@ class Broker:
                 finally:
                     self.progress.in_flight[name] -= 1
             if isinstance(reply, Completion):
-                self._spent += reply.prompt_tokens + reply.completion_tokens
+                self._count(call, reply)
                 return await self.ledger.record(_recorded(call, key, request, attempt, reply, self._clock() - started))
             await self.ledger.fault(call.role, name, call.candidate, reply.kind, reply.message)
             if reply.kind == "busy":
@@ -243,6 +265,13 @@ class Broker:
             if reply.permanent or failures == self._max_attempts:
                 return TimedOut(reply.message) if reply.kind == "timeout" else EngineFailed(reply.message)
             await asyncio.sleep(self._backoff * 2 ** (failures - 1) * (1 + random.random()))
+
+    def _count(self, call: Call, reply: Completion) -> None:
+        name, paid = call.model.name, self.progress.paid[call.model.name]
+        paid.read += reply.prompt_tokens
+        paid.cached += reply.cached_tokens
+        paid.written += reply.completion_tokens
+        self.account.pay(call.candidate, name, reply.prompt_tokens, reply.cached_tokens, reply.completion_tokens)
 
 
 def _livelier(call: Call) -> Call:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gra.core.console import duration
 from gra.core.manifest import atomic_path
 from gra.core.records import State
 from gra.reporting.timeline import Span, Timeline
@@ -325,13 +326,3 @@ def training(curves: Mapping[tuple[str, str], Mapping[str, Sequence[tuple[float,
 def _arm_colours(arms: Sequence[str]) -> dict[str, str]:
     others = itertools.cycle(_OTHERS)
     return {arm: _ARMS.get(arm) or next(others) for arm in arms}
-
-
-def duration(seconds: float) -> str:
-    """A time a person can read, on one line: 8.3 s, 2 min 05 s, 3 h 12 min."""
-    if seconds < 59.95:
-        return f"{seconds:.1f}\u00a0s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes}\u00a0min\u00a0{rest:02d}\u00a0s"
-    return f"{minutes // 60}\u00a0h\u00a0{minutes % 60:02d}\u00a0min"

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import gra
+from gra.core.console import duration
 from gra.core.manifest import atomic_path
 from gra.core.records import DIMENSIONS
 from gra.reporting import figures, prose, tally
 from gra.reporting.comparison import Comparison, read_comparison
 from gra.reporting.evidence import Arm, Evidence, Student, read_evidence
-from gra.reporting.figures import Drawing, duration
+from gra.reporting.figures import Drawing
 from gra.reporting.timeline import Timeline, read_timeline
 
 _COLUMNS = (

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gra.core.console import duration
 from gra.reporting.comparison import Comparison
 from gra.reporting.evidence import Arm, Evidence
-from gra.reporting.figures import duration
 from gra.reporting.tally import Reviewer, Spent
 from gra.reporting.timeline import Timeline
 

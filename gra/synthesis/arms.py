@@ -16,14 +16,17 @@ folder: ledger, lineage, dataset, manifest.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 from gra.core.console import View
-from gra.core.errors import writing
+from gra.core.errors import BudgetExhausted, writing
 from gra.core.ledger import Ledger
-from gra.core.records import Seed
+from gra.core.records import Seed, State
 from gra.core.schema import SynthesisRecipe
+from gra.core.spending import Account, Held
 from gra.core.tracking import start_tracking
 from gra.data.export import export
 from gra.engines.broker import Broker, EnginePool
@@ -32,12 +35,51 @@ from gra.synthesis.seating import prepare
 from gra.synthesis.seedwise import answer_seeds, copy_seeds, refine_seeds
 from gra.synthesis.summary import card_facts, summarize
 from gra.synthesis.told import Candidates, Joined
+from gra.synthesis.watch import Watch
 from gra.synthesis.workbench import Job, Workbench
 from gra.synthesis.workshop import Workshop
 
 
+@contextmanager
+def at_work(
+    job: Job, workshop: Workshop, pool: EnginePool, view: View, group: str | None, watch: Watch | None
+) -> Iterator[Workbench]:
+    """Everything that making an arm needs, for the time of the block."""
+    recipe = job.recipe
+    with ExitStack() as at_the_end:
+        ledger = Ledger(job.ledger, run=recipe.name)
+        at_the_end.callback(ledger.close)
+        held = Held(job.ledger, recipe.name)
+        at_the_end.callback(held.close)
+        tracker = start_tracking(
+            recipe.tracking,
+            stage="synthesis",
+            name=recipe.name,
+            group=group,
+            config=recipe.model_dump(),
+            folder=job.folder.path,
+        )
+        at_the_end.callback(tracker.finish)
+        broker = Broker(
+            ledger,
+            pool,
+            max_attempts=recipe.engine.max_attempts,
+            call_timeout_s=recipe.engine.call_timeout_s,
+            account=Account(ledger, recipe.budget, recipe.prices, held.before()),
+        )
+        bench = Workbench(job, workshop, broker, ledger, view, tracker)
+        if watch is not None:
+            at_the_end.enter_context(watch.arm(bench, held))
+        yield bench
+
+
 async def synthesize(
-    job: Job, workshop: Workshop, pool: EnginePool, view: View, group: str | None = None
+    job: Job,
+    workshop: Workshop,
+    pool: EnginePool,
+    view: View,
+    group: str | None = None,
+    watch: Watch | None = None,
 ) -> dict[str, Any]:
     """Make one arm's dataset and return its section of the manifest.
 
@@ -45,46 +87,53 @@ async def synthesize(
         GraError: for wrong input, a spent disk, or an engine that is lost for good. What was answered is recorded.
     """
     with writing(job.folder.path):
-        return await _synthesize(job, workshop, pool, view, group)
+        return await _synthesize(job, workshop, pool, view, group, watch)
 
 
-async def _synthesize(job: Job, workshop: Workshop, pool: EnginePool, view: View, group: str | None) -> dict[str, Any]:
+async def _synthesize(
+    job: Job, workshop: Workshop, pool: EnginePool, view: View, group: str | None, watch: Watch | None
+) -> dict[str, Any]:
     recipe = job.recipe
     (job.folder / "recipe.resolved.yaml").write_text(job.loaded.show() + "\n", encoding="utf-8")
     seeds = job.seeds()
     if seeds.set_aside:
         view.note(seeds.note(), rows=seeds.set_aside)
-    ledger = Ledger(job.ledger, run=recipe.name)
-    tracker = start_tracking(
-        recipe.tracking,
-        stage="synthesis",
-        name=recipe.name,
-        group=group,
-        config=recipe.model_dump(),
-        folder=job.folder.path,
-    )
     begun = time.time()
-    try:
-        broker = Broker(
-            ledger,
-            pool,
-            max_attempts=recipe.engine.max_attempts,
-            call_timeout_s=recipe.engine.call_timeout_s,
-            token_budget=recipe.budget.tokens,
-        )
-        bench = Workbench(job, workshop, broker, ledger, view, tracker)
+    with at_work(job, workshop, pool, view, group, watch) as bench:
         candidates, facts = await make(bench, seeds.rows)
-        facts |= {"stopped": bench.stopped, "beyond": bench.beyond}
-        facts |= {"seeds": {"used": len(seeds.rows), "set_aside": seeds.set_aside}}
-        content = summarize(job, workshop, ledger, candidates, facts) | {"seconds": round(time.time() - begun, 1)}
+        facts |= {
+            "stopped": bench.stopped,
+            "beyond": bench.beyond,
+            "spent": bench.broker.account.to_json(),
+            "seeds": {"used": len(seeds.rows), "set_aside": seeds.set_aside},
+        }
+        content = summarize(job, workshop, bench.ledger, candidates, facts) | {"seconds": round(time.time() - begun, 1)}
         files = export(job.folder.path, candidates, card_facts(job, workshop, content))
         job.folder.record("synthesis", content, [*files, job.folder / "recipe.resolved.yaml"])
-        tracker.summary({f"synthesis/{state}": count for state, count in content["states"].items()})
-        tracker.artifact(job.folder / "dataset", f"{recipe.name}-dataset", "dataset")
-    finally:
-        tracker.finish()
-        ledger.close()
+        bench.tracker.summary({f"synthesis/{state}": count for state, count in content["states"].items()})
+        bench.tracker.artifact(job.folder / "dataset", f"{recipe.name}-dataset", "dataset")
     return content
+
+
+async def try_out(job: Job, workshop: Workshop, pool: EnginePool, view: View, count: int, watch: Watch) -> list[str]:
+    """The first candidates of an arm, or answers to its first seeds, into its ledger, and nothing else.
+
+    It is the beginning of the arm itself: making it later asks none of this again. Returns the ids of duplicates.
+    """
+    recipe = job.recipe
+    # Else `rounds` is left alone: what answers to seeds are known by holds all of the recipe.
+    if writes_samples(recipe):
+        rounds = {"count": 1, "max_candidates": min(count, recipe.rounds.max_candidates)}
+        recipe = recipe.model_copy(update={"rounds": recipe.rounds.model_copy(update=rounds)})
+        job = replace(job, loaded=replace(job.loaded, recipe=recipe))
+    with writing(job.folder.path), at_work(job, workshop, pool, view, None, watch) as bench:
+        candidates, _ = await make(bench, job.seeds().rows, count)
+        return [candidate.id for candidate in candidates if candidate.state is State.DUPLICATE]
+
+
+def writes_samples(recipe: SynthesisRecipe) -> bool:
+    """Whether the arm writes new samples in rounds."""
+    return has_stories(recipe) and recipe.arm != "refined"
 
 
 def has_stories(recipe: SynthesisRecipe) -> bool:
@@ -94,18 +143,28 @@ def has_stories(recipe: SynthesisRecipe) -> bool:
     return recipe.arm != "vanilla"
 
 
-async def make(bench: Workbench, seeds: Sequence[Seed]) -> tuple[Candidates, dict[str, Any]]:
-    """The arm's candidates in their final states, and what the report should know beside them."""
+async def make(bench: Workbench, seeds: Sequence[Seed], first: int | None = None) -> tuple[Candidates, dict[str, Any]]:
+    """The arm's candidates in their final states, and what the report should know beside them.
+
+    With `first`, of arms that go seed by seed only so many.
+    """
     recipe = bench.recipe
     if recipe.arm == "vanilla":
         return copy_seeds(recipe, seeds), {}
     if not has_stories(recipe):
-        return await answer_seeds(bench, seeds), {}
+        return await answer_seeds(bench, seeds[:first]), {}
     parts: list[Candidates] = []
-    seated = await prepare(bench, seeds)
+    try:
+        with bench.broker.account.strictly():
+            seated = await prepare(bench, seeds)
+    except BudgetExhausted as spent:
+        bench.workshop.prepared.set()  # those that wait for this committee's first candidate go on
+        bench.view.note(f"! before the first candidate: {spent}")
+        bench.stopped.append("budget")
+        return Joined(parts), {}
     try:
         if recipe.arm in ("refined", "integrated"):
-            parts.append(await refine_seeds(bench, seated.setting, seated.seeds))
+            parts.append(await refine_seeds(bench, seated.setting, seated.seeds[:first]))
         if recipe.arm != "refined":
             parts.append(await write_samples(bench, seated.setting, seated.seeds))
         return Joined(parts), await seated.facts()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from gra.core.errors import DataError
+from gra.core.errors import BudgetExhausted, DataError
 from gra.core.records import Candidate, Seed
 from gra.core.schema import SynthesisRecipe
 from gra.data.dedup import Embedder
@@ -14,7 +13,7 @@ from gra.models.catalog import resolve
 from gra.synthesis.committee import Member
 from gra.synthesis.draw import draw
 from gra.synthesis.generator import enrich, name_domain
-from gra.synthesis.notebook import Notebook, Unanswered
+from gra.synthesis.notebook import Notebook, Unanswered, at_once
 from gra.synthesis.quotas import rows_by_domain
 from gra.synthesis.rounds import Round, RoundResult, grow
 from gra.synthesis.story import Setting, eligible
@@ -38,6 +37,8 @@ async def write_samples(bench: Workbench, setting: Setting, parents: Sequence[Se
             )
     embedder = Embedder(resolve(recipe.dedup.embedder, accept_licences=recipe.accept_licences).path)
     told: list[Told] = []
+    bench.goal.rows += rounds.count * rounds.accept
+    bench.goal.candidates += rounds.count * rounds.max_candidates
     for number in range(1, rounds.count + 1):
         bench.ended.clear()
         this_round = Round(setting, bench.broker, bench.ledger, pool, embedder, number, bench.in_flight)
@@ -50,7 +51,14 @@ async def write_samples(bench: Workbench, setting: Setting, parents: Sequence[Se
             break
         if number < rounds.count:
             fresh = [_as_seed(candidate, recipe) for candidate in result.candidates.accepted()]
-            pool = grow(pool, await enrich_all(bench, setting.members, fresh))
+            try:
+                with bench.broker.account.strictly():
+                    grown = await enrich_all(bench, setting.members, fresh)
+            except BudgetExhausted as spent:
+                bench.view.note(f"! before round {number + 1}: {spent}")
+                bench.stopped.append("budget")
+                break
+            pool = grow(pool, grown)
     return Joined(told)
 
 
@@ -101,7 +109,7 @@ async def name_domains(bench: Workbench, members: Mapping[str, Member], seeds: S
             bench.view.note(f"! {seed.id} has no domain and will not be a parent: {gap}")
             return seed
 
-    return list(await asyncio.gather(*(one(seed) for seed in seeds)))
+    return await at_once(*(one(seed) for seed in seeds))
 
 
 async def enrich_all(bench: Workbench, members: Mapping[str, Member], samples: Sequence[Seed]) -> list[Seed]:
@@ -117,7 +125,7 @@ async def enrich_all(bench: Workbench, members: Mapping[str, Member], samples: S
             bench.view.note(f"! {sample.id} has no metadata and will not be a parent: {gap}")
             return sample
 
-    return list(await asyncio.gather(*(one(sample) for sample in samples)))
+    return await at_once(*(one(sample) for sample in samples))
 
 
 def _writers(members: Mapping[str, Member]) -> list[Member]:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from gra.core.console import View
+from gra.core.errors import BudgetExhausted
 from gra.core.manifest import RunFolder
 from gra.core.recipe import Loaded
 from gra.core.schema import SynthesisRecipe
+from gra.engines.broker import EnginePool
 from gra.engines.protocol import ModelId
-from gra.synthesis.arms import has_stories, synthesize
+from gra.synthesis.arms import has_stories, synthesize, try_out
 from gra.synthesis.assignment import check_cast
 from gra.synthesis.committee import committee_of, make_members
+from gra.synthesis.notebook import at_once
 from gra.synthesis.programs import make_programs
+from gra.synthesis.watch import Watch
 from gra.synthesis.workbench import Job
 from gra.synthesis.workshop import Workshop, find_models, running
 
@@ -48,20 +53,44 @@ async def _run(
     group: str | None,
     finished: dict[str, dict[str, Any]],
 ) -> None:
+    async with _engines(jobs, workshop, view, logs) as (pool, watch):
+        with view.stage("synthesis", ", ".join(job.recipe.name for job in jobs)), view.bars():
+            async with watch.over(), asyncio.TaskGroup() as group_of_arms:
+                tasks = [group_of_arms.create_task(synthesize(job, workshop, pool, view, group, watch)) for job in jobs]
+    for job, task in zip(jobs, tasks, strict=True):
+        finished[job.recipe.name] = task.result()
+
+
+def try_jobs(jobs: Sequence[Job], count: int, view: View, logs: Path) -> dict[str, list[str]]:
+    """Make the first candidates of each arm, as the beginning of the arm itself; duplicates by recipe name."""
+
+    async def sample() -> dict[str, list[str]]:
+        async with _engines(jobs, workshop, view, logs) as (pool, watch):
+            with view.stage("sample", ", ".join(job.recipe.name for job in jobs)), view.bars():
+                async with watch.over():
+                    found = await at_once(*(try_out(job, workshop, pool, view, count, watch) for job in jobs))
+        return {job.recipe.name: duplicates for job, duplicates in zip(jobs, found, strict=True)}
+
+    workshop = find_models([job.recipe for job in jobs], view)
+    return asyncio.run(sample())
+
+
+@asynccontextmanager
+async def _engines(
+    jobs: Sequence[Job], workshop: Workshop, view: View, logs: Path
+) -> AsyncIterator[tuple[EnginePool, Watch]]:
+    """The engines that some arms share, and who watches them."""
     if not any(has_stories(job.recipe) for job in jobs):
         workshop.prepared.set()
+    watch = Watch(view, len(jobs), workshop.gpus, frozenset(workshop.servers))
     async with running(workshop.pool(logs), view) as pool:
-        with view.stage("synthesis", ", ".join(job.recipe.name for job in jobs)), view.bars():
-            async with asyncio.TaskGroup() as group_of_arms:
-                tasks = [group_of_arms.create_task(synthesize(job, workshop, pool, view, group)) for job in jobs]
+        yield pool, watch
         for name, engine in pool.engines.items():
             s = engine.stats
             view.event(
                 "engine", name=name, started_in=s.started_in, starts=s.starts, calls=s.calls,
                 prompt_tokens=s.prompt_tokens, cached_tokens=s.cached_tokens, completion_tokens=s.completion_tokens,
             )  # fmt: skip
-    for job, task in zip(jobs, tasks, strict=True):
-        finished[job.recipe.name] = task.result()
 
 
 def job_for(
@@ -81,3 +110,20 @@ def job_for(
         check_cast(job.recipe, members)
         make_programs(job.recipe.review.programs, members)
     return job
+
+
+def budget_stop(finished: Mapping[str, Mapping[str, Any]]) -> BudgetExhausted | None:
+    """What to tell the user when arms stopped at their budget."""
+    stopped = {name: content for name, content in finished.items() if "budget" in content.get("stopped", [])}
+    if not stopped:
+        return None
+    rows = ", ".join(f"{name} with {content['states']['accepted']} rows" for name, content in stopped.items())
+    spent = "; ".join(
+        f"{name}: {s['tokens']:,} tokens, {s['gpu_hours']:.3f} GPU-hours, {s['usd']:.4f} US dollars over all resumes"
+        for name, content in stopped.items()
+        if (s := content.get("spent"))
+    )
+    return BudgetExhausted(
+        f"stopped at the budget: {rows}; what was finished is a valid dataset ({spent}). Raise the cap in `budget` and "
+        "run the same command to go on"
+    )

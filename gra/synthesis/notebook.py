@@ -65,6 +65,17 @@ class Notebook:
         self.calls.append(answer.key)
 
 
+async def at_once(*steps: Awaitable[T]) -> list[T]:
+    """The results of steps taken at once; when one fails, the others are ended first and spend no more."""
+    tasks = [asyncio.ensure_future(step) for step in steps]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def together(*steps: Awaitable[T]) -> list[T]:
     """The results of steps taken at once, in their order.
 

@@ -245,11 +245,9 @@ class Tally:
     def __init__(self) -> None:
         self._found: dict[str, Counter[str]] = {}
         self._takes: dict[str, str] = {}
-        self._past = 0
 
     def add(self, candidate: Candidate) -> None:
         """Count one more candidate."""
-        self._past += bool(candidate.response) and not candidate.reason.startswith("program ")
         for verdict in candidate.programs:
             self._takes[verdict.program] = verdict.takes
             self._found.setdefault(verdict.program, Counter())[verdict.outcome] += 1
@@ -258,6 +256,7 @@ class Tally:
         """How often each kind came to which verdict."""
         return {kind: {"takes": self._takes[kind], **counts} for kind, counts in self._found.items()}
 
-    def step(self) -> dict[str, int]:
-        """The funnel's step for vetoes; a run without programs has none."""
-        return {"programs passed": self._past} if self._found else {}
+
+def passed(candidate: Candidate) -> bool:
+    """Whether a candidate has a response that no program vetoed."""
+    return bool(candidate.response) and not candidate.reason.startswith("program ")

@@ -21,7 +21,7 @@ import numpy as np
 from gra.core.errors import BudgetExhausted
 from gra.core.ledger import Ledger
 from gra.core.manifest import digest
-from gra.core.records import Seed, State
+from gra.core.records import Candidate, Seed, State
 from gra.data.arrivals import Arrivals
 from gra.data.dedup import Decision, Embedder, Texts, greedy_dedup
 from gra.data.nearest import Matrix
@@ -30,9 +30,9 @@ from gra.synthesis.quotas import Quotas
 from gra.synthesis.story import Pool, Setting, candidate_id, domain_in_turn, eligible, live
 from gra.synthesis.told import Ended, Settled, Told
 
-_FIRST = 4  # stories at once at the start
+FIRST = 4  # stories at once at the start
 _EMBED = 4096  # texts embedded at a time
-OnEnd = Callable[[Ended, bool], None]  # a candidate that ended, and whether an earlier start had recorded it
+OnEnd = Callable[[Candidate, bool], None]  # a candidate that ended, and whether an earlier start had recorded it
 _SAME = {"text": "same text as", "wording": "nearly the wording of", "embedding": "too similar to"}
 
 
@@ -87,13 +87,16 @@ class Round:
     async def run(self, on_end: OnEnd) -> RoundResult:
         """Tell stories until N are kept, the candidate limit is reached, or the budget is used up.
 
-        A round that ended in an earlier start is not gone through again.
+        A round that ended in an earlier start is not decided again; its candidates are only told of.
         """
         rounds, dedup = self._setting.recipe.rounds, self._setting.recipe.dedup
         asked = [rounds.model_dump(exclude={"count"}), dedup.model_dump()]
         name, scope = f"round-{self._number}", digest([self._scope, asked])
         if recorded := self._ledger.story(name, scope):
-            return self._result(recorded)
+            result = self._result(recorded)
+            for candidate in result.candidates:
+                on_end(candidate, True)
+            return result
         # From here on verdicts are replaced: what another recipe's run of this name had found no longer holds.
         await self._ledger.conclude(name, {}, scope)
         found = await self._settle(await self._tell_all(on_end))
@@ -102,18 +105,20 @@ class Round:
         return self._result(found)
 
     async def _tell_all(self, on_end: OnEnd) -> str:
-        running: set[asyncio.Task[Ended]] = set()
+        running: dict[asyncio.Task[Candidate], int] = {}
         try:
             return await self._tell(running, on_end)
         finally:  # after an error, or when the round is full, no story may go on spending
             for story in running:
                 story.cancel()
             await asyncio.gather(*running, return_exceptions=True)
+            for index in running.values():
+                self._broker.account.end(candidate_id(self._number, index), told=False)
 
-    async def _tell(self, running: set[asyncio.Task[Ended]], on_end: OnEnd) -> str:
+    async def _tell(self, running: dict[asyncio.Task[Candidate], int], on_end: OnEnd) -> str:
         """Admit and end stories; why it stopped."""
         limit = self._setting.recipe.rounds.max_candidates
-        done: asyncio.Queue[asyncio.Task[Ended]] = asyncio.Queue()
+        done: asyncio.Queue[asyncio.Task[Candidate]] = asyncio.Queue()
         stopped = ""
         while not stopped or running:
             await self._plan()
@@ -122,7 +127,8 @@ class Round:
                 if not self._quotas.planned(self._admitted):
                     break
                 if self._spent():
-                    stopped = "budget"
+                    # Those under way may take less than was set aside for them.
+                    stopped = "" if running else "budget"
                     break
                 recorded = self._recorded(self._admitted)
                 if recorded is not None:
@@ -132,9 +138,10 @@ class Round:
                 elif recalled:
                     break  # whether what is recorded fills the round is seen before anything is asked
                 else:
+                    self._broker.account.begin(candidate_id(self._number, self._admitted))
                     story = asyncio.create_task(self._story(self._admitted))
                     story.add_done_callback(done.put_nowait)
-                    running.add(story)
+                    running[story] = self._admitted
                 self._admitted += 1
             if not running and not recalled:
                 break
@@ -143,7 +150,7 @@ class Round:
                 while not done.empty():
                     ended.append(done.get_nowait())
                 for story in ended:
-                    running.discard(story)
+                    del running[story]
                     self._end(story.result())
                     on_end(story.result(), False)
             if not stopped and await self._shortest_prefix() is not None:
@@ -151,7 +158,7 @@ class Round:
         return stopped or "candidate limit"
 
     def _spent(self) -> bool:
-        """Whether the budget is used up and nothing more may be begun; what was begun before a restart may finish."""
+        """Whether a cap leaves no room for another now; what was begun before a restart may finish."""
         try:
             self._broker.check_budget()
         except BudgetExhausted:
@@ -168,32 +175,30 @@ class Round:
     def _domain(self, index: int) -> str:
         return self._quotas.domain(index) or domain_in_turn(self._setting.recipe, self._parents, self._number, index)
 
-    def _recorded(self, index: int) -> Ended | None:
+    def _recorded(self, index: int) -> Candidate | None:
         """A story's end as an earlier start recorded it."""
         recorded = self._ledger.story(candidate_id(self._number, index), self._scope)
         if recorded is None or recorded["domain"] != self._domain(index):  # other quotas, other domains
             return None
-        return self._reduced(recorded)
+        return Candidate.from_json(recorded)
 
-    async def _story(self, index: int) -> Ended:
+    async def _story(self, index: int) -> Candidate:
         """A story told now to its end, and recorded."""
         domain = self._domain(index)
         candidate = await live(self._setting, self._broker, self._parents, self._number, index, domain)
-        story = candidate.to_json()
-        await self._ledger.conclude(candidate.id, story, self._scope)
-        return self._reduced(story)
+        await self._ledger.conclude(candidate.id, candidate.to_json(), self._scope)
+        return candidate
 
-    def _reduced(self, story: dict[str, Any]) -> Ended:
-        state = State(story["state"])
-        score = 10.0 if story["mean"] is None else story["mean"]
-        text = self._text(story["instruction"], story["response"]) if state is State.ACCEPTED else ""
-        return Ended(story["id"], story["index"], story["domain"], state, score, text)
-
-    def _end(self, ended: Ended) -> None:
+    def _end(self, candidate: Candidate) -> None:
+        """Take note of a story's end, and of no more of it than decisions need."""
+        state = candidate.state
+        score = 10.0 if candidate.mean is None else candidate.mean
+        text = self._text(candidate.instruction, candidate.response) if state is State.ACCEPTED else ""
         self._ended += 1
-        if ended.state is State.ACCEPTED:
-            self._accepted[ended.domain] += 1
-        self._early[ended.index] = ended
+        self._broker.account.end(candidate.id)
+        if state is State.ACCEPTED:
+            self._accepted[candidate.domain] += 1
+        self._early[candidate.index] = Ended(candidate.id, candidate.index, candidate.domain, state, score, text)
         while (first := self._early.pop(self._prefix, None)) is not None:
             if first.state is State.ACCEPTED:
                 self._passed.append(first)
@@ -211,7 +216,7 @@ class Round:
         rate = (len(self._passed) + 3) / (self._prefix + 4)
         wanted = math.ceil(self._quotas.missing(self._accepted) / rate)
         # The first few go ahead alone: a person sees a row early, or why there is none, before much is spent.
-        return max(1, min(self._in_flight, wanted, _FIRST + 12 * self._ended))
+        return max(1, min(self._in_flight, wanted, FIRST + 12 * self._ended))
 
     async def _shortest_prefix(self) -> int | None:
         """The smallest number of candidates whose deduplicated rows fill the round, if there is one yet."""

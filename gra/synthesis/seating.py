@@ -18,6 +18,7 @@ from gra.core.schema import SynthesisRecipe
 from gra.synthesis.assignment import adjudicates, check_cast
 from gra.synthesis.committee import Member, committee_of, make_member, shared_weights
 from gra.synthesis.growth import check_parents, enrich_all, name_domains
+from gra.synthesis.notebook import at_once
 from gra.synthesis.probes import Measured, committee_auc, measure, plant
 from gra.synthesis.programs import make_programs
 from gra.synthesis.reviewer import Calibration
@@ -77,9 +78,10 @@ async def prepare(bench: Workbench, seeds: Sequence[Seed]) -> Seated:
         measured, parents = await _measure_all(bench, reviewers, planted), named
     else:
         check_parents(bench, named)
-        measured, parents = await asyncio.gather(
-            _measure_all(bench, reviewers, planted), enrich_all(bench, members, named)
-        )
+        measuring = asyncio.ensure_future(_measure_all(bench, reviewers, planted))
+        enriching = asyncio.ensure_future(enrich_all(bench, members, named))
+        await at_once(measuring, enriching)
+        measured, parents = measuring.result(), enriching.result()
     programs = make_programs(recipe.review.programs, members)
     late: dict[str, asyncio.Task[Measured]] = {}
     judges = [m for m in members.values() if "adjudicator" in m.roles and "reviewer" not in m.roles]
@@ -90,7 +92,7 @@ async def prepare(bench: Workbench, seeds: Sequence[Seed]) -> Seated:
         {m.member: m.thresholds for m in measured},
         {m.name: partial(_calibration, bench, m, planted, late) for m in judges if planted and adjudicates(recipe)},
         programs,
-        bench.job.fingerprint(bench.workshop, "rounds", "budget", "dedup"),
+        bench.job.fingerprint(bench.workshop, "rounds", "budget", "prices", "dedup"),
     )
     return Seated(setting, parents, measured, late)
 
@@ -104,7 +106,7 @@ def _planted(recipe: SynthesisRecipe, seeds: Sequence[Seed]) -> Planted:
 
 
 async def _measure_all(bench: Workbench, judges: Sequence[Member], planted: Planted) -> list[Measured]:
-    return list(await asyncio.gather(*(_measure(bench, judge, planted) for judge in judges)))
+    return await at_once(*(_measure(bench, judge, planted) for judge in judges))
 
 
 async def _measure(bench: Workbench, judge: Member, planted: Planted) -> Measured:

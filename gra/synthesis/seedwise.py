@@ -6,7 +6,6 @@ same in each of these arms.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
@@ -15,7 +14,7 @@ from gra.core.records import Candidate, Seed, State
 from gra.core.schema import SynthesisRecipe
 from gra.synthesis.committee import make_member
 from gra.synthesis.generator import write_response
-from gra.synthesis.notebook import Notebook, Unanswered
+from gra.synthesis.notebook import Notebook, Unanswered, at_once
 from gra.synthesis.story import Setting, refine
 from gra.synthesis.told import Candidates, Joined, Told
 from gra.synthesis.workbench import Workbench
@@ -48,7 +47,7 @@ async def answer_seeds(bench: Workbench, seeds: Sequence[Seed]) -> Told:
         return replace(ended, usage=dict(notebook.usage), calls=tuple(notebook.calls))
 
     await bench.workshop.prepared.wait()
-    scope = bench.job.fingerprint(bench.workshop, "budget")
+    scope = bench.job.fingerprint(bench.workshop, "budget", "prices")
     return await _each(bench, seeds, recipe.arm, scope, recipe.engine.concurrency, answer)
 
 
@@ -89,16 +88,19 @@ async def _each(
             bench.note(Candidate.from_json(recorded), len(seeds), quietly=True)
             return name
         try:
-            bench.broker.check_budget()
+            await bench.broker.account.admit(name)
         except BudgetExhausted:
             return None
         ended = await tell(name, index, seed)
+        bench.broker.account.end(name)
         await bench.ledger.conclude(name, ended.to_json(), scope)
         bench.note(ended, len(seeds))
         return name
 
     bench.ended.clear()
-    await asyncio.gather(*(one_after_another() for _ in range(in_flight)))
+    bench.goal.rows += len(seeds)
+    bench.goal.candidates += len(seeds)
+    await at_once(*(one_after_another() for _ in range(in_flight)))
     told = [name for name in names if name is not None]
     if len(told) < len(seeds):
         bench.stopped.append("budget")

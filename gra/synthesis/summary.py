@@ -14,6 +14,7 @@ from gra.core.ledger import Ledger
 from gra.core.manifest import file_digest
 from gra.core.records import Candidate, State
 from gra.synthesis import programs
+from gra.synthesis.funnel import PROGRAMS, STEPS, steps
 from gra.synthesis.prompts import digests
 from gra.synthesis.workbench import Job
 from gra.synthesis.workshop import Workshop
@@ -23,7 +24,6 @@ class Tally:
     """What a manifest says of candidates, added up one by one: there may be a million."""
 
     def __init__(self) -> None:
-        self._count = 0
         self._states: Counter[str] = Counter()
         self._reasons: Counter[str] = Counter()
         self._steps: Counter[str] = Counter()
@@ -33,8 +33,7 @@ class Tally:
 
     def add(self, candidate: Candidate) -> None:
         """Count one more candidate."""
-        c, scored = candidate, candidate.mean is not None
-        self._count += 1
+        c = candidate
         self._states[c.state] += 1
         self._reasons[c.reason.removesuffix(f" {c.neighbour}" if c.neighbour else "")] += 1
         self._programs.add(c)
@@ -42,32 +41,19 @@ class Tally:
             self.judges.add(c.adjudicator)
         if c.mean is not None:
             self._means.append(c.mean)
-        self._steps.update({
-            "instruction written": bool(c.instruction),
-            "instruction passed": bool(c.response),
-            "scored": scored,
-            "mean passed": scored and (c.disputed or c.state is not State.REJECTED),
-            "disputed": c.disputed,
-            "kept by adjudicator": c.ruling is not None and c.ruling.kept,
-            "accepted": c.state is State.ACCEPTED,
-        })  # fmt: skip
+        self._steps.update(steps(c))
 
     def facts(self) -> dict[str, Any]:
         """States, reasons, the funnel (how many reached each step of the method), mean score, programs."""
-        steps = self._steps
+        reached = {step: self._steps[step] for step in STEPS}
+        if not (verdicts := self._programs.summary()):
+            del reached[PROGRAMS]
         return {
             "states": {state.value: self._states[state] for state in State},
             "reasons": dict(self._reasons),
-            "funnel": {
-                "candidates": self._count,
-                "instruction written": steps["instruction written"],
-                "instruction passed": steps["instruction passed"],
-                **self._programs.step(),
-                **{name: steps[name] for name in ("scored", "mean passed", "disputed", "kept by adjudicator")},
-                "accepted": steps["accepted"],
-            },
+            "funnel": reached,
             "mean_score": float(np.mean(np.asarray(self._means))) if self._means else None,
-            "programs": self._programs.summary(),
+            "programs": verdicts,
         }
 
 

@@ -17,14 +17,14 @@ from gra.core.tracking import Tracker
 from gra.data.seed_hub import find_seeds
 from gra.data.seeds import Seeds, load_seeds
 from gra.engines.broker import Broker
+from gra.synthesis.funnel import PROGRAMS, STEPS, steps
 from gra.synthesis.programs import versions
 from gra.synthesis.prompts import digests
-from gra.synthesis.told import Ended
 from gra.synthesis.workshop import Workshop
 
 # Stories in flight per model: enough to keep the engines busy while stories wait for other models, and few enough
 # that little is left over when a round is full.
-_STORIES_PER_MODEL = 12
+STORIES_PER_MODEL = 12
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,14 @@ class Job:
 
 
 @dataclass
+class Goal:
+    """What an arm is to make, over all its rounds, and how many candidates it may take."""
+
+    rows: int = 0
+    candidates: int = 0
+
+
+@dataclass
 class Workbench:
     """What making one arm needs at hand."""
 
@@ -70,6 +78,8 @@ class Workbench:
     view: View
     tracker: Tracker
     ended: Counter[str] = field(default_factory=Counter)
+    gates: Counter[str] = field(default_factory=Counter)  # candidates past each step of the method, over all rounds
+    goal: Goal = field(default_factory=Goal)
     stopped: list[str] = field(default_factory=list)  # why each round, or the run over the seeds, ended
     beyond: list[int] = field(default_factory=list)  # candidates of each round begun after the one that filled it
 
@@ -82,15 +92,17 @@ class Workbench:
     def in_flight(self) -> int:
         """How many stories may be told at once: more where engines take more calls than usual, as a server does."""
         engines = self.broker.pool.engines.values()
-        return sum(max(_STORIES_PER_MODEL, engine.concurrency // 8) for engine in engines) or _STORIES_PER_MODEL
+        return sum(max(STORIES_PER_MODEL, engine.concurrency // 8) for engine in engines) or STORIES_PER_MODEL
 
-    def note(self, candidate: Candidate | Ended, total: int, *, quietly: bool = False) -> None:
+    def note(self, candidate: Candidate, total: int, *, quietly: bool = False) -> None:
         """Tell the person, the tracker and whoever waits for a committee's first candidate that a candidate ended.
 
         `quietly` only counts it: an earlier start has told of it.
         """
         self.workshop.prepared.set()
         self.ended[candidate.state] += 1
+        past = steps(candidate)
+        self.gates.update({step: past[step] for step in STEPS if step != PROGRAMS or self.recipe.review.programs})
         if quietly:
             return
         progress = self.broker.progress

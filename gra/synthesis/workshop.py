@@ -50,6 +50,11 @@ class Workshop:
         template = "server" if name in self.servers else template_digest(model.path)
         return ModelId(model.name, model.identity, template)
 
+    @property
+    def gpus(self) -> int:
+        """What models on this machine hold: one GPU, or where there is none the machine; 0 when all are served."""
+        return int(len(self.servers) < len(self.models))
+
     def served(self, member: Member) -> str | None:
         """The name of the model a member runs on: its own, its fallback, or None when neither can be had."""
         return next((n for n in (member.model, member.fallback) if n in self.models), None)
@@ -81,11 +86,7 @@ class Workshop:
         """vLLM engines by model name, and the memory that they may take together, in GB."""
         models = [m for name, m in self.models.items() if name not in self.servers]
         gpu = gpu_memory_gb()
-        kv_gb = self.engine.kv_cache_gb or (1.0 if gpu is None else 4.0)
-        memory = {
-            m.name: weights_gb(m.path) + kv_gb + (_CPU_OVERHEAD_GB if gpu is None else _GPU_OVERHEAD_GB) for m in models
-        }
-        limit = self.engine.memory_gb or (0.85 * available_gb() if gpu is None else 0.92 * gpu)
+        memory = {m.name: engine_gb(weights_gb(m.path), self.engine) for m in models}
         cores = len(os.sched_getaffinity(0))
         engines: dict[str, Engine] = {
             m.name: VllmEngine(
@@ -93,7 +94,7 @@ class Workshop:
                 VllmSettings(
                     path=m.path,
                     max_model_len=min(self.engine.max_model_len, context_length(m.path)),
-                    kv_cache_gb=kv_gb,
+                    kv_cache_gb=kv_cache_gb(self.engine),
                     threads=0 if gpu is not None else cores,
                     concurrency=self.engine.concurrency,
                     gpu_memory_utilization=0.9 if gpu is None else min(0.92, memory[m.name] / gpu),
@@ -104,7 +105,7 @@ class Workshop:
             )
             for m in models
         }
-        return engines, limit
+        return engines, limit_gb(self.engine)
 
 
 def find_models(recipes: Sequence[SynthesisRecipe], view: View) -> Workshop:
@@ -193,6 +194,22 @@ async def running(pool: EnginePool, view: View) -> AsyncIterator[EnginePool]:
         yield pool
     finally:
         await pool.residency.close()
+
+
+def kv_cache_gb(engine: EngineRecipe) -> float:
+    """What an engine sets aside for what it has read."""
+    return engine.kv_cache_gb or (1.0 if gpu_memory_gb() is None else 4.0)
+
+
+def engine_gb(weights: float, engine: EngineRecipe) -> float:
+    """What an engine with weights of so many GB takes in memory."""
+    return weights + kv_cache_gb(engine) + (_CPU_OVERHEAD_GB if gpu_memory_gb() is None else _GPU_OVERHEAD_GB)
+
+
+def limit_gb(engine: EngineRecipe) -> float:
+    """What all engines may take together."""
+    gpu = gpu_memory_gb()
+    return engine.memory_gb or (0.85 * available_gb() if gpu is None else 0.92 * gpu)
 
 
 def weights_gb(path: Path) -> float:

@@ -1,0 +1,52 @@
+"""What a recipe may say of money: caps on what a run spends, and what things cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import Field
+
+from gra.core.committee_schema import Member, Served
+from gra.core.recipe import Section, did_you_mean
+
+
+class Budget(Section):
+    """Hard caps over all resumes of a run; null means none."""
+
+    tokens: int | None = Field(None, ge=1)
+    # Hours in which the run's own engines were up, times their GPUs; a machine without a GPU counts as one.
+    gpu_hours: float | None = Field(None, gt=0)
+    usd: float | None = Field(None, gt=0)  # by `prices`
+
+
+class TokenPrice(Section):
+    """US dollars a million tokens."""
+
+    input: float = Field(ge=0)
+    output: float = Field(ge=0)
+    cached: float | None = Field(None, ge=0)  # of prompt tokens that the server had cached; null: as `input`
+
+
+class Prices(Section):
+    """What things cost, for forecasts and for `budget.usd`."""
+
+    gpu_hour: float | None = Field(None, ge=0)  # US dollars, of models on this machine
+    models: dict[str, TokenPrice] = {}  # by the model's name in the recipe
+
+
+def check_prices(budget: Budget, prices: Prices, members: Sequence[Member], engine: Served) -> None:
+    """Whether every price is for a model that somebody uses, and a cap on money can be kept.
+
+    Raises:
+        ValueError: saying what is wrong and what to set.
+    """
+    names = sorted({name for member in members for name in (member.model, member.fallback) if name})
+    if unknown := sorted(set(prices.models) - set(names)):
+        raise ValueError(f"`prices.models` names `{unknown[0]}`, which no member uses{did_you_mean(unknown[0], names)}")
+    if budget.usd is None:
+        return
+    for member in members:
+        local = (member.engine or engine).kind == "vllm"
+        if member.model not in prices.models and not (local and prices.gpu_hour is not None):
+            key = "`prices.gpu_hour`" if local else f"`prices.models.{member.model}`"
+            raise ValueError(f"`budget.usd` cannot be kept while `{member.model}` has no price; set {key}")

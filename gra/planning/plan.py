@@ -1,0 +1,272 @@
+"""What a recipe will cost, before it is spent: `gra plan RECIPE [--from RUN | --sample N]`.
+
+The forecast stands on the best evidence there is: a past run that is named, a sample that is really made (the run's
+own first candidates, which the run will not ask again), what the run has done already, or else a rehearsal with
+stand-in models. Every number comes with a range, and the text says what it stands on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from gra.core.console import View
+from gra.core.errors import DataError, RecipeError
+from gra.core.ledger_reader import LedgerReader
+from gra.core.manifest import RunFolder
+from gra.core.recipe import load_recipe
+from gra.core.records import State
+from gra.core.schema import SynthesisRecipe
+from gra.core.spending import token_cost
+from gra.experiment import load_experiment
+from gra.planning.stages import add, forecast_stages, scaled
+from gra.synthesis.arms import has_stories, writes_samples
+from gra.synthesis.committee import committee_of
+from gra.synthesis.evidence import COLUMNS, Evidence, Floats, kind_of, read_evidence, runs_of
+from gra.synthesis.forecast import Forecast, Range, Work, forecast, summarise, together
+from gra.synthesis.jobs import job_for, try_jobs
+from gra.synthesis.memory import Memory, memory_plan
+from gra.synthesis.rehearsal import rehearse
+from gra.synthesis.workbench import STORIES_PER_MODEL, Job
+
+
+@dataclass(frozen=True)
+class ArmPlan:
+    """One arm: what it is, and what it will cost; an arm that asks nobody costs nothing."""
+
+    recipe: SynthesisRecipe
+    forecast: Forecast | None
+    source: str
+
+    @property
+    def rows(self) -> int | None:
+        """The rows it writes, as far as that is not known from its seeds."""
+        writes = self.forecast is not None and writes_samples(self.recipe)
+        return round(self.forecast.rows.point) if self.forecast is not None and writes else None
+
+    def usd(self) -> Range:
+        """What its tokens cost by the recipe's prices."""
+        if self.forecast is None:
+            return Range(0.0, 0.0, 0.0)
+        return summarise(self._cost(self.forecast.expected), self._costs())
+
+    def caps(self) -> dict[str, float]:
+        """How likely the recipe's caps are reached: the share of draws, by cap."""
+        budget, found = self.recipe.budget, self.forecast
+        if found is None:
+            return {}
+        hours = found.drawn[:, :, COLUMNS.index("seconds")].sum(axis=1) / 3600
+        spent = {
+            "tokens": found.drawn[:, :, [COLUMNS.index("read"), COLUMNS.index("written")]].sum(axis=(1, 2)),
+            "gpu_hours": hours,
+            "usd": self._costs() + hours * (self.recipe.prices.gpu_hour or 0.0),
+        }
+        caps = {key: getattr(budget, key) for key in spent}
+        return {key: float(np.mean(spent[key] > cap)) for key, cap in caps.items() if cap is not None}
+
+    def _costs(self) -> Floats:
+        assert self.forecast is not None
+        return np.array([self._cost(drawn) for drawn in self.forecast.drawn])
+
+    def _cost(self, costs: Floats) -> float:
+        assert self.forecast is not None
+        models = [model for _, model in self.forecast.keys]
+        return sum(token_cost(self.recipe.prices, model, *costs[i, 1:4].tolist()) for i, model in enumerate(models))
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The forecast of a recipe: every arm's, the stages', and what the machine must hold."""
+
+    name: str
+    arms: Sequence[ArmPlan]
+    total: Forecast | None
+    stages: Mapping[str, Range]  # seconds
+    memory: Memory
+    notes: Sequence[str] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> Range:
+        """All stages that could be forecast."""
+        return add(self.stages.values())
+
+    @property
+    def gpu_hours(self) -> Range:
+        """Of the synthesis: from the start of the engines to the last answer."""
+        held = add(self.stages[name] for name in ("engines", "synthesis") if name in self.stages)
+        return scaled(held, self.memory.gpus / 3600)
+
+    def usd(self) -> Range | None:
+        """Money, where the recipe has prices."""
+        priced = [arm for arm in self.arms if arm.recipe.prices.models or arm.recipe.prices.gpu_hour is not None]
+        if not priced:
+            return None
+        hourly = max((arm.recipe.prices.gpu_hour or 0.0 for arm in priced), default=0.0)
+        return add([*(arm.usd() for arm in priced), scaled(self.gpu_hours, hourly)])
+
+
+def make_plan(recipe: Path, overrides: Sequence[str], runs: Path, past: Path | None, sample: int | None) -> Planned:
+    """Forecast a synthesis recipe or an experiment.
+
+    Raises:
+        RecipeError: when the recipe is wrong, or the past run knows nothing of its models.
+        DataError: when the past run or the seeds cannot be read.
+    """
+    if past is not None and sample is not None:
+        raise RecipeError("--from and --sample are two ways to know; give one of them")
+    if sample is not None and sample < 1:
+        raise RecipeError(f"--sample takes a number of candidates, at least 1, not {sample}")
+    experiment = load_experiment(recipe, overrides, runs) if is_experiment(recipe) else None
+    if experiment is not None:
+        folder, name = experiment.folder, experiment.recipe.name
+        make = bool(sample)
+        if make:
+            folder.create()
+        jobs = [
+            job_for(arm, RunFolder(folder / "arms" / key), folder / "ledger.sqlite", create=make)
+            for key, arm in experiment.arms.items()
+        ]
+    else:
+        loaded = load_recipe(recipe, SynthesisRecipe, overrides)
+        name, folder = loaded.recipe.name, RunFolder(runs / loaded.recipe.name)
+        jobs = [job_for(loaded, folder, create=bool(sample))]
+    duplicates: dict[str, list[str]] = {}
+    if sample is not None:
+        asking = [job for job in jobs if committee_of(job.recipe) is not None]
+        if asking:
+            with folder.lock():
+                duplicates = try_jobs(asking, sample, View(folder / "log.jsonl"), folder / "logs")
+    arms = [_arm(job, past, sample, duplicates.get(job.recipe.name, [])) for job in jobs]
+    keys = sorted({key for arm, _ in arms if arm.forecast is not None for key in arm.forecast.keys})
+    forecasts = [arm.forecast for arm, _ in arms if arm.forecast is not None]
+    total = together([_on(each, keys) for each in forecasts]) if forecasts else None
+    memory = memory_plan([job.recipe for job in jobs])
+    log = (past if past is not None and past.is_dir() else folder.path) / "log.jsonl"
+    rows = {job.recipe.name: arm.rows for job, (arm, _) in zip(jobs, arms, strict=True)}
+    stages, missing = forecast_stages(total, memory.local, log, experiment, rows, past)
+    notes = [note for _, found in arms for note in found] + missing
+    return Planned(name, [arm for arm, _ in arms], total, stages, memory, notes)
+
+
+def is_experiment(recipe: Path) -> bool:
+    """Whether a recipe file describes a whole job; a file that cannot be read is told of by the loader."""
+    try:
+        content = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return False
+    return isinstance(content, dict) and "arms" in content
+
+
+def _on(each: Forecast, keys: Sequence[tuple[str, str]]) -> Forecast:
+    """A forecast with room for the roles and models of all arms."""
+    places = [keys.index(key) for key in each.keys]
+    expected = np.zeros((len(keys), each.expected.shape[1]))
+    drawn = np.zeros((len(each.drawn), *expected.shape))
+    expected[places], drawn[:, places] = each.expected, each.drawn
+    return replace(each, keys=tuple(keys), expected=expected, drawn=drawn)
+
+
+def _arm(job: Job, past: Path | None, sample: int | None, duplicates: Sequence[str]) -> tuple[ArmPlan, list[str]]:
+    """One arm's forecast, and what a reader should know of it."""
+    recipe = job.recipe
+    if committee_of(recipe) is None:
+        return ArmPlan(recipe, None, "asks nobody"), []
+    seeds = job.seeds().rows
+    if past is not None:
+        evidence, own = _from_past(recipe, past), False
+    elif job.ledger.is_file() and (sample is not None or _begun(job)):
+        source = f"the first {sample} candidates, made now" if sample else "what this run has done so far"
+        evidence, own = read_evidence(job.ledger, recipe.name, source, frozenset(duplicates)), True
+    else:
+        evidence, own = rehearse(job, seeds), False
+    lacking = [seed for seed in seeds if not seed.enriched or not seed.domain]
+    grows = writes_samples(recipe)
+    rounds = recipe.rounds
+    models = {member.model for member in _members(recipe)}
+    work = Work(
+        seeds=len(lacking) if grows else sum(not seed.domain for seed in seeds),
+        pairs=min(recipe.review.probes, len(seeds)) if has_stories(recipe) else 0,
+        answers=len(seeds) if recipe.arm in ("refined", "integrated") or not has_stories(recipe) else 0,
+        rounds=rounds.count if grows else 0,
+        accept=rounds.accept,
+        most=rounds.max_candidates,
+        in_flight=max(1, len(models) * max(STORIES_PER_MODEL, recipe.engine.concurrency // 8)),
+        own=own,
+    )
+    notes = _doubts(recipe, evidence, work)
+    return ArmPlan(recipe, forecast(evidence, work, recipe.seed), evidence.source), notes
+
+
+def _members(recipe: SynthesisRecipe) -> list[Any]:
+    committee = committee_of(recipe)
+    return list(committee.models.values()) if committee is not None else []
+
+
+def _begun(job: Job) -> bool:
+    """Whether this run's ledger has ended candidates to go by."""
+    reader = LedgerReader(job.ledger)
+    try:
+        ended = any(kind_of(name) is not None for name, _ in reader.verdicts(job.recipe.name))
+    finally:
+        reader.close()
+    return ended and job.recipe.name in runs_of(job.ledger)
+
+
+def _from_past(recipe: SynthesisRecipe, past: Path) -> Evidence:
+    ledger = past if past.is_file() else past / "ledger.sqlite"
+    if not ledger.is_file():
+        raise DataError(f"{past} has no ledger.sqlite; give a run folder or a ledger file to --from")
+    evidence = read_evidence(ledger, recipe.name, f"the run {past}", frozenset(_duplicates(past)))
+    asked = {model for _, model in evidence.keys}
+    known = {name for m in _members(recipe) for name in (m.model, m.fallback) if name}
+    if not asked & known:
+        raise RecipeError(
+            f"{past} asked {', '.join(sorted(asked))} and none of this recipe's models ({', '.join(sorted(known))}), "
+            "so it tells nothing about their cost; make a sample with --sample N"
+        )
+    return evidence
+
+
+def _duplicates(past: Path) -> list[str]:
+    """The duplicates of a finished run (of an experiment, of all its arms), as its lineage says."""
+    import pyarrow.parquet as pq
+
+    if not past.is_dir():
+        return []
+    found = []
+    for lineage in (past / "lineage.parquet", *sorted(past.glob("arms/*/lineage.parquet"))):
+        if lineage.is_file():
+            table = pq.read_table(lineage, columns=["candidate_id", "state"]).to_pylist()
+            found += [row["candidate_id"] for row in table if row["state"] == State.DUPLICATE]
+    return found
+
+
+def _doubts(recipe: SynthesisRecipe, evidence: Evidence, work: Work) -> list[str]:
+    """What a reader should know before believing the numbers."""
+    told = len(evidence.candidates.passed)
+    found = []
+    if not evidence.sure:
+        found.append(
+            f"{recipe.name}: nobody was asked; lengths, speeds and the share that passes are assumed. A sample "
+            "(--sample 8) or a past run (--from RUN) tells more"
+        )
+    elif work.rounds and not told:
+        found.append(f"{recipe.name}: no candidate has ended in {evidence.source}, so half are taken to pass")
+    elif work.rounds:
+        passed = int(evidence.candidates.passed.sum())
+        found.append(f"{recipe.name}: {passed} of {told} candidates passed all gates in {evidence.source}")
+    if work.rounds and evidence.sure and told < work.accept * work.rounds / 10:
+        found.append(f"{recipe.name}: duplicates grow more frequent in a run much longer than what this stands on")
+    asked = {model for _, model in evidence.keys}
+    unseen = {m.model for m in _members(recipe)} - asked - {m.fallback for m in _members(recipe)}
+    unseen = {name for name in unseen if not any(m.fallback in asked for m in _members(recipe) if m.model == name)}
+    if unseen and evidence.sure:
+        found.append(
+            f"{recipe.name}: {', '.join(sorted(unseen))} was never asked in {evidence.source} and costs nothing here"
+        )
+    return found

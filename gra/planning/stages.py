@@ -1,0 +1,90 @@
+"""How long the stages of a run take: synthesis by its forecast, the others as they took in a past run."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from gra.core.console import read_events
+from gra.experiment import Plan, planned_rows, training_steps
+from gra.reporting.timeline import Span, read_timeline
+from gra.synthesis.forecast import Forecast, Range
+
+_START = Range(45.0, 15.0, 240.0)  # seconds of loading models, where no log tells
+_ALONE = 0.2  # how far off one time alone may be
+
+Seconds = dict[str, Range]
+
+
+def add(ranges: Iterable[Range]) -> Range:
+    """One after the other; as if all went badly or well together."""
+    listed = list(ranges)
+    return Range(sum(r.point for r in listed), sum(r.low for r in listed), sum(r.high for r in listed))
+
+
+def scaled(given: Range, factor: float) -> Range:
+    """So many times as much."""
+    return Range(given.point * factor, given.low * factor, given.high * factor)
+
+
+def forecast_stages(
+    total: Forecast | None,
+    local: bool,
+    log: Path,
+    experiment: Plan | None,
+    rows: Mapping[str, int | None],
+    past: Path | None,
+) -> tuple[Seconds, list[str]]:
+    """Seconds by stage, and a note on what could not be forecast.
+
+    Args:
+        total: what all arms ask for.
+        local: whether models are loaded on this machine.
+        log: of the run that is gone by.
+        experiment: the whole job; None for one arm alone.
+        rows: by recipe name, the rows of arms that write new ones.
+        past: the folder of a past run.
+    """
+    spans = [span for session in read_timeline(read_events(log)).sessions for span in session.spans]
+    done = {
+        name: [s for s in spans if s.name == name and s.outcome == "done"] for name in ("engines", "train", "evaluate")
+    }
+    stages: Seconds = {}
+    if total is not None:
+        if local:
+            stages["engines"] = _range([span.seconds for span in done["engines"]]) if done["engines"] else _START
+        stages["synthesis"] = total.seconds()
+    if experiment is None:
+        return stages, []
+    if past is None or not done["train"] or not done["evaluate"]:
+        return stages, [
+            "training and evaluation are not in these figures: only a past run of the job (--from RUN) tells"
+        ]
+    stages["train"] = _training(experiment, rows, done["train"], past)
+    stages["evaluate"] = scaled(_range([span.seconds for span in done["evaluate"]]), 1 + len(experiment.students()))
+    return stages, []
+
+
+def _range(seconds: Sequence[float]) -> Range:
+    """What several times tell."""
+    mean = statistics.fmean(seconds)
+    if len(seconds) < 3:
+        return Range(mean, min(*seconds, (1 - _ALONE) * mean), max(*seconds, (1 + _ALONE) * mean))
+    return Range(mean, min(seconds), max(seconds))
+
+
+def _training(experiment: Plan, rows: Mapping[str, int | None], spans: Sequence[Span], past: Path) -> Range:
+    """Every student's training at the past run's time a step, or as long as a student took there."""
+    a_step = []
+    for span in spans:
+        metrics = past / "models" / span.detail / "metrics.json"
+        if metrics.is_file():
+            a_step.append(span.seconds / max(1, json.loads(metrics.read_text(encoding="utf-8"))["steps"]))
+    if not a_step:
+        return scaled(_range([span.seconds for span in spans]), len(experiment.students()))
+    known = planned_rows(experiment)
+    written = {name: rows[arm.recipe.name] or known[name] for name, arm in experiment.arms.items()}
+    steps = training_steps(experiment, written)
+    return scaled(_range(a_step), sum(steps[arm] for _, arm, _ in experiment.students()))

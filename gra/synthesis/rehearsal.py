@@ -1,0 +1,211 @@
+"""A rehearsal: real stories and real prompts on stand-in models, so that a recipe is forecast before anything is asked.
+
+What is counted is exact where the recipe decides it (which questions are asked of whom) and assumed where only models
+can know: how long answers are, how many candidates pass, how fast tokens come. The assumptions are the constants
+below; a forecast from a rehearsal says that it stands on them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from gra.core.committee_schema import Member
+from gra.core.console import View
+from gra.core.ledger import Ledger
+from gra.core.machine import gpu_memory_gb
+from gra.core.records import CHECKS, DIMENSIONS, Seed
+from gra.core.schema import SynthesisRecipe
+from gra.core.tracking import NullTracker
+from gra.engines.broker import Broker, EnginePool
+from gra.engines.protocol import Call, Choice, Completion, Json, Likelihood, ModelId, Text
+from gra.engines.scripted import ScriptedEngine
+from gra.models.entries import find_entry
+from gra.synthesis.committee import committee_of
+from gra.synthesis.evidence import COLUMNS, Evidence, read_evidence
+from gra.synthesis.growth import enrich_all, name_domains
+from gra.synthesis.notebook import at_once
+from gra.synthesis.probes import measure, plant
+from gra.synthesis.programs import make_programs
+from gra.synthesis.seating import seat
+from gra.synthesis.seedwise import answer_seeds
+from gra.synthesis.story import Setting, eligible, live, refine
+from gra.synthesis.workbench import Job, Workbench
+from gra.synthesis.workshop import Workshop
+
+_THINGS = 24  # candidates that are told, seeds that are answered or enriched
+_PAIRS = 4
+_GOOD = 0.6  # responses that reviewers think well of
+_CHECKED = 0.97  # of each check that an instruction passes
+_DISSENT = 0.15  # reviews far from the others
+_ANSWER_TOKENS = 110  # the prompt asks for at most 80 words
+_EXERCISE_WORDS = 45
+_LETTERS_A_TOKEN = 4
+# Arithmetic a second that serving reaches, and how many times as long a written token takes as one that is read.
+_CPU_FLOPS_A_CORE, _CPU_WRITING = 2e11, 2.0
+_GPU_FLOPS, _GPU_WRITING = 1.2e14, 4.0
+_UNKNOWN_PARAMETERS = 7e9
+_SERVED_WRITTEN_A_CALL = 30.0  # tokens a second of one call to a server
+_MARK = re.compile(r"grade(\d+)e")
+_WORD = "word "
+
+
+def rehearse(job: Job, seeds: Sequence[Seed]) -> Evidence:
+    """Evidence about a recipe that nobody was asked for."""
+    with TemporaryDirectory() as folder:
+        ledger = Path(folder) / "ledger.sqlite"
+        asyncio.run(_tell(job, seeds, ledger))
+        found = read_evidence(ledger, job.recipe.name, "a rehearsal with stand-in models")
+    return replace(_timed(found, job.recipe), sure=False)
+
+
+class _StandIns(Workshop):
+    """Every model is there, and nowhere."""
+
+    def served(self, member: Member) -> str | None:
+        return member.model
+
+    def model_id(self, name: str) -> ModelId:
+        return ModelId(name, name, "rehearsal")
+
+
+async def _tell(job: Job, seeds: Sequence[Seed], path: Path) -> None:
+    recipe = job.recipe
+    committee = committee_of(recipe)
+    names = {m.model for m in committee.models.values()} if committee else set()
+    good = {f"grade{i}e": min(10.0, recipe.review.accept_mean + 1) if i < 100 * _GOOD else 1.0 for i in range(100)}
+    ledger = Ledger(path, recipe.name)
+    try:
+        pool = EnginePool({name: ScriptedEngine(name, _Script(good)) for name in sorted(names)}, float("inf"))
+        await pool.residency.warm()
+        workshop, view = _StandIns(recipe.engine), View(quiet=True)
+        workshop.prepared.set()
+        bench = Workbench(job, workshop, Broker(ledger, pool), ledger, view, NullTracker())
+        if recipe.arm == "distilled" and recipe.teacher is not None and recipe.teacher.writes == "answers":
+            await answer_seeds(bench, seeds[:_THINGS])
+        elif committee is not None:
+            await _stories(bench, seeds)
+    finally:
+        ledger.close()
+
+
+async def _stories(bench: Workbench, seeds: Sequence[Seed]) -> None:
+    """The arm's steps on a few of everything; probes are answered, and what they would teach is left out."""
+    recipe, members = seat(bench.workshop, bench.recipe, bench.view)
+    named = await name_domains(bench, members, _few(seeds))
+    committee = committee_of(recipe)
+    if recipe.review.probes and committee is not None and committee.reviewers:
+        planted = plant(named, min(_PAIRS, recipe.review.probes), recipe.seed)
+        judges = [m for m in members.values() if {"reviewer", "adjudicator"} & set(m.roles)]
+        await at_once(*(measure(bench.broker, judge, planted) for judge in judges))
+    setting = Setting(recipe, members, programs=make_programs(recipe.review.programs, members))
+    stories = []
+    if recipe.arm in ("refined", "integrated"):
+        stories += [refine(setting, bench.broker, i, seed) for i, seed in enumerate(named[:_THINGS])]
+    if recipe.arm != "refined":
+        pool: dict[str, list[Seed]] = {}
+        for seed in await enrich_all(bench, members, named):
+            pool.setdefault(seed.domain, []).append(seed)
+        parents = eligible(pool)
+        if any(len(parents.get(domain, ())) >= 2 for domain in recipe.domains):
+            stories += [live(setting, bench.broker, parents, 1, i) for i in range(_THINGS)]
+    for candidate in await at_once(*stories):
+        await bench.ledger.conclude(candidate.id, candidate.to_json())
+
+
+def _few(seeds: Sequence[Seed]) -> list[Seed]:
+    """Enough seeds for two parents of every domain, from all over the file."""
+    step = max(1, len(seeds) // (4 * _THINGS))
+    return list(seeds[::step])
+
+
+class _Script:
+    """Answers of ordinary length; what an answer is worth stands in it, so that all reviewers see the same."""
+
+    def __init__(self, worth: Mapping[str, float]) -> None:
+        self._worth = worth
+
+    def __call__(self, call: Call) -> Completion:
+        luck = random.Random(zlib.crc32(repr((call.messages, call.sample, call.member)).encode()))
+        prompt = "\n".join(text for _, text in call.messages)
+        read = len(prompt) // _LETTERS_A_TOKEN
+        match call.output:
+            case Text():
+                text = self._prose(call, luck)
+                return Completion(text, "stop", read, len(text) // _LETTERS_A_TOKEN)
+            case Choice(labels):
+                return Completion(labels[0], "length", read, 1, scores=self._opinion(labels, prompt, call.member, luck))
+            case Likelihood(answer):
+                read += len(answer) // _LETTERS_A_TOKEN
+                given = 0.0 if prompt.endswith("Write something.") else self._grade(answer, call.member)
+                return Completion("", "stop", read, 0, scores={"logprob": given - 50.0, "tokens": 9.0})
+            case Json(schema):
+                text = json.dumps(self._fields(schema["properties"], prompt, call.member, luck))
+                return Completion(text, "stop", read, len(text) // _LETTERS_A_TOKEN)
+
+    def _prose(self, call: Call, luck: random.Random) -> str:
+        tokens = min(0.9 * call.sampling.max_tokens, luck.lognormvariate(0.0, 0.4) * _ANSWER_TOKENS)
+        return f"{luck.choice(list(self._worth))} {_WORD * int(tokens * _LETTERS_A_TOKEN / len(_WORD))}"
+
+    def _grade(self, text: str, member: str) -> float:
+        """What a member thinks of the answer in a text, the same whenever it is asked."""
+        if not (marks := _MARK.findall(text)):
+            return 5.0
+        grade = self._worth[f"grade{marks[-1]}e"]
+        return 10.0 - grade if random.Random(f"{member} {marks[-1]}").random() < _DISSENT else grade
+
+    def _opinion(self, labels: Sequence[str], prompt: str, member: str, luck: random.Random) -> dict[str, float]:
+        if set(labels) == {"yes", "no"}:
+            yes = self._grade(prompt, member) / 10 if _MARK.search(prompt) else float(luck.random() < _CHECKED)
+            return {"yes": yes + 1e-6, "no": 1.0 - yes + 1e-6}
+        digit = str(round(0.9 * self._grade(prompt, member)))
+        return {label: 1.0 if label == digit else 1e-6 for label in labels}
+
+    def _fields(self, properties: Mapping[str, Any], prompt: str, member: str, luck: random.Random) -> dict[str, Any]:
+        grade = self._grade(prompt, member)
+        found: dict[str, Any] = {}
+        for name, schema in properties.items():
+            if "enum" in schema:
+                found[name] = luck.choice(schema["enum"])
+            elif name == "keywords":
+                found[name] = [f"keyword {luck.randrange(1000)}" for _ in range(3)]
+            elif name == "exercise":
+                found[name] = f"Exercise {luck.randrange(10**9)}: {_WORD * luck.randint(15, 2 * _EXERCISE_WORDS - 15)}"
+            elif name in CHECKS:
+                found[name] = luck.random() < _CHECKED
+            elif name in DIMENSIONS:
+                found[name] = round(grade)
+            else:
+                found[name] = _WORD * 20
+        return found
+
+
+def _timed(evidence: Evidence, recipe: SynthesisRecipe) -> Evidence:
+    """The evidence with assumed times in place of those of the stand-ins, which answer at once."""
+    gpu = gpu_memory_gb() is not None
+    flops = _GPU_FLOPS if gpu else _CPU_FLOPS_A_CORE * len(os.sched_getaffinity(0))
+    writing = _GPU_WRITING if gpu else _CPU_WRITING
+    committee = committee_of(recipe)
+    members = list(committee.models.values()) if committee else []
+    served = {m.model: m.engine or recipe.engine for m in members if (m.engine or recipe.engine).kind == "openai"}
+    read, written, seconds = (COLUMNS.index(name) for name in ("read", "written", "seconds"))
+    for place, (_, model) in enumerate(evidence.keys):
+        if model in served:
+            a_read, a_written = 0.0, 1 / (_SERVED_WRITTEN_A_CALL * served[model].concurrency)
+        else:
+            entry = find_entry(model.removeprefix("catalog:").partition("@")[0])
+            a_read = 2 * ((entry and entry.parameters) or _UNKNOWN_PARAMETERS) / flops
+            a_written = writing * a_read
+        for costs in evidence.units.values():
+            costs[:, place, seconds] = costs[:, place, read] * a_read + costs[:, place, written] * a_written
+            costs[:, place, seconds + 1] = costs[:, place, seconds] / 2
+    return evidence

@@ -1,0 +1,212 @@
+"""`gra plan`: forecasts that are right about runs that are then made, and say what they stand on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scripted_run import WordEmbedder, answer_by_content, fake_resolve, make_recipe, write_job
+from synthesised import command
+
+from gra.engines.broker import EnginePool
+from gra.engines.protocol import ModelId
+from gra.engines.scripted import ScriptedEngine
+from gra.planning.command import screen, to_json
+from gra.planning.plan import make_plan
+from gra.synthesis import growth, jobs
+from gra.synthesis.evidence import divide, kind_of, read_evidence
+from gra.synthesis.forecast import Range, Work, forecast, play
+from gra.synthesis.workshop import Workshop
+
+ROUNDS = {"count": 2, "accept": 14, "max_candidates": 90}
+PRICES = {"models": {f"model-{name}": {"input": 2.0, "output": 10.0} for name in "abcde"}}
+
+
+@pytest.fixture(autouse=True)
+def _no_models(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Scripted engines under the real jobs, and nobody's models looked up."""
+
+    class Scripted(Workshop):
+        def model_id(self, name: str) -> ModelId:
+            return ModelId(name, f"sha256:{name}", "template")
+
+        def pool(self, logs: Path) -> EnginePool:
+            return EnginePool({name: ScriptedEngine(name, answer_by_content) for name in self.models}, 100.0)
+
+    def found(recipes: Any, view: Any) -> Workshop:
+        names = [m.model for recipe in recipes for m in recipe.committee.models.values()]
+        return Scripted(recipes[0].engine, {name: fake_resolve(name) for name in names})
+
+    before = growth.Embedder, growth.resolve
+    growth.Embedder, growth.resolve = WordEmbedder, fake_resolve  # type: ignore[misc, assignment]
+    monkeypatch.setattr(jobs, "find_models", found)
+    monkeypatch.setattr("gra.synthesis.memory.cached", lambda name: False)
+    monkeypatch.setattr("gra.synthesis.memory.find_entry", lambda name: None)
+    yield
+    growth.Embedder, growth.resolve = before  # type: ignore[misc]
+
+
+def job(folder: Path, **changes: Any) -> Path:
+    write_job(folder, make_recipe(**{"rounds": ROUNDS} | changes))
+    return folder / "recipe.yaml"
+
+
+def synthesised(folder: Path, **changes: Any) -> dict[str, Any]:
+    recipe = job(folder, **changes)
+    assert command("synthesize", str(recipe), "--runs", str(folder)) == 0
+    facts: dict[str, Any] = json.loads((folder / "scripted" / "manifest.json").read_text())["synthesis"]
+    return facts
+
+
+def total(facts: dict[str, Any], key: str) -> int:
+    return sum(paid[key] for paid in facts["tokens_by_role"].values())
+
+
+def near(given: Range, actual: float, share: float) -> bool:
+    return abs(given.point - actual) <= share * actual
+
+
+@pytest.mark.parametrize("review", [{"comments": "disputed"}, {"comments": "always", "probes": 4, "accept_mean": 6.0}])
+def test_a_past_run_forecasts_another_seed_within_a_fifth(tmp_path: Path, review: dict[str, Any]) -> None:
+    past = synthesised(tmp_path / "past", review=review)
+    planned = make_plan(
+        job(tmp_path / "next", review=review, seed=5), [], tmp_path, tmp_path / "past" / "scripted", None
+    )
+    actual = synthesised(tmp_path / "next", review=review, seed=5)
+    assert past != actual
+    assert planned.total is not None
+    for column, key in (("calls", "calls"), ("read", "prompt_tokens"), ("written", "completion_tokens")):
+        found = planned.total.column(column)
+        assert near(found, total(actual, key), 0.2), (column, found, total(actual, key))
+        assert found.low < total(actual, key) < found.high
+    candidates = planned.arms[0].forecast.candidates  # type: ignore[union-attr]
+    assert candidates.low <= actual["funnel"]["candidates"] <= candidates.high + 6
+
+
+def test_a_sample_is_the_runs_own_beginning_and_forecasts_the_rest(tmp_path: Path) -> None:
+    recipe = job(tmp_path)
+    planned = make_plan(recipe, [], tmp_path, None, 12)
+    ledger = tmp_path / "scripted" / "ledger.sqlite"
+    sampled = read_evidence(ledger, "scripted", "the sample")
+    assert len(sampled.candidates.passed) == 12
+    assert not (tmp_path / "scripted" / "manifest.json").exists()
+    answers = rows(ledger)
+    facts = synthesised(tmp_path)
+    assert answers <= rows(ledger)  # used, and none asked again
+    told = read_evidence(ledger, "scripted", "the run")
+    assert len(told.candidates.passed) > 12
+    assert planned.total is not None
+    assert near(planned.total.column("calls"), total(facts, "calls"), 0.35)
+    found = planned.total.column("read")
+    assert found.low <= total(facts, "prompt_tokens") <= found.high
+    # A run that has begun is forecast from what it has done, and what is done is not forecast again.
+    after = make_plan(recipe, [], tmp_path, None, None)
+    assert after.total is not None
+    assert after.arms[0].source == "what this run has done so far"
+    assert near(after.total.column("calls"), total(facts, "calls"), 0.08)
+
+
+def rows(ledger: Path) -> set[tuple[str, float]]:
+    import sqlite3
+
+    with sqlite3.connect(ledger) as db:
+        return set(db.execute("SELECT key, written FROM calls"))
+
+
+def test_with_nothing_to_go_by_a_rehearsal_counts_the_recipes_questions(tmp_path: Path) -> None:
+    planned = make_plan(job(tmp_path, budget={"tokens": 100}, prices=PRICES), [], tmp_path, None, None)
+    facts = synthesised(tmp_path / "made")
+    assert planned.total is not None
+    assert not (tmp_path / "scripted").exists()
+    found = planned.total.column("calls")
+    assert found.low / 2 < total(facts, "calls") < found.high * 2
+    assert any("nobody was asked" in note for note in planned.notes)
+    assert planned.arms[0].caps() == {"tokens": 1.0}
+    usd = planned.usd()
+    assert usd is not None
+    assert usd.low < usd.point < usd.high
+    told = to_json(planned)
+    assert json.loads(json.dumps(told))["arms"][0]["caps"] == {"tokens": 1.0}
+    assert screen(planned) is not None
+
+
+def test_a_past_run_of_other_models_is_refused(tmp_path: Path, capsys) -> None:
+    synthesised(tmp_path / "past")
+    others = {"models": {name: f"other-{name}" for name in "abcde"}}
+    recipe = job(tmp_path / "next", committee=others)
+    assert command("plan", str(recipe), "--from", str(tmp_path / "past" / "scripted")) == 2
+    assert "none of this recipe's models" in capsys.readouterr().err
+    assert command("plan", str(recipe), "--from", str(tmp_path)) == 2
+    assert "has no ledger.sqlite" in capsys.readouterr().err
+    assert command("plan", str(recipe), "--from", str(tmp_path), "--sample", "3") == 2
+
+
+def test_the_command_prints_json(tmp_path: Path, capsys) -> None:
+    synthesised(tmp_path / "past")
+    capsys.readouterr()
+    assert (
+        command("plan", str(tmp_path / "past" / "recipe.yaml"), "--from", str(tmp_path / "past" / "scripted"), "--json")
+        == 0
+    )
+    told = json.loads(capsys.readouterr().out)
+    assert {role["role"] for role in told["arms"][0]["roles"]} == {"generator", "reviewer", "adjudicator", "enricher"}
+    assert (
+        told["seconds"]["synthesis"]["low"] <= told["seconds"]["synthesis"]["point"] <= told["seconds"]["all"]["high"]
+    )
+    assert told["memory"]["models_gb"] == {f"model-{name}": None for name in "abcde"}
+
+
+def test_time_is_divided_among_the_calls_in_flight_and_adds_up() -> None:
+    began, ended = np.array([0.0, 0.0, 4.0, 10.0]), np.array([2.0, 6.0, 6.0, 11.0])
+    shares, full = divide(began, ended)
+    assert shares.tolist() == [1.0, 4.0, 1.0, 1.0]  # 7 s in which there was a call, the pause from 6 to 10 left out
+    assert shares.sum() == 7.0
+    assert (full <= shares + 1e-9).all()
+    assert [len(part) for part in divide(np.zeros(0), np.zeros(0))] == [0, 0]
+
+
+def test_kinds_of_things_are_told_by_their_names() -> None:
+    names = [
+        "r1-000003",
+        "probe-bad-qa-1",
+        "probe-check-qa-1",
+        "enrich-r1-000003",
+        "enrich-qa-1",
+        "domain-qa-1",
+        "refined-qa-1",
+    ]
+    assert [kind_of(name) for name in names] == [
+        ("candidate", "r1-000003"), ("pair", "qa-1"), ("pair", "qa-1"), ("row", "enrich-r1-000003"),
+        ("seed", "qa-1"), ("seed", "qa-1"), ("answer", "refined-qa-1"),
+    ]  # fmt: skip
+    assert kind_of("something else") is None
+
+
+@pytest.mark.parametrize("most", [30, 100_000])
+def test_a_round_is_played_to_its_rows_or_its_limit(most: int) -> None:
+    work = Work(rounds=1, accept=20, most=most, in_flight=24)
+    played = [play(work, 0, 0, 0.25, np.random.default_rng(i)) for i in range(200)]
+    if most == 30:
+        assert all(passes + fails == 30 for passes, fails, _ in played if passes < 20)
+    else:
+        assert all(passes >= 20 for passes, _, _ in played)
+        assert 80 < np.mean([passes + fails for passes, fails, _ in played]) < 105
+    assert play(work, 20, 40, 0.25, np.random.default_rng(0)) == (0, 0, 0.0)
+
+
+def test_more_evidence_makes_a_narrower_range(tmp_path: Path) -> None:
+    synthesised(tmp_path, rounds={"count": 1, "accept": 1000, "max_candidates": 60})
+    evidence = read_evidence(tmp_path / "scripted" / "ledger.sqlite", "scripted", "a run")
+    few = type(evidence)(
+        evidence.keys,
+        evidence.units | {"candidate": evidence.of("candidate")[:8]},
+        type(evidence.candidates)(evidence.candidates.passed[:8], evidence.candidates.round[:8]),
+        "a little",
+    )
+    work = Work(rounds=1, accept=100, most=10_000, in_flight=60)
+    wide, narrow = (forecast(known, work).column("calls") for known in (few, evidence))
+    assert wide.high - wide.low > narrow.high - narrow.low
