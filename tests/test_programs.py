@@ -31,7 +31,7 @@ from gra.reporting.explain import explain
 from gra.synthesis import programs
 from gra.synthesis.committee import Member, make_members
 from gra.synthesis.notebook import Notebook
-from gra.synthesis.programs import Sample, make_programs, past_programs, summary, versions
+from gra.synthesis.programs import Resources, Sample, make_programs, past_programs, summary, versions
 from gra.synthesis.rounds import grow
 from gra.synthesis.story import Setting, live
 
@@ -282,17 +282,12 @@ def test_without_math_verify_nothing_is_spent(tmp_path: Path, monkeypatch: pytes
     assert told(tmp_path, committee("What is 6 times 7?", "6 * 7 = 42."), MATH_VETO).state is State.ACCEPTED
 
 
-def test_programs_that_run_code_are_refused_until_there_is_a_sandbox(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"`kind: tests` runs code that a model wrote, and there is no sandbox"):
-        told(tmp_path, committee("x", "y"), {"kind": "tests", "takes": "veto"})
-
-
 @dataclass(frozen=True)
 class Shortness:
     """A program as somebody else might plug it in."""
 
     recipe: ProgramRecipe
-    members: Any
+    resources: Resources
     kind: ClassVar[str] = "tests"
     version: ClassVar[str] = "7"
     fault: ClassVar[str] = "too long"
@@ -392,8 +387,8 @@ def member(name: str, temperature: float = 0.7) -> Member:
 def test_a_greedy_member_answers_again_only_once() -> None:
     members = {name: member(name, 0.0) for name in "abc"}
     recipe = ProgramRecipe.model_validate({**CONSISTENT, "draws": 6})
-    plan = programs.Consistency(recipe, members)._plan(Sample("math", "?", "!", "a"))
+    plan = programs.Consistency(recipe, Resources(members))._plan(Sample("math", "?", "!", "a"))
     assert [(who.name, place) for who, place in plan] == [("b", 1), ("c", 1)]
     warm = {name: member(name) for name in "abc"}
-    plan = programs.Consistency(recipe, warm)._plan(Sample("math", "?", "!", "a"))
+    plan = programs.Consistency(recipe, Resources(warm))._plan(Sample("math", "?", "!", "a"))
     assert [(who.name, place) for who, place in plan] == [(n, i) for i in (1, 2, 3) for n in "bc"]
