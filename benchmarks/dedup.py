@@ -29,7 +29,7 @@ from gra.data.nearest import Matrix, Screen
 DIMENSIONS = 384
 THRESHOLD = 0.9
 BRUTE_FORCE_UP_TO = 10_000
-_PART = 20_000  # rows drawn at a time
+_PART = 2_000  # rows drawn at a time
 
 
 def draw(count: int, file: Path, seed: int = 0) -> Matrix:
@@ -46,7 +46,7 @@ def draw(count: int, file: Path, seed: int = 0) -> Matrix:
         topic = luck.integers(len(topics), size=size)
         drawn = luck.standard_normal((size, DIMENSIONS), np.float32) * spectrum
         drawn += 0.8 * topics[topic] + 0.6 * fields[topic % len(fields)] + 0.35 * common
-        drawn = unit(drawn @ axes.T)
+        drawn = unit((drawn @ axes.T).astype(np.float32))
         if start:
             copies = np.flatnonzero(luck.random(size) < 0.1)
             of = rows[np.sort(luck.integers(start, size=len(copies)))]
@@ -77,13 +77,17 @@ def describe(rows: Matrix) -> dict[str, float]:
 
 
 def brute_force(rows: Matrix, scores: np.ndarray) -> list[bool]:
-    """The definition, one row at a time."""
-    kept: list[int] = []
-    for i in np.argsort(-scores, kind="stable").tolist():
-        if not kept or float((rows[kept].astype(np.float64) @ rows[i]).max()) < THRESHOLD:
-            kept.append(i)
-    held = set(kept)
-    return [i in held for i in range(len(rows))]
+    """The definition: every row against everything kept before it, in float64."""
+    order = np.argsort(-scores, kind="stable")
+    exact = rows[order].astype(np.float64)
+    kept = np.zeros(len(rows), bool)
+    for start in range(0, len(rows), 500):
+        similar = exact[start : start + 500] @ exact[: start + 500].T >= THRESHOLD
+        for place, row in enumerate(similar, start):
+            kept[place] = not (row[:place] & kept[:place]).any()
+    found = np.empty(len(rows), bool)
+    found[order] = kept
+    return [bool(each) for each in found]
 
 
 class Memory:

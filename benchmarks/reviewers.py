@@ -1,111 +1,335 @@
-"""How well small models tell an answer from another question's answer, by the way they are asked.
+"""What a small model's review is worth and costs, by the way it is asked; and what a committee of them is worth.
 
-Run as: python benchmarks/reviewers.py MODEL [MODEL ...] [--asks yes_no,likelihood] [--pairs 28] [--json FILE]
+Run as: python benchmarks/reviewers.py MODEL:WAY [MODEL:WAY ...] [--pairs 28] [--data-dir DIR] [--llmbar 60]
+        [--pandalm 60] [--committee MODEL:WAY ...] [--json FILE]
 
-Seeds are planted with their own response (good), with that of another seed of the same domain (mismatched)
-and with the first third of their own (cut off). AUC is the probability that a good one scores higher.
+Answers of which one is known to be better (`review_pairs.py`): planted from our seeds, and with --data-dir those that
+people judged. WAY is one that a recipe can choose (integers, expected, yes_no, likelihood) or one on trial:
+
+    correctness                     the first of yes_no's six questions alone
+    overall_yes_no, overall_digit   one question of its own in place of six
+    few_shot                        overall_yes_no after two worked examples
+    without_exercise                correctness as log-odds, less those for the same answer to no exercise
+    without_answer                  correctness as log-odds, less those for an empty answer to the same exercise
+    backward                        likelihood of the exercise given the answer
+
+Each reviewer has an engine of its own, so that none finds another's prompts in the cache. With --json, what FILE holds
+already is kept: run one reviewer at a time, and the committee is that of all in it. With --ledgers DIR a run that was
+ended goes on where it was; --replay starts no engine and takes what the ledgers hold. On planted pairs the figure is
+the AUC, on judged ones the share of pairs in which the better answer scores higher, ties counted half.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import tempfile
 import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any
 
+import numpy as np
+import psutil
 import typer
+from review_pairs import LLMBAR, PANDALM, PLANTED, Pair, judged, planted
 
+from gra.core.committee_schema import Member as MemberRecipe
 from gra.core.console import View
 from gra.core.ledger import Ledger
 from gra.core.manifest import environment, write_json
-from gra.core.records import Seed
-from gra.core.schema import DOMAINS, Engine, Review, SynthesisRecipe
-from gra.core.schema import Member as MemberRecipe
+from gra.core.records import Usage
+from gra.core.schema import DOMAINS, Review, SynthesisRecipe
 from gra.data.seeds import load_seeds
-from gra.engines.broker import Broker
-from gra.review_stats.reliability import auc
+from gra.engines.broker import Broker, EnginePool
+from gra.engines.protocol import Fault, Likelihood
+from gra.engines.scripted import ScriptedEngine
+from gra.review_stats.reliability import auc, calibrate
 from gra.synthesis.committee import Member, make_member
-from gra.synthesis.notebook import Notebook, Unanswered
-from gra.synthesis.probes import plant
-from gra.synthesis.reviewer import score_response
+from gra.synthesis.notebook import Notebook, Unanswered, together
+from gra.synthesis.prompts import SCORE_QUESTIONS, render
+from gra.synthesis.reviewer import YES_NO, expected_digits, score_response, yes_probabilities
 from gra.synthesis.story import trust
 from gra.synthesis.workshop import find_models, running
 
+KINDS = (*PLANTED, "llmbar natural", "llmbar adversarial", "pandalm")
+RECIPE_WAYS = ("integers", "expected", "yes_no", "likelihood")
+OVERALL = {"overall": "Is the answer about this exercise, correct and complete?"}
+CORRECTNESS = {"correctness": SCORE_QUESTIONS["correctness"]}
+BASES = {"without_exercise": {"instruction": "Write something."}, "without_answer": {"response": "(no answer)"}}
+EXAMPLES = [
+    ("Name the three primary colours of light.", "Red, green and blue.", "yes"),
+    ("How many minutes are there in two hours?", "Bees make honey from the nectar of flowers.", "no"),
+]
+NOT_ASKED = Fault("error", "not recorded, and nothing is asked", permanent=True)
+TRIAL_WAYS = ("correctness", "overall_yes_no", "overall_digit", "few_shot", "backward", *BASES)
+Scores = dict[str, dict[str, float]]  # what a review says, by the name of the answer
 
-async def scores(broker: Broker, member: Member, pairs: list[tuple[Seed, str]], kind: str) -> list[float]:
-    """Raw mean score of each pair; an answer that could not be used ends the measurement of this way of asking."""
 
-    async def one(seed: Seed, response: str) -> float:
-        notebook = Notebook(broker, f"{kind}-{seed.id}")
-        review = await score_response(notebook, member, seed.instruction, response, comment=False, calibrate=trust)
-        return review.raw
+async def review(notebook: Notebook, member: Member, way: str, instruction: str, response: str) -> dict[str, float]:
+    """One review: what was read off for each question."""
+    shown = {"instruction": instruction, "response": response}
+    if way in RECIPE_WAYS:
+        return (await score_response(notebook, member, **shown, comment=False, calibrate=trust)).values
+    if way == "overall_yes_no":
+        return await yes_probabilities(notebook, member, "score_yes_no", OVERALL, role="reviewer", **shown)
+    if way == "overall_digit":
+        return await expected_digits(notebook, member, "score_digit", OVERALL, role="reviewer", **shown)
+    if way == "few_shot":
+        return await few_shot(notebook, member, shown)
+    if way == "correctness":
+        return await yes_probabilities(notebook, member, "score_yes_no", CORRECTNESS, role="reviewer", **shown)
+    if way in BASES:
+        return await contrast(notebook, member, shown, shown | BASES[way])
+    return await backward(notebook, member, **shown)
 
-    return list(await asyncio.gather(*(one(seed, response) for seed, response in pairs)))
+
+async def few_shot(notebook: Notebook, member: Member, shown: Mapping[str, str]) -> dict[str, float]:
+    """One question in place of six, after an answer that is good and one that belongs elsewhere."""
+
+    def put(instruction: str, response: str) -> str:
+        return render("score_yes_no", question=OVERALL["overall"], instruction=instruction, response=response)
+
+    told = [(("user", put(*example[:2])), ("assistant", example[2])) for example in EXAMPLES]
+    call = member.call(put(**shown), YES_NO, role="reviewer", candidate=notebook.candidate)
+    messages = (*(turn for pair in told for turn in pair), *call.messages)
+    said = (await notebook.ask(replace(call, messages=messages))).value
+    return {"overall": 10 * said["yes"] / (said["yes"] + said["no"])}
 
 
-async def measure(models: list[str], asks: list[str], pairs: int, folder: Path) -> list[dict[str, Any]]:
-    """One row a model and way of asking."""
+async def backward(notebook: Notebook, member: Member, instruction: str, response: str) -> dict[str, float]:
+    """Nats by which the answer makes the exercise likelier."""
+    prompts = (f"{response}\n\n(Write the exercise to which this is the answer.)", "Write an exercise.")
+    output = Likelihood(instruction)
+    calls = [member.call(prompt, output, role="reviewer", candidate=notebook.candidate) for prompt in prompts]
+    given, alone = await together(*(notebook.ask(call) for call in calls))
+    return {"relevance": float(given.value["logprob"] - alone.value["logprob"])}
+
+
+async def contrast(
+    notebook: Notebook, member: Member, shown: Mapping[str, str], base: Mapping[str, str]
+) -> dict[str, float]:
+    """By how much what is shown raises the log-odds of "yes" over those for the base."""
+
+    async def odds(values: Mapping[str, str]) -> float:
+        said = await yes_probabilities(notebook, member, "score_yes_no", CORRECTNESS, role="reviewer", **values)
+        return log_odds(said["correctness"])
+
+    given, alone = await together(odds(shown), odds(base))
+    return {"correctness": given - alone}
+
+
+def log_odds(score: float) -> float:
+    """Of a probability that is given as a score from 0 to 10."""
+    share = min(max(score / 10, 1e-6), 1 - 1e-6)
+    return float(np.log(share / (1 - share)))
+
+
+def answers_of(pairs: Sequence[Pair]) -> dict[str, tuple[str, str]]:
+    """(exercise, answer) by name; a seed's own answer is in several pairs and is reviewed once."""
+    return {
+        name: (p.instruction, text) for p in pairs for name, text in zip(names(p), (p.better, p.worse), strict=True)
+    }
+
+
+def names(pair: Pair) -> tuple[str, str]:
+    """What the better and the worse answer of a pair are called."""
+    better = f"own-{pair.name.partition('-')[2]}" if pair.kind in PLANTED else f"{pair.name}-better"
+    return better, f"{pair.name}-worse"
+
+
+async def measure(reviewer: str, pairs: Sequence[Pair], folder: Path, replay: bool) -> dict[str, Any]:
+    """Scores and cost of one reviewer on an engine of its own; nothing is asked when replaying."""
+    model, _, way = reviewer.rpartition(":")
+    recipe = SynthesisRecipe.model_validate(
+        {
+            "name": "reviewers",
+            "arm": "distilled",
+            "seeds": {"source": "-"},
+            "teacher": {"model": model},
+            "engine": {"max_model_len": 4096, "concurrency": 32, "kv_cache_gb": 0.5},
+        }
+    )
     view = View()
-    seeds = load_seeds(Path("recipes/seeds/quickstart.jsonl"), DOMAINS).rows
-    engine = Engine(max_model_len=2048, concurrency=32, kv_cache_gb=0.5)
-    recipes = [
-        SynthesisRecipe.model_validate(
-            {
-                "name": m,
-                "arm": "distilled",
-                "seeds": {"source": "-"},
-                "teacher": {"model": m},
-                "engine": engine.model_dump(),
-            }
-        )
-        for m in models
-    ]
-    workshop = find_models(recipes, view)
-    ledger = Ledger(folder / "ledger.sqlite", run="reviewers")
-    planted = plant(seeds, pairs, seed=0)
-    own = [(seed, seed.response) for seed, _ in planted]
-    cut = [(seed, " ".join(seed.response.split()[: max(1, len(seed.response.split()) // 3)])) for seed, _ in planted]
-    rows = []
-    async with running(workshop.pool(folder), view) as pool:
-        broker = Broker(ledger, pool)
-        for model in models:
-            for ask in asks:
-                recipe = MemberRecipe.model_validate({"model": model, "ask": ask, "sampling": {"max_tokens": 200}})
-                member = make_member(f"{model}:{ask}", recipe, Review(), workshop.model_id(model))
-                begun = time.monotonic()
-                try:
-                    good, bad, part = [
-                        await scores(broker, member, p, k) for p, k in ((own, "own"), (planted, "bad"), (cut, "cut"))
-                    ]
-                except Unanswered as gap:
-                    rows.append({"model": model, "ask": ask, "failed": str(gap)})
-                    continue
-                seconds = (time.monotonic() - begun) / (3 * len(planted))
-                row = {"model": model, "ask": ask, "auc_mismatched": auc(good, bad), "auc_cut": auc(good, part)}
-                rows.append(row | {"seconds_per_review": seconds, "good": good, "mismatched": bad, "cut": part})
+    workshop = find_models([recipe], view)
+    asked = {"model": model, "ask": way if way in RECIPE_WAYS else "yes_no", "sampling": {"max_tokens": 200}}
+    member = make_member(reviewer, MemberRecipe.model_validate(asked), Review(), workshop.model_id(model))
+    answers = answers_of(pairs)
+    ledger = Ledger(folder / f"{model.replace('/', '--')}.sqlite", run="reviewers")
+    notebooks: dict[str, Notebook] = {}
+    silent = EnginePool({member.model.name: ScriptedEngine(member.model.name, lambda _: NOT_ASKED)}, 1.0)
+    async with running(silent if replay else workshop.pool(folder), view) as pool:
+        broker = Broker(ledger, pool, call_timeout_s=3600.0)
+
+        async def one(name: str, instruction: str, response: str) -> dict[str, float] | None:
+            notebooks[name] = Notebook(broker, name)
+            try:
+                return await review(notebooks[name], member, way, instruction, response)
+            except Unanswered:
+                return None
+
+        begun, busy = time.monotonic(), processor_seconds()
+        said = await asyncio.gather(*(one(name, *answer) for name, answer in answers.items()))
+        took = {"seconds": time.monotonic() - begun, "processor_seconds": processor_seconds() - busy}
+        cached = sum(engine.stats.cached_tokens for engine in pool.engines.values())
     ledger.close()
-    return rows
+    scores = {name: values for name, values in zip(answers, said, strict=True) if values is not None}
+    return {
+        "reviews": len(answers),
+        "unusable": len(answers) - len(scores),
+        **cost(list(notebooks.values()), broker.progress.asked, took | {"cached_tokens": cached}),
+        "scores": scores,
+    }
+
+
+def processor_seconds() -> float:
+    """What the engine's processes have used so far."""
+    times = [child.cpu_times() for child in psutil.Process().children(recursive=True)]
+    return float(sum(each.user + each.system for each in times))
+
+
+def cost(notebooks: Sequence[Notebook], asked: int, measured: Mapping[str, float]) -> dict[str, float]:
+    """Tokens and seconds of one review; what was measured was of the calls asked now, not of those replayed."""
+    usage = sum((each for notebook in notebooks for each in notebook.usage.values()), Usage())
+    found: dict[str, float] = {
+        "calls": usage.calls,
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+    }
+    done = [notebook for notebook in notebooks if notebook.usage]
+    found |= {key: value * usage.calls / asked for key, value in measured.items() if asked}
+    return {key: value / max(1, len(done)) for key, value in found.items()}
+
+
+def mean_of(scores: Scores) -> dict[str, float]:
+    """What a reviewer's review counts for: the mean of what it says."""
+    return {name: fmean(values.values()) for name, values in scores.items()}
+
+
+def lengths(pairs: Sequence[Pair]) -> dict[str, float]:
+    """The baseline that needs no model: how long each answer is."""
+    return {name: float(len(text)) for name, (_, text) in answers_of(pairs).items()}
+
+
+def figures(scores: Mapping[str, float], pairs: Sequence[Pair]) -> dict[str, dict[str, float]]:
+    """Accuracy, its standard error and AUC by kind of pair, over the pairs of which both answers have a score."""
+    found = {}
+    for kind in KINDS:
+        held = [(scores[a], scores[b]) for p in pairs if p.kind == kind for a, b in [names(p)] if {a, b} <= set(scores)]
+        if not held:
+            continue
+        better, worse = np.array(held).T
+        right = float(((better > worse) + 0.5 * (better == worse)).mean())
+        error = (right * (1 - right) / len(held)) ** 0.5
+        found[kind] = {"pairs": len(held), "accuracy": right, "error": error, "auc": auc(better, worse)}
+    return found
+
+
+def together_as(members: Iterable[Mapping[str, float]], pairs: Sequence[Pair]) -> dict[str, float]:
+    """The mean of members' scores, each calibrated on the mismatched pairs as `review.probes` does."""
+    planted_pairs = [names(p) for p in pairs if p.kind == "mismatched"]
+    scaled: list[dict[str, float]] = []
+    for scores in members:
+        held = [(a, b) for a, b in planted_pairs if {a, b} <= set(scores)]
+        scale = calibrate([scores[a] for a, _ in held], [scores[b] for _, b in held])
+        scaled.append({name: scale(raw) for name, raw in scores.items()})
+    shared = set.intersection(*(set(scores) for scores in scaled))
+    return {name: fmean(scores[name] for scores in scaled) for name in sorted(shared)}
+
+
+def row(label: str, found: Mapping[str, Mapping[str, float]], paid: Mapping[str, float] | None = None) -> str:
+    """One line of the table."""
+    cells = []
+    for kind in KINDS:
+        at = found.get(kind)
+        cells.append("" if at is None else f"{at['auc' if kind in PLANTED else 'accuracy']:.2f} ({at['pairs']:.0f})")
+    spent = ["", ""]
+    if paid:
+        cached = f", {paid['cached_tokens']:.0f} cached" if paid.get("cached_tokens", 0) >= 1 else ""
+        tokens = f"{paid['prompt_tokens']:.0f}{cached} / {paid['completion_tokens']:.0f}"
+        spent = [tokens, f"{paid['processor_seconds']:.2f}" if paid.get("processor_seconds") else "not measured"]
+    return f"| {' | '.join([label, *cells, *spent])} |"
+
+
+def show(rows: Mapping[str, Mapping[str, Any]], pairs: Sequence[Pair], committee: Sequence[str]) -> dict[str, Any]:
+    """Print the table; the figures by label."""
+    print(f"| reviewer | {' | '.join(KINDS)} | tokens read / written a review | processor s a review |")
+    print("|---|" + "---|" * (len(KINDS) + 2))
+    length = lengths(pairs)
+    found = {"longer wins": figures(length, pairs)}
+    found["shorter wins"] = figures({name: -value for name, value in length.items()}, pairs)
+    for reviewer, measured in rows.items():
+        found[reviewer] = figures(mean_of(measured["scores"]), pairs)
+        if reviewer.endswith(":yes_no"):
+            odds = {name: {q: log_odds(v) for q, v in said.items()} for name, said in measured["scores"].items()}
+            found[f"{reviewer}, mean of log-odds"] = figures(mean_of(odds), pairs)
+        if reviewer.endswith((":yes_no", ":expected")):
+            for question in next(iter(measured["scores"].values())):
+                alone = {name: values[question] for name, values in measured["scores"].items()}
+                found[f"{reviewer}, {question} alone"] = figures(alone, pairs)
+    members = [mean_of(rows[name]["scores"]) for name in committee if name in rows]
+    if len(members) > 1:
+        found[f"committee of {', '.join(name for name in committee if name in rows)}"] = figures(
+            together_as(members, pairs), pairs
+        )
+    for label, kinds in found.items():
+        print(row(label, kinds, rows.get(label)))
+    return found
+
+
+def all_pairs(count: int, data_dir: Path | None, llmbar: int, pandalm: int) -> list[Pair]:
+    """What reviewers are asked about."""
+    found = planted(load_seeds(Path("recipes/seeds/quickstart.jsonl"), DOMAINS).rows, count)
+    return found + (judged(data_dir, llmbar, pandalm) if data_dir else [])
+
+
+def absent(data_dir: Path | None) -> list[str]:
+    """The judged sets that cannot be asked about, in words."""
+    if data_dir is None:
+        return ["LLMBar and PandaLM are left out: no --data-dir is given"]
+    return [
+        f"left out: {data_dir / file} is not there" for file in (LLMBAR, PANDALM) if not (data_dir / file).is_file()
+    ]
 
 
 def main(
-    models: list[str],
-    asks: str = "integers,expected,yes_no,likelihood",
+    reviewers: Annotated[list[str] | None, typer.Argument(metavar="MODEL:WAY")] = None,
     pairs: int = 28,
+    data_dir: Path | None = None,
+    llmbar: int = 60,
+    pandalm: int = 60,
+    committee: Annotated[list[str] | None, typer.Option(help="default: all that are asked as a recipe can")] = None,
     json_file: Annotated[Path | None, typer.Option("--json")] = None,
+    replay: bool = False,
+    ledgers: Annotated[Path | None, typer.Option(help="a folder that keeps answers for a later run")] = None,
 ) -> None:
     """Measure and print one table."""
+    rows: dict[str, dict[str, Any]] = {}
+    if json_file and json_file.is_file():
+        rows = json.loads(json_file.read_text(encoding="utf-8"))["rows"]
+    for reviewer in reviewers or []:
+        if reviewer.rpartition(":")[2] not in RECIPE_WAYS + TRIAL_WAYS:
+            raise typer.BadParameter(
+                f"`{reviewer}` must be MODEL:WAY, with WAY of {', '.join(RECIPE_WAYS + TRIAL_WAYS)}"
+            )
+    for note in absent(data_dir):
+        print(note)
+    asked = all_pairs(pairs, data_dir, llmbar, pandalm)
     with tempfile.TemporaryDirectory() as folder:
-        rows = asyncio.run(measure(models, asks.split(","), pairs, Path(folder)))
-    print("| model | asked | AUC mismatched | AUC cut off | s/review |\n|---|---|---|---|---|")
-    for row in rows:
-        if "failed" in row:
-            print(f"| {row['model']} | {row['ask']} | {row['failed']} | | |")
-        else:
-            figures = f"{row['auc_mismatched']:.2f} | {row['auc_cut']:.2f} | {row['seconds_per_review']:.2f}"
-            print(f"| {row['model']} | {row['ask']} | {figures} |")
+        for reviewer in reviewers or []:
+            rows[reviewer] = asyncio.run(measure(reviewer, asked, ledgers or Path(folder), replay))
+            if json_file:
+                write_json(json_file, {"rows": rows, "environment": environment()})
+    # What was measured before may have been asked about more pairs than these.
+    every = all_pairs(10_000, data_dir, 10_000, 10_000) if rows else asked
+    seen = {name for measured in rows.values() for name in measured["scores"]}
+    shown = [pair for pair in every if set(names(pair)) <= seen] if rows else asked
+    seats = committee or [name for name in rows if name.rpartition(":")[2] in RECIPE_WAYS]
+    found = show(rows, shown, seats)
     if json_file:
-        write_json(json_file, {"pairs": pairs, "rows": rows, "environment": environment()})
+        write_json(json_file, {"rows": rows, "figures": found, "environment": environment()})
 
 
 if __name__ == "__main__":

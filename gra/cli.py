@@ -20,6 +20,7 @@ from gra.core.errors import GraError
 from gra.core.interrupts import stop_on_sigterm
 from gra.planning.command import plan
 from gra.reporting.ledger_cli import ledger_app
+from gra.sandbox.permission import FLAG, Permission
 
 app = typer.Typer(
     name="gra",
@@ -53,6 +54,9 @@ def synthesize(
     show_config: ShowConfig = False,
     push_to_hub: Annotated[str | None, typer.Option(help="OWNER/NAME: then push the dataset there")] = None,
     public: Public = False,
+    allow_code_execution: Annotated[
+        bool, typer.Option(FLAG, help="run programs in answers, in a sandbox (see docs/evaluation.md)")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make one dataset: generate, review, adjudicate, deduplicate, export."""
@@ -69,7 +73,8 @@ def synthesize(
         return
     destination = check_hub(push_to_hub, public=public) if push_to_hub else None
     folder = RunFolder(runs / loaded.recipe.name)
-    job = job_for(loaded, folder, create=not dry_run)
+    permission = Permission(FLAG) if allow_code_execution else None
+    job = job_for(loaded, folder, create=not dry_run, permission=permission)
     seeds = job.seeds()
     view = View(None if dry_run else folder / "log.jsonl")
     if dry_run:

@@ -94,6 +94,9 @@ def load_experiment(path: Path, overrides: Sequence[str], runs: Path) -> Plan:
     for task in suite.recipe.tasks:
         if task.kind == "code":
             require(_permission(recipe, path), f"the task `{task.name}` of {suite.path}")
+    for arm in arms.values():
+        if any(program.kind == "tests" for program in arm.recipe.review.programs):
+            require(_permission(recipe, path), f"`kind: tests` of `review.programs` in {arm.path}")
     return Plan(loaded, list(overrides), RunFolder(runs / recipe.name), arms, student, suite)
 
 
@@ -196,7 +199,11 @@ def _synthesize(plan: Plan, view: View) -> None:
     from gra.synthesis.jobs import budget_stop, job_for, run_jobs
 
     ledger = plan.folder / "ledger.sqlite"
-    jobs = [job_for(arm, RunFolder(plan.folder / "arms" / name), ledger) for name, arm in plan.arms.items()]
+    permission = _permission(plan.recipe, plan.loaded.path)
+    jobs = [
+        job_for(arm, RunFolder(plan.folder / "arms" / name), ledger, permission=permission)
+        for name, arm in plan.arms.items()
+    ]
     finished = run_jobs(jobs, view, plan.folder / "logs", group=plan.recipe.name)
     if stop := budget_stop(finished):
         raise stop

@@ -32,6 +32,7 @@ from gra.engines.broker import call_request
 from gra.engines.protocol import Call, Choice, Completion, Fault, Json, Likelihood, ModelId, Text
 from gra.engines.scripted import ScriptedEngine
 from gra.models.catalog import ResolvedModel
+from gra.sandbox.permission import Permission
 
 Script = Callable[[Call], Completion | Fault]
 TOPICS = [
@@ -168,7 +169,14 @@ def fake_resolve(name: str, **_: Any) -> ResolvedModel:
     return ResolvedModel(name, Path("nowhere") / name, "local", f"sha256:{name}", "none", None, "", None, False, "")
 
 
-def make(folder: Path, kill_after: int = 0, delay_s: float = 0.0) -> None:
+def make(
+    folder: Path,
+    kill_after: int = 0,
+    delay_s: float = 0.0,
+    *,
+    answer: Script = answer_by_content,
+    permission: Permission | None = None,
+) -> None:
     """The arm of a folder that `write_job` prepared, or as much of it as there is time for."""
     from gra.core.console import View
     from gra.core.manifest import RunFolder
@@ -185,13 +193,13 @@ def make(folder: Path, kill_after: int = 0, delay_s: float = 0.0) -> None:
         time.sleep(delay_s)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def script(call: Call) -> Completion:
+    def script(call: Call) -> Completion | Fault:
         nonlocal count
         count += 1
         os.write(asked, f"{content(call)}\n".encode())
         if count == kill_after:
             threading.Thread(target=die, daemon=True).start()
-        return answer_by_content(call)
+        return answer(call)
 
     class ScriptedWorkshop(Workshop):
         def model_id(self, name: str) -> ModelId:
@@ -205,7 +213,7 @@ def make(folder: Path, kill_after: int = 0, delay_s: float = 0.0) -> None:
     workshop = ScriptedWorkshop(loaded.recipe.engine, {name: fake_resolve(name) for name in names})
     pool = EnginePool({name: JitteryEngine(name, script) for name in names}, 100.0)
     workshop.prepared.set()
-    job = arms.Job(loaded, RunFolder(folder).create(), folder / "ledger.sqlite")
+    job = arms.Job(loaded, RunFolder(folder).create(), folder / "ledger.sqlite", permission)
 
     async def run() -> None:
         view = View(folder / "log.jsonl", quiet=True)

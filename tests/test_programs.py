@@ -32,7 +32,7 @@ from gra.synthesis import programs
 from gra.synthesis.committee import Member, make_members
 from gra.synthesis.funnel import PROGRAMS, steps
 from gra.synthesis.notebook import Notebook
-from gra.synthesis.programs import Sample, Tally, make_programs, versions
+from gra.synthesis.programs import Resources, Sample, Tally, make_programs, versions
 from gra.synthesis.rounds import grow
 from gra.synthesis.story import Setting, live
 from gra.synthesis.summary import Tally as Facts
@@ -284,17 +284,12 @@ def test_without_math_verify_nothing_is_spent(tmp_path: Path, monkeypatch: pytes
     assert told(tmp_path, committee("What is 6 times 7?", "6 * 7 = 42."), MATH_VETO).state is State.ACCEPTED
 
 
-def test_programs_that_run_code_are_refused_until_there_is_a_sandbox(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"`kind: tests` runs code that a model wrote, and there is no sandbox"):
-        told(tmp_path, committee("x", "y"), {"kind": "tests", "takes": "veto"})
-
-
 @dataclass(frozen=True)
 class Shortness:
     """A program as somebody else might plug it in."""
 
     recipe: ProgramRecipe
-    members: Any
+    resources: Resources
     kind: ClassVar[str] = "tests"
     version: ClassVar[str] = "7"
     fault: ClassVar[str] = "too long"
@@ -357,8 +352,7 @@ def test_lineage_funnel_and_story_say_which_program_said_what(tmp_path: Path) ->
     candidates = [vetoed, seated]
     tally, none = Tally(), Tally()
     tally.add(vetoed), tally.add(seated), none.add(replace(vetoed, programs=()))
-    assert none.summary() == {}
-    assert [steps(candidate)[PROGRAMS] for candidate in candidates] == [False, True]
+    assert (none.summary(), [steps(candidate)[PROGRAMS] for candidate in candidates]) == ({}, [False, True])
     of_both, of_none = Facts(), Facts()
     of_both.add(vetoed), of_both.add(seated), of_none.add(replace(vetoed, programs=()))
     assert (of_both.facts()["funnel"][PROGRAMS], PROGRAMS in of_none.facts()["funnel"]) == (1, False)
@@ -399,8 +393,8 @@ def member(name: str, temperature: float = 0.7) -> Member:
 def test_a_greedy_member_answers_again_only_once() -> None:
     members = {name: member(name, 0.0) for name in "abc"}
     recipe = ProgramRecipe.model_validate({**CONSISTENT, "draws": 6})
-    plan = programs.Consistency(recipe, members)._plan(Sample("math", "?", "!", "a"))
+    plan = programs.Consistency(recipe, Resources(members))._plan(Sample("math", "?", "!", "a"))
     assert [(who.name, place) for who, place in plan] == [("b", 1), ("c", 1)]
     warm = {name: member(name) for name in "abc"}
-    plan = programs.Consistency(recipe, warm)._plan(Sample("math", "?", "!", "a"))
+    plan = programs.Consistency(recipe, Resources(warm))._plan(Sample("math", "?", "!", "a"))
     assert [(who.name, place) for who, place in plan] == [(n, i) for i in (1, 2, 3) for n in "bc"]

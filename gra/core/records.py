@@ -24,6 +24,7 @@ class Seed:
     response: str
     keywords: tuple[str, ...] = ()
     summary: str = ""
+    tests: str = ""  # Python that raises unless a program that answers the instruction is right
 
     @property
     def enriched(self) -> bool:
@@ -173,6 +174,7 @@ class Candidate:
     calls: tuple[str, ...] = ()
     programs: tuple[Verified | Abstained, ...] = ()
     drafts: tuple[Draft, ...] = ()  # responses to the same instruction that were not taken
+    tests: str = ""  # of the instruction, where it came with some
 
     @property
     def verdict_score(self) -> float | None:

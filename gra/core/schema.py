@@ -357,7 +357,7 @@ class Experiment(Section):
     train: dict[str, Any] = {}
     margin: float = Field(0.02, gt=0, lt=1)
     accept_licences: list[str] = []
-    # Whether programs that students write may run in the sandbox; needed for suites with `kind: code`.
+    # Whether programs that models write may run in the sandbox: for tasks of `kind: code`, reviews of `kind: tests`.
     allow_code_execution: bool = False
     tracking: Tracking = Tracking()
 

@@ -60,7 +60,10 @@ PREFERENCE_SCHEMA = pa.schema(
         ("reason", pa.string()),
     ]
 )
-_TEXTS = ("id", "domain", "state", "reason", "arm", "generator", "adjudicator", "instruction", "response", "neighbour")
+_TEXTS = (
+    "id", "domain", "state", "reason", "arm", "generator", "adjudicator",
+    "instruction", "tests", "response", "neighbour",
+)  # fmt: skip
 _LISTS = ("reviewers", "parents", "keywords", "calls")
 _JSON = ("checks", "programs", "reviews", "ruling", "drafts", "usage")  # nested records travel as canonical JSON
 LINEAGE_SCHEMA = pa.schema(

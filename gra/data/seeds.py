@@ -109,11 +109,25 @@ def _seed(each: Placed, row: Row, shape: str, domains: Sequence[str], source: Se
         return Fault("`keywords` must be a list of three texts, or left out")
     if not isinstance(summary, str):
         return Fault("`summary` must be text, or left out")
+    tests = row.get("tests") or ""
+    if (fault := _not_python(tests)) is not None:
+        return fault
     if row.get("id") not in (None, ""):
         identity = row["id"]
     if not isinstance(identity, str):
         return Fault("`id` must be text, or left out")
-    return Seed(identity, domain, *exchange, tuple(keywords), summary)
+    return Seed(identity, domain, *exchange, tuple(keywords), summary, tests)
+
+
+def _not_python(tests: Any) -> Fault | None:
+    """What is wrong with a row's tests, which are read here and never run."""
+    if not isinstance(tests, str):
+        return Fault("`tests` must be Python code as text, or left out")
+    try:
+        compile(tests, "<tests>", "exec", dont_inherit=True)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        return Fault(f"`tests` is not Python ({error}), so no program could pass it")
+    return None
 
 
 def _even(seeds: list[Seed], limit: int | None, seed: int) -> list[Seed]:

@@ -151,6 +151,8 @@ def _story(row: Row, file: Path, stories: Mapping[Path, list[Row]], cut: _Cut) -
 def _parts(row: Row, texts: Mapping[str, str], cut: _Cut) -> Iterator[RenderableType]:
     yield _facts(row, texts)
     yield from _passage("instruction", row["instruction"], cut)
+    if row.get("tests"):
+        yield from _passage("tests", row["tests"], cut)
     if row["checks"]:
         yield from cut.gap()
         yield _checks(row["checks"], cut)

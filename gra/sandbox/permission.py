@@ -1,7 +1,8 @@
 """The user's word that code written by models may run here.
 
 Only two places may make one, and a test holds them to it: the command line (`--allow-code-execution`) and an
-experiment's recipe (`allow_code_execution: true`). A suite or a dataset cannot: they travel between people.
+experiment's recipe (`allow_code_execution: true`). Suites, synthesis recipes and datasets cannot: they travel between
+people.
 """
 
 from __future__ import annotations
@@ -40,6 +41,6 @@ def require(permission: Permission | None, what: str) -> Permission:
     if permission is None:
         raise CodeExecutionRefused(
             f"{what} runs code that a model wrote, which is off unless you allow it; pass {FLAG} (in an experiment's "
-            f"recipe: `{KEY}: true`) if you accept what docs/evaluation.md says about it, or leave the task out"
+            f"recipe: `{KEY}: true`) if you accept what docs/evaluation.md says about it, or leave it out"
         )
     return permission

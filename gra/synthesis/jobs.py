@@ -15,6 +15,7 @@ from gra.core.recipe import Loaded
 from gra.core.schema import SynthesisRecipe
 from gra.engines.broker import EnginePool
 from gra.engines.protocol import ModelId
+from gra.sandbox.permission import Permission
 from gra.synthesis.arms import has_stories, synthesize, try_out
 from gra.synthesis.assignment import check_cast
 from gra.synthesis.committee import committee_of, make_members
@@ -94,21 +95,26 @@ async def _engines(
 
 
 def job_for(
-    loaded: Loaded[SynthesisRecipe], folder: RunFolder, ledger: Path | None = None, *, create: bool = True
+    loaded: Loaded[SynthesisRecipe],
+    folder: RunFolder,
+    ledger: Path | None = None,
+    *,
+    create: bool = True,
+    permission: Permission | None = None,
 ) -> Job:
     """The job of one recipe in one run folder, checked as far as it can be without spending anything."""
     shared = loaded.recipe.ledger
     place = Path(shared).expanduser() if shared else ledger or folder / "ledger.sqlite"
     if shared and create:
         RunFolder(place.parent).create()
-    job = Job(loaded, folder.create() if create else folder, place)
+    job = Job(loaded, folder.create() if create else folder, place, permission)
     job.seed_file()
     committee = committee_of(job.recipe)
     if committee is not None:
         named = {name: ModelId(member.model, member.model, "") for name, member in committee.models.items()}
         members = make_members(committee, job.recipe.review, named)
         check_cast(job.recipe, members)
-        make_programs(job.recipe.review.programs, members)
+        make_programs(job.recipe.review.programs, members, permission)
     return job
 
 

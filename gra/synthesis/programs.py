@@ -6,11 +6,12 @@ abstains, which is a type and never a number. Programs are deterministic; one th
 through the notebook, so that the answers are recorded and replayed like all others.
 
 A program of your own is a class with `kind`, `version`, `fault` and `judge`, made from its section of the
-recipe; `plug` puts it in. `tests` (unit tests for code) has no maker here: it needs a sandbox.
+recipe and the run's `Resources`; `plug` puts it in the place of the one of its kind.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,11 @@ from gra.core.errors import RecipeError
 from gra.core.records import Abstained, Candidate, Verified
 from gra.core.schema import Program as ProgramRecipe
 from gra.engines.protocol import Refused, Text, Truncated, Unparsable
+from gra.sandbox.extract import EXTRACT_VERSION, extract
+from gra.sandbox.job import Job, Limits
+from gra.sandbox.job import Verdict as Ended
+from gra.sandbox.permission import Permission, require
+from gra.sandbox.sandbox import SANDBOX_VERSION, Sandbox
 from gra.synthesis.committee import Member
 from gra.synthesis.notebook import Notebook, Unanswered, together
 from gra.synthesis.prompts import render
@@ -37,6 +43,7 @@ class Sample:
     instruction: str
     response: str
     author: str  # the member who wrote it
+    tests: str = ""  # what came with the instruction, in Python
 
 
 class Program(Protocol):
@@ -60,7 +67,15 @@ class Program(Protocol):
         ...
 
 
-Maker = Callable[[ProgramRecipe, Mapping[str, Member]], Program]
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What programs may draw on: the committee, and the user's word that code may run."""
+
+    members: Mapping[str, Member]
+    permission: Permission | None = None
+
+
+Maker = Callable[[ProgramRecipe, Resources], Program]
 _MAKERS: dict[str, Maker] = {}
 
 
@@ -69,28 +84,24 @@ def plug(kind: str, maker: Maker) -> None:
     _MAKERS[kind] = maker
 
 
-def make_programs(recipes: Sequence[ProgramRecipe], members: Mapping[str, Member]) -> tuple[Program, ...]:
+def make_programs(
+    recipes: Sequence[ProgramRecipe], members: Mapping[str, Member], permission: Permission | None = None
+) -> tuple[Program, ...]:
     """The programs of a recipe, in its order.
 
     Raises:
-        RecipeError: for a kind that nothing is plugged in for, or one that the committee cannot serve.
+        RecipeError: for one that the committee cannot serve.
+        CodeExecutionRefused: for one that runs code, without permission.
+        SandboxBroken: for one that runs code, where the sandbox does not work.
     """
-    return tuple(_maker(recipe.kind)(recipe, members) for recipe in recipes)
-
-
-def _maker(kind: str) -> Maker:
-    if kind in _MAKERS:
-        return _MAKERS[kind]
-    raise RecipeError(
-        f"review.programs: `kind: {kind}` runs code that a model wrote, and there is no sandbox to run it in; "
-        f"take it out of the recipe (what can be used: {', '.join(sorted(_MAKERS))})"
-    )
+    resources = Resources(members, permission)
+    return tuple(_MAKERS[recipe.kind](recipe, resources) for recipe in recipes)
 
 
 def versions(recipes: Sequence[ProgramRecipe]) -> dict[str, str]:
     """Version by kind: verdicts that were recorded under another version are not taken up again."""
     made: Mapping[str, Any] = _MAKERS
-    return {recipe.kind: str(getattr(made.get(recipe.kind), "version", "")) for recipe in recipes}
+    return {recipe.kind: str(getattr(made[recipe.kind], "version", "")) for recipe in recipes}
 
 
 @dataclass(frozen=True)
@@ -98,7 +109,7 @@ class Arithmetic:
     """Computes again what the response states: equations between numbers, and the solution of a given equation."""
 
     recipe: ProgramRecipe
-    members: Mapping[str, Member]
+    resources: Resources
     kind: ClassVar[str] = "math"
     version: ClassVar[str] = str(arithmetic.ARITHMETIC_VERSION)
     fault: ClassVar[str] = "wrong arithmetic"
@@ -134,7 +145,7 @@ class Form:
     """Checks the demands on form that the instruction states in words."""
 
     recipe: ProgramRecipe
-    members: Mapping[str, Member]
+    resources: Resources
     kind: ClassVar[str] = "format"
     version: ClassVar[str] = f"{demands.DEMANDS_VERSION}.{form.CHECKS_VERSION}"
     fault: ClassVar[str] = "a demand on its form is not met"
@@ -160,9 +171,9 @@ class Consistency:
     version: ClassVar[str] = str(answers.ANSWERS_VERSION)
     fault: ClassVar[str] = "independent answers agree on another value"
 
-    def __init__(self, recipe: ProgramRecipe, members: Mapping[str, Member]) -> None:
+    def __init__(self, recipe: ProgramRecipe, resources: Resources) -> None:
         self.recipe = recipe
-        self._writers = [member for member in members.values() if "generator" in member.roles]
+        self._writers = [member for member in resources.members.values() if "generator" in member.roles]
         if not answers.can_compare():
             raise RecipeError(
                 "review.programs: `kind: consistency` compares answers by math-verify, which is not installed; "
@@ -234,9 +245,45 @@ class Consistency:
             raise
 
 
+class UnitTests:
+    """Runs the program in the response against the tests that came with its instruction, in the sandbox.
+
+    A time limit can be met or missed by a hair; the recorded verdict stands, as every verdict does.
+    """
+
+    kind: ClassVar[str] = "tests"
+    version: ClassVar[str] = f"{SANDBOX_VERSION}.{EXTRACT_VERSION}"
+    fault: ClassVar[str] = "its tests do not pass"
+    limits: ClassVar[Limits] = Limits()
+
+    def __init__(self, recipe: ProgramRecipe, resources: Resources) -> None:
+        self.recipe = recipe
+        permission = require(resources.permission, "`kind: tests` of `review.programs`")
+        self.sandbox = Sandbox(permission, self.limits)
+        # Jobs that wait for a core would use up their wall clock limit.
+        self._free = asyncio.Semaphore(self.sandbox.workers)
+
+    async def judge(self, sample: Sample, notebook: Notebook) -> Verdict:
+        """Broken when one test fails, or when there is nothing that could pass."""
+        if not sample.tests.strip():
+            return Abstained("tests", self.recipe.takes, "no tests came with the instruction")
+        program = extract(sample.response)
+        if program is None:
+            return self._broken("the response holds no program")
+        async with self._free:
+            outcome = await asyncio.to_thread(self.sandbox.run, Job(program.code, sample.tests))
+        if outcome.verdict is not Ended.PASSED:
+            return self._broken(f"{outcome.verdict}: {outcome.detail}".removesuffix(": "))
+        return Verified("tests", self.recipe.takes, ("every test that came with the instruction",), (), 10.0)
+
+    def _broken(self, why: str) -> Verified:
+        return Verified("tests", self.recipe.takes, (), (why,), 0.0)
+
+
 plug("math", Arithmetic)
 plug("format", Form)
 plug("consistency", Consistency)
+plug("tests", UnitTests)
 
 
 class Tally:

@@ -20,7 +20,7 @@ from gra.synthesis.committee import Member, committee_of, make_member, shared_we
 from gra.synthesis.growth import check_parents, enrich_all, name_domains
 from gra.synthesis.notebook import at_once
 from gra.synthesis.probes import Measured, committee_auc, measure, plant
-from gra.synthesis.programs import make_programs
+from gra.synthesis.programs import Program, UnitTests, make_programs
 from gra.synthesis.reviewer import Calibration
 from gra.synthesis.story import Setting
 from gra.synthesis.workbench import Workbench
@@ -53,6 +53,7 @@ class Seated:
             "reviewers": {name: measured[name].to_json() for name in members if name in measured},
             "committee_auc": committee_auc(self.measured) if self.measured else None,
             "shared_weights": shared_weights(members),
+            "code_execution": next((t.sandbox.facts() for t in _unit_tests(self.setting.programs)), None),
             "members": {
                 m.name: {"model": m.model.name, "ask": m.ask, "roles": list(m.roles)} for m in members.values()
             },
@@ -82,7 +83,8 @@ async def prepare(bench: Workbench, seeds: Sequence[Seed]) -> Seated:
         enriching = asyncio.ensure_future(enrich_all(bench, members, named))
         await at_once(measuring, enriching)
         measured, parents = measuring.result(), enriching.result()
-    programs = make_programs(recipe.review.programs, members)
+    programs = make_programs(recipe.review.programs, members, bench.job.permission)
+    _note_what_tests_can_do(bench, programs, named)
     late: dict[str, asyncio.Task[Measured]] = {}
     judges = [m for m in members.values() if "adjudicator" in m.roles and "reviewer" not in m.roles]
     setting = Setting(
@@ -95,6 +97,24 @@ async def prepare(bench: Workbench, seeds: Sequence[Seed]) -> Seated:
         bench.job.fingerprint(bench.workshop, "rounds", "budget", "prices", "dedup"),
     )
     return Seated(setting, parents, measured, late)
+
+
+def _unit_tests(programs: Sequence[Program]) -> list[UnitTests]:
+    return [program for program in programs if isinstance(program, UnitTests)]
+
+
+def _note_what_tests_can_do(bench: Workbench, programs: Sequence[Program], seeds: Sequence[Seed]) -> None:
+    """Say what the sandbox cannot keep out here, and when no response will have tests to pass."""
+    for program in _unit_tests(programs):
+        for gap in program.sandbox.isolation.gaps():
+            bench.view.note(f"! where the answers' programs run, {gap}; see docs/evaluation.md")
+        if bench.recipe.arm not in ("refined", "integrated"):
+            bench.view.note(
+                f"! `kind: tests` will abstain: `arm: {bench.recipe.arm}` writes new instructions, which come without "
+                "tests; `refined` and `integrated` answer the seeds'"
+            )
+        elif not any(seed.tests for seed in seeds):
+            bench.view.note("! `kind: tests` will abstain: no seed has `tests`")
 
 
 def _planted(recipe: SynthesisRecipe, seeds: Sequence[Seed]) -> Planted:

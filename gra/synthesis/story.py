@@ -171,7 +171,7 @@ class _Story:
 
     async def retell(self, seed: Seed) -> Candidate:
         """A new response to a seed's own instruction, which is taken as it is and not checked."""
-        self.told = replace(self.told, keywords=seed.keywords, instruction=seed.instruction)
+        self.told = replace(self.told, keywords=seed.keywords, instruction=seed.instruction, tests=seed.tests)
         generator = self.roles.generator
         if self.setting.recipe.refine.writes == "answer":
             return await self._answered(
@@ -233,7 +233,7 @@ class _Story:
 
     async def _consult(self, programs: Sequence[Program]) -> None:
         told = self.told
-        sample = Sample(told.domain, told.instruction, told.response, told.generator)
+        sample = Sample(told.domain, told.instruction, told.response, told.generator, told.tests)
         verdicts = await together(*(program.judge(sample, self.notebook) for program in programs))
         self.told = replace(self.told, programs=(*self.told.programs, *verdicts))
 

@@ -17,6 +17,7 @@ from gra.core.tracking import Tracker
 from gra.data.seed_hub import find_seeds
 from gra.data.seeds import Seeds, load_seeds
 from gra.engines.broker import Broker
+from gra.sandbox.permission import Permission
 from gra.synthesis.funnel import PROGRAMS, STEPS, steps
 from gra.synthesis.programs import versions
 from gra.synthesis.prompts import digests
@@ -34,6 +35,7 @@ class Job:
     loaded: Loaded[SynthesisRecipe]
     folder: RunFolder
     ledger: Path
+    permission: Permission | None = None  # to run code that a model wrote
 
     @property
     def recipe(self) -> SynthesisRecipe:
