@@ -161,7 +161,11 @@ def equals(given: str, wanted: str) -> bool:
     if _bare(given) == _bare(wanted):
         return True
     values = [_value(text) or text for text in (_unwrapped(given), _unwrapped(wanted))]
-    return _bare(values[0]) == _bare(values[1]) or (all(map(_readable, values)) and same(values[0], values[1]))
+    return _bare(values[0]) == _bare(values[1]) or (all(map(_comparable, values)) and same(values[0], values[1]))
+
+
+def _comparable(text: str) -> bool:
+    return _readable(re.sub(r"\\(?:begin|end)\{[pb]?matrix\}", "", text))
 
 
 def _unwrapped(text: str) -> str:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from gra.checks.verifiable import broken
 from gra.core.errors import DataError
@@ -28,9 +28,6 @@ from gra.evaluation.replies import Broken
 from gra.evaluation.suite import Item, Questions, read_exam, suite_digest
 from gra.sandbox.permission import Permission
 from gra.sandbox.sandbox import Sandbox
-
-if TYPE_CHECKING:
-    from lm_eval.api.model import TemplateLM
 
 __all__ = ["ModelUnderTest", "evaluate", "fingerprints"]
 
@@ -165,7 +162,7 @@ def ask_share(
 ) -> None:
     """Ask what is not on record, of every so-manyth batch; the model is loaded when the first answer is missing."""
     which, of = share
-    loaded: TemplateLM | None = None
+    loaded: Any = None  # lm-eval's view of a model; only `lm.py` knows its type
     number = 0
     with TemporaryDirectory(prefix="gra-eval-") as scratch, _quiet():
         for task in questions:
@@ -242,7 +239,7 @@ def _score(
     return score(task, answers, judge(sandbox, task, answers, judged))
 
 
-def _ask(lm: TemplateLM, tasks: dict[str, Any], task: Questions, items: Sequence[Item]) -> list[Answer]:
+def _ask(lm: Any, tasks: dict[str, Any], task: Questions, items: Sequence[Item]) -> list[Answer]:
     from gra.evaluation.lm import ask
 
     return ask(lm, tasks, task, items)
@@ -260,9 +257,7 @@ def _quiet() -> Any:
     return quiet()
 
 
-def _load(
-    suite: Suite, model: ModelUnderTest, questions: Sequence[Questions], device: Device, scratch: Path
-) -> TemplateLM:
+def _load(suite: Suite, model: ModelUnderTest, questions: Sequence[Questions], device: Device, scratch: Path) -> Any:
     from gra.evaluation.lm import TransformersLM, load_vllm
 
     template = model.template() if any(task.chat for task in questions) else None

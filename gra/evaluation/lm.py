@@ -315,7 +315,10 @@ def load_vllm(suite: Suite, model: ModelUnderTest, tokenizer: Any, scratch: Path
     names = {"pretrained": str(weights), "tokenizer": str(scratch / "tokenizer")}
     # `generation_config="vllm"`: sampling comes from us, never from a file that travels with the weights.
     # Compiling does not pay on a CPU.
-    options = {"generation_config": "vllm", "enforce_eager": not torch.cuda.is_available()}
+    options: dict[str, Any] = {"generation_config": "vllm", "enforce_eager": not torch.cuda.is_available()}
+    if not torch.cuda.is_available():
+        # As in synthesis: vLLM would take half of the memory, and cache blocks longer than most prompts.
+        options |= {"kv_cache_memory_bytes": 2 * 2**30, "block_size": 32}
     return RecordingVLLM(**names, dtype=suite.dtype, batch_size=256, **options)
 
 
