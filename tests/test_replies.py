@@ -226,6 +226,11 @@ def test_languages(language: str, text: str) -> None:
     assert not follows({"id": "language:response_language", "language": "en"}, text)
 
 
+def test_an_answer_without_letters_is_in_no_wrong_language() -> None:
+    assert follows({"id": "language:response_language", "language": "ko"}, "7 + 8")
+    assert not follows({"id": "language:response_language", "language": "ko"}, "Բարեւ")
+
+
 def test_loose_answers() -> None:
     one = [{"id": "startend:quotation"}]
     said = 'Here it is:\n"so"'

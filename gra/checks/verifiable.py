@@ -256,7 +256,10 @@ _COMMON = {
 
 @_kind("language:response_language")
 def _in_language(answer: str, language: str) -> bool:
-    return _language(answer) == language
+    return _language(answer) in (
+        language,
+        "",
+    )  # without a letter there is nothing to say, and the benchmark lets it pass
 
 
 def _language(text: str) -> str:
@@ -268,7 +271,7 @@ def _language(text: str) -> str:
     if script == "CJK" and scripts["HIRAGANA"] + scripts["KATAKANA"]:
         return "ja"
     if script not in _COMMON:
-        return _SCRIPTS.get(script, "")
+        return _SCRIPTS.get(script, "unknown")
     words = [word.strip(".,;:!?।،؟\"'()*") for word in text.lower().split()]
     counts = {
         language: sum(word in own for word in words)

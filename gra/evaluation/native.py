@@ -39,7 +39,10 @@ def local_datasets(datasets: Any, data_dir: Path | None) -> Iterator[None]:
         if splits is None:
             return load(path, name=name, **options)
         # A split that the folder lacks is empty: where worked examples are wanted from it, the caller says so.
-        return defaultdict(lambda: [], {split: datasets.Dataset.from_list(rows) for split, rows in splits.items()})
+        return defaultdict(
+            lambda: datasets.Dataset.from_list([]),
+            {split: datasets.Dataset.from_list(rows) for split, rows in splits.items()},
+        )
 
     datasets.load_dataset = find
     try:
