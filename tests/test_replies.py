@@ -76,6 +76,7 @@ def test_a_cut_reply_counts_only_when_it_states_its_answer() -> None:
         ("East", "\\text{east}"),
         ("(C)", "\\text{(C)}"),
         ("90^\\circ", "90"),
+        ("\\begin{pmatrix} 0.5 \\\\ 2 \\end{pmatrix}", "\\begin{pmatrix} 1/2 \\\\ 2 \\end{pmatrix}"),
         ("\\$32,348", "32348"),
         ("2\\sqrt{3}", "\\sqrt{12}"),
         ("x^2+2x+1", "(x+1)^2"),
