@@ -133,3 +133,53 @@ def test_every_form_of_the_ten_benchmarks(shared_data: Path) -> None:
     for name in ("hellaswag", "arc_challenge", "mmlu"):
         for item, prompt in prompts[name]:
             assert all(f"\n{'ABCDE'[n]}. {choice}" in prompt for n, choice in enumerate(item.choices))
+
+
+# lm-eval's own tasks
+
+
+def write_rows(file: Path, rows: list[dict[str, Any]]) -> None:
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def native(name: str, metric: str, **changes: Any) -> dict[str, Any]:
+    return {"name": name, "kind": "lm-eval", "data": name, "metric": metric, **changes}
+
+
+def test_tasks_of_lm_eval_are_asked_from_local_files(base: Path, tmp_path: Path) -> None:
+    choices = ["a fish", "two birds", "three", "the sea"]
+    rows = [{"id": f"r{n}", "question": f"What is {n} plus {n}?", "choices": choices} for n in range(8)]
+    write_rows(tmp_path / "data" / "arc_challenge_test.jsonl", [{**row, "gold": n % 4} for n, row in enumerate(rows)])
+    write_rows(tmp_path / "rows.jsonl", [{**row, "answer": n % 4} for n, row in enumerate(rows)])
+    ours = {"name": "ours", "kind": "likelihood", "data": "rows.jsonl"}
+    suite = tiny_suite(tmp_path, tasks=[native("arc_challenge", "acc_norm", shots=0), ours])
+    results = harness.evaluate(suite, under_test(base), tmp_path / "run", data_dir=tmp_path / "data")
+    found: dict[str, dict[str, Any]] = {"arc_challenge": {}, "ours": {}}
+    for row in read_records(tmp_path / "run"):
+        number = int(row["item"].removeprefix("arc_challenge/").removeprefix("r"))
+        found[row["task"]][number] = [row[key] for key in ("loglikelihoods", "acc", "acc_norm", "score")]
+    for number in range(8):
+        mine, theirs = found["ours"][number], found["arc_challenge"][number]
+        assert mine[0] == pytest.approx(theirs[0], abs=1e-4)
+        assert mine[1:] == theirs[1:]
+    assert results["tasks"]["arc_challenge"]["metrics"]["acc"] == results["tasks"]["ours"]["metrics"]["acc"]
+
+
+def test_worked_examples_and_filters_of_lm_eval(base: Path, tmp_path: Path) -> None:
+    rows = [{"question": f"{n} and {n}?", "answer": f"It is {2 * n}.\n#### {2 * n}"} for n in range(5)]
+    write_rows(tmp_path / "data" / "gsm8k_test.jsonl", rows)
+    flexible = "exact_match,flexible-extract"
+    task = native("gsm8k", flexible, shots=2, max_new_tokens=4, limit=3)
+    with pytest.raises(ModelUnavailable, match="shows 2 worked examples, and .* holds none"):
+        read_questions(tiny_suite(tmp_path, tasks=[task]), tmp_path / "data")
+    write_rows(tmp_path / "more" / "gsm8k_test.jsonl", rows)
+    write_rows(tmp_path / "more" / "gsm8k_train.jsonl", rows[3:])
+    suite = tiny_suite(tmp_path, tasks=[task])
+    results = harness.evaluate(suite, under_test(base), tmp_path / "run", data_dir=tmp_path / "more")
+    figures = results["tasks"]["gsm8k"]
+    assert (figures["n"], figures["metric"], sum(figures["finishes"].values())) == (3, flexible, 3)
+    assert {flexible, "exact_match,strict-match"} <= set(figures["metrics"])
+    for change, message in (({"metric": "acc"}, "has no metric `acc`; it has"), ({"data": "gsm9k"}, "has no task")):
+        with pytest.raises(DataError, match=message):
+            read_questions(tiny_suite(tmp_path, tasks=[{**task, **change}]), tmp_path / "more")

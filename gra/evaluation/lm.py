@@ -133,6 +133,13 @@ def native_items(task: SuiteTask, data_dir: Path | None) -> tuple[list[Item], bo
             category = name if len(built) > 1 else ""
             # The whole document is in the digest, so it needs no target of its own.
             items.append(Item(f"{name}/{place}", category, str(text), choices=(digest([said]),)))
+    for own in built.values():
+        filters = [str(one["name"]) for one in own.config.filter_list or ()]
+        listed = [f"{metric}{f',{one}' if one else ''}" for metric in own.aggregation() for one in filters or [""]]
+        if task.metric not in listed:
+            raise DataError(
+                f"lm-eval's task `{own.task_name}` has no metric `{task.metric}`; it has {', '.join(listed)}"
+            )
     kinds = {own.OUTPUT_TYPE for own in built.values()}
     if len(kinds) > 1 or not kinds <= {"generate_until", "multiple_choice"}:
         raise DataError(f"lm-eval's task `{task.data}` mixes ways of answering ({', '.join(sorted(kinds))})")

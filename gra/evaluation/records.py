@@ -199,10 +199,13 @@ def summarise(questions: Questions, rows: Sequence[Mapping[str, Any]]) -> dict[s
     kind = questions.task.kind
     summary: dict[str, Any] = {"kind": kind, "metric": questions.metric, **proportion(rows, "score")}
     names = [name for name in _METRICS if rows[0][name] is not None]
-    summary["metrics"] = {name: proportion(rows, name) for name in names}
-    if kind == "lm-eval":
-        own = [json.loads(row["metrics"]) for row in rows]
-        summary["metrics"] |= {name: {"n": len(own), "mean": sum(o[name] for o in own) / len(own)} for name in own[0]}
+    own = [json.loads(row["metrics"]) for row in rows] if kind == "lm-eval" else []
+    summary["metrics"] = {
+        **{
+            name: {"n": len(own), "mean": sum(found[name] for found in own) / len(own)} for name in (own[:1] or [{}])[0]
+        },
+        **{name: proportion(rows, name) for name in names},
+    }
     written = [row for row in rows if row["output"] is not None]
     summary["stopped"] = summary["metrics"]["stopped"]["mean"] if written else None
     finishes = Counter(row["finish"] for row in written)
