@@ -171,7 +171,7 @@ def test_worked_examples_and_filters_of_lm_eval(base: Path, tmp_path: Path) -> N
     write_rows(tmp_path / "data" / "gsm8k_test.jsonl", rows)
     flexible = "exact_match,flexible-extract"
     task = native("gsm8k", flexible, shots=2, max_new_tokens=4, limit=3)
-    with pytest.raises(ModelUnavailable, match="shows 2 worked examples, and .* holds none"):
+    with pytest.raises(ModelUnavailable, match=r"shows 2 worked examples, and .* holds none"):
         read_questions(tiny_suite(tmp_path, tasks=[task]), tmp_path / "data")
     write_rows(tmp_path / "more" / "gsm8k_test.jsonl", rows)
     write_rows(tmp_path / "more" / "gsm8k_train.jsonl", rows[3:])
