@@ -84,16 +84,12 @@ def evaluate(
                 _tell(progress, task, len(task.items))
             return dict(json.loads((output / RESULTS).read_text(encoding="utf-8")))
         begun = time.monotonic()
-        stores = {task.name: _store(output, task, keys) for task in questions}
+        stores = {
+            task.name: AnswerStore(output / "answers" / f"{task.name}-{keys[task.name][:12]}") for task in questions
+        }
         if score_only:
             _see_all_there(questions, stores, output)
-        elif shards > 1:
-            from gra.evaluation.shards import ask_in_shards
-
-            ask_in_shards(suite, model, output, data_dir, device, shards, exam, stores, progress)
-        else:
-            ask_share(suite, model, questions, stores, (0, 1), data_dir, device, progress)
-        answers = {task.name: _recorded(task, stores[task.name]) for task in questions}
+        answers = _answers(suite, model, questions, stores, data_dir, device, progress, 0 if score_only else shards)
         sandbox = open_sandbox(questions, permission)
         rows = {task.name: _score(task, answers[task.name], sandbox, breaks, progress) for task in questions}
         records = write_records(output, [row for group in rows.values() for row in group])
@@ -150,6 +146,27 @@ def fingerprints(
     return keys, digest([model.name, keys, exam, verifier])
 
 
+def _answers(
+    suite: Suite,
+    model: ModelUnderTest,
+    questions: Sequence[Questions],
+    stores: Mapping[str, AnswerStore],
+    data_dir: Path | None,
+    device: Device,
+    progress: Progress | None,
+    shards: int,
+) -> dict[str, list[Answer]]:
+    """All answers by task, after those that are missing were asked by so many processes."""
+    if shards > 1:
+        from gra.evaluation.shards import ask_in_shards
+
+        ask_in_shards(suite, model, questions, stores, data_dir, device, progress, shards)
+    elif shards:
+        ask_share(suite, model, questions, stores, (0, 1), data_dir, device, progress)
+    recorded = {task.name: stores[task.name].load() for task in questions}
+    return {task.name: [recorded[task.name][item.id, item.asked] for item in task.items] for task in questions}
+
+
 def ask_share(
     suite: Suite,
     model: ModelUnderTest,
@@ -192,15 +209,6 @@ def _batches(suite: Suite, task: Questions) -> Iterator[Sequence[Item]]:
     size = max(_AT_ONCE, size) if suite.backend == "vllm" else size
     for start in range(0, len(task.items), size):
         yield task.items[start : start + size]
-
-
-def _store(output: Path, task: Questions, keys: Mapping[str, str]) -> AnswerStore:
-    return AnswerStore(output / "answers" / f"{task.name}-{keys[task.name][:12]}")
-
-
-def _recorded(task: Questions, store: AnswerStore) -> list[Answer]:
-    there = store.load()
-    return [there[item.id, item.asked] for item in task.items]
 
 
 def _see_all_there(questions: Sequence[Questions], stores: Mapping[str, AnswerStore], output: Path) -> None:

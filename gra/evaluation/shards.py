@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
@@ -26,7 +26,7 @@ from gra.core.machine import gpu_count
 from gra.core.schema import Suite
 from gra.evaluation.model import Device, ModelUnderTest
 from gra.evaluation.records import AnswerStore
-from gra.evaluation.suite import Exam
+from gra.evaluation.suite import Questions
 
 if TYPE_CHECKING:
     from gra.evaluation.harness import Progress
@@ -37,13 +37,12 @@ Message = tuple[int, dict[str, Any] | None]  # (shard, what it said; None when i
 def ask_in_shards(
     suite: Suite,
     model: ModelUnderTest,
-    output: Path,
+    questions: Sequence[Questions],
+    stores: Mapping[str, AnswerStore],
     data_dir: Path | None,
     device: Device,
-    shards: int,
-    exam: Exam,
-    stores: Mapping[str, AnswerStore],
     progress: Progress | None,
+    shards: int,
 ) -> None:
     """Ask what is not on record in several processes, and return when all of it is recorded.
 
@@ -52,8 +51,7 @@ def ask_in_shards(
     """
     folders = {name: store.folder for name, store in stores.items()}
     jobs = [
-        pickle.dumps((suite, model, exam.questions, folders, (number, shards), data_dir, device))
-        for number in range(shards)
+        pickle.dumps((suite, model, questions, folders, (number, shards), data_dir, device)) for number in range(shards)
     ]
     said: SimpleQueue[Message] = SimpleQueue()
     children = [_start(number, shards) for number in range(shards)]
@@ -64,7 +62,7 @@ def ask_in_shards(
             with suppress(BrokenPipeError):  # it died already, which is told below
                 child.stdin.write(len(job).to_bytes(8, "big") + job)
                 child.stdin.flush()
-        _follow(children, said, {task.name: len(task.items) for task in exam.questions}, progress)
+        _follow(children, said, {task.name: len(task.items) for task in questions}, progress)
     finally:
         for child in children:
             child.kill()
