@@ -206,7 +206,7 @@ def _read_task(task: SuiteTask, data_dir: Path | None) -> Questions:
         from gra.evaluation.lm import native_items
 
         native, written = native_items(task, data_dir)
-        return Questions(task, tuple(draw(native, task.limit, task.seed)), written)
+        return Questions(task, _in_order(draw(native, task.limit, task.seed)), written)
     path = _data_file(task, data_dir)
     items: dict[str, Item] = {}
     for where, row in _rows(path):
@@ -218,9 +218,12 @@ def _read_task(task: SuiteTask, data_dir: Path | None) -> Questions:
         items[item.id] = item
     if not items:
         raise DataError(f"{path}: the file has no rows, so the task `{task.name}` has nothing to ask")
-    chosen = draw(list(items.values()), task.limit, task.seed)
-    # Alike lengths together: a batch is padded to its longest prompt. Ties are settled by id.
-    return Questions(task, tuple(sorted(chosen, key=lambda item: (-len(item.text), item.id))))
+    return Questions(task, _in_order(draw(list(items.values()), task.limit, task.seed)))
+
+
+def _in_order(items: Iterable[Item]) -> tuple[Item, ...]:
+    """Alike lengths together: a batch is padded to its longest prompt. Ties are settled by id."""
+    return tuple(sorted(items, key=lambda item: (-len(item.text), item.id)))
 
 
 def _data_file(task: SuiteTask, data_dir: Path | None) -> Path:
