@@ -193,13 +193,16 @@ def contamination(
 
 def _suite_items(suite: Path, data_dir: Path | None) -> list[Any]:
     """A suite's items for the search: from its file, or from benchmark files as they are."""
+    from gra.core.console import View
     from gra.data.contamination.texts import SuiteItem, read_items
-    from gra.evaluation.suite import load_suite, read_questions
+    from gra.evaluation.suite import load_suite, read_exam
 
     if suite.suffix not in (".yaml", ".yml"):
         return read_items(suite)
-    tasks = read_questions(load_suite(suite), data_dir)
-    return [SuiteItem(task.name, item.id, item.text, item.choices) for task in tasks for item in task.items]
+    exam = read_exam(load_suite(suite), data_dir)
+    for task, reason in exam.left_out.items():
+        View().note(f"! {task} is not looked for: {reason}")
+    return [SuiteItem(task.name, item.id, item.text, item.choices) for task in exam.questions for item in task.items]
 
 
 @app.command(epilog="Example: gra report runs/quickstart")

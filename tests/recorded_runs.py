@@ -37,6 +37,7 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeRun:
             told = [
                 Answer(
                     item.id,
+                    item.asked,
                     prompt,
                     f"ok-{name}" if int(item.id[1:]) in passes else "no " * 9,
                     "stop" if stops else "length",
@@ -45,7 +46,9 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeRun:
                 for item in questions[0].items
             ]
             sums = [
-                Answer(item.id, "s", loglikelihoods=[0.0], acc=1.0, acc_norm=float(int(item.id[1:]) in right))
+                Answer(
+                    item.id, item.asked, "s", loglikelihoods=[0.0], acc=1.0, acc_norm=float(int(item.id[1:]) in right)
+                )
                 for item in questions[1].items
             ]
             return {"instructions": told, "sums": sums}

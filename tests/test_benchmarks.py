@@ -275,11 +275,44 @@ def test_the_shipped_catalog() -> None:
     assert sizes["hellaswag"] == 10042
     assert sizes["gsm8k"] == 1319
     assert sizes["mmlu"] == 14042
+    assert (sizes["math"], sizes["bbh"], sizes["ifeval"], sizes["gpqa_diamond"]) == (5000, 6511, 541, 198)
+    assert [b.name for b in benchmarks.benchmarks() if b.sha256 is None] == ["gpqa_diamond"]
     assert {"piqa", "boolq", "sciq", "openbookqa"} <= set(sizes)
     assert {b.shape for b in benchmarks.benchmarks()} == set(SHAPES)
 
 
-@pytest.mark.parametrize("name", ["arc_challenge", "gsm8k", "hellaswag", "mmlu"])
+def test_what_stands_in_the_box_of_a_solution() -> None:
+    solutions = {
+        "so \\boxed{1}, no: $\\boxed{\\frac{1}{2}}$.": "\\frac{1}{2}", "it is $\\boxed 5$": "5", "\\fbox{3}": "3",
+    }  # fmt: skip
+    for solution, answer in solutions.items():
+        row = {"problem": "p", "solution": solution, "type": "Algebra"}
+        assert SHAPES["math"](row) == {"question": "p", "answer": answer, "category": "Algebra"}
+    for solution in ("none", "\\boxed{1"):
+        with pytest.raises(ValueError, match="box"):
+            SHAPES["math"]({"problem": "p", "solution": solution, "type": "Algebra"})
+
+
+def test_the_hub_and_the_files_write_ifeval_and_bbh_differently() -> None:
+    hub = {"key": 7, "prompt": "p", "instruction_id_list": ["a:b"], "kwargs": [{"n": None, "z": 1, "a": 2}]}
+    file = {**hub, "kwargs": [{"a": 2, "z": 1}]}
+    assert SHAPES["ifeval"](hub) == SHAPES["ifeval"](file)
+    assert SHAPES["ifeval"](hub)["instructions"] == [{"id": "a:b", "a": 2, "z": 1}]
+    rows = [{"input": "i", "target": "t", "task": "x"}, {"input": "i", "target": "t", "config": "x"}]
+    assert [SHAPES["bbh"](row) for row in rows] == [{"question": "i", "answer": "t", "category": "x"}] * 2
+
+
+def test_the_choices_of_gpqa_have_one_order() -> None:
+    row = {"Question": "q?", "Correct Answer": "r", "High-level domain": "Physics"}
+    row |= {f"Incorrect Answer {n}": f"w{n}" for n in (1, 2, 3)}
+    item = SHAPES["gpqa"](row)
+    assert item["choices"][item["answer"]] == "r"
+    assert item == SHAPES["gpqa"](dict(reversed(row.items())))
+    places = [SHAPES["gpqa"]({**row, "Question": f"q{n}?"})["answer"] for n in range(400)]
+    assert all(60 < places.count(place) < 140 for place in range(4))
+
+
+@pytest.mark.parametrize("name", ["arc_challenge", "bbh", "gsm8k", "hellaswag", "humaneval", "ifeval", "mbpp", "mmlu"])
 def test_another_source_gives_the_pinned_bytes(shared_data: Path, name: str) -> None:
     [pinned] = [b.sha256 for b in benchmarks.benchmarks() if b.name == name]
     assert resolve_benchmark(name, data_dir=shared_data / "bench").digest == pinned

@@ -214,8 +214,8 @@ def test_our_own_dataset_folder_is_read(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ('{"label": "x"}\n', "row 0: no text in the columns .* its columns are label"),
-        ("{nope\n", "cannot be read"),
-        ("[1]\n", "a row is a JSON object"),
+        ("{nope\n", "rows.jsonl:1: not valid JSON"),
+        ("[1]\n", "rows.jsonl:1: a row must be a JSON object"),
         ("", "has no rows"),
     ],
 )
@@ -226,7 +226,7 @@ def test_datasets_that_cannot_be_used(tmp_path: Path, content: str, message: str
         check_dataset(file, ITEMS, tmp_path / "out")
     with pytest.raises(DataError, match="there is no file"):
         list(read_dataset(tmp_path / "gone.jsonl"))
-    with pytest.raises(DataError, match="datasets are"):
+    with pytest.raises(DataError, match="ends in none of"):
         list(read_dataset(rows_file(tmp_path, "rows.txt")))
 
 

@@ -34,9 +34,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     counts: Counter[str] = Counter()
     ask, load = harness._ask, harness._load
 
-    def counting_ask(lm: Any, lm_task: Any, task: Any, indices: list[int]) -> Any:
-        counts[task.name] += len(indices)
-        return ask(lm, lm_task, task, indices)
+    def counting_ask(lm: Any, tasks: Any, task: Any, items: list[Item]) -> Any:
+        counts[task.name] += len(items)
+        return ask(lm, tasks, task, items)
 
     def counting_load(*arguments: Any) -> Any:
         counts["loads"] += 1
@@ -147,31 +147,32 @@ def test_no_model_is_served_another_ones_answers(
         model = under_test(base, **change)
     harness.evaluate(suite, model, tmp_path / "run")
     assert asked["instructions"] == 40
-    # The template is no part of a likelihood question, so those answers stay.
-    assert asked["sums"] == (0 if "chat_template" in change else 6)
+    # The template and the limit are no part of a likelihood question, so those answers stay.
+    assert asked["sums"] == (0 if {"chat_template", "max_new_tokens"} & set(change) else 6)
 
 
-def test_a_killed_run_goes_on_from_its_last_chunk(
+def test_a_killed_run_goes_on_from_its_last_batch(
     base: Path, tmp_path: Path, asked: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     suite = tiny_suite(tmp_path)
     whole = harness.evaluate(suite, under_test(base), tmp_path / "whole")
     asked.clear()
     with monkeypatch.context() as dying:
-        save = AnswerStore.save
+        save, saved = AnswerStore.save, []
 
-        def save_one_then_die(store: AnswerStore, chunk: int, answers: Any) -> None:
-            if chunk == 1:
+        def save_three_then_die(store: AnswerStore, answers: Any) -> None:
+            if len(saved) == 3:
                 raise KeyboardInterrupt
-            save(store, chunk, answers)
+            saved.append(answers)
+            save(store, answers)
 
-        dying.setattr(AnswerStore, "save", save_one_then_die)
+        dying.setattr(AnswerStore, "save", save_three_then_die)
         with pytest.raises(KeyboardInterrupt):
             harness.evaluate(suite, under_test(base), tmp_path / "run")
     assert not (tmp_path / "run" / "records.parquet").exists()
     asked.clear()
     resumed = harness.evaluate(suite, under_test(base), tmp_path / "run")
-    assert asked == {"instructions": 8, "sums": 6, "loads": 1}
+    assert asked == {"instructions": 16, "sums": 6, "loads": 1}, "24 of 40 were recorded, in batches of 8"
     assert resumed["tasks"] == whole["tasks"]
     assert read_records(tmp_path / "run") == read_records(tmp_path / "whole")
 
@@ -203,6 +204,26 @@ def test_a_benchmark_of_the_catalog_is_read_from_the_data_folder(base: Path, tmp
 
 
 # Suites and items
+
+
+def test_a_limit_is_a_beginning(base: Path, tmp_path: Path, asked: Counter[str]) -> None:
+    suite = tiny_suite(tmp_path)
+    few = suite.model_copy(update={"tasks": [t.model_copy(update={"limit": 5}) for t in suite.tasks]})
+    harness.evaluate(few, under_test(base), tmp_path / "run")
+    harness.evaluate(suite, under_test(base), tmp_path / "run")
+    assert asked == {"instructions": 40, "sums": 6, "loads": 2}, "the five were not asked again"
+
+
+def test_score_only_never_asks(base: Path, tmp_path: Path, asked: Counter[str]) -> None:
+    suite = tiny_suite(tmp_path)
+    with pytest.raises(DataError, match=r"lacks answers.* instructions 40 of 40, sums 6 of 6"):
+        harness.evaluate(suite, under_test(base), tmp_path / "run", score_only=True)
+    first = harness.evaluate(suite, under_test(base), tmp_path / "run")
+    asked.clear()
+    (tmp_path / "run" / "records.parquet").unlink()
+    again = harness.evaluate(suite, under_test(base), tmp_path / "run", score_only=True)
+    assert again["tasks"] == first["tasks"]
+    assert asked == {}
 
 
 @pytest.mark.parametrize("name", ["quickstart", "smoke"])
@@ -366,7 +387,7 @@ def test_one_module_imports_lm_eval() -> None:
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             if any(name.split(".")[0] == "lm_eval" for name in names):
                 importers.add(file.relative_to(REPOSITORY).as_posix())
-    assert importers == {"gra/evaluation/harness.py"}
+    assert importers == {"gra/evaluation/lm.py"}
 
 
 def test_the_eval_folder_holds_entry_points_only() -> None:

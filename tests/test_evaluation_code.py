@@ -51,10 +51,9 @@ def answering(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The model says ANSWERS, and what was asked of it is listed."""
     asked: list[list[str]] = []
 
-    def ask(lm: Any, lm_task: Any, task: Any, indices: list[int]) -> list[Answer]:
-        items = [task.items[index] for index in indices]
+    def ask(lm: Any, tasks: Any, task: Any, items: list[Any]) -> list[Answer]:
         asked.append([item.id for item in items])
-        return [Answer(item.id, "hash", output=ANSWERS[item.id], finish="stop", tokens=9) for item in items]
+        return [Answer(item.id, item.asked, "hash", ANSWERS[item.id], finish="stop", tokens=9) for item in items]
 
     monkeypatch.setattr(harness, "_ask", ask)
     monkeypatch.setattr(harness, "_load", lambda *_: object())

@@ -112,7 +112,7 @@ def test_markdown_and_table_say_what_the_json_says(make_run: MakeRun, tmp_path: 
     comparison = compare(runs, "a", 0.02, tmp_path / "out")
     text = (tmp_path / "out" / "compare.md").read_text()
     assert text == comparison.to_markdown()
-    assert "| instructions | b | 40 | 90.0 % [76.9, 96.0] | 100 % | 2 | +40.0 [" in text
+    assert "| instructions | b | 40 | 90.0 % [76.9, 96.0] | 100 % |  | 2 | +40.0 [" in text
     assert "a loss of 2.0 points or more is ruled out" in text
     console = Console(record=True, width=160)
     console.print(comparison.table())

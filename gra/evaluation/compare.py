@@ -8,7 +8,8 @@ separately over their categories and over the macro-averages.
 compare.json:
 - suite, decoding, level, margin, baseline, untuned, comparable, differing (what was not the same exam), notes
 - arms.ARM: runs, seeds, overall.mean, tasks.TASK: {kind, metric, n, mean, low, high (Wilson), seed_means,
-  stopped (share of answers that end by themselves), mean_tokens, categories.NAME: {n, mean, low, high}}
+  stopped (share of answers that end by themselves), unread (share in which no answer was found), mean_tokens,
+  categories.NAME: {n, mean, low, high}}
 - pairs: a list of {arm, reference, against ("baseline" or "untuned"), prompts_differ, comparable, overall, tasks.TASK};
   overall and each task: {n, difference, low, high, se, p, p_holm, p_inferior, p_unequal, verdict, mde}, a task also
   {wins, losses, ties, prompts_differ, categories.NAME: the same keys}; p_inferior is the one-sided p of "worse by the
@@ -187,6 +188,7 @@ def _arm_task(runs: Sequence[Run], task: str) -> dict[str, Any]:
         **proportion(item_scores(runs, task, list(rows))),
         "seed_means": [float(mean) for mean in item_scores(runs, task, list(rows)).mean(axis=1)],
         "stopped": _mean(run.results["tasks"][task]["stopped"] for run in runs),
+        "unread": _mean(run.results["tasks"][task].get("unread") for run in runs),
         "mean_tokens": _mean(run.results["tasks"][task]["mean_tokens"] for run in runs),
         "categories": {
             name: proportion(item_scores(runs, task, [row["item"] for row in group]))

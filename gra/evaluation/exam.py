@@ -72,6 +72,9 @@ def _differing(one: Run, two: Run) -> list[str]:
         values = [side.get(key) for side in settings]
         if values[0] != values[1]:
             found.append(f"decoding.{key} ({values[0]} and {values[1]})")
+    judges = [run.results.get("ifeval_verifier") for run in (one, two)]
+    if judges[0] != judges[1]:
+        found.append(f"whose program judges IFEval ({judges[0]} and {judges[1]})")
     if set(one.tasks) != set(two.tasks):
         return [*found, f"the tasks ({', '.join(one.tasks)} and {', '.join(two.tasks)})"]
     for task, rows in one.tasks.items():

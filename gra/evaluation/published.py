@@ -139,7 +139,8 @@ def beside(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def _differs(column: Column, task: Mapping[str, Any], decoding: Mapping[str, Any]) -> Iterator[str]:
     paper = published().protocol
-    yield f"prompts and answer extraction are GRA's, the paper's are {paper.harness}'s"
+    own = "lm-eval" if task["kind"] == "lm-eval" else "GRA"
+    yield f"prompts and answer extraction are {own}'s, the paper's are {paper.harness}'s"
     if task["kind"] == "likelihood":
         yield _LIKELIHOOD
     elif decoding.get("max_new_tokens") != paper.max_new_tokens:

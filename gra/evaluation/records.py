@@ -1,40 +1,48 @@
-"""Answers and scores on disk: one Parquet part per chunk of answers, one row per item of a scored run.
+"""Answers and scores on disk: one Parquet part per batch of answers, one row per item of a scored run.
 
-Answers are what the model did; they are written chunk by chunk, so a killed run loses only the chunk in
-flight. Scores are computed from answers and can be computed again without the model.
+Answers are what the model did; they are written batch by batch, whole and on the disk or not at all, so a killed run
+loses only the batch in flight. Scores are computed from answers and can be computed again without the model.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gra.checks.form import failed
+from gra.checks.verifiable import broken
 from gra.core.errors import DataError
-from gra.core.manifest import atomic_path
+from gra.core.manifest import atomic_path, digest
+from gra.evaluation.replies import KINDS, Broken, judge_reply
+from gra.evaluation.replies import Verdict as ReplyVerdict
 from gra.evaluation.stats import wilson
 from gra.evaluation.suite import Item, Questions
 from gra.sandbox.job import Outcome, Verdict
 
 RECORDS = "records.parquet"
 RESULTS = "results.json"
+_METRICS = ("pass", "pass_loose", "stopped", "acc", "acc_norm")
+READ = ("letter", "value", "short", "code")  # kinds whose answer has to be found in the text; `unread` is how often not
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What a model did with one item.
 
-    `finish` is "stop" when it ended its answer by itself and "length" when it was cut off; a likelihood item
-    has the log-likelihood of each choice instead, and the two accuracies that lm-eval made of them.
+    `asked` is the digest of what it was shown, without any template. `finish` is "stop" when it ended its answer by
+    itself and "length" when it was cut off; a likelihood item has the log-likelihood of each choice instead, and the
+    two accuracies that lm-eval made of them. A task of lm-eval's own has all its `metrics`, as JSON.
     """
 
     item: str
+    asked: str
     prompt_hash: str
     output: str | None = None
     finish: str | None = None
@@ -42,47 +50,59 @@ class Answer:
     loglikelihoods: list[float] | None = None
     acc: float | None = None
     acc_norm: float | None = None
+    metrics: str | None = None
 
 
 _ANSWER = pa.schema([
-    ("item", pa.string()), ("prompt_hash", pa.string()), ("output", pa.string()), ("finish", pa.string()),
-    ("tokens", pa.int32()), ("loglikelihoods", pa.list_(pa.float64())),
-    ("acc", pa.float64()), ("acc_norm", pa.float64()),
+    ("item", pa.string()), ("asked", pa.string()), ("prompt_hash", pa.string()), ("output", pa.string()),
+    ("finish", pa.string()), ("tokens", pa.int32()), ("loglikelihoods", pa.list_(pa.float64())),
+    ("acc", pa.float64()), ("acc_norm", pa.float64()), ("metrics", pa.string()),
 ])  # fmt: skip
 _RECORD = pa.schema([
     ("task", pa.string()), ("item", pa.string()), ("category", pa.string()), ("cluster", pa.string()),
     ("question", pa.string()),
-    ("item_hash", pa.string()), ("target_hash", pa.string()), *[field for field in _ANSWER if field.name != "item"],
-    ("failed_checks", pa.list_(pa.string())), ("verdict", pa.string()), ("detail", pa.string()),
-    ("pass", pa.float64()), ("stopped", pa.float64()), ("score", pa.float64()),
+    ("item_hash", pa.string()), ("target_hash", pa.string()),
+    *[field for field in _ANSWER if field.name not in ("item", "asked")],
+    ("failed_checks", pa.list_(pa.string())), ("extracted", pa.string()), ("verdict", pa.string()),
+    ("detail", pa.string()),
+    ("pass", pa.float64()), ("pass_loose", pa.float64()), ("stopped", pa.float64()), ("score", pa.float64()),
 ])  # fmt: skip
 
 
 class AnswerStore:
-    """The answers of one task by one model, in parts."""
+    """The answers of one model to one task, in parts; several processes may add to it."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
 
-    def load(self, chunk: int, items: Sequence[Item]) -> list[Answer] | None:
-        """The answers to exactly these items, or None when they still have to be asked."""
-        path = self._path(chunk)
-        if not path.is_file():
-            return None
-        answers = [Answer(**row) for row in pq.read_table(path).to_pylist()]
-        return answers if [a.item for a in answers] == [item.id for item in items] else None
+    def load(self) -> dict[tuple[str, str], Answer]:
+        """Every recorded answer, by item and by the digest of what was asked.
 
-    def save(self, chunk: int, answers: Sequence[Answer]) -> None:
-        """Write one part; it is there as a whole or not at all."""
-        with atomic_path(self._path(chunk)) as temporary:
+        Raises:
+            DataError: when a part is damaged.
+        """
+        answers: dict[tuple[str, str], Answer] = {}
+        for path in sorted(self.folder.glob("*.parquet")):
+            try:
+                rows = pq.read_table(path, schema=_ANSWER).to_pylist()
+            except (pa.ArrowException, OSError) as error:
+                raise DataError(f"{path} cannot be read ({error}); delete it, and its items are asked again") from None
+            for row in rows:
+                answers.setdefault((row["item"], row["asked"]), Answer(**row))
+        return answers
+
+    def save(self, answers: Sequence[Answer]) -> None:
+        """Write one part; it is there as a whole or not at all, and named after its items."""
+        path = self.folder / f"{digest([[a.item, a.asked] for a in answers])[:16]}.parquet"
+        with atomic_path(path) as temporary:
             pq.write_table(pa.Table.from_pylist([asdict(a) for a in answers], schema=_ANSWER), temporary)
-
-    def _path(self, chunk: int) -> Path:
-        return self._folder / f"{chunk:04d}.parquet"
 
 
 def score(
-    questions: Questions, answers: Iterable[Answer], outcomes: Mapping[str, Outcome] | None = None
+    questions: Questions,
+    answers: Iterable[Answer],
+    outcomes: Mapping[str, Outcome] | None = None,
+    breaks: Broken = broken,
 ) -> list[dict[str, Any]]:
     """One row per item with its metrics: pass and stopped (0 or 1), or acc and acc_norm; `score` is the main one.
 
@@ -90,6 +110,7 @@ def score(
         questions: the task.
         answers: one for every item.
         outcomes: what the sandbox said of each item's program, for programs.
+        breaks: which instructions of IFEval an answer breaks.
     """
     by_id = {answer.item: answer for answer in answers}
     rows = []
@@ -98,19 +119,37 @@ def score(
         row: dict[str, Any] = {
             "task": questions.name, "category": item.category, "cluster": item.cluster, "question": item.text,
             "item_hash": item.asked, "target_hash": item.target, **asdict(answer),
-            "failed_checks": None, "verdict": None, "detail": None, "pass": None, "stopped": None,
+            **dict.fromkeys(("failed_checks", "extracted", "verdict", "detail", "pass", "pass_loose", "stopped")),
         }  # fmt: skip
-        if outcomes is not None:
-            row["verdict"], row["detail"] = outcomes[item.id].verdict.value, outcomes[item.id].detail
-            row["pass"] = float(outcomes[item.id].verdict is Verdict.PASSED)
-        elif answer.output is not None:
-            row["failed_checks"] = failed(item.checks, answer.output)
-            row["pass"] = float(not row["failed_checks"])
         if answer.output is not None:
             row["stopped"] = float(answer.finish == "stop")
-        row["score"] = row[questions.metric]
+            row |= _judged(questions.task.kind, item, answer, outcomes, breaks)
+        own = json.loads(answer.metrics) if answer.metrics else row
+        row["score"] = own[questions.metric]
         rows.append(row)
     return rows
+
+
+def _judged(
+    kind: str, item: Item, answer: Answer, outcomes: Mapping[str, Outcome] | None, breaks: Broken
+) -> dict[str, Any]:
+    """What is said of a written answer."""
+    said = answer.output or ""
+    if outcomes is not None:
+        outcome = outcomes[item.id]
+        right = float(outcome.verdict is Verdict.PASSED)
+        return {"verdict": outcome.verdict.value, "detail": outcome.detail, "pass": right}
+    if kind in KINDS:
+        judged = judge_reply(item, kind, said, answer.finish, breaks)
+        return {
+            "verdict": judged.verdict, "extracted": judged.extracted, "pass": float(judged.verdict == "right"),
+            "failed_checks": None if judged.broken is None else list(judged.broken),
+            "pass_loose": None if judged.loose is None else float(judged.loose),
+        }  # fmt: skip
+    if kind == "lm-eval":
+        return {}
+    missed = failed(item.checks, said)
+    return {"failed_checks": missed, "pass": float(not missed)}
 
 
 def write_records(output: Path, rows: list[dict[str, Any]]) -> Path:
@@ -156,15 +195,34 @@ def _finished(run: Path, name: str) -> Path:
 
 
 def summarise(questions: Questions, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The figures of one task: means with Wilson intervals, the share of answers that end, and categories."""
-    metrics = ["pass", "stopped"] if questions.generated else ["acc", "acc_norm"]
-    summary: dict[str, Any] = {"kind": questions.task.kind, "metric": questions.metric, **proportion(rows, "score")}
-    summary["metrics"] = {name: proportion(rows, name) for name in metrics}
-    summary["stopped"] = summary["metrics"]["stopped"]["mean"] if "stopped" in metrics else None
+    """The figures of one task: means with Wilson intervals, how answers ended and were read, and categories."""
+    kind = questions.task.kind
+    summary: dict[str, Any] = {"kind": kind, "metric": questions.metric, **proportion(rows, "score")}
+    names = [name for name in _METRICS if rows[0][name] is not None]
+    own = [json.loads(row["metrics"]) for row in rows] if kind == "lm-eval" else []
+    summary["metrics"] = {
+        **{
+            name: {"n": len(own), "mean": sum(found[name] for found in own) / len(own)} for name in (own[:1] or [{}])[0]
+        },
+        **{name: proportion(rows, name) for name in names},
+    }
+    written = [row for row in rows if row["output"] is not None]
+    summary["stopped"] = summary["metrics"]["stopped"]["mean"] if written else None
+    finishes = Counter(row["finish"] for row in written)
+    summary["finishes"] = dict(sorted(finishes.items())) if written else None
+    summary["truncated"] = finishes["length"] / len(written) if written else None
     tokens = [row["tokens"] for row in rows if row["tokens"] is not None]
     summary["mean_tokens"] = sum(tokens) / len(tokens) if tokens else None
-    if questions.task.kind == "code":
-        summary["verdicts"] = {verdict.value: sum(row["verdict"] == verdict for row in rows) for verdict in Verdict}
+    summary["tokens"] = sum(tokens) if tokens else None
+    known = [verdict.value for verdict in Verdict] if kind == "code" else get_args(ReplyVerdict)
+    if written and rows[0]["verdict"] is not None:
+        summary["verdicts"] = {verdict: sum(row["verdict"] == verdict for row in rows) for verdict in known}
+    if kind in READ:
+        summary["unread"] = sum(row["verdict"] in ("no_answer", "no_code") for row in rows) / len(rows)
+    if kind == "ifeval":
+        asked = sum(len(item.instructions) for item in questions.items)
+        followed = asked - sum(len(row["failed_checks"]) for row in rows)
+        summary["instructions"] = {"n": asked, "followed": followed, "mean": followed / asked}
     summary["categories"] = {
         name: proportion(group, "score") for name, group in by_category(rows).items() if len(group) < len(rows)
     }

@@ -62,8 +62,8 @@ class Student:
         as_it_stands = self.chat or (bool(bos) and text.startswith(bos))
         return list(self.tokenizer(text, add_special_tokens=not as_it_stands)["input_ids"])
 
-    def generate(self, prompts: Sequence[str], max_new_tokens: int) -> list[Finish]:
-        """Greedy answers, in the order of the prompts.
+    def generate(self, prompts: Sequence[str], max_new_tokens: int, until: Sequence[str] = ()) -> list[Finish]:
+        """Greedy answers, in the order of the prompts; an answer ends before the first text of `until`.
 
         Raises:
             DataError: when a prompt leaves no room for an answer.
@@ -75,7 +75,8 @@ class Student:
         answers: dict[int, Finish] = {}
         for start in range(0, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
-            answers.update(zip(batch, self._generate([encoded[i] for i in batch], max_new_tokens), strict=True))
+            said = self._generate([encoded[i] for i in batch], max_new_tokens, until)
+            answers.update(zip(batch, said, strict=True))
         return [answers[index] for index in range(len(prompts))]
 
     def weigh(self, requests: Sequence[tuple[Tokens, Tokens]]) -> list[tuple[float, bool]]:
@@ -115,16 +116,22 @@ class Student:
             )
 
     @torch.inference_mode()
-    def _generate(self, prompts: list[Tokens], max_new_tokens: int) -> list[Finish]:
+    def _generate(self, prompts: list[Tokens], max_new_tokens: int, until: Sequence[str]) -> list[Finish]:
         ids, mask = self._padded(prompts, left=True)
-        output: Any = self.network.generate(input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens)
-        return [self._finish(row) for row in output[:, ids.shape[1] :].tolist()]
+        stops = {"stop_strings": list(until), "tokenizer": self.tokenizer} if until else {}
+        output: Any = self.network.generate(input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, **stops)
+        return [self._finish(row, until) for row in output[:, ids.shape[1] :].tolist()]
 
-    def _finish(self, tokens: Tokens) -> Finish:
+    def _finish(self, tokens: Tokens, until: Sequence[str]) -> Finish:
+        while until and tokens and tokens[-1] == self._pad:
+            tokens = tokens[:-1]  # what follows a text that ended the answer while others went on
         end = next((place for place, token in enumerate(tokens) if token in self._stops), None)
         said = tokens if end is None else tokens[:end]
         text = self.tokenizer.decode(said, skip_special_tokens=True)
-        return Finish(text, len(tokens) if end is None else end + 1, "length" if end is None else "stop")
+        places = [place for place in (text.find(stop) for stop in until) if place >= 0]
+        ended = end is not None or bool(places)
+        text = text[: min(places)] if places else text
+        return Finish(text, len(tokens) if end is None else end + 1, "stop" if ended else "length")
 
     @torch.inference_mode()
     def _weigh(self, contexts: list[Tokens], owner: list[int], continuations: list[Tokens]) -> list[tuple[float, bool]]:

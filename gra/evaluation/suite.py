@@ -1,8 +1,9 @@
 """Suites and the items they ask: read, checked, drawn and digested before any model is loaded.
 
 An instructions file has rows `{"id", "instruction", "checks", "category"}`; a benchmark file has rows
-`{"id", "question", "choices", "answer"}`, where `answer` is the index of the right choice or its text;
-rows of programs are described in `code.py`.
+`{"id", "question", "choices", "answer"}`, where `answer` is the index of the right choice or its text, or
+`{"id", "question", "answer"}` with a text (of `... #### 18` the 18 counts), or `{"id", "question", "instructions"}`
+with the instructions of IFEval; rows of programs are described in `code.py`.
 Which items a limited task asks depends on the item ids and the task's seed only, never on file order,
 and every category gets its share. Rows that share a text (the questions about one passage) may say so with
 the same `cluster`; errors are then taken between clusters.
@@ -18,14 +19,17 @@ from pathlib import Path
 from typing import Any
 
 from gra.checks.form import CHECKS_VERSION, Check, parse_checks
-from gra.core.errors import DataError
+from gra.checks.verifiable import known
+from gra.core.errors import DataError, ModelUnavailable
 from gra.core.manifest import digest, file_digest
-from gra.core.recipe import find_file, load_recipe
+from gra.core.recipe import did_you_mean, find_file, load_recipe
 from gra.core.schema import Suite, SuiteTask
 from gra.evaluation.code import Exercise, parse_exercise
+from gra.evaluation.replies import LETTERS, judging_version
 
 _CATALOG = "catalog:"
 _HERE = Path("suite.yaml")  # stands for "beside the working directory" where no suite file is known
+_FORMS = {"letter": "gra_letter.yaml", "value": "gra_steps.yaml"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +43,15 @@ class Item:
     answer: int | None = None
     checks: tuple[Check, ...] = ()
     exercise: Exercise | None = None
+    gold: str | None = None
+    instructions: tuple[Mapping[str, Any], ...] = ()
     cluster: str = ""
 
     @property
     def asked(self) -> str:
         """Digest of what the model is shown."""
-        return digest([self.id, self.text, list(self.choices)])
+        named = [self.category] if self.gold is not None else []  # wordings may name the category
+        return digest([self.id, self.text, list(self.choices), *named])
 
     @property
     def target(self) -> str:
@@ -53,6 +60,8 @@ class Item:
             return self.exercise.target
         checks = [[check.kind, dict(check.arguments)] for check in self.checks]
         own = [self.cluster] if self.cluster else []
+        if self.gold is not None or self.instructions:
+            own += [digest([self.gold, [dict(instruction) for instruction in self.instructions]])]
         return digest([self.answer, checks, CHECKS_VERSION if checks else 0, *own])
 
 
@@ -62,6 +71,7 @@ class Questions:
 
     task: SuiteTask
     items: tuple[Item, ...]
+    written: bool = True  # of a task of lm-eval's own: whether answers are generated
 
     @property
     def name(self) -> str:
@@ -71,31 +81,51 @@ class Questions:
     @property
     def generated(self) -> bool:
         """Whether the model writes its answers, rather than weighs choices."""
-        return self.task.kind != "likelihood"
+        return self.task.kind != "likelihood" if self.task.kind != "lm-eval" else self.written
 
     @property
     def chat(self) -> bool:
         """Whether the prompts go through the chat template."""
-        by_default = self.generated and self.task.prompt == "question"
+        by_default = self.generated and self.task.prompt == "question" and self.task.kind != "lm-eval"
         return by_default if self.task.chat is None else self.task.chat
 
     @property
     def form(self) -> str:
         """The file in eval/tasks that puts an item into words for lm-eval."""
-        return f"gra_{'instruction' if self.generated else self.task.prompt}.yaml"
+        by_default = "gra_instruction.yaml" if self.generated else f"gra_{self.task.prompt}.yaml"
+        return self.task.form or _FORMS.get(self.task.kind, by_default)
 
     @property
     def metric(self) -> str:
         """The metric that comparisons use."""
+        if self.task.metric is not None:
+            return self.task.metric
         return "pass" if self.generated else "acc_norm"
+
+    def wording(self) -> str:
+        """Digest of how items are put to the model, whichever they are."""
+        return digest(self._wording())
 
     def asked(self) -> str:
         """Digest of everything that decides the answers, apart from the model."""
-        return digest([self.name, self.task.kind, self.chat, task_form(self.form)[1], [i.asked for i in self.items]])
+        return digest([*self._wording(), [item.asked for item in self.items]])
+
+    def _wording(self) -> list[Any]:
+        if self.task.kind == "lm-eval":
+            return [self.name, self.task.kind, self.chat, self.task.data, self.task.shots]
+        return [self.name, self.task.kind, self.chat, task_form(self.form)[1]]
 
     def target(self) -> str:
         """Digest of everything that decides the scores, given the answers."""
-        return digest([item.target for item in self.items])
+        return digest([*judging_version(self.task.kind), *(item.target for item in self.items)])
+
+
+@dataclass(frozen=True)
+class Exam:
+    """What is asked, and why which tasks are left out."""
+
+    questions: list[Questions]
+    left_out: dict[str, str]
 
 
 def load_suite(path: Path | str, overrides: Sequence[str] = (), limit: int | None = None) -> Suite:
@@ -112,12 +142,13 @@ def load_suite(path: Path | str, overrides: Sequence[str] = (), limit: int | Non
     suite = load_recipe(path, Suite, overrides).recipe
     tasks = []
     for task in suite.tasks:
-        data = task.data if task.data.startswith(_CATALOG) else str(find_file(task.data, path))
+        elsewhere = task.data.startswith(_CATALOG) or task.kind == "lm-eval"
+        data = task.data if elsewhere else str(find_file(task.data, path))
         tasks.append(task.model_copy(update={"data": data, "limit": _smaller(task.limit, limit)}))
     return suite.model_copy(update={"tasks": tasks})
 
 
-def read_questions(suite: Suite, data_dir: Path | None = None) -> list[Questions]:
+def read_exam(suite: Suite, data_dir: Path | None = None) -> Exam:
     """Read the items of every task and draw those that are asked.
 
     Args:
@@ -126,9 +157,25 @@ def read_questions(suite: Suite, data_dir: Path | None = None) -> list[Questions
 
     Raises:
         DataError: naming file and line of the first row that is wrong.
+        ModelUnavailable: when the data of a task that is not `optional` cannot be had.
         RecipeError: when a file is not there.
     """
-    return [_read_task(task, data_dir) for task in suite.tasks]
+    questions, left_out = [], {}
+    for task in suite.tasks:
+        try:
+            questions.append(_read_task(task, data_dir))
+        except ModelUnavailable as error:
+            if not task.optional:
+                raise
+            left_out[task.name] = str(error)
+    if not questions:
+        raise DataError(f"the suite {suite.name} has nothing to ask: {'; '.join(left_out.values())}")
+    return Exam(questions, left_out)
+
+
+def read_questions(suite: Suite, data_dir: Path | None = None) -> list[Questions]:
+    """The tasks of `read_exam` alone, for those who need not say what was left out."""
+    return read_exam(suite, data_dir).questions
 
 
 def suite_digest(questions: Iterable[Questions]) -> str:
@@ -155,6 +202,11 @@ def draw(items: Sequence[Item], limit: int | None, seed: int) -> list[Item]:
 
 
 def _read_task(task: SuiteTask, data_dir: Path | None) -> Questions:
+    if task.kind == "lm-eval":
+        from gra.evaluation.lm import native_items
+
+        native, written = native_items(task, data_dir)
+        return Questions(task, _in_order(draw(native, task.limit, task.seed)), written)
     path = _data_file(task, data_dir)
     items: dict[str, Item] = {}
     for where, row in _rows(path):
@@ -166,9 +218,12 @@ def _read_task(task: SuiteTask, data_dir: Path | None) -> Questions:
         items[item.id] = item
     if not items:
         raise DataError(f"{path}: the file has no rows, so the task `{task.name}` has nothing to ask")
-    chosen = draw(list(items.values()), task.limit, task.seed)
-    # Alike lengths together: a batch is padded to its longest prompt. Ties are settled by id.
-    return Questions(task, tuple(sorted(chosen, key=lambda item: (-len(item.text), item.id))))
+    return Questions(task, _in_order(draw(list(items.values()), task.limit, task.seed)))
+
+
+def _in_order(items: Iterable[Item]) -> tuple[Item, ...]:
+    """Alike lengths together: a batch is padded to its longest prompt. Ties are settled by id."""
+    return tuple(sorted(items, key=lambda item: (-len(item.text), item.id)))
 
 
 def _data_file(task: SuiteTask, data_dir: Path | None) -> Path:
@@ -200,7 +255,29 @@ def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 def _item(task: SuiteTask, row: Mapping[str, Any], where: str) -> Item:
     if task.kind == "instructions":
         return _instruction(row, where)
-    return _program(row, where, task) if task.kind == "code" else _choice(row, where)
+    if task.kind == "code":
+        return _program(row, where, task)
+    if task.kind == "ifeval":
+        return _verifiable(row, where)
+    return _open(row, where) if task.kind in ("value", "short") else _choice(row, where)
+
+
+def _open(row: Mapping[str, Any], where: str) -> Item:
+    gold = _text(row, "answer", where).rpartition("####")[2].strip()
+    text, category = _text(row, "question", where), _label(row, "category", where)
+    return Item(_text(row, "id", where), category, text, gold=gold, cluster=_label(row, "cluster", where))
+
+
+def _verifiable(row: Mapping[str, Any], where: str) -> Item:
+    listed = row.get("instructions")
+    if not isinstance(listed, list) or not listed or not all(isinstance(one, dict) for one in listed):
+        raise DataError(f"{where}: `instructions` must be a list of mappings with an `id` and its arguments")
+    for one in listed:
+        if one.get("id") not in known():
+            hint = did_you_mean(str(one.get("id")), list(known())) or f" (known: {', '.join(known())})"
+            raise DataError(f"{where}: IFEval has no instruction `{one.get('id')}`{hint}")
+    text, category = _text(row, "question", where), _label(row, "category", where)
+    return Item(_text(row, "id", where), category, text, instructions=tuple(listed))
 
 
 def _program(row: Mapping[str, Any], where: str, task: SuiteTask) -> Item:
@@ -218,6 +295,8 @@ def _choice(row: Mapping[str, Any], where: str) -> Item:
     choices = row.get("choices")
     if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(c, str) and c.strip() for c in choices):
         raise DataError(f"{where}: `choices` must be a list of at least two texts")
+    if len(choices) > len(LETTERS):
+        raise DataError(f"{where}: {len(choices)} choices are more than there are letters for ({LETTERS})")
     answer = row.get("answer")
     if isinstance(answer, str) and choices.count(answer) == 1:
         answer = choices.index(answer)

@@ -52,10 +52,13 @@ def markdown(content: Mapping[str, Any]) -> str:
     references = _references(content)
     lines = [f"# {content['suite']['name']}: {', '.join(content['arms'])}", ""]
     lines += [f"> {note}\n" for note in content["notes"]]
-    lines += _header("task", "arm", "n", "score", "ended", "tokens", *(f"vs {name}" for name in references.values()))
+    lines += _header(
+        "task", "arm", "n", "score", "ended", "no answer", "tokens", *(f"vs {name}" for name in references.values())
+    )
     for task, arm, figures, entries in _rows(content):
         tokens = figures.get("mean_tokens")
-        cells = [task, arm, str(figures.get("n", "")), _score(figures), _share(figures.get("stopped"))]
+        cells = [task, arm, str(figures.get("n", "")), _score(figures)]
+        cells += [_share(figures.get("stopped")), _share(figures.get("unread"))]
         cells += ["" if tokens is None else f"{tokens:.0f}", *map(_difference, entries)]
         lines.append(f"| {' | '.join(cells)} |")
     explanation = _EXPLANATION.format(level=content["level"], points=100 * content["margin"])

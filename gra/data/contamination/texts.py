@@ -1,19 +1,18 @@
 """The texts of a dataset's rows, and the items of benchmark files, whatever their columns are called.
 
-A dataset is a .parquet, .jsonl or .json file (also .gz), or a folder with a train.parquet. A row's texts are those of
+A dataset is a file that `gra.data.seed_files` reads, or a folder with a train.parquet. A row's texts are those of
 the known columns below; ids, scores and labels are no texts. Conversations give one text a turn.
 """
 
 from __future__ import annotations
 
-import gzip
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gra.core.errors import DataError
+from gra.data.seed_files import Fault, read_rows
 
 # In the order of a conversation: the first text of a row is what was asked.
 _ROW_TEXTS = (
@@ -22,7 +21,6 @@ _ROW_TEXTS = (
 )  # fmt: skip
 _QUESTIONS = ("question", "prompt", "input", "text", "instruction", "problem", "ctx")
 _CHOICES = ("choices", "endings", "options")
-_BATCH = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,38 +87,9 @@ def _texts(value: Any) -> list[str]:
 
 
 def _rows(file: Path) -> Iterator[Mapping[str, Any]]:
-    name = file.name.removesuffix(".gz")
     if not file.is_file():
         raise DataError(f"there is no file {file}")
-    try:
-        if name.endswith(".parquet"):
-            yield from _parquet(file)
-        elif name.endswith(".json"):
-            yield from _checked(file, json.loads(_open(file).read()))
-        elif name.endswith(".jsonl"):
-            with _open(file) as lines:
-                yield from _checked(file, (json.loads(line) for line in lines if line.strip()))
-        else:
-            raise DataError(f"{file}: datasets are .parquet, .jsonl or .json files (also .gz), or a folder with one")
-    except (OSError, ValueError) as error:  # ArrowInvalid and JSONDecodeError are ValueErrors
-        raise DataError(f"{file} cannot be read ({error})") from None
-
-
-def _parquet(file: Path) -> Iterator[Mapping[str, Any]]:
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(file) as parquet:
-        columns = [name for name in ("id", *_ROW_TEXTS) if name in parquet.schema_arrow.names]
-        for batch in parquet.iter_batches(batch_size=_BATCH, columns=columns or None):
-            yield from batch.to_pylist()
-
-
-def _checked(file: Path, rows: Any) -> Iterator[Mapping[str, Any]]:
-    for number, row in enumerate(rows):
-        if not isinstance(row, Mapping):
-            raise DataError(f"{file}, row {number}: a row is a JSON object, this is not")
-        yield row
-
-
-def _open(file: Path) -> Any:
-    return gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8")
+    for placed in read_rows(file):
+        if isinstance(placed.row, Fault):
+            raise DataError(f"{placed.where}: {placed.row.problem}")
+        yield placed.row

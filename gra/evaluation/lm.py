@@ -1,0 +1,371 @@
+"""lm-eval, embedded: the only module that imports it.
+
+lm-eval builds the prompts, sends the requests and scores the choices. The model side is `gra.evaluation.student`, the
+reference, or lm-eval's own vLLM backend. Its own tasks (`kind: lm-eval`) are asked as they are, wording and metrics.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lm_eval.api.task as lm_eval_task
+import yaml
+from lm_eval.api.model import TemplateLM
+from lm_eval.evaluator import evaluate as lm_evaluate
+from lm_eval.tasks import TaskManager
+
+from gra.core.errors import DataError, EngineUnavailable, ModelUnavailable
+from gra.core.manifest import digest
+from gra.core.schema import Suite, SuiteTask
+from gra.evaluation.model import ModelUnderTest
+from gra.evaluation.native import local_datasets
+from gra.evaluation.records import Answer
+from gra.evaluation.suite import Item, Questions, task_form
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+
+    from gra.evaluation.student import Finish, Student
+
+__all__ = ["TransformersLM", "ask", "load_vllm", "native_items", "quiet", "tasks_of", "verifier"]
+
+_TOKENS = 256  # lm-eval's own limit where a task of its names none
+Tasks = dict[str, Any]  # lm-eval's tasks by name
+
+
+def ask(lm: TemplateLM, tasks: Tasks, task: Questions, items: Sequence[Item]) -> list[Answer]:
+    """Put some items to the model.
+
+    Args:
+        lm: the model.
+        tasks: what `tasks_of` made of the task.
+        task: the task.
+        items: those of its items that are asked.
+    """
+    places = {item.id: place for place, item in enumerate(task.items)}
+    chosen: dict[str, list[int]] = {}
+    for item in items:
+        name, place = _native_place(item.id) if task.task.kind == "lm-eval" else (task.name, places[item.id])
+        chosen.setdefault(name, []).append(place)
+    lm.chat = task.chat
+    result = lm_evaluate(
+        lm=lm,
+        task_dict={"tasks": {name: tasks[name] for name in chosen}},
+        samples=chosen,
+        bootstrap_iters=0,
+        log_samples=True,
+        apply_chat_template=task.chat,
+    )
+    samples: dict[str, list[dict[str, Any]]] = {}
+    for name, found in result["samples"].items():
+        for sample in found:
+            own = f"{name}/{sample['doc_id']}" if task.task.kind == "lm-eval" else sample["doc"]["id"]
+            samples.setdefault(own, []).append(sample)
+    return [_answer(lm, task, item, samples[item.id]) for item in items]
+
+
+def _answer(lm: TemplateLM, task: Questions, item: Item, samples: list[dict[str, Any]]) -> Answer:
+    """One answer; a task of lm-eval's own has a sample for each of its filters."""
+    sample = samples[0]
+    asked, prompt_hash = item.asked, sample["prompt_hash"]
+    metrics = _metrics(samples) if task.task.kind == "lm-eval" else None
+    if task.generated:
+        end = lm.finishes[sample["arguments"][0][0]]
+        return Answer(item.id, asked, prompt_hash, end.text, end.reason, end.tokens, metrics=metrics)
+    weights = [float(resps[0][0]) for resps in sample["resps"]]
+    accuracies = {"acc": sample.get("acc"), "acc_norm": sample.get("acc_norm")}
+    return Answer(item.id, asked, prompt_hash, loglikelihoods=weights, **accuracies, metrics=metrics)
+
+
+def _metrics(samples: list[dict[str, Any]]) -> str:
+    """Every metric of every filter, named as lm-eval names them, but for the filter "none"."""
+    found = {}
+    for sample in samples:
+        for name in sample["metrics"]:
+            value = sample[name]
+            if isinstance(value, bool | int | float):
+                found[name if sample["filter"] == "none" else f"{name},{sample['filter']}"] = float(value)
+    return json.dumps(found)
+
+
+def tasks_of(task: Questions, suite: Suite, data_dir: Path | None) -> Tasks:
+    """The task as lm-eval sees it: a form from eval/tasks and our items, handed over in memory; or its own."""
+    if task.task.kind == "lm-eval":
+        return _native(task.task, data_dir)
+    rows = [
+        {"id": i.id, "text": i.text, "choices": list(i.choices), "answer": i.answer, "category": i.category}
+        for i in task.items
+    ]
+
+    def items(**_: Any) -> dict[str, Any]:
+        # Not through `load_dataset`: it would write a cache and count the download on a server.
+        from datasets import Dataset
+
+        return {"test": Dataset.from_list(rows)}
+
+    form = task_form(task.form)[0]
+    config = {**yaml.safe_load(form.read_text(encoding="utf-8")), "task": task.name, "custom_dataset": items}
+    if task.generated:
+        config["generation_kwargs"] |= {"max_gen_toks": task.task.max_new_tokens or suite.generation.max_new_tokens}
+    return dict(TaskManager(include_defaults=False).load([config])["tasks"])
+
+
+def native_items(task: SuiteTask, data_dir: Path | None) -> tuple[list[Item], bool]:
+    """The items of a task or group of lm-eval's own, and whether they are answered in writing.
+
+    Raises:
+        DataError: when lm-eval has no such task.
+        ModelUnavailable: when its data cannot be had.
+    """
+    built = _native(task, data_dir)
+    items = []
+    for name, own in built.items():
+        for place, doc in enumerate(own.eval_docs):
+            text = own.doc_to_text(doc)
+            said = json.dumps(doc, sort_keys=True, ensure_ascii=False, default=str)
+            category = name if len(built) > 1 else ""
+            # The whole document is in the digest, so it needs no target of its own.
+            items.append(Item(f"{name}/{place}", category, str(text), choices=(digest([said]),)))
+    for own in built.values():
+        filters = [str(one["name"]) for one in own.config.filter_list or ()]
+        listed = [f"{metric}{f',{one}' if one else ''}" for metric in own.aggregation() for one in filters or [""]]
+        if task.metric not in listed:
+            raise DataError(
+                f"lm-eval's task `{own.task_name}` has no metric `{task.metric}`; it has {', '.join(listed)}"
+            )
+    kinds = {own.OUTPUT_TYPE for own in built.values()}
+    if len(kinds) > 1 or not kinds <= {"generate_until", "multiple_choice"}:
+        raise DataError(f"lm-eval's task `{task.data}` mixes ways of answering ({', '.join(sorted(kinds))})")
+    return items, kinds == {"generate_until"}
+
+
+def _native_place(item: str) -> tuple[str, int]:
+    name, _, place = item.rpartition("/")
+    return name, int(place)
+
+
+def _native(task: SuiteTask, data_dir: Path | None) -> Tasks:
+    with quiet():
+        return _load_native(task.data, task.shots, task.max_new_tokens, data_dir)
+
+
+@lru_cache(maxsize=16)
+def _load_native(name: str, shots: int | None, tokens: int | None, data_dir: Path | None) -> Tasks:
+    from datasets.exceptions import DatasetsError
+
+    manager = _manager()
+    if name not in manager.all_tasks:
+        raise DataError(f"lm-eval has no task `{name}`; `python -m lm_eval ls tasks` lists them")
+    try:
+        with local_datasets(lm_eval_task.datasets, data_dir):
+            tasks = dict(manager.load([name])["tasks"])
+    except (OSError, ValueError, DatasetsError, ImportError, LookupError) as error:
+        reason = str(error).split("\n")[0]
+        raise ModelUnavailable(
+            f"lm-eval's task `{name}` cannot be had: {type(error).__name__}: {reason}; its data comes from the hub, or "
+            "from a folder given with --data-dir"
+        ) from None
+    for own in tasks.values():
+        if shots is not None:
+            own.set_config(key="num_fewshot", value=shots)
+        if tokens is not None and own.OUTPUT_TYPE == "generate_until":
+            own.set_config(key="generation_kwargs", value={"max_gen_toks": tokens}, update=True)
+        own.set_fewshot_seed(seed=1234)  # that of lm-eval's command line
+        wanted = own.get_config("num_fewshot") or 0
+        if wanted and not own.fewshot_cfg.samples and not len(own.fewshot_docs()):
+            raise ModelUnavailable(
+                f"lm-eval's task `{own.task_name}` shows {wanted} worked examples, and {data_dir} holds none for it; "
+                "add the file (docs/evaluation.md lists them), leave --data-dir out, or set `shots: 0`"
+            )
+    return tasks
+
+
+@lru_cache(maxsize=1)
+def _manager() -> TaskManager:
+    return TaskManager()
+
+
+class TransformersLM(TemplateLM):  # type: ignore[misc]
+    """lm-eval's view of a `Student`."""
+
+    backend = "causal"
+
+    def __init__(self, student: Student) -> None:
+        super().__init__()
+        self._student, self.tokenizer = student, student.tokenizer
+        self.finishes: dict[str, Finish] = {}
+
+    @property
+    def chat(self) -> bool:
+        """Whether prompts come from the chat template."""
+        return self._student.chat
+
+    @chat.setter
+    def chat(self, value: bool) -> None:
+        self._student.chat = value
+
+    @property
+    def eot_token_id(self) -> int:
+        """The token before an empty context."""
+        return int(self.tokenizer.eos_token_id)
+
+    @property
+    def tokenizer_name(self) -> str:
+        """A label for lm-eval's own bookkeeping."""
+        return str(self.tokenizer.name_or_path)
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+        """Tokens of a text."""
+        return self._student.encode(string)
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """The conversation as the template writes it."""
+        return str(
+            self.tokenizer.apply_chat_template(
+                chat_history, tokenize=False, add_generation_prompt=add_generation_prompt,
+                continue_final_message=not add_generation_prompt,
+            )
+        )  # fmt: skip
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+        """Without lm-eval's bars: progress is shown by the caller."""
+        return list(super().loglikelihood(requests, disable_tqdm=True))
+
+    def _loglikelihood_tokens(
+        self, requests: list[tuple[Any, list[int], list[int]]], **_: Any
+    ) -> list[tuple[float, bool]]:
+        return self._student.weigh([(context, continuation) for _, context, continuation in requests])
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        """No task of ours asks for it."""
+        raise NotImplementedError("perplexity tasks are not part of any suite")
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Greedy answers; how each ended is kept in `finishes`, by prompt."""
+        groups: dict[tuple[int, tuple[str, ...]], list[str]] = {}
+        for request in requests:
+            prompt, options = request.args
+            until = options.get("until") or []
+            stops = (until,) if isinstance(until, str) else tuple(until)
+            groups.setdefault((options.get("max_gen_toks", _TOKENS), stops), []).append(prompt)
+        self.finishes = {}
+        for (limit, stops), prompts in groups.items():
+            self.finishes |= zip(prompts, self._student.generate(prompts, limit, stops), strict=True)
+        return [self.finishes[request.args[0]].text for request in requests]
+
+
+def load_vllm(suite: Suite, model: ModelUnderTest, tokenizer: Any, scratch: Path) -> TemplateLM:
+    """lm-eval's vLLM backend; an adapter is merged first, into a folder that lives as long as the evaluation."""
+    try:
+        from lm_eval.models.vllm_causallms import VLLM
+    except ImportError as error:
+        raise EngineUnavailable(
+            f"`backend: vllm` needs vLLM, which cannot be imported ({error}); use `backend: hf`"
+        ) from None
+    import torch
+
+    from gra.evaluation.student import Finish
+
+    class RecordingVLLM(VLLM):  # type: ignore[misc]
+        """Keeps how each answer ended, and takes prompts from the chat template as they stand."""
+
+        finishes: dict[str, Finish]
+
+        @property
+        def chat(self) -> bool:
+            return self.add_bos_token is False
+
+        @chat.setter
+        def chat(self, value: bool) -> None:
+            self.add_bos_token = False if value else None
+
+        def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+            return list(super().loglikelihood(requests, disable_tqdm=True))
+
+        def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+            self._ended: dict[tuple[int, ...], Any] = {}
+            texts = list(super().generate_until(requests, disable_tqdm=True))
+            self.finishes = {}
+            for request, text in zip(requests, texts, strict=True):
+                prompt = request.args[0]
+                end = self._ended.get(tuple(self.tok_encode(prompt)))
+                if end is None:
+                    raise DataError(f"a prompt is too long for the model; it begins: {prompt[:60]!r}")
+                self.finishes[prompt] = Finish(text, len(end.token_ids), str(end.finish_reason))
+            return texts
+
+        def _loglikelihood_tokens(self, requests: Any, disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+            for (context, _), tokens, more in requests:
+                if len(tokens) + len(more) >= self.max_length:  # it would be cut on the left without a word
+                    raise DataError(f"a question is too long for the model; it begins: {context[:60]!r}")
+            return list(super()._loglikelihood_tokens(requests, disable_tqdm=True))
+
+        def _model_generate(self, requests: Any = None, generate: bool = False, **options: Any) -> Any:
+            outputs = super()._model_generate(requests, generate=generate, **options)
+            if generate:
+                self._ended |= {tuple(output.prompt_token_ids): output.outputs[0] for output in outputs}
+            return outputs
+
+    weights = model.weights
+    if model.adapter is not None and weights != model.adapter:
+        weights = scratch / "merged"
+        model.load_weights(suite.dtype, "cpu").save_pretrained(weights)
+    tokenizer.save_pretrained(scratch / "tokenizer")
+    shutil.copy(Path(weights) / "config.json", scratch / "tokenizer")  # vLLM looks for the model's type there
+    names = {"pretrained": str(weights), "tokenizer": str(scratch / "tokenizer")}
+    # `generation_config="vllm"`: sampling comes from us, never from a file that travels with the weights.
+    # Compiling does not pay on a CPU.
+    options: dict[str, Any] = {"generation_config": "vllm", "enforce_eager": not torch.cuda.is_available()}
+    if not torch.cuda.is_available():
+        # As in synthesis: vLLM would take half of the memory, and cache blocks longer than most prompts.
+        options |= {"kv_cache_memory_bytes": 2 * 2**30, "block_size": 32}
+    return RecordingVLLM(**names, dtype=suite.dtype, batch_size=256, **options)
+
+
+@lru_cache(maxsize=1)
+def verifier() -> tuple[str, Any] | None:
+    """lm-eval's program for IFEval with its name, or None where it does not work.
+
+    It needs langdetect, immutabledict and NLTK's sentence splitter, which is a download of its own.
+    """
+    try:
+        import langdetect  # type: ignore[import-not-found, unused-ignore]
+        import nltk  # type: ignore[import-untyped]
+
+        nltk.data.find("tokenizers/punkt_tab")
+        from lm_eval.tasks.ifeval.instructions_registry import INSTRUCTION_DICT
+    except (ImportError, LookupError):
+        return None
+    langdetect.DetectorFactory.seed = 0  # it guesses at random otherwise
+
+    def broken(instructions: Sequence[Mapping[str, Any]], answer: str) -> list[str]:
+        failures = []
+        for one in instructions:
+            check = INSTRUCTION_DICT[one["id"]](one["id"])
+            check.build_description(**{key: value for key, value in one.items() if key != "id"})
+            if not (answer.strip() and check.check_following(answer)):
+                failures.append(one["id"])
+        return failures
+
+    return "lm-eval", broken
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep lm-eval's bars and remarks off the terminal; errors still show."""
+    logger, bar = logging.getLogger("lm_eval"), lm_eval_task.tqdm
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    lm_eval_task.tqdm = partial(bar, disable=True)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        lm_eval_task.tqdm = bar
