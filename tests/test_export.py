@@ -128,6 +128,18 @@ def test_the_same_candidates_give_the_same_bytes(tmp_path: Path) -> None:
     assert one == two
 
 
+def test_rows_are_written_in_groups_and_candidates_gone_through_once(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("gra.data.export._GROUP", 2)
+    made = [replace(FULL, id=f"r{1 + i // 4}-{i:06d}", round=1 + i // 4) for i in range(7)]
+    export(tmp_path, iter(made), FACTS)
+    dataset = tmp_path / "dataset"
+    assert pq.ParquetFile(dataset / "train.parquet").num_row_groups == 4
+    assert read_candidates(tmp_path / "lineage.parquet") == made
+    rounds = [pq.read_table(dataset / "rounds" / f"{n}.parquet").to_pylist() for n in (1, 2)]
+    assert [len(rows) for rows in rounds] == [4, 3]
+    assert rounds[0] + rounds[1] == pq.read_table(dataset / "train.parquet").to_pylist()
+
+
 @pytest.mark.parametrize("name", ["demo", "a: b", 'say "hi"', "100%", "#1", "- x"])
 def test_the_card_is_valid_yaml_and_says_what_matters(tmp_path: Path, name: str) -> None:
     export(tmp_path, [FULL, SEED_ROW], {**FACTS, "name": name})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gra.core.errors import DataError, Mismatch
+from gra.core.errors import DataError, Mismatch, writing
 from gra.core.manifest import (
     MANIFEST,
     RunFolder,
@@ -149,6 +150,33 @@ def test_two_processes_cannot_work_on_one_run_and_a_dead_one_does_not_hold_it(ru
         assert (run / ".lock").read_text() == str(os.getpid())
     with run.lock():
         pass
+
+
+def test_what_a_killed_process_had_begun_to_write_is_cleared_away_at_the_next_start(run: RunFolder) -> None:
+    dying = "import os, sys; from pathlib import Path; from gra.core.manifest import atomic_path\n"
+    dying += "with atomic_path(Path(sys.argv[1])) as file:\n    file.write_text('half'); os._exit(9)"
+    target = run / "dataset" / "train.parquet"
+    assert subprocess.run([sys.executable, "-c", dying, str(target)], check=False).returncode == 9
+    (begun,) = target.parent.iterdir()
+    assert begun.read_text() == "half"
+    with run.lock():
+        assert list(target.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOSPC, "no space left on the disk of .*nothing is lost"),
+        (errno.EDQUOT, "no space left"),
+        (errno.EACCES, r"secret: Permission denied; check the rights there, or choose another folder with --runs"),
+        (errno.EROFS, "Read-only file system; check"),
+    ],
+)
+def test_what_a_disk_refuses_is_one_sentence(tmp_path: Path, number: int, words: str) -> None:
+    with pytest.raises(DataError, match=words), writing(tmp_path):
+        raise OSError(number, os.strerror(number), "secret")
+    with pytest.raises(BlockingIOError), writing(tmp_path):
+        raise OSError(errno.EAGAIN, "not the disk's")
 
 
 def test_the_environment_is_recorded() -> None:

@@ -73,7 +73,7 @@ class Mismatch(GraError):
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Turn a disk that is full, or that may not be written to, into one sentence.
+    """Turn a disk that is full, or files that may not be written to, into one sentence.
 
     Raises:
         DataError: in place of the system's error.
@@ -87,7 +87,7 @@ def writing(folder: Path) -> Iterator[None]:
             ) from None
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise DataError(
-                f"{error.filename or folder} cannot be written ({error.strerror}); check the folder's rights or choose "
-                "another with --runs"
+                f"{error.filename or folder}: {error.strerror}; check the rights there, or choose another folder with "
+                "--runs"
             ) from None
         raise
