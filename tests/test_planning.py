@@ -206,6 +206,7 @@ def test_more_evidence_makes_a_narrower_range(tmp_path: Path) -> None:
         evidence.units | {"candidate": evidence.of("candidate")[:8]},
         type(evidence.candidates)(evidence.candidates.passed[:8], evidence.candidates.round[:8]),
         "a little",
+        evidence.rest,
     )
     work = Work(rounds=1, accept=100, most=10_000, in_flight=60)
     wide, narrow = (forecast(known, work).column("calls") for known in (few, evidence))

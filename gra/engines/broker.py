@@ -187,15 +187,16 @@ class Broker:
     def _forget(self, key: str, model: str, asked: asyncio.Task[Recorded | TimedOut | EngineFailed]) -> None:
         del self._asking[key]
         self.progress.asking[model] -= 1
+        self.account.end_call(key)
         if not asked.cancelled():
             asked.exception()  # seen here too, for the stories that asked may have been cancelled
 
     async def _pay(self, call: Call, key: str, request: str, attempt: int) -> Recorded | TimedOut | EngineFailed:
         name = call.model.name
         failures = 0
+        if self.account.strict:
+            await self.account.admit_call(key)
         while True:
-            if self.account.strict:
-                self.account.check()
             async with self.pool.residency.hold(name), self.pool.gates[name]:
                 self.progress.asked += 1
                 self.progress.in_flight[name] += 1
@@ -208,7 +209,7 @@ class Broker:
                 finally:
                     self.progress.in_flight[name] -= 1
             if isinstance(reply, Completion):
-                self._count(call, reply)
+                self._count(call, key, reply)
                 return await self.ledger.record(_recorded(call, key, request, attempt, reply, self._clock() - started))
             await self.ledger.fault(call.role, name, call.candidate, reply.kind, reply.message)
             if reply.kind == "busy":
@@ -218,12 +219,12 @@ class Broker:
                 return TimedOut(reply.message) if reply.kind == "timeout" else EngineFailed(reply.message)
             await asyncio.sleep(self._backoff * 2 ** (failures - 1) * (1 + random.random()))
 
-    def _count(self, call: Call, reply: Completion) -> None:
+    def _count(self, call: Call, key: str, reply: Completion) -> None:
         name, paid = call.model.name, self.progress.paid[call.model.name]
         paid.read += reply.prompt_tokens
         paid.cached += reply.cached_tokens
         paid.written += reply.completion_tokens
-        self.account.pay(call.candidate, name, reply.prompt_tokens, reply.cached_tokens, reply.completion_tokens)
+        self.account.pay(call.candidate, key, name, reply.prompt_tokens, reply.cached_tokens, reply.completion_tokens)
 
 
 def _livelier(call: Call) -> Call:

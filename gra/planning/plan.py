@@ -181,7 +181,8 @@ def _arm(job: Job, past: Path | None, sample: int | None, duplicates: Sequence[s
         evidence, own = _from_past(recipe, past), False
     elif job.ledger.is_file() and (sample is not None or _begun(job)):
         source = f"the first {sample} candidates, made now" if sample else "what this run has done so far"
-        evidence, own = read_evidence(job.ledger, recipe.name, source, frozenset(duplicates)), True
+        known = frozenset(duplicates or _duplicates(job.folder.path))
+        evidence, own = read_evidence(job.ledger, recipe.name, source, known), True
     else:
         evidence, own = rehearse(job, seeds), False
     lacking = [seed for seed in seeds if not seed.enriched or not seed.domain]

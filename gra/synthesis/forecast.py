@@ -162,8 +162,10 @@ class _Draw:
     def _rounds(self) -> None:
         evidence, work = self._evidence, self._work
         costs, told = evidence.of("candidate"), evidence.candidates
-        if work.own and len(costs):
-            self.costs += costs.sum(axis=0)
+        grown = evidence.of("row")
+        enriched = len(grown) if work.own else 0
+        if work.own:
+            self.costs += costs.sum(axis=0) + grown.sum(axis=0) + evidence.rest
         for number in range(1, work.rounds + 1):
             here = told.round == number if work.own else np.zeros(len(told.round), bool)
             have, begun = int(told.passed[here].sum()), int(here.sum())
@@ -176,7 +178,8 @@ class _Draw:
             self.candidates += begun + passes + fails
             self.rows += rows
             if number < work.rounds:
-                self._add(evidence.of("row") if len(evidence.of("row")) else evidence.of("seed"), rows)
+                self._add(grown if len(grown) else evidence.of("seed"), rows - enriched)
+                enriched = max(0, enriched - rows)
 
     def _draw_rate(self) -> float:
         """The share of candidates that pass."""
