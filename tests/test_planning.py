@@ -213,3 +213,12 @@ def test_more_evidence_makes_a_narrower_range(tmp_path: Path) -> None:
     work = Work(rounds=1, accept=100, most=10_000, in_flight=60)
     wide, narrow = (forecast(known, work).column("calls") for known in (few, evidence))
     assert wide.high - wide.low > narrow.high - narrow.low
+
+
+def test_a_cap_on_gpu_hours_ends_with_3_and_a_higher_one_goes_on(tmp_path: Path, capsys) -> None:
+    recipe, again = str(job(tmp_path)), ["--runs", str(tmp_path)]
+    assert command("synthesize", recipe, "budget.gpu_hours=0.0000001", *again) == 3
+    assert "stopped at the budget: scripted with 0 rows" in capsys.readouterr().err
+    assert command("synthesize", recipe, "budget.gpu_hours=1", *again) == 0
+    facts = json.loads((tmp_path / "scripted" / "manifest.json").read_text())["synthesis"]
+    assert 0.0000001 < facts["spent"]["gpu_hours"] < 0.1

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from scripted_run import make_recipe, said, write_job
 from synthesised import command
 
+from gra import experiment
 from gra.core.budget_schema import Budget, Prices, TokenPrice
 from gra.core.console import View, read_events
 from gra.core.errors import BudgetExhausted, RecipeError
@@ -29,6 +30,7 @@ from gra.engines.scripted import ScriptedEngine
 from gra.synthesis import growth
 from gra.synthesis.jobs import budget_stop
 
+REPOSITORY = Path(__file__).parent.parent
 LONG = {"count": 1, "accept": 1000, "max_candidates": 400}
 PRICES = {"models": {f"model-{name}": {"input": 2.0, "output": 10.0} for name in "abcde"}}
 
@@ -198,3 +200,12 @@ def test_the_command_line_ends_with_3(tmp_path: Path, monkeypatch: pytest.Monkey
     said_ = capsys.readouterr().err
     assert "error: stopped at the budget: scripted with" in said_
     assert "Traceback" not in said_
+
+
+def test_a_whole_job_stops_before_it_trains_on_what_a_cap_cut_short(tmp_path: Path, monkeypatch) -> None:
+    facts = made(tmp_path / "arm", budget={"tokens": 5_000})
+    monkeypatch.setattr("gra.synthesis.jobs.run_jobs", lambda jobs, *_, **__: {"smoke-gra": facts})
+    plan = experiment.load_experiment(REPOSITORY / "recipes" / "smoke.yaml", [], tmp_path / "runs")
+    plan.folder.create()
+    with pytest.raises(BudgetExhausted, match="stopped at the budget: smoke-gra with"):
+        experiment._synthesize(plan, View(quiet=True))

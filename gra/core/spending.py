@@ -68,12 +68,13 @@ class Reserve:
         if name in self._under_way:
             self._under_way[name] += cost
 
-    def end(self, name: str, *, told: bool = True) -> None:
-        """It is done; what was left half `told` does not count among those that tell what one takes."""
+    def end(self, name: str, *, told: bool = True) -> bool:
+        """It is done, if it was under way; what was left half `told` does not count among those that tell the price."""
         cost = self._under_way.pop(name, None)
         if cost is not None and told:
             self.most = Paid(max(self.most.tokens, cost.tokens), max(self.most.usd, cost.usd))
             self._ended += 1
+        return cost is not None
 
     @property
     def under_way(self) -> int:
@@ -160,13 +161,13 @@ class Account:
 
     def end(self, candidate: str, *, told: bool = True) -> None:
         """A candidate is done, or was left half told."""
-        self._stories.end(candidate, told=told)
-        self._wake()
+        if self._stories.end(candidate, told=told):
+            self._wake()
 
     def end_call(self, key: str) -> None:
         """A call is done."""
-        self._calls.end(key)
-        self._wake()
+        if self._calls.end(key):
+            self._wake()
 
     async def admit(self, candidate: str) -> None:
         """Begin a candidate as soon as there is room; those under way may take less than is set aside for them.
@@ -217,7 +218,10 @@ class Account:
         self._check(self._stories, "candidate")
 
     def _check(self, reserve: Reserve, thing: str) -> None:
-        budget, needed = self.budget, reserve.needed()
+        budget = self.budget
+        if not self._capped and budget.gpu_hours is None:
+            return
+        needed = reserve.needed()
         if self._capped and reserve.under_way >= _FEW and not reserve.known:
             raise BudgetExhausted(
                 f"what a {thing} takes is not known yet, so only {_FEW} are begun at once under a cap"
