@@ -8,7 +8,6 @@ bootstrap (Rubin 1981).
 from __future__ import annotations
 
 import heapq
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gra.synthesis.evidence import COLUMNS, Evidence, Floats, Key
-from gra.synthesis.rounds import FIRST
+from gra.synthesis.rounds import admission
 
 Bools = npt.NDArray[np.bool_]
 
@@ -222,9 +221,9 @@ def _played(work: Work, have: int, begun: int, fates: Bools, needed: int, length
     done = np.zeros(len(fates), bool)
     now, admitted, prefix = 0.0, 0, 0
     while prefix < needed:
-        rate = (have + int(fates[:prefix].sum()) + 2) / (begun + prefix + 4)
         missing = max(0, work.accept - have - int(fates[ended].sum()))
-        most = max(1, min(work.in_flight, math.ceil(missing / rate), FIRST + 12 * (begun + len(ended))))
+        passed = have + int(fates[:prefix].sum())
+        most = min(work.in_flight, admission(missing, passed, begun + prefix, begun + len(ended)))
         while admitted < len(fates) and len(running) < most:
             heapq.heappush(running, (now + lengths[admitted], admitted))
             admitted += 1

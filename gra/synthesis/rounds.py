@@ -28,7 +28,7 @@ from gra.synthesis.quotas import Quotas
 from gra.synthesis.story import Pool, Setting, candidate_id, domain_in_turn, left, live
 
 LEFT = "under way when the round was full"
-FIRST = 4  # stories at once at the start
+_FIRST = 4  # stories at once at the start
 OnEnd = Callable[[Candidate], None]
 _SAME = {"text": "same text as", "wording": "nearly the wording of", "embedding": "too similar to"}
 
@@ -184,12 +184,9 @@ class Round:
             self._quotas.plan(told, [c for c in kept.values() if c.state is State.ACCEPTED])
 
     def _room(self) -> int:
-        """How many stories may be in flight: fewer when nearly enough rows are accepted."""
-        # The rate is taken where all have ended: what ends soonest is mostly rejected.
-        rate = (len(self._passed) + 2) / (self._prefix + 4)
-        wanted = math.ceil(self._quotas.missing(self._accepted) / rate)
-        # The first few go ahead alone: a person sees a row early, or why there is none, before much is spent.
-        return max(1, min(self._in_flight, wanted, FIRST + 12 * len(self._ended)))
+        """How many stories may be in flight."""
+        missing = self._quotas.missing(self._accepted)
+        return min(self._in_flight, admission(missing, len(self._passed), self._prefix, len(self._ended)))
 
     async def _shortest_prefix(self) -> int | None:
         """The smallest number of candidates whose deduplicated rows fill the round, if there is one yet."""
@@ -273,6 +270,21 @@ class Round:
         for i, reason in self._quotas.surplus(kept).items():
             final[i] = replace(final[i], state=State.SURPLUS, reason=reason)
         return RoundResult([final[i] for i in sorted(final)], stopped)
+
+
+def admission(missing: int, passed: int, prefix: int, ended: int) -> int:
+    """How many stories may be in flight, as many as engines take: fewer when nearly enough rows are accepted.
+
+    Args:
+        missing: the rows that the round still lacks.
+        passed: how many of the prefix the gate let through.
+        prefix: how many candidates have ended from the first on without a gap.
+        ended: how many have ended at all.
+    """
+    # The rate is taken where all have ended: what ends soonest is mostly rejected.
+    rate = (passed + 2) / (prefix + 4)
+    # The first few go ahead alone: a person sees a row early, or why there is none, before much is spent.
+    return max(1, min(math.ceil(missing / rate), _FIRST + 12 * ended))
 
 
 def grow(pool: Pool, samples: Sequence[Seed]) -> dict[str, list[Seed]]:
