@@ -166,10 +166,10 @@ def test_integrated_is_refined_and_gra_together(made, tmp_path: Path) -> None:
 
 
 def test_a_spent_budget_leaves_seeds_untold_and_says_so(made, tmp_path: Path) -> None:
-    rows, facts = made(arm="refined", budget={"tokens": 1500})
+    rows, facts = made(arm="refined", budget={"tokens": 1200})
     assert facts["stopped"] == ["budget"]
     assert 0 < len(rows) < 6
-    assert facts["spent"]["tokens"] <= 1500
+    assert facts["spent"]["tokens"] <= 1200
     notes = [event["text"] for event in read_events(tmp_path / "run" / "log.jsonl") if event["event"] == "note"]
     assert f"! the budget is spent: {6 - len(rows)} of 6 seeds were not begun" in notes
     more, facts = made(arm="refined")

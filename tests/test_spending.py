@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from hypothesis import strategies as st
 from scripted_run import make_recipe, said, write_job
 from synthesised import command
 
+from gra import experiment
 from gra.core.budget_schema import Budget, Prices, TokenPrice
 from gra.core.console import View, read_events
 from gra.core.errors import BudgetExhausted, RecipeError
@@ -30,6 +30,7 @@ from gra.engines.scripted import ScriptedEngine
 from gra.synthesis import growth
 from gra.synthesis.jobs import budget_stop
 
+REPOSITORY = Path(__file__).parent.parent
 LONG = {"count": 1, "accept": 1000, "max_candidates": 400}
 PRICES = {"models": {f"model-{name}": {"input": 2.0, "output": 10.0} for name in "abcde"}}
 
@@ -59,8 +60,8 @@ def test_a_cap_on_tokens_is_used_up_and_not_passed(tmp_path: Path, cap: int) -> 
     facts = made(tmp_path, budget={"tokens": cap})
     assert facts["stopped"] == ["budget"]
     assert facts["spent"]["tokens"] == in_ledger(tmp_path)
-    # What a candidate takes is only known on the average, so a late one may take more than was set aside for it.
-    assert 0.7 * cap < in_ledger(tmp_path) < 1.1 * cap
+    # One candidate may take more than every other before it, and no more than one at a time is begun at the end.
+    assert 0.6 * cap < in_ledger(tmp_path) < 1.03 * cap
     assert facts["states"]["accepted"] > 0
 
 
@@ -71,12 +72,12 @@ def test_over_resumes_a_cap_counts_every_answer_once(tmp_path: Path) -> None:
     assert (tmp_path / "asked.txt").read_text() == asked  # all was replayed, and nothing of it was spent again
     assert again["spent"]["tokens"] == in_ledger(tmp_path)
     more = made(tmp_path, budget={"tokens": 15_000})
-    assert more["spent"]["tokens"] == in_ledger(tmp_path) < 1.1 * 15_000
+    assert more["spent"]["tokens"] == in_ledger(tmp_path) < 1.03 * 15_000
     whole = made(tmp_path / "whole", budget={"tokens": 15_000})
     assert abs(more["funnel"]["candidates"] - whole["funnel"]["candidates"]) < 8
     with sqlite3.connect(tmp_path / "ledger.sqlite") as db:
-        keys = [key for (key,) in db.execute("SELECT key FROM calls")]
-    assert max(Counter(keys).values()) == 1
+        recorded = db.execute("SELECT COUNT(*) FROM calls").fetchone()[0]
+    assert len((tmp_path / "asked.txt").read_text().split()) == recorded  # over all three starts, each paid for once
 
 
 def test_a_cap_on_money_is_kept_by_the_recipes_prices(tmp_path: Path) -> None:
@@ -85,7 +86,7 @@ def test_a_cap_on_money_is_kept_by_the_recipes_prices(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "ledger.sqlite") as db:
         read, wrote = db.execute("SELECT SUM(prompt_tokens), SUM(completion_tokens) FROM calls").fetchone()
     assert facts["spent"]["usd"] == pytest.approx((2 * read + 10 * wrote) / 1e6, abs=1e-6)
-    assert 0.7 * 0.05 < facts["spent"]["usd"] < 1.1 * 0.05
+    assert 0.8 * 0.05 < facts["spent"]["usd"] < 1.03 * 0.05
     stop = budget_stop({"scripted": facts})
     assert stop is not None
     assert stop.exit_code == 3
@@ -98,6 +99,7 @@ def test_a_budget_that_reviewers_use_up_leaves_an_empty_dataset_and_goes_on_when
     assert facts["funnel"]["candidates"] == 0
     assert (tmp_path / "dataset" / "train.parquet").is_file()
     notes = [event["text"] for event in read_events(tmp_path / "log.jsonl") if event["event"] == "note"]
+    assert facts["spent"]["tokens"] < 200 + 4 * 120
     assert any(note.startswith("! before the first candidate: the budget of 200 tokens is used up") for note in notes)
     assert made(tmp_path, budget={"tokens": 40_000}, review={"probes": 4})["funnel"]["candidates"] > 5
 
@@ -107,7 +109,7 @@ def test_an_account_is_the_sum_of_what_was_paid(paid: list[tuple[str, int, int]]
     prices = Prices(gpu_hour=3.0, models={"a": TokenPrice(input=1.0, output=4.0, cached=0.25)})
     account = Account(_NoLedger(), Budget(), prices, gpu_seconds=1800.0)  # type: ignore[arg-type]
     for model, prompt, completion in paid:
-        account.pay("r1-000000", model, prompt, prompt // 2, completion)
+        account.pay("r1-000000", "key", model, prompt, prompt // 2, completion)
     assert account.tokens == sum(prompt + completion for _, prompt, completion in paid)
     tokens = sum((p - p // 2) + 0.25 * (p // 2) + 4 * c for model, p, c in paid if model == "a") / 1e6
     assert account.usd == pytest.approx(tokens + 1.5)
@@ -117,8 +119,8 @@ class _NoLedger:
     def paid(self, by: str) -> dict[str, dict[str, int]]:
         return {}
 
-    def paid_for_stories(self) -> tuple[dict[str, dict[str, int]], int]:
-        return {}, 0
+    def paid_for_stories(self) -> list[Any]:
+        return []
 
 
 def test_answers_that_were_no_use_are_paid_for_and_faults_are_not(ledger: Ledger) -> None:
@@ -198,3 +200,12 @@ def test_the_command_line_ends_with_3(tmp_path: Path, monkeypatch: pytest.Monkey
     said_ = capsys.readouterr().err
     assert "error: stopped at the budget: scripted with" in said_
     assert "Traceback" not in said_
+
+
+def test_a_whole_job_stops_before_it_trains_on_what_a_cap_cut_short(tmp_path: Path, monkeypatch) -> None:
+    facts = made(tmp_path / "arm", budget={"tokens": 5_000})
+    monkeypatch.setattr("gra.synthesis.jobs.run_jobs", lambda jobs, *_, **__: {"smoke-gra": facts})
+    plan = experiment.load_experiment(REPOSITORY / "recipes" / "smoke.yaml", [], tmp_path / "runs")
+    plan.folder.create()
+    with pytest.raises(BudgetExhausted, match="stopped at the budget: smoke-gra with"):
+        experiment._synthesize(plan, View(quiet=True))

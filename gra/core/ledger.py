@@ -124,18 +124,12 @@ class Ledger:
         """Tokens this run has paid for, prompt and completion, over all its resumes."""
         return sum(paid["prompt_tokens"] + paid["completion_tokens"] for paid in self.paid("model").values())
 
-    def paid_for_stories(self) -> tuple[dict[str, dict[str, int]], int]:
-        """The same by model, of candidates that have ended, and how many of these anything was paid for."""
-        sums = ", ".join(f"SUM({name})" for name in _COUNTED)
-        told = "run = ? AND candidate IN (SELECT candidate FROM verdicts WHERE run = ?)"
-        query = f"SELECT model, {sums} FROM calls WHERE {told} GROUP BY model"
-        paid = {
-            model: dict(zip(_COUNTED, counts, strict=True))
-            for model, *counts in self._select(query, (self.run, self.run))
-        }
-        found = self._one(f"SELECT COUNT(DISTINCT candidate) FROM calls WHERE {told}", (self.run, self.run))
-        assert found is not None
-        return paid, int(found[0])
+    def paid_for_stories(self) -> Iterator[tuple[Any, ...]]:
+        """Tokens by candidate that has ended and by model: prompt, cached, completion."""
+        told = "candidate IN (SELECT candidate FROM verdicts WHERE run = ?)"
+        sums = ", ".join(f"SUM({name})" for name in ("prompt_tokens", "cached_tokens", "completion_tokens"))
+        query = f"SELECT candidate, model, {sums} FROM calls WHERE run = ? AND {told} GROUP BY candidate, model"
+        yield from self._select(query, (self.run, self.run))
 
     def faults(self) -> dict[str, int]:
         """How often the infrastructure failed, by kind."""

@@ -1,8 +1,8 @@
 """What a run has spent over all its resumes, and whether its caps allow more.
 
 Answers are counted when they are paid for, never when they are replayed; what earlier processes paid stands in the
-ledger. A cap is kept by beginning no candidate that is not expected to fit: what those under way still need is set
-aside, at what a candidate cost so far.
+ledger. A cap is kept by beginning no candidate that may not fit: for every one under way as much is set aside as the
+dearest has taken so far.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import asyncio
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from gra.core.errors import BudgetExhausted, DataError
 from gra.core.ledger import Ledger
 from gra.core.ledger_file import connect, sentence
 
+_TELLING = 8  # things that have ended, from which on they tell what one takes
+_FEW = 4  # begun at once until then
 _HELD = """
 CREATE TABLE IF NOT EXISTS held (
   run TEXT NOT NULL, process TEXT NOT NULL, began REAL NOT NULL, gpu_seconds REAL NOT NULL, PRIMARY KEY (run, process)
@@ -48,6 +51,49 @@ def token_cost(prices: Prices, model: str, prompt: float, cached: float, complet
     return ((prompt - cached) * price.input + cached * cached_at + completion * price.output) / 1e6
 
 
+class Reserve:
+    """What is set aside for things under way: for each as much as the dearest has cost so far."""
+
+    def __init__(self, most: Paid | None = None, ended: int = 0) -> None:
+        self.most = most or Paid()
+        self._ended = ended
+        self._under_way: dict[str, Paid] = {}
+
+    def begin(self, name: str) -> None:
+        """From now on it is under way."""
+        self._under_way[name] = Paid()
+
+    def pay(self, name: str, cost: Paid) -> None:
+        """A part of its cost is paid."""
+        if name in self._under_way:
+            self._under_way[name] += cost
+
+    def end(self, name: str, *, told: bool = True) -> bool:
+        """It is done, if it was under way; what was left half `told` does not count among those that tell the price."""
+        cost = self._under_way.pop(name, None)
+        if cost is not None and told:
+            self.most = Paid(max(self.most.tokens, cost.tokens), max(self.most.usd, cost.usd))
+            self._ended += 1
+        return cost is not None
+
+    @property
+    def under_way(self) -> int:
+        """How many are under way."""
+        return len(self._under_way)
+
+    @property
+    def known(self) -> bool:
+        """Whether enough have ended to tell what one takes."""
+        return self._ended >= _TELLING
+
+    def needed(self) -> Paid:
+        """What those under way and one more may still cost."""
+        total = self.most
+        for paid in self._under_way.values():
+            total += Paid(max(0, self.most.tokens - paid.tokens), max(0.0, self.most.usd - paid.usd))
+        return total
+
+
 class Account:
     """A run's spending against its caps."""
 
@@ -66,11 +112,22 @@ class Account:
         self.prices = prices or Prices()
         self.gpu_seconds = gpu_seconds
         self.strict = False
-        self._paid = self._sum(ledger.paid("model"))
-        told, count = ledger.paid_for_stories()
-        self._told, self._stories = self._sum(told), count
-        self._under_way: dict[str, Paid] = {}
-        self._ended = asyncio.Event()
+        self._paid = Paid()
+        for model, paid in ledger.paid("model").items():
+            self._paid += self._cost(model, paid["prompt_tokens"], paid["cached_tokens"], paid["completion_tokens"])
+        self._stories, self._calls = Reserve(), Reserve()
+        if self._capped:
+            self._learn(ledger)
+        self._changed = asyncio.Event()
+
+    def _learn(self, ledger: Ledger) -> None:
+        """What the dearest candidate of earlier processes took."""
+        told: dict[str, Paid] = defaultdict(Paid)
+        for candidate, model, *tokens in ledger.paid_for_stories():
+            told[candidate] += self._cost(model, *tokens)
+        if told:
+            most = Paid(max(p.tokens for p in told.values()), max(p.usd for p in told.values()))
+            self._stories = Reserve(most, len(told))
 
     @property
     def tokens(self) -> int:
@@ -87,42 +144,61 @@ class Account:
         """What tokens and GPU-hours cost by the recipe's prices."""
         return self._paid.usd + self.gpu_hours * (self.prices.gpu_hour or 0.0)
 
-    def pay(self, candidate: str, model: str, prompt: int, cached: int, completion: int) -> None:
-        """Count one answer."""
-        cost = Paid(prompt + completion, token_cost(self.prices, model, prompt, cached, completion))
+    @property
+    def _capped(self) -> bool:
+        return self.budget.tokens is not None or self.budget.usd is not None
+
+    def pay(self, candidate: str, key: str, model: str, prompt: int, cached: int, completion: int) -> None:
+        """Count one answer, of the call with this key."""
+        cost = self._cost(model, prompt, cached, completion)
         self._paid += cost
-        if candidate in self._under_way:
-            self._under_way[candidate] += cost
+        self._stories.pay(candidate, cost)
+        self._calls.pay(key, cost)
 
     def begin(self, candidate: str) -> None:
-        """A candidate is admitted: what it needs is set aside from now on."""
-        self._under_way[candidate] = Paid()
+        """A candidate is admitted: what it may need is set aside from now on."""
+        self._stories.begin(candidate)
 
     def end(self, candidate: str, *, told: bool = True) -> None:
-        """A candidate is done; one that was left half `told` says nothing about what a candidate costs."""
-        cost = self._under_way.pop(candidate, None)
-        if cost is not None and told:
-            self._told += cost
-            self._stories += 1
-        self._ended.set()
-        self._ended = asyncio.Event()
+        """A candidate is done, or was left half told."""
+        if self._stories.end(candidate, told=told):
+            self._wake()
+
+    def end_call(self, key: str) -> None:
+        """A call is done."""
+        if self._calls.end(key):
+            self._wake()
 
     async def admit(self, candidate: str) -> None:
-        """Begin a candidate as soon as there is room for it; those under way may take less than was set aside.
+        """Begin a candidate as soon as there is room; those under way may take less than is set aside for them.
 
         Raises:
             BudgetExhausted: when there is no room and nothing under way.
         """
+        await self._room(self._stories)
+        self._stories.begin(candidate)
+
+    async def admit_call(self, key: str) -> None:
+        """The same for a call, where every call is checked.
+
+        Raises:
+            BudgetExhausted: when there is no room and nothing under way.
+        """
+        await self._room(self._calls)
+        self._calls.begin(key)
+
+    async def _room(self, reserve: Reserve) -> None:
         while True:
             try:
-                self.check()
+                return self._check(reserve, "call" if reserve is self._calls else "candidate")
             except BudgetExhausted:
-                if not self._under_way:
+                if not reserve.under_way:
                     raise
-                await self._ended.wait()
-            else:
-                self.begin(candidate)
-                return
+            await self._changed.wait()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     @contextmanager
     def strictly(self) -> Iterator[None]:
@@ -134,22 +210,27 @@ class Account:
             self.strict = False
 
     def check(self) -> None:
-        """Called before anything new is begun.
+        """Called before a candidate is begun.
 
         Raises:
-            BudgetExhausted: when a cap, counted over all resumes, leaves no room for another candidate.
+            BudgetExhausted: when a cap, counted over all resumes, leaves no room for another, or none for the moment.
         """
-        mean = self._mean()
-        aside = Paid()
-        for paid in self._under_way.values():
-            aside += Paid(max(0, mean.tokens - paid.tokens), max(0.0, mean.usd - paid.usd))
+        self._check(self._stories, "candidate")
+
+    def _check(self, reserve: Reserve, thing: str) -> None:
         budget = self.budget
-        one_more = aside + mean
-        if budget.tokens is not None and _full(self.tokens, one_more.tokens, budget.tokens):
-            more = f"; a candidate takes about {mean.tokens:,}" if self.tokens < budget.tokens else ""
+        if not self._capped and budget.gpu_hours is None:
+            return
+        needed = reserve.needed()
+        if self._capped and reserve.under_way >= _FEW and not reserve.known:
+            raise BudgetExhausted(
+                f"what a {thing} takes is not known yet, so only {_FEW} are begun at once under a cap"
+            )
+        if budget.tokens is not None and _full(self.tokens, needed.tokens, budget.tokens):
+            more = f"; a {thing} takes up to {reserve.most.tokens:,}" if self.tokens < budget.tokens else ""
             raise _used_up("tokens", f"{budget.tokens:,} tokens", f"{self.tokens:,} spent over all resumes{more}")
-        if budget.usd is not None and _full(self.usd, one_more.usd, budget.usd):
-            more = f"; a candidate takes about {mean.usd:.4f}" if self.usd < budget.usd else ""
+        if budget.usd is not None and _full(self.usd, needed.usd, budget.usd):
+            more = f"; a {thing} takes up to {reserve.most.usd:.4f}" if self.usd < budget.usd else ""
             raise _used_up("usd", f"{budget.usd:,.2f} US dollars", f"{self.usd:,.4f} spent over all resumes{more}")
         if budget.gpu_hours is not None and self.gpu_hours >= budget.gpu_hours:
             spent = f"{self.gpu_hours:,.4f} used over all resumes"
@@ -159,17 +240,8 @@ class Account:
         """For the manifest and the log."""
         return {"tokens": self.tokens, "gpu_hours": round(self.gpu_hours, 6), "usd": round(self.usd, 6)}
 
-    def _mean(self) -> Paid:
-        """What a candidate has cost so far; nothing while none has ended."""
-        count = max(1, self._stories)
-        return Paid(self._told.tokens // count, self._told.usd / count)
-
-    def _sum(self, paid: Mapping[str, Mapping[str, int]]) -> Paid:
-        total = Paid()
-        for model, by in paid.items():
-            prompt, cached, completion = by["prompt_tokens"], by["cached_tokens"], by["completion_tokens"]
-            total += Paid(prompt + completion, token_cost(self.prices, model, prompt, cached, completion))
-        return total
+    def _cost(self, model: str, prompt: int, cached: int, completion: int) -> Paid:
+        return Paid(prompt + completion, token_cost(self.prices, model, prompt, cached, completion))
 
 
 def _full(spent: float, needed: float, cap: float) -> bool:

@@ -232,6 +232,7 @@ class Broker:
         """A question has come to its end, answered or called off."""
         self._forget(place, asking)
         self.progress.asking[model] -= 1
+        self.account.end_call(place[1])
         if not paying.cancelled():
             paying.exception()  # seen here too, for the stories that asked may have been cancelled
 
@@ -239,9 +240,9 @@ class Broker:
         name = call.model.name
         engine = self.pool.engines[name]
         failures = 0
+        if self.account.strict:
+            await self.account.admit_call(key)
         while True:
-            if self.account.strict:
-                self.account.check()
             async with self.pool.residency.hold(name), self.pool.gates[name]:
                 self.progress.asked += 1
                 self.progress.in_flight[name] += 1
@@ -256,7 +257,7 @@ class Broker:
                 finally:
                     self.progress.in_flight[name] -= 1
             if isinstance(reply, Completion):
-                self._count(call, reply)
+                self._count(call, key, reply)
                 return await self.ledger.record(_recorded(call, key, request, attempt, reply, self._clock() - started))
             await self.ledger.fault(call.role, name, call.candidate, reply.kind, reply.message)
             if reply.kind == "busy":
@@ -266,12 +267,12 @@ class Broker:
                 return TimedOut(reply.message) if reply.kind == "timeout" else EngineFailed(reply.message)
             await asyncio.sleep(self._backoff * 2 ** (failures - 1) * (1 + random.random()))
 
-    def _count(self, call: Call, reply: Completion) -> None:
+    def _count(self, call: Call, key: str, reply: Completion) -> None:
         name, paid = call.model.name, self.progress.paid[call.model.name]
         paid.read += reply.prompt_tokens
         paid.cached += reply.cached_tokens
         paid.written += reply.completion_tokens
-        self.account.pay(call.candidate, name, reply.prompt_tokens, reply.cached_tokens, reply.completion_tokens)
+        self.account.pay(call.candidate, key, name, reply.prompt_tokens, reply.cached_tokens, reply.completion_tokens)
 
 
 def _livelier(call: Call) -> Call:

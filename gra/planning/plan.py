@@ -7,6 +7,7 @@ stand-in models. Every number comes with a range, and the text says what it stan
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from gra.core.recipe import load_recipe
 from gra.core.records import State
 from gra.core.schema import SynthesisRecipe
 from gra.core.spending import token_cost
-from gra.experiment import load_experiment
+from gra.experiment import Plan, load_experiment
 from gra.planning.stages import add, forecast_stages, scaled
 from gra.synthesis.arms import has_stories, writes_samples
 from gra.synthesis.committee import committee_of
@@ -122,35 +123,43 @@ def make_plan(recipe: Path, overrides: Sequence[str], runs: Path, past: Path | N
     if sample is not None and sample < 1:
         raise RecipeError(f"--sample takes a number of candidates, at least 1, not {sample}")
     experiment = load_experiment(recipe, overrides, runs) if is_experiment(recipe) else None
-    if experiment is not None:
-        folder, name = experiment.folder, experiment.recipe.name
-        make = bool(sample)
-        if make:
-            folder.create()
-        jobs = [
-            job_for(arm, RunFolder(folder / "arms" / key), folder / "ledger.sqlite", create=make)
-            for key, arm in experiment.arms.items()
-        ]
-    else:
-        loaded = load_recipe(recipe, SynthesisRecipe, overrides)
-        name, folder = loaded.recipe.name, RunFolder(runs / loaded.recipe.name)
-        jobs = [job_for(loaded, folder, create=bool(sample))]
-    duplicates: dict[str, list[str]] = {}
-    if sample is not None:
-        asking = [job for job in jobs if committee_of(job.recipe) is not None]
-        if asking:
-            with folder.lock():
-                duplicates = try_jobs(asking, sample, View(folder / "log.jsonl"), folder / "logs")
-    arms = [_arm(job, past, sample, duplicates.get(job.recipe.name, [])) for job in jobs]
-    keys = sorted({key for arm, _ in arms if arm.forecast is not None for key in arm.forecast.keys})
-    forecasts = [arm.forecast for arm, _ in arms if arm.forecast is not None]
+    folder, jobs = _jobs(recipe, overrides, runs, experiment, create=sample is not None)
+    duplicates = _sample(jobs, sample, folder) if sample is not None else {}
+    told = [_arm(job, past, sample, duplicates.get(job.recipe.name, [])) for job in jobs]
+    arms = [arm for arm, _ in told]
+    forecasts = [arm.forecast for arm in arms if arm.forecast is not None]
+    keys = sorted({key for each in forecasts for key in each.keys})
     total = together([_on(each, keys) for each in forecasts]) if forecasts else None
     memory = memory_plan([job.recipe for job in jobs])
     log = (past if past is not None and past.is_dir() else folder.path) / "log.jsonl"
-    rows = {job.recipe.name: arm.rows for job, (arm, _) in zip(jobs, arms, strict=True)}
+    rows = {arm.recipe.name: arm.rows for arm in arms}
     stages, missing = forecast_stages(total, memory.local, log, experiment, rows, past)
-    notes = [note for _, found in arms for note in found] + missing
-    return Planned(name, [arm for arm, _ in arms], total, stages, memory, notes)
+    notes = [note for _, found in told for note in found] + missing
+    name = jobs[0].recipe.name if experiment is None else experiment.recipe.name
+    return Planned(name, arms, total, stages, memory, notes)
+
+
+def _jobs(
+    recipe: Path, overrides: Sequence[str], runs: Path, experiment: Plan | None, *, create: bool
+) -> tuple[RunFolder, list[Job]]:
+    """The arms that the run will make, and the folder it will make them in."""
+    if experiment is None:
+        loaded = load_recipe(recipe, SynthesisRecipe, overrides)
+        folder = RunFolder(runs / loaded.recipe.name)
+        return folder, [job_for(loaded, folder, create=create)]
+    folder = experiment.folder.create() if create else experiment.folder
+    ledger = folder / "ledger.sqlite"
+    arms = experiment.arms.items()
+    return folder, [job_for(arm, RunFolder(folder / "arms" / key), ledger, create=create) for key, arm in arms]
+
+
+def _sample(jobs: Sequence[Job], count: int, folder: RunFolder) -> dict[str, list[str]]:
+    """Make the first candidates of every arm that asks somebody; the duplicates among them by arm."""
+    asking = [job for job in jobs if committee_of(job.recipe) is not None]
+    if not asking:
+        return {}
+    with folder.lock():
+        return try_jobs(asking, count, View(folder / "log.jsonl"), folder / "logs")
 
 
 def is_experiment(recipe: Path) -> bool:
@@ -181,7 +190,8 @@ def _arm(job: Job, past: Path | None, sample: int | None, duplicates: Sequence[s
         evidence, own = _from_past(recipe, past), False
     elif job.ledger.is_file() and (sample is not None or _begun(job)):
         source = f"the first {sample} candidates, made now" if sample else "what this run has done so far"
-        evidence, own = read_evidence(job.ledger, recipe.name, source, frozenset(duplicates)), True
+        known = frozenset(duplicates or _duplicates(job.folder.path, recipe.name))
+        evidence, own = read_evidence(job.ledger, recipe.name, source, known), True
     else:
         evidence, own = rehearse(job, seeds), False
     lacking = [seed for seed in seeds if not seed.enriched or not seed.domain]
@@ -221,7 +231,7 @@ def _from_past(recipe: SynthesisRecipe, past: Path) -> Evidence:
     ledger = past if past.is_file() else past / "ledger.sqlite"
     if not ledger.is_file():
         raise DataError(f"{past} has no ledger.sqlite; give a run folder or a ledger file to --from")
-    evidence = read_evidence(ledger, recipe.name, f"the run {past}", frozenset(_duplicates(past)))
+    evidence = read_evidence(ledger, recipe.name, f"the run {past}", frozenset(_duplicates(past, recipe.name)))
     asked = {model for _, model in evidence.keys}
     known = {name for m in _members(recipe) for name in (m.model, m.fallback) if name}
     if not asked & known:
@@ -232,18 +242,28 @@ def _from_past(recipe: SynthesisRecipe, past: Path) -> Evidence:
     return evidence
 
 
-def _duplicates(past: Path) -> list[str]:
-    """The duplicates of a finished run (of an experiment, of all its arms), as its lineage says."""
+def _duplicates(run: Path, name: str) -> list[str]:
+    """The duplicates of a finished run (of an experiment, of its arm of this name), as its lineage says."""
     import pyarrow.parquet as pq
 
-    if not past.is_dir():
+    if not run.is_dir():
         return []
+    folders = [run, *sorted(run.glob("arms/*"))]
+    made = [folder for folder in folders if (folder / "lineage.parquet").is_file() and _made(folder) is not None]
+    chosen = [folder for folder in made if len(made) == 1 or _made(folder) == name]
     found = []
-    for lineage in (past / "lineage.parquet", *sorted(past.glob("arms/*/lineage.parquet"))):
-        if lineage.is_file():
-            table = pq.read_table(lineage, columns=["candidate_id", "state"]).to_pylist()
-            found += [row["candidate_id"] for row in table if row["state"] == State.DUPLICATE]
+    for folder in chosen:
+        table = pq.read_table(folder / "lineage.parquet", columns=["candidate_id", "state"]).to_pylist()
+        found += [row["candidate_id"] for row in table if row["state"] == State.DUPLICATE]
     return found
+
+
+def _made(folder: Path) -> str | None:
+    """The name of the arm that a folder holds."""
+    manifest = folder / "manifest.json"
+    section = json.loads(manifest.read_text(encoding="utf-8")).get("synthesis", {}) if manifest.is_file() else {}
+    name = section.get("name")
+    return None if name is None else str(name)
 
 
 def _doubts(recipe: SynthesisRecipe, evidence: Evidence, work: Work) -> list[str]:

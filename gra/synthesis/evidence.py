@@ -51,6 +51,7 @@ class Evidence:
     units: Mapping[str, Floats]
     candidates: Candidates
     source: str
+    rest: Floats  # what was paid for candidates that were left half told; (role, model) x `COLUMNS`
     sure: bool = True  # False: assumed, not measured
 
     def of(self, kind: str) -> Floats:
@@ -136,7 +137,8 @@ def _gather(paid: Sequence[_Paid], verdicts: Mapping[str, str], duplicates: froz
         units["candidate"] = np.stack([told[name] for name in ended])
     rounds = np.array([int(name[1:].split("-")[0]) for name in ended], np.int64)
     candidates = Candidates(np.array(passed, bool), rounds)
-    return Evidence(keys, units, candidates, source)
+    rest = sum((costs for name, costs in told.items() if name not in verdicts), np.zeros((len(keys), len(COLUMNS))))
+    return Evidence(keys, units, candidates, source, rest)
 
 
 def divide(began: Floats, ended: Floats) -> tuple[Floats, Floats]:

@@ -8,7 +8,6 @@ bootstrap (Rubin 1981).
 from __future__ import annotations
 
 import heapq
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gra.synthesis.evidence import COLUMNS, Evidence, Floats, Key
-from gra.synthesis.rounds import FIRST
+from gra.synthesis.rounds import admission
 
 Bools = npt.NDArray[np.bool_]
 
@@ -162,8 +161,10 @@ class _Draw:
     def _rounds(self) -> None:
         evidence, work = self._evidence, self._work
         costs, told = evidence.of("candidate"), evidence.candidates
-        if work.own and len(costs):
-            self.costs += costs.sum(axis=0)
+        grown = evidence.of("row")
+        enriched = len(grown) if work.own else 0
+        if work.own:
+            self.costs += costs.sum(axis=0) + grown.sum(axis=0) + evidence.rest
         for number in range(1, work.rounds + 1):
             here = told.round == number if work.own else np.zeros(len(told.round), bool)
             have, begun = int(told.passed[here].sum()), int(here.sum())
@@ -176,7 +177,8 @@ class _Draw:
             self.candidates += begun + passes + fails
             self.rows += rows
             if number < work.rounds:
-                self._add(evidence.of("row") if len(evidence.of("row")) else evidence.of("seed"), rows)
+                self._add(grown if len(grown) else evidence.of("seed"), rows - enriched)
+                enriched = max(0, enriched - rows)
 
     def _draw_rate(self) -> float:
         """The share of candidates that pass."""
@@ -219,9 +221,9 @@ def _played(work: Work, have: int, begun: int, fates: Bools, needed: int, length
     done = np.zeros(len(fates), bool)
     now, admitted, prefix = 0.0, 0, 0
     while prefix < needed:
-        rate = (have + int(fates[:prefix].sum()) + 3) / (begun + prefix + 4)
         missing = max(0, work.accept - have - int(fates[ended].sum()))
-        most = max(1, min(work.in_flight, math.ceil(missing / rate), FIRST + 12 * (begun + len(ended))))
+        passed = have + int(fates[:prefix].sum())
+        most = min(work.in_flight, admission(missing, passed, begun + prefix, begun + len(ended)))
         while admitted < len(fates) and len(running) < most:
             heapq.heappush(running, (now + lengths[admitted], admitted))
             admitted += 1

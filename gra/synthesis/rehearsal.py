@@ -82,10 +82,13 @@ async def _tell(job: Job, seeds: Sequence[Seed], path: Path) -> None:
     recipe = job.recipe
     committee = committee_of(recipe)
     names = {m.model for m in committee.models.values()} if committee else set()
-    good = {f"grade{i}e": min(10.0, recipe.review.accept_mean + 1) if i < 100 * _GOOD else 1.0 for i in range(100)}
+    script = _Script(
+        {f"grade{i}e": 10.0 if i < 100 * _GOOD else 1.0 for i in range(100)},
+        2.5 * recipe.review.dispute_std,  # one such review of three is a dispute, and does not fail the mean
+    )
     ledger = Ledger(path, recipe.name)
     try:
-        pool = EnginePool({name: ScriptedEngine(name, _Script(good)) for name in sorted(names)}, float("inf"))
+        pool = EnginePool({name: ScriptedEngine(name, script) for name in sorted(names)}, float("inf"))
         await pool.residency.warm()
         workshop, view = _StandIns(recipe.engine), View(quiet=True)
         workshop.prepared.set()
@@ -131,8 +134,9 @@ def _few(seeds: Sequence[Seed]) -> list[Seed]:
 class _Script:
     """Answers of ordinary length; what an answer is worth stands in it, so that all reviewers see the same."""
 
-    def __init__(self, worth: Mapping[str, float]) -> None:
+    def __init__(self, worth: Mapping[str, float], dissent: float) -> None:
         self._worth = worth
+        self._dissent = dissent
 
     def __call__(self, call: Call) -> Completion:
         luck = random.Random(zlib.crc32(repr((call.messages, call.sample, call.member)).encode()))
@@ -161,7 +165,8 @@ class _Script:
         if not (marks := _MARK.findall(text)):
             return 5.0
         grade = self._worth[f"grade{marks[-1]}e"]
-        return 10.0 - grade if random.Random(f"{member} {marks[-1]}").random() < _DISSENT else grade
+        dissents = random.Random(f"{member} {marks[-1]}").random() < _DISSENT
+        return max(0.0, grade - self._dissent) if dissents else grade
 
     def _opinion(self, labels: Sequence[str], prompt: str, member: str, luck: random.Random) -> dict[str, float]:
         if set(labels) == {"yes", "no"}:

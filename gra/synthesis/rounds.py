@@ -30,7 +30,7 @@ from gra.synthesis.quotas import Quotas
 from gra.synthesis.story import Pool, Setting, candidate_id, domain_in_turn, eligible, live
 from gra.synthesis.told import Ended, Settled, Told
 
-FIRST = 4  # stories at once at the start
+_FIRST = 4  # stories at once at the start
 _EMBED = 4096  # texts embedded at a time
 OnEnd = Callable[[Candidate, bool], None]  # a candidate that ended, and whether an earlier start had recorded it
 _SAME = {"text": "same text as", "wording": "nearly the wording of", "embedding": "too similar to"}
@@ -211,12 +211,9 @@ class Round:
             self._quotas.plan(Counter(c.domain for c, d in zip(self._passed, decisions, strict=False) if d.kept))
 
     def _room(self) -> int:
-        """How many stories may be in flight: fewer when nearly enough rows are accepted."""
-        # The rate is taken where all have ended: what ends soonest is mostly rejected.
-        rate = (len(self._passed) + 3) / (self._prefix + 4)
-        wanted = math.ceil(self._quotas.missing(self._accepted) / rate)
-        # The first few go ahead alone: a person sees a row early, or why there is none, before much is spent.
-        return max(1, min(self._in_flight, wanted, FIRST + 12 * self._ended))
+        """How many stories may be in flight."""
+        missing = self._quotas.missing(self._accepted)
+        return min(self._in_flight, admission(missing, len(self._passed), self._prefix, self._ended))
 
     async def _shortest_prefix(self) -> int | None:
         """The smallest number of candidates whose deduplicated rows fill the round, if there is one yet."""
@@ -308,6 +305,21 @@ class Round:
         if decision.stage is not None:
             return Settled(State.DUPLICATE, f"{_SAME[decision.stage]} {name}", name, decision.similarity)
         return Settled(State.SURPLUS if surplus else State.ACCEPTED, surplus, name, decision.similarity)
+
+
+def admission(missing: int, passed: int, prefix: int, ended: int) -> int:
+    """How many stories may be in flight, as many as engines take: fewer when nearly enough rows are accepted.
+
+    Args:
+        missing: the rows that the round still lacks.
+        passed: how many of the prefix the gate let through.
+        prefix: how many candidates have ended from the first on without a gap.
+        ended: how many have ended at all.
+    """
+    # The rate is taken where all have ended: what ends soonest is mostly rejected.
+    rate = (passed + 3) / (prefix + 4)
+    # The first few go ahead alone: a person sees a row early, or why there is none, before much is spent.
+    return max(1, min(math.ceil(missing / rate), _FIRST + 12 * ended))
 
 
 def grow(pool: Pool, samples: Sequence[Seed]) -> dict[str, list[Seed]]:
