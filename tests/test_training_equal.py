@@ -19,13 +19,13 @@ def data(tmp_path: Path) -> Path:
     return write_rows(tmp_path / "rows.jsonl", [row(*pair) for pair in PAIRS])
 
 
-def made(tmp_path: Path, student: Path, data: Path, *overrides: str, **changes: Any) -> Any:
+def made(tmp_path: Path, student: Path, rows: Path, /, *overrides: str, **changes: Any) -> Any:
     """A trainer that has not begun."""
     from gra.training.arguments import build_arguments
     from gra.training.plan import load_student, make_plan
     from gra.training.trainer import StudentTrainer, make_trainer
 
-    plan = make_plan(load(write_recipe(tmp_path, student, data, **changes), *overrides))
+    plan = make_plan(load(write_recipe(tmp_path, student, rows, **changes), *overrides))
     return make_trainer(StudentTrainer, plan, load_student(plan), build_arguments(plan.loaded, tmp_path / "c"), [])
 
 
@@ -100,11 +100,12 @@ def test_the_cheap_loss_is_trls_loss(
     import torch
     from trl import SFTTrainer
 
-    from gra.training import trainer as module
+    from gra.training import head_loss
+    from gra.training.trainer import _plain_frozen_head
 
-    monkeypatch.setattr(module, "_WORDS_AT_ONCE", 100)  # a vocabulary of three pieces
+    monkeypatch.setattr(head_loss, "_WORDS_AT_ONCE", 100)  # a vocabulary of three pieces
     trainer = made(tmp_path, student, data, f"model.dtype={dtype}")
-    assert module._plain_frozen_head(trainer, trainer.model)
+    assert _plain_frozen_head(trainer, trainer.model)
     for name, weight in trainer.model.named_parameters():  # B starts at zero, and then A has no gradient
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.1)
