@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training_tiny import PAIRS, load, make_student, row, write_recipe, write_rows
+from training_tiny import PAIRS, load, logged, make_student, row, same, train, weights, write_recipe, write_rows
 
 from gra.core.errors import RecipeError
 from gra.core.manifest import RunFolder
@@ -37,24 +37,6 @@ def rows(tmp_path: Path) -> Path:
     return write_rows(tmp_path / "rows.jsonl", [row(*pair) for pair in PAIRS])
 
 
-def train(recipe: Path, output: Path, *overrides: str, **options: Any) -> dict[str, Any]:
-    from gra.training.sft import train as run
-
-    return run(load(recipe, *overrides), output, **options)
-
-
-def weights(folder: Path) -> dict[str, Any]:
-    from safetensors.torch import load_file
-
-    return load_file(next(folder.glob("*model.safetensors")))
-
-
-def last(output: Path, name: str) -> float:
-    states = sorted(output.glob("checkpoints/*/trainer_state.json"), key=lambda p: int(p.parent.name.split("-")[1]))
-    history = json.loads(states[-1].read_text())["log_history"]
-    return [entry[name] for entry in history if name in entry][-1]
-
-
 def test_preference_from_an_adapter_learns_the_order_of_answers(
     tmp_path: Path, student: Path, rows: Path, pairs: Path
 ) -> None:
@@ -69,7 +51,7 @@ def test_preference_from_an_adapter_learns_the_order_of_answers(
     metrics = train(recipe, output)
     assert metrics["loss_first"] == pytest.approx(0.6931, abs=1e-3)  # ln 2: the student is its own reference
     assert metrics["loss"] < metrics["loss_first"]
-    assert last(output, "rewards/margins") > 0
+    assert logged(output, "rewards/margins")[-1] > 0
     assert "eval_loss" in metrics
     assert metrics["stop"]["prompts"] == 2
     after = weights(output)
@@ -108,8 +90,7 @@ def test_preference_resumes_to_the_weights_of_an_uninterrupted_run(
         with pytest.raises(KeyboardInterrupt):
             train(recipe, tmp_path / "halves")
     train(recipe, tmp_path / "halves")
-    whole, halves = weights(tmp_path / "whole"), weights(tmp_path / "halves")
-    assert all(bool((whole[key] == halves[key]).all()) for key in whole)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "halves"))
 
 
 @pytest.mark.parametrize("lora", [None, {"r": 4, "alpha": 8}], ids=["full", "new adapter"])

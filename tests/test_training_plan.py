@@ -241,6 +241,26 @@ def test_arms_that_differ_in_steps_are_warned_of(tmp_path: Path) -> None:
     assert "!" not in equal
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_shipped_experiments_train_every_arm_equally_long(path: Path, tmp_path: Path) -> None:
+    from gra.experiment import load_experiment
+
+    plan = load_experiment(path, [], tmp_path)
+    assert len(plan.students()) == len(plan.arms) * len(plan.recipe.training_seeds)
+    assert "!" not in plan.describe()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [("training_seeds=[1, 2, 1]", "names a seed twice"), ("train.seed=3", "write `training_seeds")],
+)
+def test_training_seeds_are_different_students(change: str, message: str, tmp_path: Path) -> None:
+    from gra.experiment import load_experiment
+
+    with pytest.raises(RecipeError, match=message):
+        load_experiment(ROOT / "recipes/quickstart.yaml", [change], tmp_path)
+
+
 def test_a_wrong_student_is_found_before_anything_is_spent(tmp_path: Path) -> None:
     from gra.experiment import load_experiment
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training_tiny import PAIRS, load, make_student, row, write_recipe, write_rows
+from training_tiny import PAIRS, make_student, row, same, train, weights, write_recipe, write_rows
 
 from gra.core.errors import Mismatch
 from gra.core.manifest import RunFolder
@@ -30,22 +30,6 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     return write_rows(tmp_path / "rows.jsonl", [row(*pair) for pair in PAIRS])
-
-
-def train(recipe: Path, output: Path, *overrides: str, **options: Any) -> dict[str, Any]:
-    from gra.training.sft import train as run
-
-    return run(load(recipe, *overrides), output, **options)
-
-
-def weights(folder: Path) -> dict[str, Any]:
-    from safetensors.torch import load_file
-
-    return load_file(next(folder.glob("*model.safetensors")))
-
-
-def same(left: dict[str, Any], right: dict[str, Any]) -> bool:
-    return left.keys() == right.keys() and all(bool((left[key] == right[key]).all()) for key in left)
 
 
 def test_a_student_learns_to_answer_and_to_stop(tmp_path: Path, student: Path, data: Path) -> None:
@@ -124,34 +108,6 @@ def test_a_finished_student_is_made_again_by_the_one_command_of_its_card(
     assert end.value.code == 5
 
 
-def test_resuming_gives_the_weights_of_an_uninterrupted_run(
-    tmp_path: Path, student: Path, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from gra.training import trainer
-
-    recipe = write_recipe(tmp_path, student, data, train={"max_steps": 8, "save_steps": 4})
-    whole = train(recipe, tmp_path / "whole")
-
-    class Stop(trainer.Seal):
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.global_step == 6:
-                raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer, "Seal", Stop)
-        with pytest.raises(KeyboardInterrupt):
-            train(recipe, tmp_path / "halves")
-    assert not (tmp_path / "halves" / "manifest.json").exists()
-    # A checkpoint that was cut off while it was written is the newest, and must not be used.
-    broken = tmp_path / "halves" / "checkpoints" / "checkpoint-6"
-    broken.mkdir()
-    (broken / "trainer_state.json").write_text('{"global_step": 6, "max_steps": 8, "log_history": []}')
-    resumed = train(recipe, tmp_path / "halves")
-    assert not broken.exists()
-    assert same(weights(tmp_path / "whole"), weights(tmp_path / "halves"))
-    assert (resumed["steps"], resumed["loss"], resumed["tokens"]) == (8, whole["loss"], whole["tokens"])
-
-
 def test_a_run_killed_after_its_last_step_trains_no_more(
     tmp_path: Path, student: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,46 +167,6 @@ def test_adapters_stay_float32_over_bfloat16_weights(tmp_path: Path, student: Pa
     recipe = write_recipe(tmp_path, student, data, train={"max_steps": 1})
     train(recipe, tmp_path / "model", "model.dtype=bfloat16")
     assert {tensor.dtype for tensor in weights(tmp_path / "model").values()} == {torch.float32}
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_cheap_loss_is_trls_loss(tmp_path: Path, student: Path, data: Path, dtype: str) -> None:
-    import torch
-    from datasets import Dataset
-    from trl import SFTTrainer
-
-    from gra.training.arguments import build_arguments
-    from gra.training.plan import load_student, lora_config, make_plan
-    from gra.training.trainer import _plain_frozen_head, make_trainer
-
-    plan = make_plan(load(write_recipe(tmp_path, student, data), f"model.dtype={dtype}"))
-    arguments = build_arguments(plan.loaded, tmp_path / "checkpoints")
-    trainer = make_trainer(
-        load_student(plan, plan.model.path),
-        arguments,
-        plan.tokenizer,
-        Dataset.from_dict(plan.train.columns),
-        None,
-        lora_config(plan.recipe),
-        [],
-    )
-    assert _plain_frozen_head(trainer, trainer.model)
-    for name, weight in trainer.model.named_parameters():  # B starts at zero, and then A has no gradient
-        if "lora_B" in name:
-            torch.nn.init.normal_(weight, std=0.1)
-    batch = next(iter(trainer.get_train_dataloader()))
-    results = []
-    for compute in (trainer.compute_loss, super(type(trainer), trainer).compute_loss):
-        trainer.model.zero_grad()
-        loss = compute(trainer.model, dict(batch), num_items_in_batch=None)
-        loss.backward()
-        grads = [weight.grad.clone() for weight in trainer.model.parameters() if weight.grad is not None]
-        results.append((loss.item(), torch.cat([grad.flatten() for grad in grads])))
-    assert issubclass(type(trainer), SFTTrainer)
-    (ours, our_grads), (theirs, their_grads) = results
-    tolerance = 1e-5 if dtype == "float32" else 2e-2
-    assert ours == pytest.approx(theirs, rel=tolerance)
-    assert (our_grads - their_grads).norm() < tolerance * their_grads.norm()
 
 
 def command(recipe: Path, output: Path, *more: str) -> list[str]:

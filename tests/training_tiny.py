@@ -87,3 +87,29 @@ def write_recipe(folder: Path, student: Path | str, rows: Path, /, **changes: An
 def load(path: Path, *overrides: str) -> Loaded[TrainRecipe]:
     """The checked recipe."""
     return load_recipe(path, TrainRecipe, overrides)
+
+
+def train(recipe: Path, output: Path, *overrides: str, **options: Any) -> dict[str, Any]:
+    """Train in this process; the metrics."""
+    from gra.training.sft import train as run
+
+    return run(load(recipe, *overrides), output, **options)
+
+
+def weights(folder: Path) -> dict[str, Any]:
+    """Every tensor of a trained student, by name."""
+    from safetensors.torch import load_file
+
+    return load_file(next(folder.glob("*model.safetensors")))
+
+
+def same(left: dict[str, Any], right: dict[str, Any]) -> bool:
+    """Whether two students are bit for bit the same."""
+    return left.keys() == right.keys() and all(bool((left[key] == right[key]).all()) for key in left)
+
+
+def logged(output: Path, name: str) -> list[float]:
+    """One figure of every logged step."""
+    newest = max(output.glob("checkpoints/checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    history = json.loads((newest / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    return [entry[name] for entry in history if name in entry]

@@ -386,3 +386,11 @@ class Experiment(Section):
         if self.baseline not in self.arms:
             raise ValueError(f"`baseline: {self.baseline}` is not one of the arms ({', '.join(self.arms)})")
         return self
+
+    @model_validator(mode="after")
+    def _every_seed_is_another_student(self) -> Experiment:
+        if len(set(self.training_seeds)) < len(self.training_seeds):
+            raise ValueError("`training_seeds` names a seed twice: the same student is no second measurement")
+        if "seed" in self.train:
+            raise ValueError("`train.seed` would be the same for every student; write `training_seeds: [...]`")
+        return self

@@ -31,11 +31,6 @@ class Checkpoint:
     seconds: float
     state: dict[str, Any]
 
-    @property
-    def final(self) -> bool:
-        """Whether nothing is left to train."""
-        return bool(self.state["global_step"] >= self.state["max_steps"])
-
 
 def seal(checkpoint: Path, inputs: Inputs, seconds: float) -> None:
     """Declare a checkpoint whole; `seconds` is the training time that led to it, over all resumes."""

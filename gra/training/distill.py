@@ -11,43 +11,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from transformers import PrinterCallback, TrainerCallback
+from transformers import TrainerCallback
 from trl import DistillationTrainer
 
 from gra.core.errors import RecipeError
 from gra.training.plan import Plan
+from gra.training.trainer import GraTrainer, make_trainer
 
 
-def make_distill_trainer(
-    plan: Plan, model: Any, arguments: Any, train: Any, heldout: Any, lora: Any, callbacks: list[TrainerCallback]
-) -> Any:
-    """The trainer over prompts, with the teacher loaded; nothing is printed to standard output.
+class SameVocabularyTrainer(GraTrainer, DistillationTrainer):  # type: ignore[misc]  # TRL is untyped
+    """DistillationTrainer for a teacher that numbers tokens as the student does."""
+
+
+def make_distill_trainer(plan: Plan, model: Any, arguments: Any, callbacks: list[TrainerCallback]) -> Any:
+    """The trainer over prompts, with the teacher loaded.
 
     Raises:
         RecipeError: when `teacher.vocabulary` is `same` and the two vocabularies differ.
     """
-    teacher = _load_teacher(plan, model)
-    base: Any = DistillationTrainer
-    if _one_vocabulary(plan):
-        train, heldout = (rows and rows.select_columns("prompt") for rows in (train, heldout))
-    else:
-        from trl.experimental.gold import GOLDTrainer
-
-        base = GOLDTrainer
+    kind: type[Any] = SameVocabularyTrainer
+    if not _one_vocabulary(plan):
+        kind = _other_vocabulary_trainer()
         assert plan.teacher is not None
         arguments.use_uld_loss, arguments.teacher_tokenizer_name_or_path = True, str(plan.teacher.path)
-    trainer = _without_card(base)(
-        model=model,
-        teacher_model=teacher,
-        args=arguments,
-        train_dataset=train,
-        eval_dataset=heldout,
-        processing_class=plan.tokenizer,
-        peft_config=lora,
-        callbacks=callbacks,
-    )
-    trainer.remove_callback(PrinterCallback)
-    return trainer
+    teacher = _load_teacher(plan, model)
+    return make_trainer(kind, plan, model, arguments, callbacks, teacher_model=teacher)
 
 
 def _one_vocabulary(plan: Plan) -> bool:
@@ -55,14 +43,13 @@ def _one_vocabulary(plan: Plan) -> bool:
     return plan.recipe.teacher.vocabulary == "same"
 
 
-def _without_card(base: Any) -> Any:
-    class Trainer(base):  # type: ignore[misc]
-        """The same without TRL's model card: gra.training.card writes one that names the data."""
+def _other_vocabulary_trainer() -> type[Any]:
+    from trl.experimental.gold import GOLDTrainer  # importing it warns that it is experimental
 
-        def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-            """Nothing."""
+    class OtherVocabularyTrainer(GraTrainer, GOLDTrainer):  # type: ignore[misc]
+        """GOLDTrainer, which aligns the texts of two vocabularies."""
 
-    return Trainer
+    return OtherVocabularyTrainer
 
 
 def _load_teacher(plan: Plan, student: Any) -> Any:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from gra.models.catalog import ResolvedModel
 
 # Raise when the same inputs begin to train another student.
-METHOD = 1
+METHOD = 2
 # Options that change what is seen, kept or how fast, never the weights.
 _WITHOUT_EFFECT = frozenset(
     {"dataloader_num_workers", "dataloader_persistent_workers", "dataloader_pin_memory", "dataloader_prefetch_factor"}
@@ -161,20 +161,20 @@ def probe_rows(plan: Plan) -> list[Row]:
     return plan.split.heldout[: plan.recipe.probe.prompts]
 
 
-def load_student(plan: Plan, path: Path) -> Any:
-    """The student's weights from `path` (its own folder, or a whole checkpoint of this run)."""
+def load_student(plan: Plan) -> Any:
+    """The student's weights, with the adapter that training goes on from."""
     import torch
     from transformers import AutoModelForCausalLM
 
     recipe = plan.recipe
-    adapter = path if (path / "adapter_config.json").is_file() else adapter_folder(plan.loaded)
+    adapter = adapter_folder(plan.loaded)
     quantised: dict[str, Any] = {}
     if recipe.model.quantization is not None:
         from gra.training.quantization import four_bit
 
         quantised = four_bit()
     model = AutoModelForCausalLM.from_pretrained(
-        plan.model.path if adapter else path,
+        plan.model.path,
         dtype=getattr(torch, recipe.model.dtype),
         attn_implementation=recipe.model.attn_implementation,
         trust_remote_code=plan.model.remote_code,

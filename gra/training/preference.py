@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import PrinterCallback, TrainerCallback
 from trl import DPOTrainer
+
+from gra.training.trainer import GraTrainer
 
 _REFERENCE = "ref"  # what TRL calls its copy of the adapter
 
 
-class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]  # TRL is untyped
+class PreferenceTrainer(GraTrainer, DPOTrainer):  # type: ignore[misc]  # TRL is untyped
     """DPOTrainer over rows that are tokens already."""
 
     def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
@@ -29,23 +30,3 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]  # TRL is untyped
 
         super()._save(output_dir, state_dict)
         shutil.rmtree(Path(output_dir or self.args.output_dir) / _REFERENCE, ignore_errors=True)
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """No card here: gra.training.card writes one that names the data."""
-
-
-def make_preference_trainer(
-    model: Any, arguments: Any, tokenizer: Any, train: Any, heldout: Any, lora: Any, callbacks: list[TrainerCallback]
-) -> PreferenceTrainer:
-    """The trainer over tokenised pairs; nothing is printed to standard output."""
-    trainer = PreferenceTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=train,
-        eval_dataset=heldout,
-        processing_class=tokenizer,
-        peft_config=lora,
-        callbacks=callbacks,
-    )
-    trainer.remove_callback(PrinterCallback)
-    return trainer

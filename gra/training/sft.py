@@ -23,7 +23,7 @@ from gra.training.arguments import build_arguments, check_arguments, on_cpu
 from gra.training.card import write_card
 from gra.training.checkpoints import Checkpoint, newest_whole, refuse_difference, remove_broken
 from gra.training.launch import Launch, command_after, launch_from_environment
-from gra.training.plan import Plan, adapter_folder, load_student, lora_config, make_plan, probe_rows, use_all_cores
+from gra.training.plan import Plan, adapter_folder, load_student, make_plan, probe_rows, use_all_cores
 from gra.training.probe import set_stop_tokens, stop_probe
 from gra.training.provenance import RESOLVED, gpu_hours, hardware, origin_of, pinned
 from gra.training.quantization import require_quantization
@@ -129,56 +129,48 @@ def _run(
     if not plan.recipe.adapts and plan.recipe.model.dtype == "bfloat16" and arguments.deepspeed_plugin is None:
         view.note("! every weight is trained in bfloat16 without a float32 copy: small updates are lost. "
                   "Set `model.dtype: float32`, or launch with recipes/accelerate/zero2.yaml")  # fmt: skip
-    finished = checkpoint is not None and checkpoint.final
-    model = load_student(plan, checkpoint.path if checkpoint and finished else plan.model.path)
-    seal = Seal({**plan.inputs, "processes": arguments.world_size}, checkpoint.seconds if checkpoint else 0.0)
+    before = checkpoint.seconds if checkpoint else 0.0
+    seal = Seal({**plan.inputs, "processes": arguments.world_size}, before)
     with _tracking(plan, folder, group, arguments.process_index == 0) as tracker:
-        lora = None if finished else lora_config(plan.recipe)
-        trainer = _trainer(plan, model, arguments, lora, [seal, Progress(view, tracker)])
-        seconds = checkpoint.seconds if checkpoint else 0.0
-        if not finished:
-            if checkpoint:
-                view.note(f"going on from step {checkpoint.state['global_step']}")
-            with view.bars():
-                trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
-            seconds = seal.seconds
-        state = checkpoint.state if checkpoint and finished else dict(vars(trainer.state))
-        metrics = _save(plan, folder, trainer, state, seconds)
+        trainer = _trainer(plan, arguments, [seal, Progress(view, tracker)])
+        if checkpoint:
+            view.note(f"going on from step {checkpoint.state['global_step']}")
+        with view.bars():
+            trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
+        metrics = _save(plan, folder, trainer, seal.seconds)
         tracker.summary({key: value for key, value in metrics.items() if isinstance(value, (int, float))})
     return metrics
 
 
-def _trainer(plan: Plan, model: Any, arguments: Any, lora: Any, callbacks: list[Any]) -> Any:
-    """The method's trainer.
+def _trainer(plan: Plan, arguments: Any, callbacks: list[Any]) -> Any:
+    """The method's trainer, with the student's weights loaded.
 
     Raises:
         RecipeError: when TRL refuses the combination of model, data and options.
     """
-    from datasets import Dataset
+    from gra.training.trainer import StudentTrainer, make_trainer
 
-    train = Dataset.from_dict(plan.train.columns)
-    heldout = Dataset.from_dict(plan.heldout.columns) if len(plan.heldout) else None
+    model = load_student(plan)
     try:
         if plan.recipe.method == "distill":
             from gra.training.distill import make_distill_trainer
 
-            return make_distill_trainer(plan, model, arguments, train, heldout, lora, callbacks)
+            return make_distill_trainer(plan, model, arguments, callbacks)
+        kind: type[Any] = StudentTrainer
         if plan.recipe.method == "preference":
-            from gra.training.preference import make_preference_trainer
+            from gra.training.preference import PreferenceTrainer
 
-            return make_preference_trainer(model, arguments, plan.tokenizer, train, heldout, lora, callbacks)
-        from gra.training.trainer import make_trainer
-
-        return make_trainer(model, arguments, plan.tokenizer, train, heldout, lora, callbacks)
+            kind = PreferenceTrainer
+        return make_trainer(kind, plan, model, arguments, callbacks)
     except (ValueError, NotImplementedError) as error:
         raise RecipeError(f"TRL refuses to train this: {error}", plan.loaded.path) from error
 
 
-def _save(plan: Plan, folder: RunFolder, trainer: Any, state: dict[str, Any], seconds: float) -> dict[str, Any]:
+def _save(plan: Plan, folder: RunFolder, trainer: Any, seconds: float) -> dict[str, Any]:
     """Write the model, then everything that says how it was made; the manifest comes last."""
     set_stop_tokens(trainer.model, plan.tokenizer)
     trainer.save_model(str(folder.path))
-    metrics = _metrics(plan, trainer, state, seconds)
+    metrics = _metrics(plan, trainer, seconds)
     if trainer.args.process_index == 0:
         trainer.model.generation_config.save_pretrained(folder.path)
         (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; the recipe says the same
@@ -225,17 +217,18 @@ def _weights(name: str, model: Any) -> dict[str, Any]:
     }
 
 
-def _metrics(plan: Plan, trainer: Any, state: dict[str, Any], seconds: float) -> dict[str, Any]:
-    losses = [entry["loss"] for entry in state["log_history"] if "loss" in entry]
+def _metrics(plan: Plan, trainer: Any, seconds: float) -> dict[str, Any]:
+    state = trainer.state
+    losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
     last = losses[-max(1, len(losses) // 5) :]
     # A trainer that writes its own rows counts them in its log.
-    counted = [int(entry["num_tokens"]) for entry in state["log_history"] if "num_tokens" in entry]
-    tokens = state["num_input_tokens_seen"] or max(counted, default=0)
+    counted = [int(entry["num_tokens"]) for entry in state.log_history if "num_tokens" in entry]
+    tokens = state.num_input_tokens_seen or max(counted, default=0)
     processes, gpu = trainer.args.world_size, not on_cpu(plan.options)
     metrics: dict[str, Any] = {
         "name": plan.recipe.name,
-        "steps": state["global_step"],
-        "epochs": round(state["epoch"], 3),
+        "steps": state.global_step,
+        "epochs": round(state.epoch, 3),
         "seed": trainer.args.seed,
         "loss_first": round(losses[0], 4),
         "loss": round(sum(last) / len(last), 4),  # mean of the last fifth of the logged steps

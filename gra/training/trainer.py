@@ -1,11 +1,6 @@
-"""TRL's SFTTrainer, with a cheaper loss on the CPU and GRA's callbacks.
+"""How every method's trainer is made, TRL's SFTTrainer with a cheaper loss on the CPU, and GRA's callbacks.
 
 Imports torch and TRL; import this module only when training starts.
-
-On a GPU, TRL projects only the completion's tokens through the LM head (a Triton kernel). On a CPU it
-projects every token and recomputes the logits in the backward pass, which for a vocabulary of 262,144
-is most of the work. `FrozenHeadLoss` does neither: a step of Gemma-3-270m with LoRA took 12.8 s of one
-core's time with TRL's loss and 3.3 s with this one (8 rows of 60 tokens, half of them completion).
 """
 
 from __future__ import annotations
@@ -16,48 +11,33 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTTrainer
 
 from gra.core.console import View
 from gra.core.tracking import Tracker
 from gra.training.checkpoints import Inputs, seal
+from gra.training.head_loss import FrozenHeadLoss, parts_of_like_length
+from gra.training.plan import Plan, lora_config
 from gra.training.template import IGNORED
 
-_TOKENS_AT_ONCE = 128  # logits of so many exist at the same time: 128 x 262,144 x 4 bytes = 134 MB
+
+class GraTrainer:
+    """What is changed in every trainer of TRL's."""
+
+    state: Any
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """No card here: gra.training.card writes one that names the data."""
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        # A checkpoint of the last step leaves nothing to do; the trainer would take one more step before it looks.
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **kwargs)  # type: ignore[misc]  # the trainer that is mixed in has it
 
 
-class FrozenHeadLoss(torch.autograd.Function):
-    """Summed cross-entropy of `hidden @ weight.T` when `weight` is not trained.
-
-    The gradient with respect to `hidden` is taken together with the loss, so logits are computed once and
-    live for one chunk only.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """`hidden` (tokens, width), `weight` (vocabulary, width), `labels` (tokens); the loss in nats."""
-        total = torch.zeros((), dtype=torch.float32)
-        gradients = []
-        for start in range(0, len(labels), _TOKENS_AT_ONCE):
-            states, targets = hidden[start : start + _TOKENS_AT_ONCE], labels[start : start + _TOKENS_AT_ONCE]
-            logits = (states.to(weight.dtype) @ weight.t()).log_softmax(-1, dtype=torch.float32)
-            at = torch.arange(len(targets))
-            total -= logits[at, targets].sum()
-            slope = logits.exp_()  # softmax(logits) - one_hot(targets)
-            slope[at, targets] -= 1
-            gradients.append(slope.to(weight.dtype) @ weight)
-        ctx.save_for_backward(torch.cat(gradients).to(hidden.dtype) if gradients else torch.zeros_like(hidden))
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        """Scale the gradient that was taken in the forward pass."""
-        (gradient,) = ctx.saved_tensors
-        return gradient * grads[0].to(gradient.dtype), None, None
-
-
-class StudentTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is untyped
+class StudentTrainer(GraTrainer, SFTTrainer):  # type: ignore[misc]  # TRL is untyped
     """SFTTrainer that computes only what is trained when the LM head is frozen on a CPU."""
 
     def compute_loss(
@@ -68,17 +48,17 @@ class StudentTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is untyped
         if return_outputs or not _plain_frozen_head(self, core):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         core = core.get_base_model() if hasattr(core, "get_base_model") else core
-        features = {key: value for key, value in inputs.items() if key != "labels"}
-        hidden = core.base_model(**features, use_cache=False).last_hidden_state[:, :-1]
-        labels = inputs["labels"][:, 1:]
-        inside = labels != IGNORED
+        states, targets = [], []
+        for part in parts_of_like_length(inputs):
+            labels = part.pop("labels")[:, 1:]
+            hidden = core.base_model(**part, use_cache=False).last_hidden_state[:, :-1]
+            states.append(hidden[labels != IGNORED])
+            targets.append(labels[labels != IGNORED])
+        words = torch.cat(targets)
         loss = FrozenHeadLoss.apply(  # type: ignore[no-untyped-call]
-            hidden[inside], core.get_output_embeddings().weight, labels[inside]
+            torch.cat(states), core.get_output_embeddings().weight, words
         )
-        return loss / torch.as_tensor(inside.sum() if num_items_in_batch is None else num_items_in_batch).clamp(min=1)
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """No card here: gra.training.card writes one that names the data."""
+        return loss / torch.as_tensor(len(words) if num_items_in_batch is None else num_items_in_batch).clamp(min=1)
 
 
 def _plain_frozen_head(trainer: StudentTrainer, core: Any) -> bool:
@@ -145,17 +125,28 @@ class Progress(TrainerCallback):  # type: ignore[misc]
 
 
 def make_trainer(
-    model: Any, arguments: Any, tokenizer: Any, train: Any, heldout: Any, lora: Any, callbacks: list[TrainerCallback]
-) -> StudentTrainer:
-    """The trainer over tokenised rows; nothing is printed to standard output."""
-    trainer = StudentTrainer(
+    kind: type[GraTrainer], plan: Plan, model: Any, arguments: Any, callbacks: list[TrainerCallback], **more: Any
+) -> Any:
+    """The trainer of a method over the plan's encoded rows; it prints nothing to standard output.
+
+    Args:
+        kind: its class.
+        plan: the run.
+        model: the student's weights.
+        arguments: TRL's configuration.
+        callbacks: called besides TRL's own.
+        more: what only this class takes.
+    """
+    make: Any = kind
+    trainer = make(
         model=model,
         args=arguments,
-        train_dataset=train,
-        eval_dataset=heldout,
-        processing_class=tokenizer,
-        peft_config=lora,
+        train_dataset=Dataset.from_dict(plan.train.columns),
+        eval_dataset=Dataset.from_dict(plan.heldout.columns) if len(plan.heldout) else None,
+        processing_class=plan.tokenizer,
+        peft_config=lora_config(plan.recipe),
         callbacks=callbacks,
+        **more,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
