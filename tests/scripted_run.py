@@ -174,7 +174,7 @@ def make(
     kill_after: int = 0,
     delay_s: float = 0.0,
     *,
-    answer: Script = answer_by_content,
+    answer: Script | None = None,
     permission: Permission | None = None,
 ) -> None:
     """The arm of a folder that `write_job` prepared, or as much of it as there is time for."""
@@ -199,7 +199,7 @@ def make(
         os.write(asked, f"{content(call)}\n".encode())
         if count == kill_after:
             threading.Thread(target=die, daemon=True).start()
-        return answer(call)
+        return (answer or answer_by_content)(call)
 
     class ScriptedWorkshop(Workshop):
         def model_id(self, name: str) -> ModelId:

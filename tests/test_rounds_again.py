@@ -36,7 +36,7 @@ def test_after_another_recipe_was_begun_under_the_name_the_first_is_told_anew_fr
     def lost(call: Call) -> Completion:
         nonlocal asked
         asked += 1
-        if asked > 150:
+        if asked > 60:
             raise EngineUnavailable("lost")
         return answer_by_content(call)
 
