@@ -102,7 +102,7 @@ def _rows(file: Path) -> Iterator[Mapping[str, Any]]:
                 yield from _checked(file, (json.loads(line) for line in lines if line.strip()))
         else:
             raise DataError(f"{file}: datasets are .parquet, .jsonl or .json files (also .gz), or a folder with one")
-    except (OSError, ValueError) as error:  # ArrowInvalid and JSONDecodeError are ValueErrors
+    except (OSError, ValueError, RecursionError) as error:  # ArrowInvalid and JSONDecodeError are ValueErrors
         raise DataError(f"{file} cannot be read ({error})") from None
 
 
