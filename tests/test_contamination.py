@@ -215,6 +215,7 @@ def test_our_own_dataset_folder_is_read(tmp_path: Path) -> None:
     [
         ('{"label": "x"}\n', "row 0: no text in the columns .* its columns are label"),
         ("{nope\n", "cannot be read"),
+        ("[" * 100_000, "cannot be read"),
         ("[1]\n", "a row is a JSON object"),
         ("", "has no rows"),
     ],
