@@ -16,8 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from gra.core.errors import GraError
-from gra.core.interrupts import stop_on_sigterm
+from gra.core.entry import entry
 from gra.planning.command import plan
 from gra.reporting.ledger_cli import ledger_app
 from gra.sandbox.permission import FLAG, Permission
@@ -25,7 +24,6 @@ from gra.sandbox.permission import FLAG, Permission
 app = typer.Typer(
     name="gra",
     help="Fine-tuning data from several small language models: generate, review, adjudicate, train, compare.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -116,7 +114,10 @@ def run(
     _summary(Console(stderr=True), as_json, result.summary(), result.table())
 
 
-@app.command(epilog="Example: gra train recipes/gemma-3-270m/sft/config_lora.yaml --output runs/student")
+@app.command(
+    epilog="Example: gra train recipes/gemma-3-270m/sft/config_lora.yaml "
+    "data.train='[{path: runs/quickstart-gra/dataset/train.parquet}]'"
+)
 def train(
     recipe: Recipe,
     overrides: Overrides = None,
@@ -235,7 +236,7 @@ def diff(run_a: RunFolderPath, run_b: RunFolderPath, as_json: AsJson = False) ->
 
     found = compare_runs(run_a, run_b)
     if as_json:
-        print(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
+        print(json.dumps(found.to_json(), indent=2))
     else:
         Console().print(found.screen())
 
@@ -284,26 +285,27 @@ def models(
         from gra.core.recipe import did_you_mean
 
         raise RecipeError(
-            f"there is no model `{name}` in the catalog{did_you_mean(name or '', [e.name for e in entries()])}"
+            f"there is no model `{name}` in the catalog{did_you_mean(name or '', [e.name for e in entries()])}; "
+            "a hub id or a path is looked up with --fetch"
         )
     if as_json:
         print(json.dumps([{"name": e.name, "cached": cached(e.name)} for e in chosen], indent=2))
         return
     table = Table(Column("name", no_wrap=True), "here", Column("hub id", overflow="fold"), "from packages", "licence")
-    for entry in chosen:
+    for each in chosen:
         table.add_row(
-            entry.name,
-            "yes" if cached(entry.name) else "",
-            entry.hub_id,
-            "yes" if entry.packages else "",
-            entry.licence,
+            each.name,
+            "yes" if cached(each.name) else "",
+            each.hub_id,
+            "yes" if each.packages else "",
+            each.licence,
         )
     Console().print(table)
 
 
 @app.command(epilog="Example: gra doctor")
 def doctor() -> None:
-    """Say what this machine has: versions, memory, GPU, cached models, package index settings."""
+    """Say what this machine has: versions, memory, GPU, cached models."""
     import os
 
     from gra.core.machine import available_gb, gpu_memory_gb
@@ -325,7 +327,7 @@ def doctor() -> None:
 
 def _summary(console: Console, as_json: bool, summary: dict[str, Any], table: Table | None = None) -> None:
     if as_json:
-        print(json.dumps(summary, indent=2, ensure_ascii=False))
+        print(json.dumps(summary, indent=2))
     elif table is not None:
         console.print(table)
     else:
@@ -344,38 +346,17 @@ def _stop_at_budget(content: dict[str, Any]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
-    stop_on_sigterm()
-    try:
-        app(args=list(arguments) if arguments is not None else None, standalone_mode=False)
-    except typer.Exit as end:
-        sys.exit(end.exit_code)
-    except GraError as error:
-        _fail(error)
-    except BaseExceptionGroup as group:
-        known = group.subgroup(GraError)
-        if known is None:
-            raise
-        _fail(_first(known))
-    except (KeyboardInterrupt, typer.Abort):
-        print("interrupted; run the same command again to go on from here", file=sys.stderr)
-        sys.exit(130)
-    except _USAGE_ERRORS as error:
-        print(f"error: {error} (see --help)", file=sys.stderr)
-        sys.exit(2)
+    with entry():
+        try:
+            app(args=list(sys.argv[1:] if arguments is None else arguments) or ["--help"], standalone_mode=False)
+        except typer.Exit as end:
+            sys.exit(end.exit_code)
+        except typer.Abort:
+            raise KeyboardInterrupt from None
+        except _USAGE_ERRORS as error:
+            print(f"error: {error} (see --help)", file=sys.stderr)
+            sys.exit(2)
     sys.exit(0)
-
-
-def _first(group: BaseExceptionGroup[Any]) -> GraError:
-    inner = group.exceptions[0]
-    if isinstance(inner, BaseExceptionGroup):
-        return _first(inner)
-    assert isinstance(inner, GraError)
-    return inner
-
-
-def _fail(error: GraError) -> None:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

@@ -144,6 +144,7 @@ def test_local_file_first(index: Index, tmp_path: Path) -> None:
     ("line", "message"),
     [
         ("{oops", r"piqa_test.jsonl:2: this line is not JSON"),
+        ("[" * 100_000, r"piqa_test.jsonl:2: this line is not JSON"),
         ("[1]", r"piqa_test.jsonl:2: a row is a JSON object"),
         ('{"goal": "g", "sol1": "x"}', r"piqa_test.jsonl:2: this row does not look like piqa \(KeyError: 'sol2'\)"),
         ('{"goal": "g", "sol1": "x", "sol2": " ", "label": 0}', r"piqa_test.jsonl:2: .* a choice is empty"),

@@ -123,7 +123,7 @@ def test_unknown_name(world: World, name: str) -> None:
         resolve(name)
 
 
-def test_paths_that_are_no_model(world: World, tmp_path: Path) -> None:
+def test_paths_that_are_no_model(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RecipeError, match="no model directory"):
         resolve("./nothing-here")
     adapter = tmp_path / "adapter"
@@ -131,6 +131,10 @@ def test_paths_that_are_no_model(world: World, tmp_path: Path) -> None:
     (adapter / "adapter_config.json").write_text("{}")
     with pytest.raises(RecipeError, match="LoRA adapter"):
         resolve(str(adapter))
+    (tmp_path / "mine" / "empty").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RecipeError, match=r"mine/empty is not a complete model directory: config\.json is missing"):
+        resolve("mine/empty")
     folder = write_model(tmp_path / "m")
     index = {"weight_map": {"w": "model-00001-of-00002.safetensors", "v": "model-00002-of-00002.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))

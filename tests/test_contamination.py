@@ -216,6 +216,7 @@ def test_our_own_dataset_folder_is_read(tmp_path: Path) -> None:
         ('{"label": "x"}\n', "row 0: no text in the columns .* its columns are label"),
         ("{nope\n", "rows.jsonl:1: not valid JSON"),
         ("[1]\n", "rows.jsonl:1: a row must be a JSON object"),
+        ("[" * 100_000, "not valid JSON"),
         ("", "has no rows"),
     ],
 )

@@ -265,6 +265,7 @@ def test_the_digest_of_a_suite_is_that_of_the_exam_and_not_of_its_files(tmp_path
         ("instructions.jsonl", '{"id": "a", "instruction": "", "checks": []}', "`instruction` must be a text"),
         ("instructions.jsonl", '{"id": "i00", "instruction": "x", "checks": [{"kind": "no_commas"}]}', "used before"),
         ("instructions.jsonl", "{", "this line is not JSON"),
+        ("instructions.jsonl", "[" * 100_000, "this line is not JSON"),
         ("instructions.jsonl", "[]", "a row is a JSON object"),
         ("questions.jsonl", '{"id": "a", "question": "x", "choices": ["y"], "answer": 0}', "at least two texts"),
         (

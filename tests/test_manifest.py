@@ -117,6 +117,11 @@ def test_a_folder_without_or_with_a_damaged_manifest(tmp_path: Path, run: RunFol
     (run / MANIFEST).write_text('{"synthesis": {')
     with pytest.raises(DataError, match=r"manifest\.json is damaged"):
         run.verify()
+    (run / MANIFEST).write_text("[1]")
+    with pytest.raises(DataError, match=r"manifest\.json is damaged \(it is not a JSON object\)"):
+        run.verify()
+    (run / MANIFEST).write_text('{"synthesis": 5}')
+    assert run.completed("synthesis", "f") is None
 
 
 def test_a_run_folder_that_cannot_be_made(tmp_path: Path) -> None:

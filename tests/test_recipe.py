@@ -132,11 +132,41 @@ def test_numbers_are_finite(write, value: str) -> None:
         ("", "a recipe is a mapping"),
         ("- 1\n", "a recipe is a mapping"),
         ("a: 1\n---\nb: 2\n", "not valid YAML"),
+        ("a: &a [*a]\n", "nested too deeply"),
+        (f"a: {'[' * 3000}\n", "nested too deeply"),
+        (
+            "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}' if i else 'x'] * 10)}]\n" for i in range(9)),
+            "100,000 values",
+        ),
+        ("arms: {a: b}\n", "this is an experiment, for `gra run`; wanted here is a synthesis recipe"),
+        ("name: a\nmodel: b\n", "this is a training recipe, for `gra train`"),
     ],
 )
 def test_files_that_are_not_recipes(write, text: str, piece: str) -> None:
     (problem,) = problems(write(text))
     assert piece in problem
+
+
+def test_a_recipe_is_utf_8(write) -> None:
+    path = write(GOOD)
+    path.write_bytes(path.read_bytes() + b"# caf\xe9\n")
+    (problem,) = problems(path)
+    assert problem == "line 12: this is not UTF-8 text; save the file as UTF-8"
+
+
+def test_a_key_is_a_word(write) -> None:
+    assert "line 12: a key must be a word, not a list or a mapping" in problems(write(GOOD + "[a, b]: 1\n"))
+
+
+@pytest.mark.parametrize("name", ["../up", "/tmp/x", ".", "", "a/b", '"a\\0b"', "a b", "[red]"])
+def test_a_name_is_that_of_a_folder(write, name: str) -> None:
+    (problem,) = problems(write(GOOD), overrides=(f"name='{name}'" if name[:1] != '"' else f"name={name}",))
+    assert "`name` must be a folder's name" in problem
+
+
+def test_domains_are_not_empty(write) -> None:
+    (problem,) = problems(write(GOOD), overrides=("domains=[]",))
+    assert problem.endswith("`domains` must have at least 1, has 0")
 
 
 def test_a_missing_recipe_file_suggests_its_neighbour(write) -> None:
@@ -192,7 +222,11 @@ def test_overrides_are_typed_like_the_file(write) -> None:
     assert problem.startswith("command line (rounds.acept=3)")
 
 
-@pytest.mark.parametrize("text", ["rounds", "=3", "a..b=1", "name.sub=1", "name={a", "extends=base.yaml"])
+NO_OVERRIDES = ["rounds", "=3", "a..b=1", "name.sub=1", "name={a", "extends=base.yaml", "name=&a [*a]", "seed=!!int x",
+                "seed=!!nope x", "seeds={source: a, source: b}"]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", NO_OVERRIDES)
 def test_overrides_that_are_not(write, text: str) -> None:
     (problem,) = problems(write(GOOD), overrides=(text,))
     assert problem.startswith("command line")
@@ -254,6 +288,21 @@ def test_lists_of_sections_and_experiments(write) -> None:
     assert "did you mean `likelihood`" in problem
     (problem,) = problems(write("name: e\narms: {GRA: a}\nstudent: s\nsuite: t\nbaseline: gra\n"), Experiment)
     assert problem == "line 1: `baseline: gra` is not one of the arms (GRA)"
+
+
+@pytest.mark.parametrize(
+    ("change", "piece"),
+    [
+        ("arms={untuned: a}", "an arm cannot be called `untuned`"),
+        ("arms={../x: a}", "must be a folder's name"),
+        ("training_seeds=[1, 1]", "`training_seeds` has a seed twice"),
+        ("training_seeds=[-1]", "`training_seeds.0` must be at least 0"),
+    ],
+)
+def test_experiments_that_cannot_work(write, change: str, piece: str) -> None:
+    path = write("name: e\narms: {a: b}\nstudent: s\nsuite: t\nbaseline: a\n")
+    overrides = (change, "baseline=untuned") if "untuned" in change else (change,)
+    assert any(piece in problem for problem in problems(path, Experiment, overrides))
 
 
 def test_files_are_found_in_the_working_directory_then_beside_the_recipe(tmp_path, monkeypatch) -> None:

@@ -45,6 +45,7 @@ def without(key: str) -> dict[str, Any]:
     [
         ('{"domain": "qa", "instruction": "cut of', "not valid JSON"),
         ("just text", "not valid JSON"),
+        ('{"domain": ' + "9" * 5000 + "}", "not valid JSON (a number with thousands of digits)"),
         ("[1, 2]", "a row must be a JSON object"),
         ('"text"', "a row must be a JSON object"),
         (without("instruction"), "`instruction` is missing, empty or not text"),
@@ -103,7 +104,7 @@ def test_a_file_saved_by_an_office_program(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "problem"), [(b"", "no rows"), (b"\n\n", "no rows"), (b"\xff\xfe{", "cannot be read")]
+    ("data", "problem"), [(b"", "no rows"), (b"\n\n", "no rows"), (b"\xff\xfe{", "not UTF-8 text")]
 )
 def test_files_without_rows(tmp_path: Path, data: bytes, problem: str) -> None:
     path = tmp_path / "seeds.jsonl"
@@ -279,7 +280,9 @@ def test_a_bad_line_of_a_csv_file(tmp_path: Path, line: str, problem: str) -> No
         ("a.json", b"[1,\n2", r"a\.json:2: not valid JSON"),
         ("a.parquet", b"PAR1", "cannot be read"),
         ("a.csv", b"a,a\n1,2\n", "two columns have the same name"),
-        ("a.csv", b"\xff", "cannot be read"),
+        ("a.csv", b"a,b\n\xff,b\n", r"a\.csv:2: not UTF-8 text"),
+        ("a.jsonl", b"{}\n{}\n\xff\n", r"a\.jsonl:3: not UTF-8 text; save the file as UTF-8"),
+        ("a.json", b"[" * 100_000, "not valid JSON"),
         ("a.jsonl.gz", b"no gzip", "cannot be read"),
         ("a.xlsx", b"", "its form is not known"),
     ],

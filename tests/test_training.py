@@ -53,6 +53,12 @@ def test_bad_rows_are_all_named(tmp_path: Path) -> None:
     assert caught.value.exit_code == 2
 
 
+def test_a_row_nested_without_end_is_named(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("[" * 100_000)
+    with pytest.raises(DataError, match=r"row 1: not valid JSON \(nested too deeply\)"):
+        read_rows(tmp_path / "rows.jsonl")
+
+
 @pytest.mark.parametrize("name", ["empty.jsonl", "rows.csv", "torn.parquet"])
 def test_a_file_without_rows_is_an_error(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"")

@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"prompt": item["prompt"], "chosen": item["completion"], "rejected": [{"role": "assistant", "content": "No."}]}
         for item in rows
     ]
-    for run in ("NAME", "demo", "gra", "teacher"):
+    for run in ("NAME", "demo", "gra", "quickstart-gra", "teacher"):
         dataset = folder / "runs" / run / "dataset"
         dataset.mkdir(parents=True)
         _parquet(dataset / "train.parquet", rows)

@@ -134,11 +134,14 @@ class RunFolder:
     def manifest(self) -> dict[str, Any]:
         """The manifest as it stands; empty before the first section is written."""
         try:
-            return dict(json.loads((self.path / MANIFEST).read_text(encoding="utf-8")))
+            content = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
         except ValueError as error:
-            raise DataError(f"{self.path / MANIFEST} is damaged ({error}); move it away and run again") from None
+            raise _damaged(self.path / MANIFEST, str(error)) from None
+        if not isinstance(content, dict):
+            raise _damaged(self.path / MANIFEST, "it is not a JSON object")
+        return content
 
     def record(self, section: str, content: Mapping[str, Any], files: list[Path] | None = None) -> None:
         """Write one stage's section with the digests of the files it made."""
@@ -150,7 +153,7 @@ class RunFolder:
     def completed(self, section: str, fingerprint: str) -> dict[str, Any] | None:
         """A section that was written for the same inputs and whose files are unharmed, or None to do it again."""
         found = self.manifest().get(section)
-        if not found or found.get("fingerprint") != fingerprint:
+        if not isinstance(found, dict) or found.get("fingerprint") != fingerprint:
             return None
         for name, expected in found["files"].items():
             file = self.path / name
@@ -180,6 +183,10 @@ class RunFolder:
         if wrong:
             raise Mismatch(f"{self.path} does not match its manifest: " + "; ".join(wrong))
         return count
+
+
+def _damaged(manifest: Path, why: str) -> DataError:
+    return DataError(f"{manifest} is damaged ({why}); move it away and run again")
 
 
 def environment() -> dict[str, Any]:

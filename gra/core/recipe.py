@@ -21,6 +21,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from gra.core.errors import RecipeError
 
 KeyPath = tuple[str | int, ...]
+_MOST_VALUES = 100_000
+# The key that only a file of this kind has.
+_KINDS = {
+    "arms": "an experiment, for `gra run`",
+    "tasks": "a suite, for `gra evaluate`",
+    "seeds": "a synthesis recipe, for `gra synthesize`",
+    "model": "a training recipe, for `gra train`",
+}
+_TOO_DEEP = "this is nested too deeply, or an alias stands within what it names"
 Where = Callable[[KeyPath], str]
 
 
@@ -110,6 +119,8 @@ def load_recipe(
         tree = _extend(tree, path, base)
     for text in overrides:
         _override(tree, text)
+    if kind := _another_kind(tree, schema):
+        raise RecipeError(kind, path)
     problems, recipe = list(tree.problems), None
     try:
         recipe = schema.model_validate(tree.values)
@@ -120,6 +131,15 @@ def load_recipe(
     if problems or recipe is None:
         raise RecipeError(list(dict.fromkeys(problems)), path)
     return Loaded(recipe, path, tree.origins)
+
+
+def _another_kind(tree: _Tree, schema: type[BaseModel]) -> str | None:
+    """What to say of a file that is right, but of another kind than was asked for."""
+    own = [key for key in _KINDS if key in schema.model_fields]
+    if not own or own[0] in tree.values:
+        return None
+    found = [key for key in _KINDS if key in tree.values]
+    return f"this is {_KINDS[found[0]]}; wanted here is {_KINDS[own[0]]}" if found else None
 
 
 def find_file(name: str, beside: Path | str) -> Path:
@@ -144,30 +164,41 @@ def _read(path: Path) -> _Tree:
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         near = did_you_mean(path.name, [p.name for p in path.parent.glob("*.y*ml")])
         raise RecipeError(f"there is no such recipe file{near}", path) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"the recipe cannot be read: {error}", path) from None
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise RecipeError(f"line {line}: this is not UTF-8 text; save the file as UTF-8", path) from None
+    except OSError as error:
+        raise RecipeError(f"the recipe cannot be read: {error.strerror or error}", path) from None
+    tree = _Tree(None)
     try:
         node = yaml.compose(text, Loader=_Loader)
+        if not isinstance(node, yaml.MappingNode):
+            raise RecipeError("a recipe is a mapping of keys to values (`name: ...`), this file is not", path)
+        tree.values = _plain(node, (), path, tree)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         at = f"line {mark.line + 1}: " if mark else ""
         problem = getattr(error, "problem", None) or str(error)
         raise RecipeError(f"{at}this is not valid YAML ({problem})", path) from None
-    if not isinstance(node, yaml.MappingNode):
-        raise RecipeError("a recipe is a mapping of keys to values (`name: ...`), this file is not", path)
-    tree = _Tree(None)
-    tree.values = _plain(node, (), path, tree)
+    except RecursionError:
+        raise RecipeError(_TOO_DEEP, path) from None
     return tree
 
 
 def _plain(node: yaml.Node, at: KeyPath, path: Path, tree: _Tree) -> Any:
+    """The values of a node; what its aliases stand for is written out."""
     where = f"{path}:{node.start_mark.line + 1}"
     tree.origins.setdefault(at, where)
+    if len(tree.origins) > _MOST_VALUES:
+        raise RecipeError(f"this stands for more than {_MOST_VALUES:,} values (aliases of aliases?)", path)
     if isinstance(node, yaml.MappingNode):
         values: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            key = str(key_node.value)
             line = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode):
+                tree.problems.append(f"line {line}: a key must be a word, not a list or a mapping")
+                continue
+            key = str(key_node.value)
             if key in values:
                 first = tree.origins[(*at, key)].rsplit(":", 1)[-1]
                 tree.problems.append(f"line {line}: the key `{key}` is given twice (first on line {first})")
@@ -180,7 +211,7 @@ def _plain(node: yaml.Node, at: KeyPath, path: Path, tree: _Tree) -> Any:
     try:
         return constructor.construct_object(node, deep=True)
     except (yaml.YAMLError, ValueError) as error:
-        tree.problems.append(f"line {node.start_mark.line + 1}: {error}")
+        tree.problems.append(f"line {node.start_mark.line + 1}: {getattr(error, 'problem', None) or error}")
         return None
 
 
@@ -212,9 +243,12 @@ def _override(tree: _Tree, text: str) -> None:
         tree.problems.append(f"command line: `{text}` is not an override; write key.sub=value")
         return
     try:
-        parsed = yaml.load(value, Loader=_Loader) if value.strip() else ""
-    except yaml.YAMLError:
+        parsed = _value(value) if value.strip() else ""
+    except (yaml.YAMLError, ValueError, RecursionError):
         tree.problems.append(f"command line: the value in `{text}` is not valid YAML; quote it")
+        return
+    except RecipeError as error:
+        tree.problems += [f"command line: in `{text}`, {problem}" for problem in error.problems]
         return
     node = tree.values
     for part in parts[:-1]:
@@ -232,6 +266,16 @@ def _override(tree: _Tree, text: str) -> None:
     for stale in [at for at in tree.origins if at[: len(parts)] == tuple(parts)]:
         del tree.origins[stale]
     _mark(parsed, tuple(parts), origin, tree.origins)
+
+
+def _value(text: str) -> Any:
+    """The value of an override, read as strictly as a file."""
+    tree = _Tree(None)
+    node = yaml.compose(text, Loader=_Loader)
+    value = _plain(node, (), Path(), tree) if node is not None else None
+    if tree.problems:
+        raise RecipeError([problem.removeprefix("line 1: ") for problem in tree.problems])
+    return value
 
 
 def _mark(value: Any, at: KeyPath, origin: str, origins: dict[KeyPath, str]) -> None:
@@ -257,6 +301,8 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "list_type": lambda c: "must be a list",
     "dict_type": lambda c: "must be a mapping of keys to values",
     "model_type": lambda c: "must be a section with keys of its own",
+    "finite_number": lambda c: "must be a finite number",
+    "too_short": lambda c: f"must have at least {c['min_length']}, has {c['actual_length']}",
     "literal_error": lambda c: f"must be one of {c['expected']}",
     "greater_than_equal": lambda c: f"must be at least {c['ge']}",
     "greater_than": lambda c: f"must be more than {c['gt']}",

@@ -5,14 +5,24 @@ The defaults of the synthesis sections are the paper's constants (Gao et al. 202
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from gra.core.budget_schema import Budget, Prices, check_prices
 from gra.core.committee_schema import Ask, Committee, Served, TeacherOrName
 from gra.core.recipe import Section
 
+
+def _a_folder(name: str) -> str:
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise ValueError("must be a folder's name: letters, digits, `.`, `_` and `-`, the first a letter or a digit")
+    return name
+
+
+UNTUNED = "untuned"  # the student before its training, beside the arms
+Name = Annotated[str, AfterValidator(_a_folder)]
 DOMAINS = ("coding", "math", "qa", "reasoning", "role-play", "language", "creation")
 
 
@@ -129,11 +139,11 @@ class Tracking(Section):
 class SynthesisRecipe(Section):
     """One arm of data synthesis."""
 
-    name: str
+    name: Name
     seed: int = 0
     arm: Literal["vanilla", "distilled", "refined", "gra", "integrated", "self_guide"] = "gra"
     seeds: SeedSource
-    domains: list[str] = list(DOMAINS)
+    domains: list[str] = Field(list(DOMAINS), min_length=1)
     committee: Committee | None = None
     teacher: TeacherOrName | None = None
     engine: Engine = Engine()
@@ -274,7 +284,7 @@ class Teacher(Section):
 class TrainRecipe(Section):
     """One fine-tuning run; `train` is checked field by field against the method's configuration in TRL."""
 
-    name: str
+    name: Name
     method: Literal["sft", "preference", "distill"] = "sft"
     model: StudentModel
     teacher: Teacher | None = None
@@ -367,12 +377,12 @@ class Suite(Section):
 class Experiment(Section):
     """Arms, a student, a suite and seeds tied together: the whole job."""
 
-    name: str
-    arms: dict[str, str]
+    name: Name
+    arms: dict[Name, str]
     student: str
     suite: str
     baseline: str
-    training_seeds: list[int] = Field([0], min_length=1)
+    training_seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field([0], min_length=1)
     # Equal optimiser steps make the arms comparable whatever their sizes.
     train: dict[str, Any] = {}
     margin: float = Field(0.02, gt=0, lt=1)
@@ -385,6 +395,10 @@ class Experiment(Section):
     def _baseline_is_an_arm(self) -> Experiment:
         if self.baseline not in self.arms:
             raise ValueError(f"`baseline: {self.baseline}` is not one of the arms ({', '.join(self.arms)})")
+        if UNTUNED in self.arms:
+            raise ValueError(f"an arm cannot be called `{UNTUNED}`; that is the student before its training")
+        if len(set(self.training_seeds)) < len(self.training_seeds):
+            raise ValueError("`training_seeds` has a seed twice, which would count one student as two")
         return self
 
     @model_validator(mode="after")

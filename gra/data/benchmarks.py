@@ -294,7 +294,7 @@ def _read_jsonl(file: Path) -> Iterator[tuple[str, Row]]:
             where = f"{file}:{number}"
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 raise DataError(f"{where}: this line is not JSON ({error})") from error
             if not isinstance(row, dict):
                 raise DataError(f"{where}: a row is a JSON object, this line is not")

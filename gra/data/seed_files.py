@@ -52,13 +52,29 @@ def read_rows(path: Path) -> Iterator[Placed]:
         raise DataError(f"the file {path} ends in none of {', '.join(ENDINGS)}, so its form is not known")
     try:
         yield from readers[ending](path)
-    except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
+    except UnicodeDecodeError:
+        raise DataError(f"{path}:{_not_text(path)}: not UTF-8 text; save the file as UTF-8") from None
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"the file {path} cannot be read: {error}") from None
 
 
+def _not_text(path: Path) -> int:
+    """The first line that is not UTF-8."""
+    with _opener(path)(path, "rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError:
+                return number
+    return 1
+
+
+def _opener(path: Path) -> Callable[..., Any]:
+    return gzip.open if path.suffix.lower() == ".gz" else open
+
+
 def _jsonl(path: Path) -> Iterator[Placed]:
-    unpack = gzip.open if path.suffix.lower() == ".gz" else open
-    with unpack(path, "rt", encoding="utf-8-sig", newline="\n") as lines:  # U+2028 does not end a line
+    with _opener(path)(path, "rt", encoding="utf-8-sig", newline="\n") as lines:  # U+2028 does not end a line
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 yield Placed(f"{path}:{number}", number, _parsed(line))
@@ -71,6 +87,8 @@ def _parsed(line: str) -> Row | Fault:
         return Fault(f"not valid JSON ({error.msg}, column {error.colno})")
     except RecursionError:
         return Fault("not valid JSON (nested too deeply)")
+    except ValueError:
+        return Fault("not valid JSON (a number with thousands of digits)")
 
 
 def _checked(data: Any) -> Row | Fault:
@@ -88,6 +106,10 @@ def _json(path: Path) -> Iterator[Placed]:
         rows = json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{error.lineno}: not valid JSON ({error.msg}, column {error.colno})") from None
+    except UnicodeDecodeError:
+        raise
+    except (RecursionError, ValueError):
+        raise DataError(f"{path}: not valid JSON (nested too deeply, or a number with thousands of digits)") from None
     if not isinstance(rows, list):
         raise DataError(f"{path}: a .json file is one list of objects; name a file with one a line .jsonl")
     for number, row in enumerate(rows, start=1):

@@ -13,14 +13,13 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from gra.core.console import View
-from gra.core.errors import GraError
-from gra.core.interrupts import stop_on_sigterm
+from gra.core.entry import entry
 from gra.sandbox.permission import FLAG, Permission
 
 if TYPE_CHECKING:
@@ -63,21 +62,11 @@ def main_compare(arguments: Sequence[str] | None = None, page: Page | None = Non
 
 
 def _guarded(verb: Callable[[argparse.Namespace], dict[str, Any]], options: argparse.Namespace) -> None:
-    stop_on_sigterm()
-    try:
+    with entry():
         with contextlib.redirect_stdout(sys.stderr):  # standard output is for --json
             summary = verb(options)
-    except GraError as error:
-        _fail(f"error: {error}", error.exit_code)
-    except KeyboardInterrupt:
-        _fail("interrupted; run the same command again to go on from here", 130)
-    if options.json:
-        print(json.dumps(summary, indent=2, ensure_ascii=False))
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    print(message, file=sys.stderr)
-    sys.exit(code)
+        if options.json:
+            print(json.dumps(summary, indent=2))
 
 
 def _run_parser() -> argparse.ArgumentParser:

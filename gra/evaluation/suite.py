@@ -245,7 +245,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         where = f"{path}:{number}"
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{where}: this line is not JSON ({error})") from None
         if not isinstance(row, dict):
             raise DataError(f"{where}: a row is a JSON object, this line is not")

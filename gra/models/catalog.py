@@ -159,6 +159,8 @@ def _understand(name: str) -> _Wanted:
         return _Wanted(name, path=_checked(path))
     if (entry := find_entry(name)) is not None:
         return _Wanted(name, entry=entry, hub_id=entry.hub_id, revision=entry.revision)
+    if path.is_dir():
+        return _Wanted(name, path=_checked(path))
     if match := _HUB_NAME.fullmatch(name):
         return _Wanted(name, entry=find_entry(match["id"]), hub_id=match["id"], revision=match["revision"])
     raise RecipeError(
@@ -171,7 +173,9 @@ def _checked(path: Path) -> Path:
     if not path.is_dir():
         raise RecipeError(f"there is no model directory {path}")
     if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
-        raise RecipeError(f"{path} holds a LoRA adapter, not a model; name its base model and give this as the adapter")
+        raise RecipeError(
+            f"{path} holds a LoRA adapter, not a model; name its base model and give this as the `--adapter`"
+        )
     if missing := hub.missing_file(path):
         raise RecipeError(f"{path} is not a complete model directory: {missing} is missing")
     return path.resolve()

@@ -27,8 +27,8 @@ def require_licence(entry: CatalogEntry, accepted: Sequence[str]) -> None:
         return
     raise RecipeError(
         f"{entry.name} comes under the `{entry.licence}` licence ({entry.licence_url}), which you have not accepted. "
-        f"Read it, then put `accept_licences: [{entry.licence}]` into the recipe or set "
-        f"GRA_ACCEPT_LICENCES={entry.licence}; or choose another model"
+        f"Read it, then put `accept_licences: [{entry.licence}]` into the recipe (where there is none: "
+        f"`--accept-licence {entry.licence}`) or set GRA_ACCEPT_LICENCES={entry.licence}; or choose another model"
     )
 
 

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-ledger_app = typer.Typer(help="Look after a ledger of recorded answers.", no_args_is_help=True, rich_markup_mode=None)
+ledger_app = typer.Typer(help="Look after a ledger of recorded answers.", rich_markup_mode=None)
 LedgerPath = Annotated[Path, typer.Argument(help="a ledger file, or the run folder it lies in")]
 AsJson = Annotated[bool, typer.Option("--json", help="one machine-readable summary on standard output")]
 
@@ -49,4 +49,6 @@ def ledger_compact(
 
 
 def _ledger_file(path: Path) -> Path:
-    return path / "ledger.sqlite" if path.is_dir() else path
+    from gra.reporting.evidence import find_ledger
+
+    return find_ledger(path) or path / "ledger.sqlite" if path.is_dir() else path

@@ -15,10 +15,9 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from gra.core.errors import GraError, RecipeError
-from gra.core.interrupts import stop_on_sigterm
+from gra.core.entry import entry
+from gra.core.errors import RecipeError
 
 _EXAMPLE = """example:
   accelerate launch train.py --config recipes/gemma-3-270m/sft/config_lora.yaml \\
@@ -34,13 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # OpenMP's waiting threads burn the cores that others need: beside busy processes a step took three times as
     # long with the default. Read when torch is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    stop_on_sigterm()
-    try:
+    with entry("interrupted; run the same command again to go on from the last checkpoint"):
         _train(options)
-    except GraError as error:
-        _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        _fail("interrupted; run the same command again to go on from the last checkpoint", 130)
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -64,7 +58,7 @@ def _train(options: argparse.Namespace) -> None:
     if int(os.environ.get("RANK", 0)):
         return
     if options.json:
-        print(json.dumps(summary, indent=2, ensure_ascii=False))
+        print(json.dumps(summary, indent=2))
     elif options.dry_run:
         print(f"{json.dumps(summary, indent=2, ensure_ascii=False)}\nnothing was spent", file=sys.stderr)
     else:
@@ -95,11 +89,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="one machine-readable summary on standard output")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="checked like the recipe's own values")
     return parser
-
-
-def _fail(sentence: str, code: int) -> NoReturn:
-    print(f"error: {sentence}" if code != 130 else sentence, file=sys.stderr)
-    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -119,7 +119,7 @@ def read_data(loaded: Loaded[TrainRecipe]) -> tuple[Split, list[dict[str, Any]]]
     """
     recipe = loaded.recipe
     if not recipe.data.train:
-        raise RecipeError("`data.train` is empty; name a file: data.train=[{path: rows.parquet}]", loaded.path)
+        raise RecipeError("`data.train` is empty; name a file: data.train='[{path: rows.parquet}]'", loaded.path)
     read = METHODS[recipe.method].read
     sources, files = [], []
     for source in recipe.data.train:

@@ -163,6 +163,8 @@ def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
                 yield number, json.loads(line)
             except ValueError as error:
                 yield number, error
+            except RecursionError:
+                yield number, ValueError("nested too deeply")
 
 
 def _problem(value: Any, answers: Sequence[str]) -> str | None:

@@ -1,0 +1,92 @@
+"""How entry points end: a sentence and a code for what the user can act on, a traceback for bugs only."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gra.core.entry import entry
+from gra.core.errors import BudgetExhausted, ModelUnavailable
+
+
+@pytest.fixture(autouse=True)
+def _handlers() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def ended(error: BaseException, capsys: pytest.CaptureFixture[str]) -> tuple[object, str]:
+    with pytest.raises(SystemExit) as end, entry():
+        raise error
+    return end.value.code, capsys.readouterr().err
+
+
+def full(code: int, name: str | None = None) -> OSError:
+    return OSError(code, os.strerror(code), name) if name else OSError(code, os.strerror(code))
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "sentence"),
+    [
+        (ModelUnavailable("gone"), 4, "error: gone\n"),
+        (
+            ExceptionGroup("all", [ValueError("x"), ExceptionGroup("in", [BudgetExhausted("spent")])]),
+            3,
+            "error: spent\n",
+        ),
+        (BaseExceptionGroup("all", [KeyboardInterrupt()]), 130, "interrupted; run the same command again"),
+        (KeyboardInterrupt(), 130, "interrupted; run the same command again"),
+        (full(errno.ENOSPC), 2, "error: No space left on device; free some space and run the same command again"),
+        (full(errno.EROFS, "a/b"), 2, "error: a/b: Read-only file system; choose a folder that can be written to"),
+        (ExceptionGroup("all", [full(errno.EACCES, "a/b")]), 2, "error: a/b: Permission denied; check its rights"),
+    ],
+)
+def test_what_the_user_can_act_on(error, code: int, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    found = ended(error, capsys)
+    assert found[0] == code
+    assert found[1].startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("bug"), full(errno.EPERM), full(errno.ENOENT, "x"), ExceptionGroup("a", [KeyError()])]
+)
+def test_a_bug_stays_one(error: Exception) -> None:
+    with pytest.raises(type(error)), entry():
+        raise error
+
+
+def test_what_the_terminal_cannot_show_is_spelled_out() -> None:
+    code = "from gra.core.entry import entry\nwith entry(): print('caf\u00e9 \u2713')"
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "caf\\xe9 \\u2713\n"
+
+
+def test_a_run_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    """As root too: a folder stands where the lock should be."""
+    seeds = tmp_path / "seeds.jsonl"
+    seeds.write_text(json.dumps({"instruction": "Name a river.", "response": "The Nile.", "domain": "qa"}))
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"name: demo\narm: vanilla\nseeds: {{source: {seeds}}}\n")
+    (tmp_path / "runs" / "demo" / ".lock").mkdir(parents=True)
+    command = [sys.executable, "-m", "gra.cli", "synthesize", str(recipe), "--runs", str(tmp_path / "runs")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert ".lock: Is a directory; choose another place" in done.stderr
+
+
+def test_the_bare_command_shows_its_help() -> None:
+    done = subprocess.run([sys.executable, "-m", "gra.cli"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "Usage:" in done.stdout
+    assert "error" not in done.stderr
