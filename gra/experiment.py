@@ -22,7 +22,8 @@ from gra.core.errors import GraError, RecipeError
 from gra.core.machine import gpu_count
 from gra.core.manifest import RunFolder
 from gra.core.recipe import Loaded, find_file, load_recipe
-from gra.core.schema import UNTUNED, Experiment, Suite, SynthesisRecipe, TrainRecipe
+from gra.core.schema import UNTUNED, Experiment, SynthesisRecipe, TrainRecipe
+from gra.core.suite_schema import Suite
 from gra.sandbox.permission import KEY, Permission, require
 
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from gra.core.errors import RecipeError
 from gra.core.recipe import Loaded, Section, find_file, load_recipe
-from gra.core.schema import Experiment, Suite, SynthesisRecipe
+from gra.core.schema import Experiment, SynthesisRecipe
+from gra.core.suite_schema import Suite
 
 GOOD = """\
 name: demo

@@ -315,65 +315,6 @@ class TrainRecipe(Section):
         return self
 
 
-class Generation(Section):
-    """Greedy decoding of the answers that are checked; length in tokens."""
-
-    max_new_tokens: int = Field(256, ge=1)
-
-
-class SuiteTask(Section):
-    """One task of a suite: what is asked, and how an answer is judged."""
-
-    name: str = Field(pattern=r"^[\w.-]+$")
-    # Written and checked by a program: instructions (our demands on form), ifeval, code (tests), letter (of a choice),
-    # value (maths), short (a few words). Weighed: likelihood. As lm-eval has it, prompts and metrics too: lm-eval.
-    kind: Literal["instructions", "ifeval", "code", "letter", "value", "short", "likelihood", "lm-eval"]
-    data: str  # a JSONL file, catalog:NAME, or the name of a task or group of lm-eval
-    form: str | None = None  # a file in eval/tasks that puts an item into words; default: that of the kind
-    max_new_tokens: int | None = Field(None, ge=1)  # default: the suite's
-    shots: int | None = Field(None, ge=0)  # lm-eval: worked examples before each item; default: the task's own
-    metric: str | None = None  # lm-eval: which of the task's metrics is the score, such as "exact_match,strict-match"
-    optional: bool = False  # left out, with a line that says so, when its data cannot be had
-    limit: int | None = Field(None, ge=1)
-    seed: int = 0  # which items, when there is a limit
-    # Whether the prompt goes through the chat template; null: everything does but likelihood and `prompt: continue`.
-    chat: bool | None = None
-    # How an item is put: "Question: ... Answer:" or, for code, a request; or the bare text that the answer continues.
-    prompt: Literal["question", "continue"] = "question"
-
-    @model_validator(mode="after")
-    def _keys_fit_the_kind(self) -> SuiteTask:
-        own = self.kind == "lm-eval"
-        for key in ("shots", "metric"):
-            if getattr(self, key) is not None and not own:
-                raise ValueError(f"`{key}` is for `kind: lm-eval`; the task `{self.name}` is of kind `{self.kind}`")
-        if own and self.metric is None:
-            raise ValueError(f"the task `{self.name}` needs `metric`: which of lm-eval's metrics is its score")
-        if own and self.form is not None:
-            raise ValueError(f"`form` is not for `kind: lm-eval`: the task `{self.data}` has its own wording")
-        return self
-
-
-class Suite(Section):
-    """What a model is asked in evaluation."""
-
-    name: str
-    tasks: list[SuiteTask] = Field(min_length=1)
-    generation: Generation = Generation()
-    batch_size: int = Field(16, ge=1)
-    # auto: vllm where there is a GPU, vLLM and something to write; else hf, the reference.
-    backend: Literal["auto", "hf", "vllm"] = "auto"
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
-
-    @model_validator(mode="after")
-    def _task_names_differ(self) -> Suite:
-        names = [task.name for task in self.tasks]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"two tasks have the same `name` ({', '.join(twice)})")
-        return self
-
-
 class Experiment(Section):
     """Arms, a student, a suite and seeds tied together: the whole job."""
 
@@ -402,9 +343,7 @@ class Experiment(Section):
         return self
 
     @model_validator(mode="after")
-    def _every_seed_is_another_student(self) -> Experiment:
-        if len(set(self.training_seeds)) < len(self.training_seeds):
-            raise ValueError("`training_seeds` names a seed twice: the same student is no second measurement")
+    def _seeds_of_training_are_its_own(self) -> Experiment:
         if "seed" in self.train:
             raise ValueError("`train.seed` would be the same for every student; write `training_seeds: [...]`")
         return self

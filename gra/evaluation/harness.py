@@ -20,7 +20,7 @@ from gra.checks.verifiable import broken
 from gra.core.errors import DataError
 from gra.core.machine import gpu_count
 from gra.core.manifest import RunFolder, digest, write_json
-from gra.core.schema import Suite
+from gra.core.suite_schema import Suite
 from gra.evaluation.code import judge, needs_permission, open_sandbox
 from gra.evaluation.model import Device, ModelUnderTest
 from gra.evaluation.records import RESULTS, Answer, AnswerStore, score, summarise, write_records

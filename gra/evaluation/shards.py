@@ -23,7 +23,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from gra.core.errors import EngineUnavailable, GraError
 from gra.core.machine import gpu_count
-from gra.core.schema import Suite
+from gra.core.suite_schema import Suite
 from gra.evaluation.model import Device, ModelUnderTest
 from gra.evaluation.records import AnswerStore
 from gra.evaluation.suite import Questions

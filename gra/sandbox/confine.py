@@ -99,9 +99,12 @@ def limit_resources(limits: Mapping[str, int], *, count_threads: bool) -> None:
     if count_threads:
         values[resource.RLIMIT_NPROC] = limits["threads"]
     for kind, value in values.items():
+        # A second more until SIGKILL: SIGXCPU says what it is for, and SIGKILL could be for want of memory.
+        last = value + (kind == resource.RLIMIT_CPU)
         hard = resource.getrlimit(kind)[1]
-        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(kind, (value, value))
+        if hard != resource.RLIM_INFINITY:
+            value, last = min(value, hard), min(last, hard)
+        resource.setrlimit(kind, (value, last))
 
 
 def drop_privileges() -> bool:

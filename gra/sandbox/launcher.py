@@ -75,7 +75,8 @@ def judge(
     for status in (of_code, of_tests):
         if status["timed_out"]:
             return "timeout", f"more than {limits['wall_s']:g} s"
-        if status["signal"] in (signal.SIGKILL, signal.SIGXCPU) and status["cpu_s"] >= limits["cpu_s"] - 0.1:
+        late = status["signal"] == signal.SIGKILL and status["cpu_s"] >= limits["cpu_s"] - 0.1
+        if late or status["signal"] == signal.SIGXCPU:
             return "timeout", f"more than {limits['cpu_s']:g} s of processor time"
     for name, status in (("code", of_code), ("tests", of_tests)):
         # Nobody but the kernel's out-of-memory killer is left to have killed it.
