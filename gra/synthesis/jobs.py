@@ -56,8 +56,10 @@ async def _run(
                 tasks = [group_of_arms.create_task(synthesize(job, workshop, pool, view, group)) for job in jobs]
         for name, engine in pool.engines.items():
             s = engine.stats
+            for note in s.notes:
+                view.note(f"! {note}")
             view.event(
-                "engine", name=name, started_in=s.started_in, starts=s.starts, calls=s.calls,
+                "engine", name=name, started_in=s.started_in, starts=s.starts, wakes=s.wakes, calls=s.calls,
                 prompt_tokens=s.prompt_tokens, cached_tokens=s.cached_tokens, completion_tokens=s.completion_tokens,
             )  # fmt: skip
     for job, task in zip(jobs, tasks, strict=True):

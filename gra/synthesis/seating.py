@@ -53,7 +53,9 @@ class Seated:
             "committee_auc": committee_auc(self.measured) if self.measured else None,
             "shared_weights": shared_weights(members),
             "members": {
-                m.name: {"model": m.model.name, "ask": m.ask, "roles": list(m.roles)} for m in members.values()
+                m.name: {"model": m.model.name, "ask": m.ask, "roles": list(m.roles)}
+                | ({"adapter": m.model.adapter} if m.model.adapter else {})
+                for m in members.values()
             },
         }
 
@@ -134,7 +136,7 @@ def seat(workshop: Workshop, recipe: SynthesisRecipe, view: View) -> tuple[Synth
     assert committee is not None
     served = {name: workshop.served(member) for name, member in committee.models.items()}
     present = {
-        name: make_member(name, member, recipe.review, workshop.model_id(model))
+        name: make_member(name, member, recipe.review, workshop.model_id(model, member.adapter))
         for name, member in committee.models.items()
         if (model := served[name]) is not None
     }

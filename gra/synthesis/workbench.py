@@ -17,6 +17,7 @@ from gra.core.tracking import Tracker
 from gra.data.seed_hub import find_seeds
 from gra.data.seeds import Seeds, load_seeds
 from gra.engines.broker import Broker
+from gra.synthesis.committee import committee_of
 from gra.synthesis.programs import versions
 from gra.synthesis.prompts import digests
 from gra.synthesis.workshop import Workshop
@@ -49,13 +50,21 @@ class Job:
 
     def fingerprint(self, workshop: Workshop, *without: str) -> str:
         """Changes whenever the dataset could: recipe (but for the sections in `without`), seeds, models, prompts."""
-        # Where a model runs is in its identity, as far as it matters.
-        members: dict[str, Any] = {"committee": {"models": {"__all__": {"engine"}}}, "teacher": {"engine"}}
+        # Where a model runs is in its identity, as far as it matters, and an adapter is what it holds, not its folder.
+        elsewhere = {"engine", "adapter"}
+        members: dict[str, Any] = {"committee": {"models": {"__all__": elsewhere}}, "teacher": elsewhere}
         left_out = {"tracking", "engine", "ledger", *without}
         recipe = self.recipe.model_dump(exclude=members | dict.fromkeys(left_out, True))
         models = {name: asdict(workshop.model_id(name)) for name in sorted(workshop.models)}
         programs = versions(self.recipe.review.programs)
-        return digest([recipe, file_digest(self.seed_file()), models, digests(), programs])
+        committee = committee_of(self.recipe)
+        adapters = {
+            name: workshop.model_id(member.model, member.adapter).adapter
+            for name, member in (committee.models.items() if committee else ())
+            if member.adapter is not None
+        }
+        parts = [recipe, file_digest(self.seed_file()), models, digests(), programs]
+        return digest([*parts, adapters] if adapters else parts)
 
 
 @dataclass
@@ -78,9 +87,14 @@ class Workbench:
 
     @property
     def in_flight(self) -> int:
-        """How many stories may be told at once: more where engines take more calls than usual, as a server does."""
-        engines = self.broker.pool.engines.values()
-        return sum(max(_STORIES_PER_MODEL, engine.concurrency // 8) for engine in engines) or _STORIES_PER_MODEL
+        """How many stories may be told at once: more where engines take more calls than usual, as a server does.
+
+        Where models take turns, so many that one that comes back finds a full batch: then a switch serves many calls.
+        """
+        pool = self.broker.pool
+        share = 8 if pool.residency.together() else 1
+        each = (max(_STORIES_PER_MODEL, engine.concurrency // share) for engine in pool.engines.values())
+        return sum(each) or _STORIES_PER_MODEL
 
     def note(self, candidate: Candidate, total: int) -> None:
         """Tell the person, the tracker and whoever waits for a committee's first candidate that a candidate ended."""
