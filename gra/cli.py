@@ -242,6 +242,25 @@ def push(
     print(upload(run_folder, check_hub(repository, public=public)))
 
 
+@app.command(epilog="Example: gra merge runs/big runs/big-0 runs/big-1")
+def merge(
+    target: Annotated[Path, typer.Argument(help="the folder of the merged dataset")],
+    runs: Annotated[list[Path], typer.Argument(help="run folders of shards")],
+    embedder: Annotated[str, typer.Option(help="the model that compares instructions")] = "catalog:all-minilm-l6-v2",
+    threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help="cosine from which rows count as the same")] = 0.9,
+    as_json: AsJson = False,
+) -> None:
+    """Make one dataset of several runs; what two of them both wrote is kept once."""
+    from gra.data.dedup import Embedder
+    from gra.data.merge import merge as merged
+    from gra.models.catalog import resolve
+
+    counts = merged(runs, target, Embedder(resolve(embedder).path), threshold)
+    table = Table(*counts)
+    table.add_row(*map(str, counts.values()))
+    _summary(Console(stderr=True), as_json, counts, table)
+
+
 @app.command(epilog="Example: gra verify runs/quickstart")
 def verify(run_folder: RunFolderPath, as_json: AsJson = False) -> None:
     """Re-check files against their digests, answers against their questions, rows against their lineage."""
