@@ -300,6 +300,19 @@ def test_an_engine_that_fails_to_park_is_reported_and_holds_nobody_up() -> None:
     run(story())
 
 
+def test_a_policy_that_breaks_is_reported_to_all_who_wait() -> None:
+    def broken(models: Sequence[Standing], limit_gb: float, now: float) -> Move:
+        raise ZeroDivisionError("no idea")
+
+    engines = {name: Loaded(name, 4, Machine(10)) for name in "ab"}
+    residency = Residency(engines, 10, broken)
+
+    async def story() -> list[Any]:
+        return await asyncio.gather(*(use(residency, engines, n) for n in "aab"), return_exceptions=True)
+
+    assert [str(error) for error in run(story())] == ["no idea"] * 3
+
+
 workloads = st.fixed_dictionaries(
     {
         "sizes": st.lists(st.integers(1, 6), min_size=1, max_size=5),

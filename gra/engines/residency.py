@@ -114,6 +114,15 @@ class Residency:
         self._changed.set()
         if self._steward is None or self._steward.done():
             self._steward = asyncio.create_task(self._make_moves())
+            self._steward.add_done_callback(self._tell_if_broken)
+
+    def _tell_if_broken(self, steward: asyncio.Task[None]) -> None:
+        """Nobody waits for a steward that is gone."""
+        error = None if steward.cancelled() else steward.exception()
+        if isinstance(error, Exception):
+            self._failed |= dict.fromkeys(self._engines, error)
+            for arrived in self._arrived.values():
+                arrived.set()
 
     async def _make_moves(self) -> None:
         """Move models as the policy says, until nobody waits for one that is away."""
