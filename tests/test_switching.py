@@ -122,7 +122,7 @@ def test_on_a_simulated_clock_it_beats_turns_in_a_circle_and_reloading(simulatio
     ours = makespan(choose, True)
     assert ours < makespan(simulation.RoundRobin(20.0, False), True)
     assert ours < makespan(choose, False)
-    assert ours < 0.4 * makespan(simulation.Reload(False), False)
+    assert ours < 0.5 * makespan(simulation.Reload(), False)
 
 
 # --- the queue before an engine ---------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ Policy = Callable[[Sequence[Standing], float, float], Move]
 Turn = Callable[[], AbstractAsyncContextManager[None]]
 
 # What bringing a model back is taken to cost before it was seen: from sleep, and from nothing.
+_MOMENT_S = 0.001
 _GUESS_S_PER_GB = {"asleep": 0.1, "out": 5.0}
 
 
@@ -145,7 +146,9 @@ class Residency:
                     self._spawn(move.name, self._end(move.name))
                 case "wait":
                     with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(None if math.isinf(move.until) else max(0.0, move.until - now)):
+                        # At least a moment: rounding may leave less than the clock can tell.
+                        pause = None if math.isinf(move.until) else max(_MOMENT_S, move.until - now)
+                        async with asyncio.timeout(pause):
                             await self._changed.wait()
 
     def _spawn(self, name: str, move: Coroutine[Any, Any, None]) -> None:
