@@ -18,9 +18,10 @@ set -euo pipefail
 recipe=$1 name=$2-$SLURM_ARRAY_TASK_ID
 shift 2
 kept=${RUNS:-runs}/$name
+copy=${RUNS:-runs}/.$name.new
 local=${LOCAL:-${TMPDIR:-/tmp}}/gra-$name
 mkdir -p "$(dirname "$kept")" "$local"
-[ -e "$kept" ] || [ ! -e "$kept.new" ] || mv "$kept.new" "$kept" # the last task was ended between two steps below
+[ -e "$kept" ] || [ ! -e "$copy" ] || mv "$copy" "$kept" # the last task was ended between two steps below
 # What lies here from a task that could not bring it back counts only where it is the newer one.
 if [ -e "$kept" ] && ! [ "$local/$name/log.jsonl" -nt "$kept/log.jsonl" ]; then
     rm -rf "${local:?}/$name" && cp -a "$kept" "$local/$name"
@@ -28,7 +29,8 @@ fi
 
 bring_back() {
     # Beside, then into place: a copy that is cut off must not stand for the folder.
-    rm -rf "$kept.new" && cp -a "$local/$name" "$kept.new" && rm -rf "$kept" && mv "$kept.new" "$kept" && rm -rf "$local"
+    [ -e "$local/$name" ] || return 0 # nothing was begun
+    rm -rf "$copy" && cp -a "$local/$name" "$copy" && rm -rf "$kept" && mv "$copy" "$kept" && rm -rf "$local"
 }
 
 set -m # without it a program in the background would not hear SIGINT
