@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable, Coroutine, Mapping
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def adapters(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
         network = get_peft_model(AutoModelForCausalLM.from_pretrained(weights, dtype=torch.float32), config)
         for name, parameter in network.named_parameters():
             if "lora_B" in name:
-                torch.nn.init.normal_(parameter, std=0.02)
+                torch.nn.init.normal_(parameter, std=0.2)
         folder = tmp_path_factory.mktemp("adapters") / str(seed)
         network.save_pretrained(folder)
         made[str(seed)] = find_adapter(str(folder))
@@ -120,9 +121,10 @@ def test_members_with_other_adapters_share_one_engine_which_sleeps_and_wakes_as_
     assert after == pytest.approx(before, abs=0.2)
     references = {"": likelihood_by_peft(weights, None)}
     references |= {adapter.identity: likelihood_by_peft(weights, adapter) for adapter in adapters.values()}
-    # vLLM computes in bfloat16: a sentence of a dozen tokens may differ by a fraction of a nat, the adapters by more.
-    assert before == pytest.approx(references, abs=1.0)
-    assert min(abs(a - b) for a in references.values() for b in references.values() if a != b) > 2.0
+    # vLLM computes in bfloat16, so its values are near the references; nearer than any two adapters are to each other.
+    apart = min(abs(a - b) for a, b in combinations(references.values(), 2))
+    assert apart > 0.5
+    assert before == pytest.approx(references, abs=apart / 2)
 
 
 def test_a_killed_child_costs_nothing_that_was_queued(weights: Path, ledger: Ledger, tmp_path: Path) -> None:
