@@ -101,11 +101,12 @@ def test_a_third_of_all_requests_failing_in_seven_ways_loses_nothing_and_scores_
         "timeout": server.failed["hang"],
     }  # fmt: skip
 
-    # No score comes from a failure: whatever a story used is a good answer, and its scores are in such answers.
+    # No score comes from a failure: after one that cannot be used a story has a later attempt, or has failed.
     good = set(server.given)
     scores = {tuple(float(json.loads(text)[name]) for name in DIMENSIONS) for text in good if '"correctness"' in text}
     for row in rows:
-        assert all(recorded[key].text in good for key in row["calls"])
+        unusable = sum(recorded[key].text not in good for key in row["calls"])
+        assert row["state"] == State.FAILED.value or unusable <= sum(recorded[key].attempt > 0 for key in row["calls"])
         for review in row["reviews"]:
             assert tuple(review["values"][name] for name in DIMENSIONS) in scores
         assert (row["mean"] is not None) == (len(row["reviews"]) == 3)
@@ -161,7 +162,6 @@ def test_members_run_where_their_own_engine_says(tmp_path: Path) -> None:
     assert {engine.memory_gb for engine in pool.engines.values()} == {0.0}
     assert pool.residency.together()
     assert pool.engines["model-a"].concurrency == 7
-    assert pool.gates["model-a"] is pool.engines["model-a"].gate  # type: ignore[attr-defined]
     twice = {**models, "f": {"model": "model-a", "engine": server | {"concurrency": 8}}}
     with pytest.raises(RecipeError, match=r"`model-a` is named with two different `engine`s"):
         workshop.find_models([make_recipe(committee={"models": twice})], View(quiet=True))
