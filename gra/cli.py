@@ -71,8 +71,7 @@ def synthesize(
         return
     destination = check_hub(push_to_hub, public=public) if push_to_hub else None
     folder = RunFolder(runs / loaded.recipe.name)
-    permission = Permission(FLAG) if allow_code_execution else None
-    job = job_for(loaded, folder, create=not dry_run, permission=permission)
+    job = job_for(loaded, folder, create=not dry_run, permission=Permission(FLAG) if allow_code_execution else None)
     seeds = job.seeds()
     view = View(None if dry_run else folder / "log.jsonl")
     if dry_run:
@@ -252,6 +251,25 @@ def push(
     from gra.reporting.push import push as upload
 
     print(upload(run_folder, check_hub(repository, public=public)))
+
+
+@app.command(epilog="Example: gra merge runs/big runs/big-0 runs/big-1")
+def merge(
+    target: Annotated[Path, typer.Argument(help="the folder of the merged dataset")],
+    runs: Annotated[list[Path], typer.Argument(help="run folders of shards")],
+    embedder: Annotated[str, typer.Option(help="the model that compares instructions")] = "catalog:all-minilm-l6-v2",
+    threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help="cosine from which rows count as the same")] = 0.9,
+    as_json: AsJson = False,
+) -> None:
+    """Make one dataset of several runs; what two of them both wrote is kept once."""
+    from gra.data.dedup import Embedder
+    from gra.data.merge import merge as merged
+    from gra.models.catalog import resolve
+
+    counts = merged(runs, target, Embedder(resolve(embedder).path), threshold)
+    table = Table(*counts)
+    table.add_row(*map(str, counts.values()))
+    _summary(Console(stderr=True), as_json, counts, table)
 
 
 @app.command(epilog="Example: gra verify runs/quickstart")

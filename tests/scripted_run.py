@@ -202,8 +202,8 @@ def make(
         return (answer or answer_by_content)(call)
 
     class ScriptedWorkshop(Workshop):
-        def model_id(self, name: str) -> ModelId:
-            return ModelId(name, f"sha256:{name}", "template")
+        def model_id(self, name: str, adapter: str | None = None) -> ModelId:
+            return ModelId(name, f"sha256:{name}", "template", adapter or "")
 
     growth.Embedder = WordEmbedder  # type: ignore[misc, assignment]
     growth.resolve = fake_resolve

@@ -162,7 +162,6 @@ def test_members_run_where_their_own_engine_says(tmp_path: Path) -> None:
     assert {engine.memory_gb for engine in pool.engines.values()} == {0.0}
     assert pool.residency.together()
     assert pool.engines["model-a"].concurrency == 7
-    assert pool.gates["model-a"] is pool.engines["model-a"].gate  # type: ignore[attr-defined]
     twice = {**models, "f": {"model": "model-a", "engine": server | {"concurrency": 8}}}
     with pytest.raises(RecipeError, match=r"`model-a` is named with two different `engine`s"):
         workshop.find_models([make_recipe(committee={"models": twice})], View(quiet=True))

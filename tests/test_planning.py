@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,14 @@ from synthesised import command
 from gra.engines.broker import EnginePool
 from gra.engines.protocol import ModelId
 from gra.engines.scripted import ScriptedEngine
+from gra.models.adapters import Adapter
 from gra.planning.command import screen, to_json
 from gra.planning.plan import make_plan
 from gra.synthesis import growth, jobs
 from gra.synthesis.evidence import divide, kind_of, read_evidence
 from gra.synthesis.forecast import Range, Work, forecast, play
+from gra.synthesis.memory import memory_plan
+from gra.synthesis.workbench import stories_at_once
 from gra.synthesis.workshop import Workshop
 
 ROUNDS = {"count": 2, "accept": 14, "max_candidates": 90}
@@ -31,8 +35,8 @@ def _no_models(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Scripted engines under the real jobs, and nobody's models looked up."""
 
     class Scripted(Workshop):
-        def model_id(self, name: str) -> ModelId:
-            return ModelId(name, f"sha256:{name}", "template")
+        def model_id(self, name: str, adapter: str | None = None) -> ModelId:
+            return ModelId(name, f"sha256:{name}", "template", adapter or "")
 
         def pool(self, logs: Path) -> EnginePool:
             return EnginePool(
@@ -160,6 +164,31 @@ def test_the_command_prints_json(tmp_path: Path, capsys) -> None:
         told["seconds"]["synthesis"]["low"] <= told["seconds"]["synthesis"]["point"] <= told["seconds"]["all"]["high"]
     )
     assert told["memory"]["models_gb"] == {f"model-{name}": None for name in "abcde"}
+
+
+def test_what_a_cluster_holds_and_what_members_wear_are_planned(tmp_path: Path, monkeypatch) -> None:
+    worn = Adapter(tmp_path, "lora:x", 8, ("q_proj",), 0.25)
+    monkeypatch.setattr("gra.synthesis.memory.gpu_memory_gb", lambda: None)
+    monkeypatch.setattr("gra.synthesis.memory.find_entry", lambda name: SimpleNamespace(parameters=2**30))
+    monkeypatch.setattr("gra.synthesis.memory.find_adapter", lambda name: worn)
+    models = {
+        "a": "model-a", "b": {"model": "model-a", "adapter": "folder"}, "c": "model-c",
+        "d": {"model": "model-d", "engine": {"kind": "ray", "replicas": 3, "gpus": 0.5}},
+    }  # fmt: skip
+    recipe = make_recipe(committee={"models": models, "reviewers": 2}, engine={"kv_cache_gb": 1, "memory_gb": 10})
+    memory = memory_plan([recipe])
+    assert memory.models == {"model-a": 2 + 0.5 + 1 + 3.5, "model-c": 2 + 1 + 3.5}
+    assert (memory.together, memory.gpus) == (False, 1 + 1.5)
+    write_job(tmp_path, recipe)
+    planned = make_plan(tmp_path / "recipe.yaml", [], tmp_path / "runs", None, None)
+    assert planned.total is not None
+    assert planned.gpu_hours.point == pytest.approx(2.5 * planned.seconds.point / 3600)
+
+
+def test_more_stories_are_told_at_once_where_models_take_turns() -> None:
+    assert stories_at_once([64, 64, 800], together=True) == 12 + 12 + 100
+    assert stories_at_once([64, 64, 4], together=False) == 64 + 64 + 12
+    assert stories_at_once([], together=True) == 12
 
 
 def test_time_is_divided_among_the_calls_in_flight_and_adds_up() -> None:

@@ -245,7 +245,7 @@ def test_a_cluster_script_starts_one_launcher_a_machine(
 # --- commands in the documentation -------------------------------------------------------------------
 
 
-_TRAINS = r"(?:accelerate launch|gra train|python train\.py|sbatch|HOSTS=)"
+_TRAINS = r"(?:accelerate launch|gra train|python train\.py|sbatch(?=.*slurm\.sh)|HOSTS=)"
 
 
 def documented() -> Iterator[tuple[str, str]]:

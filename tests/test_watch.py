@@ -107,6 +107,32 @@ def test_a_load_says_what_is_queued_in_flight_and_how_fast(tmp_path: Path, view:
     asyncio.run(scenario())
 
 
+def test_a_model_that_sleeps_is_told_from_one_that_is_gone(tmp_path: Path, view: View) -> None:
+    class Sleeping(ScriptedEngine):
+        asleep_gb = 0.5
+
+        async def sleep(self) -> None:
+            """Whatever it holds."""
+
+    async def scenario() -> None:
+        pool = EnginePool({f"model-{name}": Sleeping(f"model-{name}", answer, memory_gb=1.0) for name in "abc"}, 1.5)
+        bench = bench_on(tmp_path, "one", pool, view)
+        watch = Watch(view, 1, 1, frozenset(), Clock())
+        with watch.arm(bench, Held(bench.job.ledger, "one")):
+            for name in ("model-a", "model-b"):
+                async with pool.residency.hold(name):
+                    pass
+            states = {name: load.state for name, load in watch.loads().items()}
+            watch.say()
+        await pool.residency.close()
+        bench.ledger.close()
+        assert states == {"model-a": "asleep", "model-b": "resident", "model-c": "parked"}
+        assert isinstance(bench.tracker, Series)
+        assert [bench.tracker.points[0][f"engines/model-{name}/state"] for name in "abc"] == [0.0, 1.0, 0.0]
+
+    asyncio.run(scenario())
+
+
 def test_arms_that_share_engines_share_their_time_and_nothing_is_charged_twice(tmp_path: Path, view: View) -> None:
     clock = Clock()
     pool = EnginePool({"model-a": ScriptedEngine("model-a", answer)}, 1.0)

@@ -22,7 +22,7 @@ class _Engine:
 
 
 class StandIn:
-    """Answers by what the prompt says: echo, die, break, slow, huge, wrong, odd."""
+    """Answers by what the prompt says: echo, adapter, die, break, slow, huge, wrong, odd."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self.folder = Path(settings["path"])
@@ -38,6 +38,26 @@ class StandIn:
             os.kill(os.getpid(), signal.SIGKILL)
         if mode == "slow to load":
             time.sleep(1.5)  # blocks, as loading weights does
+
+    async def load_adapters(self) -> None:
+        """There is nothing to read."""
+
+    async def sleep(self, level: int) -> None:
+        if (self.folder / "mode").read_text() == "no sleep":
+            raise RuntimeError("not on this machine")
+        self._note(f"sleep{level}")
+
+    async def wake(self, level: int) -> None:
+        mode = (self.folder / "mode").read_text()
+        if mode == "bad dreams":
+            raise RuntimeError("it does not say what it said")
+        if mode == "dies waking":
+            os.kill(os.getpid(), signal.SIGKILL)
+        self._note(f"wake{level}")
+
+    def _note(self, order: str) -> None:
+        with (self.folder / "orders").open("a") as orders:
+            orders.write(f"{order}\n")
 
     async def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         prompt = request["messages"][-1]["content"]
@@ -60,6 +80,8 @@ class StandIn:
                     aborted.write(f"{prompt}\n")
                 raise
         text = "x" * 2_000_000 if word == "huge" else prompt
+        if word == "adapter":
+            text = request["adapter"] or "none"
         return {"id": request["id"], "completion": {
             "text": text, "finish": "stop", "prompt_tokens": 3, "completion_tokens": 2, "cached_tokens": 1,
             "seconds": 0.0, "scores": {label: 0.5 for label in request.get("choice", [])},

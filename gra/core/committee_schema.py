@@ -24,14 +24,20 @@ class Sampling(Section):
 
 
 class Served(Section):
-    """Where a model runs: in vLLM on this machine, or behind an OpenAI-compatible server."""
+    """Where a model runs: in vLLM on this machine or on a Ray cluster, or behind an OpenAI-compatible server."""
 
-    kind: Literal["vllm", "openai"] = "vllm"
+    kind: Literal["vllm", "openai", "ray"] = "vllm"
     base_url: str | None = None  # of a server, such as http://localhost:8000/v1
     api_key_env: str | None = None  # the environment variable that holds the key; the key itself stands nowhere
     # What recorded answers are known by in place of `base_url`, for a server whose address changes between runs.
     served_as: str | None = Field(None, min_length=1)
-    concurrency: int = Field(64, ge=1)
+    concurrency: int = Field(64, ge=1)  # calls at once; on a cluster, of each replica
+    # Of a Ray cluster: its address (null: the one that this machine belongs to), how many replicas of each model, and
+    # what each takes (null: 1 replica, 1 GPU, 1 CPU; with `gpus: 0` it computes on so many CPUs).
+    address: str | None = None
+    replicas: int | None = Field(None, ge=1)
+    gpus: float | None = Field(None, ge=0)
+    cpus: float | None = Field(None, gt=0)
 
     @field_validator("api_key_env")
     @classmethod
@@ -60,13 +66,20 @@ class Served(Section):
             extra = [key for key in ("base_url", "api_key_env", "served_as") if getattr(self, key) is not None]
             if extra:
                 raise ValueError(f"`{extra[0]}` belongs to a server; add `kind: openai`, or leave it out")
+        if self.kind != "ray":
+            extra = [key for key in ("address", "replicas", "gpus", "cpus") if getattr(self, key) is not None]
+            if extra:
+                raise ValueError(f"`{extra[0]}` belongs to a Ray cluster; add `kind: ray`, or leave it out")
+        elif self.gpus is not None and self.gpus > 1:
+            raise ValueError("`gpus` is what one replica takes, at most 1: a model is not split over several GPUs")
         return self
 
 
 class Member(Section):
-    """One committee member: weights, a system prompt, sampling, and the way it is asked."""
+    """One committee member: weights, perhaps an adapter, a system prompt, sampling, and the way it is asked."""
 
     model: str
+    adapter: str | None = None  # the folder of a LoRA adapter of `model`; members may share weights and differ in this
     fallback: str | None = None  # taken when `model` cannot be had
     system: str | None = None
     sampling: Sampling = Sampling()
@@ -74,6 +87,12 @@ class Member(Section):
     ask: Ask | None = None  # overrides review.ask for this member
     engine: Served | None = None  # where this member's model runs; null: where the recipe's `engine` says
     family: str | None = None  # models of one pre-training run share it; null: as the catalog says
+
+    @model_validator(mode="after")
+    def _an_adapter_fits_one_model(self) -> Self:
+        if self.adapter is not None and self.fallback is not None:
+            raise ValueError("has an `adapter`, which fits `model` alone; leave `fallback` out")
+        return self
 
 
 class Teacher(Member):

@@ -47,6 +47,9 @@ class Engine(Served):
     max_model_len: int = Field(8192, ge=128)
     kv_cache_gb: float | None = Field(None, gt=0)
     memory_gb: float | None = Field(None, gt=0)
+    # How a model gives way where memory does not hold all: asleep with its weights in the machine's memory (`sleep-1`)
+    # or without them (`sleep-2`), both on CUDA only, or ended. `auto`: the quickest that there is room for.
+    park: Literal["auto", "sleep-1", "sleep-2", "end"] = "auto"
     start_timeout_s: float = Field(900.0, gt=0)
     call_timeout_s: float = Field(600.0, gt=0)
     max_attempts: int = Field(3, ge=1)

@@ -41,6 +41,7 @@ from gra.engines.protocol import (
     Truncated,
     Unparsable,
 )
+from gra.engines.queueing import PrefixQueue
 from gra.engines.residency import Residency
 from gra.engines.shape import Affirm, affirm
 
@@ -129,11 +130,18 @@ class EnginePool:
     def __init__(self, engines: Mapping[str, Engine], memory_gb: float) -> None:
         self.engines = engines
         self.residency = Residency(engines, memory_gb)
-        self.gates: dict[str, AbstractAsyncContextManager[None]] = {
-            name: engine.gate if isinstance(engine, Paced) else asyncio.Semaphore(engine.concurrency)
-            for name, engine in engines.items()
+        self._queues = {
+            name: PrefixQueue(engine.concurrency) for name, engine in engines.items() if not isinstance(engine, Paced)
         }
         self.asking: dict[tuple[Path, str], _Asking] = {}  # by ledger and key
+
+    def turn(self, call: Call) -> AbstractAsyncContextManager[None]:
+        """A place at the call's engine while its model is resident, in the order of the engine's queue."""
+        engine = self.engines[call.model.name]
+        if isinstance(engine, Paced):
+            return self.residency.hold(call.model.name, lambda: engine.gate)
+        prompt = "\0".join((call.model.adapter, *(content for _, content in call.messages)))
+        return self.residency.hold(call.model.name, lambda: self._queues[call.model.name].turn(prompt))
 
 
 class Broker:
@@ -243,7 +251,7 @@ class Broker:
         if self.account.strict:
             await self.account.admit_call(key)
         while True:
-            async with self.pool.residency.hold(name), self.pool.gates[name]:
+            async with self.pool.turn(call):
                 self.progress.asked += 1
                 self.progress.in_flight[name] += 1
                 started = self._clock()

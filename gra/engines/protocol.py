@@ -160,11 +160,14 @@ class EngineStats:
 
     started_in: float = 0.0
     starts: int = 0
+    woken_in: float = 0.0
+    wakes: int = 0
     calls: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
     busy_seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)  # what a person should be told at the end
 
 
 class Engine(Protocol):
@@ -176,7 +179,7 @@ class Engine(Protocol):
     stats: EngineStats
 
     async def start(self) -> None:
-        """Load the model. Raises EngineUnavailable when it cannot be had."""
+        """Load the model, or wake it. Raises EngineUnavailable when it cannot be had."""
 
     async def submit(self, call: Call) -> Completion | Fault:
         """Answer one call."""
@@ -193,3 +196,13 @@ class Paced(Protocol):
 
     def overdue(self, seconds: float) -> None:
         """A call was given up after so many seconds without an answer; calls that nobody needs any more are not."""
+
+
+@runtime_checkable
+class Sleeper(Protocol):
+    """An engine that may give back most of its memory and keep its process; `start` wakes it."""
+
+    asleep_gb: float  # the memory it keeps meanwhile; 0 when it cannot sleep, and is parked instead
+
+    async def sleep(self) -> None:
+        """Give back the memory; an engine that fails to ends its process and sets `asleep_gb` to 0."""

@@ -1,48 +1,64 @@
 """Which models are in memory: all at once when they fit, otherwise in turns.
 
-A call holds its model while it runs. A model that does not fit waits until a resident one has nothing
-to do; then that one is parked and the model with the most waiting calls is started. Switching only
-when a queue has run dry keeps batches full.
+A call holds its model while it runs. A model that does not fit waits until one that is there gives way, by the policy
+of `switching.py`; that one is parked (asleep where its engine can sleep, otherwise ended) and the other is brought
+back. Callers only wait; one task, the steward, makes the moves, and it is there only while somebody waits.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
+import math
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from dataclasses import replace
+from typing import Any
 
 from gra.core.errors import EngineUnavailable
-from gra.engines.protocol import Engine
+from gra.engines.protocol import Engine, Sleeper
+from gra.engines.switching import Move, Place, Standing, choose, most_wanted
 
-# A resident model is parked only after this long without a call: stories take turns between models, and a
-# moment without a call is not an empty queue.
-_GRACE_S = 2.0
+Policy = Callable[[Sequence[Standing], float, float], Move]
+Turn = Callable[[], AbstractAsyncContextManager[None]]
+
+# What bringing a model back is taken to cost before it was seen: from sleep, and from nothing.
+_MOMENT_S = 0.001
+_GUESS_S_PER_GB = {"asleep": 0.1, "out": 5.0}
 
 
 class Residency:
     """Starts, holds and parks engines within a memory limit (GB)."""
 
-    def __init__(self, engines: Mapping[str, Engine], memory_gb: float, grace_s: float = _GRACE_S) -> None:
+    def __init__(self, engines: Mapping[str, Engine], memory_gb: float, policy: Policy = choose) -> None:
         self._engines = engines
         self._limit = memory_gb
-        self._grace = grace_s
-        self._idle_since: dict[str, float] = {}
+        self._policy = policy
         self._resident: set[str] = set()
-        self._holders: dict[str, int] = defaultdict(int)
-        self._waiting: dict[str, int] = defaultdict(int)
-        self._changed = asyncio.Event()
+        self._leaving: set[str] = set()  # resident, but taking no more calls
         self._moving: set[str] = set()
+        self._asleep: set[str] = set()
+        self._running: dict[str, int] = defaultdict(int)
+        self._waiting: dict[str, int] = defaultdict(int)
+        self._behind: dict[str, float] = {}  # since when less is served by a model than waits for an absent one
+        self._took: dict[tuple[str, str], float] = {}  # seconds that a model's last move of each kind took
+        self._failed: dict[str, Exception] = {}
         self._moves: set[asyncio.Task[None]] = set()
-        self._failed: dict[str, EngineUnavailable] = {}
+        self._steward: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()  # for the steward
+        self._arrived = {name: asyncio.Event() for name in engines}  # for callers: it takes calls, or never will
         self.switches = 0
 
     @property
     def resident(self) -> frozenset[str]:
         """The models in memory now."""
         return frozenset(self._resident)
+
+    @property
+    def asleep(self) -> frozenset[str]:
+        """The models that have given back most of their memory and keep their process."""
+        return frozenset(self._asleep)
 
     def together(self) -> bool:
         """Whether all models fit at once."""
@@ -52,13 +68,18 @@ class Residency:
         """Start every model at once when all of them fit, the most that fit otherwise."""
         chosen: list[str] = []
         for name, engine in sorted(self._engines.items(), key=lambda item: item[1].memory_gb):
-            if self._used() + sum(self._engines[n].memory_gb for n in chosen) + engine.memory_gb <= self._limit:
+            if sum(self._engines[n].memory_gb for n in chosen) + engine.memory_gb <= self._limit:
                 chosen.append(name)
-        await asyncio.gather(*(self._start(name) for name in chosen))
+        await asyncio.gather(*(self._start_or_raise(name) for name in chosen))
+
+    async def _start_or_raise(self, name: str) -> None:
+        await self._start(name)
+        if name in self._failed:
+            raise self._failed[name]
 
     @asynccontextmanager
-    async def hold(self, name: str) -> AsyncIterator[None]:
-        """Keep a model resident for the time of the block, starting it first if need be.
+    async def hold(self, name: str, turn: Turn = nullcontext) -> AsyncIterator[None]:
+        """Keep a model resident for the time of the block, starting it first if need be, and take a `turn` at it.
 
         Raises:
             EngineUnavailable: when it does not fit even alone, or cannot be started.
@@ -68,98 +89,171 @@ class Residency:
                 f"the model `{name}` needs about {self._engines[name].memory_gb:.1f} GB and {self._limit:.1f} GB are "
                 "allowed; raise `engine.memory_gb`, lower `engine.kv_cache_gb`, or choose a smaller model"
             )
+        async with AsyncExitStack() as stack:
+            await self._enter(name, turn, stack)
+            try:
+                yield
+            finally:
+                self._running[name] -= 1
+                self._changed.set()
+
+    async def _enter(self, name: str, turn: Turn, stack: AsyncExitStack) -> None:
         self._waiting[name] += 1
         try:
-            while name not in self._resident or name in self._moving:
-                await self._make_room(name)
-            self._holders[name] += 1
+            while True:
+                while not self._arrived[name].is_set():
+                    self._see_to_it()
+                    await self._arrived[name].wait()
+                if name in self._failed:
+                    raise self._failed[name]
+                await stack.enter_async_context(turn())
+                if self._arrived[name].is_set():
+                    break
+                await stack.aclose()  # it gave way while this call stood in its queue
+            self._running[name] += 1
         finally:
             self._waiting[name] -= 1
-            if not self._holders[name]:
-                self._notify()  # left without it: another model may come first now
+            self._changed.set()
+
+    def _see_to_it(self) -> None:
+        """Have a steward at work; it may have ended when nobody waited."""
+        self._changed.set()
+        if self._steward is None or self._steward.done():
+            self._steward = asyncio.create_task(self._make_moves())
+            self._steward.add_done_callback(self._tell_if_broken)
+
+    def _tell_if_broken(self, steward: asyncio.Task[None]) -> None:
+        """Nobody waits for a steward that is gone."""
+        error = None if steward.cancelled() else steward.exception()
+        if isinstance(error, Exception):
+            self._failed |= dict.fromkeys(self._engines, error)
+            for arrived in self._arrived.values():
+                arrived.set()
+
+    async def _make_moves(self) -> None:
+        """Move models as the policy says, until nobody waits for one that is away."""
+        while any(n and not self._arrived[name].is_set() for name, n in self._waiting.items()):
+            self._changed.clear()
+            now = asyncio.get_running_loop().time()
+            move = self._policy(self._standings(now), self._limit, now)
+            match move.kind:
+                case "close":
+                    self._leaving.add(move.name)
+                    self._arrived[move.name].clear()
+                case "open":
+                    self._leaving.discard(move.name)
+                    self._arrived[move.name].set()
+                case "start":
+                    self._spawn(move.name, self._start(move.name))
+                case "park":
+                    self._spawn(move.name, self._park(move.name))
+                case "end":
+                    self._spawn(move.name, self._end(move.name))
+                case "wait":
+                    with contextlib.suppress(TimeoutError):
+                        # At least a moment: rounding may leave less than the clock can tell.
+                        pause = None if math.isinf(move.until) else max(_MOMENT_S, move.until - now)
+                        async with asyncio.timeout(pause):
+                            await self._changed.wait()
+
+    def _spawn(self, name: str, move: Coroutine[Any, Any, None]) -> None:
+        # From this moment on: no call may slip in before the task has begun.
+        self._moving.add(name)
+        self._arrived[name].clear()
+        task = asyncio.create_task(move)
+        self._moves.add(task)
+        task.add_done_callback(self._moves.discard)
+
+    def _standings(self, now: float) -> list[Standing]:
+        seen = [self._standing(name) for name in self._engines]
+        wanted = most_wanted(seen)
+        for model in seen:
+            if model.place == "resident" and wanted is not None and model.batch < wanted.batch:
+                self._behind.setdefault(model.name, now)
+            else:
+                self._behind.pop(model.name, None)
+        return [replace(model, behind_since=self._behind.get(model.name, math.inf)) for model in seen]
+
+    def _standing(self, name: str) -> Standing:
+        engine = self._engines[name]
+        asleep_gb = engine.asleep_gb if isinstance(engine, Sleeper) else 0.0
+        waiting = 0 if name in self._failed else self._waiting[name]
+        return Standing(
+            name, self._place(name), engine.memory_gb, asleep_gb, self._running[name], waiting, engine.concurrency,
+            self._switch_s(name),
+        )  # fmt: skip
+
+    def _place(self, name: str) -> Place:
+        if name in self._moving:
+            return "moving"
+        if name in self._resident:
+            return "leaving" if name in self._leaving else "resident"
+        return "asleep" if name in self._asleep else "out"
+
+    def _switch_s(self, name: str) -> float:
+        """What bringing a parked model back costs, as seen last."""
+        way = "asleep" if self._sleeps(name) else "out"
+        return self._took.get((name, way), _GUESS_S_PER_GB[way] * self._engines[name].memory_gb)
+
+    def _sleeps(self, name: str) -> bool:
+        engine = self._engines[name]
+        return isinstance(engine, Sleeper) and engine.asleep_gb > 0
+
+    @asynccontextmanager
+    async def _move(self, name: str) -> AsyncIterator[None]:
+        self._moving.add(name)
+        self._arrived[name].clear()
         try:
             yield
+        except asyncio.CancelledError:
+            self._failed[name] = EngineUnavailable(f"the engine of `{name}` was stopped as it changed its place")
+            raise
+        except Exception as error:  # it reaches whoever waits for the model
+            self._failed[name] = error
         finally:
-            self._holders[name] -= 1
-            if not self._busy(name):
-                self._idle_since[name] = time.monotonic()
-                self._notify()
-
-    async def _make_room(self, name: str) -> None:
-        """One step towards residency: start, park an idle model, or wait for a change."""
-        if name in self._failed:
-            raise self._failed[name]
-        changed = self._changed  # taken before looking, so that no change is missed
-        if name in self._moving or self._more_wanted(name):
-            await changed.wait()
-        elif self._used() + self._engines[name].memory_gb <= self._limit:
-            await self._move(name, self._start)
-        elif self._moving:
-            await changed.wait()  # what is on the move may make the room
-        elif idle := [n for n in sorted(self._resident - self._moving) if not self._busy(n) and self._weighs(n)]:
-            longest = min(idle, key=lambda n: self._idle_since[n])
-            rest = self._idle_since[longest] + self._grace - time.monotonic()
-            if rest <= 0:
-                await self._move(longest, self._park)
-            else:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(changed.wait(), rest)
-        else:
-            await changed.wait()
-
-    def _busy(self, name: str) -> bool:
-        return self._holders[name] > 0 or self._waiting[name] > 0
-
-    def _weighs(self, name: str) -> bool:
-        """Whether parking it frees anything; a model behind a server has no weight here."""
-        return self._engines[name].memory_gb > 0
-
-    def _more_wanted(self, name: str) -> bool:
-        """Whether another absent model has more calls waiting and should go first."""
-        absent = {n for n in self._waiting if n not in self._resident and self._waiting[n] > 0}
-        return self._waiting[name] < max((self._waiting[n] for n in absent), default=0)
-
-    def _used(self) -> float:
-        return sum(self._engines[name].memory_gb for name in self._resident | self._moving)
-
-    def _notify(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-    async def _move(self, name: str, move: Callable[[str], Coroutine[None, None, None]]) -> None:
-        """Start or park a model; a call that is called off meanwhile does not call that off, half done."""
-        self._moving.add(name)
-        moving = asyncio.create_task(move(name))
-        self._moves.add(moving)
-        moving.add_done_callback(self._moves.discard)
-        await asyncio.shield(moving)
+            self._moving.discard(name)
+            if name in self._resident or name in self._failed:
+                self._arrived[name].set()
+            self._changed.set()
 
     async def _start(self, name: str) -> None:
-        self._moving.add(name)
-        try:
+        way, begun = "asleep" if name in self._asleep else "out", asyncio.get_running_loop().time()
+        async with self._move(name):
             await self._engines[name].start()
+            self._asleep.discard(name)
             self._resident.add(name)
-            self._idle_since[name] = time.monotonic()
-        except EngineUnavailable as error:
-            self._failed[name] = error
-            raise
-        finally:
-            self._moving.discard(name)
-            self._notify()
+            self._took[name, way] = asyncio.get_running_loop().time() - begun
 
     async def _park(self, name: str) -> None:
-        self._moving.add(name)
-        self._resident.discard(name)
-        try:
-            await self._engines[name].park()
+        async with self._move(name):
+            self._resident.discard(name)
+            self._leaving.discard(name)
+            engine = self._engines[name]
+            if isinstance(engine, Sleeper) and self._sleeps(name):
+                await engine.sleep()
+                if self._sleeps(name):  # where it could not, it has ended
+                    self._asleep.add(name)
+            else:
+                await engine.park()
             self.switches += 1
-        finally:
-            self._moving.discard(name)
-            self._notify()
+
+    async def _end(self, name: str) -> None:
+        async with self._move(name):
+            self._asleep.discard(name)
+            await self._engines[name].park()
 
     async def close(self) -> None:
-        """Park everything, what is still starting too; nothing starts any more."""
-        self._failed = dict.fromkeys(self._engines, EngineUnavailable("the engines are closed"))
-        await asyncio.gather(*(self._engines[name].park() for name in self._resident | self._moving))
+        """End every engine, one that is still starting too; nothing starts any more."""
+        closed: dict[str, Exception] = dict.fromkeys(self._engines, EngineUnavailable("the engines are closed"))
+        self._failed = dict(closed)
+        begun = self._resident | self._moving | self._asleep
+        tasks = [task for task in (self._steward, *self._moves) if task is not None and not task.done()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*(self._engines[name].park() for name in begun))
+        self._failed = closed
         self._resident.clear()
-        self._notify()
+        self._asleep.clear()
+        for arrived in self._arrived.values():
+            arrived.set()

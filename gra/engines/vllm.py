@@ -3,6 +3,9 @@
 The child (`gra.engines.vllm_worker`) holds vLLM's asynchronous engine and talks JSON lines over a
 socket. A crash or an out-of-memory kill costs one model and its calls in flight: they become faults,
 the child is started again, and the broker asks again. The child ends itself when this process dies.
+
+On a GPU a model that gives way can sleep: at level 1 its weights wait in the machine's memory, at level 2 they are read
+from the disk again. A woken child must say of a fixed text what it said before it slept, or it is started anew.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +27,15 @@ from gra.core.errors import EngineUnavailable
 from gra.engines.protocol import Call, Choice, Completion, EngineStats, Fault, Json, Likelihood
 
 _MAX_LINE = 64 * 2**20
-_RESTARTS = 3
+_RESTARTS = 3  # of a child that is lost again and again without an answer in between
 
 
 @dataclass(frozen=True)
 class VllmSettings:
-    """What the child needs to load a model; sizes in GB, `threads` counts CPU threads (0 on a GPU)."""
+    """What the child needs to load a model; sizes in GB, `threads` counts CPU threads (0 on a GPU).
+
+    `adapters` are folders of LoRA adapters by the name that calls know them by (`ModelId.adapter`).
+    """
 
     path: Path
     max_model_len: int
@@ -38,37 +44,91 @@ class VllmSettings:
     concurrency: int
     gpu_memory_utilization: float = 0.9
     start_timeout_s: float = 900.0
+    sleep_level: int = 0  # of vLLM's sleep mode; 0: the child is ended instead
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    lora_rank: int = 0  # the largest of the adapters'
+    lora_modules: tuple[str, ...] = ()  # what they adapt, by the last part of the modules' names
 
 
 class VllmEngine:
     """One model served by vLLM in a child process."""
 
-    def __init__(self, name: str, settings: VllmSettings, *, memory_gb: float, log_file: Path) -> None:
+    def __init__(
+        self, name: str, settings: VllmSettings, *, memory_gb: float, log_file: Path, asleep_gb: float = 0.0
+    ) -> None:
         self.name = name
         self.concurrency = settings.concurrency
         self.memory_gb = memory_gb
+        self.asleep_gb = asleep_gb if settings.sleep_level else 0.0
         self.stats = EngineStats()
         self.settings = settings
         self._log_file = log_file
         self._child: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._reader_task: asyncio.Task[None] | None = None
-        self._pending: dict[int, asyncio.Future[Completion | Fault]] = {}
+        self._pending: dict[int, asyncio.Future[Completion | Fault | None]] = {}
         self._next = 0
         self._restarts = 0
+        self._asleep = False
         self._starting = asyncio.Lock()
 
     async def start(self) -> None:
-        """Start the child and wait until its model is loaded.
+        """Start the child and wait until its model is loaded, or wake it.
 
         Raises:
             EngineUnavailable: with the reason and where the engine's log is.
         """
         async with self._starting:
+            if self._writer is not None and self._asleep:
+                await self._wake()
             if self._writer is None:
+                self._restarts = 0
                 await self._launch()
 
+    async def sleep(self) -> None:
+        """Give back the memory and keep the child; one that cannot is ended, and sleeps no more."""
+        async with self._starting:
+            begun = time.monotonic()
+            refused = await self._tell({"do": "sleep", "level": self.settings.sleep_level})
+            if refused is None:
+                self._asleep = True
+                self._log(f"asleep at level {self.settings.sleep_level} after {time.monotonic() - begun:.1f} s")
+            else:
+                await self._sleep_no_more(f"it could not sleep ({refused.message})")
+
+    async def _wake(self) -> None:
+        begun = time.monotonic()
+        self._asleep = False
+        refused = await self._tell({"do": "wake", "level": self.settings.sleep_level})
+        if refused is not None:
+            await self._sleep_no_more(f"it did not wake as it was ({refused.message})")
+            return
+        self.stats.wakes += 1
+        self.stats.woken_in = time.monotonic() - begun
+        self._log(f"awake after {self.stats.woken_in:.1f} s")
+
+    async def _sleep_no_more(self, why: str) -> None:
+        note = f"the engine of `{self.name}` is ended from now on where it would sleep: {why}"
+        self.stats.notes.append(note)
+        self._log(note)
+        self.asleep_gb = 0.0
+        await self.park()
+
+    async def _tell(self, order: dict[str, Any]) -> Fault | None:
+        """Have the child do something; the fault when it did not."""
+        try:
+            async with asyncio.timeout(self.settings.start_timeout_s):
+                done = await self._ask(order) if self._writer is not None else Fault("died", "its process is gone")
+        except TimeoutError:
+            return Fault("timeout", f"nothing happened in {self.settings.start_timeout_s:g} s")
+        return done if isinstance(done, Fault) else None
+
+    def _log(self, line: str) -> None:
+        with self._log_file.open("a") as log:
+            log.write(f"[gra] {line}\n")
+
     async def _launch(self) -> None:
+        self._asleep = False
         await self._kill()  # a crash may have left some of the last child's processes
         begun = time.monotonic()
         self._log_file.parent.mkdir(parents=True, exist_ok=True)
@@ -114,13 +174,21 @@ class VllmEngine:
         """Answer one call; a lost child becomes a fault and is started again."""
         if self._writer is None:
             await self._restart()
+        if call.model.adapter and call.model.adapter not in self.settings.adapters:
+            return Fault("error", f"`{self.name}` is served without the adapter {call.model.adapter}", permanent=True)
+        reply = await self._ask(_request(call))
+        assert reply is not None
+        return reply
+
+    async def _ask(self, request: dict[str, Any]) -> Completion | Fault | None:
+        """Send one line to the child and wait for its answer; None: what it was told is done."""
         assert self._writer is not None
         self._next += 1
         number = self._next
-        answer: asyncio.Future[Completion | Fault] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Completion | Fault | None] = asyncio.get_running_loop().create_future()
         self._pending[number] = answer
         try:
-            self._writer.write(json.dumps(_request(number, call)).encode() + b"\n")
+            self._writer.write(json.dumps({"id": number, **request}).encode() + b"\n")
             with contextlib.suppress(ConnectionError):
                 await self._writer.drain()
             return await answer
@@ -138,8 +206,8 @@ class VllmEngine:
                 return
             if self._restarts >= _RESTARTS:
                 raise EngineUnavailable(
-                    f"the engine of `{self.name}` was lost {self._restarts + 1} times; see {self._log_file}. "
-                    "Run the same command again to go on from what is recorded"
+                    f"the engine of `{self.name}` was lost {self._restarts + 1} times without an answer in between; "
+                    f"see {self._log_file}. Run the same command again to go on from what is recorded"
                 )
             self._restarts += 1
             await self._launch()
@@ -158,7 +226,11 @@ class VllmEngine:
         if "fault" in reply:
             waiting.set_result(Fault("error", reply["fault"], permanent=reply["permanent"]))
             return
+        if "completion" not in reply:
+            waiting.set_result(None)
+            return
         completion = Completion(**reply["completion"])
+        self._restarts = 0
         self.stats.calls += 1
         self.stats.prompt_tokens += completion.prompt_tokens
         self.stats.completion_tokens += completion.completion_tokens
@@ -176,6 +248,7 @@ class VllmEngine:
 
     async def park(self) -> None:
         """End the child; all its memory is free when this returns."""
+        self._asleep = False
         if self._reader_task is not None:
             self._reader_task.cancel()
             self._reader_task = None
@@ -192,11 +265,11 @@ class VllmEngine:
         self._child = None
 
 
-def _request(number: int, call: Call) -> dict[str, Any]:
+def _request(call: Call) -> dict[str, Any]:
     request: dict[str, Any] = {
-        "id": number,
         "messages": [{"role": role, "content": content} for role, content in call.messages],
         "sampling": asdict(call.sampling),
+        "adapter": call.model.adapter,
     }
     match call.output:
         case Json(schema):

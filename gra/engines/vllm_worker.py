@@ -1,8 +1,8 @@
 """The child process of the vLLM engine: `python -m gra.engines.vllm_worker SOCKET_FD`.
 
-Reads one line of settings, loads the model, answers one JSON line per call. Every name that vLLM has
-renamed between releases is used in this module only; `tests/test_vllm_surface.py` asserts them. It
-ends itself, with vLLM's own processes, as soon as the socket closes, so it never outlives its parent.
+Reads one line of settings, loads the model and its adapters, answers one JSON line per call or order (sleep, wake).
+Every name that vLLM has renamed between releases is used in this module only; `tests/test_vllm_surface.py` asserts
+them. It ends itself, with vLLM's own processes, as soon as the socket closes, so it never outlives its parent.
 """
 
 from __future__ import annotations
@@ -19,6 +19,13 @@ from pathlib import Path
 from typing import Any
 
 _MAX_LINE = 64 * 2**20
+# The ranks that vLLM makes room for, and how many adapters it computes with at once; the others wait in memory.
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+_ADAPTERS_AT_ONCE = 8
+# What a model is asked before it sleeps and after it wakes, and by how much its log-likelihood may differ, in nats a
+# token: rounding moves it by thousandths, weights that are not what they were by whole nats.
+_PROBE = "The capital of France is Paris, and two and two make four. Water boils at one hundred degrees Celsius."
+_PROBE_TOLERANCE = 0.05
 
 
 def engine_arguments(settings: dict[str, Any]) -> dict[str, Any]:
@@ -37,11 +44,21 @@ def engine_arguments(settings: dict[str, Any]) -> dict[str, Any]:
         # Sampling comes from the recipe, never from a file that travels with the weights.
         "generation_config": "vllm",
     }
+    if settings["adapters"]:
+        arguments |= {
+            "enable_lora": True,
+            "max_lora_rank": next(rank for rank in LORA_RANKS if rank >= settings["lora_rank"]),
+            "max_loras": min(_ADAPTERS_AT_ONCE, len(settings["adapters"])),
+            "max_cpu_loras": len(settings["adapters"]),
+            # No more than the adapters adapt: where the output layer may be adapted, vLLM fails at prompt logprobs.
+            "lora_target_modules": list(settings["lora_modules"]),
+        }
     if not on_gpu:
         # The CPU default of 128 tokens is longer than most of our shared prefixes, so nothing would be cached.
         arguments["block_size"] = 32
     if on_gpu:
         arguments["gpu_memory_utilization"] = settings["gpu_memory_utilization"]
+        arguments["enable_sleep_mode"] = settings["sleep_level"] > 0
     return arguments
 
 
@@ -51,6 +68,7 @@ class Worker:
     def __init__(self, settings: dict[str, Any]) -> None:
         from transformers import AutoTokenizer
         from vllm import AsyncEngineArgs
+        from vllm.lora.request import LoRARequest
         from vllm.v1.engine.async_llm import AsyncLLM
 
         arguments = engine_arguments(settings)
@@ -58,6 +76,58 @@ class Worker:
         self.tokenizer = AutoTokenizer.from_pretrained(settings["path"], local_files_only=True)
         self.max_model_len = int(settings["max_model_len"])
         self.tasks: dict[int, asyncio.Task[None]] = {}
+        self.adapters = {
+            name: LoRARequest(lora_name=name, lora_int_id=number, lora_path=path)
+            for number, (name, path) in enumerate(settings["adapters"].items(), start=1)
+        }
+        self.said: list[float] | None = None  # the probe's log-likelihoods while all was well
+
+    async def load_adapters(self) -> None:
+        """Read every adapter now, so that one that does not fit is known before anything is asked."""
+        for adapter in self.adapters.values():
+            try:
+                await self.engine.add_lora(adapter)
+            except Exception as error:
+                raise ValueError(f"the adapter {adapter.lora_path} cannot be served: {error}") from error
+
+    async def sleep(self, level: int) -> None:
+        """Give back the accelerator's memory."""
+        self.said = self.said or await self.probe()
+        await self.engine.sleep(level=level)
+
+    async def wake(self, level: int) -> None:
+        """Come back from sleep; raises when the model is not what it was."""
+        if level == 1:
+            await self.engine.wake_up()
+        else:  # the weights are gone: room for them, the weights, and then the rest of the room
+            await self.engine.wake_up(tags=["weights"])
+            await self.engine.collective_rpc("reload_weights")
+            await self.engine.wake_up(tags=["kv_cache"])
+            for adapter in self.adapters.values():
+                await self.engine.remove_lora(adapter.lora_int_id)
+            await self.load_adapters()
+        says = await self.probe()
+        assert self.said is not None
+        if not all(abs(now - then) <= _PROBE_TOLERANCE for now, then in zip(says, self.said, strict=True)):
+            raise RuntimeError(f"it gives a fixed text {says} nats a token and gave it {self.said} before it slept")
+
+    async def probe(self) -> list[float]:
+        """The log-likelihood of a fixed text in nats a token, for the model and with each adapter."""
+        from vllm.inputs import TokensPrompt
+
+        tokens = self.tokenizer.encode(_PROBE)[: self.max_model_len - 1]
+        found = []
+        for adapter in (None, *self.adapters.values()):
+            final = None
+            async for output in self.engine.generate(
+                TokensPrompt(prompt_token_ids=tokens), sampling_params({}, 1, [], True), f"probe-{time.monotonic_ns()}",
+                lora_request=adapter,
+            ):  # fmt: skip
+                final = output
+            assert final is not None
+            scored = zip(tokens[1:], final.prompt_logprobs[1:], strict=True)
+            found.append(sum(at[token].logprob for token, at in scored) / (len(tokens) - 1))
+        return found
 
     def prompt_tokens(self, messages: list[dict[str, str]]) -> list[int]:
         """The conversation under the model's own chat template, ready for its answer."""
@@ -88,6 +158,7 @@ class Worker:
             TokensPrompt(prompt_token_ids=tokens + given),
             sampling_params(request, room, list(labels.values()), bool(given)),
             str(request["id"]),
+            lora_request=self.adapters.get(request["adapter"]),
         ):
             final = output
         assert final is not None
@@ -141,15 +212,20 @@ async def serve(channel: socket.socket) -> None:
     settings = json.loads(await reader.readline())
     try:
         worker = Worker(settings)
+        await worker.load_adapters()
     except Exception as error:  # whatever vLLM raises, the parent turns it into one sentence
         send({"ready": False, "error": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"})
         await writer.drain()
         raise
     send({"ready": True})
 
+    async def obey(order: dict[str, Any]) -> dict[str, Any]:
+        await {"sleep": worker.sleep, "wake": worker.wake}[order["do"]](order["level"])
+        return {"id": order["id"]}
+
     async def handle(request: dict[str, Any]) -> None:
         try:
-            reply = await worker.answer(request)
+            reply = await worker.answer(request) if "do" not in request else await obey(request)
         except Exception as error:
             if worker.engine.errored:
                 raise SystemExit(1) from error

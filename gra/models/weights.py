@@ -65,11 +65,16 @@ def count_parameters(path: Path) -> int | None:
     return sum(counts) if counts else None
 
 
-def _count_in(file: Path) -> int:
+def tensors_in(file: Path) -> dict[str, Any]:
+    """What the header of a safetensors file says of each tensor."""
     with file.open("rb") as stream:
         (length,) = struct.unpack("<Q", stream.read(8))
         header = json.loads(stream.read(length))
-    tensors = [facts for name, facts in header.items() if name != "__metadata__"]
+    return {name: facts for name, facts in header.items() if name != "__metadata__"}
+
+
+def _count_in(file: Path) -> int:
+    tensors = list(tensors_in(file).values())
     # Integer tensors are buffers such as position numbers, not weights.
     return sum(math.prod(t["shape"]) for t in tensors if t["dtype"].startswith(("F", "BF")))
 

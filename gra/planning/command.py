@@ -119,6 +119,7 @@ def _lines(planned: Planned) -> Iterator[str]:
         yield f"time, in all: {_written(planned.seconds, duration)}"
     if planned.memory.local:
         yield _memory(planned)
+    if planned.memory.gpus:
         yield f"GPU-hours (a machine without a GPU counts as one): {_written(planned.gpu_hours, '{:.2f}'.format)}"
     if (usd := planned.usd()) is not None:
         yield f"cost: {_written(usd, '{:,.2f}'.format)} US dollars"

@@ -33,7 +33,7 @@ from gra.synthesis.forecast import Forecast, Range, Work, forecast, summarise, t
 from gra.synthesis.jobs import job_for, try_jobs
 from gra.synthesis.memory import Memory, memory_plan
 from gra.synthesis.rehearsal import rehearse
-from gra.synthesis.workbench import STORIES_PER_MODEL, Job
+from gra.synthesis.workbench import Job, stories_at_once
 
 
 @dataclass(frozen=True)
@@ -125,15 +125,16 @@ def make_plan(recipe: Path, overrides: Sequence[str], runs: Path, past: Path | N
     experiment = load_experiment(recipe, overrides, runs) if is_experiment(recipe) else None
     folder, jobs = _jobs(recipe, overrides, runs, experiment, create=sample is not None)
     duplicates = _sample(jobs, sample, folder) if sample is not None else {}
-    told = [_arm(job, past, sample, duplicates.get(job.recipe.name, [])) for job in jobs]
+    memory = memory_plan([job.recipe for job in jobs])
+    in_turns = memory.together is False
+    told = [_arm(job, past, sample, duplicates.get(job.recipe.name, []), in_turns) for job in jobs]
     arms = [arm for arm, _ in told]
     forecasts = [arm.forecast for arm in arms if arm.forecast is not None]
     keys = sorted({key for each in forecasts for key in each.keys})
     total = together([_on(each, keys) for each in forecasts]) if forecasts else None
-    memory = memory_plan([job.recipe for job in jobs])
     log = (past if past is not None and past.is_dir() else folder.path) / "log.jsonl"
     rows = {arm.recipe.name: arm.rows for arm in arms}
-    stages, missing = forecast_stages(total, memory.local, log, experiment, rows, past)
+    stages, missing = forecast_stages(total, memory.gpus > 0, log, experiment, rows, past)
     notes = [note for _, found in told for note in found] + missing
     name = jobs[0].recipe.name if experiment is None else experiment.recipe.name
     return Planned(name, arms, total, stages, memory, notes)
@@ -180,7 +181,9 @@ def _on(each: Forecast, keys: Sequence[tuple[str, str]]) -> Forecast:
     return replace(each, keys=tuple(keys), expected=expected, drawn=drawn)
 
 
-def _arm(job: Job, past: Path | None, sample: int | None, duplicates: Sequence[str]) -> tuple[ArmPlan, list[str]]:
+def _arm(
+    job: Job, past: Path | None, sample: int | None, duplicates: Sequence[str], in_turns: bool
+) -> tuple[ArmPlan, list[str]]:
     """One arm's forecast, and what a reader should know of it."""
     recipe = job.recipe
     if committee_of(recipe) is None:
@@ -197,7 +200,6 @@ def _arm(job: Job, past: Path | None, sample: int | None, duplicates: Sequence[s
     lacking = [seed for seed in seeds if not seed.enriched or not seed.domain]
     grows = writes_samples(recipe)
     rounds = recipe.rounds
-    models = {member.model for member in _members(recipe)}
     work = Work(
         seeds=len(lacking) if grows else sum(not seed.domain for seed in seeds),
         pairs=min(recipe.review.probes, len(seeds)) if has_stories(recipe) else 0,
@@ -205,7 +207,7 @@ def _arm(job: Job, past: Path | None, sample: int | None, duplicates: Sequence[s
         rounds=rounds.count if grows else 0,
         accept=rounds.accept,
         most=rounds.max_candidates,
-        in_flight=max(1, len(models) * max(STORIES_PER_MODEL, recipe.engine.concurrency // 8)),
+        in_flight=stories_at_once(_concurrency(recipe).values(), not in_turns),
         own=own,
     )
     notes = _doubts(recipe, evidence, work)
@@ -215,6 +217,15 @@ def _arm(job: Job, past: Path | None, sample: int | None, duplicates: Sequence[s
 def _members(recipe: SynthesisRecipe) -> list[Any]:
     committee = committee_of(recipe)
     return list(committee.models.values()) if committee is not None else []
+
+
+def _concurrency(recipe: SynthesisRecipe) -> dict[str, int]:
+    """The calls that each model takes at once."""
+    places = {member.model: member.engine or recipe.engine for member in _members(recipe)}
+    return {
+        name: (recipe.engine if served.kind == "vllm" else served).concurrency * (served.replicas or 1)
+        for name, served in places.items()
+    }
 
 
 def _begun(job: Job) -> bool:

@@ -31,7 +31,7 @@ def scaled(given: Range, factor: float) -> Range:
 
 def forecast_stages(
     total: Forecast | None,
-    local: bool,
+    loaded: bool,
     log: Path,
     experiment: Plan | None,
     rows: Mapping[str, int | None],
@@ -41,7 +41,7 @@ def forecast_stages(
 
     Args:
         total: what all arms ask for.
-        local: whether models are loaded on this machine.
+        loaded: whether models are loaded, on this machine or a cluster.
         log: of the run that is gone by.
         experiment: the whole job; None for one arm alone.
         rows: by recipe name, the rows of arms that write new ones.
@@ -53,7 +53,7 @@ def forecast_stages(
     }
     stages: Seconds = {}
     if total is not None:
-        if local:
+        if loaded:
             stages["engines"] = _range([span.seconds for span in done["engines"]]) if done["engines"] else _START
         stages["synthesis"] = total.seconds()
     if experiment is None:

@@ -83,13 +83,15 @@ async def _engines(
     """The engines that some arms share, and who watches them."""
     if not any(has_stories(job.recipe) for job in jobs):
         workshop.prepared.set()
-    watch = Watch(view, len(jobs), workshop.gpus, frozenset(workshop.servers))
+    watch = Watch(view, len(jobs), workshop.gpus, frozenset(workshop.servers | workshop.clusters))
     async with running(workshop.pool(logs), view) as pool:
         yield pool, watch
         for name, engine in pool.engines.items():
             s = engine.stats
+            for note in s.notes:
+                view.note(f"! {note}")
             view.event(
-                "engine", name=name, started_in=s.started_in, starts=s.starts, calls=s.calls,
+                "engine", name=name, started_in=s.started_in, starts=s.starts, wakes=s.wakes, calls=s.calls,
                 prompt_tokens=s.prompt_tokens, cached_tokens=s.cached_tokens, completion_tokens=s.completion_tokens,
             )  # fmt: skip
 

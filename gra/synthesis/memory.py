@@ -6,21 +6,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gra.core.committee_schema import Member, Served
+from gra.core.machine import available_gb, gpu_memory_gb
 from gra.core.schema import SynthesisRecipe
+from gra.models.adapters import Adapter, find_adapter
 from gra.models.catalog import cached, resolve
 from gra.models.entries import find_entry
 from gra.synthesis.committee import committee_of
-from gra.synthesis.workshop import engine_gb, limit_gb, weights_gb
+from gra.synthesis.housing import adapters_gb, cluster_gpus, engine_gb, limit_gb
+from gra.synthesis.workshop import weights_gb
 
 _BYTES_A_PARAMETER = 2  # bfloat16
 
 
 @dataclass(frozen=True)
 class Memory:
-    """GB by model on this machine (None: not known), and what they may take together."""
+    """GB by model on this machine (None: not known), what they may take together, and what is held of clusters."""
 
     models: dict[str, float | None]
     limit_gb: float
+    cluster_gpus: float = 0.0
 
     @property
     def local(self) -> bool:
@@ -28,9 +33,9 @@ class Memory:
         return bool(self.models)
 
     @property
-    def gpus(self) -> int:
-        """What models on this machine hold: one GPU, or where there is none the machine."""
-        return int(self.local)
+    def gpus(self) -> float:
+        """What the models hold: one GPU here, or where there is none the machine, and their part of a cluster."""
+        return int(self.local) + self.cluster_gpus
 
     @property
     def together(self) -> bool | None:
@@ -46,14 +51,28 @@ class Memory:
 
 def memory_plan(recipes: Sequence[SynthesisRecipe]) -> Memory:
     """The memory of every model on this machine, each counted once."""
+    engine, gpu = recipes[0].engine, gpu_memory_gb()
+    members = [(recipe, member) for recipe in recipes for member in _members(recipe)]
+    worn: dict[str, dict[str, Adapter]] = {}
+    for _, member in members:
+        if member.adapter is not None:
+            worn.setdefault(member.model, {})[member.adapter] = find_adapter(member.adapter)
     models: dict[str, float | None] = {}
-    for recipe in recipes:
-        committee = committee_of(recipe)
-        for member in committee.models.values() if committee is not None else ():
-            if (member.engine or recipe.engine).kind == "vllm" and member.model not in models:
-                size = _weights(member.model, recipe.accept_licences)
-                models[member.model] = None if size is None else engine_gb(size, recipe.engine)
-    return Memory(models, limit_gb(recipes[0].engine))
+    clusters: dict[str, Served] = {}
+    for recipe, member in members:
+        served = member.engine or recipe.engine
+        if served.kind == "ray":
+            clusters[member.model] = served
+        elif served.kind == "vllm" and member.model not in models:
+            size = _weights(member.model, recipe.accept_licences)
+            beside = adapters_gb(worn.get(member.model, {}).values())
+            models[member.model] = None if size is None else engine_gb(size + beside, engine, gpu is not None)
+    return Memory(models, limit_gb(engine, gpu, available_gb()), sum(map(cluster_gpus, clusters.values())))
+
+
+def _members(recipe: SynthesisRecipe) -> list[Member]:
+    committee = committee_of(recipe)
+    return list(committee.models.values()) if committee is not None else []
 
 
 def _weights(name: str, licences: Sequence[str]) -> float | None:

@@ -74,8 +74,8 @@ class _StandIns(Workshop):
     def served(self, member: Member) -> str | None:
         return member.model
 
-    def model_id(self, name: str) -> ModelId:
-        return ModelId(name, name, "rehearsal")
+    def model_id(self, name: str, adapter: str | None = None) -> ModelId:
+        return ModelId(name, name, "rehearsal", adapter or "")
 
 
 async def _tell(job: Job, seeds: Sequence[Seed], path: Path) -> None:

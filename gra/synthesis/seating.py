@@ -55,7 +55,9 @@ class Seated:
             "shared_weights": shared_weights(members),
             "code_execution": next((t.sandbox.facts() for t in _unit_tests(self.setting.programs)), None),
             "members": {
-                m.name: {"model": m.model.name, "ask": m.ask, "roles": list(m.roles)} for m in members.values()
+                m.name: {"model": m.model.name, "ask": m.ask, "roles": list(m.roles)}
+                | ({"adapter": m.model.adapter} if m.model.adapter else {})
+                for m in members.values()
             },
         }
 
@@ -156,7 +158,7 @@ def seat(workshop: Workshop, recipe: SynthesisRecipe, view: View) -> tuple[Synth
     assert committee is not None
     served = {name: workshop.served(member) for name, member in committee.models.items()}
     present = {
-        name: make_member(name, member, recipe.review, workshop.model_id(model))
+        name: make_member(name, member, recipe.review, workshop.model_id(model, member.adapter))
         for name, member in committee.models.items()
         if (model := served[name]) is not None
     }

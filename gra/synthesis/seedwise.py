@@ -34,7 +34,8 @@ async def answer_seeds(bench: Workbench, seeds: Sequence[Seed]) -> Told:
     assert recipe.teacher is not None
     served = bench.workshop.served(recipe.teacher)
     assert served is not None
-    teacher = make_member("teacher", recipe.teacher, recipe.review, bench.workshop.model_id(served))
+    known = bench.workshop.model_id(served, recipe.teacher.adapter)
+    teacher = make_member("teacher", recipe.teacher, recipe.review, known)
 
     async def answer(name: str, index: int, seed: Seed) -> Candidate:
         notebook = Notebook(bench.broker, name)

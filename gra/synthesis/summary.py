@@ -96,11 +96,12 @@ def card_facts(job: Job, workshop: Workshop, content: Mapping[str, Any]) -> dict
     if not members and job.recipe.teacher is not None and (served := workshop.served(job.recipe.teacher)):
         members = {"teacher": {"model": workshop.models[served].name}}
     models = [
-        {"member": member, "name": m.name, "identity": m.identity, "licence": m.licence}
+        {"member": member, "name": m.name, "identity": " + ".join(filter(None, (m.identity, facts.get("adapter")))),
+         "licence": m.licence}
         for member, facts in members.items()
         for m in workshop.models.values()
         if m.name == facts["model"]
-    ]
+    ]  # fmt: skip
     reviewers = [
         {"member": name, "ask": content["members"][name]["ask"], "auc": r["auc"]}
         for name, r in content.get("reviewers", {}).items()

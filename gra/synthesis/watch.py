@@ -22,6 +22,7 @@ from rich.text import Text
 from gra.core.console import View, duration
 from gra.core.spending import Held
 from gra.engines.broker import EnginePool, Tokens
+from gra.engines.residency import Residency
 from gra.synthesis.workbench import Workbench
 
 _TICK_S = 1.0
@@ -40,7 +41,7 @@ class Load:
     read_rate: float
     written_rate: float
     cached_share: float
-    state: str  # resident | parked | served
+    state: str  # resident | asleep | parked | served
 
 
 @dataclass
@@ -56,7 +57,7 @@ class Watch:
     """Looks at the engines and the arms that share them, once a second."""
 
     def __init__(
-        self, view: View, arms: int, gpus: int, served: frozenset[str], clock: Callable[[], float] = time.monotonic
+        self, view: View, arms: int, gpus: float, served: frozenset[str], clock: Callable[[], float] = time.monotonic
     ) -> None:
         """Begin to count time.
 
@@ -64,7 +65,7 @@ class Watch:
             view: what a person sees.
             arms: how many arms will be made.
             gpus: what is held while engines are up; a machine without a GPU counts as one.
-            served: the models that are behind a server.
+            served: the models that are behind a server or on a cluster.
             clock: seconds.
         """
         self._view = view
@@ -160,7 +161,6 @@ class Watch:
             progress = [arm.bench.broker.progress for arm in self._arms]
             in_flight = sum(p.in_flight[name] for p in progress)
             new, old = now.get(name, Tokens()), before.get(name, Tokens())
-            state = "served" if name in self._served else "resident" if name in pool.residency.resident else "parked"
             found[name] = Load(
                 queued=sum(p.asking[name] for p in progress) - in_flight,
                 in_flight=in_flight,
@@ -168,9 +168,16 @@ class Watch:
                 read_rate=max(0.0, new.read - old.read) / seconds,
                 written_rate=max(0.0, new.written - old.written) / seconds,
                 cached_share=new.cached / new.read if new.read else 0.0,
-                state=state,
+                state=self._state(name, pool.residency),
             )
         return found
+
+    def _state(self, name: str, residency: Residency) -> str:
+        if name in self._served:
+            return "served"
+        if name in residency.resident:
+            return "resident"
+        return "asleep" if name in residency.asleep else "parked"
 
     def left_s(self, bench: Workbench) -> float | None:
         """Seconds until an arm is done at its pace of the last minutes; None while there is no pace."""
@@ -244,7 +251,7 @@ def _rounded(load: Load) -> dict[str, Any]:
 def _series(models: dict[str, dict[str, Any]]) -> dict[str, float]:
     """The numbers of every model as W&B series; whether it is in memory as 0 or 1."""
     return {
-        f"engines/{name}/{key}": float(value != "parked") if key == "state" else float(value)
+        f"engines/{name}/{key}": float(value in ("resident", "served")) if key == "state" else float(value)
         for name, load in models.items()
         for key, value in load.items()
     }

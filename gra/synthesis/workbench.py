@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from gra.data.seed_hub import find_seeds
 from gra.data.seeds import Seeds, load_seeds
 from gra.engines.broker import Broker
 from gra.sandbox.permission import Permission
+from gra.synthesis.committee import committee_of
 from gra.synthesis.funnel import PROGRAMS, STEPS, steps
 from gra.synthesis.programs import versions
 from gra.synthesis.prompts import digests
@@ -25,7 +27,16 @@ from gra.synthesis.workshop import Workshop
 
 # Stories in flight per model: enough to keep the engines busy while stories wait for other models, and few enough
 # that little is left over when a round is full.
-STORIES_PER_MODEL = 12
+_STORIES_PER_MODEL = 12
+
+
+def stories_at_once(concurrency: Iterable[int], together: bool) -> int:
+    """How many stories may be told at once on engines that take so many calls at once: more where they take many.
+
+    Where models take turns, so many that one that comes back finds a full batch: then a switch serves many calls.
+    """
+    share = 8 if together else 1
+    return sum(max(_STORIES_PER_MODEL, each // share) for each in concurrency) or _STORIES_PER_MODEL
 
 
 @dataclass(frozen=True)
@@ -52,13 +63,21 @@ class Job:
 
     def fingerprint(self, workshop: Workshop, *without: str) -> str:
         """Changes whenever the dataset could: recipe (but for the sections in `without`), seeds, models, prompts."""
-        # Where a model runs is in its identity, as far as it matters.
-        members: dict[str, Any] = {"committee": {"models": {"__all__": {"engine"}}}, "teacher": {"engine"}}
+        # Where a model runs is in its identity, as far as it matters, and an adapter is what it holds, not its folder.
+        elsewhere = {"engine", "adapter"}
+        members: dict[str, Any] = {"committee": {"models": {"__all__": elsewhere}}, "teacher": elsewhere}
         left_out = {"tracking", "engine", "ledger", *without}
         recipe = self.recipe.model_dump(exclude=members | dict.fromkeys(left_out, True))
         models = {name: asdict(workshop.model_id(name)) for name in sorted(workshop.models)}
         programs = versions(self.recipe.review.programs)
-        return digest([recipe, file_digest(self.seed_file()), models, digests(), programs])
+        committee = committee_of(self.recipe)
+        adapters = {
+            name: workshop.model_id(member.model, member.adapter).adapter
+            for name, member in (committee.models.items() if committee else ())
+            if member.adapter is not None
+        }
+        parts = [recipe, file_digest(self.seed_file()), models, digests(), programs]
+        return digest([*parts, adapters] if adapters else parts)
 
 
 @dataclass
@@ -92,9 +111,9 @@ class Workbench:
 
     @property
     def in_flight(self) -> int:
-        """How many stories may be told at once: more where engines take more calls than usual, as a server does."""
-        engines = self.broker.pool.engines.values()
-        return sum(max(STORIES_PER_MODEL, engine.concurrency // 8) for engine in engines) or STORIES_PER_MODEL
+        """How many stories may be told at once."""
+        pool = self.broker.pool
+        return stories_at_once([engine.concurrency for engine in pool.engines.values()], pool.residency.together())
 
     def note(self, candidate: Candidate, total: int, *, quietly: bool = False) -> None:
         """Tell the person, the tracker and whoever waits for a committee's first candidate that a candidate ended.

@@ -7,10 +7,11 @@ missing chat template, a context that is too short, memory that is too small.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gra.core.committee_schema import Member, Served
@@ -22,13 +23,11 @@ from gra.core.schema import SynthesisRecipe
 from gra.engines.broker import EnginePool
 from gra.engines.protocol import Engine, ModelId
 from gra.engines.vllm import VllmEngine, VllmSettings
+from gra.models.adapters import Adapter, find_adapter
 from gra.models.catalog import ResolvedModel, resolve
 from gra.models.chat import context_length, has_chat_template, template_digest
 from gra.synthesis.committee import committee_of
-
-# Resident size of an engine beside weights and KV cache, measured; see docs/benchmarks.md.
-_CPU_OVERHEAD_GB = 3.5
-_GPU_OVERHEAD_GB = 2.5
+from gra.synthesis.housing import adapters_gb, cluster_gpus, house, kv_cache_gb
 
 
 @dataclass
@@ -38,22 +37,26 @@ class Workshop:
     engine: EngineRecipe
     models: dict[str, ResolvedModel] = field(default_factory=dict)
     servers: dict[str, Served] = field(default_factory=dict)  # the models that are not on this machine
+    clusters: dict[str, Served] = field(default_factory=dict)  # those whose weights are here too, but served by Ray
+    adapters: dict[str, dict[str, Adapter]] = field(default_factory=dict)  # by model, then as the recipe names them
     missing: dict[str, str] = field(default_factory=dict)
     # Set when a committee's first candidate has ended. Teachers wait for it: the way to a committee's first row is
     # long and they can fill the gaps later.
     prepared: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def model_id(self, name: str) -> ModelId:
-        """What the ledger knows the model by."""
+    def model_id(self, name: str, adapter: str | None = None) -> ModelId:
+        """What the ledger knows the model by, alone or with one of its adapters."""
         model = self.models[name]
         # A server keeps its chat template to itself; it is part of what the server is.
         template = "server" if name in self.servers else template_digest(model.path)
-        return ModelId(model.name, model.identity, template)
+        worn = self.adapters[name][adapter].identity if adapter is not None else ""
+        return ModelId(model.name, model.identity, template, worn)
 
     @property
-    def gpus(self) -> int:
-        """What models on this machine hold: one GPU, or where there is none the machine; 0 when all are served."""
-        return int(len(self.servers) < len(self.models))
+    def gpus(self) -> float:
+        """What the models hold: one GPU here, or where there is none the machine, and their part of a cluster."""
+        here = len(self.servers) + len(self.clusters) < len(self.models)
+        return int(here) + sum(map(cluster_gpus, self.clusters.values()))
 
     def served(self, member: Member) -> str | None:
         """The name of the model a member runs on: its own, its fallback, or None when neither can be had."""
@@ -66,8 +69,22 @@ class Workshop:
             RecipeError: when the variable that should hold a server's key is not set.
         """
         remote: dict[str, Engine] = {name: self._remote(name, served) for name, served in self.servers.items()}
+        remote |= {name: self._replicated(name, served, logs) for name, served in self.clusters.items()}
         local, limit = self._local(logs)
         return EnginePool(local | remote, limit)
+
+    def _replicated(self, name: str, served: Served, logs: Path) -> Engine:
+        from gra.engines.ray import RayEngine, RaySettings
+
+        gpus = 1.0 if served.gpus is None else served.gpus
+        cluster = RaySettings(served.replicas or 1, gpus, served.cpus or 1.0, served.address)
+        settings = replace(
+            self._settings(name, kv_cache_gb(self.engine, gpus > 0)),
+            concurrency=served.concurrency,
+            threads=0 if gpus else math.ceil(cluster.cpus),
+            gpu_memory_utilization=0.9 * (gpus or 1.0),
+        )
+        return RayEngine(self.models[name].name, settings, cluster, log_file=self._log_file(name, logs))
 
     def _remote(self, name: str, served: Served) -> Engine:
         from gra.engines.openai import OpenAIEngine, ServerSettings
@@ -84,28 +101,50 @@ class Workshop:
 
     def _local(self, logs: Path) -> tuple[dict[str, Engine], float]:
         """vLLM engines by model name, and the memory that they may take together, in GB."""
-        models = [m for name, m in self.models.items() if name not in self.servers]
+        models = {n: m for n, m in self.models.items() if n not in self.servers and n not in self.clusters}
+        if not models:
+            return {}, 0.0
         gpu = gpu_memory_gb()
-        memory = {m.name: engine_gb(weights_gb(m.path), self.engine) for m in models}
-        cores = len(os.sched_getaffinity(0))
-        engines: dict[str, Engine] = {
-            m.name: VllmEngine(
-                m.name,
-                VllmSettings(
-                    path=m.path,
-                    max_model_len=min(self.engine.max_model_len, context_length(m.path)),
-                    kv_cache_gb=kv_cache_gb(self.engine),
-                    threads=0 if gpu is not None else cores,
-                    concurrency=self.engine.concurrency,
-                    gpu_memory_utilization=0.9 if gpu is None else min(0.92, memory[m.name] / gpu),
-                    start_timeout_s=self.engine.start_timeout_s,
-                ),
-                memory_gb=memory[m.name],
-                log_file=logs / f"engine-{m.name.replace('/', '--')}.log",
-            )
-            for m in models
+        sizes = {
+            name: weights_gb(m.path) + adapters_gb(self.adapters.get(name, {}).values()) for name, m in models.items()
         }
-        return engines, limit_gb(self.engine)
+        housing = house(sizes, self.engine, gpu, available_gb())
+        cores = len(os.sched_getaffinity(0))
+        engines: dict[str, Engine] = {}
+        for name, model in models.items():
+            settings = replace(
+                self._settings(name, housing.kv_gb),
+                threads=0 if gpu is not None else cores,
+                gpu_memory_utilization=0.9 if gpu is None else min(0.92, housing.memory_gb[name] / gpu),
+                sleep_level=housing.sleep_level,
+            )
+            engines[model.name] = VllmEngine(
+                model.name,
+                settings,
+                memory_gb=housing.memory_gb[name],
+                log_file=self._log_file(name, logs),
+                asleep_gb=housing.asleep_gb,
+            )
+        return engines, housing.limit_gb
+
+    def _settings(self, name: str, kv_gb: float) -> VllmSettings:
+        """What holds wherever the model is served."""
+        path = self.models[name].path
+        worn = self.adapters.get(name, {}).values()
+        return VllmSettings(
+            path=path,
+            max_model_len=min(self.engine.max_model_len, context_length(path)),
+            kv_cache_gb=kv_gb,
+            threads=0,
+            concurrency=self.engine.concurrency,
+            start_timeout_s=self.engine.start_timeout_s,
+            adapters={adapter.identity: str(adapter.path) for adapter in worn},
+            lora_rank=max((adapter.rank for adapter in worn), default=0),
+            lora_modules=tuple(sorted({module for adapter in worn for module in adapter.modules})),
+        )
+
+    def _log_file(self, name: str, logs: Path) -> Path:
+        return logs / f"engine-{self.models[name].name.replace('/', '--')}.log"
 
 
 def find_models(recipes: Sequence[SynthesisRecipe], view: View) -> Workshop:
@@ -123,12 +162,14 @@ def find_models(recipes: Sequence[SynthesisRecipe], view: View) -> Workshop:
             )
         for member, optional in _members(recipe):
             served = member.engine or recipe.engine
+            if member.adapter is not None:
+                _find_worn(workshop, member, served)
             if served.kind == "openai":
                 _find_served(workshop, member.model, served)
             elif member.model in workshop.servers:
                 raise _two_places(member.model)
-            elif workshop.served(member) is None:
-                _find(workshop, member, optional, recipe.accept_licences, view)
+            else:
+                _find_here(workshop, member, served, optional, recipe.accept_licences, view)
     for name, model in workshop.models.items():
         if name not in workshop.servers and not has_chat_template(model.path):
             raise RecipeError(
@@ -142,6 +183,28 @@ def _members(recipe: SynthesisRecipe) -> list[tuple[Member, bool]]:
     """The members a recipe needs served, and whether it can do without each."""
     committee = committee_of(recipe)
     return [(member, committee.allow_missing) for member in committee.models.values()] if committee else []
+
+
+def _find_here(
+    workshop: Workshop, member: Member, served: Served, optional: bool, licences: Sequence[str], view: View
+) -> None:
+    """Enter a model whose weights are on this machine, to be served here or on a cluster."""
+    known = workshop.served(member)
+    if known is None:
+        _find(workshop, member, optional, licences, view)
+    name = workshop.served(member)
+    if name is None:
+        return
+    place = _place(served) if served.kind == "ray" else None
+    if known is not None and workshop.clusters.get(name) != place:
+        raise _two_places(name)
+    if place is not None:
+        workshop.clusters[name] = place
+
+
+def _place(served: Served) -> Served:
+    """Where a model runs, without what else the recipe's `engine` says."""
+    return Served(**served.model_dump(include=set(Served.model_fields)))
 
 
 def _find(workshop: Workshop, member: Member, optional: bool, licences: Sequence[str], view: View) -> None:
@@ -158,9 +221,22 @@ def _find(workshop: Workshop, member: Member, optional: bool, licences: Sequence
             view.note(f"! {error}")
 
 
+def _find_worn(workshop: Workshop, member: Member, served: Served) -> None:
+    """Enter a member's adapter."""
+    assert member.adapter is not None
+    if served.kind == "openai":
+        raise RecipeError(
+            f"`adapter: {member.adapter}` cannot be used with a server, which holds its adapters itself: "
+            "leave it out and give the name under which the server knows the adapter as `model`"
+        )
+    adapters = workshop.adapters.setdefault(member.model, {})
+    if member.adapter not in adapters:
+        adapters[member.adapter] = find_adapter(member.adapter)
+
+
 def _find_served(workshop: Workshop, name: str, served: Served) -> None:
     """Enter a model that a server holds; whether it does is seen when the engine starts."""
-    place = Served(**served.model_dump(include=set(Served.model_fields)))
+    place = _place(served)
     if name in workshop.models and workshop.servers.get(name) != place:
         raise _two_places(name)
     workshop.servers[name] = place
@@ -194,22 +270,6 @@ async def running(pool: EnginePool, view: View) -> AsyncIterator[EnginePool]:
         yield pool
     finally:
         await pool.residency.close()
-
-
-def kv_cache_gb(engine: EngineRecipe) -> float:
-    """What an engine sets aside for what it has read."""
-    return engine.kv_cache_gb or (1.0 if gpu_memory_gb() is None else 4.0)
-
-
-def engine_gb(weights: float, engine: EngineRecipe) -> float:
-    """What an engine with weights of so many GB takes in memory."""
-    return weights + kv_cache_gb(engine) + (_CPU_OVERHEAD_GB if gpu_memory_gb() is None else _GPU_OVERHEAD_GB)
-
-
-def limit_gb(engine: EngineRecipe) -> float:
-    """What all engines may take together."""
-    gpu = gpu_memory_gb()
-    return engine.memory_gb or (0.85 * available_gb() if gpu is None else 0.92 * gpu)
 
 
 def weights_gb(path: Path) -> float:

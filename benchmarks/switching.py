@@ -1,0 +1,278 @@
+"""What taking turns costs when a machine's memory does not hold all models: our policy against simpler ones, simulated.
+
+Run as: python benchmarks/switching.py [--stories N] [--in-flight N] [--fixed] [--json FILE]
+Takes some minutes of one core: the clock is simulated, and so are the engines. Everything between is the real thing:
+the queues, the residency and its policy.
+
+Five 8B models write and review stories as in the paper; of five, one, two or three fit at once. Policies:
+
+- gra: ours (`gra/engines/switching.py`), with engines that sleep.
+- round-robin: the models take turns in a fixed order, with engines that sleep, and a turn lasts its time slice; of
+  several slices the best is shown. `round-robin, drained` knows its queues: it passes over a model that nothing waits
+  for, and a turn ends when nothing is left to do.
+- reload: models are ended and loaded anew: first the one that the oldest waiting call asks for, as soon as there is
+  nothing left to do for one that is there.
+- gra, restarts: our policy where engines cannot sleep (a CPU).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import selectors
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gra.core.manifest import write_json
+from gra.engines.broker import EnginePool
+from gra.engines.protocol import Call, Completion, EngineStats, ModelId, SamplingSettings, Text
+from gra.engines.residency import Policy, Residency
+from gra.engines.switching import Move, Standing, choose
+
+MODELS = "abcde"
+SLICES = (10.0, 20.0, 40.0)
+# Tokens a second of one sequence, and seconds before the first: an 8B model in bfloat16, not yet bound by arithmetic.
+RATE, FIRST = 50.0, 0.1
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds of a switch, and GB of a model: an 8B model on a GPU, level 1 of vLLM's sleep mode."""
+
+    load_s: float = 60.0
+    end_s: float = 1.0
+    sleep_s: float = 1.5
+    wake_s: float = 2.0
+    memory_gb: float = 22.5
+    asleep_gb: float = 1.5
+    slots: int = 64
+
+
+class SimulatedClock(asyncio.SelectorEventLoop):
+    """An event loop whose time jumps to the next event."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+        clock = self
+
+        class Jump(selectors.SelectSelector):
+            def select(self, timeout: float | None = None) -> Any:
+                if timeout is None:
+                    raise RuntimeError("everybody waits for somebody else")
+                clock._now += timeout
+                return super().select(0)
+
+        super().__init__(Jump())
+
+    def time(self) -> float:
+        """The simulated time in seconds."""
+        return self._now
+
+
+class Simulated:
+    """An engine that takes time, and counts how it spends it."""
+
+    def __init__(self, name: str, costs: Costs, sleeps: bool) -> None:
+        self.name, self.concurrency, self.memory_gb = name, costs.slots, costs.memory_gb
+        self.asleep_gb = costs.asleep_gb if sleeps else 0.0
+        self.stats = EngineStats()
+        self.calls_s = 0.0
+        self._costs, self._asleep = costs, False
+
+    async def start(self) -> None:
+        """Load, or wake."""
+        if self._asleep:
+            self.stats.wakes += 1
+        else:
+            self.stats.starts += 1
+        await asyncio.sleep(self._costs.wake_s if self._asleep else self._costs.load_s)
+        self._asleep = False
+
+    async def sleep(self) -> None:
+        """Keep the process."""
+        await asyncio.sleep(self._costs.sleep_s)
+        self._asleep = True
+
+    async def park(self) -> None:
+        """End."""
+        await asyncio.sleep(self._costs.end_s)
+        self._asleep = False
+
+    async def submit(self, call: Call) -> Completion:
+        """Take the time that the tokens take."""
+        seconds = FIRST + call.sampling.max_tokens / RATE
+        self.calls_s += seconds
+        await asyncio.sleep(seconds)
+        return Completion("", "stop", 0, call.sampling.max_tokens)
+
+
+class RoundRobin:
+    """Turns in a fixed order; `drained`: by what is in the queues, too."""
+
+    def __init__(self, slice_s: float, drained: bool) -> None:
+        self._slice, self._drained = slice_s, drained
+        self._since: dict[str, float] = {}
+        self._last = -1
+
+    def __call__(self, models: Sequence[Standing], limit_gb: float, now: float) -> Move:
+        """The next move."""
+        for m in models:
+            if m.place == "resident":
+                self._since.setdefault(m.name, now)
+            elif m.place != "leaving":
+                self._since.pop(m.name, None)
+        order = [models[(self._last + 1 + i) % len(models)] for i in range(len(models))]
+        wanted = next((m for m in order if m.away and (m.waiting or not self._drained)), None)
+        nobody = not any(m.away and m.waiting for m in models)
+        if wanted is None or nobody or any(m.place == "moving" for m in models):
+            return Move("wait")
+        if sum(m.held_gb for m in models if m is not wanted) + wanted.memory_gb <= limit_gb:
+            self._last = models.index(wanted)
+            return Move("start", wanted.name)
+        here = [m for m in models if m.place in ("resident", "leaving")]
+        if gone := [m for m in here if m.place == "leaving"]:
+            return Move("park", gone[0].name) if not gone[0].running else Move("wait")
+        if self._drained and (done := [m for m in here if not m.running and not m.waiting]):
+            return Move("park", min(done, key=lambda m: self._since[m.name]).name)
+        first = min(here, key=lambda m: self._since[m.name])
+        until = self._since[first.name] + self._slice
+        return Move("close", first.name) if until <= now else Move("wait", until=until)
+
+
+class Reload:
+    """The model of the oldest waiting call is next."""
+
+    def __init__(self) -> None:
+        self._waits_since: dict[str, float] = {}
+
+    def __call__(self, models: Sequence[Standing], limit_gb: float, now: float) -> Move:
+        """The next move."""
+        for m in models:
+            if m.away and m.waiting:
+                self._waits_since.setdefault(m.name, now)
+            else:
+                self._waits_since.pop(m.name, None)
+        if not self._waits_since or any(m.place == "moving" for m in models):
+            return Move("wait")
+        name = min(self._waits_since, key=lambda n: self._waits_since[n])
+        wanted = next(m for m in models if m.name == name)
+        if sum(m.held_gb for m in models if m is not wanted) + wanted.memory_gb <= limit_gb:
+            return Move("start", name)
+        idle = [m for m in models if m.place == "resident" and not m.running and not m.waiting]
+        return Move("park", idle[0].name) if idle else Move("wait")
+
+
+class Stories:
+    """The calls of candidates, as in the paper; what is drawn for one is the same under every policy."""
+
+    def __init__(self, pool: EnginePool, fixed: bool) -> None:
+        self._pool, self._fixed = pool, fixed
+
+    async def ask(self, model: str, tokens: float, luck: random.Random) -> None:
+        """One call of about so many tokens."""
+        length = max(1, round(tokens * luck.lognormvariate(-0.125, 0.5)))
+        sampling = SamplingSettings(0.7, 0.95, 1.0, length)
+        call = Call(ModelId(model, model, ""), (("user", str(luck.random())),), Text(), sampling)
+        async with self._pool.turn(call):
+            await self._pool.engines[model].submit(call)
+
+    async def tell(self, number: int) -> None:
+        """One candidate."""
+        luck = random.Random(number)
+        generator, *others = MODELS if self._fixed else luck.sample(MODELS, 5)
+        reviewers, adjudicator = others[:3], others[3]
+        lucks = {name: random.Random(f"{number} {name}") for name in MODELS}
+        await self.ask(generator, 30, luck)  # keywords
+        await self.ask(generator, 150, luck)  # instruction
+        await asyncio.gather(*(self.ask(r, 10, lucks[r]) for r in reviewers for _ in range(3)))
+        if luck.random() < 0.2:
+            return
+        await self.ask(generator, 400, luck)  # response
+        await asyncio.gather(*(self.ask(r, 150, lucks[r]) for r in reviewers))
+        if luck.random() < 0.25:
+            await self.ask(adjudicator, 150, luck)
+
+
+def simulate(
+    policy: Policy, fit: int, sleeps: bool, stories: int, in_flight: int, costs: Costs, fixed: bool = False
+) -> dict[str, Any]:
+    """One run to its end: its makespan and what it was spent on."""
+
+    async def run() -> dict[str, Any]:
+        engines = {name: Simulated(name, costs, sleeps) for name in MODELS}
+        limit = fit * costs.memory_gb + (len(MODELS) - fit) * costs.asleep_gb * sleeps + 0.1
+        pool = EnginePool(engines, limit)
+        pool.residency = Residency(engines, limit, policy)
+        await pool.residency.warm()
+        told, room = Stories(pool, fixed), asyncio.Semaphore(in_flight)
+
+        async def one(number: int) -> None:
+            async with room:
+                await told.tell(number)
+
+        await asyncio.gather(*(one(number) for number in range(stories)))
+        seconds = asyncio.get_running_loop().time()
+        busy = sum(engine.calls_s for engine in engines.values())
+        return {
+            "makespan_s": seconds, "switches": pool.residency.switches,
+            "starts": sum(engine.stats.starts for engine in engines.values()),
+            "batch": busy / seconds / min(fit, len(MODELS)),
+        }  # fmt: skip
+
+    return on_simulated_clock(run())
+
+
+def on_simulated_clock(story: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine where waiting takes no time."""
+    with asyncio.Runner(loop_factory=SimulatedClock) as runner:
+        return runner.run(story)
+
+
+def compare(fit: int, stories: int, in_flight: int, costs: Costs, fixed: bool) -> dict[str, dict[str, Any]]:
+    """Every policy on the same stories."""
+    rest = (stories, in_flight, costs, fixed)
+    turns = [simulate(RoundRobin(s, False), fit, True, *rest) | {"slice_s": s} for s in SLICES]
+    return {
+        "gra": simulate(choose, fit, True, *rest),
+        "round-robin": min(turns, key=lambda found: found["makespan_s"]),
+        "round-robin, drained": simulate(RoundRobin(math.inf, True), fit, True, *rest),
+        "gra, restarts": simulate(choose, fit, False, *rest),
+        "reload": simulate(Reload(), fit, False, *rest),
+    }
+
+
+def main(
+    stories: int = 400,
+    in_flight: Annotated[list[int] | None, typer.Option()] = None,
+    fixed: Annotated[
+        bool, typer.Option(help="the same cast for all stories: one model writes, one rarely rules")
+    ] = False,
+    json_file: Annotated[Path | None, typer.Option("--json")] = None,
+) -> None:
+    """Simulate and print one table."""
+    costs, rows = Costs(), []
+    print("| fit | stories in flight | policy | makespan s | of gra's | switches | loads | calls at once, a place |")
+    print("|---|---|---|---|---|---|---|---|")
+    for fit in (1, 2, 3):
+        for number in in_flight or [60, 320]:
+            found = compare(fit, stories, number, costs, fixed)
+            for policy, row in found.items():
+                share = found["gra"]["makespan_s"] / row["makespan_s"]
+                rows.append({"fit": fit, "in_flight": number, "policy": policy, "gra_takes": share, **row})
+                seconds, switches, starts = f"{row['makespan_s']:,.0f}", row["switches"], row["starts"]
+                print(
+                    f"| {fit} of 5 | {number} | {policy} | {seconds} | {share:.2f} | {switches} | {starts} | "
+                    f"{row['batch']:.0f} |",
+                    flush=True,
+                )
+    if json_file:
+        write_json(json_file, {"stories": stories, "fixed": fixed, "costs": vars(costs), "rows": rows})
+
+
+if __name__ == "__main__":
+    typer.run(main)

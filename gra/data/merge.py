@@ -1,0 +1,153 @@
+"""Several runs of one recipe made one dataset: what two of them both wrote is kept once, and what goes is listed.
+
+Rows are decided as within a run, best score first. Texts and vectors of all accepted rows are at hand at once (1.5 KB
+and the text a row); everything else passes through a run at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from gra.core.errors import DataError, RecipeError
+from gra.core.manifest import RunFolder, atomic_path, file_digest
+from gra.data.dedup import Decision, Embedder, Texts, greedy_dedup
+from gra.data.export import PREFERENCE_SCHEMA, TRAIN_SCHEMA
+from gra.data.nearest import Matrix
+
+_BLOCK = 8192
+_DROPPED = pa.schema(
+    [("id", pa.string()), ("repeats", pa.string()), ("stage", pa.string()), ("similarity", pa.float64())]
+)
+_CARD = """---
+configs:
+- config_name: train
+  data_files: train.parquet
+  default: true
+- config_name: preferences
+  data_files: preferences.parquet
+---
+
+# Merged dataset
+
+{rows:,} rows of {shards} runs ({names}); {dropped:,} rows that repeat another run's were left out (`dropped.parquet`
+beside this folder lists them). Conditions and limits are those of the runs, whose cards and lineages hold each story.
+"""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The accepted rows of one run, by what decides whether they stay."""
+
+    name: str
+    dataset: Path
+    texts: list[str]
+    scores: list[float]
+    ids: list[str]
+
+
+def read_shard(run: Path) -> Shard:
+    """The rows of a finished run.
+
+    Raises:
+        DataError: when the run has no dataset, or it is not the one that its manifest knows.
+    """
+    file = run / "dataset" / "train.parquet"
+    known = RunFolder(run).manifest().get("synthesis", {}).get("files", {}).get("dataset/train.parquet")
+    if known is None or not file.is_file():
+        raise DataError(f"{run} holds no finished dataset; let its run end (run the same command again) and merge then")
+    if file_digest(file) != known:
+        raise DataError(f"{file} is not the file that its manifest knows; see `gra verify {run}`")
+    table = pq.read_table(file, columns=["prompt", "id", "score"])
+    texts = [prompt[0]["content"] for prompt in table["prompt"].to_pylist()]
+    scores = [10.0 if score is None else score for score in table["score"].to_pylist()]
+    name = run.resolve().name
+    return Shard(name, file.parent, texts, scores, [f"{name}/{number}" for number in table["id"].to_pylist()])
+
+
+def merge(runs: Sequence[Path], out: Path, embedder: Embedder, threshold: float) -> dict[str, int]:
+    """Write `out/dataset/`, `out/dropped.parquet` and a manifest; how many rows were kept and dropped.
+
+    Raises:
+        RecipeError: when two runs have one name, or the target is one of them.
+        DataError: when a run has no finished dataset.
+    """
+    names = [run.resolve().name for run in runs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise RecipeError(f"two of the runs are called `{twice[0]}`; rows are named after their run, so rename one")
+    if out.resolve() in [run.resolve() for run in runs]:
+        raise RecipeError(f"{out} is one of the runs; give the merged dataset a folder of its own")
+    shards = [read_shard(run) for run in runs]
+    folder = RunFolder(out).create()
+    with folder.lock():
+        decisions = _decide(shards, out, embedder, threshold)
+        files, counts = _write(shards, decisions, out)
+        sources = {shard.name: file_digest(shard.dataset / "train.parquet") for shard in shards}
+        folder.record("merge", {"shards": sources, "threshold": threshold, **counts}, files)
+    return counts
+
+
+def _decide(shards: Sequence[Shard], out: Path, embedder: Embedder, threshold: float) -> list[Decision]:
+    texts = [text for shard in shards for text in shard.texts]
+    scores = [score for shard in shards for score in shard.scores]
+    if not texts:
+        return []
+    with TemporaryDirectory(dir=out) as scratch:
+        vectors = _embed(texts, Path(scratch) / "vectors", embedder)
+        pool = np.zeros((0, vectors.shape[1]), np.float32)
+        return greedy_dedup(vectors, scores, pool, threshold, texts=Texts(texts, []), neighbours=False)
+
+
+def _embed(texts: Sequence[str], file: Path, embedder: Embedder) -> Matrix:
+    """All vectors, in a file: memory holds what is looked at."""
+    first = embedder.encode(texts[:_BLOCK])
+    vectors: Matrix = np.memmap(file, np.float32, "w+", shape=(len(texts), first.shape[1]))
+    vectors[: len(first)] = first
+    for start in range(_BLOCK, len(texts), _BLOCK):
+        vectors[start : start + _BLOCK] = embedder.encode(texts[start : start + _BLOCK])
+    return vectors
+
+
+def _write(shards: Sequence[Shard], decisions: Sequence[Decision], out: Path) -> tuple[list[Path], dict[str, int]]:
+    ids = [name for shard in shards for name in shard.ids]
+    kept = {name for name, decision in zip(ids, decisions, strict=True) if decision.kept}
+    dropped = [
+        {"id": name, "repeats": ids[d.neighbour], "stage": d.stage, "similarity": d.similarity}
+        for name, d in zip(ids, decisions, strict=True)
+        if not d.kept and d.neighbour is not None
+    ]
+    dataset = out / "dataset"
+    dataset.mkdir(exist_ok=True)
+    files = [
+        _filtered(shards, "train", TRAIN_SCHEMA, kept, dataset),
+        _filtered(shards, "preferences", PREFERENCE_SCHEMA, kept, dataset),
+    ]
+    with atomic_path(out / "dropped.parquet") as temporary:
+        pq.write_table(pa.Table.from_pylist(dropped, schema=_DROPPED), temporary, compression="zstd")
+    counts = {"rows": len(kept), "dropped": len(dropped)}
+    with atomic_path(dataset / "README.md") as temporary:
+        names = ", ".join(shard.name for shard in shards)
+        temporary.write_text(_CARD.format(shards=len(shards), names=names, **counts), encoding="utf-8")
+    return [*files, out / "dropped.parquet", dataset / "README.md"], counts
+
+
+def _filtered(shards: Sequence[Shard], part: str, schema: pa.Schema, kept: set[str], dataset: Path) -> Path:
+    """One part of the dataset, a shard at a time, under ids that name the shard."""
+    target = dataset / f"{part}.parquet"
+    with atomic_path(target) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        for shard in shards:
+            file = shard.dataset / f"{part}.parquet"
+            if not file.is_file():
+                continue
+            table = pq.read_table(file, schema=schema)
+            ids = pc.binary_join_element_wise(shard.name, table["id"], "/")
+            table = table.set_column(schema.get_field_index("id"), schema.field("id"), ids)
+            writer.write_table(table.filter(pc.is_in(ids, pa.array(sorted(kept), pa.string()))))
+    return target

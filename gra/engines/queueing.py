@@ -1,0 +1,90 @@
+"""The queue before an engine: so many calls at once, and next the one whose prompt shares most with the last.
+
+Prompts of one role, and of one candidate, begin alike. An engine with a prefix cache reads a common beginning once, as
+long as the calls that share it come close together. In sorted order they are neighbours, so the next call is a
+neighbour of the last one; a call that has been passed over too often goes first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_left, insort
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import count
+from os.path import commonprefix
+
+# So many batches may pass a waiting call before it is the next.
+_PATIENCE = 4
+
+_Place = tuple[str, int]  # prompt, number of arrival
+
+
+class PrefixQueue:
+    """Lets `slots` calls through at once."""
+
+    def __init__(self, slots: int) -> None:
+        self._free = slots
+        self._slots = slots
+        self._queue: list[_Place] = []  # sorted by prompt
+        self._arrived: dict[int, tuple[str, int, asyncio.Future[None]]] = {}  # oldest first; the turn they came at
+        self._numbers = count()
+        self._turns = 0
+        self._last: _Place = ("", -1)
+        self._scheduled = False
+
+    @asynccontextmanager
+    async def turn(self, prompt: str) -> AsyncIterator[None]:
+        """One of the engine's places, when it is this prompt's turn."""
+        number = next(self._numbers)
+        mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._arrived[number] = (prompt, self._turns, mine)
+        insort(self._queue, (prompt, number))
+        self._schedule()
+        try:
+            await mine
+        except asyncio.CancelledError:
+            if number in self._arrived:
+                self._leave(number)
+            elif not mine.cancelled():
+                self._give_back()  # it was let in as it was cancelled
+            raise
+        try:
+            yield
+        finally:
+            self._give_back()
+
+    def _schedule(self) -> None:
+        """Let calls in once all that arrive at this moment are here, so that they are sorted too."""
+        if not self._scheduled and self._free and self._queue:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._admit)
+
+    def _admit(self) -> None:
+        self._scheduled = False
+        while self._free and self._queue:
+            number = self._next()
+            mine = self._arrived[number][2]
+            prompt = self._leave(number)
+            if not mine.done():
+                self._last = (prompt, number)
+                self._free -= 1
+                self._turns += 1
+                mine.set_result(None)
+
+    def _next(self) -> int:
+        oldest, (_, came, _) = next(iter(self._arrived.items()))
+        if self._turns - came > _PATIENCE * self._slots:
+            return oldest
+        at = bisect_left(self._queue, self._last)
+        near = self._queue[max(0, at - 1) : at + 1]
+        return max(near, key=lambda place: len(commonprefix([place[0], self._last[0]])))[1]
+
+    def _leave(self, number: int) -> str:
+        prompt = self._arrived.pop(number)[0]
+        del self._queue[bisect_left(self._queue, (prompt, number))]
+        return prompt
+
+    def _give_back(self) -> None:
+        self._free += 1
+        self._schedule()

@@ -1,0 +1,250 @@
+"""The Ray engine: replicas of the vLLM engine on the nodes of a Ray cluster.
+
+Each replica is an actor with a vLLM engine of its own, wherever the cluster has room for it. A call goes to the replica
+with the fewest calls in flight. A lost replica costs its calls in flight and nothing else: they become faults, which
+the broker asks again, the others go on, and another one is started as soon as the cluster has room. The weights must
+be at the same path on every node, and this package must be installed there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gra.core.errors import EngineUnavailable
+from gra.engines.protocol import Call, Completion, Engine, EngineStats, Fault
+from gra.engines.vllm import VllmEngine, VllmSettings
+
+# So many replicas may be lost in a row without an answer from any.
+_LOSSES = 5
+
+
+@dataclass(frozen=True)
+class RaySettings:
+    """Which cluster, how many replicas, and what each takes of it."""
+
+    replicas: int
+    gpus: float
+    cpus: float
+    address: str | None = None  # None: the cluster that this machine belongs to
+
+
+def vllm_replica(name: str, settings: VllmSettings, log_file: Path) -> Engine:
+    """The engine of one replica, made where the replica lives."""
+    if not settings.path.is_dir():
+        raise EngineUnavailable(
+            f"the node {socket.gethostname()} has no weights of `{name}` at {settings.path}; put the model cache "
+            "(GRA_CACHE, HF_HOME) on a folder that all nodes see"
+        )
+    return VllmEngine(name, settings, memory_gb=0.0, log_file=log_file)
+
+
+class _Replica:
+    """The actor: one engine on some node."""
+
+    def __init__(self, make: Callable[..., Engine], name: str, settings: VllmSettings, log_file: Path) -> None:
+        self._make, self._arguments = make, (name, settings, log_file)
+
+    async def start(self) -> None:
+        self._engine = self._make(*self._arguments)
+        await self._engine.start()
+
+    async def submit(self, call: Call) -> Completion | Fault:
+        return await self._engine.submit(call)
+
+    async def park(self) -> None:
+        await self._engine.park()
+
+
+@dataclass
+class _Seat:
+    """The place of one replica, whoever sits there now."""
+
+    number: int
+    actor: Any = None
+    up: bool = False
+    in_flight: int = 0
+    filling: asyncio.Task[None] | None = field(default=None, repr=False)
+
+
+class RayEngine:
+    """One model served by replicas on a Ray cluster."""
+
+    def __init__(
+        self, name: str, settings: VllmSettings, cluster: RaySettings, *, log_file: Path,
+        make: Callable[..., Engine] = vllm_replica,
+    ) -> None:  # fmt: skip
+        self.name = name
+        self.concurrency = settings.concurrency * cluster.replicas
+        self.memory_gb = 0.0  # the cluster's memory is not this machine's
+        self.stats = EngineStats()
+        self._settings, self._cluster, self._log_file, self._make = settings, cluster, log_file, make
+        self._seats: list[_Seat] = []
+        self._changed = asyncio.Event()
+        self._failure: EngineUnavailable | None = None
+        self._lost = 0
+        self._starting = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Start the replicas; it is ready when the first one is.
+
+        Raises:
+            EngineUnavailable: when there is no Ray, no cluster, or no replica comes up.
+        """
+        async with self._starting:
+            if self._seats:
+                return
+            begun = time.monotonic()
+            _connect(self._cluster.address)
+            self._failure, self._lost = None, 0
+            self._seats = [_Seat(number) for number in range(self._cluster.replicas)]
+            for seat in self._seats:
+                self._fill(seat)
+            try:
+                await self._free_seat()
+            except BaseException:
+                await self.park()
+                raise
+            self.stats.started_in = time.monotonic() - begun
+
+    async def submit(self, call: Call) -> Completion | Fault:
+        """Answer one call; a lost replica becomes a fault, and another is started in its place."""
+        from ray.exceptions import RayActorError
+
+        if not self._seats:
+            await self.start()
+        seat = await self._free_seat()
+        seat.in_flight += 1
+        asked, actor = None, seat.actor
+        try:
+            asked = actor.submit.remote(call)
+            reply: Completion | Fault = await asked
+        except RayActorError as error:
+            self._vacate(seat, actor)
+            return Fault("died", f"a replica of `{self.name}` was lost with this call in flight: {error}")
+        except asyncio.CancelledError:
+            if asked is not None:
+                _cancel(asked)
+            raise
+        finally:
+            seat.in_flight -= 1
+        if isinstance(reply, Completion):
+            self._lost = 0
+            self.stats.calls += 1
+            self.stats.prompt_tokens += reply.prompt_tokens
+            self.stats.completion_tokens += reply.completion_tokens
+            self.stats.cached_tokens += reply.cached_tokens
+        return reply
+
+    async def _free_seat(self) -> _Seat:
+        """The replica with the fewest calls; where none is up, the first that comes up again."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.start_timeout_s):
+                while not (up := [seat for seat in self._seats if seat.up]):
+                    if self._failure is not None:
+                        raise self._failure
+                    self._changed.clear()
+                    await self._changed.wait()
+                return min(up, key=lambda seat: seat.in_flight)
+        raise EngineUnavailable(
+            f"no replica of `{self.name}` came up in {self._settings.start_timeout_s:g} s; each takes "
+            f"{self._cluster.gpus:g} GPUs and {self._cluster.cpus:g} CPUs, and the cluster has {_resources()}"
+        )
+
+    def _vacate(self, seat: _Seat, actor: Any) -> None:
+        """Replace a lost replica, once for all the calls that noticed."""
+        if seat.actor is not actor:
+            return
+        seat.up, seat.actor = False, None
+        self._lost += 1
+        if self._lost > _LOSSES:
+            self._failure = EngineUnavailable(
+                f"{self._lost} replicas of `{self.name}` were lost without an answer in between; see "
+                f"{self._log_file.parent} on the nodes. Run the same command again to go on from what is recorded"
+            )
+            self._changed.set()
+            return
+        self._fill(seat)
+
+    def _fill(self, seat: _Seat) -> None:
+        seat.filling = asyncio.create_task(self._seat_replica(seat))
+
+    async def _seat_replica(self, seat: _Seat) -> None:
+        import ray
+
+        log = self._log_file.with_stem(f"{self._log_file.stem}-{seat.number}")
+        options = {"num_gpus": self._cluster.gpus, "num_cpus": self._cluster.cpus, "max_restarts": 0}
+        actor = ray.remote(_Replica).options(max_concurrency=self._settings.concurrency * 4 + 8, **options).remote(
+            self._make, self.name, self._settings, log
+        )  # fmt: skip
+        seat.actor = actor
+        try:
+            await actor.start.remote()  # for as long as the cluster has no room for it
+            seat.up = True
+            self.stats.starts += 1
+        except ray.exceptions.RayActorError:
+            self._vacate(seat, actor)
+        except EngineUnavailable as error:  # what the engine said of itself
+            self._failure = EngineUnavailable(str(error.args[0] if error.args else error))
+        self._changed.set()
+
+    async def park(self) -> None:
+        """End every replica; the cluster has its resources back when this returns."""
+        import ray
+
+        seats, self._seats = self._seats, []
+        for seat in seats:
+            if seat.filling is not None and not seat.filling.done():
+                seat.filling.cancel()
+            if seat.actor is None:
+                continue
+            with contextlib.suppress(ray.exceptions.RayError, TimeoutError):
+                if seat.up:
+                    async with asyncio.timeout(30):
+                        await seat.actor.park.remote()
+            ray.kill(seat.actor)
+        await asyncio.gather(*(seat.filling for seat in seats if seat.filling), return_exceptions=True)
+
+
+def _connect(address: str | None) -> None:
+    """Join the cluster, unless this process already has."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError:
+        raise EngineUnavailable(
+            "`engine.kind: ray` needs the package ray, which is not installed; `pip install 'gra-synthesis[ray]'` here "
+            "and on every node"
+        ) from None
+    if ray.is_initialized():
+        return
+    try:
+        ray.init(address=address or "auto", namespace="gra", log_to_driver=False)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        where = f"at {address}" if address else "that this machine belongs to"
+        raise EngineUnavailable(
+            f"there is no Ray cluster {where} ({str(error).splitlines()[0]}); start one with `ray start --head`, join "
+            "the other nodes with `ray start --address=HEAD:6379`, or set `engine.address`"
+        ) from error
+
+
+def _resources() -> str:
+    import ray
+
+    found = ray.cluster_resources()
+    return f"{found.get('GPU', 0):g} GPUs and {found.get('CPU', 0):g} CPUs"
+
+
+def _cancel(asked: Any) -> None:
+    """Have the replica give up a call that nobody waits for any more."""
+    import ray
+
+    with contextlib.suppress(ray.exceptions.RayError):
+        ray.cancel(asked)

@@ -1,0 +1,85 @@
+"""LoRA adapters that committee members speak through: what one is known by, and whether it can be served at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gra.core.errors import RecipeError
+from gra.core.store import sha256_of
+from gra.models.weights import tensors_in
+
+_WEIGHTS = "adapter_model.safetensors"
+# What of the configuration decides how the weights are used.
+_DECIDING = (
+    "r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern", "use_rslora", "layers_to_transform",
+    "layers_pattern",
+)  # fmt: skip
+LARGEST_RANK = 512
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One adapter on this machine."""
+
+    path: Path
+    identity: str
+    rank: int
+    modules: tuple[str, ...]  # what it adapts, by the last part of their names
+    gb: float
+
+
+def find_adapter(name: str) -> Adapter:
+    """The adapter in a folder.
+
+    Raises:
+        RecipeError: when there is none, or it is not a LoRA adapter that an engine can serve.
+    """
+    path = Path(name).expanduser()
+    config_file, weights = path / "adapter_config.json", path / _WEIGHTS
+    if not config_file.is_file() or not weights.is_file():
+        raise RecipeError(
+            f"`adapter: {name}` is no folder with a LoRA adapter (adapter_config.json and {_WEIGHTS}); "
+            "give the folder that `gra train` or PEFT wrote"
+        )
+    config: dict[str, Any] = json.loads(config_file.read_text(encoding="utf-8"))
+    if problem := _cannot_be_served(config):
+        raise RecipeError(f"`adapter: {name}` {problem}; merge it into its model and name that as `model`")
+    decides = {key: _ordered(config.get(key)) for key in _DECIDING}
+    content = json.dumps([decides, sha256_of(weights)], sort_keys=True)
+    identity = f"lora:{hashlib.sha256(content.encode()).hexdigest()}"
+    rank = max([int(config["r"]), *map(int, (config.get("rank_pattern") or {}).values())])
+    modules = _adapted(weights)
+    if vocabulary := sorted({"lm_head", "embed_tokens"} & set(modules)):
+        raise RecipeError(
+            f"`adapter: {name}` adapts {' and '.join(vocabulary)}, and vLLM cannot give likelihoods beside such an "
+            "adapter; merge it into its model and name that as `model`"
+        )
+    return Adapter(path.resolve(), identity, rank, modules, weights.stat().st_size / 2**30)
+
+
+def _adapted(weights: Path) -> tuple[str, ...]:
+    """Read from the names of the tensors: what a configuration says may be a pattern."""
+    names = (name.partition(".lora_")[0] for name in tensors_in(weights))
+    return tuple(sorted({name.rpartition(".")[2] for name in names}))
+
+
+def _ordered(value: Any) -> Any:
+    return sorted(value) if isinstance(value, list) else value
+
+
+def _cannot_be_served(config: dict[str, Any]) -> str:
+    if (kind := config.get("peft_type")) != "LORA":
+        return f"is of the kind {kind}, and engines serve LORA alone"
+    if config.get("use_dora"):
+        return "uses DoRA, which engines do not serve"
+    if config.get("bias", "none") != "none" or config.get("lora_bias"):
+        return "trains biases, which engines do not serve"
+    if config.get("modules_to_save"):
+        return f"replaces whole modules ({', '.join(config['modules_to_save'])}), which engines do not serve"
+    if int(config["r"]) > LARGEST_RANK:
+        return f"has rank {config['r']}, and engines serve up to {LARGEST_RANK}"
+    return ""

@@ -1,0 +1,166 @@
+"""The vLLM engine on real weights: adapters that share an engine, sleep as far as a CPU goes, a killed child."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Coroutine, Mapping
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gra.core.ledger import Ledger
+from gra.engines.broker import Broker, EnginePool
+from gra.engines.protocol import Answer, Call, Completion, Engine, Likelihood, ModelId, SamplingSettings, Text
+from gra.engines.vllm import VllmEngine, VllmSettings
+from gra.models.adapters import Adapter, find_adapter
+from gra.models.catalog import resolve
+
+pytestmark = [pytest.mark.models, pytest.mark.slow]
+
+NAME = "smollm2-135m-instruct"
+GREEDY = SamplingSettings(0.0, 1.0, 1.0, 12)
+ANSWER = "The sun rises in the east and sets in the west."
+QUESTION = "Where does the sun rise?"
+
+
+@pytest.fixture(scope="module")
+def weights() -> Path:
+    pytest.importorskip("vllm", reason="vLLM is an extra of its own (cpu or cuda)")
+    return resolve(NAME).path
+
+
+@pytest.fixture(scope="module")
+def adapters(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Adapter]:
+    """Two small adapters with random weights, of different rank, as PEFT writes them."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    made = {}
+    for seed, rank in ((1, 4), (2, 8)):
+        torch.manual_seed(seed)
+        config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=["q_proj", "v_proj", "down_proj"])
+        network = get_peft_model(AutoModelForCausalLM.from_pretrained(weights, dtype=torch.float32), config)
+        for name, parameter in network.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.2)
+        folder = tmp_path_factory.mktemp("adapters") / str(seed)
+        network.save_pretrained(folder)
+        made[str(seed)] = find_adapter(str(folder))
+    return made
+
+
+def engine_for(path: Path, folder: Path, name: str = NAME, memory_gb: float = 1.0, **options: Any) -> VllmEngine:
+    settings = VllmSettings(path, 512, 0.25, len(os.sched_getaffinity(0)), 8, **options)
+    return VllmEngine(name, settings, memory_gb=memory_gb, log_file=folder / f"{name}.log", asleep_gb=0.5)
+
+
+def call(words: str, output: Any = None, adapter: str = "", name: str = NAME) -> Call:
+    return Call(ModelId(name, name, "t", adapter), (("user", words),), output or Text(), GREEDY)
+
+
+def run(
+    engines: Mapping[str, Engine], ledger: Ledger, story: Callable[[Broker], Coroutine[Any, Any, Any]], limit: float = 9
+) -> Any:
+    async def whole() -> Any:
+        pool = EnginePool(engines, limit)
+        try:
+            async with asyncio.timeout(500):
+                return await story(Broker(ledger, pool, backoff_s=0.1))
+        finally:
+            await pool.residency.close()
+
+    return asyncio.run(whole())
+
+
+def likelihood_by_peft(weights: Path, adapter: Adapter | None) -> float:
+    """The log-likelihood of the answer in nats, by Transformers and PEFT."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(weights)
+    network = AutoModelForCausalLM.from_pretrained(weights, dtype=torch.float32)
+    if adapter is not None:
+        network = PeftModel.from_pretrained(network, str(adapter.path))
+    messages = [{"role": "user", "content": QUESTION}]
+    prompt = list(tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"])
+    answer = tokenizer.encode(ANSWER, add_special_tokens=False)
+    with torch.no_grad():
+        logits = network(torch.tensor([prompt + answer])).logits[0].log_softmax(-1)
+    return sum(float(logits[len(prompt) - 1 + i, token]) for i, token in enumerate(answer))
+
+
+def test_members_with_other_adapters_share_one_engine_which_sleeps_and_wakes_as_it_was(
+    weights: Path, adapters: dict[str, Adapter], ledger: Ledger, tmp_path: Path
+) -> None:
+    worn = {adapter.identity: str(adapter.path) for adapter in adapters.values()}
+    modules = adapters["1"].modules
+    assert modules == ("down_proj", "q_proj", "v_proj")
+    # On a CPU vLLM takes the orders of sleep and keeps its memory: the order of waking runs, the saving does not.
+    engine = engine_for(weights, tmp_path, adapters=worn, lora_rank=8, lora_modules=modules, sleep_level=2)
+
+    async def story(broker: Broker) -> list[dict[str, Any]]:
+        found = []
+        for night in range(2):
+            if night:
+                await engine.sleep()
+                await engine.start()
+            asked = [call(QUESTION, Likelihood(ANSWER), adapter) for adapter in ("", *worn)]
+            replies = await asyncio.gather(*(engine.submit(c) for c in asked))
+            assert all(isinstance(reply, Completion) for reply in replies), replies
+            found.append({c.model.adapter: r.scores["logprob"] for c, r in zip(asked, replies, strict=True)})  # type: ignore[union-attr]
+        return found
+
+    before, after = run({NAME: engine}, ledger, story)
+    assert (engine.stats.starts, engine.stats.wakes, engine.stats.notes) == (1, 1, [])
+    assert after == pytest.approx(before, abs=0.2)
+    references = {"": likelihood_by_peft(weights, None)}
+    references |= {adapter.identity: likelihood_by_peft(weights, adapter) for adapter in adapters.values()}
+    # vLLM computes in bfloat16, so its values are near the references; nearer than any two adapters are to each other.
+    apart = min(abs(a - b) for a, b in combinations(references.values(), 2))
+    assert apart > 0.5
+    assert before == pytest.approx(references, abs=apart / 2)
+
+
+def test_a_killed_child_costs_nothing_that_was_queued(weights: Path, ledger: Ledger, tmp_path: Path) -> None:
+    engine = engine_for(weights, tmp_path)
+
+    async def story(broker: Broker) -> list[Any]:
+        asked = [asyncio.create_task(broker.ask(call(f"Name an animal, number {n}."))) for n in range(30)]
+        while broker.ledger.paid("model").get(NAME, {}).get("calls", 0) < 3:
+            await asyncio.sleep(0.05)
+        assert engine._child is not None
+        os.kill(engine._child.pid, signal.SIGKILL)
+        return await asyncio.gather(*asked)
+
+    outcomes = run({NAME: engine}, ledger, story)
+    assert all(outcome.key for outcome in outcomes), "each is an answer, or one that was cut off"
+    assert engine.stats.starts == 2
+    assert len(list(ledger.answers())) == len({answer.key for answer in ledger.answers()}) >= 30
+    assert ledger.faults()["died"] >= 1
+
+
+def test_two_models_that_fit_only_alone_take_turns(weights: Path, ledger: Ledger, tmp_path: Path) -> None:
+    other = "qwen2.5-coder-0.5b-instruct"
+    engines = {
+        NAME: engine_for(weights, tmp_path, memory_gb=5.0),
+        other: engine_for(resolve(other).path, tmp_path, other, memory_gb=5.0),
+    }
+
+    async def story(broker: Broker) -> tuple[list[Any], int]:
+        likely = Likelihood(ANSWER)
+
+        async def candidate(number: int) -> list[Any]:
+            return [await broker.ask(call(f"{QUESTION} {number}", likely, name=n)) for n in (NAME, other, NAME)]
+
+        return await asyncio.gather(*map(candidate, range(8))), broker.pool.residency.switches
+
+    told, switches = run(engines, ledger, story, limit=6.0)
+    assert all(isinstance(outcome, Answer) for outcomes in told for outcome in outcomes)
+    assert switches == 1  # the third question is the first again, and its answer is recorded
+    assert [engine.stats.starts for engine in engines.values()] == [1, 1]
