@@ -252,7 +252,7 @@ def test_the_shipped_experiments_train_every_arm_equally_long(path: Path, tmp_pa
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [("training_seeds=[1, 2, 1]", "names a seed twice"), ("train.seed=3", "write `training_seeds")],
+    [("training_seeds=[1, 2, 1]", "has a seed twice"), ("train.seed=3", "write `training_seeds")],
 )
 def test_training_seeds_are_different_students(change: str, message: str, tmp_path: Path) -> None:
     from gra.experiment import load_experiment
