@@ -75,7 +75,7 @@ MODEL = {
     "path": "tiny",
 }
 FUNNEL = {
-    "candidates": 9, "instruction written": 8, "instruction passed": 7, "scored": 7, "mean passed": 6, "disputed": 2,
+    "candidates": 9, "instruction written": 8, "response written": 7, "scored": 7, "mean passed": 6, "disputed": 2,
     "kept by adjudicator": 1, "accepted": 2,
 }  # fmt: skip
 GRA_FACTS: dict[str, Any] = {

@@ -9,7 +9,7 @@ PROGRAMS = "programs passed"  # left out where no program is asked
 STEPS = (
     "candidates",
     "instruction written",
-    "instruction passed",
+    "response written",
     PROGRAMS,
     "scored",
     "mean passed",
