@@ -366,7 +366,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     with entry():
         try:
-            app(args=list(sys.argv[1:] if arguments is None else arguments) or ["--help"], standalone_mode=False)
+            given = list(sys.argv[1:] if arguments is None else arguments)
+            code = app(args=given or ["--help"], standalone_mode=False)
+            if code == 130:  # what an interrupt becomes in Typer
+                raise KeyboardInterrupt
+            sys.exit(code or 0)
         except typer.Exit as end:
             sys.exit(end.exit_code)
         except typer.Abort:
@@ -374,7 +378,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except _USAGE_ERRORS as error:
             print(f"error: {error} (see --help)", file=sys.stderr)
             sys.exit(2)
-    sys.exit(0)
 
 
 if __name__ == "__main__":
