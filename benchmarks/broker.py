@@ -35,6 +35,7 @@ import typer
 
 from gra.core.ledger import Ledger
 from gra.core.manifest import write_json
+from gra.core.records import DIMENSIONS
 from gra.data.arrivals import Arrivals
 from gra.data.export import export
 from gra.engines.broker import Broker, EnginePool
@@ -90,7 +91,7 @@ async def on(engine: Engine, calls: int, output: Text | Json) -> float:
 
 def scripted(calls: int) -> dict[str, float]:
     """Calls per second on a scripted engine: a text, and a review by JSON schema."""
-    review = score_schema(comment=True)
+    review = score_schema(DIMENSIONS, comment=True)
     kinds: dict[str, Text | Json] = {"text": Text(), "review": review}
     return {
         kind: asyncio.run(on(ScriptedEngine("model-a", scripted_committee.answer, concurrency=AT_ONCE), calls, output))

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
@@ -25,6 +25,9 @@ from gra.core.recipe import Loaded, find_file, load_recipe
 from gra.core.schema import UNTUNED, Experiment, SynthesisRecipe, TrainRecipe
 from gra.core.suite_schema import Suite
 from gra.sandbox.permission import KEY, Permission, require
+
+if TYPE_CHECKING:
+    from gra.synthesis.workbench import Job
 
 
 class StageFailed(GraError):
@@ -92,14 +95,15 @@ def load_experiment(path: Path, overrides: Sequence[str], runs: Path) -> Plan:
     suite = load_recipe(find_file(recipe.suite, path), Suite)
     for task in suite.recipe.tasks:
         if task.kind == "code":
-            require(_permission(recipe, path), f"the task `{task.name}` of {suite.path}")
+            require(permission_of(recipe, path), f"the task `{task.name}` of {suite.path}")
     for arm in arms.values():
         if any(program.kind == "tests" for program in arm.recipe.review.programs):
-            require(_permission(recipe, path), f"`kind: tests` of `review.programs` in {arm.path}")
+            require(permission_of(recipe, path), f"`kind: tests` of `review.programs` in {arm.path}")
     return Plan(loaded, list(overrides), RunFolder(runs / recipe.name), arms, student, suite)
 
 
-def _permission(recipe: Experiment, path: Path) -> Permission | None:
+def permission_of(recipe: Experiment, path: Path) -> Permission | None:
+    """The word of the experiment on running programs of models."""
     return Permission(f"{KEY} in {path}") if recipe.allow_code_execution else None
 
 
@@ -194,16 +198,25 @@ def check_training(plan: Plan, view: View) -> None:
         check_arguments(plan.student)
 
 
-def _synthesize(plan: Plan, view: View) -> None:
-    from gra.synthesis.jobs import budget_stop, job_for, run_jobs
+def arm_jobs(plan: Plan, *, create: bool = True) -> list[Job]:
+    """The synthesis jobs of all arms, on one ledger.
 
-    ledger = plan.folder / "ledger.sqlite"
-    permission = _permission(plan.recipe, plan.loaded.path)
-    jobs = [
-        job_for(arm, RunFolder(plan.folder / "arms" / name), ledger, permission=permission)
+    Raises:
+        RecipeError, DataError: for the first arm that cannot work.
+    """
+    from gra.synthesis.jobs import job_for
+
+    ledger, permission = plan.folder / "ledger.sqlite", permission_of(plan.recipe, plan.loaded.path)
+    return [
+        job_for(arm, RunFolder(plan.folder / "arms" / name), ledger, create=create, permission=permission)
         for name, arm in plan.arms.items()
     ]
-    finished = run_jobs(jobs, view, plan.folder / "logs", group=plan.recipe.name)
+
+
+def _synthesize(plan: Plan, view: View) -> None:
+    from gra.synthesis.jobs import budget_stop, run_jobs
+
+    finished = run_jobs(arm_jobs(plan), view, plan.folder / "logs", group=plan.recipe.name)
     if stop := budget_stop(finished):
         raise stop
     empty = [name for name, content in finished.items() if not content["states"]["accepted"]]
@@ -258,7 +271,7 @@ def _evaluate(plan: Plan, view: View) -> dict[str, Path]:
 
     student = plan.student.recipe
     base = resolve(student.model.name, accept_licences=[*plan.recipe.accept_licences, *student.accept_licences])
-    permission = _permission(plan.recipe, plan.loaded.path)
+    permission = permission_of(plan.recipe, plan.loaded.path)
     runs: dict[str, Path] = {}
     subjects = [(UNTUNED, None), *((key, plan.folder / "models" / key) for key, _, _ in plan.students())]
     for key, adapter in subjects:

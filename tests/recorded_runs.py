@@ -10,6 +10,7 @@ import pytest
 from evaluation_tiny import tiny_suite, under_test
 
 from gra.evaluation import harness
+from gra.evaluation.asking import Sitting
 from gra.evaluation.records import Answer
 
 MakeRun = Callable[..., Path]
@@ -33,7 +34,8 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeRun:
     ) -> Path:
         folder = tmp_path / f"suite-{name}"
 
-        def answers(_suite: Any, _model: Any, questions: Any, *_: Any) -> dict[str, list[Answer]]:
+        def answers(sitting: Sitting) -> dict[str, list[Answer]]:
+            questions = sitting.questions
             told = [
                 Answer(
                     item.id,
@@ -53,7 +55,8 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeRun:
             ]
             return {"instructions": told, "sums": sums}
 
-        monkeypatch.setattr(harness, "_answers", answers)
+        monkeypatch.setattr(harness, "ask", lambda *_: None)
+        monkeypatch.setattr(Sitting, "answers", answers)
         harness.evaluate(tiny_suite(folder, **suite), under_test(model, name=name.split("#")[0]), tmp_path / name)
         return tmp_path / name
 

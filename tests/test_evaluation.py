@@ -14,7 +14,7 @@ from training_tiny import make_student
 
 from gra.core.errors import DataError, RecipeError
 from gra.core.manifest import RunFolder
-from gra.evaluation import harness
+from gra.evaluation import asking, harness
 from gra.evaluation.cli import main_run
 from gra.evaluation.records import AnswerStore, read_records
 from gra.evaluation.suite import Item, draw, load_suite, read_questions, suite_digest
@@ -31,19 +31,21 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How many items were put to a model, by task; a second kind of entry counts loads."""
-    counts: Counter[str] = Counter()
-    ask, load = harness._ask, harness._load
+    from gra.evaluation import lm
 
-    def counting_ask(lm: Any, tasks: Any, task: Any, items: list[Item]) -> Any:
+    counts: Counter[str] = Counter()
+    ask, load = lm.ask, asking.load
+
+    def counting_ask(network: Any, tasks: Any, task: Any, items: list[Item]) -> Any:
         counts[task.name] += len(items)
-        return ask(lm, tasks, task, items)
+        return ask(network, tasks, task, items)
 
     def counting_load(*arguments: Any) -> Any:
         counts["loads"] += 1
         return load(*arguments)
 
-    monkeypatch.setattr(harness, "_ask", counting_ask)
-    monkeypatch.setattr(harness, "_load", counting_load)
+    monkeypatch.setattr(lm, "ask", counting_ask)
+    monkeypatch.setattr(asking, "load", counting_load)
     return counts
 
 
@@ -371,7 +373,7 @@ def test_control_c_is_a_resumable_stop(
     def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(harness, "_ask", interrupt)
+    monkeypatch.setattr("gra.evaluation.lm.ask", interrupt)
     arguments = (write_suite(tmp_path), "--model", base, "--chat-template", "builtin:plain", "--output", tmp_path / "r")
     assert run_cli(*arguments) == 130
     assert "run the same command again" in capsys.readouterr().err

@@ -85,9 +85,9 @@ def test_kinds_whose_answer_is_read_from_the_reply(
     rows = [{"id": f"r{n}", "question": f"Question {n}?", "category": "x", **own} for n in range(3)]
     replies = {f"r{n}": Answer(f"r{n}", "", "", said[0], "stop", 5) for n, said in enumerate(REPLIES[kind])}
     monkeypatch.setattr(
-        harness, "_ask", lambda lm, tasks, task, items: [replace(replies[i.id], asked=i.asked) for i in items]
+        "gra.evaluation.lm.ask", lambda lm, tasks, task, items: [replace(replies[i.id], asked=i.asked) for i in items]
     )
-    monkeypatch.setattr(harness, "_load", lambda *_: object())
+    monkeypatch.setattr("gra.evaluation.asking.load", lambda *_: object())
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     suite = tiny_suite(tmp_path, tasks=[{"name": "t", "kind": kind, "data": "rows.jsonl"}])
     task = harness.evaluate(suite, under_test(base), tmp_path / "run")["tasks"]["t"]

@@ -55,8 +55,8 @@ def answering(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         asked.append([item.id for item in items])
         return [Answer(item.id, item.asked, "hash", ANSWERS[item.id], finish="stop", tokens=9) for item in items]
 
-    monkeypatch.setattr(harness, "_ask", ask)
-    monkeypatch.setattr(harness, "_load", lambda *_: object())
+    monkeypatch.setattr("gra.evaluation.lm.ask", ask)
+    monkeypatch.setattr("gra.evaluation.asking.load", lambda *_: object())
     return asked
 
 

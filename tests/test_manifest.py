@@ -171,10 +171,10 @@ def test_what_a_killed_process_had_begun_to_write_is_cleared_away_at_the_next_st
 @pytest.mark.parametrize(
     ("number", "words"),
     [
-        (errno.ENOSPC, "no space left on the disk of .*nothing is lost"),
-        (errno.EDQUOT, "no space left"),
-        (errno.EACCES, r"secret: Permission denied; check the rights there, or choose another folder with --runs"),
-        (errno.EROFS, "Read-only file system; check"),
+        (errno.ENOSPC, "No space left on device; free some space .*what is done is kept"),
+        (errno.EDQUOT, "quota"),
+        (errno.EACCES, r"secret: Permission denied; check its rights, or choose another place"),
+        (errno.EROFS, "Read-only file system; choose a folder"),
     ],
 )
 def test_what_a_disk_refuses_is_one_sentence(tmp_path: Path, number: int, words: str) -> None:

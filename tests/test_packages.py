@@ -17,7 +17,7 @@ from catalog_world import World, leftovers, make_world, sha, write_model, write_
 
 from gra.core import packages as core_packages
 from gra.core import store
-from gra.core.errors import Mismatch, ModelUnavailable
+from gra.core.errors import DataError, Mismatch, ModelUnavailable
 from gra.models import packages
 from gra.models.catalog import cached, resolve, verify
 
@@ -192,6 +192,15 @@ def test_no_space(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(store.shutil, "disk_usage", lambda path: usage._replace(free=1_000_000))
     with pytest.raises(ModelUnavailable, match=r"tiny \(download and conversion\) needs 0.2 GB .* has 1.0 MB free"):
         resolve("tiny")
+    assert world.asked == []
+
+
+def test_a_cache_folder_that_cannot_be_made(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file" / "cache", Path("/proc/gra")):
+        monkeypatch.setenv("GRA_CACHE", str(place))
+        with pytest.raises(DataError, match=r"cannot be made: .*; set GRA_CACHE to a folder that can be written to"):
+            resolve("tiny")
     assert world.asked == []
 
 

@@ -26,7 +26,7 @@ from gra.engines.protocol import Call, Completion, Fault, ModelId, Text
 from gra.experiment import load_experiment
 from gra.reporting.explain import explain
 from gra.sandbox.job import Limits
-from gra.sandbox.permission import CodeExecutionRefused, Permission
+from gra.sandbox.permission import FLAG, CodeExecutionRefused, Permission
 from gra.synthesis.committee import make_members
 from gra.synthesis.programs import UnitTests, make_programs
 from gra.synthesis.story import Setting, refine
@@ -164,6 +164,23 @@ def test_an_experiment_says_it_for_its_arms(tmp_path: Path) -> None:
     with pytest.raises(CodeExecutionRefused, match=r"`kind: tests` .*`allow_code_execution: true`"):
         load_experiment(path, [], tmp_path)
     assert load_experiment(path, ["allow_code_execution=true"], tmp_path).recipe.allow_code_execution
+
+
+def test_a_plan_runs_nothing_and_needs_the_word_that_the_run_will_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("gra.synthesis.memory.cached", lambda name: False)
+    write_job(tmp_path, recipe_with(VETO))
+    asked = ["plan", str(tmp_path / "recipe.yaml"), "--runs", str(tmp_path / "runs")]
+    with pytest.raises(SystemExit) as refused:
+        main(asked)
+    assert refused.value.code == 2
+    assert "`kind: tests`" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as allowed:
+        main([*asked, FLAG])
+    assert allowed.value.code == 0
+    assert "a rehearsal with stand-in models" in capsys.readouterr().out
+    assert not (tmp_path / "runs").exists()
 
 
 # ---- from the seed file to the lineage -----------------------------------------------------------------------

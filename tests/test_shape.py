@@ -7,9 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gra.core.records import DIMENSIONS
 from gra.engines.shape import affirm
 from gra.synthesis.generator import KEYWORDS
 from gra.synthesis.reviewer import CHECK_JSON, COMMENT, score_schema
+
+SCORES = score_schema(DIMENSIONS, comment=False)
 
 GRADE = {"type": "integer", "minimum": 0, "maximum": 10}
 members = st.one_of(
@@ -49,7 +52,7 @@ def test_what_is_affirmed_is_valid(schema: dict, value: object) -> None:
 @pytest.mark.parametrize(
     ("schema", "value"),
     [
-        (score_schema(comment=False).schema, dict.fromkeys(score_schema(comment=False).schema["properties"], 7)),
+        (SCORES.schema, dict.fromkeys(SCORES.schema["properties"], 7)),
         (CHECK_JSON.schema, {"reasonable": True, "complete": False, "clear": True}),
         (COMMENT.schema, {"comment": "It is right and short."}),
         (KEYWORDS.schema, {"keywords": ["tides", "moon", "salt"]}),

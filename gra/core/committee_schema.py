@@ -6,12 +6,22 @@ import re
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from gra.core.recipe import Section
+from gra.core.records import Dimension
 
 Role = Literal["generator", "reviewer", "adjudicator", "enricher"]
 Ask = Literal["integers", "expected", "yes_no", "likelihood"]
+
+
+def _each_once(dimensions: list[Dimension]) -> list[Dimension]:
+    if len(set(dimensions)) < len(dimensions):
+        raise ValueError(f"name each dimension once; you set {', '.join(dimensions)}")
+    return dimensions
+
+
+Dimensions = Annotated[list[Dimension], Field(min_length=1), AfterValidator(_each_once)]
 
 
 class Sampling(Section):
@@ -85,6 +95,7 @@ class Member(Section):
     sampling: Sampling = Sampling()
     roles: list[Role] = ["generator", "reviewer", "adjudicator", "enricher"]
     ask: Ask | None = None  # overrides review.ask for this member
+    dimensions: Dimensions | None = None  # overrides review.dimensions for this member
     engine: Served | None = None  # where this member's model runs; null: where the recipe's `engine` says
     family: str | None = None  # models of one pre-training run share it; null: as the catalog says
 
@@ -92,6 +103,12 @@ class Member(Section):
     def _an_adapter_fits_one_model(self) -> Self:
         if self.adapter is not None and self.fallback is not None:
             raise ValueError("has an `adapter`, which fits `model` alone; leave `fallback` out")
+        return self
+
+    @model_validator(mode="after")
+    def _likelihood_has_no_dimensions(self) -> Self:
+        if self.dimensions and self.ask == "likelihood":
+            raise ValueError("is asked by likelihood, which gives one number; leave `dimensions` out")
         return self
 
 

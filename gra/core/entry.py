@@ -5,9 +5,7 @@ SIGTERM, which schedulers and supervisors send, stops a run as Ctrl-C does: clea
 
 from __future__ import annotations
 
-import errno
 import io
-import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -15,24 +13,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-from gra.core.errors import DataError, GraError
+from gra.core.errors import GraError, from_system
 
 GO_ON = "interrupted; run the same command again to go on from here"
-_ADVICE = {
-    errno.ENOSPC: "free some space",
-    errno.EDQUOT: "free some space, or have your quota raised",
-    errno.EFBIG: "raise the limit on the size of a file (`ulimit -f`)",
-    errno.EMFILE: "raise the limit on open files (`ulimit -n`)",
-}
-_ADVICE_ON_A_FILE = {
-    errno.EROFS: "choose a folder that can be written to",
-    errno.EACCES: "check its rights, or choose another place",
-    errno.EPERM: "check its rights, or choose another place",
-    errno.EEXIST: "choose another place",
-    errno.ENOTDIR: "choose another place",
-    errno.EISDIR: "choose another place",
-    errno.ENAMETOOLONG: "choose a shorter name",
-}
 
 
 @contextmanager
@@ -73,10 +56,5 @@ def _known(error: BaseException) -> GraError | None:
     if isinstance(error, BaseExceptionGroup):
         return next(filter(None, map(_known, error.exceptions)), None)
     if isinstance(error, OSError):
-        advice = _ADVICE.get(error.errno or 0) or (_ADVICE_ON_A_FILE.get(error.errno or 0) if error.filename else None)
-        if advice is not None:
-            place = f"{error.filename}: " if error.filename else ""
-            return DataError(
-                f"{place}{os.strerror(error.errno or 0)}; {advice} and run the same command again, what is done is kept"
-            )
+        return from_system(error)
     return None

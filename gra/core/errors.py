@@ -8,6 +8,7 @@ Exit codes: 0 done, 2 wrong input, 3 stopped at the budget, 4 no engine, model o
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,9 +72,41 @@ class Mismatch(GraError):
     exit_code = 5
 
 
+_ADVICE = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space, or have your quota raised",
+    errno.EFBIG: "raise the limit on the size of a file (`ulimit -f`)",
+    errno.EMFILE: "raise the limit on open files (`ulimit -n`)",
+}
+_ADVICE_ON_A_FILE = {
+    errno.EROFS: "choose a folder that can be written to",
+    errno.EACCES: "check its rights, or choose another place",
+    errno.EPERM: "check its rights, or choose another place",
+    errno.EEXIST: "choose another place",
+    errno.ENOTDIR: "choose another place",
+    errno.EISDIR: "choose another place",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+
+
+def from_system(error: OSError, place: Path | str | None = None) -> DataError | None:
+    """What the operating system refused, as a sentence; None when it is nothing that a user can act on.
+
+    Args:
+        error: the refusal.
+        place: the folder that was worked on, for an error that names no file.
+    """
+    number, place = error.errno or 0, error.filename or place
+    advice = _ADVICE.get(number) or (_ADVICE_ON_A_FILE.get(number) if place else None)
+    if advice is None:
+        return None
+    where = f"{place}: " if place else ""
+    return DataError(f"{where}{os.strerror(number)}; {advice} and run the same command again, what is done is kept")
+
+
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Turn a disk that is full, or files that may not be written to, into one sentence.
+    """Turn what the system refuses below a folder into one sentence that names the place.
 
     Raises:
         DataError: in place of the system's error.
@@ -81,13 +114,6 @@ def writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise DataError(
-                f"no space left on the disk of {folder}; free some and run the same command again, nothing is lost"
-            ) from None
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            raise DataError(
-                f"{error.filename or folder}: {error.strerror}; check the rights there, or choose another folder with "
-                "--runs"
-            ) from None
+        if known := from_system(error, folder):
+            raise known from None
         raise

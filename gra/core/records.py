@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 CHECKS = ("reasonable", "complete", "clear")  # paper section 3.2: three binary criteria for an instruction
-DIMENSIONS = ("correctness", "clarity", "completeness", "relevance", "coherence", "ethicality")  # six scores, 0-10
+# Paper section 3.2: six scores of a response, 0-10.
+Dimension = Literal["correctness", "clarity", "completeness", "relevance", "coherence", "ethicality"]
+DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from gra.core.budget_schema import Budget, Prices, check_prices
-from gra.core.committee_schema import Ask, Committee, Served, TeacherOrName
+from gra.core.committee_schema import Ask, Committee, Dimensions, Served, TeacherOrName
 from gra.core.recipe import Section
+from gra.core.records import DIMENSIONS
 
 
 def _a_folder(name: str) -> str:
@@ -94,6 +95,7 @@ class Review(Section):
     std: Literal["population", "sample"] = "population"
     disputed: Literal["adjudicate", "accept", "reject"] = "adjudicate"  # what becomes of a spread above dispute_std
     ask: Ask = "integers"
+    dimensions: Dimensions = list(DIMENSIONS)  # what a review scores; fewer cost less
     # `disputed`: reviewers say why only when the adjudicator will read it. `never` leaves the adjudicator the scores.
     comments: Literal["always", "disputed", "never"] = "always"
     # Planted pairs from the seeds, by which each reviewer is measured and calibrated; 0 trusts raw scores.

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gra.core.errors import ModelUnavailable
+from gra.core.errors import DataError, ModelUnavailable
 
 Progress = Callable[[str], None]
 
@@ -54,13 +54,23 @@ def gigabytes(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"{folder} cannot be made: {error.strerror}; set GRA_CACHE to a folder that can be written to"
+        ) from None
+
+
 def require_space(folder: Path, needed: int, purpose: str) -> None:
     """Make sure that `needed` bytes fit on the disk of `folder`.
 
     Raises:
         ModelUnavailable: saying how much is needed and how much is there.
+        DataError: the folder cannot be made.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    _make(folder)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise ModelUnavailable(
@@ -71,9 +81,13 @@ def require_space(folder: Path, needed: int, purpose: str) -> None:
 
 @contextmanager
 def locked(name: str, progress: Progress) -> Iterator[None]:
-    """Hold the machine-wide lock `name`; a second process waits until the first has finished or died."""
+    """Hold the machine-wide lock `name`; a second process waits until the first has finished or died.
+
+    Raises:
+        DataError: the cache folder cannot be made.
+    """
     folder = cache_dir() / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
+    _make(folder)
     with (folder / f"{name}.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -95,7 +109,7 @@ def building(target: Path, record: str) -> Iterator[tuple[Path, dict[str, Any]]]
     """
     facts: dict[str, Any] = {}
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _make(target.parent)
         _sweep(target)
         # A name of its own: the child of a process that was killed may still be writing to an older one.
         making = Path(tempfile.mkdtemp(prefix=f"{_making(target)}-", dir=target.parent))

@@ -15,44 +15,24 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from queue import SimpleQueue
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from gra.core.errors import EngineUnavailable, GraError
 from gra.core.machine import gpu_count
-from gra.core.suite_schema import Suite
-from gra.evaluation.model import Device, ModelUnderTest
-from gra.evaluation.records import AnswerStore
-from gra.evaluation.suite import Questions
-
-if TYPE_CHECKING:
-    from gra.evaluation.harness import Progress
+from gra.evaluation.asking import Progress, Sitting, ask
 
 Message = tuple[int, dict[str, Any] | None]  # (shard, what it said; None when its output ended)
 
 
-def ask_in_shards(
-    suite: Suite,
-    model: ModelUnderTest,
-    questions: Sequence[Questions],
-    stores: Mapping[str, AnswerStore],
-    data_dir: Path | None,
-    device: Device,
-    progress: Progress | None,
-    shards: int,
-) -> None:
+def ask_in_shards(sitting: Sitting, progress: Progress, shards: int) -> None:
     """Ask what is not on record in several processes, and return when all of it is recorded.
 
     Raises:
         GraError: what a shard could not do, or that it died.
     """
-    folders = {name: store.folder for name, store in stores.items()}
-    jobs = [
-        pickle.dumps((suite, model, questions, folders, (number, shards), data_dir, device)) for number in range(shards)
-    ]
+    jobs = [pickle.dumps((sitting, (number, shards))) for number in range(shards)]
     said: SimpleQueue[Message] = SimpleQueue()
     children = [_start(number, shards) for number in range(shards)]
     try:
@@ -62,7 +42,7 @@ def ask_in_shards(
             with suppress(BrokenPipeError):  # it died already, which is told below
                 child.stdin.write(len(job).to_bytes(8, "big") + job)
                 child.stdin.flush()
-        _follow(children, said, {task.name: len(task.items) for task in questions}, progress)
+        _follow(children, said, {task.name: len(task.items) for task in sitting.questions}, progress)
     finally:
         for child in children:
             child.kill()
@@ -91,7 +71,7 @@ def _follow(
     children: list[subprocess.Popen[bytes]],
     said: SimpleQueue[Message],
     sizes: dict[str, int],
-    progress: Progress | None,
+    progress: Progress,
 ) -> None:
     """Add up what the shards have done until all of them have said that they are."""
     done: dict[str, dict[int, int]] = {name: {} for name in sizes}
@@ -114,8 +94,7 @@ def _follow(
             finished.add(number)
         else:
             done[message["task"]][number] = message["done"]
-            if progress is not None:
-                progress(message["task"], sum(done[message["task"]].values()), sizes[message["task"]])
+            progress(message["task"], sum(done[message["task"]].values()), sizes[message["task"]])
 
 
 def _shard() -> None:
@@ -123,20 +102,15 @@ def _shard() -> None:
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever libraries print is no message
     size = int.from_bytes(sys.stdin.buffer.read(8), "big")
-    suite, model, questions, folders, share, data_dir, device = pickle.loads(sys.stdin.buffer.read(size))
+    sitting, share = pickle.loads(sys.stdin.buffer.read(size))
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
 
     def say(**message: Any) -> None:
         channel.write(json.dumps(message) + "\n")
         channel.flush()
 
-    from gra.evaluation.harness import ask_share
-
-    stores = {name: AnswerStore(folder) for name, folder in folders.items()}
     try:
-        ask_share(
-            suite, model, questions, stores, share, data_dir, device, lambda task, done, _: say(task=task, done=done)
-        )
+        ask(sitting, lambda task, done, _: say(task=task, done=done), share)
     except GraError as error:
         say(error=str(error), exit_code=error.exit_code)
     else:

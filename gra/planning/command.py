@@ -17,6 +17,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from gra.core.console import duration
+from gra.sandbox.permission import FLAG, Permission
 
 if TYPE_CHECKING:
     from gra.planning.plan import ArmPlan, Planned
@@ -31,12 +32,15 @@ def plan(
     sample: Annotated[
         int | None, typer.Option("--sample", help="make so many candidates now; the run will not ask them again")
     ] = None,
+    allow_code_execution: Annotated[
+        bool, typer.Option(FLAG, help="as for the run itself: programs in answers may run, in a sandbox")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="one machine-readable forecast on standard output")] = False,
 ) -> None:
     """Say what a recipe will cost: calls, tokens, time, memory and money, with ranges."""
     from gra.planning.plan import make_plan
 
-    planned = make_plan(recipe, overrides or [], runs, past, sample)
+    planned = make_plan(recipe, overrides or [], runs, past, sample, Permission(FLAG) if allow_code_execution else None)
     if as_json:
         print(json.dumps(to_json(planned), indent=2, ensure_ascii=False))
     else:

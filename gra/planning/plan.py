@@ -11,7 +11,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import yaml
@@ -24,10 +23,11 @@ from gra.core.recipe import load_recipe
 from gra.core.records import State
 from gra.core.schema import SynthesisRecipe
 from gra.core.spending import token_cost
-from gra.experiment import Plan, load_experiment
+from gra.experiment import Plan, arm_jobs, load_experiment
 from gra.planning.stages import add, forecast_stages, scaled
+from gra.sandbox.permission import Permission
 from gra.synthesis.arms import has_stories, writes_samples
-from gra.synthesis.committee import committee_of
+from gra.synthesis.committee import committee_of, members_of
 from gra.synthesis.evidence import COLUMNS, Evidence, Floats, kind_of, read_evidence, runs_of
 from gra.synthesis.forecast import Forecast, Range, Work, forecast, summarise, together
 from gra.synthesis.jobs import job_for, try_jobs
@@ -111,8 +111,15 @@ class Planned:
         return add([*(arm.usd() for arm in priced), scaled(self.gpu_hours, hourly)])
 
 
-def make_plan(recipe: Path, overrides: Sequence[str], runs: Path, past: Path | None, sample: int | None) -> Planned:
-    """Forecast a synthesis recipe or an experiment.
+def make_plan(
+    recipe: Path,
+    overrides: Sequence[str],
+    runs: Path,
+    past: Path | None,
+    sample: int | None,
+    permission: Permission | None = None,
+) -> Planned:
+    """Forecast a synthesis recipe or an experiment, whose own word on programs holds beside `permission`.
 
     Raises:
         RecipeError: when the recipe is wrong, or the past run knows nothing of its models.
@@ -123,7 +130,7 @@ def make_plan(recipe: Path, overrides: Sequence[str], runs: Path, past: Path | N
     if sample is not None and sample < 1:
         raise RecipeError(f"--sample takes a number of candidates, at least 1, not {sample}")
     experiment = load_experiment(recipe, overrides, runs) if is_experiment(recipe) else None
-    folder, jobs = _jobs(recipe, overrides, runs, experiment, create=sample is not None)
+    folder, jobs = _jobs(recipe, overrides, runs, experiment, permission, create=sample is not None)
     duplicates = _sample(jobs, sample, folder) if sample is not None else {}
     memory = memory_plan([job.recipe for job in jobs])
     in_turns = memory.together is False
@@ -141,17 +148,21 @@ def make_plan(recipe: Path, overrides: Sequence[str], runs: Path, past: Path | N
 
 
 def _jobs(
-    recipe: Path, overrides: Sequence[str], runs: Path, experiment: Plan | None, *, create: bool
+    recipe: Path,
+    overrides: Sequence[str],
+    runs: Path,
+    experiment: Plan | None,
+    permission: Permission | None,
+    *,
+    create: bool,
 ) -> tuple[RunFolder, list[Job]]:
     """The arms that the run will make, and the folder it will make them in."""
     if experiment is None:
         loaded = load_recipe(recipe, SynthesisRecipe, overrides)
         folder = RunFolder(runs / loaded.recipe.name)
-        return folder, [job_for(loaded, folder, create=create)]
+        return folder, [job_for(loaded, folder, create=create, permission=permission)]
     folder = experiment.folder.create() if create else experiment.folder
-    ledger = folder / "ledger.sqlite"
-    arms = experiment.arms.items()
-    return folder, [job_for(arm, RunFolder(folder / "arms" / key), ledger, create=create) for key, arm in arms]
+    return folder, arm_jobs(experiment, create=create)
 
 
 def _sample(jobs: Sequence[Job], count: int, folder: RunFolder) -> dict[str, list[str]]:
@@ -214,14 +225,9 @@ def _arm(
     return ArmPlan(recipe, forecast(evidence, work, recipe.seed), evidence.source), notes
 
 
-def _members(recipe: SynthesisRecipe) -> list[Any]:
-    committee = committee_of(recipe)
-    return list(committee.models.values()) if committee is not None else []
-
-
 def _concurrency(recipe: SynthesisRecipe) -> dict[str, int]:
     """The calls that each model takes at once."""
-    places = {member.model: member.engine or recipe.engine for member in _members(recipe)}
+    places = {member.model: member.engine or recipe.engine for member in members_of(recipe)}
     return {
         name: (recipe.engine if served.kind == "vllm" else served).concurrency * (served.replicas or 1)
         for name, served in places.items()
@@ -244,7 +250,7 @@ def _from_past(recipe: SynthesisRecipe, past: Path) -> Evidence:
         raise DataError(f"{past} has no ledger.sqlite; give a run folder or a ledger file to --from")
     evidence = read_evidence(ledger, recipe.name, f"the run {past}", frozenset(_duplicates(past, recipe.name)))
     asked = {model for _, model in evidence.keys}
-    known = {name for m in _members(recipe) for name in (m.model, m.fallback) if name}
+    known = {name for m in members_of(recipe) for name in (m.model, m.fallback) if name}
     if not asked & known:
         raise RecipeError(
             f"{past} asked {', '.join(sorted(asked))} and none of this recipe's models ({', '.join(sorted(known))}), "
@@ -294,8 +300,8 @@ def _doubts(recipe: SynthesisRecipe, evidence: Evidence, work: Work) -> list[str
     if work.rounds and evidence.sure and told < work.accept * work.rounds / 10:
         found.append(f"{recipe.name}: duplicates grow more frequent in a run much longer than what this stands on")
     asked = {model for _, model in evidence.keys}
-    unseen = {m.model for m in _members(recipe)} - asked - {m.fallback for m in _members(recipe)}
-    unseen = {name for name in unseen if not any(m.fallback in asked for m in _members(recipe) if m.model == name)}
+    unseen = {m.model for m in members_of(recipe)} - asked - {m.fallback for m in members_of(recipe)}
+    unseen = {name for name in unseen if not any(m.fallback in asked for m in members_of(recipe) if m.model == name)}
     if unseen and evidence.sure:
         found.append(
             f"{recipe.name}: {', '.join(sorted(unseen))} was never asked in {evidence.source} and costs nothing here"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from gra.core.records import DIMENSIONS, Review, Ruling
+from gra.core.records import Review, Ruling
 from gra.synthesis.committee import Member
 from gra.synthesis.notebook import Notebook
-from gra.synthesis.prompts import SCORE_QUESTIONS, render
-from gra.synthesis.reviewer import Calibration, expected_digits, score_schema, yes_probabilities
+from gra.synthesis.prompts import render
+from gra.synthesis.reviewer import Calibration, expected_digits, score_questions, score_schema, yes_probabilities
 
 
 async def adjudicate(
@@ -26,13 +26,14 @@ async def adjudicate(
     shown = {"instruction": instruction, "response": response, "reviews": reviews, "form": member.ask}
     comment = ""
     if member.ask == "integers":
-        prompt = render("adjudicate", **shown, question="")
-        call = member.call(prompt, score_schema(comment=True), role="adjudicator", candidate=notebook.candidate)
+        prompt = render("adjudicate", **shown, question="", dimensions=member.dimensions)
+        output = score_schema(member.dimensions, comment=True)
+        call = member.call(prompt, output, role="adjudicator", candidate=notebook.candidate)
         answer = await notebook.ask(call)
-        values = {name: float(answer.value[name]) for name in DIMENSIONS}
+        values = {name: float(answer.value[name]) for name in member.dimensions}
         comment = str(answer.value["comment"])
     else:
         read = yes_probabilities if member.ask == "yes_no" else expected_digits
-        values = await read(notebook, member, "adjudicate", SCORE_QUESTIONS, role="adjudicator", **shown)
+        values = await read(notebook, member, "adjudicate", score_questions(member), role="adjudicator", **shown)
     score = calibrate(fmean(values.values()))
     return Ruling(member.name, values, score, comment, score >= accept_score)

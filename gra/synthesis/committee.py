@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from gra.core.committee_schema import Ask, Committee, Role
 from gra.core.committee_schema import Member as MemberRecipe
+from gra.core.records import DIMENSIONS
 from gra.core.schema import Review, SynthesisRecipe
 from gra.engines.protocol import Call, ModelId, Output, SamplingSettings
 from gra.models.entries import find_entry
@@ -26,6 +27,7 @@ class Member:
     roles: tuple[Role, ...]
     ask: Ask
     family: str = ""  # empty: known to share its pre-training with nobody
+    dimensions: tuple[str, ...] = DIMENSIONS  # what it scores
 
     def call(self, prompt: str, output: Output, *, role: str, candidate: str, sample: int = 0) -> Call:
         """A question to this member; probabilities and scores are read greedily, whatever the sampling."""
@@ -61,6 +63,12 @@ def committee_of(recipe: SynthesisRecipe) -> Committee | None:
     return committee.model_copy(update={"models": {lead: committee.models[lead]}, "lead": lead})
 
 
+def members_of(recipe: SynthesisRecipe) -> list[MemberRecipe]:
+    """The members of an arm, in the recipe's order; none where nobody is asked."""
+    committee = committee_of(recipe)
+    return list(committee.models.values()) if committee is not None else []
+
+
 def make_members(committee: Committee, review: Review, models: Mapping[str, ModelId]) -> dict[str, Member]:
     """The members of a recipe; `models` maps each member's name to its resolved model."""
     return {name: make_member(name, recipe, review, models[name]) for name, recipe in committee.models.items()}
@@ -72,7 +80,8 @@ def make_member(name: str, recipe: MemberRecipe, review: Review, model: ModelId)
     sampling = SamplingSettings(s.temperature, s.top_p, s.repetition_penalty, s.max_tokens)
     entry = find_entry(recipe.model.removeprefix("catalog:").partition("@")[0])
     family = recipe.family or (entry.family if entry else "")
-    return Member(name, model, recipe.system, sampling, tuple(recipe.roles), recipe.ask or review.ask, family)
+    roles, ask, dimensions = tuple(recipe.roles), recipe.ask or review.ask, recipe.dimensions or review.dimensions
+    return Member(name, model, recipe.system, sampling, roles, ask, family, tuple(dimensions))
 
 
 def shared_weights(members: Mapping[str, Member]) -> dict[str, list[str]]:

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gra.core.committee_schema import Member, Served
+from gra.core.committee_schema import Served
 from gra.core.machine import available_gb, gpu_memory_gb
 from gra.core.schema import SynthesisRecipe
 from gra.models.adapters import Adapter, find_adapter
 from gra.models.catalog import cached, resolve
 from gra.models.entries import find_entry
-from gra.synthesis.committee import committee_of
+from gra.synthesis.committee import members_of
 from gra.synthesis.housing import adapters_gb, cluster_gpus, engine_gb, limit_gb
 from gra.synthesis.workshop import weights_gb
 
@@ -52,7 +52,7 @@ class Memory:
 def memory_plan(recipes: Sequence[SynthesisRecipe]) -> Memory:
     """The memory of every model on this machine, each counted once."""
     engine, gpu = recipes[0].engine, gpu_memory_gb()
-    members = [(recipe, member) for recipe in recipes for member in _members(recipe)]
+    members = [(recipe, member) for recipe in recipes for member in members_of(recipe)]
     worn: dict[str, dict[str, Adapter]] = {}
     for _, member in members:
         if member.adapter is not None:
@@ -68,11 +68,6 @@ def memory_plan(recipes: Sequence[SynthesisRecipe]) -> Memory:
             beside = adapters_gb(worn.get(member.model, {}).values())
             models[member.model] = None if size is None else engine_gb(size + beside, engine, gpu is not None)
     return Memory(models, limit_gb(engine, gpu, available_gb()), sum(map(cluster_gpus, clusters.values())))
-
-
-def _members(recipe: SynthesisRecipe) -> list[Member]:
-    committee = committee_of(recipe)
-    return list(committee.models.values()) if committee is not None else []
 
 
 def _weights(name: str, licences: Sequence[str]) -> float | None:

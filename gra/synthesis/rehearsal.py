@@ -30,7 +30,7 @@ from gra.engines.broker import Broker, EnginePool
 from gra.engines.protocol import Call, Choice, Completion, Json, Likelihood, ModelId, Text
 from gra.engines.scripted import ScriptedEngine
 from gra.models.entries import find_entry
-from gra.synthesis.committee import committee_of
+from gra.synthesis.committee import committee_of, members_of
 from gra.synthesis.evidence import COLUMNS, Evidence, read_evidence
 from gra.synthesis.growth import enrich_all, name_domains
 from gra.synthesis.notebook import at_once
@@ -47,7 +47,7 @@ _PAIRS = 4
 _GOOD = 0.6  # responses that reviewers think well of
 _CHECKED = 0.97  # of each check that an instruction passes
 _DISSENT = 0.15  # reviews far from the others
-_ANSWER_TOKENS = 110  # the prompt asks for at most 80 words
+_ANSWER_TOKENS = 80  # the prompt asks for at most 60 words
 _EXERCISE_WORDS = 45
 _LETTERS_A_TOKEN = 4
 # Arithmetic a second that serving reaches, and how many times as long a written token takes as one that is read.
@@ -80,8 +80,7 @@ class _StandIns(Workshop):
 
 async def _tell(job: Job, seeds: Sequence[Seed], path: Path) -> None:
     recipe = job.recipe
-    committee = committee_of(recipe)
-    names = {m.model for m in committee.models.values()} if committee else set()
+    names = {member.model for member in members_of(recipe)}
     script = _Script(
         {f"grade{i}e": 10.0 if i < 100 * _GOOD else 1.0 for i in range(100)},
         2.5 * recipe.review.dispute_std,  # one such review of three is a dispute, and does not fail the mean
@@ -95,7 +94,7 @@ async def _tell(job: Job, seeds: Sequence[Seed], path: Path) -> None:
         bench = Workbench(job, workshop, Broker(ledger, pool), ledger, view, NullTracker())
         if recipe.arm == "distilled" and recipe.teacher is not None and recipe.teacher.writes == "answers":
             await answer_seeds(bench, seeds[:_THINGS])
-        elif committee is not None:
+        elif names:
             await _stories(bench, seeds)
     finally:
         ledger.close()
@@ -110,7 +109,9 @@ async def _stories(bench: Workbench, seeds: Sequence[Seed]) -> None:
         planted = plant(named, min(_PAIRS, recipe.review.probes), recipe.seed)
         judges = [m for m in members.values() if {"reviewer", "adjudicator"} & set(m.roles)]
         await at_once(*(measure(bench.broker, judge, planted) for judge in judges))
-    setting = Setting(recipe, members, programs=make_programs(recipe.review.programs, members))
+    # Of what stand-ins write there is nothing to run.
+    programs = make_programs([program for program in recipe.review.programs if program.kind != "tests"], members)
+    setting = Setting(recipe, members, programs=programs)
     stories = []
     if recipe.arm in ("refined", "integrated"):
         stories += [refine(setting, bench.broker, i, seed) for i, seed in enumerate(named[:_THINGS])]
@@ -199,9 +200,8 @@ def _timed(evidence: Evidence, recipe: SynthesisRecipe) -> Evidence:
     gpu = gpu_memory_gb() is not None
     flops = _GPU_FLOPS if gpu else _CPU_FLOPS_A_CORE * len(os.sched_getaffinity(0))
     writing = _GPU_WRITING if gpu else _CPU_WRITING
-    committee = committee_of(recipe)
-    members = list(committee.models.values()) if committee else []
-    served = {m.model: m.engine or recipe.engine for m in members if (m.engine or recipe.engine).kind == "openai"}
+    places = {member.model: member.engine or recipe.engine for member in members_of(recipe)}
+    served = {name: place for name, place in places.items() if place.kind == "openai"}
     read, written, seconds = (COLUMNS.index(name) for name in ("read", "written", "seconds"))
     for place, (_, model) in enumerate(evidence.keys):
         if model in served:

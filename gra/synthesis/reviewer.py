@@ -4,15 +4,16 @@ How a small model is asked decides what its review is worth, so it is a recipe c
 `integers` is the paper's form (one JSON with six integers), `expected` reads the expected digit per
 dimension from token probabilities, `yes_no` the probability of "yes" per dimension. These two decode
 one token a dimension, and the dimensions share one cached prefix. `likelihood` decodes nothing: how
-much likelier the answer becomes by knowing the exercise, for models too small to judge in words.
+much likelier the answer becomes by knowing the exercise, for models too small to judge in words. A recipe may also have
+fewer than the paper's six dimensions asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
-from gra.core.records import CHECKS, DIMENSIONS, Check, Review
+from gra.core.records import CHECKS, Check, Review
 from gra.engines.protocol import Choice, Json, Likelihood
 from gra.synthesis.committee import Member
 from gra.synthesis.notebook import Notebook, together
@@ -28,10 +29,15 @@ CHECK_JSON = Json(
 )
 
 
-def score_schema(comment: bool) -> Json:
-    """Six integers, after a comment if one is asked for: reasons first, then the numbers."""
-    properties = ({"comment": _COMMENT} if comment else {}) | {name: _INTEGER for name in DIMENSIONS}
+def score_schema(dimensions: Sequence[str], *, comment: bool) -> Json:
+    """An integer a dimension, after a comment if one is asked for: reasons first, then the numbers."""
+    properties = ({"comment": _COMMENT} if comment else {}) | dict.fromkeys(dimensions, _INTEGER)
     return Json({"type": "object", "properties": properties, "required": list(properties)})
+
+
+def score_questions(member: Member) -> dict[str, str]:
+    """What a member who gives probabilities is asked, by dimension."""
+    return {name: SCORE_QUESTIONS[name] for name in member.dimensions}
 
 
 Calibration = Callable[[float], float]
@@ -59,21 +65,24 @@ async def check_instruction(
 async def score_response(
     notebook: Notebook, reviewer: Member, instruction: str, response: str, *, comment: bool, calibrate: Calibration
 ) -> Review:
-    """The reviewer's six scores, their mean, and the calibrated mean that the gate uses (all 0-10)."""
+    """The reviewer's scores, their mean, and the calibrated mean that the gate uses (all 0-10)."""
     remark = ""
     shown = {"instruction": instruction, "response": response}
     if reviewer.ask == "integers":
-        prompt = render("score_json", **shown, comment=comment)
-        call = reviewer.call(prompt, score_schema(comment), role="reviewer", candidate=notebook.candidate)
+        prompt = render("score_json", **shown, comment=comment, dimensions=reviewer.dimensions)
+        output = score_schema(reviewer.dimensions, comment=comment)
+        call = reviewer.call(prompt, output, role="reviewer", candidate=notebook.candidate)
         answer = await notebook.ask(call)
-        values = {name: float(answer.value[name]) for name in DIMENSIONS}
+        values = {name: float(answer.value[name]) for name in reviewer.dimensions}
         remark = str(answer.value.get("comment", ""))
     elif reviewer.ask == "likelihood":
         values = {"relevance": await information(notebook, reviewer, instruction, response)}
     elif reviewer.ask == "yes_no":
-        values = await yes_probabilities(notebook, reviewer, "score_yes_no", SCORE_QUESTIONS, role="reviewer", **shown)
+        asked = score_questions(reviewer)
+        values = await yes_probabilities(notebook, reviewer, "score_yes_no", asked, role="reviewer", **shown)
     else:
-        values = await expected_digits(notebook, reviewer, "score_digit", SCORE_QUESTIONS, role="reviewer", **shown)
+        asked = score_questions(reviewer)
+        values = await expected_digits(notebook, reviewer, "score_digit", asked, role="reviewer", **shown)
     raw = fmean(values.values())
     review = Review(reviewer.name, values, raw, calibrate(raw), remark)
     if comment and not remark:
