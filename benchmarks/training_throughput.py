@@ -4,9 +4,10 @@ Run as: python benchmarks/training_throughput.py RECIPE [--steps 8] [--rows 70] 
 (RECIPE is a training recipe, for example recipes/smollm2-135m/sft/config_lora.yaml)
 
 The rows are the quickstart's seeds. Both sides are processes of their own, in turn, and are told the recipe's options
-as they are on this machine. Tokens are those that are not padding; the time is the trainer's own, from before
-its first step to after its last, checkpoints included, loading left out. That both did the same work is seen from
-the losses of their steps, which are compared. A third run packs the rows, as `train.packing: true` does.
+as they are on this machine. Tokens are those that are not padding, as train.py counts them (TRL's script can only count
+padding too); the time is the trainer's own, from before its first step to after its last, checkpoints included, loading
+left out. That both did the same work is seen from the losses of their steps, which are compared. A third run packs the
+rows, as `train.packing: true` does.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,7 +33,7 @@ from gra.training.arguments import build_arguments, check_arguments, load_train_
 
 ROOT = Path(__file__).parent.parent
 # What a run needs besides the recipe's `train` section to be the one that train.py makes of it.
-_BESIDES = ("use_cpu", "bf16", "dataloader_pin_memory", "include_num_input_tokens_seen", "disable_tqdm", "report_to")
+_BESIDES = ("use_cpu", "bf16", "dataloader_pin_memory", "disable_tqdm", "report_to")
 
 
 @dataclass(frozen=True)
@@ -86,14 +87,14 @@ def ours(loaded: Loaded[TrainRecipe], overrides: list[str], folder: Path) -> Run
     return run_of(last_state(folder / "checkpoints"), json.loads(text)["seconds"])
 
 
-def trls(loaded: Loaded[TrainRecipe], rows: Path, folder: Path) -> Run:
-    """Train with TRL's script."""
+def trls(loaded: Loaded[TrainRecipe], rows: Path, folder: Path, tokens: int) -> Run:
+    """Train with TRL's script on rows of so many tokens."""
     folder.mkdir()
     (folder / "config.yaml").write_text(yaml.safe_dump(trl_config(loaded, rows, folder)), encoding="utf-8")
     text = said(["-m", "trl.scripts.sft", "--config", str(folder / "config.yaml")])
     logs = [ast.literal_eval(line) for line in text.splitlines() if line.startswith("{'")]
     seconds = next(float(entry["train_runtime"]) for entry in logs if "train_runtime" in entry)
-    return run_of(last_state(folder), seconds)
+    return replace(run_of(last_state(folder), seconds), tokens=tokens)
 
 
 def trl_config(loaded: Loaded[TrainRecipe], rows: Path, folder: Path) -> dict[str, Any]:
@@ -153,8 +154,8 @@ def main(
         overrides += ["data.holdout.fraction=0", "tracking.wandb=off"]
         loaded = load_train_recipe(recipe, overrides)
         sides: dict[str, Callable[[Path], Run]] = {
-            "TRL's script": lambda place: trls(loaded, file, place),
             "train.py": lambda place: ours(loaded, overrides, place),
+            "TRL's script": lambda place: trls(loaded, file, place, runs["train.py"][0].tokens),
         }
         if packed:
             sides["train.py, packed"] = lambda place: ours(loaded, [*overrides, "train.packing=true"], place)
