@@ -64,6 +64,35 @@ def test_a_bug_stays_one(error: Exception) -> None:
         raise error
 
 
+IMPATIENT = """
+import asyncio, os, signal
+from gra.core.entry import entry
+
+def interrupt():
+    os.kill(os.getpid(), signal.%s)
+
+async def work():
+    try:
+        await asyncio.sleep(60)
+    finally:
+        interrupt()  # again, while the first is obeyed
+
+async def main():
+    asyncio.get_running_loop().call_later(0.1, interrupt)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(work())
+
+with entry("stopped"):
+    asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM"])
+def test_a_second_interrupt_is_as_clean_as_the_first(how: str) -> None:
+    done = subprocess.run([sys.executable, "-c", IMPATIENT % how], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "stopped\n")
+
+
 def test_what_the_terminal_cannot_show_is_spelled_out() -> None:
     code = "from gra.core.entry import entry\nwith entry(): print('caf\u00e9 \u2713')"
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}

@@ -6,6 +6,7 @@ SIGTERM, which schedulers and supervisors send, stops a run as Ctrl-C does: clea
 from __future__ import annotations
 
 import io
+import logging
 import signal
 import sys
 from collections.abc import Iterator
@@ -28,14 +29,20 @@ def entry(interrupted: str = GO_ON) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        _end(interrupted, 130)
+        _stop(interrupted)
     except (Exception, BaseExceptionGroup) as error:
         if isinstance(error, BaseExceptionGroup) and error.subgroup(KeyboardInterrupt):
-            _end(interrupted, 130)
+            _stop(interrupted)
         known = _known(error)
         if known is None:
             raise
         _end(f"error: {known}", known.exit_code)
+
+
+def _stop(sentence: str) -> NoReturn:
+    # A second interrupt, while the first is obeyed, leaves tasks whose end nobody waits for; asyncio would print them.
+    logging.getLogger("asyncio").disabled = True
+    _end(sentence, 130)
 
 
 def _end(sentence: str, code: int) -> NoReturn:
