@@ -23,7 +23,8 @@ PHASES = [
     ("▸ evaluate: vanilla-seed0", 3.0),
 ]
 
-pytestmark = [pytest.mark.models, pytest.mark.slow]
+# Each starts the job six times; ten minutes are enough on a machine that does nothing else.
+pytestmark = [pytest.mark.models, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 def run_until(sign: str, wait: float, folder: Path, how: signal.Signals = signal.SIGKILL) -> int:
