@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gra.core.errors import ModelUnavailable
+from gra.core.errors import ModelUnavailable, RecipeError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,6 +39,24 @@ def load_tokenizer(path: Path, *, remote_code: bool = False) -> PreTrainedTokeni
     except (OSError, ValueError) as error:
         raise ModelUnavailable(f"{path} has no tokenizer that can be loaded: {error}") from error
     return tokenizer
+
+
+def check_template(tokenizer: PreTrainedTokenizerBase, whose: str) -> None:
+    """Turn one short question into a prompt.
+
+    Raises:
+        RecipeError: the chat template is no Jinja, or cannot take a question alone.
+    """
+    from jinja2 import TemplateError
+
+    question = [{"role": "user", "content": "Why?"}]
+    try:
+        tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
+    except (TemplateError, TypeError, ValueError) as error:
+        at = f", line {line}" if (line := getattr(error, "lineno", None)) else ""
+        raise RecipeError(
+            f"the chat template {whose} cannot be used ({error}{at}); correct it, or name another"
+        ) from None
 
 
 def has_chat_template(path: Path) -> bool:
