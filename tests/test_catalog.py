@@ -171,6 +171,11 @@ def test_a_damaged_model_is_told_by_sizes_and_headers(world: World, tmp_path: Pa
             ask(str(tmp_path / "m"))
 
 
+def test_a_name_that_no_model_can_have(world: World) -> None:
+    with pytest.raises(RecipeError, match="there is no model `org/a--b`, and the hub can have none"):
+        cached("org/a--b")
+
+
 def test_a_damaged_download_is_missing_from_the_list_and_an_error_in_a_run(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

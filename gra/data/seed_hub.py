@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gra.core.errors import DataError, GraError, HubUnavailable, RecipeError, from_system
-from gra.core.hub import hub_reachable
+from gra.core.hub import hub_reachable, name_problem
 from gra.core.manifest import digest
 from gra.core.recipe import find_file
 from gra.core.schema import SeedSource
@@ -33,21 +33,9 @@ def find_seeds(source: SeedSource, recipe: Path | str, progress: Progress | None
     name = source.source
     if name.lower().endswith(ENDINGS) or not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or Path(name).exists():
         return find_file(name, recipe)
-    _check_name(name, recipe)
+    if problem := name_problem(name):
+        raise RecipeError(f"`seeds.source: {name}` is no file, nor a dataset's name on the hub ({problem})", recipe)
     return _from_hub(source, progress or (lambda text: None))
-
-
-def _check_name(name: str, recipe: Path | str) -> None:
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    try:
-        validate_repo_id(name)
-    except HFValidationError as error:
-        said = " ".join(str(error).split())
-        raise RecipeError(
-            f"`seeds.source: {name}` is no file, nor a dataset's name on the hub ({said})", recipe
-        ) from None
 
 
 def _from_hub(source: SeedSource, say: Progress) -> Path:

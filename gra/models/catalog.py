@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gra.core.errors import Mismatch, ModelUnavailable, RecipeError
-from gra.core.hub import hub_reachable
+from gra.core.hub import hub_reachable, name_problem
 from gra.core.store import Progress, cache_dir, damage, locked, read_seal, switched_on
 from gra.models import hub, weights
 from gra.models.chat import has_chat_template
@@ -175,6 +175,8 @@ def _understand(name: str) -> _Wanted:
     if path.is_dir():
         return _Wanted(name, path=_checked(path))
     if match := _HUB_NAME.fullmatch(name):
+        if problem := name_problem(match["id"]):
+            raise RecipeError(f"there is no model `{name}`, and the hub can have none ({problem})")
         return _Wanted(name, entry=find_entry(match["id"]), hub_id=match["id"], revision=match["revision"])
     raise RecipeError(
         f"there is no model `{name}`{suggestion(name)}; a model is a catalog name (see `gra models`), "
