@@ -13,6 +13,7 @@ from synthesised import command
 from training_tiny import PAIRS, make_student, row, write_recipe, write_rows
 
 from gra.core.manifest import RunFolder
+from gra.evaluation import cli
 from gra.training.cli import main as train_main
 
 ROOT = Path(__file__).parent.parent
@@ -58,7 +59,7 @@ def damaged(student: Path, folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("verb", ["synthesize", "run", "plan", "train", "contamination"])
+@pytest.mark.parametrize("verb", ["synthesize", "run", "plan", "train", "evaluate", "contamination"])
 def test_a_second_process_ends_at_once_and_the_first_is_left_alone(
     verb: str, tmp_path: Path, student: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -71,6 +72,8 @@ def test_a_second_process_ends_at_once_and_the_first_is_left_alone(
         "run": ("whole", ["run", job, "--runs", runs]),
         "plan": ("demo", ["plan", asking, "--runs", runs, "--sample", 1]),
         "train": ("model", ["--config", write_recipe(tmp_path, student, rows), "--output", runs / "model"]),
+        "evaluate": ("eval", ["evaluate", tmp_path / "suites" / "suite.yaml", "--model", student, "--chat-template",
+                              "builtin:plain", "--output", runs / "eval"]),
         "contamination": ("found", ["contamination", rows, tmp_path / "suites" / "questions.jsonl", "--output",
                                     runs / "found"]),
     }[verb]  # fmt: skip
@@ -115,3 +118,23 @@ def test_a_whole_job_finds_its_suite_before_it_spends(
     assert command("run", whole, *runs) == 2
     assert "questions.jsonl:1: " in capsys.readouterr().err
     assert not (tmp_path / "runs" / "whole" / "arms").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "adapter", "name"),
+    [
+        ("org/Some-Model@v1.0", None, "Some-Model-v1.0"),
+        ("catalog:tiny", None, "tiny"),
+        ("..", None, "runs"),
+        (".", None, "here"),
+        ("/", None, "model"),
+        ("x", "../a b", "a-b"),
+        ("x", "../.hidden/model", "hidden"),
+    ],
+)
+def test_a_model_without_a_name_is_called_what_a_folder_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, adapter: str | None, name: str
+) -> None:
+    (tmp_path / "runs" / "here").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "runs" / "here")
+    assert cli._default_name(model, None if adapter is None else Path(adapter)) == name

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from training_tiny import make_student
 
 from gra.core.errors import DataError, RecipeError
 from gra.core.manifest import RunFolder
-from gra.evaluation import asking, cli, harness
+from gra.evaluation import asking, harness
 from gra.evaluation.cli import main_run
 from gra.evaluation.records import AnswerStore, read_records
 from gra.evaluation.suite import Item, draw, load_suite, read_questions, suite_digest
@@ -355,55 +354,18 @@ def test_the_command_line(base: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     ],
 )
 def test_mistakes_on_the_command_line(
-    base: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    change: dict[str, str | None],
-    code: int,
-    message: str,
+    base: Path, tmp_path: Path, capsys, monkeypatch, change: dict[str, str | None], code: int, message: str
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.chdir(tmp_path)
     options = {"suite": write_suite(tmp_path), "--model": base, "--chat-template": "builtin:plain"}
-    options |= {"--output": tmp_path / "run", **change}
-    suite = options.pop("suite")
+    suite = (options := options | {"--output": tmp_path / "run", **change}).pop("suite")
     flat = [part for key, value in options.items() if value is not None for part in (key, value)]
     assert run_cli(suite, *flat, "--dry-run") == code
     shown = capsys.readouterr()
     assert message in shown.err
     assert "Traceback" not in shown.err
     assert shown.out == ""
-
-
-@pytest.mark.parametrize(
-    ("model", "adapter", "name"),
-    [
-        ("org/Some-Model@v1.0", None, "Some-Model-v1.0"),
-        ("catalog:tiny", None, "tiny"),
-        ("..", None, "runs"),
-        (".", None, "here"),
-        ("/", None, "model"),
-        ("x", "../a b", "a-b"),
-        ("x", "../.hidden/model", "hidden"),
-    ],
-)
-def test_a_model_without_a_name_is_called_what_a_folder_can_be(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, adapter: str | None, name: str
-) -> None:
-    (tmp_path / "runs" / "here").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path / "runs" / "here")
-    assert cli._default_name(model, None if adapter is None else Path(adapter)) == name
-
-
-def test_a_second_process_ends_at_once(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    suite = write_suite(tmp_path)
-    with RunFolder(tmp_path / "run").create().lock():
-        before = sorted(tmp_path.rglob("*"))
-        arguments = (suite, "--model", base, "--chat-template", "builtin:plain", "--output", tmp_path / "run")
-        assert run_cli(*arguments) == 2
-        assert sorted(tmp_path.rglob("*")) == before
-    assert f"run is in use by process {os.getpid()}; wait for it" in capsys.readouterr().err
 
 
 def test_control_c_is_a_resumable_stop(

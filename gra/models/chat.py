@@ -42,21 +42,22 @@ def load_tokenizer(path: Path, *, remote_code: bool = False) -> PreTrainedTokeni
 
 
 def check_template(tokenizer: PreTrainedTokenizerBase, whose: str) -> None:
-    """Turn one short question into a prompt.
+    """See that the chat template is one; what it says of a row is told with the row.
 
     Raises:
-        RecipeError: the chat template is no Jinja, or cannot take a question alone.
+        RecipeError: the chat template is no Jinja.
     """
-    from jinja2 import TemplateError
+    from jinja2 import TemplateError, TemplateSyntaxError
 
     question = [{"role": "user", "content": "Why?"}]
     try:
         tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
-    except (TemplateError, TypeError, ValueError) as error:
-        at = f", line {line}" if (line := getattr(error, "lineno", None)) else ""
+    except TemplateSyntaxError as error:
         raise RecipeError(
-            f"the chat template {whose} cannot be used ({error}{at}); correct it, or name another"
+            f"the chat template {whose} cannot be used ({error}, line {error.lineno}); correct it, or name another"
         ) from None
+    except TemplateError:
+        return
 
 
 def has_chat_template(path: Path) -> bool:

@@ -145,7 +145,8 @@ def _gather(paid: Sequence[_Paid], verdicts: Mapping[str, str], duplicates: froz
 def forward(times: Floats) -> Floats:
     """Times in the order in which they were taken, as if the clock had never been set back."""
     falls = np.maximum(0.0, -np.diff(times, prepend=times[:1]))
-    return times + np.cumsum(np.where(falls > _SET_BACK_S, falls, 0.0))
+    moved: Floats = times + np.cumsum(np.where(falls > _SET_BACK_S, falls, 0.0))
+    return moved
 
 
 def divide(began: Floats, ended: Floats) -> tuple[Floats, Floats]:
