@@ -345,7 +345,7 @@ def test_the_command_line(base: Path, tmp_path: Path, capsys: pytest.CaptureFixt
         ({"--chat-template": None}, 2, "has no chat template of its own"),
         ({"--chat-template": "gone.jinja"}, 2, "`gone.jinja` cannot be read"),
         ({"--name": "../../x", "--output": None}, 2, "`--name ../../x` must be a folder's name"),
-        ({"--name": "", "--output": None}, 2, "must be a folder's name"),
+        ({"--limit": "3", "batch_size=abc": ""}, 2, "`batch_size` must be a whole number, not 'abc'"),
         ({"--device": "cuda"}, 4, "PyTorch sees no GPU; use `--device cpu`"),
         ({"--adapter": "nowhere"}, 2, "holds neither an adapter"),
         ({"--adapter": "."}, 2, "holds neither an adapter"),
@@ -360,7 +360,7 @@ def test_mistakes_on_the_command_line(
     monkeypatch.chdir(tmp_path)
     options = {"suite": write_suite(tmp_path), "--model": base, "--chat-template": "builtin:plain"}
     suite = (options := options | {"--output": tmp_path / "run", **change}).pop("suite")
-    flat = [part for key, value in options.items() if value is not None for part in (key, value)]
+    flat = [part for key, value in options.items() if value is not None for part in (key, value) if part != ""]
     assert run_cli(suite, *flat, "--dry-run") == code
     shown = capsys.readouterr()
     assert message in shown.err

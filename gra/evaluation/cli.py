@@ -49,7 +49,7 @@ _COMPARE_EXAMPLES = f"""examples:
 
 def main_run(arguments: Sequence[str] | None = None) -> None:
     """Evaluate one model; exits with the project's codes and one sentence on a mistake."""
-    _guarded(_run, _run_parser().parse_args(arguments))
+    _guarded(_run, _run_parser().parse_intermixed_args(arguments))
 
 
 def main_compare(arguments: Sequence[str] | None = None, page: Page | None = None) -> None:
