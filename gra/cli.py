@@ -39,6 +39,7 @@ Public = Annotated[bool, typer.Option("--public", help="what is pushed is for ev
 RunFolderPath = Annotated[Path, typer.Argument(help="a run folder")]
 Recipe = Annotated[Path, typer.Argument(help="a recipe file (YAML)")]
 RUNS = Path("runs")
+_NARROW = 72  # columns that the table of models needs
 # Typer carries its own copy of click, whose base of all usage errors has no public name.
 _USAGE_ERRORS: type[Exception] = typer.BadParameter.__mro__[2]
 
@@ -63,7 +64,7 @@ def synthesize(
     from gra.core.recipe import load_recipe
     from gra.core.schema import SynthesisRecipe
     from gra.reporting.push import check_hub, push
-    from gra.synthesis.jobs import job_for, run_jobs
+    from gra.synthesis.jobs import absent_models, job_for, run_jobs
 
     loaded = load_recipe(recipe, SynthesisRecipe, overrides or [])
     if show_config:
@@ -77,6 +78,8 @@ def synthesize(
     if dry_run:
         if seeds.set_aside:
             view.note(seeds.note())
+        if absent := absent_models(loaded.recipe):
+            view.note(f"not on this machine yet, the run fetches them first: {', '.join(absent)}")
         view.note(f"{recipe}: valid, {len(seeds.rows)} seeds; nothing was spent")
         return
     with folder.lock():
@@ -309,6 +312,13 @@ def models(
     if as_json:
         print(json.dumps([{"name": e.name, "cached": cached(e.name)} for e in chosen], indent=2))
         return
+    console = Console()
+    if console.width < _NARROW:
+        for each in chosen:
+            known = {"here": cached(each.name), "from packages": bool(each.packages), each.licence: True}
+            facts = ", ".join(fact for fact, true in known.items() if true)
+            console.print(f"{each.name}\n  {each.hub_id}\n  {facts}", markup=False, highlight=False, overflow="fold")
+        return
     table = Table(Column("name", no_wrap=True), "here", Column("hub id", overflow="fold"), "from packages", "licence")
     for each in chosen:
         table.add_row(
@@ -318,7 +328,7 @@ def models(
             "yes" if each.packages else "",
             each.licence,
         )
-    Console().print(table)
+    console.print(table)
 
 
 @app.command(epilog="Example: gra doctor")

@@ -11,7 +11,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +70,8 @@ class Plan:
         lines.append(f"students: {len(self.students())} of {self.student.recipe.model.name}, {self.student.path}")
         tasks = ", ".join(task.name for task in self.suite.recipe.tasks)
         lines.append(f"suite: {tasks}, {self.suite.path}; baseline {self.recipe.baseline}")
+        if absent := absent_models(self):
+            lines.append(f"not on this machine yet, the run fetches them first: {', '.join(absent)}")
         planned = planned_rows(self)
         counts = training_steps(self, planned)
         lines += [f"optimiser steps of {arm}: {counts[arm]} for at most {rows} rows" for arm, rows in planned.items()]
@@ -82,6 +84,8 @@ def load_experiment(path: Path, overrides: Sequence[str], runs: Path) -> Plan:
     Raises:
         RecipeError: for the first file that has problems, naming all of that file's.
     """
+    from gra.evaluation.suite import load_suite
+
     loaded = load_recipe(path, Experiment, overrides)
     recipe = loaded.recipe
     arms = {name: load_recipe(find_file(file, path), SynthesisRecipe) for name, file in recipe.arms.items()}
@@ -93,6 +97,7 @@ def load_experiment(path: Path, overrides: Sequence[str], runs: Path) -> Plan:
     changes = [f"train.{key}={json.dumps(value)}" for key, value in recipe.train.items()]
     student = load_recipe(find_file(recipe.student, path), TrainRecipe, changes)
     suite = load_recipe(find_file(recipe.suite, path), Suite)
+    suite = replace(suite, recipe=load_suite(suite.path))  # with its data files found
     for task in suite.recipe.tasks:
         if task.kind == "code":
             require(permission_of(recipe, path), f"the task `{task.name}` of {suite.path}")
@@ -105,6 +110,31 @@ def load_experiment(path: Path, overrides: Sequence[str], runs: Path) -> Plan:
 def permission_of(recipe: Experiment, path: Path) -> Permission | None:
     """The word of the experiment on running programs of models."""
     return Permission(f"{KEY} in {path}") if recipe.allow_code_execution else None
+
+
+def absent_models(plan: Plan) -> list[str]:
+    """The models of all stages that the run would fetch first.
+
+    Raises:
+        RecipeError, ModelUnavailable: for one that is not whole, or of a name that nothing has.
+    """
+    from gra.models.catalog import here
+    from gra.synthesis.jobs import absent_models as absent
+
+    named = [name for arm in plan.arms.values() for name in absent(arm.recipe)]
+    return list(dict.fromkeys([*named, *(name for name in _trained(plan) if not here(name))]))
+
+
+def _trained(plan: Plan) -> list[str]:
+    """The student, and its teacher where it has one."""
+    from gra.training.plan import model_name
+
+    recipe = plan.student.recipe
+    return [model_name(section) for section in (recipe.model, recipe.teacher) if section is not None]
+
+
+def _licences(plan: Plan) -> list[str]:
+    return [*plan.recipe.accept_licences, *plan.student.recipe.accept_licences]
 
 
 def planned_rows(plan: Plan) -> dict[str, int]:
@@ -178,7 +208,7 @@ def run_experiment(plan: Plan) -> Result:
     view = View(plan.folder / "log.jsonl")
     with plan.folder.lock():
         (plan.folder / "recipe.resolved.yaml").write_text(plan.loaded.show() + "\n", encoding="utf-8")
-        check_training(plan, view)
+        check_ahead(plan, view)
         for warning in unequal_steps(training_steps(plan, planned_rows(plan))):
             view.note(warning)
         _synthesize(plan, view)
@@ -190,12 +220,22 @@ def run_experiment(plan: Plan) -> Result:
         return _compare(plan, view, evaluated)
 
 
-def check_training(plan: Plan, view: View) -> None:
-    """Check the student's recipe against the installed trainer before anything is spent."""
+def check_ahead(plan: Plan, view: View) -> None:
+    """What training and evaluation need is found, or found wrong, before anything is spent on synthesis.
+
+    Raises:
+        GraError: when the student's recipe is none for the installed trainer, or a model or the suite's data is not
+            to be had.
+    """
+    from gra.evaluation.suite import read_exam
+    from gra.models.catalog import resolve
     from gra.training.arguments import check_arguments
 
-    with view.stage("check", f"{plan.student.path}"):
+    with view.stage("check", f"{plan.student.path}, {plan.suite.path}"):
         check_arguments(plan.student)
+        for name in _trained(plan):
+            resolve(name, accept_licences=_licences(plan), progress=view.note)
+        read_exam(plan.suite.recipe)
 
 
 def arm_jobs(plan: Plan, *, create: bool = True) -> list[Job]:
@@ -245,6 +285,8 @@ def _train(plan: Plan, view: View, key: str, arm: str, seed: int) -> None:
         f"tracking.group={plan.recipe.tracking.group or plan.recipe.name}",
         f"tracking.wandb={plan.recipe.tracking.wandb}",
     ]
+    if plan.recipe.accept_licences:
+        overrides.append(f"accept_licences={json.dumps(_licences(plan))}")
     arguments = ["gra.training.cli", "--config", str(plan.student.path), "--output", str(output), *overrides]
     with view.stage("train", key):
         done = subprocess.run([sys.executable, "-m", *_launcher(), *arguments], check=False)
@@ -270,14 +312,14 @@ def _evaluate(plan: Plan, view: View) -> dict[str, Path]:
     from gra.models.catalog import resolve
 
     student = plan.student.recipe
-    base = resolve(student.model.name, accept_licences=[*plan.recipe.accept_licences, *student.accept_licences])
+    base = resolve(_trained(plan)[0], accept_licences=_licences(plan))
     permission = permission_of(plan.recipe, plan.loaded.path)
     runs: dict[str, Path] = {}
     subjects = [(UNTUNED, None), *((key, plan.folder / "models" / key) for key, _, _ in plan.students())]
     for key, adapter in subjects:
         runs[key] = plan.folder / "eval" / key
         model = ModelUnderTest(
-            name=key, path=base.path, adapter=adapter, chat_template=student.model.chat_template, identity=base.identity
+            key, base.path, adapter, student.model.chat_template, identity=base.identity, remote_code=base.remote_code
         )
         with view.stage("evaluate", key), view.bars():
             evaluate(plan.suite.recipe, model, runs[key], progress=_shown(view, key), permission=permission)

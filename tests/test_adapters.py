@@ -28,7 +28,8 @@ def make(folder: Path, weights: bytes = b"weights", modules: tuple[str, ...] = (
     """An adapter as far as its headers go."""
     folder.mkdir(exist_ok=True)
     names = [f"base_model.model.layers.0.{module}.lora_{side}.weight" for module in modules for side in "AB"]
-    header = json.dumps({name: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]} for name in names}).encode()
+    text = json.dumps({name: {"dtype": "F32", "shape": [1], "data_offsets": [0, len(weights)]} for name in names})
+    header = text.encode()
     (folder / "adapter_config.json").write_text(json.dumps(CONFIG | changes))
     (folder / "adapter_model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + weights)
     return str(folder)
@@ -54,6 +55,8 @@ def test_an_adapter_is_known_by_what_it_computes_and_not_by_its_folder(tmp_path:
         ({"use_dora": True}, "uses DoRA"),
         ({"bias": "all"}, "trains biases"),
         ({"modules_to_save": ["embed_tokens"]}, r"replaces whole modules \(embed_tokens\)"),
+        ({"r": None}, r"has ranks that are no numbers \(None\)"),
+        ({"rank_pattern": {"q_proj": "8"}}, r"has ranks that are no numbers \(4, 8\)"),
         ({"r": 1024}, "has rank 1024, and engines serve up to 512"),
     ],
 )

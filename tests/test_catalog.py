@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import struct
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from catalog_world import PARTS, World, cache, make_world, model_files, safetensors, write_model
 
+from gra.cli import main
 from gra.core.errors import ModelUnavailable, RecipeError
 from gra.models import catalog, entries, hub, packages
-from gra.models.catalog import cached, resolve
+from gra.models.catalog import cached, here, resolve
 from gra.models.chat import context_length, has_chat_template, template_digest
 
 
@@ -140,6 +143,61 @@ def test_paths_that_are_no_model(world: World, tmp_path: Path, monkeypatch: pyte
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(RecipeError, match=r"model-00001-of-00002\.safetensors is missing"):
         resolve(str(folder))
+
+
+# What is done to a whole model, and what is said of it.
+DAMAGE: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
+    "cut off": ("model.safetensors", lambda c: c[:-5], r"has 156 bytes, by its own header it should have 161; copy"),
+    "too long": ("model.safetensors", lambda c: c + b"more", r"has 165 bytes, by its own header it should have 161"),
+    "cut in the header": ("model.safetensors", lambda c: c[:40], "has 40 bytes and does not begin as a safetensors"),
+    "a pointer to it": ("model.safetensors", lambda c: b"version https://git-lfs\nsize 9\n", "does not begin as"),
+    "empty": ("model.safetensors", lambda c: b"", "has 0 bytes and does not begin as"),
+    "another header": ("model.safetensors", lambda c: struct.pack("<Q", 9) + b'{"w": []}', "does not begin as"),
+    "a part without the others": ("model-00001-of-00002.safetensors", lambda c: safetensors([1.0]), "index.json is mi"),
+    "half an archive": ("pytorch_model.bin", lambda c: b"PK\3\4 and no end", "pytorch_model.bin is cut off"),
+    "half a configuration": ("config.json", lambda c: c[:-5], "config.json cannot be read"),
+    "no configuration": ("config.json", lambda c: b"[]", "config.json is not what a model has under this name"),
+    "no index": ("model.safetensors.index.json", lambda c: b"{}", "index.json is not what a model has"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_model_is_told_by_sizes_and_headers(world: World, tmp_path: Path, kind: str) -> None:
+    name, change, sentence = DAMAGE[kind]
+    file = write_model(tmp_path / "m") / name
+    file.write_bytes(change(file.read_bytes() if file.is_file() else b""))
+    for ask in (resolve, here, cached):  # the dry run asks whether it is here
+        with pytest.raises(RecipeError, match=sentence):
+            ask(str(tmp_path / "m"))
+
+
+def test_a_name_that_no_model_can_have(world: World) -> None:
+    with pytest.raises(RecipeError, match="there is no model `org/a--b`, and the hub can have none"):
+        cached("org/a--b")
+
+
+def test_a_damaged_download_is_missing_from_the_list_and_an_error_in_a_run(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_model(tmp_path / "models--org--Far" / "snapshots" / "c0ffee")
+    monkeypatch.setattr(hub, "local_snapshot", lambda hub_id, revision: folder)
+    assert here("far")
+    (folder / "model.safetensors").write_bytes(model_files()["model.safetensors"][:-1])
+    assert not cached("far")
+    for ask in (resolve, here):
+        with pytest.raises(ModelUnavailable, match=r"it should have 161; delete .*models--org--Far and run again"):
+            ask("far")
+
+
+def test_the_list_of_models_fits_a_narrow_terminal(world: World, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    with pytest.raises(SystemExit) as end:
+        main(["models"])
+    assert end.value.code == 0
+    shown = capsys.readouterr().out
+    assert "tiny\n  org/Tiny\n  from packages, mit\n" in shown
+    assert "terms\n  org/Terms\n  from packages, strict\n" in shown
+    assert "far\n  org/Far\n  mit\n" in shown
 
 
 def test_licence(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -231,6 +231,24 @@ def test_datasets_that_cannot_be_used(tmp_path: Path, content: str, message: str
         list(read_dataset(rows_file(tmp_path, "rows.txt")))
 
 
+@pytest.mark.parametrize("choices", [5, "A or B", {"label": ["A"]}])
+def test_choices_that_are_no_list(tmp_path: Path, choices: Any) -> None:
+    file = tmp_path / "items.jsonl"
+    file.write_text(json.dumps({"question": TRAINS, "choices": choices}))
+    with pytest.raises(DataError, match="row 0: the choices must be a list of texts"):
+        read_items(file)
+    file.write_text(json.dumps({"question": TRAINS, "choices": None}))
+    assert read_items(file) == [SuiteItem("items", "items-00000", TRAINS)]
+
+
+def test_a_check_that_fails_leaves_an_earlier_one_as_it_was(tmp_path: Path) -> None:
+    check_dataset(rows_file(tmp_path), ITEMS, tmp_path / "out")
+    (tmp_path / "empty.jsonl").touch()
+    with pytest.raises(DataError, match="has no rows"):
+        check_dataset(tmp_path / "empty.jsonl", ITEMS, tmp_path / "out")
+    assert RunFolder(tmp_path / "out").verify() == 4
+
+
 def test_the_check_leaves_a_verdict_for_every_row_and_every_item(tmp_path: Path) -> None:
     told: list[int] = []
     summary = check_dataset(rows_file(tmp_path), ITEMS, tmp_path / "out", progress=told.append)

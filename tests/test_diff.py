@@ -7,6 +7,8 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 from synthesised import RECIPE, command, synthesise
@@ -15,6 +17,7 @@ from gra.core.errors import DataError
 from gra.core.manifest import RunFolder, write_json
 from gra.data.export import read_candidates
 from gra.reporting.diff import _fates, diff
+from gra.reporting.explain import explain
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +114,15 @@ def test_without_a_ledger_nothing_is_said_of_who_paid(runs: Path, tmp_path: Path
         diff(runs / "one", tmp_path / "one")
     with pytest.raises(DataError, match=r"not a finished synthesis run$"):
         diff(tmp_path, runs / "one")
+    damaged = shutil.copytree(runs / "strict", tmp_path / "two")
+    (damaged / "recipe.resolved.yaml").unlink()
+    with pytest.raises(DataError, match=r"recipe\.resolved\.yaml cannot be read"):
+        diff(runs / "one", damaged)
+    (damaged / "lineage.parquet").unlink()  # it may share its bytes with another file
+    (damaged / "lineage.parquet").write_bytes(b"PAR1")
+    for tell in (lambda: diff(runs / "one", damaged), lambda: explain(damaged, "r1-000000")):
+        with pytest.raises(DataError, match=r"cannot be read"):
+            tell()
+    pq.write_table(pa.table({"prompt": ["a"]}), damaged / "lineage.parquet")
+    with pytest.raises(DataError, match=r"lineage\.parquet is no lineage \(its columns are prompt\)"):
+        explain(damaged, "r1-000000")

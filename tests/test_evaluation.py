@@ -344,23 +344,24 @@ def test_the_command_line(base: Path, tmp_path: Path, capsys: pytest.CaptureFixt
         ({"--model": "smollm3-135m-instruct"}, 2, "did you mean `smollm2-135m-instruct`"),
         ({"--chat-template": None}, 2, "has no chat template of its own"),
         ({"--chat-template": "gone.jinja"}, 2, "`gone.jinja` cannot be read"),
-        ({"--adapter": "."}, 4, "holds neither an adapter"),
+        ({"--name": "../../x", "--output": None}, 2, "`--name ../../x` must be a folder's name"),
+        ({"--limit": "3", "batch_size=abc": ""}, 2, "`batch_size` must be a whole number, not 'abc'"),
+        ({"--device": "cuda"}, 4, "PyTorch sees no GPU; use `--device cpu`"),
+        ({"--adapter": "nowhere"}, 2, "holds neither an adapter"),
+        ({"--adapter": "."}, 2, "holds neither an adapter"),
         ({"--limit": "0"}, 2, "not a whole number above 0"),
         ({"--data-folder": "x"}, 2, "unrecognized arguments"),
     ],
 )
 def test_mistakes_on_the_command_line(
-    base: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    change: dict[str, str | None],
-    code: int,
-    message: str,
+    base: Path, tmp_path: Path, capsys, monkeypatch, change: dict[str, str | None], code: int, message: str
 ) -> None:
-    options = {"suite": write_suite(tmp_path), "--model": base, "--chat-template": "builtin:plain", **change}
-    suite = options.pop("suite")
-    flat = [part for key, value in options.items() if value is not None for part in (key, value)]
-    assert run_cli(suite, *flat, "--output", tmp_path / "run") == code
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.chdir(tmp_path)
+    options = {"suite": write_suite(tmp_path), "--model": base, "--chat-template": "builtin:plain"}
+    suite = (options := options | {"--output": tmp_path / "run", **change}).pop("suite")
+    flat = [part for key, value in options.items() if value is not None for part in (key, value) if part != ""]
+    assert run_cli(suite, *flat, "--dry-run") == code
     shown = capsys.readouterr()
     assert message in shown.err
     assert "Traceback" not in shown.err

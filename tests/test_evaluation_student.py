@@ -9,7 +9,7 @@ import pytest
 from evaluation_tiny import under_test
 from training_tiny import make_student
 
-from gra.core.errors import DataError, EngineUnavailable, ModelUnavailable
+from gra.core.errors import DataError, EngineUnavailable, ModelUnavailable, RecipeError
 
 torch = pytest.importorskip("torch")
 PROMPTS = ["Say one.", "Say a much longer thing than that, please.", "x", "Say red."]
@@ -176,7 +176,11 @@ def test_a_prompt_that_leaves_no_room_is_refused(base: Path) -> None:
 def test_models_that_are_not_there(base: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailable, match=r"no config\.json"):
         under_test(tmp_path).check()
-    with pytest.raises(ModelUnavailable, match="neither an adapter"):
+    with pytest.raises(RecipeError, match="neither an adapter"):
+        under_test(base, tmp_path).check()
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"half a file")
+    with pytest.raises(RecipeError, match=r"adapter_model\.safetensors has 11 bytes and does not begin as"):
         under_test(base, tmp_path).check()
     with pytest.raises(DataError, match="has no chat template of its own; pass the one"):
         under_test(base, chat_template=None).template()

@@ -92,6 +92,9 @@ def test_runs_that_cannot_be_merged_are_named(runs: list[Path], tmp_path: Path) 
         merge([*runs, twin], tmp_path / "big", letters, 0.9)
     with pytest.raises(RecipeError, match="is one of the runs"):
         merge(runs, runs[0], letters, 0.9)
+    third = make_run(tmp_path / "third", [("x", 8.0)])
+    with pytest.raises(RecipeError, match="third holds what `synthesis` wrote; give the merged dataset a folder of"):
+        merge(runs, third, letters, 0.9)
     (tmp_path / "begun").mkdir()
     with pytest.raises(DataError, match="begun holds no finished dataset"):
         merge([tmp_path / "begun"], tmp_path / "big", letters, 0.9)

@@ -339,6 +339,9 @@ def test_retry_after_in_every_form(headers: dict[str, str], seconds: float) -> N
 def test_retry_after_as_a_date() -> None:
     headers = {"Retry-After": formatdate(time.time() + 600, usegmt=True)}
     assert retry_after(headers) == pytest.approx(600, abs=30)
+    asked, until = (formatdate(when, usegmt=True) for when in (1e9, 1e9 + 40))
+    assert retry_after({"Retry-After": until, "Date": asked}) == 40  # whatever our own clock says
+    assert retry_after({**headers, "Date": "soon"}) == pytest.approx(600, abs=30)
 
 
 # --- the key --------------------------------------------------------------------------------------------------------

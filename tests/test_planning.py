@@ -20,7 +20,7 @@ from gra.models.adapters import Adapter
 from gra.planning.command import screen, to_json
 from gra.planning.plan import make_plan
 from gra.synthesis import growth, jobs
-from gra.synthesis.evidence import divide, kind_of, read_evidence
+from gra.synthesis.evidence import divide, forward, kind_of, read_evidence
 from gra.synthesis.forecast import Range, Work, forecast, play
 from gra.synthesis.memory import memory_plan
 from gra.synthesis.workbench import stories_at_once
@@ -189,6 +189,12 @@ def test_more_stories_are_told_at_once_where_models_take_turns() -> None:
     assert stories_at_once([64, 64, 800], together=True) == 12 + 12 + 100
     assert stories_at_once([64, 64, 4], together=False) == 64 + 64 + 12
     assert stories_at_once([], together=True) == 12
+
+
+def test_a_clock_that_was_set_back_loses_no_call() -> None:
+    written = np.array([100.0, 110.0, 30.0, 29.0, 45.0])  # set back by 80 s, then written out of turn by 1 s
+    assert forward(written).tolist() == [100.0, 110.0, 110.0, 109.0, 125.0]
+    assert len(forward(np.zeros(0))) == 0
 
 
 def test_time_is_divided_among_the_calls_in_flight_and_adds_up() -> None:

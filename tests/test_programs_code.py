@@ -136,7 +136,8 @@ def test_a_hostile_answer_neither_passes_nor_touches_the_machine(tmp_path: Path,
 # ---- permission ---------------------------------------------------------------------------------------------
 
 
-def test_no_permission_no_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_permission_no_program(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    monkeypatch.setattr("gra.synthesis.jobs.here", lambda name: True)
     with pytest.raises(CodeExecutionRefused, match=r"`kind: tests` of `review\.programs` runs code that a model wrote"):
         make_programs(recipe_with(VETO).review.programs, {})
     write_job(tmp_path, recipe_with(VETO))

@@ -24,12 +24,13 @@ from reported_run import (
     begin,
     candidate,
     end,
+    ended,
     write_arm,
     write_run,
 )
 from rich.console import Console
 
-from gra.core.console import duration
+from gra.core.console import View, duration, read_events
 from gra.core.errors import DataError
 from gra.core.manifest import write_json
 from gra.core.records import State
@@ -263,6 +264,37 @@ def test_timeline_of_a_run_that_was_started_once_more() -> None:
     timeline = read_timeline([*once, *again])
     assert [session.pause for session in timeline.sessions] == [0, 97]
     assert timeline.by_stage() == {"check": 2, "compare": 3}
+
+
+@pytest.mark.parametrize("back", [0, 3, 500])
+def test_timeline_of_a_clock_that_was_set_back(back: float) -> None:
+    """In the midst of the second stage, and once more before the run was resumed."""
+    events = [
+        begin(1000, "check"), end(1000, 1001, "check"), begin(1001, "synthesis"), ended(1005, 1, "accepted"),
+        ended(1011 - back, 2, "accepted"), end(1001, 1021, "synthesis") | {"time": 1021 - back},
+        begin(1021 - back, "train", "a"), end(1021 - back, 1030 - back, "train", "interrupted"),
+        begin(1040 - 2 * back, "train", "a"), end(1040 - 2 * back, 1045 - 2 * back, "train"),
+    ]  # fmt: skip
+    timeline = read_timeline(events)
+    assert [[span.name for span in session.spans] for session in timeline.sessions] == [
+        ["check", "synthesis", "train"], ["train"]
+    ]  # fmt: skip
+    assert timeline.by_stage() == {"check": 1, "synthesis": 20, "train": 14}
+    assert all(session.pause >= 0 for session in timeline.sessions)
+    moments = [timeline.at(time) for time, _, _ in timeline.candidates]
+    assert moments == sorted(moments)
+    assert 5 <= moments[-1] <= 21
+
+
+def test_a_stage_takes_as_long_as_it_takes_whatever_the_clock_says(tmp_path: Path, monkeypatch) -> None:
+    moments = iter([5000.0, 4000.0, 3000.0, 2000.0, 1000.0])
+    monkeypatch.setattr("gra.core.console.time.time", lambda: next(moments, 0.0))
+    view = View(tmp_path / "log.jsonl", quiet=True)
+    with view.stage("train"):
+        pass
+    (stage,) = [event for event in read_events(tmp_path / "log.jsonl") if event["event"] == "stage"]
+    assert stage["began"] == 5000.0
+    assert 0 <= stage["ended"] - stage["began"] < 60
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50), st.sampled_from(["done", "interrupted", "cut"]))))

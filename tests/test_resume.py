@@ -234,7 +234,7 @@ def test_a_folder_that_may_not_be_written_is_one_sentence(processes, tmp_path: P
         folder.chmod(0o755)
     said = run_with(processes, tmp_path / "run", tmp_path / "said" / "said.txt", no_superuser)
     assert said.startswith(f"{tmp_path}/run/")
-    assert "Permission denied; check the rights there, or choose another folder with --runs" in said
+    assert "Permission denied; check its rights, or choose another place" in said
 
 
 def test_a_clock_that_jumps_changes_nothing(processes, tmp_path: Path) -> None:

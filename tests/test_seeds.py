@@ -15,10 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gra.core.errors import DataError, RecipeError
+from gra.core.errors import DataError
 from gra.core.schema import SeedSource
-from gra.data import seed_hub
-from gra.data.seed_hub import find_seeds
 from gra.data.seeds import Seeds, load_seeds
 
 DOMAINS = ["qa", "math"]
@@ -321,52 +319,6 @@ def test_a_limit_is_a_draw_and_not_the_beginning(tmp_path: Path) -> None:
     draws = [[s.id for s in read(path, limit=5, seed=seed).rows] for seed in range(4)]
     assert len({tuple(ids) for ids in draws}) == 4
     assert "seed-000001" not in draws[0] or "seed-000002" not in draws[0]
-
-
-# --- the hub --------------------------------------------------------------------------------------------------------
-
-
-def test_a_dataset_on_the_hub_is_copied_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import datasets
-
-    asked: list[Any] = []
-
-    def load_dataset(*args: Any, **options: Any) -> list[dict[str, Any]]:
-        asked.append((args, options))
-        return [{"instruction": ASKED, "input": "", "output": f"{SAID} {n}"} for n in range(3)]
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    monkeypatch.setattr(seed_hub, "hub_reachable", lambda: True)
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    monkeypatch.setenv("GRA_CACHE", str(tmp_path / "cache"))
-    source = SeedSource(source="someone/some-data", revision="abc", domain="qa")
-    path = find_seeds(source, tmp_path / "recipe.yaml")
-    assert [s.response for s in load_seeds(path, DOMAINS, source).rows] == [f"{SAID} {n}" for n in range(3)]
-    monkeypatch.setattr(seed_hub, "hub_reachable", lambda: False)
-    assert find_seeds(source, tmp_path / "recipe.yaml") == path
-    assert asked == [(("someone/some-data", None), {"split": "train", "revision": "abc"})]
-    with pytest.raises(DataError, match=r"someone/some-data.*hub cannot be reached"):
-        find_seeds(source.model_copy(update={"split": "test"}), tmp_path / "recipe.yaml")
-
-
-def test_a_dataset_that_the_hub_does_not_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import datasets
-
-    def load_dataset(*args: Any, **options: Any) -> None:
-        raise datasets.exceptions.DatasetNotFoundError("no such dataset")
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    monkeypatch.setattr(seed_hub, "hub_reachable", lambda: True)
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    monkeypatch.setenv("GRA_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(DataError, match="no such dataset"):
-        find_seeds(SeedSource(source="someone/nothing"), tmp_path / "recipe.yaml")
-
-
-def test_a_file_that_is_not_there_is_no_dataset(tmp_path: Path) -> None:
-    for name in ("data/seeds.jsonl", "seeds.csv", "a/b/c"):
-        with pytest.raises(RecipeError, match="is not there"):
-            find_seeds(SeedSource(source=name), tmp_path / "recipe.yaml")
 
 
 # --- public data ----------------------------------------------------------------------------------------------------

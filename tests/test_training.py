@@ -214,11 +214,15 @@ def test_an_answer_that_writes_the_stop_token_is_refused(plain: Any) -> None:
 
 @pytest.mark.parametrize(
     ("wanted", "message"),
-    [(None, "no chat template of its own"), ("builtin:plane", "builtin:plain"), ("gone.jinja", "is not there")],
-)
+    [(None, "no chat template of its own"), ("builtin:plane", "builtin:plain"), ("gone.jinja", "is not there"),
+     ("half.jinja", r"chat template `half\.jinja` cannot be used \(.*, line 2\)"), (".", "cannot be read"),
+     ("latin.jinja", "cannot be read")],
+)  # fmt: skip
 def test_a_missing_template_says_what_to_do(student: Path, tmp_path: Path, wanted: str | None, message: str) -> None:
     from gra.training.template import student_tokenizer
 
+    (tmp_path / "half.jinja").write_text("{{ messages }}\n{% if %}")
+    (tmp_path / "latin.jinja").write_bytes("é".encode("latin-1"))
     recipe = write_recipe(tmp_path, student, tmp_path / "x.jsonl", model={"chat_template": wanted})
     with pytest.raises(RecipeError, match=message):
         student_tokenizer(student, load(recipe))

@@ -70,7 +70,7 @@ class View:
     @contextmanager
     def stage(self, name: str, detail: str = "") -> Iterator[None]:
         """Time a part of the run; it appears in the report's timeline."""
-        begun = time.time()
+        begun, since = time.time(), time.monotonic()
         self.note(f"▸ {name}{': ' + detail if detail else ''}")
         outcome = "interrupted"
         try:
@@ -80,9 +80,9 @@ class View:
             outcome = "failed"
             raise
         finally:
-            ended = time.time()
-            self.event("stage", name=name, began=round(begun, 3), ended=round(ended, 3), outcome=outcome)
-            self.note(f"  {name} {outcome} in {ended - begun:.1f} s")
+            seconds = time.monotonic() - since  # the clock may have been set in between
+            self.event("stage", name=name, began=round(begun, 3), ended=round(begun + seconds, 3), outcome=outcome)
+            self.note(f"  {name} {outcome} in {seconds:.1f} s")
 
     @contextmanager
     def bars(self) -> Iterator[None]:
@@ -132,9 +132,11 @@ def read_events(log_file: Path) -> list[dict[str, Any]]:
     events = []
     for line in log_file.read_text(encoding="utf-8", errors="replace").split("\n") if log_file.is_file() else ():
         try:
-            events.append(json.loads(line))
+            event = json.loads(line)
         except json.JSONDecodeError:
             continue  # the process died while writing this line
+        if isinstance(event, dict) and {"time", "event"} <= event.keys():
+            events.append(event)
     return events
 
 

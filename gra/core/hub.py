@@ -1,10 +1,22 @@
-"""Whether the model and dataset hub can be reached from here."""
+"""The model and dataset hub: whether it can be reached from here, and which names it can know."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 
 _PROBE_SECONDS = 3.0
+
+
+def name_problem(name: str) -> str | None:
+    """Why nothing on the hub can have this name, or None."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        return " ".join(str(error).split())
+    return None
 
 
 @lru_cache(maxsize=1)

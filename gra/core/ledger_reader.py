@@ -54,7 +54,7 @@ class LedgerReader:
         """What every answer cost, in the order they were given."""
         columns = "run, candidate, role, model, prompt_tokens, cached_tokens, completion_tokens, seconds, written"
         try:
-            for row in self._db.execute(f"SELECT {columns} FROM calls ORDER BY written"):
+            for row in self._db.execute(f"SELECT {columns} FROM calls ORDER BY id"):
                 yield Account(*row)
         except sqlite3.Error as error:
             raise DataError(sentence(self.path, error)) from None

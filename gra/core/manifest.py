@@ -122,7 +122,7 @@ class RunFolder:
                 handle.seek(0)
                 raise RunLocked(
                     f"{self.path} is in use by process {handle.read().strip() or 'unknown'}; "
-                    "wait for it, or choose another name or --runs folder"
+                    "wait for it, or choose another name or folder"
                 ) from None
             handle.truncate(0)
             handle.write(str(os.getpid()))

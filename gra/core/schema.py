@@ -16,14 +16,15 @@ from gra.core.recipe import Section
 from gra.core.records import DIMENSIONS
 
 
-def _a_folder(name: str) -> str:
+def folder_name(name: str) -> str:
+    """The name as it is, when a folder inside another can be called so."""
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise ValueError("must be a folder's name: letters, digits, `.`, `_` and `-`, the first a letter or a digit")
     return name
 
 
 UNTUNED = "untuned"  # the student before its training, beside the arms
-Name = Annotated[str, AfterValidator(_a_folder)]
+Name = Annotated[str, AfterValidator(folder_name)]
 DOMAINS = ("coding", "math", "qa", "reasoning", "role-play", "language", "creation")
 
 

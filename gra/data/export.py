@@ -21,6 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gra.core.errors import DataError
 from gra.core.manifest import atomic_path, canonical_json
 from gra.core.records import SECOND_BEST, Candidate, State
 
@@ -268,10 +269,20 @@ def _parquet(path: Path, schema: pa.Schema) -> Iterator[Callable[[Mapping[str, A
 
 
 def read_lineage(path: Path) -> list[dict[str, Any]]:
-    """Lineage rows with their nested records parsed."""
-    rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
-    # A lineage of an earlier version lacks the columns that came later.
-    return [row | {name: json.loads(row.get(name) or "[]") for name in _JSON} for row in rows]
+    """Lineage rows with their nested records parsed.
+
+    Raises:
+        DataError: when the file is damaged, or no lineage.
+    """
+    try:
+        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+        # A lineage of an earlier version lacks the columns that came later.
+        found = [row | {name: json.loads(row.get(name) or "[]") for name in _JSON} for row in rows]
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error}); see `gra verify {path.parent}`") from None
+    if found and not {"candidate_id", "state"} <= found[0].keys():
+        raise DataError(f"{path} is no lineage (its columns are {', '.join(rows[0])})")
+    return found
 
 
 def read_candidates(path: Path) -> list[Candidate]:

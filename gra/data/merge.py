@@ -60,11 +60,12 @@ def read_shard(run: Path) -> Shard:
         DataError: when the run has no dataset, or it is not the one that its manifest knows.
     """
     file = run / "dataset" / "train.parquet"
-    known = RunFolder(run).manifest().get("synthesis", {}).get("files", {}).get("dataset/train.parquet")
-    if known is None or not file.is_file():
+    known = RunFolder(run).manifest().get("synthesis", {}).get("files", {})
+    if "dataset/train.parquet" not in known or not file.is_file():
         raise DataError(f"{run} holds no finished dataset; let its run end (run the same command again) and merge then")
-    if file_digest(file) != known:
-        raise DataError(f"{file} is not the file that its manifest knows; see `gra verify {run}`")
+    for name in ("dataset/train.parquet", "dataset/preferences.parquet"):
+        if (run / name).is_file() and file_digest(run / name) != known.get(name):
+            raise DataError(f"{run / name} is not the file that its manifest knows; see `gra verify {run}`")
     table = pq.read_table(file, columns=["prompt", "id", "score"])
     texts = [prompt[0]["content"] for prompt in table["prompt"].to_pylist()]
     scores = [10.0 if score is None else score for score in table["score"].to_pylist()]
@@ -76,7 +77,7 @@ def merge(runs: Sequence[Path], out: Path, embedder: Embedder, threshold: float)
     """Write `out/dataset/`, `out/dropped.parquet` and a manifest; how many rows were kept and dropped.
 
     Raises:
-        RecipeError: when two runs have one name, or the target is one of them.
+        RecipeError: when two runs have one name, or the target is one of them or holds something else.
         DataError: when a run has no finished dataset.
     """
     names = [run.resolve().name for run in runs]
@@ -84,6 +85,8 @@ def merge(runs: Sequence[Path], out: Path, embedder: Embedder, threshold: float)
         raise RecipeError(f"two of the runs are called `{twice[0]}`; rows are named after their run, so rename one")
     if out.resolve() in [run.resolve() for run in runs]:
         raise RecipeError(f"{out} is one of the runs; give the merged dataset a folder of its own")
+    if others := [name for name in RunFolder(out).manifest() if name not in ("manifest_version", "merge")]:
+        raise RecipeError(f"{out} holds what `{others[0]}` wrote; give the merged dataset a folder of its own")
     shards = [read_shard(run) for run in runs]
     folder = RunFolder(out).create()
     with folder.lock():

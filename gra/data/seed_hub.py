@@ -10,8 +10,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from gra.core.errors import DataError
-from gra.core.hub import hub_reachable
+from gra.core.errors import DataError, GraError, HubUnavailable, RecipeError, from_system
+from gra.core.hub import hub_reachable, name_problem
 from gra.core.manifest import digest
 from gra.core.recipe import find_file
 from gra.core.schema import SeedSource
@@ -26,12 +26,15 @@ def find_seeds(source: SeedSource, recipe: Path | str, progress: Progress | None
     """The file with a recipe's seeds, downloaded when they are on the hub and not here yet.
 
     Raises:
-        RecipeError: there is no such file.
-        DataError: the dataset cannot be had.
+        RecipeError: there is no such file, and no dataset can have this name.
+        HubUnavailable: the dataset cannot be had.
+        DataError: the dataset has no such part, or is damaged.
     """
     name = source.source
     if name.lower().endswith(ENDINGS) or not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or Path(name).exists():
         return find_file(name, recipe)
+    if problem := name_problem(name):
+        raise RecipeError(f"`seeds.source: {name}` is no file, nor a dataset's name on the hub ({problem})", recipe)
     return _from_hub(source, progress or (lambda text: None))
 
 
@@ -48,22 +51,40 @@ def _from_hub(source: SeedSource, say: Progress) -> Path:
 def _copy(source: SeedSource, target: Path, say: Progress) -> None:
     where = f"`seeds.source: {source.source}` ({source.split})"
     if switched_on("GRA_OFFLINE") or switched_on("HF_HUB_OFFLINE") or not hub_reachable():
-        raise DataError(
+        raise HubUnavailable(
             f"{where} is neither a file nor in the cache, and the hub cannot be reached or is switched off; "
-            f"give a file that ends in {', '.join(ENDINGS)}"
+            f"connect to it, or give a file that ends in {', '.join(ENDINGS)}"
         )
+    import httpx
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
     say(f"seeds: downloading {source.source} ({source.split})")
     try:
         rows = load_dataset(source.source, source.config, split=source.split, revision=source.revision)
-    except (OSError, ValueError, DatasetsError) as error:
-        raise DataError(f"{where} could not be loaded from the hub: {error}") from error
+    except (OSError, ValueError, DatasetsError, httpx.HTTPError) as error:
+        raise _failure(where, error) from error
     with building(target, _SEAL) as (making, facts):
         with (making / _ROWS).open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(row, default=_unwritten) + "\n" for row in rows)
         facts.update(source=source.model_dump(include={"source", "config", "split", "revision"}), rows=len(rows))
+
+
+def _failure(where: str, error: Exception) -> GraError:
+    """What to tell of a dataset that did not come: the disk, the hub, or what was asked of it."""
+    import httpx
+    from datasets.exceptions import DatasetGenerationError
+
+    cause = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
+    if isinstance(cause, OSError) and (known := from_system(cause)):
+        return known
+    said = " ".join(str(cause).split())
+    if isinstance(cause, (OSError, httpx.HTTPError)):
+        return HubUnavailable(
+            f"{where} could not be had from the hub ({said or type(cause).__name__}); check the name, log in with "
+            "`hf auth login` when it is private or gated, or run the same command again when the hub answers"
+        )
+    return DataError(f"{where} could not be loaded from the hub: {said}; check `seeds.config`, `split` and `revision`")
 
 
 def _unwritten(value: Any) -> str:

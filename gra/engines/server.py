@@ -258,8 +258,16 @@ def retry_after(headers: Mapping[str, str]) -> float:
     with contextlib.suppress(ValueError):
         return max(0.0, float(value))
     with contextlib.suppress(ValueError, TypeError):
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+        until = email.utils.parsedate_to_datetime(value).timestamp()
+        return max(0.0, until - _sent_at(headers))
     return 0.0
+
+
+def _sent_at(headers: Mapping[str, str]) -> float:
+    """When the server says it answered, by the clock that its dates are of; by ours where it does not."""
+    with contextlib.suppress(KeyError, ValueError, TypeError):
+        return email.utils.parsedate_to_datetime(headers["Date"]).timestamp()
+    return time.time()
 
 
 def _key(variable: str | None) -> str:

@@ -20,6 +20,7 @@ from rich.table import Table
 
 from gra.core.console import View
 from gra.core.entry import entry
+from gra.core.errors import RecipeError
 from gra.sandbox.permission import FLAG, Permission
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ _COMPARE_EXAMPLES = f"""examples:
 
 def main_run(arguments: Sequence[str] | None = None) -> None:
     """Evaluate one model; exits with the project's codes and one sentence on a mistake."""
-    _guarded(_run, _run_parser().parse_args(arguments))
+    _guarded(_run, _run_parser().parse_intermixed_args(arguments))
 
 
 def main_compare(arguments: Sequence[str] | None = None, page: Page | None = None) -> None:
@@ -139,7 +140,7 @@ def _parser(prog: str, description: str, epilog: str) -> argparse.ArgumentParser
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:
     from gra.evaluation.code import needs_permission
-    from gra.evaluation.model import ModelUnderTest
+    from gra.evaluation.model import ModelUnderTest, require_device
     from gra.evaluation.suite import load_suite, read_exam, suite_digest
     from gra.models.catalog import resolve
 
@@ -153,9 +154,11 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     permission = Permission(FLAG) if options.allow_code_execution else None
     needs_permission(questions, permission)
     base = resolve(options.model, accept_licences=options.accept_licence, progress=view.note)
-    name = options.name or _default_name(options.model, options.adapter)
+    name = _name(options)
     model = ModelUnderTest(name, base.path, options.adapter, options.chat_template, base.identity, base.remote_code)
     model.check()
+    if not options.score_only:
+        require_device(options.device)
     if any(task.chat for task in questions):
         model.template()
     output = options.output or Path("runs") / name / "eval"
@@ -214,11 +217,28 @@ def _name_of(run: Path) -> str:
     return str(read_results(run)["model"]["name"])
 
 
+def _name(options: argparse.Namespace) -> str:
+    """What the model is called; a folder's name, where its folder is called so, too."""
+    if options.name is None:
+        return _default_name(options.model, options.adapter)
+    if options.output is None:
+        from gra.core.schema import folder_name
+
+        try:
+            folder_name(options.name)
+        except ValueError as error:
+            raise RecipeError(f"`--name {options.name}` {error}, or give the folder with --output") from None
+    return str(options.name)
+
+
 def _default_name(model: str, adapter: Path | None) -> str:
     if adapter is not None:
         folder = adapter.resolve()
-        return folder.parent.name if folder.name == "model" else folder.name
-    return re.sub(r"[^\w.-]+", "-", Path(model).name or model).strip("-").removeprefix("catalog-")
+        name = folder.parent.name if folder.name == "model" else folder.name
+    else:
+        path = Path(model)
+        name = path.resolve().name if path.name in ("", "..") else path.name.removeprefix("catalog:")
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"
 
 
 def _results_table(results: dict[str, Any]) -> Table:

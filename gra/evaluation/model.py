@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import gra
-from gra.core.errors import DataError, EngineUnavailable, ModelUnavailable
+from gra.core.errors import DataError, EngineUnavailable, ModelUnavailable, RecipeError
 from gra.core.manifest import digest, file_digest
-from gra.models.chat import load_tokenizer
+from gra.models.chat import check_template, load_tokenizer
 from gra.models.head import feed_contiguous
+from gra.models.weights import damage
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -63,14 +64,18 @@ class ModelUnderTest:
         """See that the folders are there.
 
         Raises:
-            ModelUnavailable: when weights or adapter are not where they should be.
+            ModelUnavailable: when the weights are not where they should be.
+            RecipeError: when there is no whole adapter where one should be.
         """
         if not (self.path / "config.json").is_file():
             raise ModelUnavailable(f"{self.path} holds no model (there is no config.json); give a model folder or name")
         if self.adapter is not None and not (self._is_lora or (self.adapter / "config.json").is_file()):
-            raise ModelUnavailable(
-                f"{self.adapter} holds neither an adapter (adapter_config.json) nor a model (config.json)"
+            raise RecipeError(
+                f"{self.adapter} holds neither an adapter (adapter_config.json) nor a model (config.json); give the "
+                "folder that training wrote"
             )
+        if self.adapter is not None and (problem := damage(self.adapter)):
+            raise RecipeError(f"{problem}; copy that file again, or train once more")
 
     def template(self) -> str:
         """The text of the chat template.
@@ -105,6 +110,7 @@ class ModelUnderTest:
         tokenizer.padding_side = "left"
         if template is not None:
             tokenizer.chat_template = template
+            check_template(tokenizer, f"`{self.chat_template}`" if self.chat_template else f"of {self.name}")
         return tokenizer
 
     def load_weights(self, dtype: str, device: Device) -> PreTrainedModel:
@@ -118,8 +124,7 @@ class ModelUnderTest:
         from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM
 
-        if device == "cuda" and not torch.cuda.is_available():
-            raise EngineUnavailable("`--device cuda` was asked for, but PyTorch sees no GPU; use `--device cpu`")
+        require_device(device)
         place = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
         try:
             with _no_bars():
@@ -142,6 +147,20 @@ class ModelUnderTest:
             network.resize_token_embeddings(rows)  # training added tokens
         merged: PreTrainedModel = PeftModel.from_pretrained(network, str(self.adapter)).merge_and_unload()
         return merged
+
+
+def require_device(device: Device) -> None:
+    """See that there is what was asked for.
+
+    Raises:
+        EngineUnavailable: when `cuda` is asked for and there is none.
+    """
+    if device != "cuda":
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        raise EngineUnavailable("`--device cuda` was asked for, but PyTorch sees no GPU; use `--device cpu`")
 
 
 @contextmanager

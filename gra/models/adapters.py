@@ -10,7 +10,7 @@ from typing import Any
 
 from gra.core.errors import RecipeError
 from gra.core.store import sha256_of
-from gra.models.weights import tensors_in
+from gra.models.weights import damage, tensors_in
 
 _WEIGHTS = "adapter_model.safetensors"
 # What of the configuration decides how the weights are used.
@@ -45,13 +45,15 @@ def find_adapter(name: str) -> Adapter:
             f"`adapter: {name}` is no folder with a LoRA adapter (adapter_config.json and {_WEIGHTS}); "
             "give the folder that `gra train` or PEFT wrote"
         )
+    if damaged := damage(path):
+        raise RecipeError(f"`adapter: {name}`: {damaged}; copy that file again")
     config: dict[str, Any] = json.loads(config_file.read_text(encoding="utf-8"))
     if problem := _cannot_be_served(config):
         raise RecipeError(f"`adapter: {name}` {problem}; merge it into its model and name that as `model`")
     decides = {key: _ordered(config.get(key)) for key in _DECIDING}
     content = json.dumps([decides, sha256_of(weights)], sort_keys=True)
     identity = f"lora:{hashlib.sha256(content.encode()).hexdigest()}"
-    rank = max([int(config["r"]), *map(int, (config.get("rank_pattern") or {}).values())])
+    rank = max([config["r"], *(config.get("rank_pattern") or {}).values()])
     modules = _adapted(weights)
     if vocabulary := sorted({"lm_head", "embed_tokens"} & set(modules)):
         raise RecipeError(
@@ -80,6 +82,9 @@ def _cannot_be_served(config: dict[str, Any]) -> str:
         return "trains biases, which engines do not serve"
     if config.get("modules_to_save"):
         return f"replaces whole modules ({', '.join(config['modules_to_save'])}), which engines do not serve"
-    if int(config["r"]) > LARGEST_RANK:
-        return f"has rank {config['r']}, and engines serve up to {LARGEST_RANK}"
+    ranks = [config.get("r"), *(config.get("rank_pattern") or {}).values()]
+    if not all(isinstance(rank, int) and rank > 0 for rank in ranks):
+        return f"has ranks that are no numbers ({', '.join(map(str, ranks))})"
+    if max(ranks) > LARGEST_RANK:
+        return f"has rank {max(ranks)}, and engines serve up to {LARGEST_RANK}"
     return ""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gra.core.errors import Mismatch, ModelUnavailable, RecipeError
-from gra.core.hub import hub_reachable
+from gra.core.hub import hub_reachable, name_problem
 from gra.core.store import Progress, cache_dir, damage, locked, read_seal, switched_on
 from gra.models import hub, weights
 from gra.models.chat import has_chat_template
@@ -23,7 +23,7 @@ from gra.models.gguf import FORMAT
 from gra.models.licences import require_licence
 from gra.models.packages import SEAL, make_from_packages
 
-__all__ = ["CatalogEntry", "ResolvedModel", "cache_dir", "cached", "entries", "hub_name", "resolve", "verify"]
+__all__ = ["CatalogEntry", "ResolvedModel", "cache_dir", "cached", "entries", "here", "hub_name", "resolve", "verify"]
 
 _HUB_NAME = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 
@@ -77,6 +77,19 @@ def cached(name: str) -> bool:
 
     Raises:
         RecipeError: there is no such name.
+    """
+    try:
+        return here(name)
+    except ModelUnavailable:
+        return False
+
+
+def here(name: str) -> bool:
+    """The same, where a model that is here and damaged is an error and not one that is missing.
+
+    Raises:
+        RecipeError: there is no such name, or the directory it names is not a whole model.
+        ModelUnavailable: what the cache holds is damaged.
     """
     wanted = _understand(name)
     return wanted.path is not None or _from_cache(wanted) is not None
@@ -162,6 +175,8 @@ def _understand(name: str) -> _Wanted:
     if path.is_dir():
         return _Wanted(name, path=_checked(path))
     if match := _HUB_NAME.fullmatch(name):
+        if problem := name_problem(match["id"]):
+            raise RecipeError(f"there is no model `{name}`, and the hub can have none ({problem})")
         return _Wanted(name, entry=find_entry(match["id"]), hub_id=match["id"], revision=match["revision"])
     raise RecipeError(
         f"there is no model `{name}`{suggestion(name)}; a model is a catalog name (see `gra models`), "
@@ -176,6 +191,8 @@ def _checked(path: Path) -> Path:
         raise RecipeError(
             f"{path} holds a LoRA adapter, not a model; name its base model and give this as the `--adapter`"
         )
+    if problem := weights.damage(path):
+        raise RecipeError(f"{problem}; copy or download that file again")
     if missing := hub.missing_file(path):
         raise RecipeError(f"{path} is not a complete model directory: {missing} is missing")
     return path.resolve()
@@ -241,6 +258,8 @@ def _describe_packages(name: str, entry: CatalogEntry, origin: str) -> ResolvedM
 
 
 def _describe_hub(wanted: _Wanted, path: Path, origin: str) -> ResolvedModel:
+    if problem := weights.damage(path):
+        raise ModelUnavailable(f"{problem}; delete {path.parent.parent} and run again to have it downloaded anew")
     identity = f"hub:{wanted.hub_id}@{path.name}"
     note = f"{wanted.hub_id} at commit {path.name}"
     if wanted.entry is not None:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gra.core.errors import ModelUnavailable
+from gra.core.errors import ModelUnavailable, RecipeError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,6 +39,25 @@ def load_tokenizer(path: Path, *, remote_code: bool = False) -> PreTrainedTokeni
     except (OSError, ValueError) as error:
         raise ModelUnavailable(f"{path} has no tokenizer that can be loaded: {error}") from error
     return tokenizer
+
+
+def check_template(tokenizer: PreTrainedTokenizerBase, whose: str) -> None:
+    """See that the chat template is one; what it says of a row is told with the row.
+
+    Raises:
+        RecipeError: the chat template is no Jinja.
+    """
+    from jinja2 import TemplateError, TemplateSyntaxError
+
+    question = [{"role": "user", "content": "Why?"}]
+    try:
+        tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
+    except TemplateSyntaxError as error:
+        raise RecipeError(
+            f"the chat template {whose} cannot be used ({error}, line {error.lineno}); correct it, or name another"
+        ) from None
+    except TemplateError:
+        return
 
 
 def has_chat_template(path: Path) -> bool:

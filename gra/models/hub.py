@@ -102,7 +102,10 @@ def missing_file(path: Path) -> str | None:
         return "config.json"
     index = path / "model.safetensors.index.json"
     if index.is_file():
-        shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        try:
+            shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        except (ValueError, LookupError, TypeError, AttributeError):  # what is there is no index
+            return index.name
         return next((shard for shard in shards if not (path / shard).is_file()), None)
     if not any(path.glob("*.safetensors")) and not any(path.glob("pytorch_model*.bin")):
         return "model.safetensors"

@@ -7,7 +7,6 @@ stand-in models. Every number comes with a range, and the text says what it stan
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -261,6 +260,7 @@ def _from_past(recipe: SynthesisRecipe, past: Path) -> Evidence:
 
 def _duplicates(run: Path, name: str) -> list[str]:
     """The duplicates of a finished run (of an experiment, of its arm of this name), as its lineage says."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     if not run.is_dir():
@@ -270,16 +270,18 @@ def _duplicates(run: Path, name: str) -> list[str]:
     chosen = [folder for folder in made if len(made) == 1 or _made(folder) == name]
     found = []
     for folder in chosen:
-        table = pq.read_table(folder / "lineage.parquet", columns=["candidate_id", "state"]).to_pylist()
+        file = folder / "lineage.parquet"
+        try:
+            table = pq.read_table(file, columns=["candidate_id", "state"]).to_pylist()
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{file} cannot be read ({error}); see `gra verify {folder}`") from None
         found += [row["candidate_id"] for row in table if row["state"] == State.DUPLICATE]
     return found
 
 
 def _made(folder: Path) -> str | None:
     """The name of the arm that a folder holds."""
-    manifest = folder / "manifest.json"
-    section = json.loads(manifest.read_text(encoding="utf-8")).get("synthesis", {}) if manifest.is_file() else {}
-    name = section.get("name")
+    name = RunFolder(folder).manifest().get("synthesis", {}).get("name")
     return None if name is None else str(name)
 
 

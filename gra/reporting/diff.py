@@ -139,7 +139,10 @@ def _read(run: Path) -> _Side:
         arms = sorted(str(folder.parent) for folder in run.glob("arms/*/lineage.parquet"))
         hint = f"; it is an experiment, compare its arms: {', '.join(arms)}" if arms else ""
         raise DataError(f"{run} is not a finished synthesis run{hint}")
-    recipe = yaml.safe_load((run / "recipe.resolved.yaml").read_text(encoding="utf-8"))
+    try:
+        recipe = yaml.safe_load((run / "recipe.resolved.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise DataError(f"{run / 'recipe.resolved.yaml'} cannot be read ({error}); see `gra verify {run}`") from None
     rows = {row["candidate_id"]: row for row in read_lineage(run / "lineage.parquet")}
     payments = None
     if ledger := find_ledger(run):

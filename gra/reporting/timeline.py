@@ -6,6 +6,7 @@ that nothing follows up belongs to a process that was killed, or to the one that
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -94,6 +95,7 @@ class Timeline:
 
 def read_timeline(events: Sequence[dict[str, Any]]) -> Timeline:
     """The sessions of a run from the events of its log."""
+    events = _forward(events)
     sessions: list[Session] = []
     for span in _spans(events):
         last = sessions[-1] if sessions else None
@@ -104,6 +106,24 @@ def read_timeline(events: Sequence[dict[str, Any]]) -> Timeline:
         else:
             last.spans.append(span)
     return Timeline(sessions, _candidates(events))
+
+
+def _forward(events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The events as if the clock had never been set back: what comes later in the log happened later."""
+    moved: list[dict[str, Any]] = []
+    last, shift = -math.inf, 0.0
+    announced: dict[str, float] = {}  # by how much the beginning of each stage was moved
+    for event in events:
+        shift = max(shift, last - event["time"])
+        last = event["time"] + shift
+        changed = event | {"time": last}
+        if event["event"] == "note" and event["text"].startswith(_ANNOUNCED):
+            announced[event["text"].removeprefix(_ANNOUNCED).partition(": ")[0]] = shift
+        elif event["event"] == "stage":
+            by = announced.get(event["name"], shift)
+            changed |= {"began": event["began"] + by, "ended": event["ended"] + by}
+        moved.append(changed)
+    return moved
 
 
 def _spans(events: Sequence[dict[str, Any]]) -> list[Span]:

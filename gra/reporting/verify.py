@@ -94,7 +94,10 @@ def _rows(lineage: Path, known: Mapping[str, float] | None, problems: list[str])
     """Compare a dataset with what its lineage says must be in it; how many rows there are."""
     try:
         candidates = read_candidates(lineage)
-    except (pa.ArrowInvalid, OSError, ValueError, KeyError, TypeError) as error:
+    except DataError as error:
+        problems.append(str(error))
+        return 0
+    except (ValueError, KeyError, TypeError) as error:
         problems.append(f"{lineage} cannot be read ({error})")
         return 0
     named = {key for candidate in candidates for key in candidate.calls}

@@ -98,7 +98,7 @@ async def _synthesize(
     seeds = job.seeds()
     if seeds.set_aside:
         view.note(seeds.note(), rows=seeds.set_aside)
-    begun = time.time()
+    begun = time.monotonic()
     with at_work(job, workshop, pool, view, group, watch) as bench:
         candidates, facts = await make(bench, seeds.rows)
         facts |= {
@@ -107,7 +107,9 @@ async def _synthesize(
             "spent": bench.broker.account.to_json(),
             "seeds": {"used": len(seeds.rows), "set_aside": seeds.set_aside},
         }
-        content = summarize(job, workshop, bench.ledger, candidates, facts) | {"seconds": round(time.time() - begun, 1)}
+        content = summarize(job, workshop, bench.ledger, candidates, facts) | {
+            "seconds": round(time.monotonic() - begun, 1)
+        }
         files = export(job.folder.path, candidates, card_facts(job, workshop, content))
         job.folder.record("synthesis", content, [*files, job.folder / "recipe.resolved.yaml"])
         bench.tracker.summary({f"synthesis/{state}": count for state, count in content["states"].items()})

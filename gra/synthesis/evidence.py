@@ -24,6 +24,7 @@ from gra.core.records import State
 Floats = npt.NDArray[np.float64]
 Key = tuple[str, str]  # role, model
 COLUMNS = ("calls", "read", "cached", "written", "seconds", "full_seconds")
+_SET_BACK_S = 5.0  # processes that share a ledger write out of turn by less
 _FULL = 0.9  # the quantile of calls in flight, over time, that counts as full
 # What was worked on, by the name its calls bear.
 _KINDS = (
@@ -109,7 +110,7 @@ def read_evidence(ledger: Path, run: str, source: str, duplicates: frozenset[str
         }
     finally:
         reader.close()
-    ended = np.array([call.written for call in calls])
+    ended = forward(np.array([call.written for call in calls]))
     began = ended - np.array([call.seconds for call in calls])
     shares, full = divide(began, ended)
     paid = [
@@ -139,6 +140,13 @@ def _gather(paid: Sequence[_Paid], verdicts: Mapping[str, str], duplicates: froz
     candidates = Candidates(np.array(passed, bool), rounds)
     rest = sum((costs for name, costs in told.items() if name not in verdicts), np.zeros((len(keys), len(COLUMNS))))
     return Evidence(keys, units, candidates, source, rest)
+
+
+def forward(times: Floats) -> Floats:
+    """Times in the order in which they were taken, as if the clock had never been set back."""
+    falls = np.maximum(0.0, -np.diff(times, prepend=times[:1]))
+    moved: Floats = times + np.cumsum(np.where(falls > _SET_BACK_S, falls, 0.0))
+    return moved
 
 
 def divide(began: Floats, ended: Floats) -> tuple[Floats, Floats]:

@@ -15,10 +15,12 @@ from gra.core.recipe import Loaded
 from gra.core.schema import SynthesisRecipe
 from gra.engines.broker import EnginePool
 from gra.engines.protocol import ModelId
+from gra.models.adapters import find_adapter
+from gra.models.catalog import here
 from gra.sandbox.permission import Permission
-from gra.synthesis.arms import has_stories, synthesize, try_out
+from gra.synthesis.arms import has_stories, synthesize, try_out, writes_samples
 from gra.synthesis.assignment import check_cast
-from gra.synthesis.committee import committee_of, make_members
+from gra.synthesis.committee import committee_of, make_members, members_of
 from gra.synthesis.notebook import at_once
 from gra.synthesis.programs import make_programs
 from gra.synthesis.watch import Watch
@@ -118,6 +120,22 @@ def job_for(
         check_cast(job.recipe, members)
         make_programs(job.recipe.review.programs, members, permission)
     return job
+
+
+def absent_models(recipe: SynthesisRecipe) -> list[str]:
+    """The models that a run would fetch first; those that are here are looked at by their files' headers and sizes.
+
+    Raises:
+        RecipeError: when there is no such model or adapter, or its folder is not whole.
+        ModelUnavailable: when what the cache holds is damaged.
+    """
+    wanted: list[list[str]] = [[recipe.dedup.embedder]] if writes_samples(recipe) else []
+    for member in members_of(recipe):
+        if member.adapter is not None:
+            find_adapter(member.adapter)
+        if (member.engine or recipe.engine).kind != "openai":
+            wanted.append([name for name in (member.model, member.fallback) if name])
+    return list(dict.fromkeys(names[0] for names in wanted if not any([here(name) for name in names])))
 
 
 def budget_stop(finished: Mapping[str, Mapping[str, Any]]) -> BudgetExhausted | None:

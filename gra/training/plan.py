@@ -16,6 +16,7 @@ from gra.core.errors import DataError, Mismatch, RecipeError
 from gra.core.manifest import digest, file_digest
 from gra.core.recipe import Loaded, find_file
 from gra.core.schema import TrainRecipe
+from gra.models.weights import damage
 from gra.training.arguments import check_arguments, on_cpu
 from gra.training.methods import METHODS
 from gra.training.rows import Row, Split, split_rows
@@ -192,7 +193,7 @@ def adapter_folder(loaded: Loaded[TrainRecipe]) -> Path | None:
     """The folder of the adapter that training goes on from, or None.
 
     Raises:
-        RecipeError: when it holds no adapter.
+        RecipeError: when it holds no adapter, or a damaged one.
     """
     name = loaded.recipe.model.adapter
     if name is None:
@@ -201,6 +202,8 @@ def adapter_folder(loaded: Loaded[TrainRecipe]) -> Path | None:
     if not (folder / "adapter_config.json").is_file():
         raise RecipeError(f"`model.adapter: {name}` holds no adapter_config.json; give a trained student's folder, "
                           "or its path as `model.name` when every parameter was trained", loaded.path)  # fmt: skip
+    if problem := damage(folder):
+        raise RecipeError(f"`model.adapter: {name}`: {problem}; copy that file again, or train once more", loaded.path)
     return folder
 
 

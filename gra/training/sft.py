@@ -76,9 +76,9 @@ def train(
     arguments = build_arguments(loaded, output / "checkpoints")
     main = arguments.process_index == 0
     view = view or View(output / "log.jsonl" if main else None, quiet=not main)
-    plan = make_plan(loaded, view.note)
     folder = RunFolder(output)
     with folder.create().lock() if main else nullcontext():
+        plan = make_plan(loaded, view.note)
         checkpoint = _find_start(plan, folder, arguments, fresh, view)
         done = folder.completed(SECTION, plan.fingerprint)
         if done is not None:

@@ -61,7 +61,7 @@ def student_tokenizer(folder: Path, loaded: Loaded[TrainRecipe], remote_code: bo
     Raises:
         RecipeError: when there is no chat template, no end-of-sequence token, or the file is not there.
     """
-    from gra.models.chat import load_tokenizer
+    from gra.models.chat import check_template, load_tokenizer
 
     tokenizer = load_tokenizer(folder, remote_code=remote_code)
     eos = loaded.recipe.train.get("eos_token")
@@ -76,13 +76,17 @@ def student_tokenizer(folder: Path, loaded: Loaded[TrainRecipe], remote_code: bo
     tokenizer.padding_side = "right"
     wanted = loaded.recipe.model.chat_template
     if wanted is not None:
-        tokenizer.chat_template = _template_file(wanted, loaded.path).read_text(encoding="utf-8")
+        try:
+            tokenizer.chat_template = _template_file(wanted, loaded.path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"`model.chat_template: {wanted}` cannot be read ({error})", loaded.path) from None
     if not tokenizer.chat_template:
         raise RecipeError(
             f"{loaded.recipe.model.name} has no chat template of its own; set `model.chat_template: builtin:plain` "
             "or a .jinja file",
             loaded.path,
         )
+    check_template(tokenizer, f"`{wanted}`" if wanted is not None else f"of {loaded.recipe.model.name}")
     return tokenizer
 
 

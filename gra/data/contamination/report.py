@@ -64,8 +64,19 @@ def check_dataset(
     Raises:
         DataError: when the dataset cannot be read, or has no rows.
     """
-    index = SuiteIndex(items, embed([item.text for item in items]) if embed else None)
     folder = RunFolder(output).create()
+    with folder.lock():
+        return _check(dataset, items, folder, embed, progress)
+
+
+def _check(
+    dataset: Path,
+    items: Sequence[SuiteItem],
+    folder: RunFolder,
+    embed: Embed | None,
+    progress: Callable[[int], None] | None,
+) -> dict[str, Any]:
+    index = SuiteIndex(items, embed([item.text for item in items]) if embed else None)
     best: dict[int, tuple[int, str, Match]] = {}
     found_in: Counter[int] = Counter()
     verdicts: Counter[Verdict] = Counter()
@@ -92,9 +103,8 @@ def check_dataset(
             writer.write_table(pa.Table.from_pylist(lines, schema=_VERDICT_SCHEMA))
             if progress is not None:
                 progress(number)
-    if not number:
-        (folder / VERDICTS).unlink()
-        raise DataError(f"{dataset} has no rows")
+        if not number:
+            raise DataError(f"{dataset} has no rows")  # before what an earlier check wrote is replaced
     item_lines = [_item_line(index, place, best.get(place), found_in[place]) for place in range(len(items))]
     with atomic_path(folder / ITEMS) as temporary:
         pq.write_table(pa.Table.from_pylist(item_lines, schema=_ITEM_SCHEMA), temporary)

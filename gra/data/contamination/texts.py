@@ -68,8 +68,10 @@ def _item(file: Path, number: int, row: Mapping[str, Any]) -> SuiteItem:
     question = next((row[key] for key in _QUESTIONS if isinstance(row.get(key), str) and row[key].strip()), None)
     if question is None:
         raise DataError(f"{file}, row {number}: no question in the columns {', '.join(_QUESTIONS)}")
-    found = next((row[key] for key in _CHOICES if key in row), ())
-    choices = found.get("text", ()) if isinstance(found, Mapping) else found
+    found = next((row[key] for key in _CHOICES if row.get(key) is not None), ())
+    choices = found.get("text") if isinstance(found, Mapping) else found
+    if isinstance(choices, str) or not isinstance(choices, Sequence):
+        raise DataError(f"{file}, row {number}: the choices must be a list of texts, not {choices!r}")
     name = file.name.removesuffix(".gz").removesuffix(".jsonl")
     own = next((row[key] for key in ("id", "task_id", "key") if key in row), f"{name}-{number:05}")
     return SuiteItem(name, str(own), question, tuple(map(str, choices)))
