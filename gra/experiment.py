@@ -195,12 +195,13 @@ def check_training(plan: Plan, view: View) -> None:
 
 
 def _synthesize(plan: Plan, view: View) -> None:
+    from gra.evaluation.suite import suite_items
     from gra.synthesis.jobs import budget_stop, job_for, run_jobs
 
     ledger = plan.folder / "ledger.sqlite"
     permission = _permission(plan.recipe, plan.loaded.path)
     jobs = [
-        job_for(arm, RunFolder(plan.folder / "arms" / name), ledger, permission=permission)
+        job_for(arm, RunFolder(plan.folder / "arms" / name), ledger, read_suite=suite_items, permission=permission)
         for name, arm in plan.arms.items()
     ]
     finished = run_jobs(jobs, view, plan.folder / "logs", group=plan.recipe.name)

@@ -24,6 +24,7 @@ from gra.core.recipe import load_recipe
 from gra.core.records import State
 from gra.core.schema import SynthesisRecipe
 from gra.core.spending import token_cost
+from gra.evaluation.suite import suite_items
 from gra.experiment import Plan, load_experiment
 from gra.planning.stages import add, forecast_stages, scaled
 from gra.synthesis.arms import has_stories, writes_samples
@@ -147,11 +148,13 @@ def _jobs(
     if experiment is None:
         loaded = load_recipe(recipe, SynthesisRecipe, overrides)
         folder = RunFolder(runs / loaded.recipe.name)
-        return folder, [job_for(loaded, folder, create=create)]
+        return folder, [job_for(loaded, folder, read_suite=suite_items, create=create)]
     folder = experiment.folder.create() if create else experiment.folder
     ledger = folder / "ledger.sqlite"
-    arms = experiment.arms.items()
-    return folder, [job_for(arm, RunFolder(folder / "arms" / key), ledger, create=create) for key, arm in arms]
+    return folder, [
+        job_for(arm, RunFolder(folder / "arms" / key), ledger, read_suite=suite_items, create=create)
+        for key, arm in experiment.arms.items()
+    ]
 
 
 def _sample(jobs: Sequence[Job], count: int, folder: RunFolder) -> dict[str, list[str]]:
