@@ -94,6 +94,8 @@ def load_experiment(path: Path, overrides: Sequence[str], runs: Path) -> Plan:
         if task.kind == "code":
             require(_permission(recipe, path), f"the task `{task.name}` of {suite.path}")
     for arm in arms.values():
+        if arm.recipe.contamination is not None:
+            load_recipe(find_file(arm.recipe.contamination.suite, arm.path), Suite)
         if any(program.kind == "tests" for program in arm.recipe.review.programs):
             require(_permission(recipe, path), f"`kind: tests` of `review.programs` in {arm.path}")
     return Plan(loaded, list(overrides), RunFolder(runs / recipe.name), arms, student, suite)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import signal
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from gra.data.contamination import SuiteItem
 from gra.data.export import read_lineage
 from gra.engines.protocol import Call, Completion, Fault, Text
 from gra.evaluation.suite import suite_items
+from gra.experiment import load_experiment
 from gra.synthesis import growth, workbench
 from gra.synthesis.funnel import CLEAN
 from gra.synthesis.screen import Screen, open_screen
@@ -315,3 +317,44 @@ def test_errors_are_of_their_kind(tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "items.jsonl").write_text("")
     with pytest.raises(DataError, match="no rows"):
         open_screen(loaded, suite_items)
+
+
+def test_an_experiment_knows_at_its_start_that_an_arms_suite_is_not_there(tmp_path: Path) -> None:
+    folder = prepared(tmp_path, arm="vanilla", committee=None, contamination={"suite": "gone.yaml"})
+    plan = {
+        "name": "job", "arms": {"plain": str(folder / "recipe.yaml")}, "baseline": "plain",
+        "student": "recipes/smollm2-135m/sft/config_lora.yaml", "suite": "eval/suites/smoke.yaml",
+    }  # fmt: skip
+    (tmp_path / "experiment.yaml").write_text(json.dumps(plan))
+    with pytest.raises(RecipeError, match=r"gone\.yaml` is not there"):
+        load_experiment(tmp_path / "experiment.yaml", [], tmp_path / "runs")
+
+
+def test_real_test_items_among_the_seeds_are_kept_out(tmp_path: Path, shared_data: Path, capsys) -> None:
+    """As `gra synthesize` does it, with the benchmarks' own files."""
+    suite = {"name": "two", "tasks": [{"name": "gsm8k", "kind": "value", "data": "catalog:gsm8k"},
+                                      {"name": "mbpp", "kind": "code", "data": "catalog:mbpp"}]}  # fmt: skip
+    with gzip.open(shared_data / "bench" / "gsm8k_test.jsonl.gz", "rt") as lines:
+        sums = [json.loads(line)["question"] for _, line in zip(range(30), lines, strict=False)]
+    folder = prepared(
+        tmp_path,
+        arm="vanilla",
+        committee=None,
+        contamination={"suite": "suite.yaml", "data_dir": str(shared_data / "bench")},
+    )
+    (folder / "suite.yaml").write_text(json.dumps(suite), encoding="utf-8")
+    rows = [{"instruction": f"Solve this:\n{question}", "response": "3", "domain": "math"} for question in sums]
+    rows += [
+        {"instruction": "Write a poem about a river that forgot its name.", "response": "O river!", "domain": "qa"}
+    ]
+    (folder / "seeds.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    run = (
+        "synthesize",
+        str(folder / "recipe.yaml"),
+        f"seeds.source={folder}/seeds.jsonl",
+        "--runs",
+        str(tmp_path / "runs"),
+    )
+    assert command(*run, "--json") == 0
+    states = json.loads(capsys.readouterr().out)["states"]
+    assert (states["contaminated"], states["accepted"]) == (30, 1)
