@@ -18,6 +18,7 @@ from pathlib import Path
 from gra.core.manifest import RunFolder
 from gra.core.recipe import load_recipe
 from gra.core.schema import SynthesisRecipe
+from gra.evaluation.suite import suite_items
 from gra.synthesis.evidence import COLUMNS, Candidates, Evidence, read_evidence
 from gra.synthesis.forecast import Forecast, Work, forecast
 from gra.synthesis.jobs import job_for
@@ -35,7 +36,7 @@ def main() -> None:
     arguments = parser.parse_args()
     loaded = load_recipe(arguments.recipe, SynthesisRecipe)
     recipe = loaded.recipe
-    job = job_for(loaded, RunFolder(Path("runs") / recipe.name), create=False)
+    job = job_for(loaded, RunFolder(Path("runs") / recipe.name), read_suite=suite_items, create=False)
     seeds = job.seeds().rows
     made = read_evidence(arguments.run / "ledger.sqlite", recipe.name, "the run")
     actual = {name: sum(costs[:, :, COLUMNS.index(name)].sum() for costs in made.units.values()) for name in _SHOWN}

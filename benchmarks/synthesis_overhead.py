@@ -28,6 +28,7 @@ from gra.core.manifest import RunFolder, write_json
 from gra.core.recipe import load_recipe
 from gra.core.schema import SynthesisRecipe
 from gra.engines.vllm import VllmEngine, child_environment
+from gra.evaluation.suite import suite_items
 from gra.synthesis.jobs import job_for, run_jobs
 from gra.synthesis.workshop import find_models
 
@@ -121,7 +122,7 @@ def main(
     with tempfile.TemporaryDirectory() as temporary:
         folder = RunFolder(Path(temporary) / "run")
         view = View(folder / "log.jsonl")
-        run_jobs([job_for(loaded, folder)], view, folder / "logs")
+        run_jobs([job_for(loaded, folder, read_suite=suite_items)], view, folder / "logs")
         stage = next(e for e in read_events(folder / "log.jsonl") if e["event"] == "stage" and e["name"] == "synthesis")
         ours = stage["ended"] - stage["began"]
         pool = find_models([loaded.recipe], view).pool(folder / "logs")

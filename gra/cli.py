@@ -63,6 +63,7 @@ def synthesize(
     from gra.core.manifest import RunFolder
     from gra.core.recipe import load_recipe
     from gra.core.schema import SynthesisRecipe
+    from gra.evaluation.suite import suite_items
     from gra.reporting.push import check_hub, push
     from gra.synthesis.jobs import absent_models, job_for, run_jobs
 
@@ -72,7 +73,8 @@ def synthesize(
         return
     destination = check_hub(push_to_hub, public=public) if push_to_hub else None
     folder = RunFolder(runs / loaded.recipe.name)
-    job = job_for(loaded, folder, create=not dry_run, permission=Permission(FLAG) if allow_code_execution else None)
+    permission = Permission(FLAG) if allow_code_execution else None
+    job = job_for(loaded, folder, read_suite=suite_items, create=not dry_run, permission=permission)
     seeds = job.seeds()
     view = View(None if dry_run else folder / "log.jsonl")
     if dry_run:
@@ -80,6 +82,8 @@ def synthesize(
             view.note(seeds.note())
         if absent := absent_models(loaded.recipe):
             view.note(f"not on this machine yet, the run fetches them first: {', '.join(absent)}")
+        for note in job.screen.notes() if job.screen else ():
+            view.note(note)
         view.note(f"{recipe}: valid, {len(seeds.rows)} seeds; nothing was spent")
         return
     with folder.lock():
@@ -197,15 +201,15 @@ def contamination(
 def _suite_items(suite: Path, data_dir: Path | None) -> list[Any]:
     """A suite's items for the search: from its file, or from benchmark files as they are."""
     from gra.core.console import View
-    from gra.data.contamination.texts import SuiteItem, read_items
-    from gra.evaluation.suite import load_suite, read_exam
+    from gra.data.contamination.texts import read_items
+    from gra.evaluation.suite import suite_items
 
     if suite.suffix not in (".yaml", ".yml"):
         return read_items(suite)
-    exam = read_exam(load_suite(suite), data_dir)
-    for task, reason in exam.left_out.items():
+    items, left_out = suite_items(suite, data_dir)
+    for task, reason in left_out.items():
         View().note(f"! {task} is not looked for: {reason}")
-    return [SuiteItem(task.name, item.id, item.text, item.choices) for task in exam.questions for item in task.items]
+    return items
 
 
 @app.command(epilog="Example: gra report runs/quickstart")

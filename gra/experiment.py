@@ -102,6 +102,8 @@ def load_experiment(path: Path, overrides: Sequence[str], runs: Path) -> Plan:
         if task.kind == "code":
             require(permission_of(recipe, path), f"the task `{task.name}` of {suite.path}")
     for arm in arms.values():
+        if arm.recipe.contamination is not None:
+            load_recipe(find_file(arm.recipe.contamination.suite, arm.path), Suite)
         if any(program.kind == "tests" for program in arm.recipe.review.programs):
             require(permission_of(recipe, path), f"`kind: tests` of `review.programs` in {arm.path}")
     return Plan(loaded, list(overrides), RunFolder(runs / recipe.name), arms, student, suite)
@@ -244,11 +246,19 @@ def arm_jobs(plan: Plan, *, create: bool = True) -> list[Job]:
     Raises:
         RecipeError, DataError: for the first arm that cannot work.
     """
+    from gra.evaluation.suite import suite_items
     from gra.synthesis.jobs import job_for
 
     ledger, permission = plan.folder / "ledger.sqlite", permission_of(plan.recipe, plan.loaded.path)
     return [
-        job_for(arm, RunFolder(plan.folder / "arms" / name), ledger, create=create, permission=permission)
+        job_for(
+            arm,
+            RunFolder(plan.folder / "arms" / name),
+            ledger,
+            read_suite=suite_items,
+            create=create,
+            permission=permission,
+        )
         for name, arm in plan.arms.items()
     ]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gra.core.manifest import RunFolder, write_json
-from gra.core.records import CHECKS, DIMENSIONS, Candidate, Check, Review, Ruling, State, Usage
+from gra.core.records import CHECKS, DIMENSIONS, Candidate, Check, Contamination, Review, Ruling, State, Usage
 from gra.data.export import export
 from gra.evaluation.compare import compare
 from gra.evaluation.records import write_records
@@ -54,7 +54,8 @@ CANDIDATES = [
     candidate(4, State.REJECTED, "instruction: clear",
               checks=(Check("ben", {"reasonable": 0.9, "complete": 0.8, "clear": 0.11}, ("clear",)),)),
     reviewed(5, State.DUPLICATE, "too similar to r1-000000", (7.0, 7.0), neighbour="r1-000000", similarity=0.97),
-    reviewed(6, State.CONTAMINATED, "shares 13 tokens with arc item 7", (7.0, 7.0)),
+    reviewed(6, State.CONTAMINATED, "repeats a test item of arc", (7.0, 7.0),
+             contamination=Contamination("contaminated", 2, "arc", "arc-7", "ngram", 0.9, 13, HOSTILE, HOSTILE)),
     reviewed(7, State.SURPLUS, "accepted after the round was full", (7.0, 8.0)),
     candidate(8, State.FAILED, "generator ada: answer cut off at the length limit", keywords=(), instruction=""),
 ]  # fmt: skip

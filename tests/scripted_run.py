@@ -182,8 +182,10 @@ def make(
     from gra.core.manifest import RunFolder
     from gra.core.recipe import load_recipe
     from gra.engines.broker import EnginePool
+    from gra.evaluation.suite import suite_items
     from gra.synthesis import arms, growth
     from gra.synthesis.committee import committee_of
+    from gra.synthesis.screen import open_screen
     from gra.synthesis.workshop import Workshop, running
 
     asked = os.open(folder / "asked.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -213,7 +215,8 @@ def make(
     workshop = ScriptedWorkshop(loaded.recipe.engine, {name: fake_resolve(name) for name in names})
     pool = EnginePool({name: JitteryEngine(name, script) for name in names}, 100.0)
     workshop.prepared.set()
-    job = arms.Job(loaded, RunFolder(folder).create(), folder / "ledger.sqlite", permission)
+    screen = open_screen(loaded, suite_items)
+    job = arms.Job(loaded, RunFolder(folder).create(), folder / "ledger.sqlite", permission, screen)
 
     async def run() -> None:
         view = View(folder / "log.jsonl", quiet=True)

@@ -72,7 +72,8 @@ def test_the_schemas_are_a_promise() -> None:
         | dict.fromkeys(["score_chosen", "score_rejected"], "double")
     )  # fmt: skip
     texts = ["candidate_id", "domain", "state", "reason", "arm", "generator", "adjudicator", "instruction", "tests",
-             "response", "neighbour", "checks", "programs", "reviews", "ruling", "drafts", "usage"]  # fmt: skip
+             "response", "neighbour", "checks", "programs", "reviews", "ruling", "drafts", "contamination",
+             "usage"]  # fmt: skip
     lists = ["reviewers", "parents", "keywords", "calls"]
     assert types(LINEAGE_SCHEMA) == (
         dict.fromkeys(texts, "string") | dict.fromkeys(lists, "list<element: string>")

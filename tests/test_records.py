@@ -15,6 +15,7 @@ from gra.core.records import (
     Abstained,
     Candidate,
     Check,
+    Contamination,
     Draft,
     Review,
     Ruling,
@@ -34,6 +35,10 @@ drafts = st.builds(Draft, st.integers(0, 9), texts, texts, reviews, st.none() | 
 usage = st.builds(Usage, *(st.integers(0, 10**9) for _ in range(3)))
 takes = st.sampled_from(["seat", "veto"])
 programs = st.builds(Verified, texts, takes, tuples, tuples, numbers) | st.builds(Abstained, texts, takes, texts)
+verdicts = st.sampled_from(["clean", "suspect", "contaminated"])
+contaminations = st.builds(
+    Contamination, verdicts, st.integers(0, 9), texts, texts, texts, numbers, st.integers(0, 99), texts, texts
+)
 candidates = st.builds(
     Candidate,
     id=texts, round=st.integers(0, 9), index=st.integers(0, 10**6), domain=texts, state=st.sampled_from(State),
@@ -47,6 +52,7 @@ candidates = st.builds(
     usage=st.dictionaries(texts, usage, max_size=3), calls=tuples,
     programs=st.lists(programs, max_size=3).map(tuple),
     drafts=st.lists(drafts, max_size=2).map(tuple),
+    contamination=st.none() | contaminations,
 )  # fmt: skip
 
 

@@ -340,7 +340,7 @@ def told(run: Path, name: str, width: int = 120) -> str:
         (3, ["REJECTED", "adjudicator rejected it", "dot scores 3.00: rejected", "Wrong."]),
         (4, ["REJECTED", "instruction: clear", "0.11", "Instruction 4."]),
         (5, ["DUPLICATE", "too similar to r1-000000", "cosine 0.970: Instruction 0."]),
-        (6, ["CONTAMINATED", "arc item 7"]),
+        (6, ["CONTAMINATED", "repeats a test item of arc", "arc-7 of arc (ngram 0.90, 13 words in a row); 1 more"]),
         (7, ["SURPLUS", "after the round was full"]),
         (8, ["FAILED", "answer cut off at the length limit", "not written"]),
     ],

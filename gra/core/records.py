@@ -116,6 +116,24 @@ class Draft:
         return self.ruling.score if self.ruling else self.mean
 
 
+@dataclass(frozen=True, slots=True)
+class Contamination:
+    """What of a suite stands in a candidate: the verdict, the number of items that match, and the strongest match.
+
+    `score` and `longest` are those of gra/data/contamination; `text` is the item's side and `row_text` the candidate's.
+    """
+
+    verdict: Literal["clean", "suspect", "contaminated"]
+    matches: int = 0
+    task: str = ""
+    item: str = ""
+    method: str = ""
+    score: float = 0.0
+    longest: int = 0
+    text: str = ""
+    row_text: str = ""
+
+
 class State(StrEnum):
     """The terminal states; every candidate ends in exactly one."""
 
@@ -147,7 +165,8 @@ class Usage:
 class Candidate:
     """A candidate's whole story: where it came from, who said what, and how it ended.
 
-    `state` is ACCEPTED once the gate let it through; dedup and quotas may turn that into DUPLICATE or SURPLUS.
+    `state` is ACCEPTED once the gate let it through, and CONTAMINATED if a test item stands in it; dedup and quotas may
+    turn ACCEPTED into DUPLICATE or SURPLUS.
     """
 
     id: str
@@ -177,6 +196,7 @@ class Candidate:
     programs: tuple[Verified | Abstained, ...] = ()
     drafts: tuple[Draft, ...] = ()  # responses to the same instruction that were not taken
     tests: str = ""  # of the instruction, where it came with some
+    contamination: Contamination | None = None  # of one that would be accepted, where the recipe names a suite
 
     @property
     def verdict_score(self) -> float | None:
@@ -204,6 +224,7 @@ class Candidate:
                 "drafts": tuple(Draft(**{**draft, **_judged(draft)}) for draft in data.get("drafts", ())),
                 "usage": {role: Usage(**usage) for role, usage in data["usage"].items()},
                 "calls": tuple(data["calls"]),
+                "contamination": Contamination(**data["contamination"]) if data.get("contamination") else None,
             }
         )
 

@@ -134,6 +134,13 @@ class Dedup(Section):
     likeness: float | None = Field(None, gt=0, le=1)
 
 
+class Contamination(Section):
+    """The suite whose items must not get into the dataset, and where its benchmark files are (null: the catalog's)."""
+
+    suite: str
+    data_dir: str | None = None
+
+
 class Tracking(Section):
     """W&B: `auto` is online when the user is logged in and offline otherwise."""
 
@@ -160,6 +167,7 @@ class SynthesisRecipe(Section):
     # Responses the generator writes to an instruction; the best is taken, worse ones make preference pairs with it.
     drafts: int = Field(1, ge=1, le=16)
     dedup: Dedup = Dedup()
+    contamination: Contamination | None = None  # null: nothing is looked for
     ledger: str | None = None  # a file that several runs share as a cache; null: one in the run folder
     budget: Budget = Budget()
     prices: Prices = Prices()

@@ -24,6 +24,7 @@ from gra.core.errors import DataError, ModelUnavailable
 from gra.core.manifest import digest, file_digest
 from gra.core.recipe import did_you_mean, find_file, load_recipe
 from gra.core.suite_schema import Suite, SuiteTask
+from gra.data.contamination import SuiteItem
 from gra.evaluation.code import Exercise, parse_exercise
 from gra.evaluation.replies import LETTERS, judging_version
 
@@ -176,6 +177,13 @@ def read_exam(suite: Suite, data_dir: Path | None = None) -> Exam:
 def read_questions(suite: Suite, data_dir: Path | None = None) -> list[Questions]:
     """The tasks of `read_exam` alone, for those who need not say what was left out."""
     return read_exam(suite, data_dir).questions
+
+
+def suite_items(path: Path, data_dir: Path | None = None) -> tuple[list[SuiteItem], dict[str, str]]:
+    """What a contamination check looks for, and why which tasks are left out; it raises what `read_exam` does."""
+    exam = read_exam(load_suite(path), data_dir)
+    items = [SuiteItem(task.name, item.id, item.text, item.choices) for task in exam.questions for item in task.items]
+    return items, exam.left_out
 
 
 def suite_digest(questions: Iterable[Questions]) -> str:

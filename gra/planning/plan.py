@@ -22,6 +22,7 @@ from gra.core.recipe import load_recipe
 from gra.core.records import State
 from gra.core.schema import SynthesisRecipe
 from gra.core.spending import token_cost
+from gra.evaluation.suite import suite_items
 from gra.experiment import Plan, arm_jobs, load_experiment
 from gra.planning.stages import add, forecast_stages, scaled
 from gra.sandbox.permission import Permission
@@ -159,7 +160,7 @@ def _jobs(
     if experiment is None:
         loaded = load_recipe(recipe, SynthesisRecipe, overrides)
         folder = RunFolder(runs / loaded.recipe.name)
-        return folder, [job_for(loaded, folder, create=create, permission=permission)]
+        return folder, [job_for(loaded, folder, read_suite=suite_items, create=create, permission=permission)]
     folder = experiment.folder.create() if create else experiment.folder
     return folder, arm_jobs(experiment, create=create)
 

@@ -170,6 +170,9 @@ def _parts(row: Row, texts: Mapping[str, str], cut: _Cut) -> Iterator[Renderable
     if row.get("drafts"):
         yield from cut.gap()
         yield _drafts(row["drafts"], cut)
+    if row.get("contamination"):
+        yield from cut.gap()
+        yield from _contamination(row["contamination"], cut)
     yield from cut.gap()
     yield _cost(row)
 
@@ -271,6 +274,22 @@ def _ruling(ruling: Mapping[str, Any], cut: _Cut) -> Text:
     text = Text.assemble(("ruling  ", "bold"), f"{clean(ruling['adjudicator'])} scores {ruling['score']:.2f}: ", kept)
     shown = ruling["comment"] and not cut.bare
     return text + Text(f"\n  {cut.remark(ruling['comment'])}" if shown else "")
+
+
+def _contamination(found: Mapping[str, Any], cut: _Cut) -> Iterator[Text]:
+    """The verdict of the check against a suite, and what the row shares with the item that is nearest to it."""
+    style = {"clean": "green", "suspect": "yellow"}.get(found["verdict"], "red")
+    verdict = Text.assemble(("test items  ", "bold"), (found["verdict"], f"bold {style}"))
+    if found["verdict"] == "clean":
+        yield verdict
+        return
+    run = f", {found['longest']} words in a row" if found["longest"] else ""
+    more = f"; {found['matches'] - 1} more items" if found["matches"] > 1 else ""
+    where = f"item {clean(found['item'])} of {clean(found['task'])}"
+    yield verdict + Text(f": {where} ({found['method']} {found['score']:.2f}{run}){more}")
+    if not cut.bare:
+        yield Text.assemble(("  item  ", "dim"), cut.remark(found["text"]))
+        yield Text.assemble(("  row   ", "dim"), cut.remark(found["row_text"]))
 
 
 def _cost(row: Row) -> Text:

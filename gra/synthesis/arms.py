@@ -99,6 +99,8 @@ async def _synthesize(
     if seeds.set_aside:
         view.note(seeds.note(), rows=seeds.set_aside)
     begun = time.monotonic()
+    for note in job.screen.notes() if job.screen else ():
+        view.note(note)
     with at_work(job, workshop, pool, view, group, watch) as bench:
         candidates, facts = await make(bench, seeds.rows)
         facts |= {
@@ -152,7 +154,7 @@ async def make(bench: Workbench, seeds: Sequence[Seed], first: int | None = None
     """
     recipe = bench.recipe
     if recipe.arm == "vanilla":
-        return copy_seeds(recipe, seeds), {}
+        return await copy_seeds(bench, seeds), {}
     if not has_stories(recipe):
         return await answer_seeds(bench, seeds[:first]), {}
     parts: list[Candidates] = []

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from gra.core.records import Candidate, State
+from gra.core.schema import SynthesisRecipe
 from gra.synthesis.programs import passed
 
 PROGRAMS = "programs passed"  # left out where no program is asked
+CLEAN = "free of test items"  # left out where no suite is named
 STEPS = (
     "candidates",
     "instruction written",
@@ -15,8 +17,15 @@ STEPS = (
     "mean passed",
     "disputed",
     "kept by adjudicator",
+    CLEAN,
     "accepted",
 )
+
+
+def taken_by(recipe: SynthesisRecipe) -> tuple[str, ...]:
+    """The `STEPS` that a recipe has."""
+    without = {PROGRAMS: not recipe.review.programs, CLEAN: recipe.contamination is None}
+    return tuple(step for step in STEPS if not without.get(step))
 
 
 def steps(candidate: Candidate) -> dict[str, bool]:
@@ -31,6 +40,7 @@ def steps(candidate: Candidate) -> dict[str, bool]:
         scored and (c.disputed or c.state is not State.REJECTED),
         c.disputed,
         c.ruling is not None and c.ruling.kept,
+        c.contamination is not None and c.state is not State.CONTAMINATED,
         c.state is State.ACCEPTED,
     )
     return dict(zip(STEPS, reached, strict=True))

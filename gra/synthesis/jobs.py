@@ -23,6 +23,7 @@ from gra.synthesis.assignment import check_cast
 from gra.synthesis.committee import committee_of, make_members, members_of
 from gra.synthesis.notebook import at_once
 from gra.synthesis.programs import make_programs
+from gra.synthesis.screen import ReadSuite, open_screen
 from gra.synthesis.watch import Watch
 from gra.synthesis.workbench import Job
 from gra.synthesis.workshop import Workshop, find_models, running
@@ -103,15 +104,21 @@ def job_for(
     folder: RunFolder,
     ledger: Path | None = None,
     *,
+    read_suite: ReadSuite,
     create: bool = True,
     permission: Permission | None = None,
 ) -> Job:
-    """The job of one recipe in one run folder, checked as far as it can be without spending anything."""
+    """The job of one recipe in one run folder, checked as far as it can be without spending anything.
+
+    Raises:
+        GraError: when something that the recipe names is not there, or does not fit.
+    """
     shared = loaded.recipe.ledger
     place = Path(shared).expanduser() if shared else ledger or folder / "ledger.sqlite"
     if shared and create:
         RunFolder(place.parent).create()
-    job = Job(loaded, folder.create() if create else folder, place, permission)
+    screen = open_screen(loaded, read_suite)
+    job = Job(loaded, folder.create() if create else folder, place, permission, screen)
     job.seed_file()
     committee = committee_of(job.recipe)
     if committee is not None:

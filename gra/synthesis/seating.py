@@ -97,6 +97,7 @@ async def prepare(bench: Workbench, seeds: Sequence[Seed]) -> Seated:
         {m.name: partial(_calibration, bench, m, planted, late) for m in judges if planted and adjudicates(recipe)},
         programs,
         bench.job.fingerprint(bench.workshop, "rounds", "budget", "prices", "dedup"),
+        bench.job.screen,
     )
     return Seated(setting, parents, measured, late)
 

@@ -15,17 +15,20 @@ from gra.core.schema import SynthesisRecipe
 from gra.synthesis.committee import make_member
 from gra.synthesis.generator import write_response
 from gra.synthesis.notebook import Notebook, Unanswered, at_once
+from gra.synthesis.screen import screened
 from gra.synthesis.story import Setting, refine
 from gra.synthesis.told import Candidates, Joined, Told
 from gra.synthesis.workbench import Workbench
 
 
-def copy_seeds(recipe: SynthesisRecipe, seeds: Sequence[Seed]) -> list[Candidate]:
+async def copy_seeds(bench: Workbench, seeds: Sequence[Seed]) -> list[Candidate]:
     """The seeds as they are."""
-    return [
+    recipe = bench.recipe
+    copies = [
         _from_seed(recipe, f"{recipe.arm}-{seed.id}", index, seed, seed.response, "seed")
         for index, seed in enumerate(seeds)
     ]
+    return await screened(bench.job.screen, copies)
 
 
 async def answer_seeds(bench: Workbench, seeds: Sequence[Seed]) -> Told:
@@ -45,7 +48,8 @@ async def answer_seeds(bench: Workbench, seeds: Sequence[Seed]) -> Told:
             ended = replace(begun, response=response, generator=teacher.name)
         except Unanswered as gap:
             ended = replace(begun, state=State.FAILED, reason=str(gap), generator=teacher.name)
-        return replace(ended, usage=dict(notebook.usage), calls=tuple(notebook.calls))
+        ended = replace(ended, usage=dict(notebook.usage), calls=tuple(notebook.calls))
+        return (await screened(bench.job.screen, [ended]))[0]
 
     await bench.workshop.prepared.wait()
     scope = bench.job.fingerprint(bench.workshop, "budget", "prices")
@@ -63,7 +67,8 @@ async def refine_seeds(bench: Workbench, setting: Setting, seeds: Sequence[Seed]
         return refined
     own = [(c.index, seeds[c.index]) for c in refined if c.state is not State.ACCEPTED]
     reason = "seed, its rewriting was not accepted"
-    return Joined([refined, [_from_seed(bench.recipe, f"seed-{s.id}", i, s, s.response, reason) for i, s in own]])
+    copies = [_from_seed(bench.recipe, f"seed-{s.id}", i, s, s.response, reason) for i, s in own]
+    return Joined([refined, await screened(bench.job.screen, copies)])
 
 
 async def _each(

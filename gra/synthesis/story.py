@@ -2,7 +2,7 @@
 
     draw parents -> keywords -> instruction -> every reviewer checks the instruction
       -> response -> programs check what can be checked -> every reviewer scores the response
-      -> the gate -> (adjudicate) -> verdict
+      -> the gate -> (adjudicate) -> (the screen against a suite) -> verdict
 
 A refined seed keeps its instruction and enters at the response. A story is a pure function of the run
 seed, its round and index, the pool of the round before, and the recorded answers; it knows nothing of
@@ -30,6 +30,7 @@ from gra.synthesis.generator import new_keywords, rewrite_response, write_instru
 from gra.synthesis.notebook import Notebook, Unanswered, together
 from gra.synthesis.programs import Program, Sample
 from gra.synthesis.reviewer import Calibration, add_comment, check_instruction, score_response
+from gra.synthesis.screen import Screen, screened
 
 Pool = Mapping[str, Sequence[Seed]]
 
@@ -52,6 +53,7 @@ class Setting:
     )  # of those measured meanwhile
     programs: Sequence[Program] = ()
     fingerprint: str = ""  # of all that a verdict depends on beside the pool
+    screen: Screen | None = None
 
     def calibration(self, member: Member) -> Calibration:
         """The member's map from raw to calibrated score."""
@@ -115,7 +117,8 @@ async def _end(story: _Story, telling: Awaitable[Candidate]) -> Candidate:
     except Unanswered as gap:
         ended = replace(story.told, state=State.FAILED, reason=str(gap))
     # Sorted: reviewers answer in any order, and the same story must read the same.
-    return replace(ended, usage=dict(story.notebook.usage), calls=tuple(sorted(story.notebook.calls)))
+    ended = replace(ended, usage=dict(story.notebook.usage), calls=tuple(sorted(story.notebook.calls)))
+    return (await screened(story.setting.screen, [ended]))[0]
 
 
 def domain_in_turn(recipe: SynthesisRecipe, parents: Pool, round_: int, index: int) -> str:

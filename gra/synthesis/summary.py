@@ -14,7 +14,7 @@ from gra.core.ledger import Ledger
 from gra.core.manifest import file_digest
 from gra.core.records import Candidate, State
 from gra.synthesis import programs
-from gra.synthesis.funnel import PROGRAMS, STEPS, steps
+from gra.synthesis.funnel import CLEAN, PROGRAMS, STEPS, steps
 from gra.synthesis.prompts import digests
 from gra.synthesis.workbench import Job
 from gra.synthesis.workshop import Workshop
@@ -29,6 +29,8 @@ class Tally:
         self._steps: Counter[str] = Counter()
         self._programs = programs.Tally()
         self._means = array("d")
+        self._verdicts: Counter[str] = Counter()  # on candidates that were held against a suite
+        self._tasks: Counter[str] = Counter()  # of that suite, by the candidates that repeat an item
         self.judges: set[str] = set()  # who settled a dispute
 
     def add(self, candidate: Candidate) -> None:
@@ -41,13 +43,23 @@ class Tally:
             self.judges.add(c.adjudicator)
         if c.mean is not None:
             self._means.append(c.mean)
+        if c.contamination is not None:
+            self._verdicts[c.contamination.verdict] += 1
+            self._tasks[c.contamination.task] += c.state is State.CONTAMINATED
         self._steps.update(steps(c))
+
+    def contamination(self) -> dict[str, Any]:
+        """How many candidates that would be accepted are clean, suspect and contaminated, and by which tasks."""
+        rows = {verdict: self._verdicts[verdict] for verdict in ("clean", "suspect", "contaminated")}
+        return {"rows": rows, "tasks": {task: n for task, n in sorted(self._tasks.items()) if n}}
 
     def facts(self) -> dict[str, Any]:
         """States, reasons, the funnel (how many reached each step of the method), mean score, programs."""
         reached = {step: self._steps[step] for step in STEPS}
         if not (verdicts := self._programs.summary()):
             del reached[PROGRAMS]
+        if not self._verdicts:
+            del reached[CLEAN]
         return {
             "states": {state.value: self._states[state] for state in State},
             "reasons": dict(self._reasons),
@@ -76,6 +88,7 @@ def summarize(
         "missing_models": workshop.missing,
         "prompts": digests(),
         "seeds_sha256": file_digest(job.seed_file()),
+        **({"contamination": job.screen.to_json() | tally.contamination()} if job.screen else {}),
         **facts,
         **_shown_reviewers(facts, tally.judges),
     }
@@ -107,7 +120,7 @@ def card_facts(job: Job, workshop: Workshop, content: Mapping[str, Any]) -> dict
         for name, r in content.get("reviewers", {}).items()
     ]
     return {
-        **({"committee": content["committee"]} if "committee" in content else {}),
+        **{key: content[key] for key in ("committee", "contamination") if key in content},
         "name": job.recipe.name,
         "arm": job.recipe.arm,
         "states": content["states"],

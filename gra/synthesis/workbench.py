@@ -20,9 +20,10 @@ from gra.data.seeds import Seeds, load_seeds
 from gra.engines.broker import Broker
 from gra.sandbox.permission import Permission
 from gra.synthesis.committee import committee_of
-from gra.synthesis.funnel import PROGRAMS, STEPS, steps
+from gra.synthesis.funnel import steps, taken_by
 from gra.synthesis.programs import versions
 from gra.synthesis.prompts import digests
+from gra.synthesis.screen import Screen
 from gra.synthesis.workshop import Workshop
 
 # Stories in flight per model: enough to keep the engines busy while stories wait for other models, and few enough
@@ -47,6 +48,7 @@ class Job:
     folder: RunFolder
     ledger: Path
     permission: Permission | None = None  # to run code that a model wrote
+    screen: Screen | None = None  # of a recipe that names a suite
 
     @property
     def recipe(self) -> SynthesisRecipe:
@@ -66,7 +68,8 @@ class Job:
         # Where a model runs is in its identity, as far as it matters, and an adapter is what it holds, not its folder.
         elsewhere = {"engine", "adapter"}
         members: dict[str, Any] = {"committee": {"models": {"__all__": elsewhere}}, "teacher": elsewhere}
-        left_out = {"tracking", "engine", "ledger", *without}
+        # A suite is what its items are, not its file.
+        left_out = {"tracking", "engine", "ledger", "contamination", *without}
         recipe = self.recipe.model_dump(exclude=members | dict.fromkeys(left_out, True))
         models = {name: asdict(workshop.model_id(name)) for name in sorted(workshop.models)}
         programs = versions(self.recipe.review.programs)
@@ -77,7 +80,9 @@ class Job:
             if member.adapter is not None
         }
         parts = [recipe, file_digest(self.seed_file()), models, digests(), programs]
-        return digest([*parts, adapters] if adapters else parts)
+        parts += [adapters] if adapters else []
+        parts += [{"contamination": self.screen.digest}] if self.screen else []
+        return digest(parts)
 
 
 @dataclass
@@ -123,7 +128,7 @@ class Workbench:
         self.workshop.prepared.set()
         self.ended[candidate.state] += 1
         past = steps(candidate)
-        self.gates.update({step: past[step] for step in STEPS if step != PROGRAMS or self.recipe.review.programs})
+        self.gates.update({step: past[step] for step in taken_by(self.recipe)})
         if quietly:
             return
         progress = self.broker.progress

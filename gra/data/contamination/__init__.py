@@ -7,7 +7,7 @@ search.py has the index and the rules, words.py and sketch.py what they are buil
 items, report.py writes what `gra contamination` leaves.
 """
 
-from gra.data.contamination.search import Match, SuiteIndex, verdict_of
+from gra.data.contamination.search import RULES, Match, SuiteIndex, verdict_of
 from gra.data.contamination.texts import SuiteItem
 
-__all__ = ["Match", "SuiteIndex", "SuiteItem", "verdict_of"]
+__all__ = ["RULES", "Match", "SuiteIndex", "SuiteItem", "verdict_of"]

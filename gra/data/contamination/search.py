@@ -40,6 +40,7 @@ _ALONE = 5  # words that a question needs to count without its choices
 _BETWEEN = 3  # words between a short question and its choices: "A", "option B"
 _SHOWN = 400  # characters
 _BLOCK = 2048
+RULES = 1  # raised with every change that may change a verdict
 Row = Sequence[str]  # the texts of one row: instruction, response, …
 
 
