@@ -30,10 +30,12 @@ def launch(strategy: str, recipe: Path, output: Path) -> dict[str, Any]:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
-    command = [sys.executable, "-m", "accelerate.commands.launch"]
-    command += ["--config_file", str(ROOT / "recipes/accelerate" / f"{strategy}.yaml"), "--num_processes", "2"]
-    command += ["--main_process_ip", "127.0.0.1", "--main_process_port", str(port)]
-    command += ["--cpu"] if strategy == "ddp" else []
+    if strategy == "ddp":  # accelerate starts one process on a CPU unless it is given MPI
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
+    else:
+        command = [sys.executable, "-m", "accelerate.commands.launch"]
+        command += ["--config_file", str(ROOT / "recipes/accelerate" / f"{strategy}.yaml"), "--num_processes", "2"]
+        command += ["--main_process_ip", "127.0.0.1", "--main_process_port", str(port)]
     command += [str(ROOT / "train.py"), "--config", str(recipe), "--output", str(output), "--json"]
     environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
