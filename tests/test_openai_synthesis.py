@@ -22,6 +22,7 @@ from gra.core.records import DIMENSIONS, State
 from gra.core.schema import SynthesisRecipe
 from gra.data.export import read_lineage
 from gra.engines.protocol import ModelId
+from gra.evaluation.suite import suite_items
 from gra.synthesis import growth, workshop
 from gra.synthesis.jobs import job_for, run_jobs
 
@@ -65,7 +66,9 @@ def synthesize(
                 **(changes or {}),
             )
             write_job(folder, recipe)
-            job = job_for(load_recipe(folder / "recipe.yaml", SynthesisRecipe), RunFolder(folder))
+            job = job_for(
+                load_recipe(folder / "recipe.yaml", SynthesisRecipe), RunFolder(folder), read_suite=suite_items
+            )
             view = View(folder / "log.jsonl", quiet=True)
             return await asyncio.to_thread(run_jobs, [job], view, folder / "logs")
 
