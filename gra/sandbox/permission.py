@@ -1,6 +1,6 @@
 """The user's word that code written by models may run here.
 
-Only two places may make one, and a test holds them to it: the command line (`--allow-code-execution`) and an
+Only two kinds of places may make one, and a test holds them to it: the command lines (`--allow-code-execution`) and an
 experiment's recipe (`allow_code_execution: true`). Suites, synthesis recipes and datasets cannot: they travel between
 people.
 """
