@@ -28,12 +28,17 @@ from gra.data.export import read_lineage
 PARTS = ("train", "contested", "preferences", "lineage")
 FILES = (*(f"dataset/{part}.parquet" for part in PARTS), "dataset/README.md", "lineage.parquet")
 ROUNDS = ("dataset/rounds/1.parquet", "dataset/rounds/2.parquet")
+
+
 # Ends by the number of candidates: then even which questions were asked does not depend on timing.
-LIMITED = make_recipe(
-    rounds={"count": 2, "accept": 1000, "max_candidates": 30},
-    review={"comments": "disputed", "probes": 6, "accept_mean": 6.0, "dispute_std": 1.0},
-)
-FILLED = make_recipe(rounds={"count": 2, "accept": 6, "max_candidates": 200})
+def limited(candidates: int) -> SynthesisRecipe:
+    return make_recipe(
+        rounds={"count": 2, "accept": 1000, "max_candidates": candidates},
+        review={"comments": "disputed", "probes": 6, "accept_mean": 6.0, "dispute_std": 1.0},
+    )
+
+
+LIMITED = limited(30)
 
 
 @pytest.fixture(scope="module")
@@ -111,13 +116,15 @@ def check_it_was_worth_it(folder: Path) -> None:
     assert {row["round"] for row in rows} == {1, 2}
 
 
-@pytest.mark.parametrize(("kills", "spread"), [(12, 10), pytest.param(60, 60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("kills", "spread", "candidates"), [(12, 10, 30), pytest.param(60, 60, 60, marks=pytest.mark.slow)]
+)
 def test_killed_at_random_instants_the_files_are_those_of_an_uninterrupted_run(
-    processes, tmp_path, kills, spread
+    processes, tmp_path, kills, spread, candidates
 ) -> None:
-    questions = whole(processes, tmp_path / "whole", LIMITED)
+    questions = whole(processes, tmp_path / "whole", limited(candidates))
     check_it_was_worth_it(tmp_path / "whole")
-    write_job(tmp_path / "killed", LIMITED)
+    write_job(tmp_path / "killed", limited(candidates))
     kill_and_resume(processes, tmp_path / "killed", kills, len(questions) // spread, random.Random(kills))
     check_same(tmp_path / "killed", tmp_path / "whole")
 
@@ -136,16 +143,17 @@ def test_killed_while_the_last_answers_are_counted_and_the_dataset_is_written(pr
         assert left == {*(f"{part}.parquet" for part in PARTS), "README.md", "rounds"}
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.slow)])
-def test_rounds_that_end_when_they_are_full_give_the_same_files(processes, tmp_path, kills: int) -> None:
+@pytest.mark.parametrize(("kills", "rows"), [(3, 6), pytest.param(50, 15, marks=pytest.mark.slow)])
+def test_rounds_that_end_when_they_are_full_give_the_same_files(processes, tmp_path, kills: int, rows: int) -> None:
     """Which stories are under way when a round is full depends on timing; nothing that is written does."""
-    questions = whole(processes, tmp_path / "whole", FILLED)
-    write_job(tmp_path / "killed", FILLED)
+    recipe = make_recipe(rounds={"count": 2, "accept": rows, "max_candidates": 200})
+    questions = whole(processes, tmp_path / "whole", recipe)
+    write_job(tmp_path / "killed", recipe)
     most = max(1, len(questions) // (3 * kills))
     kill_and_resume(processes, tmp_path / "killed", kills, most, random.Random(kills))
     check_same(tmp_path / "killed", tmp_path / "whole")
-    rows = read_lineage(tmp_path / "whole" / "lineage.parquet")
-    assert Counter(row["round"] for row in rows if row["state"] == State.ACCEPTED) == {1: 6, 2: 6}
+    lineage = read_lineage(tmp_path / "whole" / "lineage.parquet")
+    assert Counter(row["round"] for row in lineage if row["state"] == State.ACCEPTED) == {1: rows, 2: rows}
 
 
 def test_running_a_finished_run_again_asks_nothing_and_changes_nothing(processes, tmp_path: Path) -> None:
