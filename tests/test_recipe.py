@@ -233,6 +233,18 @@ def test_overrides_that_are_not(write, text: str) -> None:
     assert problem.startswith("command line")
 
 
+def test_an_override_finds_keys_that_have_dots(write) -> None:
+    path = write(GOOD.replace("beta:", "beta-0.5b:"))
+    override = "committee.models.beta-0.5b.sampling.temperature=0.9"
+    loaded = load_recipe(path, SynthesisRecipe, [override])
+    members = loaded.recipe.committee.models
+    assert list(members) == ["Alpha", "beta-0.5b", "gamma", "delta", "epsilon"]
+    assert (members["beta-0.5b"].model, members["beta-0.5b"].sampling.temperature) == ("model-b", 0.9)
+    assert (
+        loaded.origins[("committee", "models", "beta-0.5b", "sampling", "temperature")] == f"command line ({override})"
+    )
+
+
 def test_a_mapping_on_the_command_line_replaces_and_owns_all_of_its_values(write) -> None:
     path = write(GOOD + "rounds:\n  count: 2\n  accept: 7\n")
     loaded = load_recipe(path, SynthesisRecipe, ["rounds={count: 3}"])

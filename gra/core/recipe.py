@@ -238,7 +238,7 @@ def _merge(base: Any, over: Any) -> Any:
 
 def _override(tree: _Tree, text: str) -> None:
     key, equals, value = text.partition("=")
-    parts = key.strip().lstrip("-").split(".")
+    parts = _steps(key.strip().lstrip("-").split("."), tree.values)
     if not equals or not all(parts):
         tree.problems.append(f"command line: `{text}` is not an override; write key.sub=value")
         return
@@ -266,6 +266,17 @@ def _override(tree: _Tree, text: str) -> None:
     for stale in [at for at in tree.origins if at[: len(parts)] == tuple(parts)]:
         del tree.origins[stale]
     _mark(parsed, tuple(parts), origin, tree.origins)
+
+
+def _steps(names: Sequence[str], node: Any) -> list[str]:
+    """The keys from the top down; a key that is there may have dots of its own, as in the name of a model."""
+    steps, left = [], list(names)
+    while left:
+        known = (n for n in range(len(left), 1, -1) if isinstance(node, dict) and ".".join(left[:n]) in node)
+        taken = next(known, 1)
+        steps.append(".".join(left[:taken]))
+        node, left = node.get(steps[-1]) if isinstance(node, dict) else None, left[taken:]
+    return steps
 
 
 def _value(text: str) -> Any:
