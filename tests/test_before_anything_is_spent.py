@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from evaluation_tiny import write_suite
+from scripted_run import make_recipe, write_job
 from synthesised import command
 from training_tiny import PAIRS, make_student, row, write_recipe, write_rows
 
@@ -138,3 +139,13 @@ def test_a_model_without_a_name_is_called_what_a_folder_can_be(
     (tmp_path / "runs" / "here").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "runs" / "here")
     assert cli._default_name(model, None if adapter is None else Path(adapter)) == name
+
+
+def test_a_recipe_whose_seeds_give_nobody_two_parents(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_job(tmp_path, make_recipe())
+    lonely = [{"id": d, "domain": d, "instruction": f"Say {d}.", "response": d} for d in make_recipe().domains]
+    (tmp_path / "seeds.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lonely))
+    runs = ["--runs", str(tmp_path / "runs")]
+    for verb in (["synthesize", "--dry-run"], ["synthesize"], ["plan"]):
+        assert command(verb[0], str(tmp_path / "recipe.yaml"), *verb[1:], *runs) == 2
+        assert "a candidate needs two parents, and no domain has two seeds" in capsys.readouterr().err

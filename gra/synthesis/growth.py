@@ -18,7 +18,7 @@ from gra.synthesis.quotas import rows_by_domain
 from gra.synthesis.rounds import Round, RoundResult, grow
 from gra.synthesis.story import Setting, eligible
 from gra.synthesis.told import Joined, Told
-from gra.synthesis.workbench import Workbench
+from gra.synthesis.workbench import Job, Workbench
 
 
 async def write_samples(bench: Workbench, setting: Setting, parents: Sequence[Seed]) -> Joined:
@@ -76,24 +76,23 @@ def _say_how_it_ended(bench: Workbench, number: int, result: RoundResult) -> Non
     )
 
 
-def check_parents(bench: Workbench, seeds: Sequence[Seed]) -> None:
-    """Before anything is spent: there must be two parents for a candidate, in every domain that has a quota.
+def check_parents(job: Job, seeds: Sequence[Seed]) -> list[str]:
+    """There must be two parents for a candidate, in every domain that has a quota; the domains that have not two.
 
     Raises:
         DataError: when there are not.
     """
-    recipe, count = bench.recipe, Counter(seed.domain for seed in seeds)
+    recipe, count = job.recipe, Counter(seed.domain for seed in seeds)
     lone = [domain for domain in recipe.domains if count[domain] < 2]
     if len(lone) == len(recipe.domains):
-        raise DataError(f"{bench.job.seed_file()}: a candidate needs two parents, and no domain has two seeds")
+        raise DataError(f"{job.seed_file()}: a candidate needs two parents, and no domain has two seeds")
     wanted = rows_by_domain(recipe) or {}
     if barren := [domain for domain in lone if wanted.get(domain)]:
         raise DataError(
             f"`rounds.quotas` asks for rows of {', '.join(barren)}, but a candidate needs two parents and there are "
             "not two seeds; add seeds, or take the domain out of `domains`"
         )
-    if lone:
-        bench.view.note(f"! no candidates for {', '.join(lone)}: a domain needs two seeds")
+    return lone
 
 
 async def name_domains(bench: Workbench, members: Mapping[str, Member], seeds: Sequence[Seed]) -> list[Seed]:

@@ -21,6 +21,7 @@ from gra.sandbox.permission import Permission
 from gra.synthesis.arms import has_stories, synthesize, try_out, writes_samples
 from gra.synthesis.assignment import check_cast
 from gra.synthesis.committee import committee_of, make_members, members_of
+from gra.synthesis.growth import check_parents
 from gra.synthesis.notebook import at_once
 from gra.synthesis.programs import make_programs
 from gra.synthesis.screen import ReadSuite, open_screen
@@ -119,7 +120,9 @@ def job_for(
         RunFolder(place.parent).create()
     screen = open_screen(loaded, read_suite)
     job = Job(loaded, folder.create() if create else folder, place, permission, screen)
-    job.seed_file()
+    seeds = job.seeds().rows
+    if writes_samples(job.recipe) and all(seed.domain for seed in seeds):  # else they are named by a model first
+        check_parents(job, seeds)
     committee = committee_of(job.recipe)
     if committee is not None:
         named = {name: ModelId(member.model, member.model, "") for name, member in committee.models.items()}

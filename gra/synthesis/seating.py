@@ -80,7 +80,8 @@ async def prepare(bench: Workbench, seeds: Sequence[Seed]) -> Seated:
     if recipe.arm == "refined":
         measured, parents = await _measure_all(bench, reviewers, planted), named
     else:
-        check_parents(bench, named)
+        if lone := check_parents(bench.job, named):
+            bench.view.note(f"! no candidates for {', '.join(lone)}: a domain needs two seeds")
         measuring = asyncio.ensure_future(_measure_all(bench, reviewers, planted))
         enriching = asyncio.ensure_future(enrich_all(bench, members, named))
         await at_once(measuring, enriching)
