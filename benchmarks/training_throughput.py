@@ -35,6 +35,8 @@ ROOT = Path(__file__).parent.parent
 # What a run needs besides the recipe's `train` section to be the one that train.py makes of it.
 _BESIDES = ("use_cpu", "bf16", "dataloader_pin_memory", "disable_tqdm", "report_to")
 
+_PACKED = ("train.packing=true", "train.train_sampling_strategy=random")  # packed rows are all equally long
+
 
 @dataclass(frozen=True)
 class Run:
@@ -158,7 +160,7 @@ def main(
             "TRL's script": lambda place: trls(loaded, file, place, runs["train.py"][0].tokens),
         }
         if packed:
-            sides["train.py, packed"] = lambda place: ours(loaded, [*overrides, "train.packing=true"], place)
+            sides["train.py, packed"] = lambda place: ours(loaded, [*overrides, *_PACKED], place)
         for number in range(repeat):
             for at, (side, run) in enumerate(sides.items()):
                 runs.setdefault(side, []).append(run(folder / f"{at}-{number}"))
