@@ -37,7 +37,7 @@ def main() -> None:
     loaded = load_recipe(arguments.recipe, SynthesisRecipe)
     recipe = loaded.recipe
     job = job_for(loaded, RunFolder(Path("runs") / recipe.name), read_suite=suite_items, create=False)
-    seeds = job.seeds().rows
+    seeds = job.seeds.rows
     made = read_evidence(arguments.run / "ledger.sqlite", recipe.name, "the run")
     actual = {name: sum(costs[:, :, COLUMNS.index(name)].sum() for costs in made.units.values()) for name in _SHOWN}
     work = Work(

@@ -4,9 +4,9 @@ Run as: python benchmarks/reviewers.py MODEL:WAY [MODEL:WAY ...] [--pairs 28] [-
         [--pandalm 60] [--committee MODEL:WAY ...] [--json FILE]
 
 Answers of which one is known to be better (`review_pairs.py`): planted from our seeds, and with --data-dir those that
-people judged. WAY is one that a recipe can choose (integers, expected, yes_no, likelihood) or one on trial:
+people judged. WAY is one that a recipe can choose (integers, expected, yes_no, likelihood; correctness: yes_no with
+`dimensions: [correctness]`) or one on trial:
 
-    correctness                     the first of yes_no's six questions alone
     overall_yes_no, overall_digit   one question of its own in place of six
     few_shot                        overall_yes_no after two worked examples
     without_exercise                correctness as log-odds, less those for the same answer to no exercise
@@ -29,13 +29,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import numpy as np
 import psutil
 import typer
 from review_pairs import LLMBAR, PANDALM, PLANTED, Pair, judged, planted
 
+from gra.core.committee_schema import Ask
 from gra.core.committee_schema import Member as MemberRecipe
 from gra.core.console import View
 from gra.core.ledger import Ledger
@@ -55,7 +56,7 @@ from gra.synthesis.story import trust
 from gra.synthesis.workshop import find_models, running
 
 KINDS = (*PLANTED, "llmbar natural", "llmbar adversarial", "pandalm")
-RECIPE_WAYS = ("integers", "expected", "yes_no", "likelihood")
+RECIPE_WAYS = (*get_args(Ask), "correctness")
 OVERALL = {"overall": "Is the answer about this exercise, correct and complete?"}
 CORRECTNESS = {"correctness": SCORE_QUESTIONS["correctness"]}
 BASES = {"without_exercise": {"instruction": "Write something."}, "without_answer": {"response": "(no answer)"}}
@@ -64,7 +65,7 @@ EXAMPLES = [
     ("How many minutes are there in two hours?", "Bees make honey from the nectar of flowers.", "no"),
 ]
 NOT_ASKED = Fault("error", "not recorded, and nothing is asked", permanent=True)
-TRIAL_WAYS = ("correctness", "overall_yes_no", "overall_digit", "few_shot", "backward", *BASES)
+TRIAL_WAYS = ("overall_yes_no", "overall_digit", "few_shot", "backward", *BASES)
 Scores = dict[str, dict[str, float]]  # what a review says, by the name of the answer
 
 
@@ -79,8 +80,6 @@ async def review(notebook: Notebook, member: Member, way: str, instruction: str,
         return await expected_digits(notebook, member, "score_digit", OVERALL, role="reviewer", **shown)
     if way == "few_shot":
         return await few_shot(notebook, member, shown)
-    if way == "correctness":
-        return await yes_probabilities(notebook, member, "score_yes_no", CORRECTNESS, role="reviewer", **shown)
     if way in BASES:
         return await contrast(notebook, member, shown, shown | BASES[way])
     return await backward(notebook, member, **shown)
@@ -154,7 +153,9 @@ async def measure(reviewer: str, pairs: Sequence[Pair], folder: Path, replay: bo
     )
     view = View()
     workshop = find_models([recipe], view)
-    asked = {"model": model, "ask": way if way in RECIPE_WAYS else "yes_no", "sampling": {"max_tokens": 200}}
+    asked: dict[str, Any] = {"model": model, "sampling": {"max_tokens": 200}}
+    asked |= {"ask": way} if way in get_args(Ask) else {"ask": "yes_no"}
+    asked |= {"dimensions": ["correctness"]} if way == "correctness" else {}
     member = make_member(reviewer, MemberRecipe.model_validate(asked), Review(), workshop.model_id(model))
     answers = answers_of(pairs)
     ledger = Ledger(folder / f"{model.replace('/', '--')}.sqlite", run="reviewers")

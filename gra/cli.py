@@ -75,7 +75,7 @@ def synthesize(
     folder = RunFolder(runs / loaded.recipe.name)
     permission = Permission(FLAG) if allow_code_execution else None
     job = job_for(loaded, folder, read_suite=suite_items, create=not dry_run, permission=permission)
-    seeds = job.seeds()
+    seeds = job.seeds
     view = View(None if dry_run else folder / "log.jsonl")
     if dry_run:
         if seeds.set_aside:

@@ -320,9 +320,10 @@ def _evaluate(plan: Plan, view: View) -> dict[str, Path]:
     """The untuned student and every trained one on the same suite."""
     from gra.evaluation.harness import ModelUnderTest, evaluate
     from gra.models.catalog import resolve
+    from gra.training.plan import model_name
 
     student = plan.student.recipe
-    base = resolve(_trained(plan)[0], accept_licences=_licences(plan))
+    base = resolve(model_name(student.model), accept_licences=_licences(plan))
     permission = permission_of(plan.recipe, plan.loaded.path)
     runs: dict[str, Path] = {}
     subjects = [(UNTUNED, None), *((key, plan.folder / "models" / key) for key, _, _ in plan.students())]

@@ -246,6 +246,12 @@ def test_the_key_does_not_change_what_recipes_without_it_are_known_by(tmp_path: 
     assert len(parts) == 5
 
 
+def synthesis_of(folder: Path, runs: Path) -> tuple[str, ...]:
+    """The command line that makes the arm of a folder."""
+    recipe, seeds = str(folder / "recipe.yaml"), f"seeds.source={folder}/seeds.jsonl"
+    return "synthesize", recipe, seeds, "--runs", str(runs)
+
+
 OPTIONAL = {"name": "more", "kind": "letter", "data": "catalog:arc_easy", "optional": True}
 
 
@@ -253,13 +259,7 @@ OPTIONAL = {"name": "more", "kind": "letter", "data": "catalog:arc_easy", "optio
 def test_a_suite_that_cannot_be_looked_for_ends_the_run_before_it_begins(tmp_path, monkeypatch, capsys, how) -> None:
     monkeypatch.setenv("GRA_OFFLINE", "1")
     folder = prepared(tmp_path, arm="vanilla", committee=None, contamination={"suite": "siute.yaml"})
-    run = (
-        "synthesize",
-        str(folder / "recipe.yaml"),
-        f"seeds.source={folder}/seeds.jsonl",
-        "--runs",
-        str(tmp_path / "runs"),
-    )
+    run = synthesis_of(folder, tmp_path / "runs")
 
     def ends(*changes: str) -> tuple[int, str]:
         code = command(*run, *changes, *how)
@@ -289,13 +289,7 @@ def test_a_task_that_is_left_out_is_said(tmp_path: Path, monkeypatch, capsys) ->
     folder = prepared(tmp_path, arm="vanilla", committee=None)
     suite = json.loads((folder / "suite.yaml").read_text())
     (folder / "suite.yaml").write_text(json.dumps(suite | {"tasks": [*suite["tasks"], OPTIONAL]}))
-    run = (
-        "synthesize",
-        str(folder / "recipe.yaml"),
-        f"seeds.source={folder}/seeds.jsonl",
-        "--runs",
-        str(tmp_path / "runs"),
-    )
+    run = synthesis_of(folder, tmp_path / "runs")
     assert command(*run) == 0
     assert "! more of suite.yaml is not looked for in the rows: benchmark arc_easy" in capsys.readouterr().err
     facts = json.loads((tmp_path / "runs" / "scripted" / "manifest.json").read_text())["synthesis"]
@@ -348,13 +342,7 @@ def test_real_test_items_among_the_seeds_are_kept_out(tmp_path: Path, shared_dat
         {"instruction": "Write a poem about a river that forgot its name.", "response": "O river!", "domain": "qa"}
     ]
     (folder / "seeds.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    run = (
-        "synthesize",
-        str(folder / "recipe.yaml"),
-        f"seeds.source={folder}/seeds.jsonl",
-        "--runs",
-        str(tmp_path / "runs"),
-    )
+    run = synthesis_of(folder, tmp_path / "runs")
     assert command(*run, "--json") == 0
     states = json.loads(capsys.readouterr().out)["states"]
     assert (states["contaminated"], states["accepted"]) == (30, 1)

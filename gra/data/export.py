@@ -66,15 +66,8 @@ _TEXTS = (
     "instruction", "tests", "response", "neighbour",
 )  # fmt: skip
 _LISTS = ("reviewers", "parents", "keywords", "calls")
-_JSON = (
-    "checks",
-    "programs",
-    "reviews",
-    "ruling",
-    "drafts",
-    "contamination",
-    "usage",
-)  # nested records travel as canonical JSON
+# Nested records travel as canonical JSON.
+_JSON = ("checks", "programs", "reviews", "ruling", "drafts", "contamination", "usage")
 LINEAGE_SCHEMA = pa.schema(
     [("candidate_id", pa.string()), ("round", pa.int32()), ("index", pa.int32())]
     + [(name, pa.string()) for name in _TEXTS[1:]]

@@ -119,7 +119,7 @@ def make_plan(
     sample: int | None,
     permission: Permission | None = None,
 ) -> Planned:
-    """Forecast a synthesis recipe or an experiment, whose own word on programs holds beside `permission`.
+    """Forecast a synthesis recipe, or an experiment; `permission` is for the first, the second says it for its arms.
 
     Raises:
         RecipeError: when the recipe is wrong, or the past run knows nothing of its models.
@@ -199,7 +199,7 @@ def _arm(
     recipe = job.recipe
     if committee_of(recipe) is None:
         return ArmPlan(recipe, None, "asks nobody"), []
-    seeds = job.seeds().rows
+    seeds = job.seeds.rows
     if past is not None:
         evidence, own = _from_past(recipe, past), False
     elif job.ledger.is_file() and (sample is not None or _begun(job)):

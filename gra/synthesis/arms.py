@@ -95,7 +95,7 @@ async def _synthesize(
 ) -> dict[str, Any]:
     recipe = job.recipe
     (job.folder / "recipe.resolved.yaml").write_text(job.loaded.show() + "\n", encoding="utf-8")
-    seeds = job.seeds()
+    seeds = job.seeds
     if seeds.set_aside:
         view.note(seeds.note(), rows=seeds.set_aside)
     begun = time.monotonic()
@@ -131,7 +131,7 @@ async def try_out(job: Job, workshop: Workshop, pool: EnginePool, view: View, co
         recipe = recipe.model_copy(update={"rounds": recipe.rounds.model_copy(update=rounds)})
         job = replace(job, loaded=replace(job.loaded, recipe=recipe))
     with writing(job.folder.path), at_work(job, workshop, pool, view, None, watch) as bench:
-        candidates, _ = await make(bench, job.seeds().rows, count)
+        candidates, _ = await make(bench, job.seeds.rows, count)
         return [candidate.id for candidate in candidates if candidate.state is State.DUPLICATE]
 
 

@@ -120,7 +120,7 @@ def job_for(
         RunFolder(place.parent).create()
     screen = open_screen(loaded, read_suite)
     job = Job(loaded, folder.create() if create else folder, place, permission, screen)
-    seeds = job.seeds().rows
+    seeds = job.seeds.rows
     if writes_samples(job.recipe) and all(seed.domain for seed in seeds):  # else they are named by a model first
         check_parents(job, seeds)
     committee = committee_of(job.recipe)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,9 @@ class Job:
         """Where the recipe's seeds are."""
         return find_seeds(self.recipe.seeds, self.loaded.path)
 
+    @cached_property
     def seeds(self) -> Seeds:
-        """The recipe's seeds, and the rows that had to be set aside."""
+        """The recipe's seeds, and the rows that had to be set aside; read once."""
         return load_seeds(self.seed_file(), self.recipe.domains, self.recipe.seeds, seed=self.recipe.seed)
 
     def fingerprint(self, workshop: Workshop, *without: str) -> str:
