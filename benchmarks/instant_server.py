@@ -1,7 +1,8 @@
 """An OpenAI-compatible server that answers every request with the same words as fast as Python can.
 
-Run as: python benchmarks/instant_server.py (prints its port, serves until its input closes). It reads no JSON and
-knows no HTTP beyond the length of a body, so that a benchmark measures the client.
+Run as: python benchmarks/instant_server.py (prints its port, serves until its input closes, then prints how many
+questions came and the seconds between the first and the last). It reads no JSON and knows no HTTP beyond the length of
+a body, so that a benchmark measures the client.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import time
 
 _REPLY = json.dumps({
     "id": "x", "object": "chat.completion", "model": "model-a",
@@ -26,6 +28,8 @@ def _response(body: bytes) -> bytes:
 class Instant(asyncio.Protocol):
     """One connection."""
 
+    asked_at: list[float] = []  # of all connections
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Nothing is read yet."""
         self.transport = transport
@@ -41,7 +45,9 @@ class Instant(asyncio.Protocol):
             if len(self.received) < end + 4 + length:
                 return
             self.received = self.received[end + 4 + length :]
-            self.transport.write(_response(_MODELS if head.startswith(b"get") else _REPLY))  # type: ignore[attr-defined]
+            if asks := not head.startswith(b"get"):
+                self.asked_at.append(time.perf_counter())
+            self.transport.write(_response(_REPLY if asks else _MODELS))  # type: ignore[attr-defined]
 
 
 async def main() -> None:
@@ -49,6 +55,8 @@ async def main() -> None:
     server = await loop.create_server(Instant, "127.0.0.1", 0, backlog=1024)
     print(server.sockets[0].getsockname()[1], flush=True)
     await loop.run_in_executor(None, sys.stdin.read)
+    times = Instant.asked_at
+    print(json.dumps({"requests": len(times), "seconds": times[-1] - times[0] if times else 0.0}), flush=True)
 
 
 if __name__ == "__main__":

@@ -124,7 +124,8 @@ class View:
         self._last_line[name] = now
         elapsed = now - self._begun[name]
         left = f", about {elapsed / done * (total - done):.0f} s left" if total and done and done < total else ""
-        self.console.print(f"  {name} {done}/{total if total is not None else '?'} {detail}{left}", markup=False)
+        of = total if total is not None else "?"
+        self.console.print(f"  {name} {done}/{of} {detail}{left}", markup=False, soft_wrap=True)
 
 
 def read_events(log_file: Path) -> list[dict[str, Any]]:

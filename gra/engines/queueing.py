@@ -2,7 +2,8 @@
 
 Prompts of one role, and of one candidate, begin alike. An engine with a prefix cache reads a common beginning once, as
 long as the calls that share it come close together. In sorted order they are neighbours, so the next call is a
-neighbour of the last one; a call that has been passed over too often goes first.
+neighbour of the last one. A call that has been passed over too often goes first, and the calls like it follow; that
+is allowed only now and then, or a long queue, in which everybody has been passed over often, would lose its order.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from contextlib import asynccontextmanager
 from itertools import count
 from os.path import commonprefix
 
-# So many batches may pass a waiting call before it is the next.
+# So many batches may pass a waiting call before it is the next, and so many go in order before another may be.
 _PATIENCE = 4
 
 _Place = tuple[str, int]  # prompt, number of arrival
@@ -30,6 +31,7 @@ class PrefixQueue:
         self._arrived: dict[int, tuple[str, int, asyncio.Future[None]]] = {}  # oldest first; the turn they came at
         self._numbers = count()
         self._turns = 0
+        self._jumped = 0  # the turn of the last call that went first for its age
         self._last: _Place = ("", -1)
         self._scheduled = False
 
@@ -74,7 +76,8 @@ class PrefixQueue:
 
     def _next(self) -> int:
         oldest, (_, came, _) = next(iter(self._arrived.items()))
-        if self._turns - came > _PATIENCE * self._slots:
+        if self._turns - max(came, self._jumped) > _PATIENCE * self._slots:
+            self._jumped = self._turns
             return oldest
         at = bisect_left(self._queue, self._last)
         near = self._queue[max(0, at - 1) : at + 1]

@@ -209,6 +209,7 @@ class Watch:
             )  # fmt: skip
             series = _series(models)
             series |= {f"gates/{gate}": count for gate, count in bench.gates.items()}
+            series |= {f"synthesis/{state}": count for state, count in bench.ended.items()}
             series |= {f"spent/{key}": value for key, value in spent.items()}
             bench.tracker.log(series | ({} if left is None else {"synthesis/left_s": left}))
         if self._clock() >= self._next_lines:

@@ -123,7 +123,7 @@ class Workbench:
         return stories_at_once([engine.concurrency for engine in pool.engines.values()], pool.residency.together())
 
     def note(self, candidate: Candidate, total: int, *, quietly: bool = False) -> None:
-        """Tell the person, the tracker and whoever waits for a committee's first candidate that a candidate ended.
+        """Tell the person, the log and whoever waits for a committee's first candidate that a candidate ended.
 
         `quietly` only counts it: an earlier start has told of it.
         """
@@ -140,6 +140,3 @@ class Workbench:
         done = self.ended[State.ACCEPTED]
         self.view.progress(f"{self.recipe.name} accepted", min(done, total), total, detail)
         self.view.event("candidate", arm=self.recipe.name, id=candidate.id, state=candidate.state, tokens=tokens)
-        self.tracker.log(
-            {f"synthesis/{state}": count for state, count in self.ended.items()} | {"synthesis/tokens": tokens}
-        )
