@@ -70,6 +70,13 @@ class Rounds(Section):
     quotas: Literal["even"] | dict[str, Annotated[float, Field(ge=0)]] | None = None
 
 
+class Forms(Section):
+    """The share of new instructions that end with a demand on the form of the answer, and the domains they are of."""
+
+    share: float = Field(0.0, ge=0, le=1)
+    domains: list[str] | None = None  # null: all
+
+
 class Program(Section):
     """A program that reviews what can be checked: on a reviewer's seat, or with a veto."""
 
@@ -162,6 +169,7 @@ class SynthesisRecipe(Section):
     engine: Engine = Engine()
     rounds: Rounds = Rounds()
     enrichment: Enrichment = Enrichment()
+    forms: Forms = Forms()
     refine: Refine = Refine()
     review: Review = Review()
     # Responses the generator writes to an instruction; the best is taken, worse ones make preference pairs with it.
@@ -216,6 +224,22 @@ class SynthesisRecipe(Section):
                     f"`drafts: {self.drafts}` would all be the same where `committee.models.{name}` writes at "
                     "temperature 0; raise its `sampling.temperature`, or set `drafts` to 1"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _forms_are_checked(self) -> SynthesisRecipe:
+        place = f"`forms.share: {self.forms.share}`"
+        if unknown := sorted(set(self.forms.domains or ()) - set(self.domains)):
+            raise ValueError(f"`forms.domains`: `{unknown[0]}` is not in `domains` ({', '.join(self.domains)})")
+        if not self.forms.share:
+            return self
+        if self.arm in ("vanilla", "refined") or (
+            self.arm == "distilled" and self.teacher and self.teacher.writes == "answers"
+        ):
+            raise ValueError(f"{place} is for new instructions, and `arm: {self.arm}` has the seeds'; set it to 0")
+        if not any(program.kind == "format" for program in self.review.programs):
+            fix = "add `{kind: format, takes: veto}` to `review.programs`"
+            raise ValueError(f"{place} asks for forms that nobody would check; {fix}")
         return self
 
     @model_validator(mode="after")

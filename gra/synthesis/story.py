@@ -1,6 +1,6 @@
 """One candidate's life, as the paper's method section tells it.
 
-    draw parents -> keywords -> instruction -> every reviewer checks the instruction
+    draw parents -> keywords -> instruction (-> a demand on form) -> every reviewer checks the instruction
       -> response -> programs check what can be checked -> every reviewer scores the response
       -> the gate -> (adjudicate) -> (the screen against a suite) -> verdict
 
@@ -26,6 +26,7 @@ from gra.synthesis.committee import Member
 from gra.synthesis.consensus import Gate, decide
 from gra.synthesis.drafts import best_draft
 from gra.synthesis.draw import draw
+from gra.synthesis.forms import with_form
 from gra.synthesis.generator import new_keywords, rewrite_response, write_instruction, write_response
 from gra.synthesis.notebook import Notebook, Unanswered, together
 from gra.synthesis.programs import Program, Sample
@@ -167,6 +168,8 @@ class _Story:
         instruction = await write_instruction(
             self.notebook, generator, domain, keywords, parents, self.setting.recipe.rounds.parents
         )
+        luck = draw(self.setting.recipe.seed, self.told.round, self.told.index, "form")
+        instruction = with_form(instruction, domain, self.setting.recipe.forms, luck)
         self.told = replace(self.told, instruction=instruction)
         if failed := await self._check():
             return replace(self.told, state=State.REJECTED, reason=f"instruction: {failed}")

@@ -21,6 +21,7 @@ from gra.data.seeds import Seeds, load_seeds
 from gra.engines.broker import Broker
 from gra.sandbox.permission import Permission
 from gra.synthesis.committee import committee_of
+from gra.synthesis.forms import FORMS_VERSION
 from gra.synthesis.funnel import steps, taken_by
 from gra.synthesis.programs import versions
 from gra.synthesis.prompts import digests
@@ -70,8 +71,8 @@ class Job:
         # Where a model runs is in its identity, as far as it matters, and an adapter is what it holds, not its folder.
         elsewhere = {"engine", "adapter"}
         members: dict[str, Any] = {"committee": {"models": {"__all__": elsewhere}}, "teacher": elsewhere}
-        # A suite is what its items are, not its file.
-        left_out = {"tracking", "engine", "ledger", "contamination", *without}
+        # A suite is what its items are, not its file; forms are told apart below, where any are asked for.
+        left_out = {"tracking", "engine", "ledger", "contamination", "forms", *without}
         recipe = self.recipe.model_dump(exclude=members | dict.fromkeys(left_out, True))
         models = {name: asdict(workshop.model_id(name)) for name in sorted(workshop.models)}
         programs = versions(self.recipe.review.programs)
@@ -83,6 +84,7 @@ class Job:
         }
         parts = [recipe, file_digest(self.seed_file()), models, digests(), programs]
         parts += [adapters] if adapters else []
+        parts += [{"forms": [FORMS_VERSION, self.recipe.forms.model_dump()]}] if self.recipe.forms.share else []
         parts += [{"contamination": self.screen.digest}] if self.screen else []
         return digest(parts)
 

@@ -1,0 +1,107 @@
+"""Demands on form behind new instructions: what is asked for can be checked, is checked, and is drawn reproducibly."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from scripted_run import answer_by_content, make_recipe, make_seeds, open_ledger
+from test_rounds import make_setting
+
+from gra.checks.demands import demands
+from gra.core.records import Candidate, State
+from gra.core.schema import Forms
+from gra.engines.broker import Broker, EnginePool
+from gra.engines.scripted import ScriptedEngine
+from gra.synthesis.draw import draw
+from gra.synthesis.forms import _WORDINGS, draw_demand, with_form
+from gra.synthesis.programs import make_programs
+from gra.synthesis.rounds import grow
+from gra.synthesis.story import Setting, live
+
+PLAIN = "Why do the tides come later every day?"
+VETO = {"kind": "format", "takes": "veto"}
+
+
+@given(st.integers())
+def test_every_demand_is_read_as_what_it_is_alone_and_behind_an_instruction(seed: int) -> None:
+    demand = draw_demand(random.Random(seed))
+    assert demands(demand)
+    assert demands(f"{PLAIN} {demand}") == demands(demand)
+
+
+def test_every_kind_is_drawn() -> None:
+    drawn = {draw_demand(random.Random(seed)) for seed in range(2000)}
+    kinds = {check.kind for demand in drawn for check in demands(demand)}
+    assert kinds >= {
+        "sentences_exactly", "words_at_most", "bullet_list", "numbered", "json_keys", "lowercase", "uppercase",
+        "no_commas", "first_words", "last_words",
+    }  # fmt: skip
+    assert len(drawn) > sum(map(len, _WORDINGS.values()))
+
+
+def test_the_share_is_kept_and_what_has_a_form_stays_as_it_was() -> None:
+    half = Forms(share=0.5)
+    asked = [with_form(PLAIN, "qa", half, draw(0, 1, n, "form")) for n in range(1000)]
+    assert 450 < sum(bool(demands(text)) for text in asked) < 550
+    assert all(text.startswith(PLAIN) for text in asked)
+    always = Forms(share=1.0, domains=["qa"])
+    assert with_form("Name three rivers. Use bullet points.", "qa", always, random.Random(1)) == (
+        "Name three rivers. Use bullet points."
+    )
+    assert with_form(PLAIN, "coding", always, random.Random(1)) == PLAIN
+    # In a text about programs nobody can be sure that lower case is demanded of the answer.
+    code = "Write a Python function that counts words."
+    for seed in range(50):
+        text = with_form(code, "qa", always, random.Random(seed))
+        assert text == code or demands(text) == demands(text.removeprefix(code).strip())
+
+
+def tell(folder: Path, index: int, **changes: Any) -> Candidate:
+    recipe = make_recipe(rounds={"count": 1, "accept": 8, "max_candidates": 120}, **changes)
+    told = make_setting(recipe)
+    programs = make_programs(recipe.review.programs, told.members)
+    setting = Setting(recipe, told.members, programs=programs)
+    ledger = open_ledger(folder / f"{index}-{len(list(folder.iterdir()))}.sqlite")
+    try:
+        engines = {m.model.name: ScriptedEngine(m.model.name, answer_by_content) for m in setting.members.values()}
+        broker = Broker(ledger, EnginePool(engines, 100.0), backoff_s=0.0)
+        return asyncio.run(live(setting, broker, grow({}, make_seeds()), 1, index))
+    finally:
+        ledger.close()
+
+
+def test_a_story_asks_for_the_form_and_an_answer_without_it_is_rejected(tmp_path: Path) -> None:
+    formed = {"forms": {"share": 1.0}, "review": {"comments": "disputed", "programs": [VETO]}}
+    told = [tell(tmp_path, index, **formed) for index in range(30)]
+    assert [tell(tmp_path, index, **formed) for index in range(5)] == told[:5]
+    answered = [candidate for candidate in told if candidate.response]
+    assert answered
+    assert all(demands(candidate.instruction) for candidate in answered)
+    broken = [c for c in answered if not all(check.passes(c.response) for check in demands(c.instruction))]
+    assert broken
+    assert {(c.state, c.reason) for c in broken} == {
+        (State.REJECTED, "program format: a demand on its form is not met")
+    }
+    assert any(c.reason != "program format: a demand on its form is not met" for c in answered)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"forms": {"share": 0.5}}, "add `{kind: format, takes: veto}` to `review.programs`"),
+        ({"forms": {"share": 0.5}, "arm": "refined", "review": {"programs": [VETO]}}, "has the seeds'"),
+        ({"forms": {"share": 0.5, "domains": ["art"]}, "review": {"programs": [VETO]}}, "`art` is not in"),
+        ({"forms": {"share": 1.5}}, "less than or equal to 1"),
+    ],
+)
+def test_forms_that_cannot_work_are_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=re.escape(words)):
+        make_recipe(**changes)
