@@ -1,13 +1,13 @@
 """Rows a second beside other systems: one text a row from a local server that answers at once.
 
-Run as: python benchmarks/peers.py [distilabel=PYTHON] [data-designer=PYTHON] [curator=PYTHON] [--rows 2000]
+Run as: python benchmarks/peers.py [distilabel=PYTHON] [data-designer=PYTHON] [curator=PYTHON] [--rows 5000]
         [--repeat 3] [--json FILE]
-PYTHON is the interpreter of an environment in which that system is installed (`pip install distilabel openai`,
-`pip install data-designer`, `pip install bespokelabs-curator`): they cannot share one with vLLM.
+PYTHON is the interpreter of an environment in which that system is installed (`pip install distilabel openai
+requests pillow`, `pip install data-designer`, `pip install bespokelabs-curator`): they cannot share one with vLLM.
 
 Each system answers the same seeds through its own OpenAI client and leaves a dataset; ours is the `distilled` arm with
-its ledger written through to the disk. The systems take turns. Two figures: rows a second between the first request and
-the last as the server saw them, and seconds of the whole command, imports and dataset included.
+its ledger written through to the disk. The systems take turns. Two figures, both of the whole command with imports and
+dataset: its seconds for a few rows (FEW), and the rows a second by which it gets longer with more of them.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from statistics import median
 from typing import Any
 
 AT_ONCE = 64
+FEW = 200
 INSTRUCTION = "Write a paragraph about rivers, number"
 
 
@@ -87,11 +88,10 @@ def data_designer(url: str, rows: int, folder: Path) -> None:
 def curator(url: str, rows: int, folder: Path) -> None:
     os.environ |= {"CURATOR_CACHE_DIR": str(folder), "TELEMETRY_ENABLED": "false", "OPENAI_API_KEY": "none"}
     from bespokelabs.curator import LLM  # type: ignore[import-not-found]
-    from datasets import Dataset
 
     limits = {"max_requests_per_minute": 10_000_000, "max_tokens_per_minute": 10_000_000_000}
-    model = LLM(model_name="model-a", backend="openai", backend_params={"base_url": url, **limits})
-    made = model(Dataset.from_list([{"prompt": f"{INSTRUCTION} {number}"} for number in range(rows)]))
+    model = LLM(model_name="openai/model-a", backend="litellm", backend_params={"base_url": url, **limits})
+    made = model([f"{INSTRUCTION} {number}" for number in range(rows)])
     made = getattr(made, "dataset", made)
     made.save_to_disk(str(folder / "dataset"))
     assert len(made) == rows
@@ -105,8 +105,8 @@ SYSTEMS: dict[str, Callable[[str, int, Path], None]] = {
 }
 
 
-def measure(system: str, python: str, rows: int) -> dict[str, float]:
-    """One run of one system against a server of its own.
+def measure(system: str, python: str, rows: int) -> float:
+    """Seconds of one system's command, against a server of its own.
 
     Raises:
         SystemExit: if the system ended in an error or asked fewer questions than there are rows.
@@ -124,34 +124,34 @@ def measure(system: str, python: str, rows: int) -> dict[str, float]:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         seconds = time.perf_counter() - begun
         it.stdin.close()
-        seen = json.loads(it.stdout.readline())
-    if done.returncode or seen["requests"] < rows:
-        raise SystemExit(f"{done.stdout}\n{system} ended with {done.returncode} after {seen['requests']} requests")
-    return {"requests": seen["requests"], "rows_per_s": rows / seen["seconds"], "command_s": seconds}
+        asked = int(it.stdout.readline())
+    if done.returncode or asked < rows:
+        raise SystemExit(f"{done.stdout}\n{system} ended with {done.returncode} after {asked} requests")
+    return seconds
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("others", nargs="*", metavar="SYSTEM=PYTHON")
-    parser.add_argument("--rows", type=int, default=2000)
+    parser.add_argument("--rows", type=int, default=5000)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     pythons = {"ours": sys.executable} | dict(other.split("=", 1) for other in given.others)
     if unknown := pythons.keys() - SYSTEMS.keys():
         parser.error(f"no such system: {', '.join(sorted(unknown))}; there are {', '.join(SYSTEMS)}")
-    runs: dict[str, list[dict[str, float]]] = {name: [] for name in pythons}
+    taken: dict[str, dict[int, list[float]]] = {name: {FEW: [], given.rows: []} for name in pythons}
     for _ in range(given.repeat):
         for name, python in pythons.items():
-            runs[name].append(measure(name, python, given.rows))
-    print("| system | rows a second, median (all) | over ours | whole command, s |\n|---|---|---|---|")
+            for rows, seconds in taken[name].items():
+                seconds.append(measure(name, python, rows))
+    print(f"| system | {FEW} rows, s | {given.rows:,} rows, s | rows a second | over ours |\n|---|---|---|---|---|")
     found: dict[str, Any] = {}
-    for name, made in runs.items():
-        rates = [run["rows_per_s"] for run in made]
-        found[name] = {"rows_per_s": median(rates), "command_s": median(run["command_s"] for run in made), "runs": made}
-        ratio = found[name]["rows_per_s"] / found["ours"]["rows_per_s"]
-        all_rates = ", ".join(f"{rate:,.0f}" for rate in rates)
-        print(f"| {name} | {median(rates):,.0f} ({all_rates}) | {ratio:.2f} | {found[name]['command_s']:.1f} |")
+    for name, by_rows in taken.items():
+        few, many = (median(seconds) for seconds in by_rows.values())
+        rate = (given.rows - FEW) / (many - few)
+        found[name] = {"few_s": few, "many_s": many, "rows_per_s": rate, "runs": by_rows}
+        print(f"| {name} | {few:.1f} | {many:.1f} | {rate:,.0f} | {rate / found['ours']['rows_per_s']:.2f} |")
     if given.json:
         machine = {"cpus": os.cpu_count(), "python": platform.python_version(), "date": time.strftime("%Y-%m-%d")}
         given.json.write_text(json.dumps({"rows": given.rows, "systems": found, "machine": machine}, indent=1) + "\n")
