@@ -319,6 +319,7 @@ def main(
         print(note)
     asked = all_pairs(pairs, data_dir, llmbar, pandalm)
     with tempfile.TemporaryDirectory() as folder:
+        (ledgers or Path(folder)).mkdir(parents=True, exist_ok=True)
         for reviewer in reviewers or []:
             rows[reviewer] = asyncio.run(measure(reviewer, asked, ledgers or Path(folder), replay))
             if json_file:

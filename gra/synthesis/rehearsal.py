@@ -24,7 +24,7 @@ from gra.core.console import View
 from gra.core.ledger import Ledger
 from gra.core.machine import gpu_memory_gb
 from gra.core.records import CHECKS, DIMENSIONS, Seed
-from gra.core.schema import SynthesisRecipe
+from gra.core.schema import Forms, SynthesisRecipe
 from gra.core.tracking import NullTracker
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.protocol import Call, Choice, Completion, Json, Likelihood, ModelId, Text
@@ -109,9 +109,9 @@ async def _stories(bench: Workbench, seeds: Sequence[Seed]) -> None:
         planted = plant(named, min(_PAIRS, recipe.review.probes), recipe.seed)
         judges = [m for m in members.values() if {"reviewer", "adjudicator"} & set(m.roles)]
         await at_once(*(measure(bench.broker, judge, planted) for judge in judges))
-    # Of what stand-ins write there is nothing to run.
+    # Of what stand-ins write there is nothing to run, and they keep no form: every such answer would be rejected.
     programs = make_programs([program for program in recipe.review.programs if program.kind != "tests"], members)
-    setting = Setting(recipe, members, programs=programs)
+    setting = Setting(recipe.model_copy(update={"forms": Forms()}), members, programs=programs)
     stories = []
     if recipe.arm in ("refined", "integrated"):
         stories += [refine(setting, bench.broker, i, seed) for i, seed in enumerate(named[:_THINGS])]

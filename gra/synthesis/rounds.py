@@ -32,6 +32,9 @@ from gra.synthesis.told import Ended, Settled, Told
 
 _FIRST = 4  # stories at once at the start
 _EMBED = 4096  # texts embedded at a time
+# In a larger round nobody is told what a kept row is nearest to: that takes the products of all rows with all, minutes
+# for 100,000 rows and hours for a million, where the decisions alone take seconds and minutes.
+_NEIGHBOURS_UP_TO = 100_000
 OnEnd = Callable[[Candidate, bool], None]  # a candidate that ended, and whether an earlier start had recorded it
 _SAME = {"text": "same text as", "wording": "nearly the wording of", "embedding": "too similar to"}
 
@@ -207,7 +210,7 @@ class Round:
     async def _plan(self) -> None:
         """Which domains the next candidates are for, as soon as those are known that decide it."""
         while not self._quotas.planned(self._admitted) and self._prefix >= self._quotas.needs:
-            decisions = await self._deduplicated(self._quotas.needs)
+            decisions = await self._deduplicated(self._quotas.needs, neighbours=False)
             self._quotas.plan(Counter(c.domain for c, d in zip(self._passed, decisions, strict=False) if d.kept))
 
     def _room(self) -> int:
@@ -238,7 +241,7 @@ class Round:
                 return last.index + 1
         return None
 
-    async def _deduplicated(self, prefix: int) -> list[Decision]:
+    async def _deduplicated(self, prefix: int, *, neighbours: bool) -> list[Decision]:
         """Greedy dedup, in descending score, of those among the first `prefix` candidates that passed the gate."""
         passed = [candidate for candidate in self._passed if candidate.index < prefix]
         if not passed:
@@ -247,7 +250,15 @@ class Round:
         dedup = self._setting.recipe.dedup
         said = Texts([c.text for c in passed], self._pool_texts, dedup.likeness)
         scores = [c.score for c in passed]
-        return await asyncio.to_thread(greedy_dedup, vectors, scores, pool, dedup.threshold, texts=said)
+        return await asyncio.to_thread(
+            greedy_dedup,
+            vectors,
+            scores,
+            pool,
+            dedup.threshold,
+            texts=said,
+            neighbours=neighbours and len(passed) <= _NEIGHBOURS_UP_TO,
+        )
 
     async def _embed(self, count: int) -> tuple[Matrix, Matrix]:
         """The vectors of the pool and of the first `count` that passed, shape (rows, dimensions)."""
@@ -277,7 +288,7 @@ class Round:
         # The last stories of a spent budget may have filled it.
         full = await self._shortest_prefix()
         last = self._prefix if full is None else full
-        decisions = await self._deduplicated(last)
+        decisions = await self._deduplicated(last, neighbours=True)
         passed = self._passed[: len(decisions)]
         surplus = self._quotas.surplus([c for c, decision in zip(passed, decisions, strict=True) if decision.kept])
         settled, rows = {}, Counter[str]()
