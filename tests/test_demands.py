@@ -89,6 +89,7 @@ def test_plain_demands_are_found(instruction: str, found: list[str]) -> None:
         "Have more than 4 words be in all capital letters.",
         "Words with all capital letters should appear at least 3 times.",
         "Use words in all capital letters at least 3 times.",
+        "Use capital letters where appropriate.",
         "Write a function that returns a string of at most 5 words.",
         "Write a Python function that converts a string to lowercase.",
         "How do I count how often each word appears in a text with Python?",

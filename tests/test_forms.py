@@ -37,8 +37,12 @@ def test_every_demand_is_read_as_what_it_is_alone_and_behind_an_instruction(seed
     assert demands(f"{PLAIN} {demand}") == demands(demand)
 
 
-def test_every_kind_is_drawn() -> None:
+def test_every_kind_is_drawn_and_every_key_is_read() -> None:
     drawn = {draw_demand(random.Random(seed)) for seed in range(2000)}
+    for demand in drawn:
+        if named := re.search(r"keys (.+)\.$", demand):
+            (check,) = demands(demand)
+            assert check.arguments["keys"] == re.split(r", | and ", named[1])
     kinds = {check.kind for demand in drawn for check in demands(demand)}
     assert kinds >= {
         "sentences_exactly", "words_at_most", "bullet_list", "numbered", "json_keys", "lowercase", "uppercase",

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from gra.checks.form import Check
 from gra.checks.wording import MARK, MARKS, NUMBER, Wording, number, read
 
-DEMANDS_VERSION = 1
+DEMANDS_VERSION = 2
 Reader = Callable[[Wording], Iterator[Check]]
 _READERS: list[Reader] = []
 
@@ -140,7 +140,8 @@ _LOWERCASE = _pattern(
 _NO_LOWERCASE = _pattern(rf"{_NOT}[^.,;]{{0,20}}{_LOWER}")
 _UPPERCASE = _pattern(rf"{_ALL}\b(?:upper[- ]?cased?|capital letters|caps|all capitals|capitals only)\b")
 _SOME_LETTERS = _pattern(
-    r"\b(?:some|words?|times|at least|more than|less than|fewer|frequen\w+|initials?|start\w*|headings?)\b|\d"
+    r"\b(?:some|words?|times|at least|more than|less than|fewer|frequen\w+|initials?|start\w*|headings?|appropriate|"
+    r"needed|necessary|proper\w*|correct\w*)\b|\d"
 )
 
 

@@ -289,6 +289,7 @@ class Round:
         full = await self._shortest_prefix()
         last = self._prefix if full is None else full
         decisions = await self._deduplicated(last, neighbours=True)
+        self._vectors = self._arrivals = None  # the largest thing in memory, and no longer needed
         passed = self._passed[: len(decisions)]
         surplus = self._quotas.surplus([c for c, decision in zip(passed, decisions, strict=True) if decision.kept])
         settled, rows = {}, Counter[str]()
