@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gra.core.errors import DataError
-from gra.core.ledger_file import COLUMNS, Recorded, problems, read, sentence
+from gra.core.ledger_file import COLUMNS, Recorded, problems, read, sentence, usable_version
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,17 @@ class LedgerReader:
             self._db = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, timeout=30)
         except sqlite3.Error as error:
             raise DataError(sentence(path, error)) from None
+
+    def check_usable(self) -> None:
+        """See whether a run can go on with it, as far as that can be seen without reading all of it.
+
+        Raises:
+            DataError: when it is damaged, or was not written by this release or an earlier one.
+        """
+        try:
+            usable_version(self._db, self.path)
+        except sqlite3.Error as error:
+            raise DataError(sentence(self.path, error)) from None
 
     def payments(self) -> dict[str, float]:
         """When each answer was paid for, by its key; the same answer in two ledgers has one time if one is a copy."""
