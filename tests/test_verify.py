@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from synthesised import command, synthesise
 
 from gra.core.errors import DataError, Mismatch
@@ -142,3 +143,30 @@ def test_arms_are_checked_against_the_ledger_they_share(run: Path, tmp_path: Pat
 def test_a_folder_without_a_manifest_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no manifest"):
         verify(tmp_path)
+
+
+def test_answers_are_looked_up_in_the_ledger_that_the_recipe_names(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = verify(run)
+    (tmp_path / "shared").mkdir()
+    (run / "ledger.sqlite").rename(tmp_path / "shared" / "answers.sqlite")
+    with pytest.raises(Mismatch, match="in no ledger"):
+        verify(run)
+    recipe = yaml.safe_load((run / "recipe.resolved.yaml").read_text()) | {"ledger": "shared/answers.sqlite"}
+    (run / "recipe.resolved.yaml").write_text(yaml.safe_dump(recipe))
+    manifest = RunFolder(run).manifest()
+    manifest["synthesis"]["files"]["recipe.resolved.yaml"] = file_digest(run / "recipe.resolved.yaml")
+    write_json(run / "manifest.json", manifest)
+    monkeypatch.chdir(tmp_path)
+    assert verify(run) == found
+    assert command("explain", str(run), "r1-000000", "--full") == 0
+    assert command("ledger", "check", str(run)) == 0
+
+
+def test_the_rows_of_every_run_in_a_folder_are_checked(run: Path, tmp_path: Path) -> None:
+    one = verify(run)
+    shutil.copytree(run, tmp_path / "runs" / "a")
+    shutil.copytree(run, tmp_path / "runs" / "b")
+    both = verify(tmp_path / "runs")
+    assert (both.rows, both.answers, both.manifests) == (2 * one.rows, 2 * one.answers, 2)
