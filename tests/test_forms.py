@@ -99,6 +99,11 @@ def test_a_story_asks_for_the_form_and_an_answer_without_it_is_rejected(tmp_path
         ({"forms": {"share": 0.5}}, "add `{kind: format, takes: veto}` to `review.programs`"),
         ({"forms": {"share": 0.5}, "arm": "refined", "review": {"programs": [VETO]}}, "has the seeds'"),
         ({"forms": {"share": 0.5, "domains": ["art"]}, "review": {"programs": [VETO]}}, "`art` is not in"),
+        ({"forms": {"share": 0.5, "domains": []}, "review": {"programs": [VETO]}}, "at least 1 item"),
+        (
+            {"forms": {"share": 0.5}, "review": {"programs": [VETO | {"domains": ["qa"]}]}},
+            "forms in `math`, where nobody",
+        ),
         ({"forms": {"share": 1.5}}, "less than or equal to 1"),
     ],
 )

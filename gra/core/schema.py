@@ -62,7 +62,7 @@ class Rounds(Section):
 
     count: int = Field(5, ge=1)
     accept: int = Field(10_000, ge=1)  # rows kept per round
-    max_candidates: int = Field(40_000, ge=1)
+    max_candidates: int = Field(40_000, ge=1, le=1_000_000)  # their names end in six digits
     # What a generator sees of the parents beside their keywords: the paper has summaries; very small models
     # write better exercises from two whole ones.
     parents: Literal["summaries", "instructions"] = "summaries"
@@ -74,7 +74,7 @@ class Forms(Section):
     """The share of new instructions that end with a demand on the form of the answer, and the domains they are of."""
 
     share: float = Field(0.0, ge=0, le=1)
-    domains: list[str] | None = None  # null: all
+    domains: list[str] | None = Field(None, min_length=1)  # null: all
 
 
 class Program(Section):
@@ -83,7 +83,7 @@ class Program(Section):
     # `math`: arithmetic; `format`: demands the instruction states; `consistency`: further answers; `tests`: unit tests.
     kind: Literal["math", "format", "consistency", "tests"]
     takes: Literal["seat", "veto"]
-    domains: list[str] | None = None  # null: all
+    domains: list[str] | None = Field(None, min_length=1)  # null: all
     # How many further answers `consistency` draws (null: 4), and who gives them (null: others).
     draws: int | None = Field(None, ge=2)
     by: Literal["author", "others"] | None = None
@@ -237,9 +237,15 @@ class SynthesisRecipe(Section):
             self.arm == "distilled" and self.teacher and self.teacher.writes == "answers"
         ):
             raise ValueError(f"{place} is for new instructions, and `arm: {self.arm}` has the seeds'; set it to 0")
-        if not any(program.kind == "format" for program in self.review.programs):
+        checks = [program.domains or self.domains for program in self.review.programs if program.kind == "format"]
+        if not checks:
             fix = "add `{kind: format, takes: veto}` to `review.programs`"
             raise ValueError(f"{place} asks for forms that nobody would check; {fix}")
+        if unchecked := sorted(set(self.forms.domains or self.domains) - set(checks[0])):
+            raise ValueError(
+                f"{place} asks for forms in `{unchecked[0]}`, where nobody would check them; leave the `domains` of "
+                "the program of `kind: format` out, or name the same in `forms.domains`"
+            )
         return self
 
     @model_validator(mode="after")

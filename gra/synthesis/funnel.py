@@ -28,8 +28,8 @@ def taken_by(recipe: SynthesisRecipe) -> tuple[str, ...]:
     return tuple(step for step in STEPS if not without.get(step))
 
 
-def steps(candidate: Candidate) -> dict[str, bool]:
-    """Which of the `STEPS` a candidate reached."""
+def steps(candidate: Candidate) -> dict[str, int]:
+    """Which of the `STEPS` a candidate reached, as counts: 1 or 0."""
     c, scored = candidate, candidate.mean is not None
     reached = (
         True,
@@ -43,4 +43,4 @@ def steps(candidate: Candidate) -> dict[str, bool]:
         c.contamination is not None and c.state is not State.CONTAMINATED,
         c.state is State.ACCEPTED,
     )
-    return dict(zip(STEPS, reached, strict=True))
+    return dict(zip(STEPS, map(int, reached), strict=True))
