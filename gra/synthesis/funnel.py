@@ -22,6 +22,11 @@ STEPS = (
 )
 
 
+def plain_reason(candidate: Candidate) -> str:
+    """Why a candidate ended as it did, without the name of the other that it repeats."""
+    return candidate.reason.removesuffix(f" {candidate.neighbour}" if candidate.neighbour else "")
+
+
 def taken_by(recipe: SynthesisRecipe) -> tuple[str, ...]:
     """The `STEPS` that a recipe has."""
     without = {PROGRAMS: not recipe.review.programs, CLEAN: recipe.contamination is None}
