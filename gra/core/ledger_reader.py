@@ -71,9 +71,11 @@ class LedgerReader:
             raise DataError(sentence(self.path, error)) from None
 
     def verdicts(self, run: str) -> list[tuple[str, str]]:
-        """Each ended candidate of a run with its record (JSON)."""
+        """Each ended candidate of a run with its record (JSON), in the order they were written."""
         try:
-            return list(self._db.execute("SELECT candidate, story FROM verdicts WHERE run = ?", (run,)))
+            return list(
+                self._db.execute("SELECT candidate, story FROM verdicts WHERE run = ? ORDER BY written", (run,))
+            )
         except sqlite3.Error as error:
             raise DataError(sentence(self.path, error)) from None
 
