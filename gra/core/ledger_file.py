@@ -296,7 +296,10 @@ def sentence(path: Path, error: sqlite3.Error) -> str:
     if code.startswith(("SQLITE_IOERR_WRITE", "SQLITE_IOERR_FSYNC", "SQLITE_IOERR_TRUNCATE")):
         return f"the disk of {path} takes no more data (full, over a quota, or failing); run again when it does"
     if code.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
-        return f"the ledger {path} cannot be written; check its rights, or choose another with `ledger` or --runs"
+        return (
+            f"the ledger {path} cannot be written; check its rights and those of its folder, or choose another with "
+            "`ledger` or --runs"
+        )
     if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
         return _damaged(path)
     if code.startswith("SQLITE_BUSY"):

@@ -142,7 +142,9 @@ def _check_ledger(place: Path) -> None:
     if not place.is_file():
         raise DataError(f"the ledger {place} is not a file; let `ledger` name a file, which is made if it is not there")
     if not os.access(place, os.W_OK):
-        raise DataError(f"the ledger {place} cannot be written; check its rights, or name another with `ledger`")
+        raise DataError(
+            f"the ledger {place} cannot be written; check its rights, or choose another with `ledger` or --runs"
+        )
     reader = LedgerReader(place)
     try:
         reader.check_usable()
