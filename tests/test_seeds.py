@@ -58,6 +58,7 @@ def without(key: str) -> dict[str, Any]:
         ({**GOOD, "keywords": ["a", "", "c"]}, "`keywords` must be a list of three texts"),
         ({**GOOD, "summary": {"a": 1}}, "`summary` must be text"),
         ({**GOOD, "id": 7}, "`id` must be text"),
+        ({**GOOD, "id": "r1-000003"}, "the id `r1-000003` is what candidates of a run are called"),
         ({**GOOD, "input": "about it"}, "`input` would be lost"),
         ({**GOOD, "id": "first"}, "the id `first` is already used at"),
         ('{"domain": "qa", "instruction": "half \\ud83d", "response": "x"}', "not text that can be asked about"),

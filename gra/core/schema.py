@@ -23,6 +23,14 @@ def folder_name(name: str) -> str:
     return name
 
 
+def _each_named_once(domains: list[str]) -> list[str]:
+    if twice := sorted({name for name in domains if domains.count(name) > 1}):
+        raise ValueError(f"has `{twice[0]}` twice; name each domain once")
+    if not all(map(str.strip, domains)):
+        raise ValueError("has a domain without a name; leave it out")
+    return domains
+
+
 UNTUNED = "untuned"  # the student before its training, beside the arms
 Name = Annotated[str, AfterValidator(folder_name)]
 DOMAINS = ("coding", "math", "qa", "reasoning", "role-play", "language", "creation")
@@ -163,7 +171,7 @@ class SynthesisRecipe(Section):
     seed: int = 0
     arm: Literal["vanilla", "distilled", "refined", "gra", "integrated", "self_guide"] = "gra"
     seeds: SeedSource
-    domains: list[str] = Field(list(DOMAINS), min_length=1)
+    domains: Annotated[list[str], AfterValidator(_each_named_once)] = Field(list(DOMAINS), min_length=1)
     committee: Committee | None = None
     teacher: TeacherOrName | None = None
     engine: Engine = Engine()
