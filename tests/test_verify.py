@@ -12,12 +12,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from synthesised import command, synthesise
+from scripted_run import make, make_recipe, write_job
+from synthesised import RECIPE, command, synthesise
 
 from gra.core.errors import DataError, Mismatch
 from gra.core.manifest import RunFolder, file_digest, write_json
 from gra.data.export import read_candidates
+from gra.engines.protocol import Call, Completion
 from gra.reporting.verify import verify
+from gra.synthesis import growth
 
 
 @pytest.fixture(scope="module")
@@ -170,3 +173,22 @@ def test_the_rows_of_every_run_in_a_folder_are_checked(run: Path, tmp_path: Path
     shutil.copytree(run, tmp_path / "runs" / "b")
     both = verify(tmp_path / "runs")
     assert (both.rows, both.answers, both.manifests) == (2 * one.rows, 2 * one.answers, 2)
+
+
+def test_a_run_that_another_recipe_began_anew_is_whole_until_that_one_is_done(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("Embedder", "resolve"):  # `make` puts stand-ins in their place
+        monkeypatch.setattr(growth, name, getattr(growth, name))
+    found, recipe = verify(run), (run / "recipe.resolved.yaml").read_bytes()
+    write_job(run, make_recipe(**RECIPE | {"seed": 1}))
+
+    def nobody(call: Call) -> Completion:
+        raise DataError("interrupted")
+
+    with pytest.raises(DataError, match="interrupted"):
+        make(run, answer=nobody)
+    assert (verify(run), (run / "recipe.resolved.yaml").read_bytes()) == (found, recipe)
+    make(run)
+    assert verify(run).files == found.files
+    assert (run / "recipe.resolved.yaml").read_bytes() != recipe
