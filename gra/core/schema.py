@@ -250,10 +250,8 @@ class SynthesisRecipe(Section):
             fix = "add `{kind: format, takes: veto}` to `review.programs`"
             raise ValueError(f"{place} asks for forms that nobody would check; {fix}")
         if unchecked := sorted(set(self.forms.domains or self.domains) - set(checks[0])):
-            raise ValueError(
-                f"{place} asks for forms in `{unchecked[0]}`, where nobody would check them; leave the `domains` of "
-                "the program of `kind: format` out, or name the same in `forms.domains`"
-            )
+            fix = "leave the `domains` of the program of `kind: format` out, or name the same in `forms.domains`"
+            raise ValueError(f"{place} asks for forms in `{unchecked[0]}`, where nobody would check them; {fix}")
         return self
 
     @model_validator(mode="after")
