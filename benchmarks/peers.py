@@ -137,6 +137,10 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
+    if given.rows <= FEW:
+        parser.error(f"--rows must be more than {FEW}, against which it is measured, not {given.rows}")
+    if strange := [other for other in given.others if "=" not in other]:
+        parser.error(f"`{strange[0]}` is not SYSTEM=PYTHON, such as distilabel=/path/to/python")
     pythons = {"ours": sys.executable} | dict(other.split("=", 1) for other in given.others)
     if unknown := pythons.keys() - SYSTEMS.keys():
         parser.error(f"no such system: {', '.join(sorted(unknown))}; there are {', '.join(SYSTEMS)}")

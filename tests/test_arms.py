@@ -301,6 +301,10 @@ def test_a_round_that_cannot_be_filled_says_so_and_the_next_one_begins(made, tmp
         f"! round 1 ends with {total} of 30 rows: 25 candidates are all that `rounds.max_candidates` allows "
         f"(qa {count[1, 'qa']} of 15, math {count[1, 'math']} of 15)"
     ) in notes
+    lost = Counter(row["state"] for row in rows if row["round"] == 1 and row["state"] != "accepted")
+    told = [note.split() for note in notes if note.startswith("!   ")]
+    assert {state.rstrip(",") for _, _, state, *_ in told} <= set(lost)
+    assert 0 < sum(int(number) for _, number, *_ in told[:3]) <= lost.total()
 
 
 def test_a_quota_without_two_seeds_is_refused_before_anything_is_spent(made, tmp_path: Path) -> None:

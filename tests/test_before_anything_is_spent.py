@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -149,3 +150,20 @@ def test_a_recipe_whose_seeds_give_nobody_two_parents(tmp_path: Path, capsys: py
     for verb in (["synthesize", "--dry-run"], ["synthesize"], ["plan"]):
         assert command(verb[0], str(tmp_path / "recipe.yaml"), *verb[1:], *runs) == 2
         assert "a candidate needs two parents, and no domain has two seeds" in capsys.readouterr().err
+
+
+def test_a_ledger_that_cannot_be_gone_on_with_is_found_before_engines_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_job(tmp_path, make_recipe())
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "words").write_text("no ledger " * 300)
+    with sqlite3.connect(tmp_path / "newer") as db:
+        db.execute("PRAGMA user_version=99")
+    for name, told in (("folder", "is not a file"), ("words", "not a ledger"), ("newer", "written by a newer GRA")):
+        for verb in (["synthesize", "--dry-run"], ["synthesize"], ["plan"]):
+            given = [str(tmp_path / "recipe.yaml"), f"ledger={tmp_path / name}", *verb[1:], "--runs", str(tmp_path)]
+            assert command(verb[0], *given) == 2
+            said = capsys.readouterr().err
+            assert told in said
+            assert "engines" not in said

@@ -55,3 +55,6 @@ def test_explain_in_full_shows_every_question_and_answer(tmp_path: Path) -> None
         assert piece in text
     assert text.count("\ngenerator ") == 4
     assert "Plan one new exercise" in text
+    assert command("ledger", "compact", str(run), "--drop-requests") == 0
+    Console(file=screen, width=4000).print(explain(run, candidate.id, full=True))
+    assert screen.getvalue().count("the question is no longer in the ledger") == len(candidate.calls)

@@ -68,6 +68,21 @@ def test_the_share_is_kept_and_what_has_a_form_stays_as_it_was() -> None:
         assert text == code or demands(text) == demands(text.removeprefix(code).strip())
 
 
+@pytest.mark.parametrize(
+    ("instruction", "apart"),
+    [
+        (PLAIN, False), ("Who said 'I came, I saw, I conquered.'", False),
+        ("Translate 'good day' into French:", True), ("Name three rivers", True),
+        ("What is wrong here?\n\n```\nx = 1\n```", True),
+        ("Summarise the following text: The tide rises. It falls.", False),
+    ],
+)  # fmt: skip
+def test_a_demand_does_not_run_into_what_it_stands_behind(instruction: str, apart: bool) -> None:
+    asked = {with_form(instruction, "qa", Forms(share=1.0), random.Random(seed)) for seed in range(50)} - {instruction}
+    assert all(text.startswith(f"{instruction}\n\n" if apart else f"{instruction} ") for text in asked)
+    assert len(asked) > 10 or "following" in instruction  # there it would be read as a part of the text
+
+
 def tell(folder: Path, index: int, **changes: Any) -> Candidate:
     recipe = make_recipe(rounds={"count": 1, "accept": 8, "max_candidates": 120}, **changes)
     told = make_setting(recipe)
@@ -103,6 +118,11 @@ def test_a_story_asks_for_the_form_and_an_answer_without_it_is_rejected(tmp_path
         ({"forms": {"share": 0.5}}, "add `{kind: format, takes: veto}` to `review.programs`"),
         ({"forms": {"share": 0.5}, "arm": "refined", "review": {"programs": [VETO]}}, "has the seeds'"),
         ({"forms": {"share": 0.5, "domains": ["art"]}, "review": {"programs": [VETO]}}, "`art` is not in"),
+        ({"forms": {"share": 0.5, "domains": []}, "review": {"programs": [VETO]}}, "at least 1 item"),
+        (
+            {"forms": {"share": 0.5}, "review": {"programs": [VETO | {"domains": ["qa"]}]}},
+            "forms in `math`, where nobody",
+        ),
         ({"forms": {"share": 1.5}}, "less than or equal to 1"),
     ],
 )

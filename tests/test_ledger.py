@@ -96,10 +96,12 @@ def test_a_verdict_is_kept_whole(ledger: Ledger) -> None:
     assert ledger.story("r1-000002") is None
 
 
-def test_the_last_candidate_of_a_round_counts_verdicts_and_calls(ledger: Ledger) -> None:
+def test_the_last_candidate_of_a_round_is_by_its_calls_and_by_none_before_a_given_one(ledger: Ledger) -> None:
+    assert ledger.last_answer() == 0
+
     async def scenario() -> None:
-        await ledger.conclude("r1-000003", {})
         await ledger.record(answer(candidate="r1-000007"))
+        await ledger.conclude("r1-000008", {})
         await ledger.record(answer("k2", candidate="r10-000009"))
         await ledger.record(answer("k3", candidate="probe-good-x"))
 
@@ -107,6 +109,7 @@ def test_the_last_candidate_of_a_round_counts_verdicts_and_calls(ledger: Ledger)
     assert ledger.last_candidate("r1-000000", "r1-999999") == "r1-000007"
     assert ledger.last_candidate("r10-000000", "r10-999999") == "r10-000009"
     assert ledger.last_candidate("r2-000000", "r2-999999") is None
+    assert ledger.last_candidate("r1-000000", "r1-999999", since=ledger.last_answer()) is None
 
 
 @settings(max_examples=5)
@@ -160,7 +163,7 @@ def test_damage_inside_is_an_error_and_never_a_lost_answer(tmp_path: Path) -> No
 
 def test_a_folder_that_cannot_be_written_is_named() -> None:
     # /proc refuses new files even to the superuser.
-    with pytest.raises(DataError, match="cannot be written; check the folder's rights or choose another with --runs"):
+    with pytest.raises(DataError, match=r"cannot be written; check its rights .* another with `ledger` or --runs"):
         Ledger(Path("/proc/self/ledger.sqlite"), "run")
 
 

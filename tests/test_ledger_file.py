@@ -158,6 +158,15 @@ def test_a_ledger_of_a_newer_release_is_refused_and_left_as_it_is(filled: Path, 
     assert filled.read_bytes() == before
 
 
+def test_a_database_of_another_program_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "bookmarks.sqlite"
+    change(file, "CREATE TABLE bookmarks (address TEXT)")
+    before = file.read_bytes()
+    with pytest.raises(DataError, match="another program and was left as it is"):
+        Ledger(file, "one")
+    assert file.read_bytes() == before
+
+
 @pytest.mark.parametrize("content", [b"", b"words, and no ledger " * 300])
 def test_what_is_no_ledger_is_not_made_one_by_looking_at_it(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "notes"

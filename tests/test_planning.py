@@ -235,6 +235,17 @@ def test_a_round_is_played_to_its_rows_or_its_limit(most: int) -> None:
     assert play(work, 20, 40, 0.25, np.random.default_rng(0)) == (0, 0, 0.0)
 
 
+def test_what_an_earlier_recipe_of_the_same_name_left_is_no_evidence(tmp_path: Path) -> None:
+    rounds = {"count": 1, "accept": 14, "max_candidates": 90}
+    many = synthesised(tmp_path, rounds=rounds, review={"comments": "disputed", "accept_mean": 8.5})
+    few = synthesised(tmp_path, rounds=rounds, review={"comments": "disputed", "accept_mean": 3.0})
+    assert few["funnel"]["candidates"] + few["beyond"][0] < many["funnel"]["candidates"]
+    evidence = read_evidence(tmp_path / "scripted" / "ledger.sqlite", "scripted", "the run")
+    assert few["funnel"]["candidates"] <= len(evidence.candidates.passed)
+    assert len(evidence.candidates.passed) <= few["funnel"]["candidates"] + few["beyond"][0]
+    assert evidence.rest[:, 0].sum() > 0
+
+
 def test_more_evidence_makes_a_narrower_range(tmp_path: Path) -> None:
     synthesised(tmp_path, rounds={"count": 1, "accept": 1000, "max_candidates": 60})
     evidence = read_evidence(tmp_path / "scripted" / "ledger.sqlite", "scripted", "a run")

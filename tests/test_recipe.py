@@ -168,6 +168,10 @@ def test_a_name_is_that_of_a_folder(write, name: str) -> None:
 def test_domains_are_not_empty(write) -> None:
     (problem,) = problems(write(GOOD), overrides=("domains=[]",))
     assert problem.endswith("`domains` must have at least 1, has 0")
+    (problem,) = problems(write(GOOD), overrides=("domains=[qa, qa]",))
+    assert problem.endswith("`domains` has `qa` twice; name each domain once")
+    (problem,) = problems(write(GOOD), overrides=("domains=['', qa]",))
+    assert problem.endswith("`domains` has a domain without a name; leave it out")
 
 
 def test_a_missing_recipe_file_suggests_its_neighbour(write) -> None:

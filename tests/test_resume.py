@@ -17,13 +17,15 @@ from pathlib import Path
 
 import pytest
 import scripted_run
-from scripted_run import make_recipe, write_job
+from scripted_run import answer_by_content, make_recipe, write_job
 
 from gra.core.errors import GraError
 from gra.core.manifest import RunFolder, digest, file_digest
 from gra.core.records import State
 from gra.core.schema import SynthesisRecipe
 from gra.data.export import read_lineage
+from gra.engines.protocol import Call, Completion, Fault
+from gra.synthesis import growth
 
 PARTS = ("train", "contested", "preferences", "lineage")
 FILES = (*(f"dataset/{part}.parquet" for part in PARTS), "dataset/README.md", "lineage.parquet")
@@ -250,3 +252,24 @@ def test_a_clock_that_jumps_changes_nothing(processes, tmp_path: Path) -> None:
     write_job(tmp_path / "jumps", LIMITED)
     assert run_with(processes, tmp_path / "jumps", tmp_path / "said.txt", jumping_clock) == ""
     check_same(tmp_path / "jumps", tmp_path / "whole")
+
+
+def test_seeds_that_are_gone_while_a_run_goes_on_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("Embedder", "resolve"):  # `make` puts stand-ins in their place
+        monkeypatch.setattr(growth, name, getattr(growth, name))
+    write_job(tmp_path, limited(6))
+    seeds = tmp_path / "seeds.jsonl"
+    read = file_digest(seeds)
+
+    def answer(call: Call) -> Completion | Fault:
+        seeds.unlink(missing_ok=True)
+        return answer_by_content(call)
+
+    scripted_run.make(tmp_path, answer=answer)
+    made = RunFolder(tmp_path).manifest()["synthesis"]
+    assert made["seeds_sha256"] == read
+    write_job(tmp_path, limited(6))
+    scripted_run.make(tmp_path)
+    assert RunFolder(tmp_path).manifest()["synthesis"]["fingerprint"] == made["fingerprint"]

@@ -58,6 +58,7 @@ def without(key: str) -> dict[str, Any]:
         ({**GOOD, "keywords": ["a", "", "c"]}, "`keywords` must be a list of three texts"),
         ({**GOOD, "summary": {"a": 1}}, "`summary` must be text"),
         ({**GOOD, "id": 7}, "`id` must be text"),
+        ({**GOOD, "id": "r1-000003"}, "the id `r1-000003` is what candidates of a run are called"),
         ({**GOOD, "input": "about it"}, "`input` would be lost"),
         ({**GOOD, "id": "first"}, "the id `first` is already used at"),
         ('{"domain": "qa", "instruction": "half \\ud83d", "response": "x"}', "not text that can be asked about"),
@@ -269,6 +270,38 @@ def test_a_bad_line_of_a_csv_file(tmp_path: Path, line: str, problem: str) -> No
     assert [seed.instruction for seed in found.rows] == ["two\nlines", "c"]
     (told,) = found.set_aside
     assert told.startswith(f"{path}:4: {problem}")
+
+
+@pytest.mark.parametrize("closed", ["", 'qa,q90,a"90\n'])
+def test_rows_behind_an_open_quotation_mark_are_not_lost_in_silence(tmp_path: Path, closed: str) -> None:
+    path = tmp_path / "seeds.csv"
+    before, after = ("".join(f"qa,q{n},a\n" for n in range(start, start + 200)) for start in (0, 1000))
+    path.write_text(f'domain,instruction,response\n{before}qa,q,"open\n{after}{closed}qa,last,a\n')
+    with pytest.raises(DataError, match=r"(?s)20\d of 40\d seed rows.*:202: not .* the row from line 202 to 40"):
+        read(path)
+    found = read(path, max_bad=0.9)
+    assert len(found.rows) + len(found.set_aside) == len(path.read_text().splitlines()) - 1
+
+
+@pytest.mark.parametrize(
+    ("column", "cells"),
+    [
+        ("seen", pa.array([2**61] * 2, pa.timestamp("us"))),
+        ("response", pa.array([b"\xff", b"\xfe"]).view(pa.string())),
+    ],
+)
+def test_a_column_of_a_parquet_file_that_nobody_can_read(tmp_path: Path, column: str, cells: pa.Array) -> None:
+    path = tmp_path / "seeds.parquet"
+    pq.write_table(pa.table({"instruction": ["a", "b"], "response": ["a", "b"], column: cells}), path)
+    with pytest.raises(DataError, match=rf"seeds\.parquet: the column `{column}` cannot be read"):
+        read(path)
+
+
+def test_a_parquet_file_with_two_columns_of_one_name(tmp_path: Path) -> None:
+    path, column = tmp_path / "seeds.parquet", pa.array(["a"])
+    pq.write_table(pa.Table.from_arrays([column] * 3, ["instruction", "response", "response"]), path)
+    with pytest.raises(DataError, match="two columns have the same name"):
+        read(path)
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,14 @@ import scripted_run
 from hypothesis import given
 from hypothesis import strategies as st
 from scripted_run import make_recipe, said, write_job
-from synthesised import command
+from synthesised import command, synthesise
 
 from gra import experiment
 from gra.core.budget_schema import Budget, Prices, TokenPrice
 from gra.core.console import View, read_events
 from gra.core.errors import BudgetExhausted, RecipeError
 from gra.core.ledger import Ledger
+from gra.core.manifest import RunFolder
 from gra.core.recipe import load_recipe
 from gra.core.schema import SynthesisRecipe
 from gra.core.spending import Account, Held, token_cost
@@ -209,3 +210,14 @@ def test_a_whole_job_stops_before_it_trains_on_what_a_cap_cut_short(tmp_path: Pa
     plan.folder.create()
     with pytest.raises(BudgetExhausted, match="stopped at the budget: smoke-gra with"):
         experiment._synthesize(plan, View(quiet=True))
+
+
+def test_what_another_recipe_of_the_name_began_is_not_told_over_the_cap(tmp_path: Path) -> None:
+    run = synthesise(tmp_path / "one")
+    spent = RunFolder(run).manifest()["synthesis"]["spent"]["tokens"]
+    asked = len((run / "asked.txt").read_text().splitlines())
+    rounds = {"count": 1, "accept": 1000, "max_candidates": 20, "parents": "instructions"}
+    synthesise(run, rounds=rounds, budget={"tokens": spent})
+    made = RunFolder(run).manifest()["synthesis"]
+    assert (made["stopped"], made["spent"]["tokens"]) == (["budget"], spent)
+    assert len((run / "asked.txt").read_text().splitlines()) == asked

@@ -11,12 +11,16 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from synthesised import command, synthesise
+import yaml
+from scripted_run import make, make_recipe, write_job
+from synthesised import RECIPE, command, synthesise
 
 from gra.core.errors import DataError, Mismatch
 from gra.core.manifest import RunFolder, file_digest, write_json
 from gra.data.export import read_candidates
+from gra.engines.protocol import Call, Completion
 from gra.reporting.verify import verify
+from gra.synthesis import growth
 
 
 @pytest.fixture(scope="module")
@@ -142,3 +146,49 @@ def test_arms_are_checked_against_the_ledger_they_share(run: Path, tmp_path: Pat
 def test_a_folder_without_a_manifest_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no manifest"):
         verify(tmp_path)
+
+
+def test_answers_are_looked_up_in_the_ledger_that_the_recipe_names(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = verify(run)
+    (tmp_path / "shared").mkdir()
+    (run / "ledger.sqlite").rename(tmp_path / "shared" / "answers.sqlite")
+    with pytest.raises(Mismatch, match="in no ledger"):
+        verify(run)
+    recipe = yaml.safe_load((run / "recipe.resolved.yaml").read_text()) | {"ledger": "shared/answers.sqlite"}
+    (run / "recipe.resolved.yaml").write_text(yaml.safe_dump(recipe))
+    manifest = RunFolder(run).manifest()
+    manifest["synthesis"]["files"]["recipe.resolved.yaml"] = file_digest(run / "recipe.resolved.yaml")
+    write_json(run / "manifest.json", manifest)
+    monkeypatch.chdir(tmp_path)
+    assert verify(run) == found
+    assert command("explain", str(run), "r1-000000", "--full") == 0
+    assert command("ledger", "check", str(run)) == 0
+
+
+def test_the_rows_of_every_run_in_a_folder_are_checked(run: Path, tmp_path: Path) -> None:
+    one = verify(run)
+    shutil.copytree(run, tmp_path / "runs" / "a")
+    shutil.copytree(run, tmp_path / "runs" / "b")
+    both = verify(tmp_path / "runs")
+    assert (both.rows, both.answers, both.manifests) == (2 * one.rows, 2 * one.answers, 2)
+
+
+def test_a_run_that_another_recipe_began_anew_is_whole_until_that_one_is_done(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("Embedder", "resolve"):  # `make` puts stand-ins in their place
+        monkeypatch.setattr(growth, name, getattr(growth, name))
+    found, recipe = verify(run), (run / "recipe.resolved.yaml").read_bytes()
+    write_job(run, make_recipe(**RECIPE | {"seed": 1}))
+
+    def nobody(call: Call) -> Completion:
+        raise DataError("interrupted")
+
+    with pytest.raises(DataError, match="interrupted"):
+        make(run, answer=nobody)
+    assert (verify(run), (run / "recipe.resolved.yaml").read_bytes()) == (found, recipe)
+    make(run)
+    assert verify(run).files == found.files
+    assert (run / "recipe.resolved.yaml").read_bytes() != recipe

@@ -93,7 +93,7 @@ class Member(Section):
     fallback: str | None = None  # taken when `model` cannot be had
     system: str | None = None
     sampling: Sampling = Sampling()
-    roles: list[Role] = ["generator", "reviewer", "adjudicator", "enricher"]
+    roles: list[Role] = Field(["generator", "reviewer", "adjudicator", "enricher"], min_length=1)
     ask: Ask | None = None  # overrides review.ask for this member
     dimensions: Dimensions | None = None  # overrides review.dimensions for this member
     engine: Served | None = None  # where this member's model runs; null: where the recipe's `engine` says

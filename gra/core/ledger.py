@@ -98,11 +98,16 @@ class Ledger:
             if (story := _within(text, scope)) is not None:
                 yield candidate, story
 
-    def last_candidate(self, first: str, end: str) -> str | None:
-        """The highest candidate id from `first` to `end` that this run asked anything for."""
-        highest = "SELECT MAX(candidate) FROM {} WHERE run = ? AND candidate BETWEEN ? AND ?"
-        found = [self._one(highest.format(table), (self.run, first, end)) for table in ("calls", "verdicts")]
-        return max((name for (name,) in filter(None, found) if name), default=None)
+    def last_answer(self) -> int:
+        """The number of the newest answer in the file, whoever paid for it; those to come have higher ones."""
+        found = self._one("SELECT MAX(id) FROM calls", ())
+        return found[0] or 0 if found else 0
+
+    def last_candidate(self, first: str, end: str, since: int = 0) -> str | None:
+        """The highest candidate id from `first` to `end` that this run paid for after the answer of number `since`."""
+        highest = "SELECT MAX(candidate) FROM calls WHERE run = ? AND candidate BETWEEN ? AND ? AND id > ?"
+        found = self._one(highest, (self.run, first, end, since))
+        return found[0] if found else None
 
     def answers(self) -> Iterator[Recorded]:
         """Every answer this run paid for, in the order they were written."""

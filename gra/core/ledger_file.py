@@ -103,15 +103,31 @@ def prepare(db: sqlite3.Connection, path: Path) -> None:
     Raises:
         DataError: when the file was written by a newer GRA.
     """
-    if (version := _version(db)) > SCHEMA_VERSION:
-        raise DataError(
-            f"{path} was written by a newer GRA (ledger version {version}, this one reads up to {SCHEMA_VERSION}) and "
-            "was left as it is; update GRA, or start a run under another name"
-        )
+    version = usable_version(db, path)
     _write_ahead(db)
     db.execute("PRAGMA synchronous=FULL")
     if version < SCHEMA_VERSION:
         _create(db)
+
+
+def usable_version(db: sqlite3.Connection, path: Path) -> int:
+    """The version of a ledger that this release can go on with; 0 for an empty file.
+
+    Raises:
+        DataError: when a newer GRA or another program wrote the file.
+    """
+    # In one statement: another process may be making the tables.
+    version, tables = db.execute(
+        "SELECT user_version, (SELECT COUNT(*) FROM sqlite_master) FROM pragma_user_version"
+    ).fetchone()
+    if version > SCHEMA_VERSION:
+        raise DataError(
+            f"{path} was written by a newer GRA (ledger version {version}, this one reads up to {SCHEMA_VERSION}) and "
+            "was left as it is; update GRA, or start a run under another name"
+        )
+    if tables and not version:
+        raise DataError(f"{path} is a database of another program and was left as it is; name another file")
+    return int(version)
 
 
 def _version(db: sqlite3.Connection) -> int:
@@ -197,7 +213,7 @@ def check(path: Path) -> Checked:
         for (request,) in db.execute("SELECT request FROM calls WHERE request != ''"):
             versions[str(json.loads(request).get("version"))] += 1
         bare = db.execute("SELECT COUNT(*) FROM calls WHERE request = ''").fetchone()[0]
-        return Checked(runs, dict(versions), bare, path.stat().st_size)
+    return Checked(runs, dict(versions), bare, path.stat().st_size)  # with what a killed process had left beside it
 
 
 def problems(db: sqlite3.Connection) -> Iterator[str]:
@@ -280,7 +296,10 @@ def sentence(path: Path, error: sqlite3.Error) -> str:
     if code.startswith(("SQLITE_IOERR_WRITE", "SQLITE_IOERR_FSYNC", "SQLITE_IOERR_TRUNCATE")):
         return f"the disk of {path} takes no more data (full, over a quota, or failing); run again when it does"
     if code.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
-        return f"the ledger {path} cannot be written; check the folder's rights or choose another with --runs"
+        return (
+            f"the ledger {path} cannot be written; check its rights and those of its folder, or choose another with "
+            "`ledger` or --runs"
+        )
     if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
         return _damaged(path)
     if code.startswith("SQLITE_BUSY"):

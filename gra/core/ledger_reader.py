@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gra.core.errors import DataError
-from gra.core.ledger_file import COLUMNS, Recorded, problems, read, sentence
+from gra.core.ledger_file import COLUMNS, Recorded, problems, read, sentence, usable_version
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,17 @@ class LedgerReader:
         except sqlite3.Error as error:
             raise DataError(sentence(path, error)) from None
 
+    def check_usable(self) -> None:
+        """See whether a run can go on with it, as far as that can be seen without reading all of it.
+
+        Raises:
+            DataError: when it is damaged, or was not written by this release or an earlier one.
+        """
+        try:
+            usable_version(self._db, self.path)
+        except sqlite3.Error as error:
+            raise DataError(sentence(self.path, error)) from None
+
     def payments(self) -> dict[str, float]:
         """When each answer was paid for, by its key; the same answer in two ledgers has one time if one is a copy."""
         try:
@@ -60,9 +71,11 @@ class LedgerReader:
             raise DataError(sentence(self.path, error)) from None
 
     def verdicts(self, run: str) -> list[tuple[str, str]]:
-        """Each ended candidate of a run with its record (JSON)."""
+        """Each ended candidate of a run with its record (JSON), in the order they were written."""
         try:
-            return list(self._db.execute("SELECT candidate, story FROM verdicts WHERE run = ?", (run,)))
+            return list(
+                self._db.execute("SELECT candidate, story FROM verdicts WHERE run = ? ORDER BY written", (run,))
+            )
         except sqlite3.Error as error:
             raise DataError(sentence(self.path, error)) from None
 

@@ -23,6 +23,14 @@ def folder_name(name: str) -> str:
     return name
 
 
+def _each_named_once(domains: list[str]) -> list[str]:
+    if twice := sorted({name for name in domains if domains.count(name) > 1}):
+        raise ValueError(f"has `{twice[0]}` twice; name each domain once")
+    if not all(map(str.strip, domains)):
+        raise ValueError("has a domain without a name; leave it out")
+    return domains
+
+
 UNTUNED = "untuned"  # the student before its training, beside the arms
 Name = Annotated[str, AfterValidator(folder_name)]
 DOMAINS = ("coding", "math", "qa", "reasoning", "role-play", "language", "creation")
@@ -62,7 +70,7 @@ class Rounds(Section):
 
     count: int = Field(5, ge=1)
     accept: int = Field(10_000, ge=1)  # rows kept per round
-    max_candidates: int = Field(40_000, ge=1)
+    max_candidates: int = Field(40_000, ge=1, le=1_000_000)  # their names end in six digits
     # What a generator sees of the parents beside their keywords: the paper has summaries; very small models
     # write better exercises from two whole ones.
     parents: Literal["summaries", "instructions"] = "summaries"
@@ -74,7 +82,7 @@ class Forms(Section):
     """The share of new instructions that end with a demand on the form of the answer, and the domains they are of."""
 
     share: float = Field(0.0, ge=0, le=1)
-    domains: list[str] | None = None  # null: all
+    domains: list[str] | None = Field(None, min_length=1)  # null: all
 
 
 class Program(Section):
@@ -83,7 +91,7 @@ class Program(Section):
     # `math`: arithmetic; `format`: demands the instruction states; `consistency`: further answers; `tests`: unit tests.
     kind: Literal["math", "format", "consistency", "tests"]
     takes: Literal["seat", "veto"]
-    domains: list[str] | None = None  # null: all
+    domains: list[str] | None = Field(None, min_length=1)  # null: all
     # How many further answers `consistency` draws (null: 4), and who gives them (null: others).
     draws: int | None = Field(None, ge=2)
     by: Literal["author", "others"] | None = None
@@ -163,7 +171,7 @@ class SynthesisRecipe(Section):
     seed: int = 0
     arm: Literal["vanilla", "distilled", "refined", "gra", "integrated", "self_guide"] = "gra"
     seeds: SeedSource
-    domains: list[str] = Field(list(DOMAINS), min_length=1)
+    domains: Annotated[list[str], AfterValidator(_each_named_once)] = Field(list(DOMAINS), min_length=1)
     committee: Committee | None = None
     teacher: TeacherOrName | None = None
     engine: Engine = Engine()
@@ -237,9 +245,13 @@ class SynthesisRecipe(Section):
             self.arm == "distilled" and self.teacher and self.teacher.writes == "answers"
         ):
             raise ValueError(f"{place} is for new instructions, and `arm: {self.arm}` has the seeds'; set it to 0")
-        if not any(program.kind == "format" for program in self.review.programs):
+        checks = [program.domains or self.domains for program in self.review.programs if program.kind == "format"]
+        if not checks:
             fix = "add `{kind: format, takes: veto}` to `review.programs`"
             raise ValueError(f"{place} asks for forms that nobody would check; {fix}")
+        if unchecked := sorted(set(self.forms.domains or self.domains) - set(checks[0])):
+            fix = "leave the `domains` of the program of `kind: format` out, or name the same in `forms.domains`"
+            raise ValueError(f"{place} asks for forms in `{unchecked[0]}`, where nobody would check them; {fix}")
         return self
 
     @model_validator(mode="after")

@@ -9,7 +9,7 @@ import csv
 import gzip
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,13 +122,28 @@ def _parquet(path: Path) -> Iterator[Placed]:
 
     try:
         with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            _each_once(path, names)
             number = 0
             for batch in file.iter_batches(batch_size=1024):
-                for row in batch.to_pylist():
+                columns = [_values(path, name, batch.column(name)) for name in names]
+                for cells in zip(*columns, strict=True):
                     number += 1
-                    yield Placed(f"{path}, row {number}", number, row)
+                    yield Placed(f"{path}, row {number}", number, dict(zip(names, cells, strict=True)))
     except pa.ArrowException as error:
         raise DataError(f"the file {path} cannot be read: {error}") from None
+
+
+def _values(path: Path, name: str, column: Any) -> list[Any]:
+    try:
+        return list(column.to_pylist())
+    except (ValueError, OverflowError) as error:  # not UTF-8, or a time that no calendar has
+        raise DataError(f"{path}: the column `{name}` cannot be read ({error}); repair it, or take it out") from None
+
+
+def _each_once(where: object, names: Sequence[str]) -> None:
+    if len(set(names)) < len(names):
+        raise DataError(f"{where}: two columns have the same name ({', '.join(names)})")
 
 
 def _csv(path: Path) -> Iterator[Placed]:
@@ -139,16 +154,19 @@ def _csv(path: Path) -> Iterator[Placed]:
             names = reader.fieldnames or []
         except csv.Error as error:
             raise DataError(f"{path}:1: not valid CSV ({error})") from None
-        if len(set(names)) < len(names):
-            raise DataError(f"{path}:1: two columns have the same name ({', '.join(names)})")
+        _each_once(f"{path}:1", names)
         while True:
+            first = reader.reader.line_num + 1
             try:
                 row = next(reader)
             except StopIteration:
                 return
             except csv.Error as error:
-                number = reader.reader.line_num
-                yield Placed(f"{path}:{number}", number, Fault(f"not valid CSV ({error})"))
+                # Behind a quotation mark that nothing closes other rows are hidden: as many as lines, for all we know.
+                last = reader.reader.line_num
+                span = f" in the row from line {first} to {last}" if last > first else ""
+                for number in range(first, last + 1):
+                    yield Placed(f"{path}:{number}", number, Fault(f"not valid CSV ({error}{span})"))
                 continue
             fits = None not in row and None not in row.values()
             number = reader.line_num  # where the row ends; a cell may hold line breaks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain, zip_longest
@@ -15,6 +16,7 @@ from gra.core.schema import SeedSource
 from gra.data.seed_files import Fault, Placed, Row, read_rows
 from gra.data.seed_shapes import SHAPES, recognised
 
+_CANDIDATE = re.compile(r"r\d+-\d{6}")
 _SHOWN = 10  # problems listed before "and N more"
 
 
@@ -116,6 +118,8 @@ def _seed(each: Placed, row: Row, shape: str, domains: Sequence[str], source: Se
         identity = row["id"]
     if not isinstance(identity, str):
         return Fault("`id` must be text, or left out")
+    if _CANDIDATE.fullmatch(identity):
+        return Fault(f"the id `{identity}` is what candidates of a run are called; give the row another")
     return Seed(identity, domain, *exchange, tuple(keywords), summary, tests)
 
 

@@ -25,6 +25,7 @@ from gra.core.spending import token_cost
 from gra.evaluation.suite import suite_items
 from gra.experiment import Plan, arm_jobs, load_experiment
 from gra.planning.stages import add, forecast_stages, scaled
+from gra.reporting.evidence import find_ledger
 from gra.sandbox.permission import Permission
 from gra.synthesis.arms import has_stories, writes_samples
 from gra.synthesis.committee import committee_of, members_of
@@ -245,8 +246,8 @@ def _begun(job: Job) -> bool:
 
 
 def _from_past(recipe: SynthesisRecipe, past: Path) -> Evidence:
-    ledger = past if past.is_file() else past / "ledger.sqlite"
-    if not ledger.is_file():
+    ledger = past if past.is_file() else find_ledger(past)
+    if ledger is None:
         raise DataError(f"{past} has no ledger.sqlite; give a run folder or a ledger file to --from")
     evidence = read_evidence(ledger, recipe.name, f"the run {past}", frozenset(_duplicates(past, recipe.name)))
     asked = {model for _, model in evidence.keys}

@@ -115,9 +115,12 @@ def find_lineages(run: Path) -> list[Path]:
 
 
 def find_ledger(folder: Path) -> Path | None:
-    """The ledger an arm's answers are in: its own, or the one that the arms of its experiment share."""
-    places = (folder, folder.resolve().parent.parent)
-    return next((file for place in places if (file := place / "ledger.sqlite").is_file()), None)
+    """The ledger an arm's answers are in: that of its recipe, its own, or the one its experiment's arms share."""
+    above = folder.resolve().parent.parent  # for runs/NAME what a recipe's path starts from
+    places = [folder / "ledger.sqlite", above / "ledger.sqlite"]
+    if isinstance(named := _yaml(folder / "recipe.resolved.yaml").get("ledger"), str) and named:
+        places = [Path(named).expanduser(), above / Path(named).expanduser(), *places]
+    return next((file for file in places if file.is_file()), None)
 
 
 def _arm(folder: Path, alone: bool, manifest: Mapping[str, Any]) -> Arm | None:

@@ -130,7 +130,9 @@ def _exchange(answer: Recorded) -> Iterator[RenderableType]:
     cost = f"{answer.prompt_tokens:,} + {answer.completion_tokens:,} tokens"
     who = f"{answer.role} {clean(answer.member)} ({clean(answer.model)}){again}, {cost}, {answer.key[:12]}"
     yield Text(f"\n{who}", style="bold")
-    for role, content in json.loads(answer.request)["messages"]:
+    if not answer.request:
+        yield Text("the question is no longer in the ledger (`gra ledger compact --drop-requests`)", style="dim")
+    for role, content in json.loads(answer.request)["messages"] if answer.request else ():
         yield Text.assemble((f"{clean(role)}  ", "dim"), clean(content))
     scores = "; ".join(f"{clean(label)} {value:.4g}" for label, value in answer.scores.items())
     yield Text.assemble(

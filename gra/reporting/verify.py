@@ -57,13 +57,14 @@ def verify(run: Path) -> Verified:
         raise DataError(f"{run} holds no {MANIFEST}; it is not a run folder, or its run never finished a stage")
     problems: list[str] = []
     files = sum(_files(manifest.parent, problems) for manifest in manifests)
-    lineages = find_lineages(run)
-    beside = {file.parent: find_ledger(file.parent) for file in lineages}
-    ledgers = sorted({*run.rglob("ledger.sqlite"), *filter(None, beside.values())})
+    made = (manifest.with_name("lineage.parquet") for manifest in manifests)
+    lineages = sorted({*find_lineages(run), *(file for file in made if file.is_file())})
+    beside = {file.parent: ledger.resolve() for file in lineages if (ledger := find_ledger(file.parent))}
+    ledgers = sorted({*(file.resolve() for file in run.rglob("ledger.sqlite")), *beside.values()})
     keys = {ledger: _answers(ledger, problems) for ledger in ledgers}
     rows = 0
     for lineage in lineages:
-        ledger = beside[lineage.parent]
+        ledger = beside.get(lineage.parent)
         rows += _rows(lineage, keys[ledger] if ledger else {}, problems)
     if problems:
         more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""

@@ -94,7 +94,9 @@ async def _synthesize(
     job: Job, workshop: Workshop, pool: EnginePool, view: View, group: str | None, watch: Watch | None
 ) -> dict[str, Any]:
     recipe = job.recipe
-    (job.folder / "recipe.resolved.yaml").write_text(job.loaded.show() + "\n", encoding="utf-8")
+    resolved = job.folder / "recipe.resolved.yaml"
+    if "synthesis" not in job.folder.manifest():  # a dataset that is there keeps its recipe until the next is whole
+        resolved.write_text(job.loaded.show() + "\n", encoding="utf-8")
     seeds = job.seeds
     if seeds.set_aside:
         view.note(seeds.note(), rows=seeds.set_aside)
@@ -113,7 +115,8 @@ async def _synthesize(
             "seconds": round(time.monotonic() - begun, 1)
         }
         files = export(job.folder.path, candidates, card_facts(job, workshop, content))
-        job.folder.record("synthesis", content, [*files, job.folder / "recipe.resolved.yaml"])
+        resolved.write_text(job.loaded.show() + "\n", encoding="utf-8")
+        job.folder.record("synthesis", content, [*files, resolved])
         bench.tracker.summary({f"synthesis/{state}": count for state, count in content["states"].items()})
         bench.tracker.artifact(job.folder / "dataset", f"{recipe.name}-dataset", "dataset")
     return content

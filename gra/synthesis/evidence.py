@@ -105,9 +105,7 @@ def read_evidence(ledger: Path, run: str, source: str, duplicates: frozenset[str
             run = names[0]
         if run not in names:
             raise RecipeError(f"{ledger} holds no answers of a run `{run}` (it has: {', '.join(names) or 'none'})")
-        verdicts = {
-            name: json.loads(text)["story"]["state"] for name, text in reader.verdicts(run) if kind_of(name) is not None
-        }
+        verdicts = _states(reader.verdicts(run))
     finally:
         reader.close()
     ended = forward(np.array([call.written for call in calls]))
@@ -119,6 +117,16 @@ def read_evidence(ledger: Path, run: str, source: str, duplicates: frozenset[str
         if call.run == run
     ]
     return _gather(paid, verdicts, duplicates, source)
+
+
+def _states(records: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """How each thing ended, of the records in the order they were written.
+
+    What an earlier recipe of the same name left in a round and nobody told again is no verdict any more.
+    """
+    told = {name: json.loads(text) for name, text in records if kind_of(name) is not None}
+    newest = {name.partition("-")[0]: record["scope"] for name, record in told.items()}
+    return {n: r["story"]["state"] for n, r in told.items() if r["scope"] == newest[n.partition("-")[0]]}
 
 
 def _gather(paid: Sequence[_Paid], verdicts: Mapping[str, str], duplicates: frozenset[str], source: str) -> Evidence:

@@ -12,7 +12,7 @@ from random import Random
 from gra.checks.demands import demands
 from gra.core.schema import Forms
 
-FORMS_VERSION = 1
+FORMS_VERSION = 2
 _DRAWS = 4
 # By kind, so that no kind is drawn more often for having more wordings.
 _WORDINGS = {
@@ -36,14 +36,17 @@ _END = ("That is all.", "Hope this helps!", "The end.", "Thank you.")
 def with_form(instruction: str, domain: str, forms: Forms, luck: Random) -> str:
     """The instruction, in the recipe's share of cases with a demand on form behind it.
 
-    One that has a demand already stays as it was written, and so does one behind which no demand that is drawn would be
-    read as what it is.
+    It stands in a paragraph of its own where it would else run into a list, a program or a text to be worked on. An
+    instruction that has a demand already stays as it was written, and so does one behind which no demand that is drawn
+    would be read as what it is.
     """
     if luck.random() >= forms.share or domain not in (forms.domains or [domain]) or demands(instruction):
         return instruction
+    bare = instruction.rstrip()
+    ends = "\n" not in bare and bare.rstrip("\"')”’").endswith((".", "?", "!"))
     for _ in range(_DRAWS):
         demand = draw_demand(luck)
-        asked = f"{instruction.rstrip()} {demand}"
+        asked = f"{bare} {demand}" if ends else f"{bare}\n\n{demand}"
         if demands(asked) == demands(demand):
             return asked
     return instruction

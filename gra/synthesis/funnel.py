@@ -22,14 +22,19 @@ STEPS = (
 )
 
 
+def plain_reason(candidate: Candidate) -> str:
+    """Why a candidate ended as it did, without the name of the other that it repeats."""
+    return candidate.reason.removesuffix(f" {candidate.neighbour}" if candidate.neighbour else "")
+
+
 def taken_by(recipe: SynthesisRecipe) -> tuple[str, ...]:
     """The `STEPS` that a recipe has."""
     without = {PROGRAMS: not recipe.review.programs, CLEAN: recipe.contamination is None}
     return tuple(step for step in STEPS if not without.get(step))
 
 
-def steps(candidate: Candidate) -> dict[str, bool]:
-    """Which of the `STEPS` a candidate reached."""
+def steps(candidate: Candidate) -> dict[str, int]:
+    """Which of the `STEPS` a candidate reached, as counts: 1 or 0."""
     c, scored = candidate, candidate.mean is not None
     reached = (
         True,
@@ -43,4 +48,4 @@ def steps(candidate: Candidate) -> dict[str, bool]:
         c.contamination is not None and c.state is not State.CONTAMINATED,
         c.state is State.ACCEPTED,
     )
-    return dict(zip(STEPS, reached, strict=True))
+    return dict(zip(STEPS, map(int, reached), strict=True))

@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from gra.core.errors import BudgetExhausted, DataError
-from gra.core.records import Candidate, Seed
+from gra.core.records import Candidate, Seed, State
 from gra.core.schema import SynthesisRecipe
 from gra.data.dedup import Embedder
 from gra.models.catalog import resolve
 from gra.synthesis.committee import Member
 from gra.synthesis.draw import draw
+from gra.synthesis.funnel import plain_reason
 from gra.synthesis.generator import enrich, name_domain
 from gra.synthesis.notebook import Notebook, Unanswered, at_once
 from gra.synthesis.quotas import rows_by_domain
@@ -19,6 +20,8 @@ from gra.synthesis.rounds import Round, RoundResult, grow
 from gra.synthesis.story import Setting, eligible
 from gra.synthesis.told import Joined, Told
 from gra.synthesis.workbench import Job, Workbench
+
+_ENDINGS = 3  # of candidates that are no rows, told where a round ends short
 
 
 async def write_samples(bench: Workbench, setting: Setting, parents: Sequence[Seed]) -> Joined:
@@ -74,6 +77,9 @@ def _say_how_it_ended(bench: Workbench, number: int, result: RoundResult) -> Non
         f"! round {number} ends with {have.total()} of {rounds.accept} rows: {len(result.candidates)} candidates "
         f"are all that `rounds.max_candidates` allows{f' ({short})' if short else ''}"
     )
+    others = Counter(f"{c.state}, {plain_reason(c)}" for c in result.candidates if c.state is not State.ACCEPTED)
+    for ending, count in others.most_common(_ENDINGS):
+        bench.view.note(f"!   {count} {ending}")
 
 
 def check_parents(job: Job, seeds: Sequence[Seed]) -> list[str]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from gra.core.console import View
-from gra.core.errors import BudgetExhausted
+from gra.core.errors import BudgetExhausted, DataError
+from gra.core.ledger_reader import LedgerReader
 from gra.core.manifest import RunFolder
 from gra.core.recipe import Loaded
 from gra.core.schema import SynthesisRecipe
@@ -116,6 +118,7 @@ def job_for(
     """
     shared = loaded.recipe.ledger
     place = Path(shared).expanduser() if shared else ledger or folder / "ledger.sqlite"
+    _check_ledger(place)
     if shared and create:
         RunFolder(place.parent).create()
     screen = open_screen(loaded, read_suite)
@@ -130,6 +133,23 @@ def job_for(
         check_cast(job.recipe, members)
         make_programs(job.recipe.review.programs, members, permission)
     return job
+
+
+def _check_ledger(place: Path) -> None:
+    """A ledger that is there must be one to go on with: known here, engines need not start for it."""
+    if not place.exists():
+        return
+    if not place.is_file():
+        raise DataError(f"the ledger {place} is not a file; let `ledger` name a file, which is made if it is not there")
+    if not os.access(place, os.W_OK):
+        raise DataError(
+            f"the ledger {place} cannot be written; check its rights, or choose another with `ledger` or --runs"
+        )
+    reader = LedgerReader(place)
+    try:
+        reader.check_usable()
+    finally:
+        reader.close()
 
 
 def absent_models(recipe: SynthesisRecipe) -> list[str]:

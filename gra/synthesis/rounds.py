@@ -86,6 +86,7 @@ class Round:
         self._arrived = 0  # how many of those that passed have arrived at dedup
         self._full: int | None = None  # the shortest prefix that fills the round
         self._quotas = Quotas(setting.recipe, number)
+        self._since = 0  # the newest answer in the ledger when the round was first begun
 
     async def run(self, on_end: OnEnd) -> RoundResult:
         """Tell stories until N are kept, the candidate limit is reached, or the budget is used up.
@@ -95,13 +96,17 @@ class Round:
         rounds, dedup = self._setting.recipe.rounds, self._setting.recipe.dedup
         asked = [rounds.model_dump(exclude={"count"}), dedup.model_dump()]
         name, scope = f"round-{self._number}", digest([self._scope, asked])
-        if recorded := self._ledger.story(name, scope):
+        recorded = self._ledger.story(name, scope)
+        if recorded and "stopped" in recorded:
             result = self._result(recorded)
             for candidate in result.candidates:
                 on_end(candidate, True)
             return result
-        # From here on verdicts are replaced: what another recipe's run of this name had found no longer holds.
-        await self._ledger.conclude(name, {}, scope)
+        if recorded is None:
+            # From here on verdicts are replaced: what another recipe's run of this name had found no longer holds.
+            recorded = {"since": self._ledger.last_answer()}
+            await self._ledger.conclude(name, recorded, scope)
+        self._since = recorded.get("since", 0)
         found = await self._settle(await self._tell_all(on_end))
         if found["stopped"] != "budget":  # with a larger one it goes on
             await self._ledger.conclude(name, found, scope)
@@ -129,10 +134,6 @@ class Round:
             while not stopped and self._admitted < limit and len(running) < self._room():
                 if not self._quotas.planned(self._admitted):
                     break
-                if self._spent():
-                    # Those under way may take less than was set aside for them.
-                    stopped = "" if running else "budget"
-                    break
                 recorded = self._recorded(self._admitted)
                 if recorded is not None:
                     self._end(recorded)
@@ -140,6 +141,10 @@ class Round:
                     recalled = True
                 elif recalled:
                     break  # whether what is recorded fills the round is seen before anything is asked
+                elif self._spent():
+                    # Those under way may take less than was set aside for them.
+                    stopped = "" if running else "budget"
+                    break
                 else:
                     self._broker.account.begin(candidate_id(self._number, self._admitted))
                     story = asyncio.create_task(self._story(self._admitted))
@@ -170,9 +175,9 @@ class Round:
 
     @cached_property
     def _begun_before(self) -> int:
-        """How many candidates were begun before a restart: what is paid for in part may finish."""
+        """How many candidates this very round began before a restart: what is paid for in part may finish."""
         first, end = candidate_id(self._number, 0), candidate_id(self._number, 999_999)
-        last = self._ledger.last_candidate(first, end)
+        last = self._ledger.last_candidate(first, end, self._since)
         return 0 if last is None else int(last.removeprefix(f"r{self._number}-")) + 1
 
     def _domain(self, index: int) -> str:

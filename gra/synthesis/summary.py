@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 
 from gra.core.ledger import Ledger
-from gra.core.manifest import file_digest
 from gra.core.records import Candidate, State
 from gra.synthesis import programs
-from gra.synthesis.funnel import CLEAN, PROGRAMS, STEPS, steps
+from gra.synthesis.funnel import CLEAN, PROGRAMS, STEPS, plain_reason, steps
 from gra.synthesis.prompts import digests
 from gra.synthesis.workbench import Job
 from gra.synthesis.workshop import Workshop
@@ -37,7 +36,7 @@ class Tally:
         """Count one more candidate."""
         c = candidate
         self._states[c.state] += 1
-        self._reasons[c.reason.removesuffix(f" {c.neighbour}" if c.neighbour else "")] += 1
+        self._reasons[plain_reason(c)] += 1
         self._programs.add(c)
         if c.disputed or any(draft.ruling for draft in c.drafts):
             self.judges.add(c.adjudicator)
@@ -87,7 +86,7 @@ def summarize(
         "models": {name: {**asdict(m), "path": m.path.name} for name, m in workshop.models.items()},
         "missing_models": workshop.missing,
         "prompts": digests(),
-        "seeds_sha256": file_digest(job.seed_file()),
+        "seeds_sha256": job.seeds_sha256,
         **({"contamination": job.screen.to_json() | tally.contamination()} if job.screen else {}),
         **facts,
         **_shown_reviewers(facts, tally.judges),

@@ -61,10 +61,20 @@ class Job:
         """Where the recipe's seeds are."""
         return find_seeds(self.recipe.seeds, self.loaded.path)
 
-    @cached_property
+    @property
     def seeds(self) -> Seeds:
         """The recipe's seeds, and the rows that had to be set aside; read once."""
-        return load_seeds(self.seed_file(), self.recipe.domains, self.recipe.seeds, seed=self.recipe.seed)
+        return self._seeds[0]
+
+    @property
+    def seeds_sha256(self) -> str:
+        """The digest of the seed file as it was read; who changes it meanwhile changes the next run."""
+        return self._seeds[1]
+
+    @cached_property
+    def _seeds(self) -> tuple[Seeds, str]:
+        file, recipe = self.seed_file(), self.recipe
+        return load_seeds(file, recipe.domains, recipe.seeds, seed=recipe.seed), file_digest(file)
 
     def fingerprint(self, workshop: Workshop, *without: str) -> str:
         """Changes whenever the dataset could: recipe (but for the sections in `without`), seeds, models, prompts."""
@@ -82,7 +92,7 @@ class Job:
             for name, member in (committee.models.items() if committee else ())
             if member.adapter is not None
         }
-        parts = [recipe, file_digest(self.seed_file()), models, digests(), programs]
+        parts = [recipe, self.seeds_sha256, models, digests(), programs]
         parts += [adapters] if adapters else []
         parts += [{"forms": [FORMS_VERSION, self.recipe.forms.model_dump()]}] if self.recipe.forms.share else []
         parts += [{"contamination": self.screen.digest}] if self.screen else []
