@@ -28,7 +28,7 @@ _WORDINGS = {
     "end": ("Finish your answer with '{end}'.", "End with the words '{end}'."),
     "two": ("Use only lowercase letters and at most {words} words.", "Use one sentence and no commas."),
 }
-_KEYS = ("answer and reason", "topic and answer", "summary and example", "answer, reason and example", "title and details")
+_KEYS = ("answer and reason", "topic and answer", "summary and example", "answer, reason and example", "title and text")
 _BEGIN = ("In short", "To begin with", "Here it is", "Well", "The short answer")
 _END = ("That is all.", "Hope this helps!", "The end.", "Thank you.")
 
