@@ -7,7 +7,8 @@ Leave the machine alone meanwhile.
 - http: the same through the OpenAI-compatible engine to a local server that answers at once, in a process of its own;
   `bare` is the HTTP client alone, without broker and ledger.
 - memory: whole stories in one round; peak resident memory of the process and its slope.
-- many: a round of so many recorded stories is decided, counted and exported; nothing is asked.
+- many: a round of so many recorded stories is decided, counted and exported; nothing is asked. Resident memory is
+  shown with that of its own: the rest are pages of files, which the system may take back.
 - resume: a ledger with so many candidates (and eleven short answers each) is opened; seconds to the first new call.
 - dedup: so many rows that are all different arrive at a round's dedup; seconds until it is known that they fill it.
 """
@@ -32,6 +33,7 @@ from typing import Annotated, Any, TypeVar
 
 import scripted_committee
 import typer
+from dedup import Memory
 
 from gra.core.ledger import Ledger
 from gra.core.manifest import write_json
@@ -185,20 +187,22 @@ def finish(folder: Path, candidates: int) -> dict[str, float]:
     path = folder / "many.sqlite"
     plant(path, candidates)
     ledger = Ledger(path, "benchmark")
-    begun = time.perf_counter()
-    result = asyncio.run(make_round(ledger, candidates, no_answer).run(lambda ended, recorded: None))
-    decided = time.perf_counter() - begun
-    tally = Tally()
-    for candidate in result.candidates:
-        tally.add(candidate)
-    counted = time.perf_counter() - begun - decided
-    facts = {"name": "many", "arm": "gra", "models": [], "shared_weights": {}, "seeds": "", "reviewers": [],
-             "committee_auc": None, "prompts": {}}  # fmt: skip
-    export(folder, result.candidates, tally.facts() | facts)
-    exported = time.perf_counter() - begun - decided - counted
+    with Memory() as memory:
+        begun = time.perf_counter()
+        result = asyncio.run(make_round(ledger, candidates, no_answer).run(lambda ended, recorded: None))
+        decided = time.perf_counter() - begun
+        tally = Tally()
+        for candidate in result.candidates:
+            tally.add(candidate)
+        counted = time.perf_counter() - begun - decided
+        facts = {"name": "many", "arm": "gra", "models": [], "shared_weights": {}, "seeds": "", "reviewers": [],
+                 "committee_auc": None, "prompts": {}}  # fmt: skip
+        export(folder, result.candidates, tally.facts() | facts)
+        exported = time.perf_counter() - begun - decided - counted
     ledger.close()
     return {"candidates": candidates, "rows": result.rows.total(), "decided_s": decided, "counted_s": counted,
-            "exported_s": exported, "peak_mb": peak_mb(), "ledger_mb": path.stat().st_size / 1e6}  # fmt: skip
+            "exported_s": exported, "peak_mb": memory.resident * 2**30 / 1e6,
+            "own_mb": memory.own * 2**30 / 1e6, "ledger_mb": path.stat().st_size / 1e6}  # fmt: skip
 
 
 class FirstCall(Exception):
@@ -322,7 +326,7 @@ def table(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if m := found.get("many"):
         yield f"{m['candidates']:,} recorded candidates: decided ({m['rows']:,} rows)", f"{m['decided_s']:,.0f} s"
         yield "counted, exported", f"{m['counted_s']:,.0f} s, {m['exported_s']:,.0f} s"
-        yield "peak memory", f"{m['peak_mb']:,.0f} MB (ledger {m['ledger_mb']:,.0f} MB)"
+        yield "peak memory, of its own", f"{m['peak_mb']:,.0f}, {m['own_mb']:,.0f} MB (ledger {m['ledger_mb']:,.0f} MB)"
     if d := found.get("dedup"):
         yield f"{d['rows']:,} rows arrive at dedup one by one", f"{d['seconds']:.1f} s"
 

@@ -25,6 +25,7 @@ from gra.core.records import Candidate, Seed, State
 from gra.data.arrivals import Arrivals
 from gra.data.dedup import Decision, Embedder, Texts, greedy_dedup
 from gra.data.nearest import Matrix
+from gra.data.shelf import Shelf
 from gra.engines.broker import Broker
 from gra.synthesis.quotas import Quotas
 from gra.synthesis.story import Pool, Setting, candidate_id, domain_in_turn, eligible, live
@@ -80,8 +81,7 @@ class Round:
         self._accepted: Counter[str] = Counter()  # all that the gate let through, by domain
         self._pooled = [sample for samples in pool.values() for sample in samples]
         self._pool_vectors: Matrix | None = None
-        self._vectors: Matrix | None = None  # of those that passed, as far as they are embedded
-        self._embedded = 0
+        self._shelf: Shelf | None = None  # vectors of those that passed, as far as they are embedded
         self._arrivals: Arrivals | None = None
         self._arrived = 0  # how many of those that passed have arrived at dedup
         self._full: int | None = None  # the shortest prefix that fills the round
@@ -269,16 +269,15 @@ class Round:
         """The vectors of the pool and of the first `count` that passed, shape (rows, dimensions)."""
         if self._pool_vectors is None:
             self._pool_vectors = await asyncio.to_thread(self._embedder.encode, self._pool_texts)
-        for start in range(self._embedded, count, _EMBED):
+        while self._shelf is None or self._shelf.count < count:
+            start = self._shelf.count if self._shelf else 0
             new = self._passed[start : min(count, start + _EMBED)]
             found = await asyncio.to_thread(self._embedder.encode, [candidate.text for candidate in new])
-            if self._vectors is None:  # room for all there can be; the system gives memory only to rows that are used
+            if self._shelf is None:
                 most = self._setting.recipe.rounds.max_candidates
-                self._vectors = np.empty((most, found.shape[1]), np.float32)
-            self._vectors[start : start + len(new)] = found
-            self._embedded = start + len(new)
-        assert self._vectors is not None
-        return self._pool_vectors, self._vectors[:count]
+                self._shelf = Shelf(self._ledger.path.parent, most, found.shape[1])
+            self._shelf.append(found)
+        return self._pool_vectors, self._shelf.first(count)
 
     @cached_property
     def _pool_texts(self) -> list[str]:
@@ -294,7 +293,7 @@ class Round:
         full = await self._shortest_prefix()
         last = self._prefix if full is None else full
         decisions = await self._deduplicated(last, neighbours=True)
-        self._vectors = self._arrivals = None  # the largest thing in memory, and no longer needed
+        self._shelf = self._arrivals = None  # the largest thing in memory, and no longer needed
         passed = self._passed[: len(decisions)]
         surplus = self._quotas.surplus([c for c, decision in zip(passed, decisions, strict=True) if decision.kept])
         settled, rows = {}, Counter[str]()
