@@ -12,10 +12,11 @@ from random import Random
 from gra.checks.demands import demands
 from gra.core.schema import Forms
 
-FORMS_VERSION = 2
+FORMS_VERSION = 3
 _DRAWS = 4
 # By kind, so that no kind is drawn more often for having more wordings.
 _WORDINGS = {
+    "word": ("Answer with one word.", "Reply with a single word."),
     "sentences": ("Answer in one sentence.", "Use exactly {few} sentences.", "Reply in one short sentence."),
     "words": ("Use at most {words} words.", "Answer in no more than {words} words.", "Keep it under {words} words."),
     "bullets": ("Answer with exactly {few} bullet points.", "Give {few} bullet points and nothing else."),
