@@ -45,8 +45,8 @@ def test_every_kind_is_drawn_and_every_key_is_read() -> None:
             assert check.arguments["keys"] == re.split(r", | and ", named[1])
     kinds = {check.kind for demand in drawn for check in demands(demand)}
     assert kinds >= {
-        "sentences_exactly", "words_exactly", "words_at_most", "bullet_list", "numbered", "json_keys", "lowercase", "uppercase",
-        "no_commas", "first_words", "last_words",
+        "sentences_exactly", "words_exactly", "words_at_most", "bullet_list", "numbered", "json_keys", "lowercase",
+        "uppercase", "no_commas", "first_words", "last_words",
     }  # fmt: skip
     assert len(drawn) > sum(map(len, _WORDINGS.values()))
 
