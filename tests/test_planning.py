@@ -185,10 +185,10 @@ def test_what_a_cluster_holds_and_what_members_wear_are_planned(tmp_path: Path, 
     assert planned.gpu_hours.point == pytest.approx(2.5 * planned.seconds.point / 3600)
 
 
-def test_more_stories_are_told_at_once_where_models_take_turns() -> None:
-    assert stories_at_once([64, 64, 800], together=True) == 12 + 12 + 100
-    assert stories_at_once([64, 64, 4], together=False) == 64 + 64 + 12
-    assert stories_at_once([], together=True) == 12
+def test_as_many_stories_are_told_at_once_as_engines_take_calls() -> None:
+    assert stories_at_once([64, 64, 800]) == 64 + 64 + 800
+    assert stories_at_once([64, 4]) == 64 + 12
+    assert stories_at_once([]) == 12
 
 
 def test_a_clock_that_was_set_back_loses_no_call() -> None:

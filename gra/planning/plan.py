@@ -134,8 +134,7 @@ def make_plan(
     folder, jobs = _jobs(recipe, overrides, runs, experiment, permission, create=sample is not None)
     duplicates = _sample(jobs, sample, folder) if sample is not None else {}
     memory = memory_plan([job.recipe for job in jobs])
-    in_turns = memory.together is False
-    told = [_arm(job, past, sample, duplicates.get(job.recipe.name, []), in_turns) for job in jobs]
+    told = [_arm(job, past, sample, duplicates.get(job.recipe.name, [])) for job in jobs]
     arms = [arm for arm, _ in told]
     forecasts = [arm.forecast for arm in arms if arm.forecast is not None]
     keys = sorted({key for each in forecasts for key in each.keys})
@@ -193,9 +192,7 @@ def _on(each: Forecast, keys: Sequence[tuple[str, str]]) -> Forecast:
     return replace(each, keys=tuple(keys), expected=expected, drawn=drawn)
 
 
-def _arm(
-    job: Job, past: Path | None, sample: int | None, duplicates: Sequence[str], in_turns: bool
-) -> tuple[ArmPlan, list[str]]:
+def _arm(job: Job, past: Path | None, sample: int | None, duplicates: Sequence[str]) -> tuple[ArmPlan, list[str]]:
     """One arm's forecast, and what a reader should know of it."""
     recipe = job.recipe
     if committee_of(recipe) is None:
@@ -219,7 +216,7 @@ def _arm(
         rounds=rounds.count if grows else 0,
         accept=rounds.accept,
         most=rounds.max_candidates,
-        in_flight=stories_at_once(_concurrency(recipe).values(), not in_turns),
+        in_flight=stories_at_once(_concurrency(recipe).values()),
         own=own,
     )
     notes = _doubts(recipe, evidence, work)

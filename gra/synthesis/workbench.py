@@ -28,18 +28,17 @@ from gra.synthesis.prompts import digests
 from gra.synthesis.screen import Screen
 from gra.synthesis.workshop import Workshop
 
-# Stories in flight per model: enough to keep the engines busy while stories wait for other models, and few enough
-# that little is left over when a round is full.
-_STORIES_PER_MODEL = 12
+_STORIES_PER_MODEL = 12  # in flight at least
 
 
-def stories_at_once(concurrency: Iterable[int], together: bool) -> int:
-    """How many stories may be told at once on engines that take so many calls at once: more where they take many.
+def stories_at_once(concurrency: Iterable[int]) -> int:
+    """How many stories may be told at once on engines that take so many calls at once.
 
-    Where models take turns, so many that one that comes back finds a full batch: then a switch serves many calls.
+    As many as all of them take together, for a story mostly waits for one call: so engines that are in memory together
+    have full batches, and one that comes back after another's turn finds one. When a round is nearly full, `admission`
+    lets fewer begin.
     """
-    share = 8 if together else 1
-    return sum(max(_STORIES_PER_MODEL, each // share) for each in concurrency) or _STORIES_PER_MODEL
+    return sum(max(_STORIES_PER_MODEL, each) for each in concurrency) or _STORIES_PER_MODEL
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ class Workbench:
     def in_flight(self) -> int:
         """How many stories may be told at once."""
         pool = self.broker.pool
-        return stories_at_once([engine.concurrency for engine in pool.engines.values()], pool.residency.together())
+        return stories_at_once(engine.concurrency for engine in pool.engines.values())
 
     def note(self, candidate: Candidate, total: int, *, quietly: bool = False) -> None:
         """Tell the person, the log and whoever waits for a committee's first candidate that a candidate ended.
