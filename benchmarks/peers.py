@@ -7,7 +7,8 @@ requests pillow`, `pip install data-designer`, `pip install bespokelabs-curator`
 
 Each system answers the same seeds through its own OpenAI client and leaves a dataset; ours is the `distilled` arm with
 its ledger written through to the disk. The systems take turns. Two figures, both of the whole command with imports and
-dataset: its seconds for a few rows (FEW), and the rows a second by which it gets longer with more of them.
+dataset: its seconds for a few rows (FEW), and the rows a second by which it gets longer with more of them. This file
+is run by every PYTHON, so it begins with nothing but the standard library.
 """
 
 from __future__ import annotations
@@ -44,7 +45,6 @@ def ours(url: str, rows: int, folder: Path) -> None:
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     from gra.cli import app
 
-    os.chdir(folder)
     app(["synthesize", str(folder / "recipe.yaml")], standalone_mode=False)
     import pyarrow.parquet
 

@@ -42,7 +42,8 @@ from gra.core.console import View
 from gra.core.ledger import Ledger
 from gra.core.manifest import environment, write_json
 from gra.core.records import Usage
-from gra.core.schema import DOMAINS, Review, SynthesisRecipe
+from gra.core.review_schema import Review
+from gra.core.schema import DOMAINS, SynthesisRecipe
 from gra.data.seeds import load_seeds
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.protocol import Fault, Likelihood

@@ -14,7 +14,7 @@ from gra.core.committee_schema import Committee
 from gra.core.errors import RecipeError
 from gra.core.recipe import load_recipe
 from gra.core.records import DIMENSIONS, Review, Ruling
-from gra.core.schema import Review as ReviewRecipe
+from gra.core.review_schema import Review as ReviewRecipe
 from gra.core.schema import SynthesisRecipe
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.protocol import Call, Choice, Completion, Json, ModelId

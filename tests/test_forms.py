@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import re
 from pathlib import Path
@@ -12,19 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from scripted_run import answer_by_content, make_recipe, make_seeds, open_ledger
-from test_rounds import make_setting
+from scripted_run import make_recipe
+from test_rounds import run, small
 
 from gra.checks.demands import demands
-from gra.core.records import Candidate, State
+from gra.core.records import State
 from gra.core.schema import Forms
-from gra.engines.broker import Broker, EnginePool
-from gra.engines.scripted import ScriptedEngine
 from gra.synthesis.draw import draw
 from gra.synthesis.forms import _WORDINGS, draw_demand, with_form
-from gra.synthesis.programs import make_programs
-from gra.synthesis.rounds import grow
-from gra.synthesis.story import Setting, live
 
 PLAIN = "Why do the tides come later every day?"
 VETO = {"kind": "format", "takes": "veto"}
@@ -83,24 +77,10 @@ def test_a_demand_does_not_run_into_what_it_stands_behind(instruction: str, apar
     assert len(asked) > 10 or "following" in instruction  # there it would be read as a part of the text
 
 
-def tell(folder: Path, index: int, **changes: Any) -> Candidate:
-    recipe = make_recipe(rounds={"count": 1, "accept": 8, "max_candidates": 120}, **changes)
-    told = make_setting(recipe)
-    programs = make_programs(recipe.review.programs, told.members)
-    setting = Setting(recipe, told.members, programs=programs)
-    ledger = open_ledger(folder / f"{index}-{len(list(folder.iterdir()))}.sqlite")
-    try:
-        engines = {m.model.name: ScriptedEngine(m.model.name, answer_by_content) for m in setting.members.values()}
-        broker = Broker(ledger, EnginePool(engines, 100.0), backoff_s=0.0)
-        return asyncio.run(live(setting, broker, grow({}, make_seeds()), 1, index))
-    finally:
-        ledger.close()
-
-
 def test_a_story_asks_for_the_form_and_an_answer_without_it_is_rejected(tmp_path: Path) -> None:
-    formed = {"forms": {"share": 1.0}, "review": {"comments": "disputed", "programs": [VETO]}}
-    told = [tell(tmp_path, index, **formed) for index in range(30)]
-    assert [tell(tmp_path, index, **formed) for index in range(5)] == told[:5]
+    recipe = small(forms={"share": 1.0}, review={"comments": "disputed", "programs": [VETO]})
+    told = list(run(tmp_path, recipe, 8).candidates)
+    assert list(run(tmp_path, recipe, 1, up_to_s=0.0).candidates) == told
     answered = [candidate for candidate in told if candidate.response]
     assert answered
     assert all(demands(candidate.instruction) for candidate in answered)

@@ -106,9 +106,9 @@ def test_the_last_candidate_of_a_round_is_by_its_calls_and_by_none_before_a_give
         await ledger.record(answer("k3", candidate="probe-good-x"))
 
     asyncio.run(scenario())
-    assert ledger.last_candidate("r1-000000", "r1-999999") == "r1-000007"
-    assert ledger.last_candidate("r10-000000", "r10-999999") == "r10-000009"
-    assert ledger.last_candidate("r2-000000", "r2-999999") is None
+    assert ledger.last_candidate("r1-000000", "r1-999999", since=0) == "r1-000007"
+    assert ledger.last_candidate("r10-000000", "r10-999999", since=0) == "r10-000009"
+    assert ledger.last_candidate("r2-000000", "r2-999999", since=0) is None
     assert ledger.last_candidate("r1-000000", "r1-999999", since=ledger.last_answer()) is None
 
 

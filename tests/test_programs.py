@@ -22,7 +22,7 @@ from gra.checks import answers
 from gra.core.errors import RecipeError
 from gra.core.recipe import load_recipe
 from gra.core.records import CHECKS, DIMENSIONS, Abstained, Candidate, State, Verified
-from gra.core.schema import Program as ProgramRecipe
+from gra.core.review_schema import Program as ProgramRecipe
 from gra.core.schema import SynthesisRecipe
 from gra.data.export import export
 from gra.engines.broker import Broker, EnginePool

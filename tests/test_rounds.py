@@ -38,6 +38,7 @@ from gra.engines.broker import Broker, EnginePool
 from gra.engines.protocol import Call, Completion, Fault, ModelId
 from gra.synthesis import rounds
 from gra.synthesis.committee import make_members
+from gra.synthesis.programs import make_programs
 from gra.synthesis.rounds import Round, grow
 from gra.synthesis.story import Setting, candidate_id, live
 
@@ -74,7 +75,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_setting(recipe: SynthesisRecipe) -> Setting:
     assert recipe.committee is not None
     ids = {n: ModelId(m.model, f"sha256:{m.model}", "t") for n, m in recipe.committee.models.items()}
-    return Setting(recipe, make_members(recipe.committee, recipe.review, ids))
+    members = make_members(recipe.committee, recipe.review, ids)
+    return Setting(recipe, members, programs=make_programs(recipe.review.programs, members))
 
 
 async def tell(
@@ -175,6 +177,19 @@ def test_the_candidate_limit_ends_a_round_that_cannot_be_filled(folder: Path) ->
     assert len(one.candidates) == 30
     assert [lineage_row(c) for c in one.candidates] == [lineage_row(c) for c in many.candidates]
     assert len({c.state for c in one.candidates}) >= 3
+
+
+def test_a_large_round_decides_the_same_and_names_the_neighbours_of_duplicates_only(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_, limit = run(folder, small(), 8).candidates, "_NEIGHBOURS_UP_TO"
+    monkeypatch.setattr(rounds, limit, 0)
+    large = run(folder, small(), 8).candidates
+    assert [(c.id, c.state, c.reason) for c in large] == [(c.id, c.state, c.reason) for c in small_]
+    kept = [(a.neighbour, b.neighbour) for a, b in zip(small_, large, strict=True) if a.state is State.ACCEPTED]
+    assert any(named for named, _ in kept)
+    assert not any(named for _, named in kept)
+    assert {c.neighbour for c in large if c.state is State.DUPLICATE} - {""}
 
 
 def test_duplicates_know_their_neighbour(folder: Path) -> None:

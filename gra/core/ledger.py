@@ -101,9 +101,9 @@ class Ledger:
     def last_answer(self) -> int:
         """The number of the newest answer in the file, whoever paid for it; those to come have higher ones."""
         found = self._one("SELECT MAX(id) FROM calls", ())
-        return found[0] or 0 if found else 0
+        return (found and found[0]) or 0
 
-    def last_candidate(self, first: str, end: str, since: int = 0) -> str | None:
+    def last_candidate(self, first: str, end: str, since: int) -> str | None:
         """The highest candidate id from `first` to `end` that this run paid for after the answer of number `since`."""
         highest = "SELECT MAX(candidate) FROM calls WHERE run = ? AND candidate BETWEEN ? AND ? AND id > ?"
         found = self._one(highest, (self.run, first, end, since))

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from gra.core.budget_schema import Budget, Prices, check_prices
-from gra.core.committee_schema import Ask, Committee, Dimensions, Served, TeacherOrName
+from gra.core.committee_schema import Ask, Committee, Served, TeacherOrName
 from gra.core.recipe import Section
-from gra.core.records import DIMENSIONS
+from gra.core.review_schema import Review
 
 
 def folder_name(name: str) -> str:
@@ -85,47 +85,6 @@ class Forms(Section):
     domains: list[str] | None = Field(None, min_length=1)  # null: all
 
 
-class Program(Section):
-    """A program that reviews what can be checked: on a reviewer's seat, or with a veto."""
-
-    # `math`: arithmetic; `format`: demands the instruction states; `consistency`: further answers; `tests`: unit tests.
-    kind: Literal["math", "format", "consistency", "tests"]
-    takes: Literal["seat", "veto"]
-    domains: list[str] | None = Field(None, min_length=1)  # null: all
-    # How many further answers `consistency` draws (null: 4), and who gives them (null: others).
-    draws: int | None = Field(None, ge=2)
-    by: Literal["author", "others"] | None = None
-
-    @model_validator(mode="after")
-    def _only_consistency_draws(self) -> Program:
-        if self.kind != "consistency" and (self.draws, self.by) != (None, None):
-            raise ValueError(f"`kind: {self.kind}` draws no answers; `draws` and `by` belong to `kind: consistency`")
-        return self
-
-
-class Review(Section):
-    """The gate (paper: mean at least 8, standard deviation at most 1.5) and how reviewers are asked."""
-
-    accept_mean: float = Field(8.0, ge=0, le=10)
-    dispute_std: float = Field(1.5, ge=0)
-    std: Literal["population", "sample"] = "population"
-    disputed: Literal["adjudicate", "accept", "reject"] = "adjudicate"  # what becomes of a spread above dispute_std
-    ask: Ask = "integers"
-    dimensions: Dimensions = list(DIMENSIONS)  # what a review scores; fewer cost less
-    # `disputed`: reviewers say why only when the adjudicator will read it. `never` leaves the adjudicator the scores.
-    comments: Literal["always", "disputed", "never"] = "always"
-    # Planted pairs from the seeds, by which each reviewer is measured and calibrated; 0 trusts raw scores.
-    probes: int = Field(0, ge=0)
-    programs: list[Program] = []
-
-    @model_validator(mode="after")
-    def _each_program_once(self) -> Review:
-        kinds = [program.kind for program in self.programs]
-        if twice := sorted({kind for kind in kinds if kinds.count(kind) > 1}):
-            raise ValueError(f"`programs` has `kind: {twice[0]}` twice; a program takes a seat or a veto, not both")
-        return self
-
-
 class Refine(Section):
     """What the `refined` arm does with a seed; its instruction stays as it is."""
 
@@ -190,6 +149,18 @@ class SynthesisRecipe(Section):
     tracking: Tracking = Tracking()
     accept_licences: list[str] = []
 
+    @property
+    def has_stories(self) -> bool:
+        """Whether the arm tells stories, for which members are measured and seeds enriched first."""
+        if self.arm == "distilled":
+            return self.teacher is not None and self.teacher.writes == "samples"
+        return self.arm != "vanilla"
+
+    @property
+    def writes_samples(self) -> bool:
+        """Whether the arm writes new samples in rounds."""
+        return self.has_stories and self.arm != "refined"
+
     @model_validator(mode="after")
     def _money_can_be_counted(self) -> SynthesisRecipe:
         seated = list(self.committee.models.values()) if self.committee else []
@@ -241,15 +212,14 @@ class SynthesisRecipe(Section):
             raise ValueError(f"`forms.domains`: `{unknown[0]}` is not in `domains` ({', '.join(self.domains)})")
         if not self.forms.share:
             return self
-        if self.arm in ("vanilla", "refined") or (
-            self.arm == "distilled" and self.teacher and self.teacher.writes == "answers"
-        ):
+        if not self.writes_samples:
             raise ValueError(f"{place} is for new instructions, and `arm: {self.arm}` has the seeds'; set it to 0")
-        checks = [program.domains or self.domains for program in self.review.programs if program.kind == "format"]
-        if not checks:
+        program = next((program for program in self.review.programs if program.kind == "format"), None)
+        if program is None:
             fix = "add `{kind: format, takes: veto}` to `review.programs`"
             raise ValueError(f"{place} asks for forms that nobody would check; {fix}")
-        if unchecked := sorted(set(self.forms.domains or self.domains) - set(checks[0])):
+        checked = program.domains or self.domains
+        if unchecked := sorted(set(self.forms.domains or self.domains) - set(checked)):
             fix = "leave the `domains` of the program of `kind: format` out, or name the same in `forms.domains`"
             raise ValueError(f"{place} asks for forms in `{unchecked[0]}`, where nobody would check them; {fix}")
         return self

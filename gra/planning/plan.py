@@ -27,7 +27,6 @@ from gra.experiment import Plan, arm_jobs, load_experiment
 from gra.planning.stages import add, forecast_stages, scaled
 from gra.reporting.evidence import find_ledger
 from gra.sandbox.permission import Permission
-from gra.synthesis.arms import has_stories, writes_samples
 from gra.synthesis.committee import committee_of, members_of
 from gra.synthesis.evidence import COLUMNS, Evidence, Floats, kind_of, read_evidence, runs_of
 from gra.synthesis.forecast import Forecast, Range, Work, forecast, summarise, together
@@ -48,7 +47,7 @@ class ArmPlan:
     @property
     def rows(self) -> int | None:
         """The rows it writes, as far as that is not known from its seeds."""
-        writes = self.forecast is not None and writes_samples(self.recipe)
+        writes = self.forecast is not None and self.recipe.writes_samples
         return round(self.forecast.rows.point) if self.forecast is not None and writes else None
 
     def usd(self) -> Range:
@@ -207,12 +206,12 @@ def _arm(job: Job, past: Path | None, sample: int | None, duplicates: Sequence[s
     else:
         evidence, own = rehearse(job, seeds), False
     lacking = [seed for seed in seeds if not seed.enriched or not seed.domain]
-    grows = writes_samples(recipe)
+    grows = recipe.writes_samples
     rounds = recipe.rounds
     work = Work(
         seeds=len(lacking) if grows else sum(not seed.domain for seed in seeds),
-        pairs=min(recipe.review.probes, len(seeds)) if has_stories(recipe) else 0,
-        answers=len(seeds) if recipe.arm in ("refined", "integrated") or not has_stories(recipe) else 0,
+        pairs=min(recipe.review.probes, len(seeds)) if recipe.has_stories else 0,
+        answers=len(seeds) if recipe.arm in ("refined", "integrated") or not recipe.has_stories else 0,
         rounds=rounds.count if grows else 0,
         accept=rounds.accept,
         most=rounds.max_candidates,

@@ -25,7 +25,6 @@ from gra.core.console import View
 from gra.core.errors import BudgetExhausted, writing
 from gra.core.ledger import Ledger
 from gra.core.records import Seed, State
-from gra.core.schema import SynthesisRecipe
 from gra.core.spending import Account, Held
 from gra.core.tracking import start_tracking
 from gra.data.export import export
@@ -129,25 +128,13 @@ async def try_out(job: Job, workshop: Workshop, pool: EnginePool, view: View, co
     """
     recipe = job.recipe
     # Else `rounds` is left alone: what answers to seeds are known by holds all of the recipe.
-    if writes_samples(recipe):
+    if recipe.writes_samples:
         rounds = {"count": 1, "max_candidates": min(count, recipe.rounds.max_candidates)}
         recipe = recipe.model_copy(update={"rounds": recipe.rounds.model_copy(update=rounds)})
         job = replace(job, loaded=replace(job.loaded, recipe=recipe))
     with writing(job.folder.path), at_work(job, workshop, pool, view, None, watch) as bench:
         candidates, _ = await make(bench, job.seeds.rows, count)
         return [candidate.id for candidate in candidates if candidate.state is State.DUPLICATE]
-
-
-def writes_samples(recipe: SynthesisRecipe) -> bool:
-    """Whether the arm writes new samples in rounds."""
-    return has_stories(recipe) and recipe.arm != "refined"
-
-
-def has_stories(recipe: SynthesisRecipe) -> bool:
-    """Whether the arm tells stories, for which members are measured and seeds enriched first."""
-    if recipe.arm == "distilled":
-        return recipe.teacher is not None and recipe.teacher.writes == "samples"
-    return recipe.arm != "vanilla"
 
 
 async def make(bench: Workbench, seeds: Sequence[Seed], first: int | None = None) -> tuple[Candidates, dict[str, Any]]:
@@ -158,7 +145,7 @@ async def make(bench: Workbench, seeds: Sequence[Seed], first: int | None = None
     recipe = bench.recipe
     if recipe.arm == "vanilla":
         return await copy_seeds(bench, seeds), {}
-    if not has_stories(recipe):
+    if not recipe.has_stories:
         return await answer_seeds(bench, seeds[:first]), {}
     parts: list[Candidates] = []
     try:

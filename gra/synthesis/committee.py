@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from gra.core.committee_schema import Ask, Committee, Role
 from gra.core.committee_schema import Member as MemberRecipe
 from gra.core.records import DIMENSIONS
-from gra.core.schema import Review, SynthesisRecipe
+from gra.core.review_schema import Review
+from gra.core.schema import SynthesisRecipe
 from gra.engines.protocol import Call, ModelId, Output, SamplingSettings
 from gra.models.entries import find_entry
 

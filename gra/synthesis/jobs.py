@@ -20,7 +20,7 @@ from gra.engines.protocol import ModelId
 from gra.models.adapters import find_adapter
 from gra.models.catalog import here
 from gra.sandbox.permission import Permission
-from gra.synthesis.arms import has_stories, synthesize, try_out, writes_samples
+from gra.synthesis.arms import synthesize, try_out
 from gra.synthesis.assignment import check_cast
 from gra.synthesis.committee import committee_of, make_members, members_of
 from gra.synthesis.growth import check_parents
@@ -87,7 +87,7 @@ async def _engines(
     jobs: Sequence[Job], workshop: Workshop, view: View, logs: Path
 ) -> AsyncIterator[tuple[EnginePool, Watch]]:
     """The engines that some arms share, and who watches them."""
-    if not any(has_stories(job.recipe) for job in jobs):
+    if not any(job.recipe.has_stories for job in jobs):
         workshop.prepared.set()
     watch = Watch(view, len(jobs), workshop.gpus, frozenset(workshop.servers | workshop.clusters))
     async with running(workshop.pool(logs), view) as pool:
@@ -124,7 +124,7 @@ def job_for(
     screen = open_screen(loaded, read_suite)
     job = Job(loaded, folder.create() if create else folder, place, permission, screen)
     seeds = job.seeds.rows
-    if writes_samples(job.recipe) and all(seed.domain for seed in seeds):  # else they are named by a model first
+    if job.recipe.writes_samples and all(seed.domain for seed in seeds):  # else they are named by a model first
         check_parents(job, seeds)
     committee = committee_of(job.recipe)
     if committee is not None:
@@ -159,7 +159,7 @@ def absent_models(recipe: SynthesisRecipe) -> list[str]:
         RecipeError: when there is no such model or adapter, or its folder is not whole.
         ModelUnavailable: when what the cache holds is damaged.
     """
-    wanted: list[list[str]] = [[recipe.dedup.embedder]] if writes_samples(recipe) else []
+    wanted: list[list[str]] = [[recipe.dedup.embedder]] if recipe.writes_samples else []
     for member in members_of(recipe):
         if member.adapter is not None:
             find_adapter(member.adapter)

@@ -28,7 +28,7 @@ from gra.synthesis.prompts import digests
 from gra.synthesis.screen import Screen
 from gra.synthesis.workshop import Workshop
 
-_STORIES_PER_MODEL = 12  # in flight at least
+_STORIES_PER_MODEL = 12  # in flight at least: where engines take few calls, stories also wait for other models
 
 
 def stories_at_once(concurrency: Iterable[int]) -> int:

@@ -1,0 +1,52 @@
+"""What a recipe may say about review: the gate, how reviewers are asked, and the programs that review beside them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from gra.core.committee_schema import Ask, Dimensions
+from gra.core.recipe import Section
+from gra.core.records import DIMENSIONS
+
+
+class Program(Section):
+    """A program that reviews what can be checked: on a reviewer's seat, or with a veto."""
+
+    # `math`: arithmetic; `format`: demands the instruction states; `consistency`: further answers; `tests`: unit tests.
+    kind: Literal["math", "format", "consistency", "tests"]
+    takes: Literal["seat", "veto"]
+    domains: list[str] | None = Field(None, min_length=1)  # null: all
+    # How many further answers `consistency` draws (null: 4), and who gives them (null: others).
+    draws: int | None = Field(None, ge=2)
+    by: Literal["author", "others"] | None = None
+
+    @model_validator(mode="after")
+    def _only_consistency_draws(self) -> Program:
+        if self.kind != "consistency" and (self.draws, self.by) != (None, None):
+            raise ValueError(f"`kind: {self.kind}` draws no answers; `draws` and `by` belong to `kind: consistency`")
+        return self
+
+
+class Review(Section):
+    """The gate (paper: mean at least 8, standard deviation at most 1.5) and how reviewers are asked."""
+
+    accept_mean: float = Field(8.0, ge=0, le=10)
+    dispute_std: float = Field(1.5, ge=0)
+    std: Literal["population", "sample"] = "population"
+    disputed: Literal["adjudicate", "accept", "reject"] = "adjudicate"  # what becomes of a spread above dispute_std
+    ask: Ask = "integers"
+    dimensions: Dimensions = list(DIMENSIONS)  # what a review scores; fewer cost less
+    # `disputed`: reviewers say why only when the adjudicator will read it. `never` leaves the adjudicator the scores.
+    comments: Literal["always", "disputed", "never"] = "always"
+    # Planted pairs from the seeds, by which each reviewer is measured and calibrated; 0 trusts raw scores.
+    probes: int = Field(0, ge=0)
+    programs: list[Program] = []
+
+    @model_validator(mode="after")
+    def _each_program_once(self) -> Review:
+        kinds = [program.kind for program in self.programs]
+        if twice := sorted({kind for kind in kinds if kinds.count(kind) > 1}):
+            raise ValueError(f"`programs` has `kind: {twice[0]}` twice; a program takes a seat or a veto, not both")
+        return self
