@@ -6,10 +6,12 @@ the queues, the residency and its policy.
 
 Five 8B models write and review stories as in the paper; of five, one, two or three fit at once. Policies:
 
-- gra: ours (`gra/engines/switching.py`), with engines that sleep.
+- gra: ours (`gra/engines/switching.py`), with engines that sleep, and calls in flight that sleep with them.
+- gra, calls end first: ours, where a model that gives way first ends its calls in flight.
 - round-robin: the models take turns in a fixed order, with engines that sleep, and a turn lasts its time slice; of
   several slices the best is shown. `round-robin, drained` knows its queues: it passes over a model that nothing waits
-  for, and a turn ends when nothing is left to do.
+  for, and a turn ends when nothing is left to do. Calls in flight end first, in both.
+- round-robin, calls sleep: time slices, and calls in flight sleep with their model as they do with ours.
 - reload: models are ended and loaded anew: first the one that the oldest waiting call asks for, as soon as there is
   nothing left to do for one that is there.
 - gra, restarts: our policy where engines cannot sleep (a CPU).
@@ -35,7 +37,7 @@ from gra.engines.residency import Policy, Residency
 from gra.engines.switching import Move, Standing, choose
 
 MODELS = "abcde"
-SLICES = (10.0, 20.0, 40.0)
+SLICES = (5.0, 10.0, 20.0, 40.0)
 # Tokens a second of one sequence, and seconds before the first: an 8B model in bfloat16, not yet bound by arithmetic.
 RATE, FIRST = 50.0, 0.1
 
@@ -75,7 +77,7 @@ class SimulatedClock(asyncio.SelectorEventLoop):
 
 
 class Simulated:
-    """An engine that takes time, and counts how it spends it."""
+    """An engine that takes time, and counts how it spends it; a call that slept reads its prompt and answer again."""
 
     def __init__(self, name: str, costs: Costs, sleeps: bool) -> None:
         self.name, self.concurrency, self.memory_gb = name, costs.slots, costs.memory_gb
@@ -83,6 +85,8 @@ class Simulated:
         self.stats = EngineStats()
         self.calls_s = 0.0
         self._costs, self._asleep = costs, False
+        self._calls: dict[asyncio.Future[None], float] = {}  # when each ends; while asleep: the seconds left
+        self._timers: dict[asyncio.Future[None], asyncio.TimerHandle] = {}
 
     async def start(self) -> None:
         """Load, or wake."""
@@ -92,11 +96,16 @@ class Simulated:
             self.stats.starts += 1
         await asyncio.sleep(self._costs.wake_s if self._asleep else self._costs.load_s)
         self._asleep = False
+        for call, left in self._calls.items():
+            self._serve(call, left + FIRST)
 
     async def sleep(self) -> None:
-        """Keep the process."""
-        await asyncio.sleep(self._costs.sleep_s)
+        """Keep the process, and the calls in flight."""
         self._asleep = True
+        for call, ends in self._calls.items():
+            self._calls[call] = ends - asyncio.get_running_loop().time()
+            self._timers.pop(call).cancel()
+        await asyncio.sleep(self._costs.sleep_s)
 
     async def park(self) -> None:
         """End."""
@@ -107,15 +116,40 @@ class Simulated:
         """Take the time that the tokens take."""
         seconds = FIRST + call.sampling.max_tokens / RATE
         self.calls_s += seconds
-        await asyncio.sleep(seconds)
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self._asleep:
+            self._calls[done] = seconds
+        else:
+            self._serve(done, seconds)
+        try:
+            await done
+        finally:
+            self._calls.pop(done, None)
+            self._timers.pop(done, None)
         return Completion("", "stop", 0, call.sampling.max_tokens)
+
+    def _serve(self, call: asyncio.Future[None], seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        self._calls[call] = loop.time() + seconds
+        self._timers[call] = loop.call_at(self._calls[call], call.set_result, None)
+
+
+def after_its_calls(policy: Policy) -> Policy:
+    """The policy where no call sleeps: a model is closed first, and parked when its last call has ended."""
+
+    def drained(models: Sequence[Standing], limit_gb: float, now: float) -> Move:
+        move = policy(models, limit_gb, now)
+        running = move.kind == "park" and next(m for m in models if m.name == move.name).running
+        return Move("close", move.name) if running else move
+
+    return drained
 
 
 class RoundRobin:
-    """Turns in a fixed order; `drained`: by what is in the queues, too."""
+    """Turns in a fixed order; `drained`: by what is in the queues, too; `keeps`: calls sleep with their model."""
 
-    def __init__(self, slice_s: float, drained: bool) -> None:
-        self._slice, self._drained = slice_s, drained
+    def __init__(self, slice_s: float, drained: bool, keeps: bool = False) -> None:
+        self._slice, self._drained, self._keeps = slice_s, drained, keeps
         self._since: dict[str, float] = {}
         self._last = -1
 
@@ -127,8 +161,8 @@ class RoundRobin:
             elif m.place != "leaving":
                 self._since.pop(m.name, None)
         order = [models[(self._last + 1 + i) % len(models)] for i in range(len(models))]
-        wanted = next((m for m in order if m.away and (m.waiting or not self._drained)), None)
-        nobody = not any(m.away and m.waiting for m in models)
+        wanted = next((m for m in order if m.away and (m.load or not self._drained)), None)
+        nobody = not any(m.away and m.load for m in models)
         if wanted is None or nobody or any(m.place == "moving" for m in models):
             return Move("wait")
         if sum(m.held_gb for m in models if m is not wanted) + wanted.memory_gb <= limit_gb:
@@ -141,7 +175,7 @@ class RoundRobin:
             return Move("park", min(done, key=lambda m: self._since[m.name]).name)
         first = min(here, key=lambda m: self._since[m.name])
         until = self._since[first.name] + self._slice
-        return Move("close", first.name) if until <= now else Move("wait", until=until)
+        return Move("park" if self._keeps else "close", first.name) if until <= now else Move("wait", until=until)
 
 
 class Reload:
@@ -236,11 +270,17 @@ def on_simulated_clock(story: Coroutine[Any, Any, Any]) -> Any:
 def compare(fit: int, stories: int, in_flight: int, costs: Costs, fixed: bool) -> dict[str, dict[str, Any]]:
     """Every policy on the same stories."""
     rest = (stories, in_flight, costs, fixed)
-    turns = [simulate(RoundRobin(s, False), fit, True, *rest) | {"slice_s": s} for s in SLICES]
+
+    def in_turns(keeps: bool) -> dict[str, Any]:
+        turns = [simulate(RoundRobin(s, False, keeps), fit, True, *rest) | {"slice_s": s} for s in SLICES]
+        return min(turns, key=lambda found: found["makespan_s"])
+
     return {
         "gra": simulate(choose, fit, True, *rest),
-        "round-robin": min(turns, key=lambda found: found["makespan_s"]),
+        "gra, calls end first": simulate(after_its_calls(choose), fit, True, *rest),
+        "round-robin": in_turns(False),
         "round-robin, drained": simulate(RoundRobin(math.inf, True), fit, True, *rest),
+        "round-robin, calls sleep": in_turns(True),
         "gra, restarts": simulate(choose, fit, False, *rest),
         "reload": simulate(Reload(), fit, False, *rest),
     }

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,34 @@ def test_members_with_other_adapters_share_one_engine_which_sleeps_and_wakes_as_
     assert before == pytest.approx(references, abs=apart / 2)
 
 
+def test_calls_in_flight_sleep_with_their_model_and_go_on_when_it_wakes(
+    weights: Path, ledger: Ledger, tmp_path: Path
+) -> None:
+    engine = engine_for(weights, tmp_path, sleep_level=1)
+    long = SamplingSettings(0.0, 1.0, 1.0, 160)
+    asked = [replace(call(f"Write a long story about {thing}."), sampling=long) for thing in ("rain", "iron", "bees")]
+
+    async def story(broker: Broker) -> list[Any]:
+        undisturbed = await asyncio.gather(*map(engine.submit, asked))
+        disturbed = [asyncio.create_task(engine.submit(c)) for c in asked]
+        await asyncio.sleep(0.5)
+        assert not any(task.done() for task in disturbed)
+        await engine.sleep()
+        at_night = asyncio.create_task(engine.submit(call(QUESTION, Likelihood(ANSWER))))
+        await asyncio.sleep(4 * max(reply.seconds for reply in undisturbed))
+        assert not any(task.done() for task in (*disturbed, at_night))
+        await engine.start()
+        morning = await engine.submit(call(QUESTION, Likelihood(ANSWER)))
+        return [undisturbed, await asyncio.gather(*disturbed), await at_night, morning]
+
+    undisturbed, disturbed, at_night, morning = run({NAME: engine}, ledger, story)
+    assert (engine.stats.starts, engine.stats.wakes, engine.stats.notes) == (1, 1, [])
+    assert all(reply.completion_tokens == 160 for reply in disturbed)
+    assert at_night.scores["logprob"] == pytest.approx(morning.scores["logprob"], abs=0.2)
+    # Greedy, so they go on as if nothing had been; reading an answer anew rounds otherwise than writing it did.
+    assert [a.text[:40] for a in disturbed] == [b.text[:40] for b in undisturbed]
+
+
 def test_a_killed_child_costs_nothing_that_was_queued(weights: Path, ledger: Ledger, tmp_path: Path) -> None:
     engine = engine_for(weights, tmp_path)
 
@@ -145,11 +174,14 @@ def test_a_killed_child_costs_nothing_that_was_queued(weights: Path, ledger: Led
     assert ledger.faults()["died"] >= 1
 
 
-def test_two_models_that_fit_only_alone_take_turns(weights: Path, ledger: Ledger, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sleep_level", [0, 1])
+def test_two_models_that_fit_only_alone_take_turns(
+    weights: Path, ledger: Ledger, tmp_path: Path, sleep_level: int
+) -> None:
     other = "qwen2.5-coder-0.5b-instruct"
     engines = {
-        NAME: engine_for(weights, tmp_path, memory_gb=5.0),
-        other: engine_for(resolve(other).path, tmp_path, other, memory_gb=5.0),
+        NAME: engine_for(weights, tmp_path, memory_gb=5.0, sleep_level=sleep_level),
+        other: engine_for(resolve(other).path, tmp_path, other, memory_gb=5.0, sleep_level=sleep_level),
     }
 
     async def story(broker: Broker) -> tuple[list[Any], int]:

@@ -96,6 +96,7 @@ def test_the_child_is_offline_quiet_and_unpinned() -> None:
 def test_adapters_and_sleep_have_the_names_we_use(installed: Any) -> None:
     from vllm.config.lora import MaxLoRARanks
     from vllm.lora.request import LoRARequest
+    from vllm.v1.engine import PauseMode
 
     assert get_args(MaxLoRARanks) == vllm_worker.LORA_RANKS
     assert LoRARequest(lora_name="a", lora_int_id=1, lora_path="folder").lora_int_id == 1
@@ -103,7 +104,8 @@ def test_adapters_and_sleep_have_the_names_we_use(installed: Any) -> None:
         name: list(inspect.signature(getattr(installed.AsyncLLM, name)).parameters)[1:]
         for name in ("sleep", "wake_up", "collective_rpc", "add_lora", "remove_lora")
     }
-    assert parameters["sleep"][0] == "level"
+    assert parameters["sleep"] == ["level", "mode"]
+    assert "keep" in get_args(PauseMode)  # calls in flight sleep with their model
     assert parameters["wake_up"] == ["tags"]
     assert parameters["collective_rpc"][0] == "method"
     assert parameters["add_lora"] == ["lora_request"]
@@ -129,8 +131,8 @@ class Noting:
         self.told: list[Any] = []
         self.logprob = -1.0
 
-    async def sleep(self, level: int) -> None:
-        self.told.append(("sleep", level))
+    async def sleep(self, level: int, mode: str) -> None:
+        self.told.append(("sleep", level, mode))
 
     async def wake_up(self, tags: list[str] | None = None) -> None:
         self.told.append(("wake_up", tags))
@@ -148,15 +150,20 @@ class Noting:
         tokens = prompt["prompt_token_ids"]
         logprob = self.logprob - (0.5 if lora_request else 0.0)
         scores = [None, *({token: SimpleNamespace(logprob=logprob)} for token in tokens[1:])]
-        yield SimpleNamespace(prompt_logprobs=scores)
+        said = SimpleNamespace(text="said", token_ids=[1], finish_reason="stop", logprobs=None)
+        yield SimpleNamespace(prompt_logprobs=scores, outputs=[said], num_cached_tokens=0)
 
 
 @pytest.fixture
 def worker(installed: Any) -> vllm_worker.Worker:
     made = object.__new__(vllm_worker.Worker)
     made.engine = Noting()
-    made.tokenizer = SimpleNamespace(encode=lambda text: list(range(len(text.split()))))
-    made.max_model_len, made.said = 512, None
+    made.tokenizer = SimpleNamespace(
+        encode=lambda text, add_special_tokens=True: list(range(len(text.split()))),
+        apply_chat_template=lambda messages, **options: {"input_ids": [1, 2, 3]},
+    )
+    made.max_model_len, made.said, made.nights, made.well = 512, None, 0, asyncio.Event()
+    made.well.set()
     made.adapters = {"lora:1": SimpleNamespace(lora_name="lora:1", lora_int_id=1, lora_path="folder")}
     return made
 
@@ -165,7 +172,7 @@ def worker(installed: Any) -> vllm_worker.Worker:
     ("level", "order"),
     [
         (1, [("wake_up", None)]),
-        (2, [("wake_up", ["weights"]), "reload_weights", ("wake_up", ["kv_cache"]), ("remove", 1), ("add", "lora:1")]),
+        (2, [("wake_up", ["weights"]), "reload_weights", ("remove", 1), ("add", "lora:1"), ("wake_up", ["kv_cache"])]),
     ],
 )
 def test_a_model_is_woken_in_the_order_vllm_wants(worker: Any, level: int, order: list[Any]) -> None:
@@ -174,7 +181,8 @@ def test_a_model_is_woken_in_the_order_vllm_wants(worker: Any, level: int, order
         await worker.wake(level)
 
     asyncio.run(night())
-    assert worker.engine.told == [("sleep", level), *order]
+    assert worker.engine.told == [("sleep", level, "keep"), *order]
+    assert worker.well.is_set()
     assert worker.said == pytest.approx([-1.0, -1.5])
 
 
@@ -187,3 +195,38 @@ def test_a_model_that_wakes_as_another_is_found_out(worker: Any, logprob: float)
 
     with pytest.raises(RuntimeError, match="nats a token and gave it"):
         asyncio.run(night())
+    assert not worker.well.is_set(), "no answer of it goes out"
+
+
+REQUEST = {"id": 7, "messages": [{"role": "user", "content": "Say it."}], "adapter": "", "sampling": {
+    "temperature": 0.0, "top_p": 1.0, "repetition_penalty": 1.0, "max_tokens": 9}}  # fmt: skip
+
+
+def test_an_answer_that_comes_while_the_model_wakes_waits_until_it_is_known_to_be_itself(worker: Any) -> None:
+    async def night() -> None:
+        await worker.sleep(1)
+        worker.well.clear()
+        answer = asyncio.create_task(worker.answer(REQUEST))
+        await asyncio.sleep(0.01)
+        assert not answer.done()
+        worker.well.set()
+        assert (await answer)["completion"]["text"] == "said"
+
+    asyncio.run(night())
+
+
+@pytest.mark.parametrize(("output", "times"), [({}, 1), ({"likelihood": "It was said."}, 2)])
+def test_what_is_asked_of_a_prompt_is_asked_again_after_a_night_and_a_text_goes_on(
+    worker: Any, output: dict[str, str], times: int
+) -> None:
+    asked: list[str] = []
+
+    async def slept_through(prompt: Any, params: Any, request_id: str, lora_request: Any = None) -> Any:
+        asked.append(request_id)
+        worker.nights += len(asked) == 1
+        async for said in Noting().generate(prompt, params, request_id):
+            yield said
+
+    worker.engine.generate = slept_through
+    asyncio.run(worker.answer(REQUEST | output))
+    assert len(set(asked)) == len(asked) == times, "vLLM wants a name of its own for each"

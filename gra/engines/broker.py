@@ -135,13 +135,14 @@ class EnginePool:
         }
         self.asking: dict[tuple[Path, str], _Asking] = {}  # by ledger and key
 
-    def turn(self, call: Call) -> AbstractAsyncContextManager[None]:
-        """A place at the call's engine while its model is resident, in the order of the engine's queue."""
-        engine = self.engines[call.model.name]
+    def turn(self, call: Call, limit_s: float | None = None) -> AbstractAsyncContextManager[None]:
+        """A place at the call's engine while its model is there, in the order of the engine's queue, for `limit_s`."""
+        name = call.model.name
+        engine = self.engines[name]
         if isinstance(engine, Paced):
-            return self.residency.hold(call.model.name, lambda: engine.gate)
+            return self.residency.hold(name, lambda: engine.gate, limit_s)
         prompt = "\0".join((call.model.adapter, *(content for _, content in call.messages)))
-        return self.residency.hold(call.model.name, lambda: self._queues[call.model.name].turn(prompt))
+        return self.residency.hold(name, lambda: self._queues[name].turn(prompt), limit_s)
 
 
 class Broker:
@@ -251,19 +252,19 @@ class Broker:
         if self.account.strict:
             await self.account.admit_call(key)
         while True:
-            async with self.pool.turn(call):
-                self.progress.asked += 1
-                self.progress.in_flight[name] += 1
-                started = self._clock()
-                try:
-                    async with asyncio.timeout(self._timeout):
+            try:
+                async with self.pool.turn(call, self._timeout):
+                    started = self._clock()
+                    self.progress.asked += 1
+                    self.progress.in_flight[name] += 1
+                    try:
                         reply = await engine.submit(call)
-                except TimeoutError:
-                    reply = Fault("timeout", f"no answer in {self._timeout:g} s")
-                    if isinstance(engine, Paced):
-                        engine.overdue(self._timeout)
-                finally:
-                    self.progress.in_flight[name] -= 1
+                    finally:
+                        self.progress.in_flight[name] -= 1
+            except TimeoutError:
+                reply = Fault("timeout", f"no answer in {self._timeout:g} s")
+                if isinstance(engine, Paced):
+                    engine.overdue(self._timeout)
             if isinstance(reply, Completion):
                 self._count(call, key, reply)
                 return await self.ledger.record(_recorded(call, key, request, attempt, reply, self._clock() - started))

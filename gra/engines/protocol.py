@@ -200,7 +200,10 @@ class Paced(Protocol):
 
 @runtime_checkable
 class Sleeper(Protocol):
-    """An engine that may give back most of its memory and keep its process; `start` wakes it."""
+    """An engine that may give back most of its memory and keep its process; `start` wakes it.
+
+    Calls in flight fall asleep with it and go on when it wakes.
+    """
 
     asleep_gb: float  # the memory it keeps meanwhile; 0 when it cannot sleep, and is parked instead
 

@@ -1,8 +1,9 @@
 """Which models are in memory: all at once when they fit, otherwise in turns.
 
 A call holds its model while it runs. A model that does not fit waits until one that is there gives way, by the policy
-of `switching.py`; that one is parked (asleep where its engine can sleep, otherwise ended) and the other is brought
-back. Callers only wait; one task, the steward, makes the moves, and it is there only while somebody waits.
+of `switching.py`; that one is parked (asleep where its engine can sleep, with its calls in flight; otherwise ended) and
+the other is brought back. Callers only wait; one task, the steward, makes the moves, and it is there only while
+somebody waits.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from gra.engines.switching import Move, Place, Standing, choose, most_wanted
 Policy = Callable[[Sequence[Standing], float, float], Move]
 Turn = Callable[[], AbstractAsyncContextManager[None]]
 
-# What bringing a model back is taken to cost before it was seen: from sleep, and from nothing.
 _MOMENT_S = 0.001
+# What bringing a model back is taken to cost before it was seen: from sleep, and from nothing.
 _GUESS_S_PER_GB = {"asleep": 0.1, "out": 5.0}
 
 
@@ -42,8 +43,10 @@ class Residency:
         self._running: dict[str, int] = defaultdict(int)
         self._waiting: dict[str, int] = defaultdict(int)
         self._behind: dict[str, float] = {}  # since when less is served by a model than waits for an absent one
-        self._took: dict[tuple[str, str], float] = {}  # seconds that a model's last move of each kind took
+        self._took: dict[tuple[str, str], float] = {}  # seconds to bring a model back, and ("park") to send it away
         self._failed: dict[str, Exception] = {}
+        # The time limits of the calls in flight, each with the seconds that were left when its model fell asleep.
+        self._limits: dict[str, dict[asyncio.Timeout, float]] = defaultdict(dict)
         self._moves: set[asyncio.Task[None]] = set()
         self._steward: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()  # for the steward
@@ -78,11 +81,14 @@ class Residency:
             raise self._failed[name]
 
     @asynccontextmanager
-    async def hold(self, name: str, turn: Turn = nullcontext) -> AsyncIterator[None]:
-        """Keep a model resident for the time of the block, starting it first if need be, and take a `turn` at it.
+    async def hold(self, name: str, turn: Turn = nullcontext, limit_s: float | None = None) -> AsyncIterator[None]:
+        """Have a model for the time of the block, starting it first if need be, and take a `turn` at it.
+
+        A model that can sleep may do so meanwhile, and the block with it; that time is not counted against `limit_s`.
 
         Raises:
             EngineUnavailable: when it does not fit even alone, or cannot be started.
+            TimeoutError: when the block has taken longer than `limit_s`.
         """
         if self._engines[name].memory_gb > self._limit:
             raise EngineUnavailable(
@@ -92,8 +98,11 @@ class Residency:
         async with AsyncExitStack() as stack:
             await self._enter(name, turn, stack)
             try:
-                yield
+                async with asyncio.timeout(limit_s) as limit:
+                    self._limits[name][limit] = 0.0
+                    yield
             finally:
+                self._limits[name].pop(limit, None)
                 self._running[name] -= 1
                 self._changed.set()
 
@@ -132,7 +141,7 @@ class Residency:
 
     async def _make_moves(self) -> None:
         """Move models as the policy says, until nobody waits for one that is away."""
-        while any(n and not self._arrived[name].is_set() for name, n in self._waiting.items()):
+        while any(self._waiting[n] + self._running[n] and not self._arrived[n].is_set() for n in self._engines):
             self._changed.clear()
             now = asyncio.get_running_loop().time()
             move = self._policy(self._standings(now), self._limit, now)
@@ -191,9 +200,10 @@ class Residency:
         return "asleep" if name in self._asleep else "out"
 
     def _switch_s(self, name: str) -> float:
-        """What bringing a parked model back costs, as seen last."""
+        """What parking a model and bringing it back costs, as seen last."""
         way = "asleep" if self._sleeps(name) else "out"
-        return self._took.get((name, way), _GUESS_S_PER_GB[way] * self._engines[name].memory_gb)
+        back = self._took.get((name, way), _GUESS_S_PER_GB[way] * self._engines[name].memory_gb)
+        return back + self._took.get((name, "park"), 0.0)
 
     def _sleeps(self, name: str) -> bool:
         engine = self._engines[name]
@@ -219,22 +229,42 @@ class Residency:
     async def _start(self, name: str) -> None:
         way, begun = "asleep" if name in self._asleep else "out", asyncio.get_running_loop().time()
         async with self._move(name):
-            await self._engines[name].start()
+            try:
+                await self._engines[name].start()
+            finally:
+                self._go_on(name)
             self._asleep.discard(name)
             self._resident.add(name)
             self._took[name, way] = asyncio.get_running_loop().time() - begun
 
+    def _stop_clocks(self, name: str) -> None:
+        """A call that sleeps with its model does not grow older."""
+        now = asyncio.get_running_loop().time()
+        for limit in self._limits[name]:
+            if (until := limit.when()) is not None and not limit.expired():
+                self._limits[name][limit] = max(_MOMENT_S, until - now)
+                limit.reschedule(None)
+
+    def _go_on(self, name: str) -> None:
+        now = asyncio.get_running_loop().time()
+        for limit, left in self._limits[name].items():
+            if left and limit.when() is None and not limit.expired():
+                limit.reschedule(now + left)
+
     async def _park(self, name: str) -> None:
+        begun = asyncio.get_running_loop().time()
         async with self._move(name):
             self._resident.discard(name)
             self._leaving.discard(name)
             engine = self._engines[name]
             if isinstance(engine, Sleeper) and self._sleeps(name):
+                self._stop_clocks(name)
                 await engine.sleep()
                 if self._sleeps(name):  # where it could not, it has ended
                     self._asleep.add(name)
             else:
                 await engine.park()
+            self._took[name, "park"] = asyncio.get_running_loop().time() - begun
             self.switches += 1
 
     async def _end(self, name: str) -> None:

@@ -4,6 +4,9 @@ A full batch costs an engine little more than one call, so the loss of a bad tur
 by serving a few stragglers while a hundred calls wait for a model that is away, or by switching when there is hardly
 anything to serve. A resident model therefore keeps its place while its batch is the fuller one, and gives it up when
 the places that staying has left empty since then are worth the switch. When nothing runs there is nothing to wait for.
+
+Calls in flight fall asleep with a model that can sleep, and go on when it wakes: nobody waits for the longest of them.
+A model that cannot is ended, and first closed until its calls have ended.
 """
 
 from __future__ import annotations
@@ -27,17 +30,22 @@ class Standing:
     name: str
     place: Place
     memory_gb: float  # while it serves
-    asleep_gb: float = 0.0  # while it sleeps
-    running: int = 0
+    asleep_gb: float = 0.0  # while it sleeps; 0: it cannot
+    running: int = 0  # calls in flight, or asleep with it
     waiting: int = 0
     slots: int = 1  # calls it takes at once
     switch_s: float = 0.0  # what parking and bringing it back costs
     behind_since: float = math.inf  # since when its batch has been smaller than what waits for an absent model
 
     @property
+    def load(self) -> int:
+        """The calls that it is there for, or is missed by."""
+        return self.running + self.waiting
+
+    @property
     def batch(self) -> int:
         """The calls it would serve at once if it were resident."""
-        return min(self.running + self.waiting, self.slots)
+        return min(self.load, self.slots)
 
     @property
     def away(self) -> bool:
@@ -63,16 +71,16 @@ class Move:
 
 
 def most_wanted(models: Sequence[Standing]) -> Standing | None:
-    """The absent model with the most waiting calls."""
-    absent = [m for m in models if m.away and m.waiting]
-    return max(absent, key=lambda m: (m.waiting, m.name)) if absent else None
+    """The absent model with the most calls to serve."""
+    absent = [m for m in models if m.away and m.load]
+    return max(absent, key=lambda m: (m.load, m.name)) if absent else None
 
 
 def choose(models: Sequence[Standing], limit_gb: float, now: float) -> Move:
     """The next move on a machine with so much memory."""
     wanted = most_wanted(models)
     if wanted is None:
-        return Move("wait")
+        return next((Move("open", m.name) for m in models if m.place == "leaving"), Move("wait"))
     free = limit_gb - sum(m.held_gb for m in models if m is not wanted)
     if wanted.memory_gb <= free:
         return Move("start", wanted.name)
@@ -83,19 +91,19 @@ def choose(models: Sequence[Standing], limit_gb: float, now: float) -> Move:
     if wanted.memory_gb > free + sum(m.memory_gb - m.asleep_gb for m in here):
         asleep = [m for m in models if m.place == "asleep" and m.asleep_gb and m is not wanted]
         if asleep:
-            return Move("end", min(asleep, key=lambda m: (m.waiting, m.name)).name)
+            return Move("end", min(asleep, key=lambda m: (m.load, m.name)).name)
     for leaving in (m for m in here if m.place == "leaving"):
         if leaving.batch >= wanted.batch:
             return Move("open", leaving.name)
         return Move("wait") if leaving.running else Move("park", leaving.name)
-    quiet = not any(m.running for m in models)
+    quiet = not any(m.running for m in models if not m.away)
     givers = [(_gives_way_at(m, wanted, quiet), m.batch, m.name, m) for m in here if m.batch < wanted.batch]
     if not givers:
         return Move("wait")
     at, _, name, giver = min(givers)
     if at > now:
         return Move("wait", until=at)
-    return Move("close" if giver.running or giver.waiting else "park", name)
+    return Move("close" if giver.load and not giver.asleep_gb else "park", name)
 
 
 def _gives_way_at(resident: Standing, wanted: Standing, quiet: bool) -> float:
@@ -103,4 +111,5 @@ def _gives_way_at(resident: Standing, wanted: Standing, quiet: bool) -> float:
     if quiet and not resident.waiting:
         return resident.behind_since + LULL_S
     lost_each_second = wanted.batch - resident.batch
-    return resident.behind_since + max(LULL_S, wanted.switch_s * wanted.batch / lost_each_second)
+    switches = 2 if resident.asleep_gb and resident.running else 1  # calls that fall asleep have to be come back for
+    return resident.behind_since + max(LULL_S, switches * wanted.switch_s * wanted.batch / lost_each_second)

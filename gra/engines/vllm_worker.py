@@ -81,6 +81,9 @@ class Worker:
             for number, (name, path) in enumerate(settings["adapters"].items(), start=1)
         }
         self.said: list[float] | None = None  # the probe's log-likelihoods while all was well
+        self.nights = 0
+        self.well = asyncio.Event()  # not while it wakes: what it says then may come from weights that are not there
+        self.well.set()
 
     async def load_adapters(self) -> None:
         """Read every adapter now, so that one that does not fit is known before anything is asked."""
@@ -91,25 +94,28 @@ class Worker:
                 raise ValueError(f"the adapter {adapter.lora_path} cannot be served: {error}") from error
 
     async def sleep(self, level: int) -> None:
-        """Give back the accelerator's memory."""
+        """Give back the accelerator's memory; calls in flight sleep too, and what they have said stays said."""
         self.said = self.said or await self.probe()
-        await self.engine.sleep(level=level)
+        await self.engine.sleep(level=level, mode="keep")
+        self.nights += 1
 
     async def wake(self, level: int) -> None:
         """Come back from sleep; raises when the model is not what it was."""
+        self.well.clear()
         if level == 1:
             await self.engine.wake_up()
         else:  # the weights are gone: room for them, the weights, and then the rest of the room
             await self.engine.wake_up(tags=["weights"])
             await self.engine.collective_rpc("reload_weights")
-            await self.engine.wake_up(tags=["kv_cache"])
             for adapter in self.adapters.values():
                 await self.engine.remove_lora(adapter.lora_int_id)
             await self.load_adapters()
+            await self.engine.wake_up(tags=["kv_cache"])  # with its memory complete it goes on with its calls
         says = await self.probe()
         assert self.said is not None
         if not all(abs(now - then) <= _PROBE_TOLERANCE for now, then in zip(says, self.said, strict=True)):
             raise RuntimeError(f"it gives a fixed text {says} nats a token and gave it {self.said} before it slept")
+        self.well.set()
 
     async def probe(self) -> list[float]:
         """The log-likelihood of a fixed text in nats a token, for the model and with each adapter."""
@@ -143,8 +149,6 @@ class Worker:
 
     async def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """One call from start to end."""
-        from vllm.inputs import TokensPrompt
-
         tokens = self.prompt_tokens(request["messages"])
         given = self.tokenizer.encode(request.get("likelihood", ""), add_special_tokens=False)
         room = self.max_model_len - len(tokens) - len(given)
@@ -153,15 +157,14 @@ class Worker:
             return {"id": request["id"], "fault": message, "permanent": True}
         labels = self.label_tokens(request.get("choice", []))
         begun = time.monotonic()
-        final = None
-        async for output in self.engine.generate(
-            TokensPrompt(prompt_token_ids=tokens + given),
-            sampling_params(request, room, list(labels.values()), bool(given)),
-            str(request["id"]),
-            lora_request=self.adapters.get(request["adapter"]),
-        ):
-            final = output
-        assert final is not None
+        params = sampling_params(request, room, list(labels.values()), bool(given))
+        while True:
+            night = self.nights
+            final = await self._say(request, tokens + given, params)
+            await self.well.wait()
+            # What is asked of the prompt itself is asked again, rather than trusted when it was read in two parts.
+            if not given or night == self.nights:
+                break
         said = final.outputs[0]
         scores: dict[str, float] = {}
         if labels:
@@ -182,6 +185,21 @@ class Worker:
                 "scores": scores,
             },
         }
+
+    async def _say(self, request: dict[str, Any], tokens: list[int], params: Any) -> Any:
+        """vLLM's last output for a prompt."""
+        from vllm.inputs import TokensPrompt
+
+        final = None
+        async for output in self.engine.generate(
+            TokensPrompt(prompt_token_ids=tokens),
+            params,
+            f"{request['id']}-{self.nights}",
+            lora_request=self.adapters.get(request["adapter"]),
+        ):
+            final = output
+        assert final is not None
+        return final
 
 
 def sampling_params(request: dict[str, Any], room: int, labels: list[int], likelihood: bool) -> Any:
