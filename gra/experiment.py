@@ -22,6 +22,7 @@ from gra.core.errors import GraError, RecipeError
 from gra.core.machine import gpu_count
 from gra.core.manifest import RunFolder
 from gra.core.recipe import Loaded, find_file, load_recipe
+from gra.core.resolved import RESOLVED
 from gra.core.schema import UNTUNED, Experiment, SynthesisRecipe, TrainRecipe
 from gra.core.suite_schema import Suite
 from gra.sandbox.permission import KEY, Permission, require
@@ -209,7 +210,7 @@ def run_experiment(plan: Plan) -> Result:
     plan.folder.create()
     view = View(plan.folder / "log.jsonl")
     with plan.folder.lock():
-        (plan.folder / "recipe.resolved.yaml").write_text(plan.loaded.show() + "\n", encoding="utf-8")
+        (plan.folder / RESOLVED).write_text(plan.loaded.show() + "\n", encoding="utf-8")
         check_ahead(plan, view)
         for warning in unequal_steps(training_steps(plan, planned_rows(plan))):
             view.note(warning)

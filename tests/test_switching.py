@@ -14,6 +14,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gra.engines.broker import EnginePool
+from gra.engines.protocol import (
+    Call,
+    Completion,
+    EngineStats,
+    ModelId,
+    SamplingSettings,
+    Text,
+    calls_at_once,
+)
 from gra.engines.queueing import PrefixQueue
 from gra.engines.residency import Policy
 from gra.engines.switching import LULL_S, Move, Standing, choose
@@ -253,3 +263,68 @@ def test_callers_that_give_up_leave_their_places_to_others() -> None:
         return most
 
     assert asyncio.run(story()) == 3
+
+
+# --- at the engine's door ---------------------------------------------------------------------------------------------
+
+
+class Steps:
+    """An engine that computes two calls in a step of 10 ms and takes new ones only between steps, as vLLM does."""
+
+    name, concurrency, memory_gb, step_s = "m", 2, 0.0, 0.01
+
+    def __init__(self, ahead: int) -> None:
+        self.ahead, self.stats = ahead, EngineStats()
+        self.steps: list[int] = []
+        self._door: list[asyncio.Future[None]] = []
+        self._working: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        pass
+
+    async def park(self) -> None:
+        pass
+
+    async def submit(self, call: Call) -> Completion:
+        self._door.append(asyncio.get_running_loop().create_future())
+        mine = self._door[-1]
+        if self._working is None or self._working.done():
+            self._working = asyncio.create_task(self._work())
+        await mine
+        return Completion("said", "stop", 1, 1)
+
+    async def _work(self) -> None:
+        await asyncio.sleep(0)
+        while self._door:
+            batch, self._door = self._door[: self.concurrency], self._door[self.concurrency :]
+            self.steps.append(len(batch))
+            await asyncio.sleep(self.step_s)
+            for call in batch:
+                call.set_result(None)
+
+
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_calls_wait_at_the_door_of_an_engine_and_no_further_than_that(ahead: int) -> None:
+    engine = Steps(ahead)
+    most = 0
+
+    async def story() -> None:
+        nonlocal most
+        pool, inside = EnginePool({"m": engine}, 1.0), 0
+
+        async def ask(number: int) -> None:
+            nonlocal most, inside
+            sampling = SamplingSettings(0.0, 1.0, 1.0, 1)
+            call = Call(ModelId("m", "m", ""), (("user", str(number)),), Text(), sampling)
+            async with pool.turn(call):
+                inside += 1
+                most = max(most, inside)
+                await engine.submit(call)
+                inside -= 1
+
+        await asyncio.gather(*map(ask, range(20)))
+
+    asyncio.run(story())
+    assert most == calls_at_once(engine) == 2 + ahead
+    if ahead:
+        assert engine.steps == [2] * 10, "every step is full"

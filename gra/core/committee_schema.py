@@ -41,7 +41,7 @@ class Served(Section):
     api_key_env: str | None = None  # the environment variable that holds the key; the key itself stands nowhere
     # What recorded answers are known by in place of `base_url`, for a server whose address changes between runs.
     served_as: str | None = Field(None, min_length=1)
-    concurrency: int = Field(64, ge=1)  # calls at once; on a cluster, of each replica
+    concurrency: int = Field(64, ge=1)  # calls computed at once; on a cluster, by each replica
     # Of a Ray cluster: its address (null: the one that this machine belongs to), how many replicas of each model, and
     # what each takes (null: 1 replica, 1 GPU, 1 CPU; with `gpus: 0` it computes on so many CPUs).
     address: str | None = None

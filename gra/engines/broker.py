@@ -40,6 +40,7 @@ from gra.engines.protocol import (
     TimedOut,
     Truncated,
     Unparsable,
+    calls_at_once,
 )
 from gra.engines.queueing import PrefixQueue
 from gra.engines.residency import Residency
@@ -131,7 +132,9 @@ class EnginePool:
         self.engines = engines
         self.residency = Residency(engines, memory_gb)
         self._queues = {
-            name: PrefixQueue(engine.concurrency) for name, engine in engines.items() if not isinstance(engine, Paced)
+            name: PrefixQueue(calls_at_once(engine))
+            for name, engine in engines.items()
+            if not isinstance(engine, Paced)
         }
         self.asking: dict[tuple[Path, str], _Asking] = {}  # by ledger and key
 

@@ -199,6 +199,21 @@ class Paced(Protocol):
 
 
 @runtime_checkable
+class Buffered(Protocol):
+    """An engine where calls wait at the door: one whose answer takes a single step leaves its place before the next.
+
+    A call that is sent only then would come a step or two too late.
+    """
+
+    ahead: int  # calls that may wait there, beyond the `concurrency` that are computed at once
+
+
+def calls_at_once(engine: Engine) -> int:
+    """How many calls an engine takes before it has answered one."""
+    return engine.concurrency + (engine.ahead if isinstance(engine, Buffered) else 0)
+
+
+@runtime_checkable
 class Sleeper(Protocol):
     """An engine that may give back most of its memory and keep its process; `start` wakes it.
 

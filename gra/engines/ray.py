@@ -82,7 +82,7 @@ class RayEngine:
         make: Callable[..., Engine] = vllm_replica,
     ) -> None:  # fmt: skip
         self.name = name
-        self.concurrency = settings.concurrency * cluster.replicas
+        self.concurrency = self.ahead = settings.concurrency * cluster.replicas
         self.memory_gb = 0.0  # the cluster's memory is not this machine's
         self.stats = EngineStats()
         self._settings, self._cluster, self._log_file, self._make = settings, cluster, log_file, make

@@ -57,7 +57,7 @@ class VllmEngine:
         self, name: str, settings: VllmSettings, *, memory_gb: float, log_file: Path, asleep_gb: float = 0.0
     ) -> None:
         self.name = name
-        self.concurrency = settings.concurrency
+        self.concurrency = self.ahead = settings.concurrency  # a whole batch may end in one step
         self.memory_gb = memory_gb
         self.asleep_gb = asleep_gb if settings.sleep_level else 0.0
         self.stats = EngineStats()

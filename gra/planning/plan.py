@@ -20,12 +20,12 @@ from gra.core.ledger_reader import LedgerReader
 from gra.core.manifest import RunFolder
 from gra.core.recipe import load_recipe
 from gra.core.records import State
+from gra.core.resolved import find_ledger
 from gra.core.schema import SynthesisRecipe
 from gra.core.spending import token_cost
 from gra.evaluation.suite import suite_items
 from gra.experiment import Plan, arm_jobs, load_experiment
 from gra.planning.stages import add, forecast_stages, scaled
-from gra.reporting.evidence import find_ledger
 from gra.sandbox.permission import Permission
 from gra.synthesis.committee import committee_of, members_of
 from gra.synthesis.evidence import COLUMNS, Evidence, Floats, kind_of, read_evidence, runs_of
@@ -215,18 +215,20 @@ def _arm(job: Job, past: Path | None, sample: int | None, duplicates: Sequence[s
         rounds=rounds.count if grows else 0,
         accept=rounds.accept,
         most=rounds.max_candidates,
-        in_flight=stories_at_once(_concurrency(recipe).values()),
+        in_flight=stories_at_once(_calls_at_once(recipe).values()),
         own=own,
     )
     notes = _doubts(recipe, evidence, work)
     return ArmPlan(recipe, forecast(evidence, work, recipe.seed), evidence.source), notes
 
 
-def _concurrency(recipe: SynthesisRecipe) -> dict[str, int]:
-    """The calls that each model takes at once."""
+def _calls_at_once(recipe: SynthesisRecipe) -> dict[str, int]:
+    """The calls that each model takes at once (`gra.engines.protocol.calls_at_once`)."""
     places = {member.model: member.engine or recipe.engine for member in members_of(recipe)}
     return {
-        name: (recipe.engine if served.kind == "vllm" else served).concurrency * (served.replicas or 1)
+        name: (recipe.engine if served.kind == "vllm" else served).concurrency
+        * (served.replicas or 1)
+        * (1 if served.kind == "openai" else 2)
         for name, served in places.items()
     }
 

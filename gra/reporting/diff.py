@@ -21,8 +21,8 @@ from gra.core.errors import DataError
 from gra.core.ledger_reader import LedgerReader
 from gra.core.manifest import RunFolder
 from gra.core.records import State
+from gra.core.resolved import find_ledger
 from gra.data.export import read_lineage
-from gra.reporting.evidence import find_ledger
 from gra.reporting.explain import clean
 
 Pair = tuple[Any, Any]

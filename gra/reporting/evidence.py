@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from gra.core.console import read_events
 from gra.core.errors import DataError
 from gra.core.manifest import MANIFEST, RunFolder
 from gra.core.records import State
+from gra.core.resolved import read_resolved
 from gra.data.export import read_lineage
 
 Row = dict[str, Any]
@@ -92,7 +91,7 @@ def read_evidence(run: Path) -> Evidence:
     folders = [run, *_subfolders(run / "arms"), *_subfolders(run / "models"), *_subfolders(run / "eval")]
     manifests = {folder: _manifest(folder) for folder in folders}
     sections = [s for m in manifests.values() for s in m.values() if isinstance(s, dict)]
-    experiment = {**_yaml(run / "recipe.resolved.yaml"), **manifests[run].get("experiment", {})}
+    experiment = {**read_resolved(run), **manifests[run].get("experiment", {})}
     order = {name: place for place, name in enumerate(experiment.get("arms", ()))}
     arms = [arm for folder in folders if (arm := _arm(folder, folder == run, manifests[folder])) is not None]
     return Evidence(
@@ -114,15 +113,6 @@ def find_lineages(run: Path) -> list[Path]:
     return [file for folder in (run, *_subfolders(run / "arms")) if (file := folder / "lineage.parquet").is_file()]
 
 
-def find_ledger(folder: Path) -> Path | None:
-    """The ledger an arm's answers are in: that of its recipe, its own, or the one its experiment's arms share."""
-    above = folder.resolve().parent.parent  # for runs/NAME what a recipe's path starts from
-    places = [folder / "ledger.sqlite", above / "ledger.sqlite"]
-    if isinstance(named := _yaml(folder / "recipe.resolved.yaml").get("ledger"), str) and named:
-        places = [Path(named).expanduser(), above / Path(named).expanduser(), *places]
-    return next((file for file in places if file.is_file()), None)
-
-
 def _arm(folder: Path, alone: bool, manifest: Mapping[str, Any]) -> Arm | None:
     facts, lineage = manifest.get("synthesis", {}), folder / "lineage.parquet"
     if not facts and not lineage.is_file():
@@ -130,7 +120,7 @@ def _arm(folder: Path, alone: bool, manifest: Mapping[str, Any]) -> Arm | None:
     rows = read_lineage(lineage) if lineage.is_file() else []
     kind = facts.get("arm") or (rows[0]["arm"] if rows else "gra")
     name = facts.get("name", folder.name) if alone else folder.name
-    return Arm(name, kind, facts, rows, _yaml(folder / "recipe.resolved.yaml"))
+    return Arm(name, kind, facts, rows, read_resolved(folder))
 
 
 def _student(folder: Path, manifest: Mapping[str, Any]) -> Student:
@@ -160,13 +150,4 @@ def _json(file: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(file.read_text(encoding="utf-8")))
     except ValueError as error:
-        raise DataError(f"{file} is damaged ({error}); run the stage that writes it again") from None
-
-
-def _yaml(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        return {}
-    try:
-        return dict(yaml.safe_load(file.read_text(encoding="utf-8")) or {})
-    except (yaml.YAMLError, ValueError) as error:
         raise DataError(f"{file} is damaged ({error}); run the stage that writes it again") from None

@@ -27,8 +27,9 @@ from gra.core.errors import DataError
 from gra.core.ledger import Recorded
 from gra.core.ledger_reader import LedgerReader
 from gra.core.records import CHECKS, DIMENSIONS, State
+from gra.core.resolved import find_ledger
 from gra.data.export import read_lineage
-from gra.reporting.evidence import Row, find_ledger, find_lineages
+from gra.reporting.evidence import Row, find_lineages
 
 _STYLES = {State.ACCEPTED: "green", State.DUPLICATE: "yellow", State.SURPLUS: "yellow"}
 # What could move the cursor, change colours or hide text; line breaks and tabs may stay.

@@ -18,8 +18,9 @@ import pyarrow.parquet as pq
 from gra.core.errors import DataError, Mismatch
 from gra.core.ledger_reader import LedgerReader
 from gra.core.manifest import MANIFEST, RunFolder, canonical_json
+from gra.core.resolved import find_ledger
 from gra.data.export import dataset_rows, read_candidates, round_rows
-from gra.reporting.evidence import find_ledger, find_lineages
+from gra.reporting.evidence import find_lineages
 
 _SHOWN = 8
 

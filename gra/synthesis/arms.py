@@ -25,6 +25,7 @@ from gra.core.console import View
 from gra.core.errors import BudgetExhausted, writing
 from gra.core.ledger import Ledger
 from gra.core.records import Seed, State
+from gra.core.resolved import RESOLVED
 from gra.core.spending import Account, Held
 from gra.core.tracking import start_tracking
 from gra.data.export import export
@@ -93,7 +94,7 @@ async def _synthesize(
     job: Job, workshop: Workshop, pool: EnginePool, view: View, group: str | None, watch: Watch | None
 ) -> dict[str, Any]:
     recipe = job.recipe
-    resolved = job.folder / "recipe.resolved.yaml"
+    resolved = job.folder / RESOLVED
     if "synthesis" not in job.folder.manifest():  # a dataset that is there keeps its recipe until the next is whole
         resolved.write_text(job.loaded.show() + "\n", encoding="utf-8")
     seeds = job.seeds

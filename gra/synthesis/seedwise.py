@@ -12,6 +12,7 @@ from dataclasses import replace
 from gra.core.errors import BudgetExhausted
 from gra.core.records import Candidate, Seed, State
 from gra.core.schema import SynthesisRecipe
+from gra.engines.protocol import calls_at_once
 from gra.synthesis.committee import make_member
 from gra.synthesis.generator import write_response
 from gra.synthesis.notebook import Notebook, Unanswered, at_once
@@ -53,7 +54,7 @@ async def answer_seeds(bench: Workbench, seeds: Sequence[Seed]) -> Told:
 
     await bench.workshop.prepared.wait()
     scope = bench.job.fingerprint(bench.workshop, "budget", "prices")
-    return await _each(bench, seeds, recipe.arm, scope, recipe.engine.concurrency, answer)
+    return await _each(bench, seeds, recipe.arm, scope, calls_at_once(bench.broker.pool.engines[known.name]), answer)
 
 
 async def refine_seeds(bench: Workbench, setting: Setting, seeds: Sequence[Seed]) -> Candidates:

@@ -19,6 +19,7 @@ from gra.core.tracking import Tracker
 from gra.data.seed_hub import find_seeds
 from gra.data.seeds import Seeds, load_seeds
 from gra.engines.broker import Broker
+from gra.engines.protocol import calls_at_once
 from gra.sandbox.permission import Permission
 from gra.synthesis.committee import committee_of
 from gra.synthesis.forms import FORMS_VERSION
@@ -31,14 +32,14 @@ from gra.synthesis.workshop import Workshop
 _STORIES_PER_MODEL = 12  # in flight at least: where engines take few calls, stories also wait for other models
 
 
-def stories_at_once(concurrency: Iterable[int]) -> int:
+def stories_at_once(calls: Iterable[int]) -> int:
     """How many stories may be told at once on engines that take so many calls at once.
 
     As many as all of them take together, for a story mostly waits for one call: so engines that are in memory together
     have full batches, and one that comes back after another's turn finds one. When a round is nearly full, `admission`
     lets fewer begin.
     """
-    return sum(max(_STORIES_PER_MODEL, each) for each in concurrency) or _STORIES_PER_MODEL
+    return sum(max(_STORIES_PER_MODEL, each) for each in calls) or _STORIES_PER_MODEL
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ class Workbench:
     def in_flight(self) -> int:
         """How many stories may be told at once."""
         pool = self.broker.pool
-        return stories_at_once(engine.concurrency for engine in pool.engines.values())
+        return stories_at_once(map(calls_at_once, pool.engines.values()))
 
     def note(self, candidate: Candidate, total: int, *, quietly: bool = False) -> None:
         """Tell the person, the log and whoever waits for a committee's first candidate that a candidate ended.

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from gra.core.errors import DataError
 from gra.core.manifest import MANIFEST, RunFolder
 from gra.core.recipe import Loaded
+from gra.core.resolved import find_ledger
 from gra.core.schema import TrainRecipe
 
-RESOLVED = "recipe.resolved.yaml"
-_LEDGER = "ledger.sqlite"
 _FACTS = ("fingerprint", "name", "arm", "states", "models", "prompts")
 
 
 def origin_of(file: Path) -> dict[str, Any] | None:
     """The run that made a data file, back to the ledger of every answer; None when no manifest lists the file.
 
-    A dataset lies in `dataset/` of its run folder; the arms of an experiment share the ledger two folders up.
+    A dataset lies in `dataset/` of its run folder.
     """
     file = file.resolve()
     for folder in list(file.parents)[:2]:
@@ -28,9 +29,9 @@ def origin_of(file: Path) -> dict[str, Any] | None:
             name = str(file.relative_to(folder))
             if not isinstance(content, dict) or name not in content.get("files", {}):
                 continue
-            ledger = next(
-                (up / _LEDGER for up in [folder, *list(folder.parents)[:2]] if (up / _LEDGER).is_file()), None
-            )
+            ledger = None
+            with suppress(DataError):  # a training that is done is not lost over the folder its data came from
+                ledger = find_ledger(folder)
             return {
                 "run": str(folder),
                 "stage": section,

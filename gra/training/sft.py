@@ -18,6 +18,7 @@ from gra.core.console import View
 from gra.core.errors import RecipeError
 from gra.core.manifest import MANIFEST, RunFolder, write_json
 from gra.core.recipe import Loaded
+from gra.core.resolved import RESOLVED
 from gra.core.schema import TrainRecipe
 from gra.training.arguments import build_arguments, check_arguments, on_cpu
 from gra.training.card import write_card
@@ -25,7 +26,7 @@ from gra.training.checkpoints import Checkpoint, newest_whole, refuse_difference
 from gra.training.launch import Launch, command_after, launch_from_environment
 from gra.training.plan import Plan, adapter_folder, load_student, make_plan, probe_rows, use_all_cores
 from gra.training.probe import set_stop_tokens, stop_probe
-from gra.training.provenance import RESOLVED, gpu_hours, hardware, origin_of, pinned
+from gra.training.provenance import gpu_hours, hardware, origin_of, pinned
 from gra.training.quantization import require_quantization
 
 SECTION = "training"
