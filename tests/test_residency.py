@@ -4,109 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loaded import Loaded, Machine, hasty, run, use
 
 from gra.core.errors import EngineUnavailable
-from gra.engines.protocol import Call, Completion, EngineStats
 from gra.engines.residency import Residency
-from gra.engines.switching import Move, Standing, choose
-
-
-class Machine:
-    """Memory that engines take while they start, serve and park; more than there is fails the test."""
-
-    def __init__(self, limit: float) -> None:
-        self.limit = limit
-        self.taken: dict[str, float] = {}
-
-    def take(self, engine: Loaded) -> None:
-        self.taken[engine.name] = engine.memory_gb
-        assert sum(self.taken.values()) <= self.limit, f"out of memory: {self.taken}"
-
-
-class Loaded:
-    """An engine that takes a little time to start and to park."""
-
-    def __init__(
-        self,
-        name: str,
-        memory_gb: float,
-        machine: Machine,
-        *,
-        broken: str = "",
-        start_s: float = 0.0,
-        asleep_gb: float = 0.0,
-        insomnia: bool = False,
-    ) -> None:
-        self.name, self.memory_gb, self.concurrency = name, memory_gb, 4
-        self.stats = EngineStats()
-        self.up = False
-        self.asleep_gb = asleep_gb
-        self.dozes = 0
-        self._machine, self._broken, self._start_s, self._insomnia = machine, broken, start_s, insomnia
-
-    async def start(self) -> None:
-        assert not self.up
-        self._machine.take(self)
-        self.stats.starts += 1
-        try:
-            await asyncio.sleep(self._start_s)
-            if self._broken:
-                raise EngineUnavailable(self._broken)
-        except BaseException:
-            self._machine.taken.pop(self.name, None)
-            raise
-        self.up = True
-
-    async def submit(self, call: Call) -> Completion:
-        raise AssertionError("residency asks nothing")
-
-    async def sleep(self) -> None:
-        if self._insomnia:
-            self.asleep_gb = 0.0
-            await self.park()
-            return
-        self.up, self.dozes = False, self.dozes + 1
-        await asyncio.sleep(0)
-        self._machine.taken[self.name] = self.asleep_gb
-
-    async def park(self) -> None:
-        self.up = False
-        try:
-            await asyncio.sleep(0)
-        finally:
-            self._machine.taken.pop(self.name, None)
-
-
-def hasty(models: Sequence[Standing], limit_gb: float, now: float) -> Move:
-    """Our policy, an hour later: nobody waits to see whether a model gets another call."""
-    return choose(models, limit_gb, now + 3600)
+from gra.engines.switching import Move, Standing
 
 
 def make(limit: float, sizes: dict[str, float], **options: Any) -> tuple[Residency, dict[str, Loaded]]:
     machine = Machine(limit)
     engines = {name: Loaded(name, size, machine, **options) for name, size in sizes.items()}
     return Residency(engines, limit, hasty), engines
-
-
-def run(story: Coroutine[Any, Any, Any]) -> Any:
-    async def guarded() -> Any:
-        async with asyncio.timeout(20):  # a deadlock is a failure, not a hanging test
-            return await story
-
-    return asyncio.run(guarded())
-
-
-async def use(residency: Residency, engines: Mapping[str, Loaded], name: str, seconds: float = 0.0) -> None:
-    async with residency.hold(name):
-        assert engines[name].up
-        await asyncio.sleep(seconds)
-        assert engines[name].up or engines[name].asleep_gb, "only a sleeper may go while a call is in flight"
 
 
 def test_models_that_fit_are_all_resident_and_never_switched() -> None:
@@ -250,145 +164,6 @@ def test_a_start_is_not_called_off_with_the_call_that_began_it() -> None:
 
     run(story())
     assert engines["a"].stats.starts == 1
-
-
-def test_models_that_can_sleep_keep_their_process_and_close_ends_it() -> None:
-    machine = Machine(10)
-    engines = {name: Loaded(name, 6, machine, asleep_gb=1) for name in "abc"}
-    residency = Residency(engines, 10)
-
-    async def story() -> None:
-        for name in "abcab":
-            await use(residency, engines, name)
-        assert machine.taken == {"a": 1, "b": 6, "c": 1}
-        await residency.close()
-
-    run(story())
-    assert sum(engine.dozes for engine in engines.values()) == 4
-    assert machine.taken == {}
-
-
-class Dozing(Loaded):
-    """Calls in flight do not end while it is away."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.awake = asyncio.Event()
-
-    async def start(self) -> None:
-        await super().start()
-        self.awake.set()
-
-    async def sleep(self) -> None:
-        self.awake.clear()
-        await super().sleep()
-
-    async def serve(self, steps: int) -> None:
-        while steps:
-            await self.awake.wait()
-            await asyncio.sleep(0.001)
-            steps -= self.awake.is_set()
-
-
-def test_calls_in_flight_sleep_with_their_model_and_it_comes_back_for_them() -> None:
-    machine = Machine(10)
-    engines = {name: Dozing(name, 6, machine, asleep_gb=1) for name in "ab"}
-    residency = Residency(engines, 10, hasty)
-    ended: list[str] = []
-
-    async def story(name: str, steps: int) -> None:
-        async with residency.hold(name, limit_s=5):
-            await engines[name].serve(steps)
-        ended.append(f"{name}{steps}")
-
-    async def both() -> None:
-        long = asyncio.create_task(story("a", 300))
-        await asyncio.sleep(0.02)
-        await asyncio.gather(*(story("b", 10) for _ in range(4)))
-        assert not long.done(), "nobody waited for it"
-        await long
-
-    run(both())
-    assert ended == ["b10"] * 4 + ["a300"]
-    assert engines["a"].dozes == 1
-    assert engines["a"].stats.starts == 2
-
-
-def test_the_time_that_a_call_sleeps_is_not_counted_against_its_limit_and_other_time_is() -> None:
-    machine = Machine(10)
-    engines = {name: Dozing(name, 6, machine, asleep_gb=1) for name in "ab"}
-    residency = Residency(engines, 10, hasty)
-
-    async def story(name: str, seconds: float, limit_s: float) -> str:
-        try:
-            async with residency.hold(name, limit_s=limit_s):
-                await asyncio.sleep(seconds)
-        except TimeoutError:
-            return "late"
-        return "in time"
-
-    async def both() -> list[str]:
-        early = [asyncio.create_task(story("a", 0.6, limit_s)) for limit_s in (0.15, 9.0)]
-        await asyncio.sleep(0.02)
-        # Four calls of the other model fill its batch for longer than the first of `a` may take.
-        await asyncio.gather(*(story("b", 0.2, 9.0) for _ in range(4)))
-        assert not early[0].done()
-        return await asyncio.gather(*early)
-
-    assert run(both()) == ["late", "in time"]
-    assert engines["a"].dozes == 1
-
-
-def test_calls_that_give_up_while_their_model_sleeps_do_not_bring_it_back() -> None:
-    machine = Machine(10)
-    engines = {name: Dozing(name, 6, machine, asleep_gb=1) for name in "ab"}
-    residency = Residency(engines, 10, hasty)
-
-    async def story(name: str, steps: int) -> None:
-        async with residency.hold(name):
-            await engines[name].serve(steps)
-
-    async def both() -> None:
-        long = asyncio.create_task(story("a", 10**6))
-        await asyncio.sleep(0.02)
-        others = [asyncio.create_task(story("b", 50)) for _ in range(4)]
-        while not engines["a"].dozes:
-            await asyncio.sleep(0.001)
-        long.cancel()
-        await asyncio.gather(*others)
-
-    run(both())
-    assert engines["a"].stats.starts == 1
-
-
-def test_sleepers_that_leave_no_room_are_ended() -> None:
-    machine = Machine(8)
-    engines = {name: Loaded(name, 6, machine, asleep_gb=2) for name in "abc"}
-    residency = Residency(engines, 8)
-
-    async def story() -> None:
-        for name in "abc":
-            await use(residency, engines, name)
-
-    run(story())
-    assert residency.resident == {"c"}
-    assert sum(machine.taken.values()) <= 8
-
-
-def test_a_model_that_cannot_sleep_after_all_is_taken_for_ended() -> None:
-    machine = Machine(6)
-    engines = {
-        "a": Loaded("a", 4, machine, asleep_gb=1, insomnia=True),
-        "b": Loaded("b", 5, machine, asleep_gb=1, insomnia=True),
-    }
-    residency = Residency(engines, 6)
-
-    async def story() -> None:
-        for name in "aba":
-            await use(residency, engines, name)
-
-    run(story())
-    assert machine.taken == {"a": 4}
 
 
 def test_an_engine_that_fails_to_park_is_reported_and_holds_nobody_up() -> None:

@@ -1,0 +1,149 @@
+"""Models that sleep while others have their turn, and calls that sleep with them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from loaded import Loaded, Machine, hasty, run, use
+
+from gra.engines.residency import Residency
+
+
+def test_models_that_can_sleep_keep_their_process_and_close_ends_it() -> None:
+    machine = Machine(10)
+    engines = {name: Loaded(name, 6, machine, asleep_gb=1) for name in "abc"}
+    residency = Residency(engines, 10)
+
+    async def story() -> None:
+        for name in "abcab":
+            await use(residency, engines, name)
+        assert machine.taken == {"a": 1, "b": 6, "c": 1}
+        await residency.close()
+
+    run(story())
+    assert sum(engine.dozes for engine in engines.values()) == 4
+    assert machine.taken == {}
+
+
+class Dozing(Loaded):
+    """Calls in flight do not end while it is away."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.awake = asyncio.Event()
+
+    async def start(self) -> None:
+        await super().start()
+        self.awake.set()
+
+    async def sleep(self) -> None:
+        self.awake.clear()
+        await super().sleep()
+
+    async def serve(self, steps: int) -> None:
+        while steps:
+            await self.awake.wait()
+            await asyncio.sleep(0.001)
+            steps -= self.awake.is_set()
+
+
+def test_calls_in_flight_sleep_with_their_model_and_it_comes_back_for_them() -> None:
+    machine = Machine(10)
+    engines = {name: Dozing(name, 6, machine, asleep_gb=1) for name in "ab"}
+    residency = Residency(engines, 10, hasty)
+    ended: list[str] = []
+
+    async def story(name: str, steps: int) -> None:
+        async with residency.hold(name, limit_s=5):
+            await engines[name].serve(steps)
+        ended.append(f"{name}{steps}")
+
+    async def both() -> None:
+        long = asyncio.create_task(story("a", 300))
+        await asyncio.sleep(0.02)
+        await asyncio.gather(*(story("b", 10) for _ in range(4)))
+        assert not long.done(), "nobody waited for it"
+        await long
+
+    run(both())
+    assert ended == ["b10"] * 4 + ["a300"]
+    assert engines["a"].dozes == 1
+    assert engines["a"].stats.starts == 2
+
+
+def test_the_time_that_a_call_sleeps_is_not_counted_against_its_limit_and_other_time_is() -> None:
+    machine = Machine(10)
+    engines = {name: Dozing(name, 6, machine, asleep_gb=1) for name in "ab"}
+    residency = Residency(engines, 10, hasty)
+
+    async def story(name: str, seconds: float, limit_s: float) -> str:
+        try:
+            async with residency.hold(name, limit_s=limit_s):
+                await asyncio.sleep(seconds)
+        except TimeoutError:
+            return "late"
+        return "in time"
+
+    async def both() -> list[str]:
+        early = [asyncio.create_task(story("a", 0.6, limit_s)) for limit_s in (0.15, 9.0)]
+        await asyncio.sleep(0.02)
+        # Four calls of the other model fill its batch for longer than the first of `a` may take.
+        await asyncio.gather(*(story("b", 0.2, 9.0) for _ in range(4)))
+        assert not early[0].done()
+        return await asyncio.gather(*early)
+
+    assert run(both()) == ["late", "in time"]
+    assert engines["a"].dozes == 1
+
+
+def test_calls_that_give_up_while_their_model_sleeps_do_not_bring_it_back() -> None:
+    machine = Machine(10)
+    engines = {name: Dozing(name, 6, machine, asleep_gb=1) for name in "ab"}
+    residency = Residency(engines, 10, hasty)
+
+    async def story(name: str, steps: int) -> None:
+        async with residency.hold(name):
+            await engines[name].serve(steps)
+
+    async def both() -> None:
+        long = asyncio.create_task(story("a", 10**6))
+        await asyncio.sleep(0.02)
+        others = [asyncio.create_task(story("b", 50)) for _ in range(4)]
+        while not engines["a"].dozes:
+            await asyncio.sleep(0.001)
+        long.cancel()
+        await asyncio.gather(*others)
+
+    run(both())
+    assert engines["a"].stats.starts == 1
+
+
+def test_sleepers_that_leave_no_room_are_ended() -> None:
+    machine = Machine(8)
+    engines = {name: Loaded(name, 6, machine, asleep_gb=2) for name in "abc"}
+    residency = Residency(engines, 8)
+
+    async def story() -> None:
+        for name in "abc":
+            await use(residency, engines, name)
+
+    run(story())
+    assert residency.resident == {"c"}
+    assert sum(machine.taken.values()) <= 8
+
+
+def test_a_model_that_cannot_sleep_after_all_is_taken_for_ended() -> None:
+    machine = Machine(6)
+    engines = {
+        "a": Loaded("a", 4, machine, asleep_gb=1, insomnia=True),
+        "b": Loaded("b", 5, machine, asleep_gb=1, insomnia=True),
+    }
+    residency = Residency(engines, 6)
+
+    async def story() -> None:
+        for name in "aba":
+            await use(residency, engines, name)
+
+    run(story())
+    assert machine.taken == {"a": 4}
