@@ -125,7 +125,8 @@ class Simulated:
             await done
         finally:
             self._calls.pop(done, None)
-            self._timers.pop(done, None)
+            if timer := self._timers.pop(done, None):
+                timer.cancel()
         return Completion("", "stop", 0, call.sampling.max_tokens)
 
     def _serve(self, call: asyncio.Future[None], seconds: float) -> None:

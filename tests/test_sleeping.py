@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
 from loaded import Loaded, Machine, hasty, run, use
 
 from gra.engines.residency import Residency
@@ -94,7 +95,35 @@ def test_the_time_that_a_call_sleeps_is_not_counted_against_its_limit_and_other_
         return await asyncio.gather(*early)
 
     assert run(both()) == ["late", "in time"]
+    assert residency.away_s("a") >= 0.2, "which is no time that its calls took"
+    assert residency.away_s("b") == 0.0
     assert engines["a"].dozes == 1
+
+
+def test_where_falling_asleep_fails_the_calls_in_flight_still_end_at_their_limit() -> None:
+    class Sleepless(Dozing):
+        async def sleep(self) -> None:
+            self._machine.taken.pop(self.name)
+            raise OSError("no space left on device")
+
+    machine = Machine(10)
+    engines = {name: Sleepless(name, 6, machine, asleep_gb=1) for name in "ab"}
+    residency = Residency(engines, 10, hasty)
+
+    async def both() -> None:
+        async def forever() -> None:
+            async with residency.hold("a", limit_s=0.1):
+                await asyncio.sleep(60)
+
+        stuck = asyncio.create_task(forever())
+        await asyncio.sleep(0.02)
+        await asyncio.gather(*(use(residency, engines, "b", 0.01) for _ in range(4)))
+        with pytest.raises(TimeoutError):
+            await stuck
+        with pytest.raises(OSError, match="no space"):
+            await use(residency, engines, "a")
+
+    run(both())
 
 
 def test_calls_that_give_up_while_their_model_sleeps_do_not_bring_it_back() -> None:

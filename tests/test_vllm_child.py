@@ -300,6 +300,22 @@ def test_one_that_cannot_sleep_or_wakes_as_another_is_started_anew_and_sleeps_no
     wait_until_gone(weights)
 
 
+def test_a_sleeper_that_is_ended_gives_its_calls_back_untried(sleeper: VllmEngine, weights: Path) -> None:
+    async def story() -> Any:
+        await sleeper.start()
+        asleep = asyncio.create_task(sleeper.submit(call("slow")))
+        while not (weights / "begun").exists():
+            await asyncio.sleep(0.01)
+        await sleeper.sleep()
+        await sleeper.park()
+        return await asleep
+
+    given_back = run(sleeper, story)
+    assert isinstance(given_back, Fault)
+    assert given_back.kind == "busy", "that is no attempt"
+    wait_until_gone(weights)
+
+
 def test_one_that_dies_in_its_sleep_is_started_anew(sleeper: VllmEngine, weights: Path) -> None:
     async def story() -> None:
         await sleeper.start()

@@ -39,6 +39,7 @@ def test_every_engine_argument_exists(installed: Any, threads: int, adapters: di
     )
     given = vllm_worker.engine_arguments(asdict(settings) | {"path": str(tmp_path)})
     assert given.get("enable_sleep_mode", False) is (threads == 0)  # vLLM refuses it on a CPU
+    assert given["scheduling_policy"] == "priority"
     assert given.get("max_lora_rank") == (16 if adapters else None)
     known = inspect.signature(installed.vllm.AsyncEngineArgs).parameters
     assert not set(given) - set(known)
@@ -110,7 +111,7 @@ def test_adapters_and_sleep_have_the_names_we_use(installed: Any) -> None:
     assert parameters["collective_rpc"][0] == "method"
     assert parameters["add_lora"] == ["lora_request"]
     assert parameters["remove_lora"] == ["lora_id"]
-    assert "lora_request" in inspect.signature(installed.AsyncLLM.generate).parameters
+    assert {"lora_request", "priority"} <= set(inspect.signature(installed.AsyncLLM.generate).parameters)
 
 
 def test_the_parts_that_sleep_have_the_tags_we_wake_and_workers_can_read_weights_again(installed: Any) -> None:
@@ -146,7 +147,10 @@ class Noting:
     async def remove_lora(self, number: int) -> None:
         self.told.append(("remove", number))
 
-    async def generate(self, prompt: Any, params: Any, request_id: str, lora_request: Any = None) -> Any:
+    async def generate(
+        self, prompt: Any, params: Any, request_id: str, lora_request: Any = None, priority: int = 0
+    ) -> Any:
+        self.told += ["asked"] if priority < 0 else []
         tokens = prompt["prompt_token_ids"]
         logprob = self.logprob - (0.5 if lora_request else 0.0)
         scores = [None, *({token: SimpleNamespace(logprob=logprob)} for token in tokens[1:])]
@@ -162,7 +166,7 @@ def worker(installed: Any) -> vllm_worker.Worker:
         encode=lambda text, add_special_tokens=True: list(range(len(text.split()))),
         apply_chat_template=lambda messages, **options: {"input_ids": [1, 2, 3]},
     )
-    made.max_model_len, made.said, made.nights, made.well = 512, None, 0, asyncio.Event()
+    made.max_model_len, made.said, made.well = 512, None, asyncio.Event()
     made.well.set()
     made.adapters = {"lora:1": SimpleNamespace(lora_name="lora:1", lora_int_id=1, lora_path="folder")}
     return made
@@ -177,11 +181,13 @@ def worker(installed: Any) -> vllm_worker.Worker:
 )
 def test_a_model_is_woken_in_the_order_vllm_wants(worker: Any, level: int, order: list[Any]) -> None:
     async def night() -> None:
+        await worker.remember()
         await worker.sleep(level)
         await worker.wake(level)
 
     asyncio.run(night())
-    assert worker.engine.told == [("sleep", level, "keep"), *order]
+    asked = ["asked"] * 2  # of the model and of its adapter, before anything moves
+    assert worker.engine.told == [*asked, ("sleep", level, "keep"), *asked, *order]
     assert worker.well.is_set()
     assert worker.said == pytest.approx([-1.0, -1.5])
 
@@ -189,6 +195,7 @@ def test_a_model_is_woken_in_the_order_vllm_wants(worker: Any, level: int, order
 @pytest.mark.parametrize("logprob", [-9.0, float("nan")])
 def test_a_model_that_wakes_as_another_is_found_out(worker: Any, logprob: float) -> None:
     async def night() -> None:
+        await worker.remember()
         await worker.sleep(2)
         worker.engine.logprob = logprob
         await worker.wake(2)
@@ -204,7 +211,6 @@ REQUEST = {"id": 7, "messages": [{"role": "user", "content": "Say it."}], "adapt
 
 def test_an_answer_that_comes_while_the_model_wakes_waits_until_it_is_known_to_be_itself(worker: Any) -> None:
     async def night() -> None:
-        await worker.sleep(1)
         worker.well.clear()
         answer = asyncio.create_task(worker.answer(REQUEST))
         await asyncio.sleep(0.01)
@@ -215,18 +221,7 @@ def test_an_answer_that_comes_while_the_model_wakes_waits_until_it_is_known_to_b
     asyncio.run(night())
 
 
-@pytest.mark.parametrize(("output", "times"), [({}, 1), ({"likelihood": "It was said."}, 2)])
-def test_what_is_asked_of_a_prompt_is_asked_again_after_a_night_and_a_text_goes_on(
-    worker: Any, output: dict[str, str], times: int
-) -> None:
-    asked: list[str] = []
-
-    async def slept_through(prompt: Any, params: Any, request_id: str, lora_request: Any = None) -> Any:
-        asked.append(request_id)
-        worker.nights += len(asked) == 1
-        async for said in Noting().generate(prompt, params, request_id):
-            yield said
-
-    worker.engine.generate = slept_through
-    asyncio.run(worker.answer(REQUEST | output))
-    assert len(set(asked)) == len(asked) == times, "vLLM wants a name of its own for each"
+def test_a_model_that_could_not_be_asked_does_not_sleep(worker: Any) -> None:
+    with pytest.raises(RuntimeError, match="could not be asked"):
+        asyncio.run(worker.sleep(1))
+    assert worker.engine.told == []

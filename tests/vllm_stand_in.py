@@ -42,6 +42,9 @@ class StandIn:
     async def load_adapters(self) -> None:
         """There is nothing to read."""
 
+    async def remember(self) -> None:
+        """There is nothing to say."""
+
     async def sleep(self, level: int) -> None:
         if (self.folder / "mode").read_text() == "no sleep":
             raise RuntimeError("not on this machine")

@@ -36,5 +36,5 @@ def find_ledger(folder: Path) -> Path | None:
     above = folder.resolve().parent.parent  # for runs/NAME what a recipe's path starts from
     places = [folder / "ledger.sqlite", folder.resolve().parent / "ledger.sqlite", above / "ledger.sqlite"]
     if isinstance(named := read_resolved(folder).get("ledger"), str) and named:
-        places = [Path(named).expanduser(), above / Path(named).expanduser(), *places]
+        places = [above / Path(named).expanduser(), Path(named).expanduser().absolute(), *places]
     return next((file for file in places if file.is_file()), None)

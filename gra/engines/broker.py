@@ -257,7 +257,7 @@ class Broker:
         while True:
             try:
                 async with self.pool.turn(call, self._timeout):
-                    started = self._clock()
+                    started, slept = self._clock(), self.pool.residency.away_s(name)
                     self.progress.asked += 1
                     self.progress.in_flight[name] += 1
                     try:
@@ -270,10 +270,11 @@ class Broker:
                     engine.overdue(self._timeout)
             if isinstance(reply, Completion):
                 self._count(call, key, reply)
-                return await self.ledger.record(_recorded(call, key, request, attempt, reply, self._clock() - started))
+                seconds = max(0.0, self._clock() - started - (self.pool.residency.away_s(name) - slept))
+                return await self.ledger.record(_recorded(call, key, request, attempt, reply, seconds))
             await self.ledger.fault(call.role, name, call.candidate, reply.kind, reply.message)
             if reply.kind == "busy":
-                continue  # never taken; the engine's gate holds the call until it may be asked again
+                continue  # the engine's gate, or its turn, holds the call until it may be asked again
             failures += 1
             if reply.permanent or failures == self._max_attempts:
                 return TimedOut(reply.message) if reply.kind == "timeout" else EngineFailed(reply.message)

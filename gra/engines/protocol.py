@@ -94,7 +94,7 @@ class Fault:
     """What the infrastructure did instead; asked again, never recorded as an answer.
 
     `permanent` faults (the call itself is impossible, such as a prompt longer than the context) are not retried.
-    A `busy` fault is no attempt at all: the call was not taken, and the engine's gate opens when it may be.
+    A `busy` fault is no attempt at all: the call was not taken, or given back when its engine was ended to make room.
     """
 
     kind: Literal["timeout", "died", "error", "busy"]

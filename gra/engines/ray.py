@@ -135,6 +135,7 @@ class RayEngine:
             raise
         finally:
             seat.in_flight -= 1
+            self._changed.set()
         if isinstance(reply, Completion):
             self._lost = 0
             self.stats.calls += 1
@@ -144,19 +145,25 @@ class RayEngine:
         return reply
 
     async def _free_seat(self) -> _Seat:
-        """The replica with the fewest calls; where none is up, the first that comes up again."""
+        """The replica with the fewest calls; while others are still to come up, none gets more than its share."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._settings.start_timeout_s):
-                while not (up := [seat for seat in self._seats if seat.up]):
+                while (best := self._best_seat()) is None or (
+                    best.in_flight >= 2 * self._settings.concurrency and not all(seat.up for seat in self._seats)
+                ):
                     if self._failure is not None:
                         raise self._failure
                     self._changed.clear()
                     await self._changed.wait()
-                return min(up, key=lambda seat: seat.in_flight)
+        if (best := self._best_seat()) is not None:
+            return best
         raise EngineUnavailable(
             f"no replica of `{self.name}` came up in {self._settings.start_timeout_s:g} s; each takes "
             f"{self._cluster.gpus:g} GPUs and {self._cluster.cpus:g} CPUs, and the cluster has {_resources()}"
         )
+
+    def _best_seat(self) -> _Seat | None:
+        return min((seat for seat in self._seats if seat.up), key=lambda seat: seat.in_flight, default=None)
 
     def _vacate(self, seat: _Seat, actor: Any) -> None:
         """Replace a lost replica, once for all the calls that noticed."""
@@ -181,7 +188,7 @@ class RayEngine:
 
         log = self._log_file.with_stem(f"{self._log_file.stem}-{seat.number}")
         options = {"num_gpus": self._cluster.gpus, "num_cpus": self._cluster.cpus, "max_restarts": 0}
-        actor = ray.remote(_Replica).options(max_concurrency=self._settings.concurrency * 4 + 8, **options).remote(
+        actor = ray.remote(_Replica).options(max_concurrency=2 * self.concurrency + 8, **options).remote(
             self._make, self.name, self._settings, log
         )  # fmt: skip
         seat.actor = actor

@@ -47,6 +47,8 @@ class Residency:
         self._failed: dict[str, Exception] = {}
         # The time limits of the calls in flight, each with the seconds that were left when its model fell asleep.
         self._limits: dict[str, dict[asyncio.Timeout, float]] = defaultdict(dict)
+        self._left: dict[str, float] = {}  # when an absent model went
+        self._away: dict[str, float] = defaultdict(float)  # seconds that a model has been away
         self._moves: set[asyncio.Task[None]] = set()
         self._steward: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()  # for the steward
@@ -62,6 +64,10 @@ class Residency:
     def asleep(self) -> frozenset[str]:
         """The models that have given back most of their memory and keep their process."""
         return frozenset(self._asleep)
+
+    def away_s(self, name: str) -> float:
+        """Seconds that a model has been away after it had been there; a call that was in flight slept as long."""
+        return self._away[name]
 
     def together(self) -> bool:
         """Whether all models fit at once."""
@@ -136,8 +142,9 @@ class Residency:
         error = None if steward.cancelled() else steward.exception()
         if isinstance(error, Exception):
             self._failed |= dict.fromkeys(self._engines, error)
-            for arrived in self._arrived.values():
+            for name, arrived in self._arrived.items():
                 arrived.set()
+                self._go_on(name)
 
     async def _make_moves(self) -> None:
         """Move models as the policy says, until nobody waits for one that is away."""
@@ -186,9 +193,9 @@ class Residency:
     def _standing(self, name: str) -> Standing:
         engine = self._engines[name]
         asleep_gb = engine.asleep_gb if isinstance(engine, Sleeper) else 0.0
-        waiting = 0 if name in self._failed else self._waiting[name]
+        running, waiting = (0, 0) if name in self._failed else (self._running[name], self._waiting[name])
         return Standing(
-            name, self._place(name), engine.memory_gb, asleep_gb, self._running[name], waiting, engine.concurrency,
+            name, self._place(name), engine.memory_gb, asleep_gb, running, waiting, engine.concurrency,
             self._switch_s(name),
         )  # fmt: skip
 
@@ -223,23 +230,21 @@ class Residency:
         finally:
             self._moving.discard(name)
             if name in self._resident or name in self._failed:
+                self._go_on(name)
                 self._arrived[name].set()
             self._changed.set()
 
     async def _start(self, name: str) -> None:
         way, begun = "asleep" if name in self._asleep else "out", asyncio.get_running_loop().time()
         async with self._move(name):
-            try:
-                await self._engines[name].start()
-            finally:
-                self._go_on(name)
+            await self._engines[name].start()
             self._asleep.discard(name)
             self._resident.add(name)
             self._took[name, way] = asyncio.get_running_loop().time() - begun
 
     def _stop_clocks(self, name: str) -> None:
         """A call that sleeps with its model does not grow older."""
-        now = asyncio.get_running_loop().time()
+        now = self._left[name] = asyncio.get_running_loop().time()
         for limit in self._limits[name]:
             if (until := limit.when()) is not None and not limit.expired():
                 self._limits[name][limit] = max(_MOMENT_S, until - now)
@@ -247,6 +252,7 @@ class Residency:
 
     def _go_on(self, name: str) -> None:
         now = asyncio.get_running_loop().time()
+        self._away[name] += now - self._left.pop(name, now)
         for limit, left in self._limits[name].items():
             if left and limit.when() is None and not limit.expired():
                 limit.reschedule(now + left)

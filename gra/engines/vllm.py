@@ -217,7 +217,7 @@ class VllmEngine:
         with contextlib.suppress(ConnectionError):
             while (line := await reader.readline()).endswith(b"\n"):
                 self._deliver(json.loads(line))
-        self._lose()
+        self._lose(Fault("died", f"the engine of `{self.name}` died with this call in flight"))
 
     def _deliver(self, reply: Mapping[str, Any]) -> None:
         waiting = self._pending.get(reply["id"])
@@ -237,14 +237,14 @@ class VllmEngine:
         self.stats.cached_tokens += completion.cached_tokens
         waiting.set_result(completion)
 
-    def _lose(self) -> None:
+    def _lose(self, fault: Fault) -> None:
         """The child is gone: close the channel and tell every call in flight."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
         for waiting in self._pending.values():
             if not waiting.done():
-                waiting.set_result(Fault("died", f"the engine of `{self.name}` died with this call in flight"))
+                waiting.set_result(fault)
 
     async def park(self) -> None:
         """End the child; all its memory is free when this returns."""
@@ -252,7 +252,7 @@ class VllmEngine:
         if self._reader_task is not None:
             self._reader_task.cancel()
             self._reader_task = None
-        self._lose()
+        self._lose(Fault("busy", f"the engine of `{self.name}` was ended with this call asleep or in flight"))
         await self._kill()
 
     async def _kill(self) -> None:

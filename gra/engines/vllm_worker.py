@@ -8,6 +8,7 @@ them. It ends itself, with vLLM's own processes, as soon as the socket closes, s
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 import os
@@ -15,6 +16,7 @@ import signal
 import socket
 import sys
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,8 @@ _ADAPTERS_AT_ONCE = 8
 # token: rounding moves it by thousandths, weights that are not what they were by whole nats.
 _PROBE = "The capital of France is Paris, and two and two make four. Water boils at one hundred degrees Celsius."
 _PROBE_TOLERANCE = 0.05
+_BEFORE_ALL_CALLS = -1  # vLLM's priority of the probe; calls have 0
+_MOMENT_S = 0.05
 
 
 def engine_arguments(settings: dict[str, Any]) -> dict[str, Any]:
@@ -53,6 +57,8 @@ def engine_arguments(settings: dict[str, Any]) -> dict[str, Any]:
             # No more than the adapters adapt: where the output layer may be adapted, vLLM fails at prompt logprobs.
             "lora_target_modules": list(settings["lora_modules"]),
         }
+    if settings["sleep_level"]:
+        arguments["scheduling_policy"] = "priority"  # calls stay in the order they came in, behind the probe
     if not on_gpu:
         # The CPU default of 128 tokens is longer than most of our shared prefixes, so nothing would be cached.
         arguments["block_size"] = 32
@@ -81,7 +87,6 @@ class Worker:
             for number, (name, path) in enumerate(settings["adapters"].items(), start=1)
         }
         self.said: list[float] | None = None  # the probe's log-likelihoods while all was well
-        self.nights = 0
         self.well = asyncio.Event()  # not while it wakes: what it says then may come from weights that are not there
         self.well.set()
 
@@ -93,15 +98,22 @@ class Worker:
             except Exception as error:
                 raise ValueError(f"the adapter {adapter.lora_path} cannot be served: {error}") from error
 
+    async def remember(self) -> None:
+        """Take note of what the model says of the probe, while all is well."""
+        self.said = await self.probe()
+
     async def sleep(self, level: int) -> None:
         """Give back the accelerator's memory; calls in flight sleep too, and what they have said stays said."""
-        self.said = self.said or await self.probe()
+        if self.said is None:
+            raise RuntimeError("it could not be asked for a fixed text, by which it is known again")
         await self.engine.sleep(level=level, mode="keep")
-        self.nights += 1
 
     async def wake(self, level: int) -> None:
         """Come back from sleep; raises when the model is not what it was."""
         self.well.clear()
+        # Asked before the calls go on, or it would wait for one of their places.
+        probing = asyncio.create_task(self.probe())
+        await asyncio.sleep(_MOMENT_S)
         if level == 1:
             await self.engine.wake_up()
         else:  # the weights are gone: room for them, the weights, and then the rest of the room
@@ -111,7 +123,7 @@ class Worker:
                 await self.engine.remove_lora(adapter.lora_int_id)
             await self.load_adapters()
             await self.engine.wake_up(tags=["kv_cache"])  # with its memory complete it goes on with its calls
-        says = await self.probe()
+        says = await probing
         assert self.said is not None
         if not all(abs(now - then) <= _PROBE_TOLERANCE for now, then in zip(says, self.said, strict=True)):
             raise RuntimeError(f"it gives a fixed text {says} nats a token and gave it {self.said} before it slept")
@@ -119,21 +131,21 @@ class Worker:
 
     async def probe(self) -> list[float]:
         """The log-likelihood of a fixed text in nats a token, for the model and with each adapter."""
+        return await asyncio.gather(*map(self._probe, (None, *self.adapters.values())))
+
+    async def _probe(self, adapter: Any) -> float:
         from vllm.inputs import TokensPrompt
 
         tokens = self.tokenizer.encode(_PROBE)[: self.max_model_len - 1]
-        found = []
-        for adapter in (None, *self.adapters.values()):
-            final = None
-            async for output in self.engine.generate(
-                TokensPrompt(prompt_token_ids=tokens), sampling_params({}, 1, [], True), f"probe-{time.monotonic_ns()}",
-                lora_request=adapter,
-            ):  # fmt: skip
-                final = output
-            assert final is not None
-            scored = zip(tokens[1:], final.prompt_logprobs[1:], strict=True)
-            found.append(sum(at[token].logprob for token, at in scored) / (len(tokens) - 1))
-        return found
+        final = None
+        async for output in self.engine.generate(
+            TokensPrompt(prompt_token_ids=tokens), sampling_params({}, 1, [], True), f"probe-{uuid.uuid4()}",
+            lora_request=adapter, priority=_BEFORE_ALL_CALLS,
+        ):  # fmt: skip
+            final = output
+        assert final is not None
+        scored = zip(tokens[1:], final.prompt_logprobs[1:], strict=True)
+        return sum(float(at[token].logprob) for token, at in scored) / (len(tokens) - 1)
 
     def prompt_tokens(self, messages: list[dict[str, str]]) -> list[int]:
         """The conversation under the model's own chat template, ready for its answer."""
@@ -149,6 +161,8 @@ class Worker:
 
     async def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """One call from start to end."""
+        from vllm.inputs import TokensPrompt
+
         tokens = self.prompt_tokens(request["messages"])
         given = self.tokenizer.encode(request.get("likelihood", ""), add_special_tokens=False)
         room = self.max_model_len - len(tokens) - len(given)
@@ -158,13 +172,14 @@ class Worker:
         labels = self.label_tokens(request.get("choice", []))
         begun = time.monotonic()
         params = sampling_params(request, room, list(labels.values()), bool(given))
-        while True:
-            night = self.nights
-            final = await self._say(request, tokens + given, params)
-            await self.well.wait()
-            # What is asked of the prompt itself is asked again, rather than trusted when it was read in two parts.
-            if not given or night == self.nights:
-                break
+        final = None
+        async for output in self.engine.generate(
+            TokensPrompt(prompt_token_ids=tokens + given), params, str(request["id"]),
+            lora_request=self.adapters.get(request["adapter"]),
+        ):  # fmt: skip
+            final = output
+        assert final is not None
+        await self.well.wait()
         said = final.outputs[0]
         scores: dict[str, float] = {}
         if labels:
@@ -185,21 +200,6 @@ class Worker:
                 "scores": scores,
             },
         }
-
-    async def _say(self, request: dict[str, Any], tokens: list[int], params: Any) -> Any:
-        """vLLM's last output for a prompt."""
-        from vllm.inputs import TokensPrompt
-
-        final = None
-        async for output in self.engine.generate(
-            TokensPrompt(prompt_token_ids=tokens),
-            params,
-            f"{request['id']}-{self.nights}",
-            lora_request=self.adapters.get(request["adapter"]),
-        ):
-            final = output
-        assert final is not None
-        return final
 
 
 def sampling_params(request: dict[str, Any], room: int, labels: list[int], likelihood: bool) -> Any:
@@ -231,6 +231,9 @@ async def serve(channel: socket.socket) -> None:
     try:
         worker = Worker(settings)
         await worker.load_adapters()
+        if settings["sleep_level"]:
+            with contextlib.suppress(RuntimeError, ValueError):  # it will serve, and not sleep
+                await worker.remember()
     except Exception as error:  # whatever vLLM raises, the parent turns it into one sentence
         send({"ready": False, "error": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"})
         await writer.drain()
