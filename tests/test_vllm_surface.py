@@ -41,6 +41,8 @@ def test_every_engine_argument_exists(installed: Any, threads: int, adapters: di
     assert given.get("enable_sleep_mode", False) is (threads == 0)  # vLLM refuses it on a CPU
     assert given["scheduling_policy"] == "priority"
     assert given.get("max_lora_rank") == (16 if adapters else None)
+    # On a CPU the last place is the one that calls without an adapter are computed with.
+    assert given.get("max_loras") == (None if not adapters else 2 if threads == 0 else 3)
     known = inspect.signature(installed.vllm.AsyncEngineArgs).parameters
     assert not set(given) - set(known)
     installed.vllm.AsyncEngineArgs(**given)

@@ -49,11 +49,14 @@ def engine_arguments(settings: dict[str, Any]) -> dict[str, Any]:
         "generation_config": "vllm",
     }
     if settings["adapters"]:
+        # On a CPU vLLM computes calls without an adapter, in a batch that also has calls with one, by the last place
+        # (index -1): one place more than there are adapters stays empty, and the model answers as itself.
+        places = min(_ADAPTERS_AT_ONCE, len(settings["adapters"])) if on_gpu else len(settings["adapters"]) + 1
         arguments |= {
             "enable_lora": True,
             "max_lora_rank": next(rank for rank in LORA_RANKS if rank >= settings["lora_rank"]),
-            "max_loras": min(_ADAPTERS_AT_ONCE, len(settings["adapters"])),
-            "max_cpu_loras": len(settings["adapters"]),
+            "max_loras": places,
+            "max_cpu_loras": max(places, len(settings["adapters"])),
             # No more than the adapters adapt: where the output layer may be adapted, vLLM fails at prompt logprobs.
             "lora_target_modules": list(settings["lora_modules"]),
         }
