@@ -16,7 +16,6 @@ from typing import Any, Literal
 import numpy as np
 
 from gra.data.nearest import BLOCK, Best, Corpus, Matrix, Rows, Screen, cosine, reaches, worker_threads
-from gra.data.shelf import let_go
 from gra.data.wording import Wording
 
 Stage = Literal["text", "wording", "embedding"]
@@ -94,7 +93,6 @@ def greedy_dedup(
         greedy = _Greedy(embeddings, pool, threshold, texts, neighbours, workers)
         for start in range(0, len(order), BLOCK):
             decisions.update(greedy.decide(order[start : start + BLOCK]))
-            let_go(embeddings)
     return [decisions[i] for i in range(len(order))]
 
 

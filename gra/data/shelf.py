@@ -5,7 +5,6 @@ A million rows of 384 numbers are 1.5 GB, more than all else that a run keeps.
 
 from __future__ import annotations
 
-import mmap
 import os
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -34,21 +33,7 @@ class Shelf:
         os.posix_fallocate(self._file.fileno(), begun * row_bytes, len(rows) * row_bytes)
         self._rows[begun : begun + len(rows)] = rows
         self.count += len(rows)
-        let_go(self._rows)
 
     def first(self, count: int) -> Matrix:
         """The first rows, not copied."""
         return self._rows[:count]
-
-
-def let_go(rows: Matrix) -> None:
-    """Have rows that lie in a file take no memory of this process until they are looked at again; others stay.
-
-    Without it a pass over a large file ends with all of it counted as this process's, although nothing needs it.
-    """
-    file, shared = rows.base, True
-    while isinstance(file, np.ndarray):
-        shared = shared and getattr(file, "mode", "r") != "c"  # changes of a private mapping are nowhere else
-        file = file.base
-    if isinstance(file, mmap.mmap) and shared:
-        file.madvise(mmap.MADV_DONTNEED)
