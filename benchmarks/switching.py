@@ -273,8 +273,9 @@ def compare(fit: int, stories: int, in_flight: int, costs: Costs, fixed: bool) -
     rest = (stories, in_flight, costs, fixed)
 
     def in_turns(keeps: bool) -> dict[str, Any]:
-        turns = [simulate(RoundRobin(s, False, keeps), fit, True, *rest) | {"slice_s": s} for s in SLICES]
-        return min(turns, key=lambda found: found["makespan_s"])
+        turns = {s: simulate(RoundRobin(s, False, keeps), fit, True, *rest) for s in SLICES}
+        best = min(turns.values(), key=lambda found: found["makespan_s"])
+        return best | {"by_slice": {s: found["makespan_s"] for s, found in turns.items()}}
 
     return {
         "gra": simulate(choose, fit, True, *rest),

@@ -138,14 +138,14 @@ class EnginePool:
         }
         self.asking: dict[tuple[Path, str], _Asking] = {}  # by ledger and key
 
-    def turn(self, call: Call, limit_s: float | None = None) -> AbstractAsyncContextManager[None]:
-        """A place at the call's engine while its model is there, in the order of the engine's queue, for `limit_s`."""
+    def turn(self, call: Call) -> AbstractAsyncContextManager[None]:
+        """A place at the call's engine while its model is there, in the order of the engine's queue."""
         name = call.model.name
         engine = self.engines[name]
         if isinstance(engine, Paced):
-            return self.residency.hold(name, lambda: engine.gate, limit_s)
+            return self.residency.hold(name, lambda: engine.gate)
         prompt = "\0".join((call.model.adapter, *(content for _, content in call.messages)))
-        return self.residency.hold(name, lambda: self._queues[name].turn(prompt), limit_s)
+        return self.residency.hold(name, lambda: self._queues[name].turn(prompt))
 
 
 class Broker:
@@ -255,22 +255,22 @@ class Broker:
         if self.account.strict:
             await self.account.admit_call(key)
         while True:
-            try:
-                async with self.pool.turn(call, self._timeout):
-                    started, slept = self._clock(), self.pool.residency.away_s(name)
-                    self.progress.asked += 1
-                    self.progress.in_flight[name] += 1
-                    try:
+            async with self.pool.turn(call):
+                self.progress.asked += 1
+                self.progress.in_flight[name] += 1
+                started = self._clock()
+                try:
+                    async with self.pool.residency.clock(name, self._timeout) as clock:
                         reply = await engine.submit(call)
-                    finally:
-                        self.progress.in_flight[name] -= 1
-            except TimeoutError:
-                reply = Fault("timeout", f"no answer in {self._timeout:g} s")
-                if isinstance(engine, Paced):
-                    engine.overdue(self._timeout)
+                except TimeoutError:
+                    reply = Fault("timeout", f"no answer in {self._timeout:g} s")
+                    if isinstance(engine, Paced):
+                        engine.overdue(self._timeout)
+                finally:
+                    self.progress.in_flight[name] -= 1
             if isinstance(reply, Completion):
                 self._count(call, key, reply)
-                seconds = max(0.0, self._clock() - started - (self.pool.residency.away_s(name) - slept))
+                seconds = self._clock() - started - clock.slept_s
                 return await self.ledger.record(_recorded(call, key, request, attempt, reply, seconds))
             await self.ledger.fault(call.role, name, call.candidate, reply.kind, reply.message)
             if reply.kind == "busy":

@@ -198,14 +198,16 @@ class Paced(Protocol):
         """A call was given up after so many seconds without an answer; calls that nobody needs any more are not."""
 
 
+# Of the batches that vLLM is given at once, one is computed and the other waits at its door: all calls of a batch may
+# end in one step, and one that is sent only then comes a step or two too late.
+BATCHES = 2
+
+
 @runtime_checkable
 class Buffered(Protocol):
-    """An engine where calls wait at the door: one whose answer takes a single step leaves its place before the next.
+    """An engine at whose door calls wait."""
 
-    A call that is sent only then would come a step or two too late.
-    """
-
-    ahead: int  # calls that may wait there, beyond the `concurrency` that are computed at once
+    ahead: int  # how many, beyond the `concurrency` that are computed at once
 
 
 def calls_at_once(engine: Engine) -> int:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from gra.core.errors import EngineUnavailable
-from gra.engines.protocol import Call, Completion, Engine, EngineStats, Fault
+from gra.engines.protocol import BATCHES, Call, Completion, Engine, EngineStats, Fault, calls_at_once
 from gra.engines.vllm import VllmEngine, VllmSettings
 
 # So many replicas may be lost in a row without an answer from any.
@@ -82,7 +82,8 @@ class RayEngine:
         make: Callable[..., Engine] = vllm_replica,
     ) -> None:  # fmt: skip
         self.name = name
-        self.concurrency = self.ahead = settings.concurrency * cluster.replicas
+        self.concurrency = settings.concurrency * cluster.replicas
+        self.ahead = (BATCHES - 1) * self.concurrency
         self.memory_gb = 0.0  # the cluster's memory is not this machine's
         self.stats = EngineStats()
         self._settings, self._cluster, self._log_file, self._make = settings, cluster, log_file, make
@@ -149,7 +150,7 @@ class RayEngine:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._settings.start_timeout_s):
                 while (best := self._best_seat()) is None or (
-                    best.in_flight >= 2 * self._settings.concurrency and not all(seat.up for seat in self._seats)
+                    best.in_flight >= BATCHES * self._settings.concurrency and not all(seat.up for seat in self._seats)
                 ):
                     if self._failure is not None:
                         raise self._failure
@@ -188,7 +189,7 @@ class RayEngine:
 
         log = self._log_file.with_stem(f"{self._log_file.stem}-{seat.number}")
         options = {"num_gpus": self._cluster.gpus, "num_cpus": self._cluster.cpus, "max_restarts": 0}
-        actor = ray.remote(_Replica).options(max_concurrency=2 * self.concurrency + 8, **options).remote(
+        actor = ray.remote(_Replica).options(max_concurrency=calls_at_once(self) + 8, **options).remote(
             self._make, self.name, self._settings, log
         )  # fmt: skip
         seat.actor = actor

@@ -29,6 +29,28 @@ _MOMENT_S = 0.001
 _GUESS_S_PER_GB = {"asleep": 0.1, "out": 5.0}
 
 
+class Clock:
+    """The time of one call, which stands still while its model sleeps; when its limit is over the call is cancelled."""
+
+    def __init__(self, limit: asyncio.Timeout) -> None:
+        self.slept_s = 0.0
+        self._limit = limit
+        self._stopped = 0.0
+        self._ends: float | None = None  # when the limit was to be over, as it stopped
+
+    def stop(self, now: float) -> None:
+        """The model falls asleep."""
+        self._stopped, self._ends = now, self._limit.when()
+        if not self._limit.expired():
+            self._limit.reschedule(None)
+
+    def go_on(self, now: float) -> None:
+        """The model is back, or will not come back."""
+        self.slept_s += now - self._stopped
+        if self._ends is not None and not self._limit.expired():
+            self._limit.reschedule(self._ends + now - self._stopped)
+
+
 class Residency:
     """Starts, holds and parks engines within a memory limit (GB)."""
 
@@ -45,10 +67,8 @@ class Residency:
         self._behind: dict[str, float] = {}  # since when less is served by a model than waits for an absent one
         self._took: dict[tuple[str, str], float] = {}  # seconds to bring a model back, and ("park") to send it away
         self._failed: dict[str, Exception] = {}
-        # The time limits of the calls in flight, each with the seconds that were left when its model fell asleep.
-        self._limits: dict[str, dict[asyncio.Timeout, float]] = defaultdict(dict)
-        self._left: dict[str, float] = {}  # when an absent model went
-        self._away: dict[str, float] = defaultdict(float)  # seconds that a model has been away
+        self._clocks: dict[str, set[Clock]] = defaultdict(set)  # of the calls in flight that have a time limit
+        self._stopped: set[str] = set()  # models whose clocks stand still
         self._moves: set[asyncio.Task[None]] = set()
         self._steward: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()  # for the steward
@@ -64,10 +84,6 @@ class Residency:
     def asleep(self) -> frozenset[str]:
         """The models that have given back most of their memory and keep their process."""
         return frozenset(self._asleep)
-
-    def away_s(self, name: str) -> float:
-        """Seconds that a model has been away after it had been there; a call that was in flight slept as long."""
-        return self._away[name]
 
     def together(self) -> bool:
         """Whether all models fit at once."""
@@ -87,14 +103,13 @@ class Residency:
             raise self._failed[name]
 
     @asynccontextmanager
-    async def hold(self, name: str, turn: Turn = nullcontext, limit_s: float | None = None) -> AsyncIterator[None]:
+    async def hold(self, name: str, turn: Turn = nullcontext) -> AsyncIterator[None]:
         """Have a model for the time of the block, starting it first if need be, and take a `turn` at it.
 
-        A model that can sleep may do so meanwhile, and the block with it; that time is not counted against `limit_s`.
+        A model that can sleep may do so meanwhile, and its calls with it.
 
         Raises:
             EngineUnavailable: when it does not fit even alone, or cannot be started.
-            TimeoutError: when the block has taken longer than `limit_s`.
         """
         if self._engines[name].memory_gb > self._limit:
             raise EngineUnavailable(
@@ -104,13 +119,25 @@ class Residency:
         async with AsyncExitStack() as stack:
             await self._enter(name, turn, stack)
             try:
-                async with asyncio.timeout(limit_s) as limit:
-                    self._limits[name][limit] = 0.0
-                    yield
+                yield
             finally:
-                self._limits[name].pop(limit, None)
                 self._running[name] -= 1
                 self._changed.set()
+
+    @asynccontextmanager
+    async def clock(self, name: str, limit_s: float) -> AsyncIterator[Clock]:
+        """Give a call to a model that is held so many seconds, in which those that it sleeps do not count.
+
+        Raises:
+            TimeoutError: when they are over.
+        """
+        async with asyncio.timeout(limit_s) as limit:
+            clock = Clock(limit)
+            self._clocks[name].add(clock)
+            try:
+                yield clock
+            finally:
+                self._clocks[name].discard(clock)
 
     async def _enter(self, name: str, turn: Turn, stack: AsyncExitStack) -> None:
         self._waiting[name] += 1
@@ -243,19 +270,15 @@ class Residency:
             self._took[name, way] = asyncio.get_running_loop().time() - begun
 
     def _stop_clocks(self, name: str) -> None:
-        """A call that sleeps with its model does not grow older."""
-        now = self._left[name] = asyncio.get_running_loop().time()
-        for limit in self._limits[name]:
-            if (until := limit.when()) is not None and not limit.expired():
-                self._limits[name][limit] = max(_MOMENT_S, until - now)
-                limit.reschedule(None)
+        self._stopped.add(name)
+        for clock in self._clocks[name]:
+            clock.stop(asyncio.get_running_loop().time())
 
     def _go_on(self, name: str) -> None:
-        now = asyncio.get_running_loop().time()
-        self._away[name] += now - self._left.pop(name, now)
-        for limit, left in self._limits[name].items():
-            if left and limit.when() is None and not limit.expired():
-                limit.reschedule(now + left)
+        if name in self._stopped:
+            self._stopped.discard(name)
+            for clock in self._clocks[name]:
+                clock.go_on(asyncio.get_running_loop().time())
 
     async def _park(self, name: str) -> None:
         begun = asyncio.get_running_loop().time()

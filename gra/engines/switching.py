@@ -33,7 +33,7 @@ class Standing:
     asleep_gb: float = 0.0  # while it sleeps; 0: it cannot
     running: int = 0  # calls in flight, or asleep with it
     waiting: int = 0
-    slots: int = 1  # calls it takes at once
+    slots: int = 1  # calls it computes at once
     switch_s: float = 0.0  # what parking and bringing it back costs
     behind_since: float = math.inf  # since when its batch has been smaller than what waits for an absent model
 

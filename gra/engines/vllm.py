@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from gra.core.errors import EngineUnavailable
-from gra.engines.protocol import Call, Choice, Completion, EngineStats, Fault, Json, Likelihood
+from gra.engines.protocol import BATCHES, Call, Choice, Completion, EngineStats, Fault, Json, Likelihood
 
 _MAX_LINE = 64 * 2**20
 _RESTARTS = 3  # of a child that is lost again and again without an answer in between
@@ -57,7 +57,8 @@ class VllmEngine:
         self, name: str, settings: VllmSettings, *, memory_gb: float, log_file: Path, asleep_gb: float = 0.0
     ) -> None:
         self.name = name
-        self.concurrency = self.ahead = settings.concurrency  # a whole batch may end in one step
+        self.concurrency = settings.concurrency
+        self.ahead = (BATCHES - 1) * self.concurrency
         self.memory_gb = memory_gb
         self.asleep_gb = asleep_gb if settings.sleep_level else 0.0
         self.stats = EngineStats()

@@ -8,7 +8,6 @@ them. It ends itself, with vLLM's own processes, as soon as the socket closes, s
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import math
 import os
@@ -89,7 +88,7 @@ class Worker:
             name: LoRARequest(lora_name=name, lora_int_id=number, lora_path=path)
             for number, (name, path) in enumerate(settings["adapters"].items(), start=1)
         }
-        self.said: list[float] | None = None  # the probe's log-likelihoods while all was well
+        self.said: list[float] = []  # the probe's log-likelihoods while all was well
         self.well = asyncio.Event()  # not while it wakes: what it says then may come from weights that are not there
         self.well.set()
 
@@ -102,13 +101,11 @@ class Worker:
                 raise ValueError(f"the adapter {adapter.lora_path} cannot be served: {error}") from error
 
     async def remember(self) -> None:
-        """Take note of what the model says of the probe, while all is well."""
+        """Take note of what the model says of the probe, while all is well; where it can sleep, it is known by that."""
         self.said = await self.probe()
 
     async def sleep(self, level: int) -> None:
         """Give back the accelerator's memory; calls in flight sleep too, and what they have said stays said."""
-        if self.said is None:
-            raise RuntimeError("it could not be asked for a fixed text, by which it is known again")
         await self.engine.sleep(level=level, mode="keep")
 
     async def wake(self, level: int) -> None:
@@ -127,7 +124,6 @@ class Worker:
             await self.load_adapters()
             await self.engine.wake_up(tags=["kv_cache"])  # with its memory complete it goes on with its calls
         says = await probing
-        assert self.said is not None
         if not all(abs(now - then) <= _PROBE_TOLERANCE for now, then in zip(says, self.said, strict=True)):
             raise RuntimeError(f"it gives a fixed text {says} nats a token and gave it {self.said} before it slept")
         self.well.set()
@@ -137,18 +133,21 @@ class Worker:
         return await asyncio.gather(*map(self._probe, (None, *self.adapters.values())))
 
     async def _probe(self, adapter: Any) -> float:
-        from vllm.inputs import TokensPrompt
-
         tokens = self.tokenizer.encode(_PROBE)[: self.max_model_len - 1]
-        final = None
-        async for output in self.engine.generate(
-            TokensPrompt(prompt_token_ids=tokens), sampling_params({}, 1, [], True), f"probe-{uuid.uuid4()}",
-            lora_request=adapter, priority=_BEFORE_ALL_CALLS,
-        ):  # fmt: skip
-            final = output
-        assert final is not None
+        params = sampling_params({}, 1, [], True)
+        final = await self._say(tokens, params, f"probe-{uuid.uuid4()}", adapter, _BEFORE_ALL_CALLS)
         scored = zip(tokens[1:], final.prompt_logprobs[1:], strict=True)
         return sum(float(at[token].logprob) for token, at in scored) / (len(tokens) - 1)
+
+    async def _say(self, tokens: list[int], params: Any, name: str, adapter: Any, priority: int = 0) -> Any:
+        """vLLM's last output for a prompt."""
+        from vllm.inputs import TokensPrompt
+
+        prompt, final = TokensPrompt(prompt_token_ids=tokens), None
+        async for output in self.engine.generate(prompt, params, name, lora_request=adapter, priority=priority):
+            final = output
+        assert final is not None
+        return final
 
     def prompt_tokens(self, messages: list[dict[str, str]]) -> list[int]:
         """The conversation under the model's own chat template, ready for its answer."""
@@ -164,8 +163,6 @@ class Worker:
 
     async def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """One call from start to end."""
-        from vllm.inputs import TokensPrompt
-
         tokens = self.prompt_tokens(request["messages"])
         given = self.tokenizer.encode(request.get("likelihood", ""), add_special_tokens=False)
         room = self.max_model_len - len(tokens) - len(given)
@@ -175,13 +172,7 @@ class Worker:
         labels = self.label_tokens(request.get("choice", []))
         begun = time.monotonic()
         params = sampling_params(request, room, list(labels.values()), bool(given))
-        final = None
-        async for output in self.engine.generate(
-            TokensPrompt(prompt_token_ids=tokens + given), params, str(request["id"]),
-            lora_request=self.adapters.get(request["adapter"]),
-        ):  # fmt: skip
-            final = output
-        assert final is not None
+        final = await self._say(tokens + given, params, str(request["id"]), self.adapters.get(request["adapter"]))
         await self.well.wait()
         said = final.outputs[0]
         scores: dict[str, float] = {}
@@ -235,8 +226,7 @@ async def serve(channel: socket.socket) -> None:
         worker = Worker(settings)
         await worker.load_adapters()
         if settings["sleep_level"]:
-            with contextlib.suppress(RuntimeError, ValueError):  # it will serve, and not sleep
-                await worker.remember()
+            await worker.remember()
     except Exception as error:  # whatever vLLM raises, the parent turns it into one sentence
         send({"ready": False, "error": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"})
         await writer.drain()

@@ -23,6 +23,7 @@ from gra.core.records import State
 from gra.core.resolved import find_ledger
 from gra.core.schema import SynthesisRecipe
 from gra.core.spending import token_cost
+from gra.engines.protocol import BATCHES
 from gra.evaluation.suite import suite_items
 from gra.experiment import Plan, arm_jobs, load_experiment
 from gra.planning.stages import add, forecast_stages, scaled
@@ -228,7 +229,7 @@ def _calls_at_once(recipe: SynthesisRecipe) -> dict[str, int]:
     return {
         name: (recipe.engine if served.kind == "vllm" else served).concurrency
         * (served.replicas or 1)
-        * (1 if served.kind == "openai" else 2)
+        * (1 if served.kind == "openai" else BATCHES)
         for name, served in places.items()
     }
 

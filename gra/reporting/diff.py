@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
@@ -21,7 +20,7 @@ from gra.core.errors import DataError
 from gra.core.ledger_reader import LedgerReader
 from gra.core.manifest import RunFolder
 from gra.core.records import State
-from gra.core.resolved import find_ledger
+from gra.core.resolved import RESOLVED, find_ledger, read_resolved
 from gra.data.export import read_lineage
 from gra.reporting.explain import clean
 
@@ -139,11 +138,9 @@ def _read(run: Path) -> _Side:
         arms = sorted(str(folder.parent) for folder in run.glob("arms/*/lineage.parquet"))
         hint = f"; it is an experiment, compare its arms: {', '.join(arms)}" if arms else ""
         raise DataError(f"{run} is not a finished synthesis run{hint}")
-    try:
-        recipe = yaml.safe_load((run / "recipe.resolved.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise DataError(f"{run / 'recipe.resolved.yaml'} cannot be read ({error}); see `gra verify {run}`") from None
     rows = {row["candidate_id"]: row for row in read_lineage(run / "lineage.parquet")}
+    if not (recipe := read_resolved(run)):
+        raise DataError(f"{run} has no {RESOLVED}, or an empty one; see `gra verify {run}`")
     payments = None
     if ledger := find_ledger(run):
         reader = LedgerReader(ledger)
