@@ -5,8 +5,7 @@ Run as: python benchmarks/dedup.py [10000 100000 1000000] [--folder DIR] [--json
 Vectors are drawn to resemble sentence embeddings: a direction common to all, topics within fields, and noise, with a
 spectrum that falls off; the last lines say how much of it the first directions hold and how similar random pairs are.
 One row in ten is an earlier row with a little noise, at a cosine of 0.85 to 0.999. They lie in a file in DIR (1.5 GB
-for a million) that is mapped into memory, so what is the process's own is shown beside all that is resident. At 10,000
-the outcome is compared with brute force.
+for a million), as in a run. At 10,000 the outcome is compared with brute force.
 """
 
 from __future__ import annotations
@@ -24,7 +23,8 @@ import typer
 
 from gra.core.manifest import environment, write_json
 from gra.data.dedup import Decision, greedy_dedup
-from gra.data.nearest import Matrix, Screen
+from gra.data.nearest import Matrix, Screen, Vectors
+from gra.data.shelf import Shelf
 
 DIMENSIONS = 384
 THRESHOLD = 0.9
@@ -32,7 +32,7 @@ BRUTE_FORCE_UP_TO = 10_000
 _PART = 2_000  # rows drawn at a time
 
 
-def draw(count: int, file: Path, seed: int = 0) -> Matrix:
+def draw(count: int, folder: Path, seed: int = 0) -> Vectors:
     """Vectors like sentence embeddings, unit rows, shape (count, 384), in a file."""
     luck = np.random.default_rng(seed)
     spectrum = ((1 + np.arange(DIMENSIONS) / 8.0) ** -0.55).astype(np.float32)
@@ -40,7 +40,7 @@ def draw(count: int, file: Path, seed: int = 0) -> Matrix:
     common = luck.standard_normal(DIMENSIONS, np.float32) * spectrum
     fields = luck.standard_normal((60, DIMENSIONS), np.float32) * spectrum
     topics = luck.standard_normal((max(60, count // 200), DIMENSIONS), np.float32) * spectrum
-    rows = np.memmap(file, np.float32, "w+", shape=(count, DIMENSIONS))
+    shelf = Shelf(folder, DIMENSIONS)
     for start in range(0, count, _PART):
         size = min(_PART, count - start)
         topic = luck.integers(len(topics), size=size)
@@ -49,11 +49,11 @@ def draw(count: int, file: Path, seed: int = 0) -> Matrix:
         drawn = unit((drawn @ axes.T).astype(np.float32))
         if start:
             copies = np.flatnonzero(luck.random(size) < 0.1)
-            of = rows[np.sort(luck.integers(start, size=len(copies)))]
+            of = shelf.read(start)[np.sort(luck.integers(start, size=len(copies)))]
             angle = np.tan(np.arccos(luck.uniform(0.85, 0.999, (len(copies), 1)))).astype(np.float32)
             drawn[copies] = unit(of + angle * unit(luck.standard_normal((len(copies), DIMENSIONS), np.float32)))
-        rows[start : start + size] = drawn
-    return rows
+        shelf.append(drawn)
+    return shelf.read(count)
 
 
 def unit(rows: Matrix) -> Matrix:
@@ -62,9 +62,9 @@ def unit(rows: Matrix) -> Matrix:
     return found
 
 
-def describe(rows: Matrix) -> dict[str, float]:
+def describe(rows: Vectors) -> dict[str, float]:
     """How these vectors look: energy of the first 32 and 128 directions, and cosines of random pairs."""
-    sample = np.asarray(rows[np.linspace(0, len(rows) - 1, 4000).astype(int)])
+    sample = rows[np.linspace(0, len(rows) - 1, 4000).astype(int)]
     energy = np.linalg.eigvalsh(sample.T.astype(np.float64) @ sample)[::-1]
     cosines = (sample[:1000] @ sample[1000:].T).ravel()
     return {
@@ -76,7 +76,7 @@ def describe(rows: Matrix) -> dict[str, float]:
     }
 
 
-def brute_force(rows: Matrix, scores: np.ndarray) -> list[bool]:
+def brute_force(rows: Vectors, scores: np.ndarray) -> list[bool]:
     """The definition: every row against everything kept before it, in float64."""
     order = np.argsort(-scores, kind="stable")
     exact = rows[order].astype(np.float64)
@@ -113,8 +113,7 @@ class Memory:
 
 def measure(count: int, folder: Path) -> dict[str, Any]:
     """One row of the table."""
-    file = folder / f"{count}.f32"
-    rows = draw(count, file)
+    rows = draw(count, folder)
     scores = np.random.default_rng(1).integers(80, 101, count) / 10
     nothing = np.empty((0, DIMENSIONS), np.float32)
     looks = describe(rows)
@@ -132,10 +131,8 @@ def measure(count: int, folder: Path) -> dict[str, Any]:
     kept = [decision.kept for decision in outcome["decisions"]]
     found["kept"] = sum(kept)
     if count <= BRUTE_FORCE_UP_TO:
-        assert kept == brute_force(np.asarray(rows), scores), "not what brute force says"
+        assert kept == brute_force(rows, scores), "not what brute force says"
         assert kept == [decision.kept for decision in outcome["with_neighbours"]]
-    del rows
-    file.unlink()
     return found
 
 

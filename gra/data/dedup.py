@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gra.data.nearest import BLOCK, Best, Corpus, Matrix, Rows, Screen, cosine, reaches, worker_threads
+from gra.data.nearest import BLOCK, Best, Corpus, Matrix, Rows, Screen, Vectors, cosine, reaches, worker_threads
 from gra.data.wording import Wording
 
 Stage = Literal["text", "wording", "embedding"]
@@ -68,7 +68,7 @@ class Embedder:
 
 
 def greedy_dedup(
-    embeddings: Matrix,
+    embeddings: Vectors,
     scores: Sequence[float],
     pool: Matrix,
     threshold: float,
@@ -79,7 +79,7 @@ def greedy_dedup(
     """Decide in descending score (ties in given order): kept if nothing kept or pooled is the same.
 
     Args:
-        embeddings: unit rows, shape (n, d); may be memory-mapped.
+        embeddings: unit rows, shape (n, d); may lie in a file.
         scores: n numbers.
         pool: unit rows, shape (m, d); m may be 0.
         threshold: cosine similarity at which two samples count as the same.
@@ -101,7 +101,7 @@ class _Greedy:
 
     def __init__(
         self,
-        embeddings: Matrix,
+        embeddings: Vectors,
         pool: Matrix,
         threshold: float,
         texts: Texts | None,
@@ -156,8 +156,9 @@ class _Greedy:
         return decided
 
     def _twin(self, i: int, name: int, stage: Stage) -> Decision:
-        other = self._pool[-1 - name] if name < 0 else self._embeddings[name]
-        return Decision(False, name, float(cosine(self._embeddings[i][None], other[None])[0]), stage)
+        place = np.array([-1 - name if name < 0 else name])
+        other = self._pool[place] if name < 0 else self._embeddings[place]
+        return Decision(False, name, float(cosine(self._embeddings[np.array([i])], other)[0]), stage)
 
 
 def _named(rows: Rows, best: Best) -> Rows:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +19,8 @@ from gra.core.errors import DataError, RecipeError
 from gra.core.manifest import RunFolder, atomic_path, file_digest
 from gra.data.dedup import Decision, Embedder, Texts, greedy_dedup
 from gra.data.export import PREFERENCE_SCHEMA, TRAIN_SCHEMA
-from gra.data.nearest import Matrix
+from gra.data.nearest import Vectors
+from gra.data.shelf import Shelf
 
 _BLOCK = 8192
 _DROPPED = pa.schema(
@@ -102,20 +102,19 @@ def _decide(shards: Sequence[Shard], out: Path, embedder: Embedder, threshold: f
     scores = [score for shard in shards for score in shard.scores]
     if not texts:
         return []
-    with TemporaryDirectory(dir=out) as scratch:
-        vectors = _embed(texts, Path(scratch) / "vectors", embedder)
-        pool = np.zeros((0, vectors.shape[1]), np.float32)
-        return greedy_dedup(vectors, scores, pool, threshold, texts=Texts(texts, []), neighbours=False)
+    vectors = _embed(texts, out, embedder)
+    pool = np.zeros((0, vectors.shape[1]), np.float32)
+    return greedy_dedup(vectors, scores, pool, threshold, texts=Texts(texts, []), neighbours=False)
 
 
-def _embed(texts: Sequence[str], file: Path, embedder: Embedder) -> Matrix:
+def _embed(texts: Sequence[str], folder: Path, embedder: Embedder) -> Vectors:
     """All vectors, in a file: memory holds what is looked at."""
     first = embedder.encode(texts[:_BLOCK])
-    vectors: Matrix = np.memmap(file, np.float32, "w+", shape=(len(texts), first.shape[1]))
-    vectors[: len(first)] = first
+    shelf = Shelf(folder, first.shape[1])
+    shelf.append(first)
     for start in range(_BLOCK, len(texts), _BLOCK):
-        vectors[start : start + _BLOCK] = embedder.encode(texts[start : start + _BLOCK])
-    return vectors
+        shelf.append(embedder.encode(texts[start : start + _BLOCK]))
+    return shelf.read(len(texts))
 
 
 def _write(shards: Sequence[Shard], decisions: Sequence[Decision], out: Path) -> tuple[list[Path], dict[str, int]]:

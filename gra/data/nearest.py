@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,18 @@ BLOCK = 1024  # rows compared at a time
 _TILE = 512  # rows they are compared with at a time: the product of a block and a tile stays in a core's cache
 _PAIRS = 8192  # pairs looked at in full at a time
 _TIES = 8  # of the rows that are nearest up to rounding, how many are looked at again
+
+
+class Vectors(Protocol):
+    """A matrix, or what reads rows of one by their numbers."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows and dimensions."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Rows, /) -> Matrix: ...
 
 
 def slack(dimensions: int) -> float:
@@ -94,10 +107,10 @@ class Screen:
         return np.column_stack([along, np.sqrt(np.maximum(rest, 0) + 1e-12)]).astype(np.float32)
 
     @classmethod
-    def fit(cls, rows: Matrix, threshold: float) -> Screen | None:
+    def fit(cls, rows: Vectors, threshold: float) -> Screen | None:
         """The screen that should cost least on rows like these; None when looking at everything costs less."""
         every = np.linspace(0, len(rows) - 1, min(len(rows), 4096)).astype(np.intp)
-        sample = np.asarray(rows[every])
+        sample = rows[every]
         _, axes = np.linalg.eigh(sample.T.astype(np.float64) @ sample)
         cheapest, best = _cost(rows.shape[1], 0.0), None
         for count in (15, 31, 47, 63, 95, 127, 191, 255):
@@ -122,7 +135,7 @@ def _cost(width: int, passing: float) -> float:
 class Corpus:
     """Rows of a matrix that later rows are compared with, in the order in which they were added."""
 
-    def __init__(self, matrix: Matrix, screen: Screen | None = None) -> None:
+    def __init__(self, matrix: Vectors, screen: Screen | None = None) -> None:
         self._matrix = matrix
         self._screen = screen
         self.rows = np.empty(0, np.intp)

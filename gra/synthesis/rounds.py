@@ -226,11 +226,11 @@ class Round:
     async def _shortest_prefix(self) -> int | None:
         """The smallest number of candidates whose deduplicated rows fill the round, if there is one yet."""
         if self._full is None and len(self._passed) >= max(self._setting.recipe.rounds.accept, self._arrived + 1):
-            pool, vectors = await self._embed(len(self._passed))
+            pool, shelf = await self._embed(len(self._passed))
             if self._arrivals is None:
                 dedup = self._setting.recipe.dedup
                 self._arrivals = Arrivals(pool, self._pool_texts, dedup.threshold, dedup.likeness)
-            self._full = await asyncio.to_thread(self._filled_by, self._arrivals, vectors)
+            self._full = await asyncio.to_thread(self._filled_by, self._arrivals, shelf.mapped(len(self._passed)))
         return self._full
 
     def _filled_by(self, arrivals: Arrivals, vectors: Matrix) -> int | None:
@@ -251,13 +251,13 @@ class Round:
         passed = [candidate for candidate in self._passed if candidate.index < prefix]
         if not passed:
             return []
-        pool, vectors = await self._embed(len(passed))
+        pool, shelf = await self._embed(len(passed))
         dedup = self._setting.recipe.dedup
         said = Texts([c.text for c in passed], self._pool_texts, dedup.likeness)
         scores = [c.score for c in passed]
         return await asyncio.to_thread(
             greedy_dedup,
-            vectors,
+            shelf.read(len(passed)),
             scores,
             pool,
             dedup.threshold,
@@ -265,8 +265,8 @@ class Round:
             neighbours=neighbours and len(passed) <= _NEIGHBOURS_UP_TO,
         )
 
-    async def _embed(self, count: int) -> tuple[Matrix, Matrix]:
-        """The vectors of the pool and of the first `count` that passed, shape (rows, dimensions)."""
+    async def _embed(self, count: int) -> tuple[Matrix, Shelf]:
+        """The vectors of the pool, shape (rows, dimensions), and those of the first `count` that passed or more."""
         if self._pool_vectors is None:
             self._pool_vectors = await asyncio.to_thread(self._embedder.encode, self._pool_texts)
         while self._shelf is None or self._shelf.count < count:
@@ -274,10 +274,9 @@ class Round:
             new = self._passed[start : min(count, start + _EMBED)]
             found = await asyncio.to_thread(self._embedder.encode, [candidate.text for candidate in new])
             if self._shelf is None:
-                most = self._setting.recipe.rounds.max_candidates
-                self._shelf = Shelf(self._ledger.path.parent, most, found.shape[1])
+                self._shelf = Shelf(self._ledger.path.parent, found.shape[1])
             self._shelf.append(found)
-        return self._pool_vectors, self._shelf.first(count)
+        return self._pool_vectors, self._shelf
 
     @cached_property
     def _pool_texts(self) -> list[str]:
