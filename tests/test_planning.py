@@ -114,6 +114,9 @@ def test_a_sample_is_the_runs_own_beginning_and_forecasts_the_rest(tmp_path: Pat
     assert after.total is not None
     assert after.arms[0].source == "what this run has done so far"
     assert near(after.total.column("calls"), total(facts, "calls"), 0.08)
+    assert not any("has changed" in note for note in after.notes)
+    changed = make_plan(recipe, ["review.accept_mean=9", "rounds.accept=20"], tmp_path, None, None)
+    assert any("the recipe has changed since this run was begun (review), " in note for note in changed.notes)
 
 
 def rows(ledger: Path) -> set[tuple[str, float]]:

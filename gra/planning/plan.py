@@ -20,7 +20,7 @@ from gra.core.ledger_reader import LedgerReader
 from gra.core.manifest import RunFolder
 from gra.core.recipe import load_recipe
 from gra.core.records import State
-from gra.core.resolved import find_ledger
+from gra.core.resolved import find_ledger, read_resolved
 from gra.core.schema import SynthesisRecipe
 from gra.core.spending import token_cost
 from gra.engines.protocol import BATCHES
@@ -220,6 +220,11 @@ def _arm(job: Job, past: Path | None, sample: int | None, duplicates: Sequence[s
         own=own,
     )
     notes = _doubts(recipe, evidence, work)
+    if own and sample is None and (changed := _changed(job)):
+        notes.append(
+            f"{recipe.name}: the recipe has changed since this run was begun ({', '.join(changed)}), and what has "
+            "ended is taken to be done; if the new recipe asks it again, it costs more than this"
+        )
     return ArmPlan(recipe, forecast(evidence, work, recipe.seed), evidence.source), notes
 
 
@@ -242,6 +247,13 @@ def _begun(job: Job) -> bool:
     finally:
         reader.close()
     return ended and job.recipe.name in runs_of(job.ledger)
+
+
+def _changed(job: Job) -> list[str]:
+    """Where a recipe says other things than when its run was begun, apart from how much and for what price."""
+    then, now = read_resolved(job.folder.path), yaml.safe_load(job.loaded.show())
+    free = {"rounds", "budget", "prices", "tracking"}
+    return [key for key in now if key not in free and key in then and then[key] != now[key]]
 
 
 def _from_past(recipe: SynthesisRecipe, past: Path) -> Evidence:
