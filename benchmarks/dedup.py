@@ -1,6 +1,6 @@
 """What exact deduplication costs: wall time and memory at 10,000, 100,000 and 1,000,000 vectors of 384 numbers.
 
-Run as: python benchmarks/dedup.py [10000 100000 1000000] [--folder DIR] [--json FILE]
+Run as: python benchmarks/dedup.py [10000 100000 1000000] [--mapped] [--folder DIR] [--json FILE]
 
 Vectors are drawn to resemble sentence embeddings: a direction common to all, topics within fields, and noise, with a
 spectrum that falls off; the last lines say how much of it the first directions hold and how similar random pairs are.
@@ -32,7 +32,7 @@ BRUTE_FORCE_UP_TO = 10_000
 _PART = 2_000  # rows drawn at a time
 
 
-def draw(count: int, folder: Path, seed: int = 0) -> Vectors:
+def draw(count: int, folder: Path, seed: int = 0) -> Shelf:
     """Vectors like sentence embeddings, unit rows, shape (count, 384), in a file."""
     luck = np.random.default_rng(seed)
     spectrum = ((1 + np.arange(DIMENSIONS) / 8.0) ** -0.55).astype(np.float32)
@@ -53,7 +53,7 @@ def draw(count: int, folder: Path, seed: int = 0) -> Vectors:
             angle = np.tan(np.arccos(luck.uniform(0.85, 0.999, (len(copies), 1)))).astype(np.float32)
             drawn[copies] = unit(of + angle * unit(luck.standard_normal((len(copies), DIMENSIONS), np.float32)))
         shelf.append(drawn)
-    return shelf.read(count)
+    return shelf
 
 
 def unit(rows: Matrix) -> Matrix:
@@ -111,9 +111,10 @@ class Memory:
         self._watch.join()
 
 
-def measure(count: int, folder: Path) -> dict[str, Any]:
+def measure(count: int, folder: Path, mapped: bool) -> dict[str, Any]:
     """One row of the table."""
-    rows = draw(count, folder)
+    shelf = draw(count, folder)
+    rows = shelf.mapped(count) if mapped else shelf.read(count)
     scores = np.random.default_rng(1).integers(80, 101, count) / 10
     nothing = np.empty((0, DIMENSIONS), np.float32)
     looks = describe(rows)
@@ -139,6 +140,7 @@ def measure(count: int, folder: Path) -> dict[str, Any]:
 def main(
     counts: Annotated[list[int] | None, typer.Argument()] = None,
     folder: Path | None = None,
+    mapped: Annotated[bool, typer.Option(help="map the file into memory in place of reading from it")] = False,
     json_file: Annotated[Path | None, typer.Option("--json")] = None,
 ) -> None:
     """Measure and print one table."""
@@ -147,7 +149,7 @@ def main(
     rows = []
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         for count in counts or [10_000, 100_000, 1_000_000]:
-            row = measure(count, Path(temporary))
+            row = measure(count, Path(temporary), mapped)
             rows.append(row)
             full = f"{row['with_neighbours_s']:.1f}" if "with_neighbours_s" in row else "not run"
             took = f"{row['decisions_s']:.1f} | {row['decisions_cpu_s']:.1f} | {full}"
@@ -161,7 +163,8 @@ def main(
         )
     if json_file:
         cores = len(os.sched_getaffinity(0))
-        write_json(json_file, {"threshold": THRESHOLD, "rows": rows, "cores": cores, "environment": environment()})
+        made = {"threshold": THRESHOLD, "mapped": mapped, "cores": cores, "environment": environment()}
+        write_json(json_file, made | {"rows": rows})
 
 
 if __name__ == "__main__":
