@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +26,10 @@ if sys.version_info < (3, 12):
 # Two busy cores make any deadline a coin toss; the time limit of a test is pytest's.
 settings.register_profile("gra", deadline=None, max_examples=50)
 settings.load_profile("gra")
+
+# Where the tests run in the background of a script, the shell has Ctrl-C ignored, and so would all that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).parent.parent
 

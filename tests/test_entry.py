@@ -93,6 +93,14 @@ def test_a_second_interrupt_is_as_clean_as_the_first(how: str) -> None:
     assert (done.returncode, done.stderr) == (130, "stopped\n")
 
 
+def test_in_the_background_of_a_script_where_ctrl_c_is_ignored_a_run_can_be_stopped() -> None:
+    deaf = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+    done = subprocess.run(
+        [sys.executable, "-c", deaf + IMPATIENT % "SIGTERM"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (130, "stopped\n")
+
+
 def test_what_the_terminal_cannot_show_is_spelled_out() -> None:
     code = "from gra.core.entry import entry\nwith entry(): print('caf\u00e9 \u2713')"
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}

@@ -111,7 +111,7 @@ folder=${!#}/$name
 mkdir -p "$folder"
 echo "$@" >> "$folder/asked"
 [ -e "$folder/long" ] || exit 0
-trap 'echo interrupted >> "$folder/asked"; exit 130' INT
+trap 'echo interrupted >> "$folder/asked"; exit 130' TERM
 while :; do sleep 0.05; done
 """
 

@@ -33,10 +33,9 @@ bring_back() {
     rm -rf "$copy" && cp -a "$local/$name" "$copy" && rm -rf "$kept" && mv "$copy" "$kept" && rm -rf "$local"
 }
 
-set -m # without it a program in the background would not hear SIGINT
 gra synthesize "$recipe" "name=$name" "seed=$SLURM_ARRAY_TASK_ID" "$@" --runs "$local" &
 child=$!
-trap 'kill -INT $child' TERM # an interrupted run ends by itself and can be resumed
+trap 'kill -TERM $child' TERM # a run that is told to stop ends by itself and can be resumed
 while :; do
     wait $child && status=0 || status=$?
     kill -0 $child 2>/dev/null || break
