@@ -285,7 +285,10 @@ def _written_rows(plan: Plan) -> dict[str, int]:
 
 
 def _train(plan: Plan, view: View, key: str, arm: str, seed: int) -> None:
-    """One student, in a process of its own: `accelerate launch train.py`."""
+    """One student, in a process of its own, `accelerate launch train.py`; a finished one starts none."""
+    from gra.training.arguments import load_train_recipe
+    from gra.training.sft import is_trained
+
     data = plan.folder / "arms" / arm / "dataset" / "train.parquet"
     output = plan.folder / "models" / key
     overrides = [f"train.{name}={json.dumps(value)}" for name, value in plan.recipe.train.items()]
@@ -300,6 +303,9 @@ def _train(plan: Plan, view: View, key: str, arm: str, seed: int) -> None:
         overrides.append(f"accept_licences={json.dumps(_licences(plan))}")
     arguments = ["gra.training.cli", "--config", str(plan.student.path), "--output", str(output), *overrides]
     with view.stage("train", key):
+        if is_trained(load_train_recipe(plan.student.path, overrides), output):
+            view.note(f"{output} already holds this student")
+            return
         done = subprocess.run([sys.executable, "-m", *_launcher(), *arguments], check=False)
     if done.returncode:
         raise StageFailed(

@@ -69,6 +69,7 @@ def test_verify_explain_and_a_second_run_spend_nothing(smoke: Path) -> None:
     again = gra("run", str(ROOT / "recipes" / "smoke.yaml"), "--runs", str(smoke.parent), cwd=ROOT)
     assert again.returncode == 0, again.stderr[-2000:]
     assert "already made" in again.stderr
+    assert "gra-seed0 already holds this student" in again.stderr
     assert (smoke / "arms" / "gra" / "dataset" / "train.parquet").read_bytes() == before
 
 

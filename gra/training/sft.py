@@ -89,6 +89,19 @@ def train(
     return {**metrics, "status": "trained"}
 
 
+def is_trained(loaded: Loaded[TrainRecipe], output: Path) -> bool:
+    """Whether `output` already holds this recipe's student, found without a new process or any weights.
+
+    Raises:
+        GraError: as `train` does, when `output` holds a student and the recipe, its data or its model are wrong.
+    """
+    folder = RunFolder(output)
+    if SECTION not in folder.manifest():
+        return False
+    _be_quiet()
+    return folder.completed(SECTION, make_plan(loaded).fingerprint) is not None
+
+
 def _find_start(plan: Plan, folder: RunFolder, arguments: Any, fresh: bool, view: View) -> Checkpoint | None:
     """The checkpoint to go on from, the same on every process."""
     from accelerate import PartialState
