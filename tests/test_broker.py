@@ -242,6 +242,16 @@ def test_the_back_off_grows_with_jitter_and_does_not_follow_the_last_attempt(led
     assert all(2**i <= seconds <= 2 ** (i + 1) for i, seconds in enumerate(slept))
 
 
+def test_a_lost_engine_costs_no_attempt_but_no_call_is_asked_for_ever(ledger: Ledger) -> None:
+    lost = Fault("died", "gone")
+    found, _ = ask(ledger, CALL, lost, lost, said("The Nile."), max_attempts=1, backoff_s=0.0)
+    assert isinstance(found, Answer)
+    deadly = replace(CALL, messages=(("user", "Who kills its engine?"),))
+    outcome, asked = ask(ledger, deadly, lost, max_attempts=1, backoff_s=0.0)
+    assert outcome == EngineFailed("gone")
+    assert len(asked.calls) == 3
+
+
 def test_an_answer_that_takes_too_long_times_out_and_frees_its_place(ledger: Ledger) -> None:
     outcome, asked = ask(ledger, CALL, said("late"), delay_s=5.0, call_timeout_s=0.02, max_attempts=2)
     assert outcome == TimedOut("no answer in 0.02 s")

@@ -150,3 +150,26 @@ def test_a_cancelled_call_is_given_up_in_the_replica(engine: RayEngine, tmp_path
         await engine.park()
 
     asyncio.run(story())
+
+
+def test_a_lost_head_ends_the_run_with_one_sentence(
+    engine: RayEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gra.engines.ray._WITHOUT_HEAD_S", 1.0)
+
+    async def story() -> None:
+        await engine.start()
+        late = asyncio.create_task(engine.submit(call("slow and late")))
+        while not (tmp_path / "begun").exists():
+            await asyncio.sleep(0.05)
+        # Listens no more, as a head that is gone; the replicas do not know of it.
+        engine._head = ("127.0.0.1", 1)
+        try:
+            with pytest.raises(EngineUnavailable, match=r"Ray cluster at 127\.0\.0\.1:1 no longer answers"):
+                await late
+            with pytest.raises(EngineUnavailable, match="run the same command again"):
+                await engine.submit(call("echo"))
+        finally:
+            await engine.park()
+
+    asyncio.run(story())

@@ -154,6 +154,15 @@ def test_a_reviewer_that_never_answers_is_an_error_with_what_to_do(ledger: Ledge
         asyncio.run(measure(broker, members["a"], plant(make_seeds(3), 6, seed=0)))
 
 
+def test_a_reviewer_whose_engine_always_fails_is_not_blamed_for_it(ledger: Ledger, scripted_committee) -> None:
+    members, _ = scripted_committee("a")
+    broker = make_broker(ledger, members, lambda call: Fault("died", "its process is gone", permanent=True))
+    with pytest.raises(
+        ModelUnavailable, match=r"could not be asked .*is gone\); run the same command again"
+    ):
+        asyncio.run(measure(broker, members["a"], plant(make_seeds(3), 6, seed=0)))
+
+
 def test_an_engine_that_is_lost_while_measuring_is_not_taken_for_a_bad_reviewer(ledger, scripted_committee) -> None:
     def lost(call: Call) -> Completion | Fault:
         raise EngineUnavailable("lost")

@@ -238,8 +238,9 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.parametrize("together", [False, True])
 @pytest.mark.parametrize("mode", ["good", "slow to load"])
-def test_nothing_outlives_a_parent_that_is_killed(weights: Path, python: str, mode: str) -> None:
+def test_nothing_outlives_a_parent_that_is_killed(weights: Path, python: str, mode: str, together: bool) -> None:
     (weights / "mode").write_text(mode)
     parent = subprocess.Popen([sys.executable, "-c", PARENT, python, str(weights)], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
@@ -249,9 +250,14 @@ def test_nothing_outlives_a_parent_that_is_killed(weights: Path, python: str, mo
         end = time.monotonic() + 30
         while not (weights / "pids").exists() and time.monotonic() < end:
             time.sleep(0.02)
+        if together:
+            worker = pids(weights)[0]
+            os.kill(worker, signal.SIGSTOP)  # it does not see its parent go
     finally:
         parent.kill()
         parent.wait()
+        if together:
+            os.kill(worker, signal.SIGKILL)
     wait_until_gone(weights)
 
 

@@ -48,6 +48,9 @@ from gra.engines.shape import Affirm, affirm
 
 KEY_VERSION = 1
 _RETRY_TEMPERATURE = 0.7
+# A call in flight when its engine is lost is asked again whatever `max_attempts` says, but not for ever: it may be
+# the one that the engine dies of.
+_DEATHS = 3
 # What a key is made of. Everything else (concurrency, time-outs, batch size, device, role, candidate)
 # is left out on purpose: it must not change what a recorded answer answers.
 KEY_FIELDS = ("version", "messages", "model", "template", "adapter", "sampling", "output", "sample", "attempt")
@@ -276,7 +279,8 @@ class Broker:
             if reply.kind == "busy":
                 continue  # the engine's gate, or its turn, holds the call until it may be asked again
             failures += 1
-            if reply.permanent or failures == self._max_attempts:
+            attempts = max(self._max_attempts, _DEATHS) if reply.kind == "died" else self._max_attempts
+            if reply.permanent or failures >= attempts:
                 return TimedOut(reply.message) if reply.kind == "timeout" else EngineFailed(reply.message)
             await asyncio.sleep(self._backoff * 2 ** (failures - 1) * (1 + random.random()))
 

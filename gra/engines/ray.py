@@ -2,8 +2,8 @@
 
 Each replica is an actor with a vLLM engine of its own, wherever the cluster has room for it. A call goes to the replica
 with the fewest calls in flight. A lost replica costs its calls in flight and nothing else: they become faults, which
-the broker asks again, the others go on, and another one is started as soon as the cluster has room. The weights must
-be at the same path on every node, and this package must be installed there.
+the broker asks again, the others go on, and another one is started as soon as the cluster has room. A lost head ends
+the run with one sentence. The weights must be at the same path on every node, and this package must be installed there.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from gra.engines.vllm import VllmEngine, VllmSettings
 
 # So many replicas may be lost in a row without an answer from any.
 _LOSSES = 5
+# Ray ends a process that has not reached the head for a minute, without a word of ours.
+_WITHOUT_HEAD_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,8 @@ class RayEngine:
         self._failure: EngineUnavailable | None = None
         self._lost = 0
         self._starting = asyncio.Lock()
+        self._head = ("", 0)  # host and port
+        self._watching: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Start the replicas; it is ready when the first one is.
@@ -103,8 +107,9 @@ class RayEngine:
             if self._seats:
                 return
             begun = time.monotonic()
-            _connect(self._cluster.address)
+            self._head = _connect(self._cluster.address)
             self._failure, self._lost = None, 0
+            self._watching = asyncio.create_task(self._watch())
             self._seats = [_Seat(number) for number in range(self._cluster.replicas)]
             for seat in self._seats:
                 self._fill(seat)
@@ -126,10 +131,11 @@ class RayEngine:
         asked, actor = None, seat.actor
         try:
             asked = actor.submit.remote(call)
-            reply: Completion | Fault = await asked
+            reply = await self._reply(asked)
         except RayActorError as error:
             self._vacate(seat, actor)
-            return Fault("died", f"a replica of `{self.name}` was lost with this call in flight: {error}")
+            why = str(error).partition("\n")[0]
+            return Fault("died", f"a replica of `{self.name}` was lost with this call in flight: {why}")
         except asyncio.CancelledError:
             if asked is not None:
                 _cancel(asked)
@@ -144,6 +150,33 @@ class RayEngine:
             self.stats.completion_tokens += reply.completion_tokens
             self.stats.cached_tokens += reply.cached_tokens
         return reply
+
+    async def _reply(self, asked: Any) -> Completion | Fault:
+        """What a replica answers, or the failure when the cluster is gone."""
+        assert self._watching is not None
+        reply: asyncio.Future[Completion | Fault] = asyncio.ensure_future(asked)
+        either: set[asyncio.Future[Any]] = {reply, self._watching}
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not reply.done() and self._failure is not None:
+                raise self._failure
+            return await reply
+        finally:
+            reply.cancel()
+
+    async def _watch(self) -> None:
+        """Wait until the head of the cluster is gone, and make that the failure."""
+        seen = time.monotonic()
+        while time.monotonic() - seen < _WITHOUT_HEAD_S:
+            await asyncio.sleep(_WITHOUT_HEAD_S / 10)
+            if await _answers(*self._head):
+                seen = time.monotonic()
+        host, port = self._head
+        self._failure = EngineUnavailable(
+            f"the head of the Ray cluster at {host}:{port} no longer answers; what was recorded is safe: start the "
+            "cluster (`ray start --head`) and run the same command again to go on"
+        )
+        self._changed.set()
 
     async def _free_seat(self) -> _Seat:
         """The replica with the fewest calls; while others are still to come up, none gets more than its share."""
@@ -187,6 +220,8 @@ class RayEngine:
     async def _seat_replica(self, seat: _Seat) -> None:
         import ray
 
+        while not await _answers(*self._head):  # without it Ray would hold up everything that goes on here
+            await asyncio.sleep(_WITHOUT_HEAD_S / 10)
         log = self._log_file.with_stem(f"{self._log_file.stem}-{seat.number}")
         options = {"num_gpus": self._cluster.gpus, "num_cpus": self._cluster.cpus, "max_restarts": 0}
         actor = ray.remote(_Replica).options(max_concurrency=calls_at_once(self) + 8, **options).remote(
@@ -208,21 +243,24 @@ class RayEngine:
         import ray
 
         seats, self._seats = self._seats, []
+        gone = self._watching is not None and self._watching.done()
+        if self._watching is not None:
+            self._watching.cancel()
         for seat in seats:
             if seat.filling is not None and not seat.filling.done():
                 seat.filling.cancel()
             if seat.actor is None:
                 continue
             with contextlib.suppress(ray.exceptions.RayError, TimeoutError):
-                if seat.up:
+                if seat.up and not gone:
                     async with asyncio.timeout(30):
                         await seat.actor.park.remote()
             ray.kill(seat.actor)
         await asyncio.gather(*(seat.filling for seat in seats if seat.filling), return_exceptions=True)
 
 
-def _connect(address: str | None) -> None:
-    """Join the cluster, unless this process already has."""
+def _connect(address: str | None) -> tuple[str, int]:
+    """Join the cluster, unless this process already has; where its head listens."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
@@ -231,16 +269,28 @@ def _connect(address: str | None) -> None:
             "`engine.kind: ray` needs the package ray, which is not installed; `pip install 'gra-synthesis[ray]'` here "
             "and on every node"
         ) from None
-    if ray.is_initialized():
-        return
     try:
-        ray.init(address=address or "auto", namespace="gra", log_to_driver=False)
+        if not ray.is_initialized():
+            ray.init(address=address or "auto", namespace="gra", log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
         where = f"at {address}" if address else "that this machine belongs to"
         raise EngineUnavailable(
             f"there is no Ray cluster {where} ({str(error).splitlines()[0]}); start one with `ray start --head`, join "
             "the other nodes with `ray start --address=HEAD:6379`, or set `engine.address`"
         ) from error
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+async def _answers(host: str, port: int) -> bool:
+    """Whether something listens there."""
+    try:
+        async with asyncio.timeout(_WITHOUT_HEAD_S / 4):
+            _, writer = await asyncio.open_connection(host, port)
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    return True
 
 
 def _resources() -> str:

@@ -2,7 +2,8 @@
 
 Reads one line of settings, loads the model and its adapters, answers one JSON line per call or order (sleep, wake).
 Every name that vLLM has renamed between releases is used in this module only; `tests/test_vllm_surface.py` asserts
-them. It ends itself, with vLLM's own processes, as soon as the socket closes, so it never outlives its parent.
+them. It ends itself as soon as the socket closes, so it never outlives its parent, and vLLM's own processes end with
+it, however it ends.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import math
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 import uuid
@@ -260,12 +262,26 @@ async def serve(channel: socket.socket) -> None:
 def main() -> None:
     """Serve on the inherited socket, then end every process of the group."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    guard = _guard() if os.getsid(0) == os.getpid() else None  # only where the group is this process's own
     try:
         asyncio.run(serve(socket.socket(fileno=int(sys.argv[1]))))
     finally:
-        # vLLM's engine core does not notice that its parent is gone; the session is ours alone.
-        if os.getsid(0) == os.getpid():
+        if guard is not None:
             os.killpg(os.getpid(), signal.SIGKILL)
+
+
+def _guard() -> subprocess.Popen[bytes]:
+    """A shell that kills the group once this process is gone, be it by SIGKILL.
+
+    vLLM's engine core does not notice that its parent is gone, and keeps its memory. The shell reads a pipe of which
+    this process alone has the other end.
+    """
+    theirs, ours = os.pipe()
+    ends = [ours]
+    os.register_at_fork(after_in_child=lambda: os.close(ends.pop()) if ends else None)
+    guard = subprocess.Popen(["/bin/sh", "-c", "read -r line; kill -9 0"], stdin=theirs)
+    os.close(theirs)
+    return guard
 
 
 if __name__ == "__main__":

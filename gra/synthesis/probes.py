@@ -20,6 +20,7 @@ import numpy as np
 from gra.core.errors import ModelUnavailable
 from gra.core.records import CHECKS, Seed
 from gra.engines.broker import Broker
+from gra.engines.protocol import EngineFailed, TimedOut
 from gra.review_stats.reliability import Logistic, auc, calibrate
 from gra.synthesis.committee import Member
 from gra.synthesis.draw import draw
@@ -88,16 +89,14 @@ async def measure(broker: Broker, member: Member, planted: Sequence[tuple[Seed, 
 
     names = [sample.id for sample, _ in planted]
     checked = planted if "reviewer" in member.roles else ()  # an adjudicator checks no instructions
+    left: list[Unanswered] = []
     good, bad, checks = await asyncio.gather(
-        _answered(names, [score(sample, sample.response, "good") for sample, _ in planted]),
-        _answered(names, [score(sample, wrong, "bad") for sample, wrong in planted]),
-        _answered(names[: len(checked)], [check(sample) for sample, _ in checked]),
+        _answered(names, [score(sample, sample.response, "good") for sample, _ in planted], left),
+        _answered(names, [score(sample, wrong, "bad") for sample, wrong in planted], left),
+        _answered(names[: len(checked)], [check(sample) for sample, _ in checked], left),
     )
     if not (good and bad and (checks or not checked)):
-        raise ModelUnavailable(
-            f"the reviewer `{member.name}` ({member.model.name}) gave no usable answer to any planted pair when asked "
-            f"by `{member.ask}`; give it another `ask`, or take it off the committee"
-        )
+        raise ModelUnavailable(_useless(member, left))
     # An instruction fails when a reviewer believes in it less than in (nearly) any hand-written one.
     thresholds = {
         name: min(0.5, float(np.quantile([values[name] for values in checks.values()], 0.05)))
@@ -109,13 +108,24 @@ async def measure(broker: Broker, member: Member, planted: Sequence[tuple[Seed, 
     return Measured(member.name, auc(*raw), good, bad, unanswered, calibrate(*raw), thresholds)
 
 
-async def _answered(names: Sequence[str], steps: Sequence[Awaitable[T]]) -> dict[str, T]:
-    """The results by name, without those that stayed unanswered."""
+def _useless(member: Member, left: Sequence[Unanswered]) -> str:
+    who, last = f"the reviewer `{member.name}` ({member.model.name})", left[-1]
+    if all(isinstance(one.outcome, TimedOut | EngineFailed) for one in left):
+        return f"{who} could not be asked about the planted pairs ({last}); run the same command again to go on"
+    return (
+        f"{who} gave no usable answer to any planted pair when asked by `{member.ask}` ({last}); give it another "
+        "`ask`, or take it off the committee"
+    )
+
+
+async def _answered(names: Sequence[str], steps: Sequence[Awaitable[T]], left: list[Unanswered]) -> dict[str, T]:
+    """The results by name; what stayed unanswered is added to `left`."""
     found: dict[str, T] = {}
     for name, result in zip(names, await asyncio.gather(*steps, return_exceptions=True), strict=True):
-        if isinstance(result, BaseException):
-            if not isinstance(result, Unanswered):
-                raise result
+        if isinstance(result, Unanswered):
+            left.append(result)
+        elif isinstance(result, BaseException):
+            raise result
         else:
             found[name] = result
     return found
