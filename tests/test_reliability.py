@@ -157,9 +157,7 @@ def test_a_reviewer_that_never_answers_is_an_error_with_what_to_do(ledger: Ledge
 def test_a_reviewer_whose_engine_always_fails_is_not_blamed_for_it(ledger: Ledger, scripted_committee) -> None:
     members, _ = scripted_committee("a")
     broker = make_broker(ledger, members, lambda call: Fault("died", "its process is gone", permanent=True))
-    with pytest.raises(
-        ModelUnavailable, match=r"could not be asked .*is gone\); run the same command again"
-    ):
+    with pytest.raises(ModelUnavailable, match=r"could not be asked .*is gone\); run the same command again"):
         asyncio.run(measure(broker, members["a"], plant(make_seeds(3), 6, seed=0)))
 
 
