@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
+from gra.core.console import View
 from gra.core.entry import entry
 from gra.planning.command import plan
 from gra.reporting.ledger_cli import ledger_app
@@ -59,7 +60,6 @@ def synthesize(
     as_json: AsJson = False,
 ) -> None:
     """Make one dataset: generate, review, adjudicate, deduplicate, export."""
-    from gra.core.console import View
     from gra.core.manifest import RunFolder
     from gra.core.recipe import load_recipe
     from gra.core.schema import SynthesisRecipe
@@ -179,7 +179,6 @@ def contamination(
     as_json: AsJson = False,
 ) -> None:
     """Say which rows of a dataset stand in a suite, and show what they share."""
-    from gra.core.console import View
     from gra.data.contamination.report import PAGE, check_dataset
     from gra.data.dedup import Embedder
     from gra.models.catalog import resolve
@@ -200,7 +199,6 @@ def contamination(
 
 def _suite_items(suite: Path, data_dir: Path | None) -> list[Any]:
     """A suite's items for the search: from its file, or from benchmark files as they are."""
-    from gra.core.console import View
     from gra.data.contamination.texts import read_items
     from gra.evaluation.suite import suite_items
 
@@ -269,11 +267,13 @@ def merge(
     as_json: AsJson = False,
 ) -> None:
     """Make one dataset of several runs; what two of them both wrote is kept once."""
+    from gra.core.machine import gpu_count
     from gra.data.dedup import Embedder
     from gra.data.merge import merge as merged
     from gra.models.catalog import resolve
 
-    counts = merged(runs, target, Embedder(resolve(embedder).path), threshold)
+    device = "cuda" if gpu_count() else "cpu"
+    counts = merged(runs, target, Embedder(resolve(embedder).path, device), threshold, View())
     table = Table(*counts)
     table.add_row(*map(str, counts.values()))
     _summary(Console(stderr=True), as_json, counts, table)

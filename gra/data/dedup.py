@@ -51,8 +51,8 @@ class Texts:
 class Embedder:
     """Sentence embeddings of unit length, float32, shape (texts, dimensions)."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, device: str = "cpu") -> None:
+        self._path, self._device = path, device
         self._model: Any = None
 
     def encode(self, texts: Sequence[str]) -> Matrix:
@@ -62,7 +62,7 @@ class Embedder:
             from transformers.utils.logging import disable_progress_bar
 
             disable_progress_bar()
-            self._model = SentenceTransformer(str(self._path), device="cpu", local_files_only=True)
+            self._model = SentenceTransformer(str(self._path), device=self._device, local_files_only=True)
         found = self._model.encode(list(texts), normalize_embeddings=True, show_progress_bar=False, batch_size=64)
         return np.asarray(found, dtype=np.float32)
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from gra.core.console import View
 from gra.core.errors import DataError, RecipeError
 from gra.core.manifest import RunFolder, atomic_path, file_digest
 from gra.data.dedup import Decision, Embedder, Texts, greedy_dedup
@@ -22,7 +23,7 @@ from gra.data.export import PREFERENCE_SCHEMA, TRAIN_SCHEMA
 from gra.data.nearest import Vectors
 from gra.data.shelf import Shelf
 
-_BLOCK = 8192
+_BLOCK = 2048
 _DROPPED = pa.schema(
     [("id", pa.string()), ("repeats", pa.string()), ("stage", pa.string()), ("similarity", pa.float64())]
 )
@@ -73,7 +74,9 @@ def read_shard(run: Path) -> Shard:
     return Shard(name, file.parent, texts, scores, [f"{name}/{number}" for number in table["id"].to_pylist()])
 
 
-def merge(runs: Sequence[Path], out: Path, embedder: Embedder, threshold: float) -> dict[str, int]:
+def merge(
+    runs: Sequence[Path], out: Path, embedder: Embedder, threshold: float, view: View | None = None
+) -> dict[str, int]:
     """Write `out/dataset/`, `out/dropped.parquet` and a manifest; how many rows were kept and dropped.
 
     Raises:
@@ -90,36 +93,45 @@ def merge(runs: Sequence[Path], out: Path, embedder: Embedder, threshold: float)
     shards = [read_shard(run) for run in runs]
     folder = RunFolder(out).create()
     with folder.lock():
-        decisions = _decide(shards, out, embedder, threshold)
+        decisions = _decide(shards, out, embedder, threshold, view or View(quiet=True))
         files, counts = _write(shards, decisions, out)
         sources = {shard.name: file_digest(shard.dataset / "train.parquet") for shard in shards}
         folder.record("merge", {"shards": sources, "threshold": threshold, **counts}, files)
     return counts
 
 
-def _decide(shards: Sequence[Shard], out: Path, embedder: Embedder, threshold: float) -> list[Decision]:
+def _decide(shards: Sequence[Shard], out: Path, embedder: Embedder, threshold: float, view: View) -> list[Decision]:
     texts = [text for shard in shards for text in shard.texts]
     scores = [score for shard in shards for score in shard.scores]
     if not texts:
         return []
-    vectors = _embed(texts, out, embedder)
+    vectors = _embed(texts, out, embedder, view)
+    view.note(f"  comparing {len(texts):,} rows")
     pool = np.zeros((0, vectors.shape[1]), np.float32)
     return greedy_dedup(vectors, scores, pool, threshold, texts=Texts(texts, []), neighbours=False)
 
 
-def _embed(texts: Sequence[str], folder: Path, embedder: Embedder) -> Vectors:
+def _embed(texts: Sequence[str], folder: Path, embedder: Embedder, view: View) -> Vectors:
     """All vectors, in a file: memory holds what is looked at."""
-    first = embedder.encode(texts[:_BLOCK])
-    shelf = Shelf(folder, first.shape[1])
-    shelf.append(first)
-    for start in range(_BLOCK, len(texts), _BLOCK):
-        shelf.append(embedder.encode(texts[start : start + _BLOCK]))
+    shelf: Shelf | None = None
+    with view.bars():
+        for start in range(0, len(texts), _BLOCK):
+            vectors = embedder.encode(texts[start : start + _BLOCK])
+            if shelf is None:
+                shelf = Shelf(folder, vectors.shape[1])
+            shelf.append(vectors)
+            view.progress("rows embedded", start + len(vectors), len(texts))
+    assert shelf is not None
     return shelf.read(len(texts))
 
 
 def _write(shards: Sequence[Shard], decisions: Sequence[Decision], out: Path) -> tuple[list[Path], dict[str, int]]:
     ids = [name for shard in shards for name in shard.ids]
-    kept = {name for name, decision in zip(ids, decisions, strict=True) if decision.kept}
+    kept, start = [], 0
+    for shard in shards:
+        end = start + len(shard.ids)
+        kept.append([name for name, d in zip(shard.ids, decisions[start:end], strict=True) if d.kept])
+        start = end
     dropped = [
         {"id": name, "repeats": ids[d.neighbour], "stage": d.stage, "similarity": d.similarity}
         for name, d in zip(ids, decisions, strict=True)
@@ -133,23 +145,25 @@ def _write(shards: Sequence[Shard], decisions: Sequence[Decision], out: Path) ->
     ]
     with atomic_path(out / "dropped.parquet") as temporary:
         pq.write_table(pa.Table.from_pylist(dropped, schema=_DROPPED), temporary, compression="zstd")
-    counts = {"rows": len(kept), "dropped": len(dropped)}
+    counts = {"rows": sum(map(len, kept)), "dropped": len(dropped)}
     with atomic_path(dataset / "README.md") as temporary:
         names = ", ".join(shard.name for shard in shards)
         temporary.write_text(_CARD.format(shards=len(shards), names=names, **counts), encoding="utf-8")
     return [*files, out / "dropped.parquet", dataset / "README.md"], counts
 
 
-def _filtered(shards: Sequence[Shard], part: str, schema: pa.Schema, kept: set[str], dataset: Path) -> Path:
-    """One part of the dataset, a shard at a time, under ids that name the shard."""
+def _filtered(
+    shards: Sequence[Shard], part: str, schema: pa.Schema, kept: Sequence[Sequence[str]], dataset: Path
+) -> Path:
+    """One part of the dataset, a shard at a time, under ids that name the shard; `kept` by shard."""
     target = dataset / f"{part}.parquet"
     with atomic_path(target) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-        for shard in shards:
+        for shard, stay in zip(shards, kept, strict=True):
             file = shard.dataset / f"{part}.parquet"
             if not file.is_file():
                 continue
             table = pq.read_table(file, schema=schema)
             ids = pc.binary_join_element_wise(shard.name, table["id"], "/")
             table = table.set_column(schema.get_field_index("id"), schema.field("id"), ids)
-            writer.write_table(table.filter(pc.is_in(ids, pa.array(sorted(kept), pa.string()))))
+            writer.write_table(table.filter(pc.is_in(ids, pa.array(stay, pa.string()))))
     return target
