@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 
+from gra.core.console import View
 from gra.core.errors import DataError, Mismatch, RecipeError
 from gra.core.manifest import RunFolder
 from gra.data.export import PREFERENCE_SCHEMA, TRAIN_SCHEMA
@@ -66,9 +67,14 @@ def runs(tmp_path: Path) -> list[Path]:
     ]
 
 
-def test_what_two_runs_wrote_is_kept_once_and_the_better_one_stays(runs: list[Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("block", [1, 2, 2048])
+def test_what_two_runs_wrote_is_kept_once_and_the_better_one_stays(
+    runs: list[Path], tmp_path: Path, block: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("gra.data.merge._BLOCK", block)
     out = tmp_path / "big"
-    assert merge(runs, out, Letters(), 0.9) == {"rows": 3, "dropped": 2}  # type: ignore[arg-type]
+    assert merge(runs, out, Letters(), 0.9, View()) == {"rows": 3, "dropped": 2}  # type: ignore[arg-type]
+    assert "rows embedded 5/5" in capsys.readouterr().err
     train = pq.read_table(out / "dataset" / "train.parquet").to_pylist()
     assert [r["id"] for r in train] == ["big-0/r1-000001", "big-1/r1-000000", "big-1/r1-000001"]
     assert train[0]["prompt"] == [{"role": "user", "content": "name a fish"}]
