@@ -92,8 +92,14 @@ def measure(shards: int, rows: int, folder: Path) -> dict[str, Any]:
     begun = time.monotonic()
     with Memory() as memory:
         counts = merge(runs, folder / "merged", Drawn(vectors), THRESHOLD)
-    found = {"shards": shards, "rows": shards * rows, "gb": size, "seconds": time.monotonic() - begun, **counts}
-    return {**found, "resident_gb": memory.resident, "own_gb": memory.own}
+    found = {"shards": shards, "read": shards * rows, "gb": size, "seconds": time.monotonic() - begun}
+    return {
+        **found,
+        "kept": counts["rows"],
+        "dropped": counts["dropped"],
+        "resident_gb": memory.resident,
+        "own_gb": memory.own,
+    }
 
 
 def main(

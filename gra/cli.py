@@ -6,6 +6,7 @@ Exit codes: 0 done, 2 wrong input (nothing was spent), 3 stopped at the budget w
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Sequence
@@ -86,7 +87,7 @@ def synthesize(
             view.note(note)
         view.note(f"{recipe}: valid, {len(seeds.rows)} seeds; nothing was spent")
         return
-    with folder.lock():
+    with folder.lock(), contextlib.redirect_stdout(sys.stderr):  # Ray and others print there; it is for --json
         content = run_jobs([job], view, folder / "logs")[loaded.recipe.name]
     _summary(
         view.console, as_json, {key: content[key] for key in ("name", "arm", "states", "funnel", "tokens_by_role")}
@@ -116,7 +117,8 @@ def run(
     if dry_run:
         print(plan.describe(), file=sys.stderr)
         return
-    result = run_experiment(plan)
+    with contextlib.redirect_stdout(sys.stderr):
+        result = run_experiment(plan)
     _summary(Console(stderr=True), as_json, result.summary(), result.table())
 
 
@@ -267,13 +269,11 @@ def merge(
     as_json: AsJson = False,
 ) -> None:
     """Make one dataset of several runs; what two of them both wrote is kept once."""
-    from gra.core.machine import gpu_count
     from gra.data.dedup import Embedder
     from gra.data.merge import merge as merged
     from gra.models.catalog import resolve
 
-    device = "cuda" if gpu_count() else "cpu"
-    counts = merged(runs, target, Embedder(resolve(embedder).path, device), threshold, View())
+    counts = merged(runs, target, Embedder(resolve(embedder).path, gpu=True), threshold, View())
     table = Table(*counts)
     table.add_row(*map(str, counts.values()))
     _summary(Console(stderr=True), as_json, counts, table)

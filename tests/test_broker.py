@@ -225,7 +225,7 @@ def test_faults_to_the_end_are_an_outcome_of_their_own_and_the_next_run_asks_aga
 
 def test_a_permanent_fault_is_not_asked_again(ledger: Ledger) -> None:
     outcome, asked = ask(ledger, CALL, Fault("error", "the prompt is too long", permanent=True), said("The Nile."))
-    assert outcome == EngineFailed("the prompt is too long")
+    assert outcome == EngineFailed("the prompt is too long", permanent=True)
     assert len(asked.calls) == 1
 
 
@@ -250,6 +250,9 @@ def test_a_lost_engine_costs_no_attempt_but_no_call_is_asked_for_ever(ledger: Le
     outcome, asked = ask(ledger, deadly, lost, max_attempts=1, backoff_s=0.0)
     assert outcome == EngineFailed("gone")
     assert len(asked.calls) == 3
+    mixed = replace(CALL, messages=(("user", "And if it errs too?"),))
+    found, _ = ask(ledger, mixed, lost, Fault("error", "odd"), lost, said("Ok."), max_attempts=2, backoff_s=0.0)
+    assert isinstance(found, Answer)
 
 
 def test_an_answer_that_takes_too_long_times_out_and_frees_its_place(ledger: Ledger) -> None:

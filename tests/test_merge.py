@@ -93,6 +93,10 @@ def test_what_two_runs_wrote_is_kept_once_and_the_better_one_stays(
 
 def test_runs_that_cannot_be_merged_are_named(runs: list[Path], tmp_path: Path) -> None:
     letters: Any = Letters()
+    with pytest.raises(RecipeError, match="lie in each other"):
+        merge(runs, tmp_path, letters, 0.9)
+    with pytest.raises(RecipeError, match="lie in each other"):
+        merge(runs, runs[0] / "merged", letters, 0.9)
     twin = make_run(tmp_path / "elsewhere" / "big-0", [("x", 8.0)])
     with pytest.raises(RecipeError, match="two of the runs are called `big-0`"):
         merge([*runs, twin], tmp_path / "big", letters, 0.9)

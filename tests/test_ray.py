@@ -29,6 +29,7 @@ CLUSTER = RaySettings(replicas=2, gpus=0, cpus=1)
     [
         ({"replicas": 2}, "`replicas` belongs to a Ray cluster; add `kind: ray`"),
         ({"kind": "ray", "base_url": "http://host/v1"}, "`base_url` belongs to a server"),
+        ({"kind": "ray", "address": "ray://head:10001"}, "`address` is the head's own, such as"),
         ({"kind": "ray", "gpus": 2}, "at most 1: a model is not split over several GPUs"),
     ],
 )
@@ -155,7 +156,7 @@ def test_a_cancelled_call_is_given_up_in_the_replica(engine: RayEngine, tmp_path
 def test_a_lost_head_ends_the_run_with_one_sentence(
     engine: RayEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gra.engines.ray._WITHOUT_HEAD_S", 1.0)
+    monkeypatch.setattr("gra.engines.ray._EVERY_S", 0.1)
 
     async def story() -> None:
         await engine.start()
@@ -173,3 +174,27 @@ def test_a_lost_head_ends_the_run_with_one_sentence(
             await engine.park()
 
     asyncio.run(story())
+
+
+def test_replicas_lost_with_the_head_use_up_no_attempts(
+    cluster: Any, engine: RayEngine, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gra.engines.ray._EVERY_S", 0.3)
+
+    async def story() -> None:
+        pool = EnginePool({"m": engine}, 0.0)
+        broker = Broker(ledger, pool, backoff_s=0.01)
+        try:
+            assert isinstance(await broker.ask(call("echo")), Answer)
+            engine._head = ("127.0.0.1", 1)
+            late = asyncio.create_task(broker.ask(call("slow")))
+            await asyncio.sleep(0.5)
+            for seat in engine._seats:
+                cluster.ray.kill(seat.actor)
+            with pytest.raises(EngineUnavailable, match=r"head of the Ray cluster at 127\.0\.0\.1:1"):
+                await late
+        finally:
+            await pool.residency.close()
+
+    asyncio.run(story())
+    assert ledger.faults() == {}

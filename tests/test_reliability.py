@@ -154,10 +154,18 @@ def test_a_reviewer_that_never_answers_is_an_error_with_what_to_do(ledger: Ledge
         asyncio.run(measure(broker, members["a"], plant(make_seeds(3), 6, seed=0)))
 
 
-def test_a_reviewer_whose_engine_always_fails_is_not_blamed_for_it(ledger: Ledger, scripted_committee) -> None:
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (Fault("died", "its process is gone"), r"could not be asked .*is gone\); run the same command again"),
+        (Fault("error", "labels do not differ", permanent=True), r"labels do not differ\); give it another `ask`"),
+    ],
+)
+def test_a_reviewer_whose_engine_is_lost_is_not_blamed_for_it(ledger, scripted_committee, fault, message) -> None:
     members, _ = scripted_committee("a")
-    broker = make_broker(ledger, members, lambda call: Fault("died", "its process is gone", permanent=True))
-    with pytest.raises(ModelUnavailable, match=r"could not be asked .*is gone\); run the same command again"):
+    broker = make_broker(ledger, members, lambda call: fault)
+    broker._backoff = 0.0
+    with pytest.raises(ModelUnavailable, match=message):
         asyncio.run(measure(broker, members["a"], plant(make_seeds(3), 6, seed=0)))
 
 

@@ -203,6 +203,21 @@ def test_the_command_line_ends_with_3(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "Traceback" not in said_
 
 
+def test_what_a_library_prints_is_not_taken_for_the_summary(tmp_path: Path, monkeypatch, capsys) -> None:
+    facts = made(tmp_path)
+
+    def talkative(jobs: Any, *_: Any) -> Any:
+        print("(raylet) A worker died")
+        return {"scripted": facts}
+
+    monkeypatch.setattr("gra.synthesis.jobs.run_jobs", talkative)
+    monkeypatch.chdir(tmp_path)
+    assert command("synthesize", str(tmp_path / "recipe.yaml"), "--runs", str(tmp_path / "runs"), "--json") == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["name"] == "scripted"
+    assert "A worker died" in printed.err
+
+
 def test_a_whole_job_stops_before_it_trains_on_what_a_cap_cut_short(tmp_path: Path, monkeypatch) -> None:
     facts = made(tmp_path / "arm", budget={"tokens": 5_000})
     monkeypatch.setattr("gra.synthesis.jobs.run_jobs", lambda jobs, *_, **__: {"smoke-gra": facts})

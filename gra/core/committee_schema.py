@@ -80,6 +80,10 @@ class Served(Section):
             extra = [key for key in ("address", "replicas", "gpus", "cpus") if getattr(self, key) is not None]
             if extra:
                 raise ValueError(f"`{extra[0]}` belongs to a Ray cluster; add `kind: ray`, or leave it out")
+        elif self.address is not None and self.address.startswith("ray://"):
+            raise ValueError(
+                "`address` is the head's own, such as 10.0.0.1:6379; a run starts on a machine of the cluster"
+            )
         elif self.gpus is not None and self.gpus > 1:
             raise ValueError("`gpus` is what one replica takes, at most 1: a model is not split over several GPUs")
         return self

@@ -141,6 +141,9 @@ class RunFolder:
             raise _damaged(self.path / MANIFEST, str(error)) from None
         if not isinstance(content, dict):
             raise _damaged(self.path / MANIFEST, "it is not a JSON object")
+        for name, section in content.items():
+            if isinstance(section, dict) and not isinstance(section.get("files"), dict):
+                raise _damaged(self.path / MANIFEST, f"`{name}` lists no files")
         return content
 
     def record(self, section: str, content: Mapping[str, Any], files: list[Path] | None = None) -> None:

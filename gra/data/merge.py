@@ -88,6 +88,9 @@ def merge(
         raise RecipeError(f"two of the runs are called `{twice[0]}`; rows are named after their run, so rename one")
     if out.resolve() in [run.resolve() for run in runs]:
         raise RecipeError(f"{out} is one of the runs; give the merged dataset a folder of its own")
+    for run in runs:
+        if run.resolve() in out.resolve().parents or out.resolve() in run.resolve().parents:
+            raise RecipeError(f"{out} and {run} lie in each other; give the merged dataset a folder beside the runs")
     if others := [name for name in RunFolder(out).manifest() if name not in ("manifest_version", "merge")]:
         raise RecipeError(f"{out} holds what `{others[0]}` wrote; give the merged dataset a folder of its own")
     shards = [read_shard(run) for run in runs]

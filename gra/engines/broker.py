@@ -254,7 +254,7 @@ class Broker:
     async def _pay(self, call: Call, key: str, request: str, attempt: int) -> Recorded | TimedOut | EngineFailed:
         name = call.model.name
         engine = self.pool.engines[name]
-        failures = 0
+        failures = deaths = 0
         if self.account.strict:
             await self.account.admit_call(key)
         while True:
@@ -278,11 +278,14 @@ class Broker:
             await self.ledger.fault(call.role, name, call.candidate, reply.kind, reply.message)
             if reply.kind == "busy":
                 continue  # the engine's gate, or its turn, holds the call until it may be asked again
-            failures += 1
-            attempts = max(self._max_attempts, _DEATHS) if reply.kind == "died" else self._max_attempts
-            if reply.permanent or failures >= attempts:
-                return TimedOut(reply.message) if reply.kind == "timeout" else EngineFailed(reply.message)
-            await asyncio.sleep(self._backoff * 2 ** (failures - 1) * (1 + random.random()))
+            if reply.kind == "died":
+                deaths += 1
+            else:
+                failures += 1
+            if reply.permanent or failures == self._max_attempts or deaths == max(self._max_attempts, _DEATHS):
+                failed = EngineFailed(reply.message, reply.permanent)
+                return TimedOut(reply.message) if reply.kind == "timeout" else failed
+            await asyncio.sleep(self._backoff * 2 ** (failures + deaths - 1) * (1 + random.random()))
 
     def _count(self, call: Call, key: str, reply: Completion) -> None:
         name, paid = call.model.name, self.progress.paid[call.model.name]

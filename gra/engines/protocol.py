@@ -146,9 +146,10 @@ class TimedOut:
 
 @dataclass(frozen=True, slots=True)
 class EngineFailed:
-    """The engine could not answer, in every attempt."""
+    """The engine could not answer, in every attempt; a permanent failure would come again."""
 
     message: str
+    permanent: bool = False
 
 
 Outcome = Answer | Unparsable | Truncated | Refused | TimedOut | EngineFailed

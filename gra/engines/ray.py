@@ -24,8 +24,10 @@ from gra.engines.vllm import VllmEngine, VllmSettings
 
 # So many replicas may be lost in a row without an answer from any.
 _LOSSES = 5
-# Ray ends a process that has not reached the head for a minute, without a word of ours.
-_WITHOUT_HEAD_S = 20.0
+# The head is gone when it is not reached so many times in a row, so far apart and with so much patience for each.
+# Together less than a minute, after which Ray ends the process without a word of ours.
+_MISSED = 5
+_EVERY_S, _PATIENCE_S = 4.0, 4.0
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,7 @@ class RayEngine:
             reply = await self._reply(asked)
         except RayActorError as error:
             self._vacate(seat, actor)
+            await self._with_head()  # without it all are lost, and asking the others would only use up the attempts
             why = str(error).partition("\n")[0]
             return Fault("died", f"a replica of `{self.name}` was lost with this call in flight: {why}")
         except asyncio.CancelledError:
@@ -166,17 +169,27 @@ class RayEngine:
 
     async def _watch(self) -> None:
         """Wait until the head of the cluster is gone, and make that the failure."""
-        seen = time.monotonic()
-        while time.monotonic() - seen < _WITHOUT_HEAD_S:
-            await asyncio.sleep(_WITHOUT_HEAD_S / 10)
-            if await _answers(*self._head):
-                seen = time.monotonic()
+        missed = 0
+        while missed < _MISSED:
+            await asyncio.sleep(_EVERY_S)
+            missed = 0 if await _answers(*self._head) else missed + 1
         host, port = self._head
         self._failure = EngineUnavailable(
             f"the head of the Ray cluster at {host}:{port} no longer answers; what was recorded is safe: start the "
             "cluster (`ray start --head`) and run the same command again to go on"
         )
         self._changed.set()
+
+    async def _with_head(self) -> None:
+        """Wait until the head answers.
+
+        Raises:
+            EngineUnavailable: it is gone.
+        """
+        while not await _answers(*self._head):
+            if self._failure is not None:
+                raise self._failure
+            await asyncio.sleep(_EVERY_S / 4)
 
     async def _free_seat(self) -> _Seat:
         """The replica with the fewest calls; while others are still to come up, none gets more than its share."""
@@ -201,7 +214,7 @@ class RayEngine:
 
     def _vacate(self, seat: _Seat, actor: Any) -> None:
         """Replace a lost replica, once for all the calls that noticed."""
-        if seat.actor is not actor:
+        if seat.actor is not actor or seat not in self._seats:
             return
         seat.up, seat.actor = False, None
         self._lost += 1
@@ -220,8 +233,10 @@ class RayEngine:
     async def _seat_replica(self, seat: _Seat) -> None:
         import ray
 
-        while not await _answers(*self._head):  # without it Ray would hold up everything that goes on here
-            await asyncio.sleep(_WITHOUT_HEAD_S / 10)
+        try:
+            await self._with_head()  # without it Ray would hold up everything that goes on here
+        except EngineUnavailable:
+            return
         log = self._log_file.with_stem(f"{self._log_file.stem}-{seat.number}")
         options = {"num_gpus": self._cluster.gpus, "num_cpus": self._cluster.cpus, "max_restarts": 0}
         actor = ray.remote(_Replica).options(max_concurrency=calls_at_once(self) + 8, **options).remote(
@@ -285,7 +300,7 @@ def _connect(address: str | None) -> tuple[str, int]:
 async def _answers(host: str, port: int) -> bool:
     """Whether something listens there."""
     try:
-        async with asyncio.timeout(_WITHOUT_HEAD_S / 4):
+        async with asyncio.timeout(_PATIENCE_S):
             _, writer = await asyncio.open_connection(host, port)
     except (OSError, TimeoutError):
         return False

@@ -110,7 +110,7 @@ async def measure(broker: Broker, member: Member, planted: Sequence[tuple[Seed, 
 
 def _useless(member: Member, left: Sequence[Unanswered]) -> str:
     who, last = f"the reviewer `{member.name}` ({member.model.name})", left[-1]
-    if all(isinstance(one.outcome, TimedOut | EngineFailed) for one in left):
+    if all(isinstance(o := one.outcome, TimedOut) or (isinstance(o, EngineFailed) and not o.permanent) for one in left):
         return f"{who} could not be asked about the planted pairs ({last}); run the same command again to go on"
     return (
         f"{who} gave no usable answer to any planted pair when asked by `{member.ask}` ({last}); give it another "
