@@ -1,10 +1,10 @@
-"""What making one dataset of many runs costs: time and memory of each step, by the number of rows.
+"""What making one dataset of many runs costs: time and memory.
 
 Run as: python benchmarks/merge.py [--shards 100] [--rows 10000] [--folder DIR] [--json FILE]
 
 The runs are written first: rows of about 2.5 KB, half of them with a preference, none of it asked of a model. Their
 vectors are drawn like sentence embeddings, one row in ten near an earlier one (`dedup.py`); the embedding model itself
-is timed on real text beside it, for it is most of a real merge.
+is timed beside it on words of our seeds, for it is most of a real merge.
 """
 
 from __future__ import annotations
@@ -92,9 +92,11 @@ def measure(shards: int, rows: int, folder: Path) -> dict[str, Any]:
     begun = time.monotonic()
     with Memory() as memory:
         counts = merge(runs, folder / "merged", Drawn(vectors), THRESHOLD)
-    found = {"shards": shards, "read": shards * rows, "gb": size, "seconds": time.monotonic() - begun}
     return {
-        **found,
+        "shards": shards,
+        "read": shards * rows,
+        "gb": size,
+        "seconds": time.monotonic() - begun,
         "kept": counts["rows"],
         "dropped": counts["dropped"],
         "resident_gb": memory.resident,

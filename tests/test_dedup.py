@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gra.data import dedup, nearest
 from gra.data.arrivals import Arrivals
-from gra.data.dedup import Decision, Texts, greedy_dedup
+from gra.data.dedup import Decision, Embedder, Texts, greedy_dedup
 from gra.data.nearest import Matrix, Screen, cosine
 from gra.data.wording import Wording
 
@@ -236,3 +239,23 @@ def test_minhash_finds_what_is_alike_and_nothing_else() -> None:
     texts = dict(zip([*first, *second], [*base, *changed], strict=True))
     assert all(jaccard(texts[a], texts[b]) >= 0.8 for a, b in found)
     assert all(a in wording.alike(b) for a, b in found)
+
+
+def test_an_embedder_whose_gpu_is_full_goes_on_without_it(tmp_path: Path) -> None:
+    class Model:
+        asked: ClassVar[list[str]] = []
+
+        def to(self, device: str) -> Model:
+            self.asked.append(device)
+            if device == "cuda":
+                raise torch.OutOfMemoryError("taken")
+            return self
+
+        def encode(self, texts: list[str], **_: Any) -> Any:
+            return np.ones((len(texts), 2))
+
+    embedder = Embedder(tmp_path, gpu=True)
+    embedder._model = Model()
+    assert embedder.encode(["a", "b"]).shape == (2, 2)
+    assert embedder.encode(["c"]).dtype == np.float32
+    assert Model.asked == ["cuda", "cpu", "cpu"]

@@ -161,7 +161,7 @@ def test_a_reviewer_that_never_answers_is_an_error_with_what_to_do(ledger: Ledge
         (Fault("error", "labels do not differ", permanent=True), r"labels do not differ\); give it another `ask`"),
     ],
 )
-def test_a_reviewer_whose_engine_is_lost_is_not_blamed_for_it(ledger, scripted_committee, fault, message) -> None:
+def test_a_reviewer_is_blamed_only_for_what_would_come_again(ledger, scripted_committee, fault, message) -> None:
     members, _ = scripted_committee("a")
     broker = make_broker(ledger, members, lambda call: fault)
     broker._backoff = 0.0

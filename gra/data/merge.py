@@ -86,11 +86,12 @@ def merge(
     names = [run.resolve().name for run in runs]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise RecipeError(f"two of the runs are called `{twice[0]}`; rows are named after their run, so rename one")
-    if out.resolve() in [run.resolve() for run in runs]:
-        raise RecipeError(f"{out} is one of the runs; give the merged dataset a folder of its own")
+    here = out.resolve()
     for run in runs:
-        if run.resolve() in out.resolve().parents or out.resolve() in run.resolve().parents:
-            raise RecipeError(f"{out} and {run} lie in each other; give the merged dataset a folder beside the runs")
+        if here.is_relative_to(run.resolve()) or run.resolve().is_relative_to(here):
+            raise RecipeError(
+                f"{out} is the run {run}, or in it or around it; give the merged dataset a folder beside it"
+            )
     if others := [name for name in RunFolder(out).manifest() if name not in ("manifest_version", "merge")]:
         raise RecipeError(f"{out} holds what `{others[0]}` wrote; give the merged dataset a folder of its own")
     shards = [read_shard(run) for run in runs]
@@ -116,25 +117,19 @@ def _decide(shards: Sequence[Shard], out: Path, embedder: Embedder, threshold: f
 
 def _embed(texts: Sequence[str], folder: Path, embedder: Embedder, view: View) -> Vectors:
     """All vectors, in a file: memory holds what is looked at."""
-    shelf: Shelf | None = None
+    shelf = Shelf(folder, embedder.encode(texts[:1]).shape[1])
     with view.bars():
         for start in range(0, len(texts), _BLOCK):
             vectors = embedder.encode(texts[start : start + _BLOCK])
-            if shelf is None:
-                shelf = Shelf(folder, vectors.shape[1])
             shelf.append(vectors)
             view.progress("rows embedded", start + len(vectors), len(texts))
-    assert shelf is not None
     return shelf.read(len(texts))
 
 
 def _write(shards: Sequence[Shard], decisions: Sequence[Decision], out: Path) -> tuple[list[Path], dict[str, int]]:
     ids = [name for shard in shards for name in shard.ids]
-    kept, start = [], 0
-    for shard in shards:
-        end = start + len(shard.ids)
-        kept.append([name for name, d in zip(shard.ids, decisions[start:end], strict=True) if d.kept])
-        start = end
+    following = iter(decisions)
+    kept = [[name for name in shard.ids if next(following).kept] for shard in shards]
     dropped = [
         {"id": name, "repeats": ids[d.neighbour], "stage": d.stage, "similarity": d.similarity}
         for name, d in zip(ids, decisions, strict=True)

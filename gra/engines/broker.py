@@ -283,8 +283,9 @@ class Broker:
             else:
                 failures += 1
             if reply.permanent or failures == self._max_attempts or deaths == max(self._max_attempts, _DEATHS):
-                failed = EngineFailed(reply.message, reply.permanent)
-                return TimedOut(reply.message) if reply.kind == "timeout" else failed
+                if reply.kind == "timeout":
+                    return TimedOut(reply.message)
+                return EngineFailed(reply.message, reply.permanent)
             await asyncio.sleep(self._backoff * 2 ** (failures + deaths - 1) * (1 + random.random()))
 
     def _count(self, call: Call, key: str, reply: Completion) -> None:

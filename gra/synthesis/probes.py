@@ -20,7 +20,7 @@ import numpy as np
 from gra.core.errors import ModelUnavailable
 from gra.core.records import CHECKS, Seed
 from gra.engines.broker import Broker
-from gra.engines.protocol import EngineFailed, TimedOut
+from gra.engines.protocol import EngineFailed, Outcome, TimedOut
 from gra.review_stats.reliability import Logistic, auc, calibrate
 from gra.synthesis.committee import Member
 from gra.synthesis.draw import draw
@@ -110,12 +110,21 @@ async def measure(broker: Broker, member: Member, planted: Sequence[tuple[Seed, 
 
 def _useless(member: Member, left: Sequence[Unanswered]) -> str:
     who, last = f"the reviewer `{member.name}` ({member.model.name})", left[-1]
-    if all(isinstance(o := one.outcome, TimedOut) or (isinstance(o, EngineFailed) and not o.permanent) for one in left):
+    if all(_may_pass(one.outcome) for one in left):
         return f"{who} could not be asked about the planted pairs ({last}); run the same command again to go on"
     return (
         f"{who} gave no usable answer to any planted pair when asked by `{member.ask}` ({last}); give it another "
         "`ask`, or take it off the committee"
     )
+
+
+def _may_pass(outcome: Outcome) -> bool:
+    """Whether another run may have better luck, with the same reviewer asked in the same way."""
+    match outcome:
+        case TimedOut() | EngineFailed(permanent=False):
+            return True
+        case _:
+            return False
 
 
 async def _answered(names: Sequence[str], steps: Sequence[Awaitable[T]], left: list[Unanswered]) -> dict[str, T]:
