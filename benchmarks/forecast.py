@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from gra.config.loader import load_recipe
+from gra.config.synthesis import SynthesisRecipe
 from gra.core.manifest import RunFolder
-from gra.core.recipe import load_recipe
-from gra.core.schema import SynthesisRecipe
 from gra.evaluation.suite import suite_items
 from gra.synthesis.evidence import COLUMNS, Candidates, Evidence, read_evidence
 from gra.synthesis.forecast import Forecast, Work, forecast

@@ -36,14 +36,14 @@ import psutil
 import typer
 from review_pairs import LLMBAR, PANDALM, PLANTED, Pair, judged, planted
 
-from gra.core.committee_schema import Ask
-from gra.core.committee_schema import Member as MemberRecipe
+from gra.config.committee import Ask
+from gra.config.committee import Member as MemberRecipe
+from gra.config.review import Review
+from gra.config.synthesis import DOMAINS, SynthesisRecipe
 from gra.core.console import View
 from gra.core.ledger import Ledger
 from gra.core.manifest import environment, write_json
 from gra.core.records import Usage
-from gra.core.review_schema import Review
-from gra.core.schema import DOMAINS, SynthesisRecipe
 from gra.data.seeds import load_seeds
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.protocol import Fault, Likelihood

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from gra.config.synthesis import SynthesisRecipe
 from gra.core.records import CHECKS, DIMENSIONS, Seed
-from gra.core.schema import SynthesisRecipe
 from gra.engines.protocol import Call, Completion, Json, ModelId
 from gra.synthesis.committee import make_members
 from gra.synthesis.story import Setting

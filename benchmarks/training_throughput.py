@@ -27,8 +27,8 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from gra.core.recipe import Loaded
-from gra.core.schema import TrainRecipe
+from gra.config.loader import Loaded
+from gra.config.synthesis import TrainRecipe
 from gra.training.arguments import build_arguments, check_arguments, load_train_recipe
 
 ROOT = Path(__file__).parent.parent

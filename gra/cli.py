@@ -61,9 +61,9 @@ def synthesize(
     as_json: AsJson = False,
 ) -> None:
     """Make one dataset: generate, review, adjudicate, deduplicate, export."""
+    from gra.config.loader import load_recipe
+    from gra.config.synthesis import SynthesisRecipe
     from gra.core.manifest import RunFolder
-    from gra.core.recipe import load_recipe
-    from gra.core.schema import SynthesisRecipe
     from gra.evaluation.suite import suite_items
     from gra.reporting.push import check_hub, push
     from gra.synthesis.jobs import absent_models, job_for, run_jobs
@@ -306,8 +306,8 @@ def models(
         return
     chosen = [entry for entry in entries() if name is None or entry.name == name]
     if not chosen:
+        from gra.config.loader import did_you_mean
         from gra.core.errors import RecipeError
-        from gra.core.recipe import did_you_mean
 
         raise RecipeError(
             f"there is no model `{name}` in the catalog{did_you_mean(name or '', [e.name for e in entries()])}; "

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from gra.config.loader import Loaded, find_file, load_recipe
+from gra.config.suite import Suite
+from gra.config.synthesis import UNTUNED, Experiment, SynthesisRecipe, TrainRecipe
 from gra.core.console import View
 from gra.core.errors import GraError, RecipeError
 from gra.core.machine import gpu_count
 from gra.core.manifest import RunFolder
-from gra.core.recipe import Loaded, find_file, load_recipe
 from gra.core.resolved import RESOLVED
-from gra.core.schema import UNTUNED, Experiment, SynthesisRecipe, TrainRecipe
-from gra.core.suite_schema import Suite
 from gra.sandbox.permission import KEY, Permission, require
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from hypothesis import settings
 from recorded_runs import make_run as make_run
 from scripted_run import Script, answer_by_content
 
+from gra.config.review import Review
 from gra.core.ledger import Ledger
-from gra.core.review_schema import Review
 from gra.engines.protocol import ModelId, SamplingSettings
 from gra.engines.scripted import ScriptedEngine
 from gra.synthesis.committee import Member

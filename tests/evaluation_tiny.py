@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gra.core.suite_schema import Suite
+from gra.config.suite import Suite
 from gra.evaluation.model import ModelUnderTest
 from gra.evaluation.suite import load_suite
 

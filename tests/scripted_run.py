@@ -24,10 +24,10 @@ from typing import Any
 
 import numpy as np
 
+from gra.config.synthesis import SynthesisRecipe
 from gra.core.ledger import Ledger
 from gra.core.manifest import canonical_json, digest
 from gra.core.records import CHECKS, DIMENSIONS, Seed
-from gra.core.schema import SynthesisRecipe
 from gra.engines.broker import call_request
 from gra.engines.protocol import Call, Choice, Completion, Fault, Json, Likelihood, ModelId, Text
 from gra.engines.scripted import ScriptedEngine
@@ -178,9 +178,9 @@ def make(
     permission: Permission | None = None,
 ) -> None:
     """The arm of a folder that `write_job` prepared, or as much of it as there is time for."""
+    from gra.config.loader import load_recipe
     from gra.core.console import View
     from gra.core.manifest import RunFolder
-    from gra.core.recipe import load_recipe
     from gra.engines.broker import EnginePool
     from gra.evaluation.suite import suite_items
     from gra.synthesis import arms, growth

@@ -14,10 +14,10 @@ import pytest
 import scripted_run
 from scripted_run import make_recipe, write_job
 
+from gra.config.synthesis import SynthesisRecipe
 from gra.core.console import read_events
 from gra.core.errors import DataError
 from gra.core.manifest import digest
-from gra.core.schema import SynthesisRecipe
 from gra.data.export import read_lineage
 from gra.review_stats.reliability import Logistic
 from gra.synthesis import growth

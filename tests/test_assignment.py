@@ -11,8 +11,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scripted_run import make_recipe
 
+from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import RecipeError
-from gra.core.schema import SynthesisRecipe
 from gra.engines.protocol import ModelId, SamplingSettings
 from gra.synthesis.assignment import Roles, adjudicates, balanced_roles, cast, check_cast, draw_roles
 from gra.synthesis.committee import Member, committee_of, make_members

@@ -11,7 +11,7 @@ import pytest
 from scripted_run import said
 from test_broker import CALL, GRADE, Asked, ask, make_broker
 
-from gra.core.budget_schema import Budget
+from gra.config.budget import Budget
 from gra.core.errors import BudgetExhausted
 from gra.core.ledger import Ledger
 from gra.core.spending import Account

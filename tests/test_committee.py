@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gra.core.committee_schema import Committee
+from gra.config.committee import Committee
+from gra.config.review import Review
 from gra.core.errors import RecipeError
-from gra.core.review_schema import Review
 from gra.engines.protocol import ModelId, SamplingSettings, Text
 from gra.synthesis.assignment import check_roles, draw_roles
 from gra.synthesis.committee import Member, make_members, shared_weights

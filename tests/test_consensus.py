@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scripted_run import answer_by_content, make_recipe, make_seeds, said
 
+from gra.config.review import Review
 from gra.core.ledger import Ledger
 from gra.core.records import DIMENSIONS, Candidate, State
-from gra.core.review_schema import Review
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.protocol import Call, Choice, Completion, Json, ModelId
 from gra.engines.scripted import ScriptedEngine

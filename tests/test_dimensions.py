@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from scripted_run import content, make_recipe, open_ledger, said
 
-from gra.core.committee_schema import Committee
+from gra.config.committee import Committee
+from gra.config.loader import load_recipe
+from gra.config.review import Review as ReviewRecipe
+from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import RecipeError
-from gra.core.recipe import load_recipe
 from gra.core.records import DIMENSIONS, Review, Ruling
-from gra.core.review_schema import Review as ReviewRecipe
-from gra.core.schema import SynthesisRecipe
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.protocol import Call, Choice, Completion, Json, ModelId
 from gra.engines.scripted import ScriptedEngine

@@ -15,8 +15,8 @@ from scripted_run import make_recipe
 from test_rounds import run, small
 
 from gra.checks.demands import demands
+from gra.config.synthesis import Forms
 from gra.core.records import State
-from gra.core.schema import Forms
 from gra.synthesis.draw import draw
 from gra.synthesis.forms import _WORDINGS, draw_demand, with_form
 

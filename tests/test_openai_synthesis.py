@@ -13,13 +13,13 @@ import scripted_run
 from scripted_run import make_recipe, write_job
 from unreliable_server import WAYS, UnreliableServer, moody
 
+from gra.config.loader import load_recipe
+from gra.config.synthesis import SynthesisRecipe
 from gra.core.console import View
 from gra.core.errors import GraError, RecipeError
 from gra.core.ledger import Ledger
 from gra.core.manifest import RunFolder, file_digest
-from gra.core.recipe import load_recipe
 from gra.core.records import DIMENSIONS, State
-from gra.core.schema import SynthesisRecipe
 from gra.data.export import read_lineage
 from gra.engines.protocol import ModelId
 from gra.evaluation.suite import suite_items

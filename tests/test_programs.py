@@ -19,11 +19,11 @@ from rich.console import Console
 from scripted_run import JitteryEngine, Script, make_recipe, make_seeds, open_ledger, said
 
 from gra.checks import answers
+from gra.config.loader import load_recipe
+from gra.config.review import Program as ProgramRecipe
+from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import RecipeError
-from gra.core.recipe import load_recipe
 from gra.core.records import CHECKS, DIMENSIONS, Abstained, Candidate, State, Verified
-from gra.core.review_schema import Program as ProgramRecipe
-from gra.core.schema import SynthesisRecipe
 from gra.data.export import export
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.protocol import Call, Completion, Fault, Json, ModelId, Text

@@ -15,10 +15,10 @@ from scripted_run import JitteryEngine, answer_by_content, make, make_recipe, op
 from test_programs import committee
 
 from gra.cli import main
+from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import DataError
 from gra.core.manifest import canonical_json
 from gra.core.records import Abstained, Candidate, Seed, State, Verified
-from gra.core.schema import SynthesisRecipe
 from gra.data.export import read_candidates
 from gra.data.seeds import load_seeds
 from gra.engines.broker import Broker, EnginePool

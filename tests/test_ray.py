@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from gra.core.committee_schema import Served
+from gra.config.committee import Served
 from gra.core.errors import EngineUnavailable
 from gra.core.ledger import Ledger
 from gra.engines.broker import Broker, EnginePool

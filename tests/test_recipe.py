@@ -10,10 +10,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gra.config.loader import Loaded, Section, find_file, load_recipe
+from gra.config.suite import Suite
+from gra.config.synthesis import Experiment, SynthesisRecipe
 from gra.core.errors import RecipeError
-from gra.core.recipe import Loaded, Section, find_file, load_recipe
-from gra.core.schema import Experiment, SynthesisRecipe
-from gra.core.suite_schema import Suite
 
 GOOD = """\
 name: demo

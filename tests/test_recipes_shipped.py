@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from gra.cli import app
-from gra.core.recipe import load_recipe
-from gra.core.schema import SynthesisRecipe
+from gra.config.loader import load_recipe
+from gra.config.synthesis import SynthesisRecipe
 from gra.models.entries import find_entry
 
 ROOT = Path(__file__).parent.parent

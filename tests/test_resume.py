@@ -19,10 +19,10 @@ import pytest
 import scripted_run
 from scripted_run import answer_by_content, make_recipe, write_job
 
+from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import GraError
 from gra.core.manifest import RunFolder, digest, file_digest
 from gra.core.records import State
-from gra.core.schema import SynthesisRecipe
 from gra.data.export import read_lineage
 from gra.engines.protocol import Call, Completion, Fault
 from gra.synthesis import growth

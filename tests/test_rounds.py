@@ -27,10 +27,10 @@ from scripted_run import (
     said,
 )
 
-from gra.core.budget_schema import Budget
+from gra.config.budget import Budget
+from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import DataError, EngineUnavailable
 from gra.core.records import CHECKS, Candidate, Seed, State
-from gra.core.schema import SynthesisRecipe
 from gra.core.spending import Account
 from gra.data.dedup import greedy_dedup
 from gra.data.export import TRAIN_SCHEMA, lineage_row, training_row

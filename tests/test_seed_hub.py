@@ -10,8 +10,8 @@ import httpx
 import pytest
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
+from gra.config.synthesis import DOMAINS, SeedSource
 from gra.core.errors import DataError, GraError, HubUnavailable, RecipeError
-from gra.core.schema import DOMAINS, SeedSource
 from gra.data import seed_hub
 from gra.data.seed_hub import find_seeds
 from gra.data.seeds import load_seeds

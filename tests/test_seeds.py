@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gra.config.synthesis import SeedSource
 from gra.core.errors import DataError
-from gra.core.schema import SeedSource
 from gra.data.seeds import Seeds, load_seeds
 
 DOMAINS = ["qa", "math"]

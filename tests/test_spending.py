@@ -17,13 +17,13 @@ from scripted_run import make_recipe, said, write_job
 from synthesised import command, synthesise
 
 from gra import experiment
-from gra.core.budget_schema import Budget, Prices, TokenPrice
+from gra.config.budget import Budget, Prices, TokenPrice
+from gra.config.loader import load_recipe
+from gra.config.synthesis import SynthesisRecipe
 from gra.core.console import View, read_events
 from gra.core.errors import BudgetExhausted, RecipeError
 from gra.core.ledger import Ledger
 from gra.core.manifest import RunFolder
-from gra.core.recipe import load_recipe
-from gra.core.schema import SynthesisRecipe
 from gra.core.spending import Account, Held, token_cost
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.protocol import Call, ModelId, SamplingSettings, Text

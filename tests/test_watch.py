@@ -11,10 +11,10 @@ import pytest
 from rich.console import Console
 from scripted_run import fake_resolve, make_recipe
 
+from gra.config.loader import Loaded
 from gra.core.console import View, read_events
 from gra.core.ledger import Ledger
 from gra.core.manifest import RunFolder
-from gra.core.recipe import Loaded
 from gra.core.spending import Account, Held
 from gra.core.tracking import NullTracker
 from gra.engines.broker import Broker, EnginePool

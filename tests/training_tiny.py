@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from gra.core.recipe import Loaded, load_recipe
-from gra.core.schema import TrainRecipe
+from gra.config.loader import Loaded, load_recipe
+from gra.config.synthesis import TrainRecipe
 
 PAIRS = [(f"Say {word}.", word) for word in ("red", "blue", "green", "one", "two", "three", "north", "south", "east")]
 

@@ -17,8 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
+from gra.config.loader import did_you_mean
 from gra.core.errors import DataError
-from gra.core.recipe import did_you_mean
 
 CHECKS_VERSION = 1
 _FENCE = re.compile(r"^[ \t]*```([\w+#.-]*)[ \t]*\n(.*?)^[ \t]*```[ \t]*$", re.MULTILINE | re.DOTALL)

@@ -21,8 +21,8 @@ from typing import BinaryIO
 
 from pydantic import Field
 
+from gra.config.loader import Section
 from gra.core.errors import ModelUnavailable
-from gra.core.recipe import Section
 from gra.core.store import Progress, gigabytes, sha256_of
 
 Sha256 = str

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from gra.core.budget_schema import Budget, Prices
+from gra.config.budget import Budget, Prices
 from gra.core.errors import BudgetExhausted, DataError
 from gra.core.ledger import Ledger
 from gra.core.ledger_file import connect, sentence

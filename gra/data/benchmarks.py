@@ -23,10 +23,10 @@ from typing import Literal
 
 from pydantic import Field
 
+from gra.config.loader import Section, did_you_mean, load_recipe
 from gra.core.errors import DataError, ModelUnavailable
 from gra.core.hub import hub_reachable
 from gra.core.packages import Sha256, Wheel, fetch, read_member
-from gra.core.recipe import Section, did_you_mean, load_recipe
 from gra.core.store import (
     Progress,
     building,

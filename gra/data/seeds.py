@@ -9,10 +9,10 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
+from gra.config.synthesis import SeedSource
 from gra.core.errors import DataError
 from gra.core.manifest import digest
 from gra.core.records import Seed
-from gra.core.schema import SeedSource
 from gra.data.seed_files import Fault, Placed, Row, read_rows
 from gra.data.seed_shapes import SHAPES, recognised
 

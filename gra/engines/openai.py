@@ -11,8 +11,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from gra.config.loader import did_you_mean
 from gra.core.errors import EngineUnavailable
-from gra.core.recipe import did_you_mean
 from gra.engines import dialect
 from gra.engines.protocol import Call, Choice, Completion, EngineStats, Fault, Likelihood
 from gra.engines.server import Declined, Reply, Server, ServerSettings

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from gra.core.suite_schema import Suite
+from gra.config.suite import Suite
 from gra.evaluation.model import Device, ModelUnderTest
 from gra.evaluation.records import Answer, AnswerStore
 from gra.evaluation.suite import Item, Questions

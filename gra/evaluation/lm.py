@@ -21,9 +21,9 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.evaluator import evaluate as lm_evaluate
 from lm_eval.tasks import TaskManager
 
+from gra.config.suite import Suite, SuiteTask
 from gra.core.errors import DataError, EngineUnavailable, ModelUnavailable
 from gra.core.manifest import digest
-from gra.core.suite_schema import Suite, SuiteTask
 from gra.evaluation.model import ModelUnderTest
 from gra.evaluation.native import local_datasets
 from gra.evaluation.records import Answer

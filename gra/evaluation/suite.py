@@ -20,10 +20,10 @@ from typing import Any
 
 from gra.checks.form import CHECKS_VERSION, Check, parse_checks
 from gra.checks.verifiable import known
+from gra.config.loader import did_you_mean, find_file, load_recipe
+from gra.config.suite import Suite, SuiteTask
 from gra.core.errors import DataError, ModelUnavailable
 from gra.core.manifest import digest, file_digest
-from gra.core.recipe import did_you_mean, find_file, load_recipe
-from gra.core.suite_schema import Suite, SuiteTask
 from gra.data.contamination import SuiteItem
 from gra.evaluation.code import Exercise, parse_exercise
 from gra.evaluation.replies import LETTERS, judging_version

@@ -8,9 +8,9 @@ from typing import Literal
 
 from pydantic import Field
 
+from gra.config.loader import Section, did_you_mean, load_recipe
 from gra.core.errors import RecipeError
 from gra.core.packages import Sha256, Wheel
-from gra.core.recipe import Section, did_you_mean, load_recipe
 
 CATALOG = Path(__file__).parent / "catalog.yaml"
 

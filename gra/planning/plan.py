@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from gra.config.loader import load_recipe
+from gra.config.synthesis import SynthesisRecipe
 from gra.core.console import View
 from gra.core.errors import DataError, RecipeError
 from gra.core.ledger_reader import LedgerReader
 from gra.core.manifest import RunFolder
-from gra.core.recipe import load_recipe
 from gra.core.records import State
 from gra.core.resolved import find_ledger, read_resolved
-from gra.core.schema import SynthesisRecipe
 from gra.core.spending import token_cost
 from gra.engines.protocol import BATCHES
 from gra.evaluation.suite import suite_items

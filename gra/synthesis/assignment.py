@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
 
-from gra.core.committee_schema import Role
+from gra.config.committee import Role
+from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import RecipeError
-from gra.core.schema import SynthesisRecipe
 from gra.synthesis.committee import Member, committee_of
 from gra.synthesis.draw import draw
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gra.core.committee_schema import Ask, Committee, Role
-from gra.core.committee_schema import Member as MemberRecipe
+from gra.config.committee import Ask, Committee, Role
+from gra.config.committee import Member as MemberRecipe
+from gra.config.review import Review
+from gra.config.synthesis import SynthesisRecipe
 from gra.core.records import DIMENSIONS
-from gra.core.review_schema import Review
-from gra.core.schema import SynthesisRecipe
 from gra.engines.protocol import Call, ModelId, Output, SamplingSettings
 from gra.models.entries import find_entry
 

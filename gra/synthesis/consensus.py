@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from statistics import fmean, pstdev, stdev
 
-from gra.core.review_schema import Review as ReviewRecipe
+from gra.config.review import Review as ReviewRecipe
 
 
 class Gate(StrEnum):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from random import Random
 
 from gra.checks.demands import demands
-from gra.core.schema import Forms
+from gra.config.synthesis import Forms
 
 FORMS_VERSION = 3
 _DRAWS = 4

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from gra.config.synthesis import SynthesisRecipe
 from gra.core.records import Candidate, State
-from gra.core.schema import SynthesisRecipe
 from gra.synthesis.programs import passed
 
 PROGRAMS = "programs passed"  # left out where no program is asked

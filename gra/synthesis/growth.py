@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import BudgetExhausted, DataError
 from gra.core.records import Candidate, Seed, State
-from gra.core.schema import SynthesisRecipe
 from gra.data.dedup import Embedder
 from gra.models.catalog import resolve
 from gra.synthesis.committee import Member

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from gra.core.committee_schema import Served
+from gra.config.committee import Served
+from gra.config.synthesis import Engine as EngineRecipe
 from gra.core.errors import RecipeError
-from gra.core.schema import Engine as EngineRecipe
 from gra.models.adapters import Adapter
 
 # Resident size of an engine beside weights and KV cache, measured; see docs/benchmarks.md.

@@ -9,12 +9,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from gra.config.loader import Loaded
+from gra.config.synthesis import SynthesisRecipe
 from gra.core.console import View
 from gra.core.errors import BudgetExhausted, DataError
 from gra.core.ledger_reader import LedgerReader
 from gra.core.manifest import RunFolder
-from gra.core.recipe import Loaded
-from gra.core.schema import SynthesisRecipe
 from gra.engines.broker import EnginePool
 from gra.engines.protocol import ModelId
 from gra.models.adapters import find_adapter

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gra.core.committee_schema import Served
+from gra.config.committee import Served
+from gra.config.synthesis import SynthesisRecipe
 from gra.core.machine import available_gb, gpu_memory_gb
-from gra.core.schema import SynthesisRecipe
 from gra.models.adapters import Adapter, find_adapter
 from gra.models.catalog import cached, resolve
 from gra.models.entries import find_entry

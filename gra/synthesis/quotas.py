@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
 
-from gra.core.schema import SynthesisRecipe
+from gra.config.synthesis import SynthesisRecipe
 from gra.synthesis.draw import draw
 from gra.synthesis.told import Ended
 

@@ -19,12 +19,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from gra.core.committee_schema import Member
+from gra.config.committee import Member
+from gra.config.synthesis import Forms, SynthesisRecipe
 from gra.core.console import View
 from gra.core.ledger import Ledger
 from gra.core.machine import gpu_memory_gb
 from gra.core.records import CHECKS, DIMENSIONS, Seed
-from gra.core.schema import Forms, SynthesisRecipe
 from gra.core.tracking import NullTracker
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.protocol import Call, Choice, Completion, Json, Likelihood, ModelId, Text

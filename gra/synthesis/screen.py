@@ -16,11 +16,11 @@ from threading import Lock
 from typing import Any
 from weakref import WeakValueDictionary
 
+from gra.config.loader import Loaded, find_file
+from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import ModelUnavailable
 from gra.core.manifest import digest
-from gra.core.recipe import Loaded, find_file
 from gra.core.records import Candidate, Contamination, State
-from gra.core.schema import SynthesisRecipe
 from gra.data.contamination import RULES, Match, SuiteIndex, SuiteItem, verdict_of
 
 # From a suite's file (and a folder with benchmark files) to its items, and why which tasks are left out.

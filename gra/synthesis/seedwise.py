@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
+from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import BudgetExhausted
 from gra.core.records import Candidate, Seed, State
-from gra.core.schema import SynthesisRecipe
 from gra.engines.protocol import calls_at_once
 from gra.synthesis.committee import make_member
 from gra.synthesis.generator import write_response

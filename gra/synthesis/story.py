@@ -16,9 +16,9 @@ from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
+from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import DataError
 from gra.core.records import Candidate, Review, Seed, State, Verified
-from gra.core.schema import SynthesisRecipe
 from gra.engines.broker import Broker
 from gra.synthesis.adjudicator import adjudicate
 from gra.synthesis.assignment import Roles, cast

@@ -9,12 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from gra.config.loader import Loaded
+from gra.config.synthesis import SynthesisRecipe
 from gra.core.console import View
 from gra.core.ledger import Ledger
 from gra.core.manifest import RunFolder, digest, file_digest
-from gra.core.recipe import Loaded
 from gra.core.records import Candidate, State
-from gra.core.schema import SynthesisRecipe
 from gra.core.tracking import Tracker
 from gra.data.seed_hub import find_seeds
 from gra.data.seeds import Seeds, load_seeds

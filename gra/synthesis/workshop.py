@@ -14,12 +14,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from gra.core.committee_schema import Member, Served
+from gra.config.committee import Member, Served
+from gra.config.synthesis import Engine as EngineRecipe
+from gra.config.synthesis import SynthesisRecipe
 from gra.core.console import View
 from gra.core.errors import ModelUnavailable, RecipeError
 from gra.core.machine import available_gb, gpu_memory_gb
-from gra.core.schema import Engine as EngineRecipe
-from gra.core.schema import SynthesisRecipe
 from gra.engines.broker import EnginePool
 from gra.engines.protocol import Engine, ModelId
 from gra.engines.vllm import VllmEngine, VllmSettings

@@ -17,9 +17,9 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from gra.config.loader import Loaded, Where, did_you_mean, load_recipe, place
+from gra.config.synthesis import TrainRecipe
 from gra.core.errors import RecipeError
-from gra.core.recipe import Loaded, Where, did_you_mean, load_recipe, place
-from gra.core.schema import TrainRecipe
 from gra.training import options as tables
 
 Options = dict[str, Any]

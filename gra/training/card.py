@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
+from gra.config.synthesis import TrainRecipe
 from gra.core.manifest import environment
-from gra.core.schema import TrainRecipe
 
 _TAGS = {"sft": "sft", "preference": "dpo", "distill": "distillation"}
 _LEARNT = {

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from gra.config.loader import Loaded
+from gra.config.synthesis import TrainRecipe
 from gra.core.manifest import digest
-from gra.core.recipe import Loaded
-from gra.core.schema import TrainRecipe
 from gra.training.arguments import check_arguments
 from gra.training.launch import Launch
 from gra.training.memory import Shape, estimate, shape_of

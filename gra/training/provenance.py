@@ -7,11 +7,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from gra.config.loader import Loaded
+from gra.config.synthesis import TrainRecipe
 from gra.core.errors import DataError
 from gra.core.manifest import MANIFEST, RunFolder
-from gra.core.recipe import Loaded
 from gra.core.resolved import find_ledger
-from gra.core.schema import TrainRecipe
 
 _FACTS = ("fingerprint", "name", "arm", "states", "models", "prompts")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib.util
 from typing import Any
 
+from gra.config.loader import Loaded
+from gra.config.synthesis import TrainRecipe
 from gra.core.errors import RecipeError
-from gra.core.recipe import Loaded
-from gra.core.schema import TrainRecipe
 from gra.training.launch import Launch
 
 

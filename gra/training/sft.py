@@ -14,12 +14,12 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from gra.config.loader import Loaded
+from gra.config.synthesis import TrainRecipe
 from gra.core.console import View
 from gra.core.errors import RecipeError
 from gra.core.manifest import MANIFEST, RunFolder, write_json
-from gra.core.recipe import Loaded
 from gra.core.resolved import RESOLVED
-from gra.core.schema import TrainRecipe
 from gra.training.arguments import build_arguments, check_arguments, on_cpu
 from gra.training.card import write_card
 from gra.training.checkpoints import Checkpoint, newest_whole, refuse_difference, remove_broken

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gra.config.loader import Loaded, find_file
+from gra.config.synthesis import TrainRecipe
 from gra.core.errors import DataError, RecipeError
-from gra.core.recipe import Loaded, find_file
-from gra.core.schema import TrainRecipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from gra.core.committee_schema import Member, Served
-from gra.core.recipe import Section, did_you_mean
+from gra.config.committee import Member, Served
+from gra.config.loader import Section, did_you_mean
 
 
 class Budget(Section):

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from gra.core.recipe import Section
+from gra.config.loader import Section
 from gra.core.records import Dimension
 
 Role = Literal["generator", "reviewer", "adjudicator", "enricher"]

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from gra.core.recipe import Section
+from gra.config.loader import Section
 
 
 class Generation(Section):

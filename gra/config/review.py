@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from gra.core.committee_schema import Ask, Dimensions
-from gra.core.recipe import Section
+from gra.config.committee import Ask, Dimensions
+from gra.config.loader import Section
 from gra.core.records import DIMENSIONS
 
 

@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from gra.core.budget_schema import Budget, Prices, check_prices
-from gra.core.committee_schema import Ask, Committee, Served, TeacherOrName
-from gra.core.recipe import Section
-from gra.core.review_schema import Review
+from gra.config.budget import Budget, Prices, check_prices
+from gra.config.committee import Ask, Committee, Served, TeacherOrName
+from gra.config.loader import Section
+from gra.config.review import Review
 
 
 def folder_name(name: str) -> str:
