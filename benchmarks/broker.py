@@ -35,7 +35,6 @@ import scripted_committee
 import typer
 from dedup import Memory
 
-from gra.core.ledger import Ledger
 from gra.core.manifest import write_json
 from gra.core.records import DIMENSIONS
 from gra.data.arrivals import Arrivals
@@ -44,6 +43,7 @@ from gra.engines.broker import Broker, EnginePool
 from gra.engines.openai import OpenAIEngine, ServerSettings
 from gra.engines.protocol import Answer, Call, Completion, Engine, Json, ModelId, SamplingSettings, Text
 from gra.engines.scripted import ScriptedEngine
+from gra.ledger.ledger import Ledger
 from gra.synthesis.reviewer import score_schema
 from gra.synthesis.rounds import Round
 from gra.synthesis.story import candidate_id

@@ -41,13 +41,13 @@ from gra.config.committee import Member as MemberRecipe
 from gra.config.review import Review
 from gra.config.synthesis import DOMAINS, SynthesisRecipe
 from gra.core.console import View
-from gra.core.ledger import Ledger
 from gra.core.manifest import environment, write_json
 from gra.core.records import Usage
 from gra.data.seeds import load_seeds
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.protocol import Fault, Likelihood
 from gra.engines.scripted import ScriptedEngine
+from gra.ledger.ledger import Ledger
 from gra.review_stats.reliability import auc, calibrate
 from gra.synthesis.committee import Member, make_member
 from gra.synthesis.notebook import Notebook, Unanswered, together

@@ -14,9 +14,9 @@ from recorded_runs import make_run as make_run
 from scripted_run import Script, answer_by_content
 
 from gra.config.review import Review
-from gra.core.ledger import Ledger
 from gra.engines.protocol import ModelId, SamplingSettings
 from gra.engines.scripted import ScriptedEngine
+from gra.ledger.ledger import Ledger
 from gra.synthesis.committee import Member
 
 # setuptools refuses to replace a distutils that some earlier import has loaded; vLLM imports setuptools.

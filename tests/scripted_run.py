@@ -25,12 +25,12 @@ from typing import Any
 import numpy as np
 
 from gra.config.synthesis import SynthesisRecipe
-from gra.core.ledger import Ledger
 from gra.core.manifest import canonical_json, digest
 from gra.core.records import CHECKS, DIMENSIONS, Seed
 from gra.engines.broker import call_request
 from gra.engines.protocol import Call, Choice, Completion, Fault, Json, Likelihood, ModelId, Text
 from gra.engines.scripted import ScriptedEngine
+from gra.ledger.ledger import Ledger
 from gra.models.catalog import ResolvedModel
 from gra.sandbox.permission import Permission
 

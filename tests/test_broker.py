@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from scripted_run import said
 
 from gra.core.errors import EngineUnavailable
-from gra.core.ledger import Ledger
 from gra.engines.broker import KEY_FIELDS, Broker, EnginePool, call_key, call_request
 from gra.engines.protocol import (
     Answer,
@@ -35,6 +34,7 @@ from gra.engines.protocol import (
     Unparsable,
 )
 from gra.engines.scripted import ScriptedEngine
+from gra.ledger.ledger import Ledger
 
 MODEL = ModelId("model-a", "sha256:0011", "sha256:2233")
 SAMPLING = SamplingSettings(0.7, 0.95, 1.0, 256)

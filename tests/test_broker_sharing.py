@@ -13,11 +13,11 @@ from test_broker import CALL, GRADE, Asked, ask, make_broker
 
 from gra.config.budget import Budget
 from gra.core.errors import BudgetExhausted
-from gra.core.ledger import Ledger
-from gra.core.spending import Account
 from gra.engines.broker import Broker, EnginePool, call_key
 from gra.engines.protocol import Answer, Fault, Outcome
 from gra.engines.scripted import ScriptedEngine
+from gra.ledger.budget import Account
+from gra.ledger.ledger import Ledger
 
 
 def test_one_question_asked_many_times_at_once_is_paid_for_once(ledger: Ledger) -> None:

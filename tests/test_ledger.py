@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gra.core.errors import DataError
-from gra.core.ledger import Ledger, Recorded
-from gra.core.ledger_file import SCHEMA_VERSION
+from gra.ledger.ledger import Ledger, Recorded
+from gra.ledger.schema import SCHEMA_VERSION
 
 
 def answer(key: str = "k", **changes: object) -> Recorded:

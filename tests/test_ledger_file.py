@@ -13,9 +13,9 @@ import pytest
 
 from gra.cli import main
 from gra.core.errors import DataError, Mismatch
-from gra.core.ledger import Ledger, Recorded
-from gra.core.ledger_file import SCHEMA_VERSION, check, compact
 from gra.core.manifest import canonical_json, digest
+from gra.ledger.ledger import Ledger, Recorded
+from gra.ledger.schema import SCHEMA_VERSION, check, compact
 
 # The tables of the first release, as it made them.
 VERSION_1 = """

@@ -18,7 +18,6 @@ from scripted_run import said
 from unreliable_server import UnreliableServer
 
 from gra.core.errors import EngineUnavailable, RecipeError
-from gra.core.ledger import Ledger
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.dialect import label_probabilities, only_object
 from gra.engines.openai import OpenAIEngine, ServerSettings
@@ -39,6 +38,7 @@ from gra.engines.protocol import (
     Truncated,
 )  # fmt: skip
 from gra.engines.server import retry_after
+from gra.ledger.ledger import Ledger
 
 T = TypeVar("T")
 SAMPLING = SamplingSettings(0.7, 0.95, 1.0, 256)

@@ -17,12 +17,12 @@ from gra.config.loader import load_recipe
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.console import View
 from gra.core.errors import GraError, RecipeError
-from gra.core.ledger import Ledger
 from gra.core.manifest import RunFolder, file_digest
 from gra.core.records import DIMENSIONS, State
 from gra.data.export import read_lineage
 from gra.engines.protocol import ModelId
 from gra.evaluation.suite import suite_items
+from gra.ledger.ledger import Ledger
 from gra.synthesis import growth, workshop
 from gra.synthesis.jobs import job_for, run_jobs
 

@@ -14,11 +14,11 @@ import pytest
 
 from gra.config.committee import Served
 from gra.core.errors import EngineUnavailable
-from gra.core.ledger import Ledger
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.protocol import Answer, Call, Completion, ModelId, SamplingSettings, Text
 from gra.engines.ray import RayEngine, RaySettings
 from gra.engines.vllm import VllmEngine, VllmSettings
+from gra.ledger.ledger import Ledger
 
 CALL = Call(ModelId("m", "id", "t"), (("user", "echo"),), Text(), SamplingSettings(0.7, 0.95, 1.0, 64))
 CLUSTER = RaySettings(replicas=2, gpus=0, cpus=1)

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from scripted_run import answer_by_content, make_seeds, said
 
 from gra.core.errors import EngineUnavailable, ModelUnavailable
-from gra.core.ledger import Ledger
 from gra.core.records import DIMENSIONS
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.protocol import Call, Completion, Fault, Json
 from gra.engines.scripted import ScriptedEngine
+from gra.ledger.ledger import Ledger
 from gra.review_stats.reliability import auc, calibrate
 from gra.synthesis.probes import committee_auc, measure, plant
 

@@ -31,11 +31,11 @@ from gra.config.budget import Budget
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import DataError, EngineUnavailable
 from gra.core.records import CHECKS, Candidate, Seed, State
-from gra.core.spending import Account
 from gra.data.dedup import greedy_dedup
 from gra.data.export import TRAIN_SCHEMA, lineage_row, training_row
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.protocol import Call, Completion, Fault, ModelId
+from gra.ledger.budget import Account
 from gra.synthesis import rounds
 from gra.synthesis.committee import make_members
 from gra.synthesis.programs import make_programs

@@ -22,12 +22,12 @@ from gra.config.loader import load_recipe
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.console import View, read_events
 from gra.core.errors import BudgetExhausted, RecipeError
-from gra.core.ledger import Ledger
 from gra.core.manifest import RunFolder
-from gra.core.spending import Account, Held, token_cost
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.protocol import Call, ModelId, SamplingSettings, Text
 from gra.engines.scripted import ScriptedEngine
+from gra.ledger.budget import Account, Held, token_cost
+from gra.ledger.ledger import Ledger
 from gra.synthesis import growth
 from gra.synthesis.jobs import budget_stop
 

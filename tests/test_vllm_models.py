@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from gra.core.ledger import Ledger
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.protocol import Answer, Call, Completion, Engine, Likelihood, ModelId, SamplingSettings, Text
 from gra.engines.vllm import VllmEngine, VllmSettings
+from gra.ledger.ledger import Ledger
 from gra.models.adapters import Adapter, find_adapter
 from gra.models.catalog import resolve
 

@@ -13,13 +13,13 @@ from scripted_run import fake_resolve, make_recipe
 
 from gra.config.loader import Loaded
 from gra.core.console import View, read_events
-from gra.core.ledger import Ledger
 from gra.core.manifest import RunFolder
-from gra.core.spending import Account, Held
 from gra.core.tracking import NullTracker
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.protocol import Call, Completion, ModelId, SamplingSettings, Text
 from gra.engines.scripted import ScriptedEngine
+from gra.ledger.budget import Account, Held
+from gra.ledger.ledger import Ledger
 from gra.synthesis.watch import Watch
 from gra.synthesis.workbench import Job, Workbench
 from gra.synthesis.workshop import Workshop

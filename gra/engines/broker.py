@@ -19,10 +19,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from gra.core.ledger import Ledger, Recorded
 from gra.core.manifest import canonical_json
 from gra.core.records import Usage
-from gra.core.spending import Account
 from gra.engines.protocol import (
     Answer,
     Call,
@@ -45,6 +43,8 @@ from gra.engines.protocol import (
 from gra.engines.queueing import PrefixQueue
 from gra.engines.residency import Residency
 from gra.engines.shape import Affirm, affirm
+from gra.ledger.budget import Account
+from gra.ledger.ledger import Ledger, Recorded
 
 KEY_VERSION = 1
 _RETRY_TEMPERATURE = 0.7

@@ -18,14 +18,14 @@ from gra.config.loader import load_recipe
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.console import View
 from gra.core.errors import DataError, RecipeError
-from gra.core.ledger_reader import LedgerReader
 from gra.core.manifest import RunFolder
 from gra.core.records import State
 from gra.core.resolved import find_ledger, read_resolved
-from gra.core.spending import token_cost
 from gra.engines.protocol import BATCHES
 from gra.evaluation.suite import suite_items
 from gra.experiment import Plan, arm_jobs, load_experiment
+from gra.ledger.budget import token_cost
+from gra.ledger.reader import LedgerReader
 from gra.planning.stages import add, forecast_stages, scaled
 from gra.sandbox.permission import Permission
 from gra.synthesis.committee import committee_of, members_of

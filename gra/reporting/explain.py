@@ -24,11 +24,11 @@ from rich.table import Table
 from rich.text import Text
 
 from gra.core.errors import DataError
-from gra.core.ledger import Recorded
-from gra.core.ledger_reader import LedgerReader
 from gra.core.records import CHECKS, DIMENSIONS, State
 from gra.core.resolved import find_ledger
 from gra.data.export import read_lineage
+from gra.ledger.ledger import Recorded
+from gra.ledger.reader import LedgerReader
 from gra.reporting.evidence import Row, find_lineages
 
 _STYLES = {State.ACCEPTED: "green", State.DUPLICATE: "yellow", State.SURPLUS: "yellow"}

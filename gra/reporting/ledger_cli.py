@@ -20,7 +20,7 @@ def ledger_check(path: LedgerPath, as_json: AsJson = False) -> None:
     """Read a whole ledger: its structure, and whether every row is what was written."""
     from dataclasses import asdict
 
-    from gra.core.ledger_file import check
+    from gra.ledger.schema import check
 
     file = _ledger_file(path)
     found = check(file)
@@ -41,7 +41,7 @@ def ledger_compact(
     ] = False,
 ) -> None:
     """Check a ledger and give back the space it does not need."""
-    from gra.core.ledger_file import compact
+    from gra.ledger.schema import compact
 
     file = _ledger_file(path)
     before, after = compact(file, drop_requests=drop_requests)

@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gra.core.errors import DataError, Mismatch
-from gra.core.ledger_reader import LedgerReader
 from gra.core.manifest import MANIFEST, RunFolder, canonical_json
 from gra.core.resolved import find_ledger
 from gra.data.export import dataset_rows, read_candidates, round_rows
+from gra.ledger.reader import LedgerReader
 from gra.reporting.evidence import find_lineages
 
 _SHOWN = 8

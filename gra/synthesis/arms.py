@@ -23,13 +23,13 @@ from typing import Any
 
 from gra.core.console import View
 from gra.core.errors import BudgetExhausted, writing
-from gra.core.ledger import Ledger
 from gra.core.records import Seed, State
 from gra.core.resolved import RESOLVED
-from gra.core.spending import Account, Held
 from gra.core.tracking import start_tracking
 from gra.data.export import export
 from gra.engines.broker import Broker, EnginePool
+from gra.ledger.budget import Account, Held
+from gra.ledger.ledger import Ledger
 from gra.synthesis.growth import write_samples
 from gra.synthesis.seating import prepare
 from gra.synthesis.seedwise import answer_seeds, copy_seeds, refine_seeds

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gra.core.errors import RecipeError
-from gra.core.ledger_reader import LedgerReader
 from gra.core.records import State
+from gra.ledger.reader import LedgerReader
 
 Floats = npt.NDArray[np.float64]
 Key = tuple[str, str]  # role, model

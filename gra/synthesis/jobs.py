@@ -13,10 +13,10 @@ from gra.config.loader import Loaded
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.console import View
 from gra.core.errors import BudgetExhausted, DataError
-from gra.core.ledger_reader import LedgerReader
 from gra.core.manifest import RunFolder
 from gra.engines.broker import EnginePool
 from gra.engines.protocol import ModelId
+from gra.ledger.reader import LedgerReader
 from gra.models.adapters import find_adapter
 from gra.models.catalog import here
 from gra.sandbox.permission import Permission

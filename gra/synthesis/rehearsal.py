@@ -22,13 +22,13 @@ from typing import Any
 from gra.config.committee import Member
 from gra.config.synthesis import Forms, SynthesisRecipe
 from gra.core.console import View
-from gra.core.ledger import Ledger
 from gra.core.machine import gpu_memory_gb
 from gra.core.records import CHECKS, DIMENSIONS, Seed
 from gra.core.tracking import NullTracker
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.protocol import Call, Choice, Completion, Json, Likelihood, ModelId, Text
 from gra.engines.scripted import ScriptedEngine
+from gra.ledger.ledger import Ledger
 from gra.models.entries import find_entry
 from gra.synthesis.committee import committee_of, members_of
 from gra.synthesis.evidence import COLUMNS, Evidence, read_evidence

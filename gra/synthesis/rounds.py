@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 
 from gra.core.errors import BudgetExhausted
-from gra.core.ledger import Ledger
 from gra.core.manifest import digest
 from gra.core.records import Candidate, Seed, State
 from gra.data.arrivals import Arrivals
@@ -27,6 +26,7 @@ from gra.data.dedup import Decision, Embedder, Texts, greedy_dedup
 from gra.data.nearest import Matrix
 from gra.data.shelf import Shelf
 from gra.engines.broker import Broker
+from gra.ledger.ledger import Ledger
 from gra.synthesis.quotas import Quotas
 from gra.synthesis.story import Pool, Setting, candidate_id, domain_in_turn, eligible, live
 from gra.synthesis.told import Ended, Settled, Told

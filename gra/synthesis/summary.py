@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from gra.core.ledger import Ledger
 from gra.core.records import Candidate, State
+from gra.ledger.ledger import Ledger
 from gra.synthesis import programs
 from gra.synthesis.funnel import CLEAN, PROGRAMS, STEPS, plain_reason, steps
 from gra.synthesis.prompts import digests

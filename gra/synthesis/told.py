@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from gra.core.errors import DataError
-from gra.core.ledger import Ledger
 from gra.core.records import Candidate, State
+from gra.ledger.ledger import Ledger
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,9 +20,9 @@ from rich.table import Table
 from rich.text import Text
 
 from gra.core.console import View, duration
-from gra.core.spending import Held
 from gra.engines.broker import EnginePool, Tokens
 from gra.engines.residency import Residency
+from gra.ledger.budget import Held
 from gra.synthesis.workbench import Workbench
 
 _TICK_S = 1.0

@@ -12,7 +12,6 @@ from typing import Any
 from gra.config.loader import Loaded
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.console import View
-from gra.core.ledger import Ledger
 from gra.core.manifest import RunFolder, digest, file_digest
 from gra.core.records import Candidate, State
 from gra.core.tracking import Tracker
@@ -20,6 +19,7 @@ from gra.data.seed_hub import find_seeds
 from gra.data.seeds import Seeds, load_seeds
 from gra.engines.broker import Broker
 from gra.engines.protocol import calls_at_once
+from gra.ledger.ledger import Ledger
 from gra.sandbox.permission import Permission
 from gra.synthesis.committee import committee_of
 from gra.synthesis.forms import FORMS_VERSION

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from gra.core.errors import DataError
-from gra.core.ledger_file import COLUMNS, Recorded, connect, prepare, read, row, sentence
+from gra.ledger.schema import COLUMNS, Recorded, connect, prepare, read, row, sentence
 
 __all__ = ["Ledger", "Recorded"]
 

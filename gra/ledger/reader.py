@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gra.core.errors import DataError
-from gra.core.ledger_file import COLUMNS, Recorded, problems, read, sentence, usable_version
+from gra.ledger.schema import COLUMNS, Recorded, problems, read, sentence, usable_version
 
 
 @dataclass(frozen=True, slots=True)

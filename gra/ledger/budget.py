@@ -19,8 +19,8 @@ from pathlib import Path
 
 from gra.config.budget import Budget, Prices
 from gra.core.errors import BudgetExhausted, DataError
-from gra.core.ledger import Ledger
-from gra.core.ledger_file import connect, sentence
+from gra.ledger.ledger import Ledger
+from gra.ledger.schema import connect, sentence
 
 _TELLING = 8  # things that have ended, from which on they tell what one takes
 _FEW = 4  # begun at once until then
