@@ -14,8 +14,8 @@ from typing import NamedTuple
 import pytest
 import yaml
 
-from gra.core import packages as core_packages
 from gra.core.errors import ModelUnavailable
+from gra.downloads import wheels as core_packages
 from gra.models import catalog, entries, hub, packages
 
 PARTS = [b"first part, ", b"second part, ", b"the end"]

@@ -20,11 +20,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gra.core import packages, store
 from gra.core.errors import DataError, ModelUnavailable
 from gra.data import benchmarks
 from gra.data.benchmark_rows import SHAPES
 from gra.data.benchmarks import resolve_benchmark
+from gra.downloads import cache as store
+from gra.downloads import wheels as packages
 
 _PIQA = [{"goal": f"goal {n}", "sol1": "do this", "sol2": f"do that, {n}\u2028twice", "label": n % 2} for n in range(5)]
 _ARC = [

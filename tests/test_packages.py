@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from catalog_world import World, leftovers, make_world, sha, write_model, write_wheel
 
-from gra.core import packages as core_packages
-from gra.core import store
 from gra.core.errors import DataError, Mismatch, ModelUnavailable
+from gra.downloads import cache as store
+from gra.downloads import wheels as core_packages
 from gra.models import packages
 from gra.models.catalog import cached, resolve, verify
 

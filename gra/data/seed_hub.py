@@ -13,10 +13,10 @@ from typing import Any
 from gra.config.loader import find_file
 from gra.config.synthesis import SeedSource
 from gra.core.errors import DataError, GraError, HubUnavailable, RecipeError, from_system
-from gra.core.hub import hub_reachable, name_problem
 from gra.core.manifest import digest
-from gra.core.store import Progress, building, cache_dir, damage, locked, read_seal, switched_on
 from gra.data.seed_files import ENDINGS
+from gra.downloads.cache import Progress, building, cache_dir, damage, locked, read_seal, switched_on
+from gra.downloads.hub import hub_reachable, name_problem
 
 _ROWS = "rows.jsonl"
 _SEAL = "gra-seeds.json"

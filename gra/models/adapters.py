@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gra.core.errors import RecipeError
-from gra.core.store import sha256_of
+from gra.downloads.cache import sha256_of
 from gra.models.weights import damage, tensors_in
 
 _WEIGHTS = "adapter_model.safetensors"

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from gra.core.errors import Mismatch, ModelUnavailable, RecipeError
-from gra.core.hub import hub_reachable, name_problem
-from gra.core.store import Progress, cache_dir, damage, locked, read_seal, switched_on
+from gra.downloads.cache import Progress, cache_dir, damage, locked, read_seal, switched_on
+from gra.downloads.hub import hub_reachable, name_problem
 from gra.models import hub, weights
 from gra.models.chat import has_chat_template
 from gra.models.entries import CatalogEntry, find_entry, load_catalog, suggestion

