@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from gra.core.manifest import environment, write_json
+from gra.core.run_folder import environment, write_json
 from gra.evaluation.records import read_records, read_results
 
 ROOT = Path(__file__).parent.parent

@@ -35,8 +35,8 @@ import scripted_committee
 import typer
 from dedup import Memory
 
-from gra.core.manifest import write_json
-from gra.core.records import DIMENSIONS
+from gra.core.run_folder import write_json
+from gra.core.types import DIMENSIONS
 from gra.data.arrivals import Arrivals
 from gra.data.export import export
 from gra.engines.broker import Broker, EnginePool

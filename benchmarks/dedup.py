@@ -21,7 +21,7 @@ import numpy as np
 import psutil
 import typer
 
-from gra.core.manifest import environment, write_json
+from gra.core.run_folder import environment, write_json
 from gra.data.dedup import Decision, greedy_dedup
 from gra.data.nearest import Matrix, Screen, Vectors
 from gra.data.shelf import Shelf

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gra.core.manifest import write_json
+from gra.core.run_folder import write_json
 from gra.engines.protocol import Call, Choice, Completion, Json, Likelihood, ModelId, Output, SamplingSettings, Text
 from gra.engines.vllm import VllmEngine, VllmSettings
 from gra.models.catalog import resolve

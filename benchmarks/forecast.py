@@ -17,7 +17,7 @@ from pathlib import Path
 
 from gra.config.loader import load_recipe
 from gra.config.synthesis import SynthesisRecipe
-from gra.core.manifest import RunFolder
+from gra.core.run_folder import RunFolder
 from gra.evaluation.suite import suite_items
 from gra.synthesis.evidence import COLUMNS, Candidates, Evidence, read_evidence
 from gra.synthesis.forecast import Forecast, Work, forecast

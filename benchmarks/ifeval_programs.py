@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import typer
 
 from gra.checks.verifiable import follows
-from gra.core.manifest import environment, write_json
+from gra.core.run_folder import environment, write_json
 
 Instruction = dict[str, Any]
 # What makes a text follow an instruction, mostly, by the end of the instruction's id.

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import typer
 from dedup import THRESHOLD, Memory, draw
 
-from gra.core.manifest import RunFolder, environment, write_json
+from gra.core.run_folder import RunFolder, environment, write_json
 from gra.data.dedup import Embedder
 from gra.data.export import PREFERENCE_SCHEMA, TRAIN_SCHEMA
 from gra.data.merge import merge

@@ -20,7 +20,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gra.core.manifest import write_json
+from gra.core.run_folder import write_json
 from gra.engines.broker import EnginePool
 from gra.engines.protocol import Call, Choice, Completion, ModelId, SamplingSettings
 from gra.engines.vllm import VllmEngine, VllmSettings

@@ -27,7 +27,7 @@ from gra.checks.answers import final_answer, same
 from gra.checks.arithmetic import claims
 from gra.checks.demands import demands
 from gra.checks.form import Check
-from gra.core.manifest import environment, write_json
+from gra.core.run_folder import environment, write_json
 
 Demand = tuple[str, str]  # kind, and its arguments in one form
 _SHARED = Path("../shared/data")

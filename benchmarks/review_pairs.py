@@ -19,7 +19,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from gra.core.records import Seed
+from gra.core.types import Seed
 from gra.synthesis.probes import plant
 
 PLANTED = ("mismatched", "cut", "contradicted")

@@ -20,8 +20,8 @@ from typing import Annotated, Any
 
 import typer
 
-from gra.core.manifest import write_json
-from gra.core.records import DIMENSIONS
+from gra.core.run_folder import write_json
+from gra.core.types import DIMENSIONS
 from gra.review_stats.reliability import auc
 from gra.synthesis.prompts import SCORE_QUESTIONS
 

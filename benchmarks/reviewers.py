@@ -40,9 +40,9 @@ from gra.config.committee import Ask
 from gra.config.committee import Member as MemberRecipe
 from gra.config.review import Review
 from gra.config.synthesis import DOMAINS, SynthesisRecipe
-from gra.core.console import View
-from gra.core.manifest import environment, write_json
-from gra.core.records import Usage
+from gra.core.progress import View
+from gra.core.run_folder import environment, write_json
+from gra.core.types import Usage
 from gra.data.seeds import load_seeds
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.protocol import Fault, Likelihood

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gra.config.synthesis import SynthesisRecipe
-from gra.core.records import CHECKS, DIMENSIONS, Seed
+from gra.core.types import CHECKS, DIMENSIONS, Seed
 from gra.engines.protocol import Call, Completion, Json, ModelId
 from gra.synthesis.committee import make_members
 from gra.synthesis.story import Setting

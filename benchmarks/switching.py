@@ -30,7 +30,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gra.core.manifest import write_json
+from gra.core.run_folder import write_json
 from gra.engines.broker import EnginePool
 from gra.engines.protocol import Call, Completion, EngineStats, ModelId, SamplingSettings, Text
 from gra.engines.residency import Policy, Residency

@@ -26,8 +26,8 @@ import typer
 
 from gra.config.loader import load_recipe
 from gra.config.synthesis import SynthesisRecipe
-from gra.core.console import View, read_events
-from gra.core.manifest import RunFolder, write_json
+from gra.core.progress import View, read_events
+from gra.core.run_folder import RunFolder, write_json
 from gra.engines.vllm import VllmEngine, child_environment
 from gra.evaluation.suite import suite_items
 from gra.synthesis.jobs import job_for, run_jobs

@@ -17,8 +17,8 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from gra.core.console import View
 from gra.core.entry import entry
+from gra.core.progress import View
 from gra.planning.command import plan
 from gra.reporting.ledger_cli import ledger_app
 from gra.sandbox.permission import FLAG, Permission
@@ -63,7 +63,7 @@ def synthesize(
     """Make one dataset: generate, review, adjudicate, deduplicate, export."""
     from gra.config.loader import load_recipe
     from gra.config.synthesis import SynthesisRecipe
-    from gra.core.manifest import RunFolder
+    from gra.core.run_folder import RunFolder
     from gra.evaluation.suite import suite_items
     from gra.reporting.push import check_hub, push
     from gra.synthesis.jobs import absent_models, job_for, run_jobs
@@ -340,8 +340,8 @@ def doctor() -> None:
     """Say what this machine has: versions, memory, GPU, cached models."""
     import os
 
-    from gra.core.machine import available_gb, gpu_memory_gb
-    from gra.core.manifest import environment
+    from gra.core.hardware import available_gb, gpu_memory_gb
+    from gra.core.run_folder import environment
     from gra.models.catalog import cache_dir, cached, entries
 
     gpu = gpu_memory_gb()

@@ -20,11 +20,11 @@ from rich.table import Table
 from gra.config.loader import Loaded, find_file, load_recipe
 from gra.config.suite import Suite
 from gra.config.synthesis import UNTUNED, Experiment, SynthesisRecipe, TrainRecipe
-from gra.core.console import View
 from gra.core.errors import GraError, RecipeError
-from gra.core.machine import gpu_count
-from gra.core.manifest import RunFolder
-from gra.core.resolved import RESOLVED
+from gra.core.hardware import gpu_count
+from gra.core.progress import View
+from gra.core.resolved_recipe import RESOLVED
+from gra.core.run_folder import RunFolder
 from gra.sandbox.permission import KEY, Permission, require
 
 if TYPE_CHECKING:
@@ -349,10 +349,10 @@ def _shown(view: View, key: str) -> Callable[[str, int, int], None]:
 
 
 def _compare(plan: Plan, view: View, evaluated: dict[str, Path]) -> Result:
-    from gra.core.tracking import start_tracking
     from gra.evaluation.compare import compare
     from gra.reporting.compare_page import write_page
     from gra.reporting.html import write_report
+    from gra.tracking import start_tracking
 
     arms = {UNTUNED: [evaluated[UNTUNED]]}
     for key, arm, _ in plan.students():

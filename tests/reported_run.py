@@ -7,8 +7,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from gra.core.manifest import RunFolder, write_json
-from gra.core.records import CHECKS, DIMENSIONS, Candidate, Check, Contamination, Review, Ruling, State, Usage
+from gra.core.run_folder import RunFolder, write_json
+from gra.core.types import CHECKS, DIMENSIONS, Candidate, Check, Contamination, Review, Ruling, State, Usage
 from gra.data.export import export
 from gra.evaluation.compare import compare
 from gra.evaluation.records import write_records

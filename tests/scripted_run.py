@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 
 from gra.config.synthesis import SynthesisRecipe
-from gra.core.manifest import canonical_json, digest
-from gra.core.records import CHECKS, DIMENSIONS, Seed
+from gra.core.run_folder import canonical_json, digest
+from gra.core.types import CHECKS, DIMENSIONS, Seed
 from gra.engines.broker import call_request
 from gra.engines.protocol import Call, Choice, Completion, Fault, Json, Likelihood, ModelId, Text
 from gra.engines.scripted import ScriptedEngine
@@ -179,8 +179,8 @@ def make(
 ) -> None:
     """The arm of a folder that `write_job` prepared, or as much of it as there is time for."""
     from gra.config.loader import load_recipe
-    from gra.core.console import View
-    from gra.core.manifest import RunFolder
+    from gra.core.progress import View
+    from gra.core.run_folder import RunFolder
     from gra.engines.broker import EnginePool
     from gra.evaluation.suite import suite_items
     from gra.synthesis import arms, growth

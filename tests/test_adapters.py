@@ -12,8 +12,8 @@ from scripted_run import fake_resolve, make_recipe
 
 from gra.config.committee import Member
 from gra.config.synthesis import Engine, SynthesisRecipe
-from gra.core.console import View
 from gra.core.errors import RecipeError
+from gra.core.progress import View
 from gra.engines.broker import call_key
 from gra.engines.protocol import Call, ModelId, SamplingSettings, Text
 from gra.engines.ray import RayEngine

@@ -15,9 +15,9 @@ import scripted_run
 from scripted_run import make_recipe, write_job
 
 from gra.config.synthesis import SynthesisRecipe
-from gra.core.console import read_events
 from gra.core.errors import DataError
-from gra.core.manifest import digest
+from gra.core.progress import read_events
+from gra.core.run_folder import digest
 from gra.data.export import read_lineage
 from gra.review_stats.reliability import Logistic
 from gra.synthesis import growth

@@ -14,7 +14,7 @@ from scripted_run import make_recipe, write_job
 from synthesised import command
 from training_tiny import PAIRS, make_student, row, write_recipe, write_rows
 
-from gra.core.manifest import RunFolder
+from gra.core.run_folder import RunFolder
 from gra.evaluation import cli
 from gra.training.cli import main as train_main
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from gra.config.committee import Committee
 from gra.config.review import Review
 from gra.core.errors import RecipeError
+from gra.core.rng import draw
 from gra.engines.protocol import ModelId, SamplingSettings, Text
 from gra.synthesis.assignment import check_roles, draw_roles
 from gra.synthesis.committee import Member, make_members, shared_weights
-from gra.synthesis.draw import draw
 
 ALL = ("generator", "reviewer", "adjudicator")
 SAMPLING = SamplingSettings(0.7, 0.95, 1.1, 256)

@@ -13,7 +13,7 @@ from evaluation_tiny import INSTRUCTIONS, QUESTIONS
 from recorded_runs import MakeRun
 
 from gra.core.errors import Mismatch
-from gra.core.manifest import RunFolder
+from gra.core.run_folder import RunFolder
 from gra.data.contamination import SuiteItem
 from gra.data.contamination.report import check_dataset
 from gra.evaluation import stats

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scripted_run import answer_by_content, make_recipe, make_seeds, said
 
 from gra.config.review import Review
-from gra.core.records import DIMENSIONS, Candidate, State
+from gra.core.types import DIMENSIONS, Candidate, State
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.protocol import Call, Choice, Completion, Json, ModelId
 from gra.engines.scripted import ScriptedEngine

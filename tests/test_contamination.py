@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from gra.cli import main
 from gra.core.errors import DataError
-from gra.core.manifest import RunFolder
+from gra.core.run_folder import RunFolder
 from gra.data.contamination import SuiteIndex, SuiteItem, verdict_of
 from gra.data.contamination.report import check_dataset, read_items_found
 from gra.data.contamination.sketch import NearDuplicates, jaccard

@@ -14,7 +14,7 @@ from rich.console import Console
 from synthesised import RECIPE, command, synthesise
 
 from gra.core.errors import DataError
-from gra.core.manifest import RunFolder, write_json
+from gra.core.run_folder import RunFolder, write_json
 from gra.data.export import read_candidates
 from gra.reporting.diff import _fates, diff
 from gra.reporting.explain import explain

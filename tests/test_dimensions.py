@@ -15,7 +15,7 @@ from gra.config.loader import load_recipe
 from gra.config.review import Review as ReviewRecipe
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import RecipeError
-from gra.core.records import DIMENSIONS, Review, Ruling
+from gra.core.types import DIMENSIONS, Review, Ruling
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.protocol import Call, Choice, Completion, Json, ModelId
 from gra.engines.scripted import ScriptedEngine

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from scripted_run import answer_by_content, make_recipe, make_seeds, open_ledger, said
 from test_rounds import make_setting, run, small
 
-from gra.core.records import CHECKS, DIMENSIONS, SECOND_BEST, Candidate, Draft, Ruling, State
+from gra.core.types import CHECKS, DIMENSIONS, SECOND_BEST, Candidate, Draft, Ruling, State
 from gra.data.export import lineage_row, preference_rows
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.protocol import Call, Completion, Fault, Json, Text

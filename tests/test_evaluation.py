@@ -13,7 +13,7 @@ from evaluation_tiny import INSTRUCTIONS, QUESTIONS, tiny_suite, under_test, wri
 from training_tiny import make_student
 
 from gra.core.errors import DataError, RecipeError
-from gra.core.manifest import RunFolder
+from gra.core.run_folder import RunFolder
 from gra.evaluation import asking, harness
 from gra.evaluation.cli import main_run
 from gra.evaluation.records import AnswerStore, read_records

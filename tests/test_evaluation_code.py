@@ -11,7 +11,7 @@ from evaluation_tiny import tiny_suite, under_test
 from training_tiny import make_student
 
 from gra.core.errors import DataError, RecipeError
-from gra.core.manifest import RunFolder
+from gra.core.run_folder import RunFolder
 from gra.data.benchmark_rows import SHAPES
 from gra.data.benchmarks import benchmarks, resolve_benchmark
 from gra.evaluation import harness

@@ -11,7 +11,7 @@ from recorded_runs import MakeRun
 from rich.console import Console
 
 from gra.core.errors import DataError, Mismatch, RecipeError
-from gra.core.manifest import RunFolder
+from gra.core.run_folder import RunFolder
 from gra.evaluation import stats
 from gra.evaluation.cli import main_compare
 from gra.evaluation.compare import Comparison, compare

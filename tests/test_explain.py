@@ -10,7 +10,7 @@ from reported_run import CARD, review, reviewed
 from rich.console import Console
 from synthesised import command, synthesise
 
-from gra.core.records import CHECKS, DIMENSIONS, Check, Draft, Ruling, State
+from gra.core.types import CHECKS, DIMENSIONS, Check, Draft, Ruling, State
 from gra.data.export import export, read_candidates
 from gra.reporting.explain import explain
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_records import candidates
 
-from gra.core.records import Candidate, Check, Draft, Review, Ruling, State, Usage
+from gra.core.types import Candidate, Check, Draft, Review, Ruling, State, Usage
 from gra.data.export import (
     CONTESTED_SCHEMA,
     LINEAGE_SCHEMA,

@@ -16,8 +16,8 @@ from test_rounds import run, small
 
 from gra.checks.demands import demands
 from gra.config.synthesis import Forms
-from gra.core.records import State
-from gra.synthesis.draw import draw
+from gra.core.rng import draw
+from gra.core.types import State
 from gra.synthesis.forms import _WORDINGS, draw_demand, with_form
 
 PLAIN = "Why do the tides come later every day?"

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gra.core.errors import DataError, Mismatch, writing
-from gra.core.manifest import (
+from gra.core.run_folder import (
     MANIFEST,
     RunFolder,
     RunLocked,
@@ -133,7 +133,7 @@ def test_a_run_folder_that_cannot_be_made(tmp_path: Path) -> None:
 HOLD = """
 import sys, time
 from pathlib import Path
-from gra.core.manifest import RunFolder
+from gra.core.run_folder import RunFolder
 with RunFolder(Path(sys.argv[1])).lock():
     print("held", flush=True)
     time.sleep(60)
@@ -158,7 +158,7 @@ def test_two_processes_cannot_work_on_one_run_and_a_dead_one_does_not_hold_it(ru
 
 
 def test_what_a_killed_process_had_begun_to_write_is_cleared_away_at_the_next_start(run: RunFolder) -> None:
-    dying = "import os, sys; from pathlib import Path; from gra.core.manifest import atomic_path\n"
+    dying = "import os, sys; from pathlib import Path; from gra.core.run_folder import atomic_path\n"
     dying += "with atomic_path(Path(sys.argv[1])) as file:\n    file.write_text('half'); os._exit(9)"
     target = run / "dataset" / "train.parquet"
     assert subprocess.run([sys.executable, "-c", dying, str(target)], check=False).returncode == 9

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 
-from gra.core.console import View
 from gra.core.errors import DataError, Mismatch, RecipeError
-from gra.core.manifest import RunFolder
+from gra.core.progress import View
+from gra.core.run_folder import RunFolder
 from gra.data.export import PREFERENCE_SCHEMA, TRAIN_SCHEMA
 from gra.data.merge import merge
 from gra.reporting.verify import verify

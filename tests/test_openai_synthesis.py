@@ -15,10 +15,10 @@ from unreliable_server import WAYS, UnreliableServer, moody
 
 from gra.config.loader import load_recipe
 from gra.config.synthesis import SynthesisRecipe
-from gra.core.console import View
 from gra.core.errors import GraError, RecipeError
-from gra.core.manifest import RunFolder, file_digest
-from gra.core.records import DIMENSIONS, State
+from gra.core.progress import View
+from gra.core.run_folder import RunFolder, file_digest
+from gra.core.types import DIMENSIONS, State
 from gra.data.export import read_lineage
 from gra.engines.protocol import ModelId
 from gra.evaluation.suite import suite_items

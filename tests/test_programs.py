@@ -23,7 +23,7 @@ from gra.config.loader import load_recipe
 from gra.config.review import Program as ProgramRecipe
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import RecipeError
-from gra.core.records import CHECKS, DIMENSIONS, Abstained, Candidate, State, Verified
+from gra.core.types import CHECKS, DIMENSIONS, Abstained, Candidate, State, Verified
 from gra.data.export import export
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.protocol import Call, Completion, Fault, Json, ModelId, Text

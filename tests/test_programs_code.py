@@ -17,8 +17,8 @@ from test_programs import committee
 from gra.cli import main
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import DataError
-from gra.core.manifest import canonical_json
-from gra.core.records import Abstained, Candidate, Seed, State, Verified
+from gra.core.run_folder import canonical_json
+from gra.core.types import Abstained, Candidate, Seed, State, Verified
 from gra.data.export import read_candidates
 from gra.data.seeds import load_seeds
 from gra.engines.broker import Broker, EnginePool

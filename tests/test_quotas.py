@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scripted_run import answer_by_content, make_recipe, make_seeds, said
 from test_rounds import check_ended_once, run
 
-from gra.core.records import Candidate, State
+from gra.core.types import Candidate, State
 from gra.data.export import lineage_row, training_row
 from gra.engines.protocol import Call, Completion, Fault
 from gra.synthesis.quotas import Quotas, apportion, rows_by_domain

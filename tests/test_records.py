@@ -8,8 +8,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gra.core.manifest import canonical_json
-from gra.core.records import (
+from gra.core.run_folder import canonical_json
+from gra.core.types import (
     CHECKS,
     DIMENSIONS,
     Abstained,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scripted_run import answer_by_content, make_seeds, said
 
 from gra.core.errors import EngineUnavailable, ModelUnavailable
-from gra.core.records import DIMENSIONS
+from gra.core.types import DIMENSIONS
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.protocol import Call, Completion, Fault, Json
 from gra.engines.scripted import ScriptedEngine

@@ -30,10 +30,10 @@ from reported_run import (
 )
 from rich.console import Console
 
-from gra.core.console import View, duration, read_events
 from gra.core.errors import DataError
-from gra.core.manifest import write_json
-from gra.core.records import State
+from gra.core.progress import View, duration, read_events
+from gra.core.run_folder import write_json
+from gra.core.types import State
 from gra.data.export import export
 from gra.reporting import tally
 from gra.reporting.comparison import read_comparison
@@ -288,7 +288,7 @@ def test_timeline_of_a_clock_that_was_set_back(back: float) -> None:
 
 def test_a_stage_takes_as_long_as_it_takes_whatever_the_clock_says(tmp_path: Path, monkeypatch) -> None:
     moments = iter([5000.0, 4000.0, 3000.0, 2000.0, 1000.0])
-    monkeypatch.setattr("gra.core.console.time.time", lambda: next(moments, 0.0))
+    monkeypatch.setattr("gra.core.progress.time.time", lambda: next(moments, 0.0))
     view = View(tmp_path / "log.jsonl", quiet=True)
     with view.stage("train"):
         pass

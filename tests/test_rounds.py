@@ -30,7 +30,7 @@ from scripted_run import (
 from gra.config.budget import Budget
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import DataError, EngineUnavailable
-from gra.core.records import CHECKS, Candidate, Seed, State
+from gra.core.types import CHECKS, Candidate, Seed, State
 from gra.data.dedup import greedy_dedup
 from gra.data.export import TRAIN_SCHEMA, lineage_row, training_row
 from gra.engines.broker import Broker, EnginePool

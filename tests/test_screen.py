@@ -20,8 +20,8 @@ from test_resume import processes as processes
 from gra.config.loader import load_recipe
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import DataError, ModelUnavailable, RecipeError
-from gra.core.manifest import RunFolder
-from gra.core.records import Candidate, Draft, State
+from gra.core.run_folder import RunFolder
+from gra.core.types import Candidate, Draft, State
 from gra.data.contamination import SuiteItem
 from gra.data.export import read_lineage
 from gra.engines.protocol import Call, Completion, Fault, Text

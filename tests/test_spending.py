@@ -20,9 +20,9 @@ from gra import experiment
 from gra.config.budget import Budget, Prices, TokenPrice
 from gra.config.loader import load_recipe
 from gra.config.synthesis import SynthesisRecipe
-from gra.core.console import View, read_events
 from gra.core.errors import BudgetExhausted, RecipeError
-from gra.core.manifest import RunFolder
+from gra.core.progress import View, read_events
+from gra.core.run_folder import RunFolder
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.protocol import Call, ModelId, SamplingSettings, Text
 from gra.engines.scripted import ScriptedEngine

@@ -10,7 +10,7 @@ import pytest
 from training_tiny import PAIRS, load, logged, make_student, row, same, train, weights, write_recipe, write_rows
 
 from gra.core.errors import RecipeError
-from gra.core.manifest import RunFolder
+from gra.core.run_folder import RunFolder
 
 SHORT = {"max_steps": 6, "learning_rate": 0.003, "per_device_train_batch_size": 3}
 

@@ -16,7 +16,7 @@ import pytest
 from training_tiny import PAIRS, make_student, row, same, train, weights, write_recipe, write_rows
 
 from gra.core.errors import Mismatch
-from gra.core.manifest import RunFolder
+from gra.core.run_folder import RunFolder
 from gra.training.checkpoints import SEAL
 
 ROOT = Path(__file__).parent.parent

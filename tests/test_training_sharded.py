@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from training_tiny import PAIRS, logged, make_student, row, same, train, weights, write_recipe, write_rows
 
-from gra.core.manifest import RunFolder
+from gra.core.run_folder import RunFolder
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.slow

@@ -16,7 +16,7 @@ from scripted_run import make, make_recipe, write_job
 from synthesised import RECIPE, command, synthesise
 
 from gra.core.errors import DataError, Mismatch
-from gra.core.manifest import RunFolder, file_digest, write_json
+from gra.core.run_folder import RunFolder, file_digest, write_json
 from gra.data.export import read_candidates
 from gra.engines.protocol import Call, Completion
 from gra.reporting.verify import verify

@@ -12,9 +12,8 @@ from rich.console import Console
 from scripted_run import fake_resolve, make_recipe
 
 from gra.config.loader import Loaded
-from gra.core.console import View, read_events
-from gra.core.manifest import RunFolder
-from gra.core.tracking import NullTracker
+from gra.core.progress import View, read_events
+from gra.core.run_folder import RunFolder
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.protocol import Call, Completion, ModelId, SamplingSettings, Text
 from gra.engines.scripted import ScriptedEngine
@@ -23,6 +22,7 @@ from gra.ledger.ledger import Ledger
 from gra.synthesis.watch import Watch
 from gra.synthesis.workbench import Job, Workbench
 from gra.synthesis.workshop import Workshop
+from gra.tracking import NullTracker
 
 SAMPLING = SamplingSettings(0.7, 1.0, 1.0, 9)
 

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from gra.config.committee import Ask, Dimensions
 from gra.config.loader import Section
-from gra.core.records import DIMENSIONS
+from gra.core.types import DIMENSIONS
 
 
 class Program(Section):

@@ -22,8 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gra.core.errors import DataError
-from gra.core.manifest import atomic_path, canonical_json
-from gra.core.records import SECOND_BEST, Candidate, State
+from gra.core.run_folder import atomic_path, canonical_json
+from gra.core.types import SECOND_BEST, Candidate, State
 
 _GROUP = 4096  # rows in memory at a time, and in a row group of a file
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from gra.core.console import View
 from gra.core.errors import DataError, RecipeError
-from gra.core.manifest import RunFolder, atomic_path, file_digest
+from gra.core.progress import View
+from gra.core.run_folder import RunFolder, atomic_path, file_digest
 from gra.data.dedup import Decision, Embedder, Texts, greedy_dedup
 from gra.data.export import PREFERENCE_SCHEMA, TRAIN_SCHEMA
 from gra.data.nearest import Vectors

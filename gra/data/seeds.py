@@ -11,8 +11,8 @@ from typing import Any
 
 from gra.config.synthesis import SeedSource
 from gra.core.errors import DataError
-from gra.core.manifest import digest
-from gra.core.records import Seed
+from gra.core.run_folder import digest
+from gra.core.types import Seed
 from gra.data.seed_files import Fault, Placed, Row, read_rows
 from gra.data.seed_shapes import SHAPES, recognised
 

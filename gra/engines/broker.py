@@ -19,8 +19,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from gra.core.manifest import canonical_json
-from gra.core.records import Usage
+from gra.core.run_folder import canonical_json
+from gra.core.types import Usage
 from gra.engines.protocol import (
     Answer,
     Call,

@@ -33,7 +33,7 @@ from rich.table import Table
 
 from gra.config.loader import did_you_mean
 from gra.core.errors import Mismatch, RecipeError
-from gra.core.manifest import RunFolder, atomic_path, digest, write_json
+from gra.core.run_folder import RunFolder, atomic_path, digest, write_json
 from gra.evaluation import clean, stats
 from gra.evaluation.exam import Run, differences, read_run, shared
 from gra.evaluation.flips import FLIPS, flips, samples, write_flips

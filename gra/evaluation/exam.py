@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gra.core.errors import Mismatch
-from gra.core.manifest import RunFolder
+from gra.core.run_folder import RunFolder
 from gra.evaluation.records import read_records, read_results
 
 Rows = dict[str, Mapping[str, Any]]  # by item id

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gra.core.manifest import atomic_path
+from gra.core.run_folder import atomic_path
 from gra.evaluation.exam import Run
 
 FLIPS = "flips.parquet"

@@ -17,8 +17,8 @@ from typing import Any, Literal
 from gra.checks.verifiable import broken
 from gra.config.suite import Suite
 from gra.core.errors import DataError
-from gra.core.machine import gpu_count
-from gra.core.manifest import RunFolder, digest, write_json
+from gra.core.hardware import gpu_count
+from gra.core.run_folder import RunFolder, digest, write_json
 from gra.evaluation.asking import Progress, Sitting, ask
 from gra.evaluation.code import judge, needs_permission, open_sandbox
 from gra.evaluation.model import Device, ModelUnderTest

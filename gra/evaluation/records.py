@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from gra.checks.form import failed
 from gra.checks.verifiable import broken
 from gra.core.errors import DataError
-from gra.core.manifest import atomic_path, digest
+from gra.core.run_folder import atomic_path, digest
 from gra.evaluation.replies import KINDS, Broken, judge_reply
 from gra.evaluation.replies import Verdict as ReplyVerdict
 from gra.evaluation.stats import wilson

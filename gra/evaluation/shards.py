@@ -20,7 +20,7 @@ from queue import SimpleQueue
 from typing import IO, Any
 
 from gra.core.errors import EngineUnavailable, GraError
-from gra.core.machine import gpu_count
+from gra.core.hardware import gpu_count
 from gra.evaluation.asking import Progress, Sitting, ask
 
 Message = tuple[int, dict[str, Any] | None]  # (shard, what it said; None when its output ended)

@@ -16,7 +16,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
-from gra.core.console import duration
+from gra.core.progress import duration
 from gra.sandbox.permission import FLAG, Permission
 
 if TYPE_CHECKING:

@@ -16,11 +16,11 @@ import yaml
 
 from gra.config.loader import load_recipe
 from gra.config.synthesis import SynthesisRecipe
-from gra.core.console import View
 from gra.core.errors import DataError, RecipeError
-from gra.core.manifest import RunFolder
-from gra.core.records import State
-from gra.core.resolved import find_ledger, read_resolved
+from gra.core.progress import View
+from gra.core.resolved_recipe import find_ledger, read_resolved
+from gra.core.run_folder import RunFolder
+from gra.core.types import State
 from gra.engines.protocol import BATCHES
 from gra.evaluation.suite import suite_items
 from gra.experiment import Plan, arm_jobs, load_experiment

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from gra.core.console import read_events
+from gra.core.progress import read_events
 from gra.experiment import Plan, planned_rows, training_steps
 from gra.reporting.timeline import Span, read_timeline
 from gra.synthesis.forecast import Forecast, Range

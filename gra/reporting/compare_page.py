@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gra.core.manifest import atomic_path
+from gra.core.run_folder import atomic_path
 from gra.reporting import figures
 from gra.reporting.comparison import read_comparison
 from gra.reporting.html import render

@@ -17,9 +17,9 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from gra.core.errors import DataError
-from gra.core.manifest import RunFolder
-from gra.core.records import State
-from gra.core.resolved import RESOLVED, find_ledger, read_resolved
+from gra.core.resolved_recipe import RESOLVED, find_ledger, read_resolved
+from gra.core.run_folder import RunFolder
+from gra.core.types import State
 from gra.data.export import read_lineage
 from gra.ledger.reader import LedgerReader
 from gra.reporting.explain import clean

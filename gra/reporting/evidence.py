@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gra.core.console import read_events
 from gra.core.errors import DataError
-from gra.core.manifest import MANIFEST, RunFolder
-from gra.core.records import State
-from gra.core.resolved import read_resolved
+from gra.core.progress import read_events
+from gra.core.resolved_recipe import read_resolved
+from gra.core.run_folder import MANIFEST, RunFolder
+from gra.core.types import State
 from gra.data.export import read_lineage
 
 Row = dict[str, Any]

@@ -24,8 +24,8 @@ from rich.table import Table
 from rich.text import Text
 
 from gra.core.errors import DataError
-from gra.core.records import CHECKS, DIMENSIONS, State
-from gra.core.resolved import find_ledger
+from gra.core.resolved_recipe import find_ledger
+from gra.core.types import CHECKS, DIMENSIONS, State
 from gra.data.export import read_lineage
 from gra.ledger.ledger import Recorded
 from gra.ledger.reader import LedgerReader

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gra.core.console import duration
-from gra.core.manifest import atomic_path
-from gra.core.records import State
+from gra.core.progress import duration
+from gra.core.run_folder import atomic_path
+from gra.core.types import State
 from gra.reporting.timeline import Span, Timeline
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import gra
-from gra.core.console import duration
-from gra.core.manifest import atomic_path
-from gra.core.records import DIMENSIONS
+from gra.core.progress import duration
+from gra.core.run_folder import atomic_path
+from gra.core.types import DIMENSIONS
 from gra.reporting import figures, prose, tally
 from gra.reporting.comparison import Comparison, read_comparison
 from gra.reporting.evidence import Arm, Evidence, Student, read_evidence

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gra.core.console import duration
+from gra.core.progress import duration
 from gra.reporting.comparison import Comparison
 from gra.reporting.evidence import Arm, Evidence
 from gra.reporting.tally import Reviewer, Spent

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gra.core.errors import DataError, HubUnavailable, Mismatch, RecipeError
-from gra.core.manifest import RunFolder, file_digest
+from gra.core.run_folder import RunFolder, file_digest
 
 _LOG_IN = "log in with `hf auth login`, or set HF_TOKEN to a token that may write"
 

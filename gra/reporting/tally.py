@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import NormalDist, fmean, pstdev
 from typing import Any
 
-from gra.core.records import State
+from gra.core.types import State
 from gra.models.entries import find_entry
 from gra.reporting.evidence import Arm, Evidence, Row
 

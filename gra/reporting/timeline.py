@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from gra.core.records import State
+from gra.core.types import State
 
 _ANNOUNCED = "▸ "
 _SAME_MOMENT_S = 1.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from gra.core.records import Review, Ruling
+from gra.core.types import Review, Ruling
 from gra.synthesis.committee import Member
 from gra.synthesis.notebook import Notebook
 from gra.synthesis.prompts import render

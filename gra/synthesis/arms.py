@@ -21,11 +21,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
-from gra.core.console import View
 from gra.core.errors import BudgetExhausted, writing
-from gra.core.records import Seed, State
-from gra.core.resolved import RESOLVED
-from gra.core.tracking import start_tracking
+from gra.core.progress import View
+from gra.core.resolved_recipe import RESOLVED
+from gra.core.types import Seed, State
 from gra.data.export import export
 from gra.engines.broker import Broker, EnginePool
 from gra.ledger.budget import Account, Held
@@ -38,6 +37,7 @@ from gra.synthesis.told import Candidates, Joined
 from gra.synthesis.watch import Watch
 from gra.synthesis.workbench import Job, Workbench
 from gra.synthesis.workshop import Workshop
+from gra.tracking import start_tracking
 
 
 @contextmanager

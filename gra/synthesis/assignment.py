@@ -16,8 +16,8 @@ from random import Random
 from gra.config.committee import Role
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import RecipeError
+from gra.core.rng import draw
 from gra.synthesis.committee import Member, committee_of
-from gra.synthesis.draw import draw
 
 
 @dataclass(frozen=True, slots=True)

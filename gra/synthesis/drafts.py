@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from gra.core.records import SECOND_BEST, Candidate, Draft, State
+from gra.core.types import SECOND_BEST, Candidate, Draft, State
 
 
 def best_draft(told: Sequence[Candidate]) -> Candidate:

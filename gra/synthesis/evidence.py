@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gra.core.errors import RecipeError
-from gra.core.records import State
+from gra.core.types import State
 from gra.ledger.reader import LedgerReader
 
 Floats = npt.NDArray[np.float64]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gra.config.synthesis import SynthesisRecipe
-from gra.core.records import Candidate, State
+from gra.core.types import Candidate, State
 from gra.synthesis.programs import passed
 
 PROGRAMS = "programs passed"  # left out where no program is asked

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from gra.core.records import Seed
+from gra.core.types import Seed
 from gra.engines.protocol import Json, Text
 from gra.synthesis.committee import Member
 from gra.synthesis.notebook import Notebook

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import BudgetExhausted, DataError
-from gra.core.records import Candidate, Seed, State
+from gra.core.rng import draw
+from gra.core.types import Candidate, Seed, State
 from gra.data.dedup import Embedder
 from gra.models.catalog import resolve
 from gra.synthesis.committee import Member
-from gra.synthesis.draw import draw
 from gra.synthesis.funnel import plain_reason
 from gra.synthesis.generator import enrich, name_domain
 from gra.synthesis.notebook import Notebook, Unanswered, at_once

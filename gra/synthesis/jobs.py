@@ -11,9 +11,9 @@ from typing import Any
 
 from gra.config.loader import Loaded
 from gra.config.synthesis import SynthesisRecipe
-from gra.core.console import View
 from gra.core.errors import BudgetExhausted, DataError
-from gra.core.manifest import RunFolder
+from gra.core.progress import View
+from gra.core.run_folder import RunFolder
 from gra.engines.broker import EnginePool
 from gra.engines.protocol import ModelId
 from gra.ledger.reader import LedgerReader

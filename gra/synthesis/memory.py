@@ -8,7 +8,7 @@ from typing import Any
 
 from gra.config.committee import Served
 from gra.config.synthesis import SynthesisRecipe
-from gra.core.machine import available_gb, gpu_memory_gb
+from gra.core.hardware import available_gb, gpu_memory_gb
 from gra.models.adapters import Adapter, find_adapter
 from gra.models.catalog import cached, resolve
 from gra.models.entries import find_entry

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
-from gra.core.records import Usage
+from gra.core.types import Usage
 from gra.engines.broker import Broker
 from gra.engines.protocol import Answer, Call, EngineFailed, Outcome, Refused, TimedOut, Truncated, Unparsable
 from gra.ledger.ledger import Recorded

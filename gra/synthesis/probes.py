@@ -18,12 +18,12 @@ from typing import Any, TypeVar
 import numpy as np
 
 from gra.core.errors import ModelUnavailable
-from gra.core.records import CHECKS, Seed
+from gra.core.rng import draw
+from gra.core.types import CHECKS, Seed
 from gra.engines.broker import Broker
 from gra.engines.protocol import EngineFailed, Outcome, TimedOut
 from gra.review_stats.reliability import Logistic, auc, calibrate
 from gra.synthesis.committee import Member
-from gra.synthesis.draw import draw
 from gra.synthesis.notebook import Notebook, Unanswered
 from gra.synthesis.reviewer import check_instruction, score_response
 from gra.synthesis.story import trust

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Protocol
 from gra.checks import answers, arithmetic, demands, form
 from gra.config.review import Program as ProgramRecipe
 from gra.core.errors import RecipeError
-from gra.core.records import Abstained, Candidate, Verified
+from gra.core.types import Abstained, Candidate, Verified
 from gra.engines.protocol import Refused, Text, Truncated, Unparsable
 from gra.sandbox.extract import EXTRACT_VERSION, extract
 from gra.sandbox.job import Job, Limits

@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
-from gra.core.records import CHECKS, DIMENSIONS
+from gra.core.types import CHECKS, DIMENSIONS
 
 FOLDER = Path(__file__).parent / "prompts"
 

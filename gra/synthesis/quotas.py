@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from fractions import Fraction
 
 from gra.config.synthesis import SynthesisRecipe
-from gra.synthesis.draw import draw
+from gra.core.rng import draw
 from gra.synthesis.told import Ended
 
 # Two stretches are in flight at once. They grow with the round, so that a large one is not counted too often.

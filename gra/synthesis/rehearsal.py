@@ -21,10 +21,9 @@ from typing import Any
 
 from gra.config.committee import Member
 from gra.config.synthesis import Forms, SynthesisRecipe
-from gra.core.console import View
-from gra.core.machine import gpu_memory_gb
-from gra.core.records import CHECKS, DIMENSIONS, Seed
-from gra.core.tracking import NullTracker
+from gra.core.hardware import gpu_memory_gb
+from gra.core.progress import View
+from gra.core.types import CHECKS, DIMENSIONS, Seed
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.protocol import Call, Choice, Completion, Json, Likelihood, ModelId, Text
 from gra.engines.scripted import ScriptedEngine
@@ -41,6 +40,7 @@ from gra.synthesis.seedwise import answer_seeds
 from gra.synthesis.story import Setting, eligible, live, refine
 from gra.synthesis.workbench import Job, Workbench
 from gra.synthesis.workshop import Workshop
+from gra.tracking import NullTracker
 
 _THINGS = 24  # candidates that are told, seeds that are answered or enriched
 _PAIRS = 4

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
-from gra.core.records import CHECKS, Check, Review
+from gra.core.types import CHECKS, Check, Review
 from gra.engines.protocol import Choice, Json, Likelihood
 from gra.synthesis.committee import Member
 from gra.synthesis.notebook import Notebook, together

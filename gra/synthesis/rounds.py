@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from gra.core.errors import BudgetExhausted
-from gra.core.manifest import digest
-from gra.core.records import Candidate, Seed, State
+from gra.core.run_folder import digest
+from gra.core.types import Candidate, Seed, State
 from gra.data.arrivals import Arrivals
 from gra.data.dedup import Decision, Embedder, Texts, greedy_dedup
 from gra.data.nearest import Matrix

@@ -19,8 +19,8 @@ from weakref import WeakValueDictionary
 from gra.config.loader import Loaded, find_file
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import ModelUnavailable
-from gra.core.manifest import digest
-from gra.core.records import Candidate, Contamination, State
+from gra.core.run_folder import digest
+from gra.core.types import Candidate, Contamination, State
 from gra.data.contamination import RULES, Match, SuiteIndex, SuiteItem, verdict_of
 
 # From a suite's file (and a folder with benchmark files) to its items, and why which tasks are left out.

@@ -12,9 +12,9 @@ from functools import partial
 from typing import Any
 
 from gra.config.synthesis import SynthesisRecipe
-from gra.core.console import View
 from gra.core.errors import RecipeError
-from gra.core.records import Seed
+from gra.core.progress import View
+from gra.core.types import Seed
 from gra.synthesis.assignment import adjudicates, check_cast
 from gra.synthesis.committee import Member, committee_of, make_member, shared_weights
 from gra.synthesis.growth import check_parents, enrich_all, name_domains

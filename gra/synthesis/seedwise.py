@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import BudgetExhausted
-from gra.core.records import Candidate, Seed, State
+from gra.core.types import Candidate, Seed, State
 from gra.engines.protocol import calls_at_once
 from gra.synthesis.committee import make_member
 from gra.synthesis.generator import write_response

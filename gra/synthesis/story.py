@@ -18,14 +18,14 @@ from functools import lru_cache
 
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import DataError
-from gra.core.records import Candidate, Review, Seed, State, Verified
+from gra.core.rng import draw
+from gra.core.types import Candidate, Review, Seed, State, Verified
 from gra.engines.broker import Broker
 from gra.synthesis.adjudicator import adjudicate
 from gra.synthesis.assignment import Roles, cast
 from gra.synthesis.committee import Member
 from gra.synthesis.consensus import Gate, decide
 from gra.synthesis.drafts import best_draft
-from gra.synthesis.draw import draw
 from gra.synthesis.forms import with_form
 from gra.synthesis.generator import new_keywords, rewrite_response, write_instruction, write_response
 from gra.synthesis.notebook import Notebook, Unanswered, together

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gra.core.records import Candidate, State
+from gra.core.types import Candidate, State
 from gra.ledger.ledger import Ledger
 from gra.synthesis import programs
 from gra.synthesis.funnel import CLEAN, PROGRAMS, STEPS, plain_reason, steps

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from gra.core.errors import DataError
-from gra.core.records import Candidate, State
+from gra.core.types import Candidate, State
 from gra.ledger.ledger import Ledger
 
 

@@ -19,7 +19,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from gra.core.console import View, duration
+from gra.core.progress import View, duration
 from gra.engines.broker import EnginePool, Tokens
 from gra.engines.residency import Residency
 from gra.ledger.budget import Held

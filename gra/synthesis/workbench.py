@@ -11,10 +11,9 @@ from typing import Any
 
 from gra.config.loader import Loaded
 from gra.config.synthesis import SynthesisRecipe
-from gra.core.console import View
-from gra.core.manifest import RunFolder, digest, file_digest
-from gra.core.records import Candidate, State
-from gra.core.tracking import Tracker
+from gra.core.progress import View
+from gra.core.run_folder import RunFolder, digest, file_digest
+from gra.core.types import Candidate, State
 from gra.data.seed_hub import find_seeds
 from gra.data.seeds import Seeds, load_seeds
 from gra.engines.broker import Broker
@@ -28,6 +27,7 @@ from gra.synthesis.programs import versions
 from gra.synthesis.prompts import digests
 from gra.synthesis.screen import Screen
 from gra.synthesis.workshop import Workshop
+from gra.tracking import Tracker
 
 _STORIES_PER_MODEL = 12  # in flight at least: where engines take few calls, stories also wait for other models
 

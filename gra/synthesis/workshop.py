@@ -17,9 +17,9 @@ from pathlib import Path
 from gra.config.committee import Member, Served
 from gra.config.synthesis import Engine as EngineRecipe
 from gra.config.synthesis import SynthesisRecipe
-from gra.core.console import View
 from gra.core.errors import ModelUnavailable, RecipeError
-from gra.core.machine import available_gb, gpu_memory_gb
+from gra.core.hardware import available_gb, gpu_memory_gb
+from gra.core.progress import View
 from gra.engines.broker import EnginePool
 from gra.engines.protocol import Engine, ModelId
 from gra.engines.vllm import VllmEngine, VllmSettings

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from gra.config.synthesis import TrainRecipe
-from gra.core.manifest import environment
+from gra.core.run_folder import environment
 
 _TAGS = {"sft": "sft", "preference": "dpo", "distill": "distillation"}
 _LEARNT = {

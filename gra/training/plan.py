@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from gra.config.loader import Loaded, find_file
 from gra.config.synthesis import TrainRecipe
 from gra.core.errors import DataError, Mismatch, RecipeError
-from gra.core.manifest import digest, file_digest
+from gra.core.run_folder import digest, file_digest
 from gra.models.weights import damage
 from gra.training.arguments import check_arguments, on_cpu
 from gra.training.methods import METHODS

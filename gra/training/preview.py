@@ -10,7 +10,7 @@ from typing import Any
 
 from gra.config.loader import Loaded
 from gra.config.synthesis import TrainRecipe
-from gra.core.manifest import digest
+from gra.core.run_folder import digest
 from gra.training.arguments import check_arguments
 from gra.training.launch import Launch
 from gra.training.memory import Shape, estimate, shape_of

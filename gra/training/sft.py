@@ -16,10 +16,10 @@ from typing import Any
 
 from gra.config.loader import Loaded
 from gra.config.synthesis import TrainRecipe
-from gra.core.console import View
 from gra.core.errors import RecipeError
-from gra.core.manifest import MANIFEST, RunFolder, write_json
-from gra.core.resolved import RESOLVED
+from gra.core.progress import View
+from gra.core.resolved_recipe import RESOLVED
+from gra.core.run_folder import MANIFEST, RunFolder, write_json
 from gra.training.arguments import build_arguments, check_arguments, on_cpu
 from gra.training.card import write_card
 from gra.training.checkpoints import Checkpoint, newest_whole, refuse_difference, remove_broken
@@ -265,7 +265,7 @@ def _metrics(plan: Plan, trainer: Any, seconds: float) -> dict[str, Any]:
 
 @contextmanager
 def _tracking(plan: Plan, folder: RunFolder, group: str | None, main: bool) -> Iterator[Any]:
-    from gra.core.tracking import NullTracker, start_tracking
+    from gra.tracking import NullTracker, start_tracking
 
     recipe = plan.recipe
     config = {**recipe.model_dump(mode="json"), "fingerprint": plan.fingerprint}

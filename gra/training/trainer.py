@@ -15,8 +15,8 @@ from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTTrainer
 
-from gra.core.console import View
-from gra.core.tracking import Tracker
+from gra.core.progress import View
+from gra.tracking import Tracker
 from gra.training.checkpoints import Inputs, seal
 from gra.training.head_loss import FrozenHeadLoss, parts_of_like_length
 from gra.training.plan import Plan, lora_config

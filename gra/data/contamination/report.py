@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from gra.core.errors import DataError
-from gra.core.manifest import RunFolder, atomic_path, digest, file_digest, write_json
+from gra.core.run_folder import RunFolder, atomic_path, digest, file_digest, write_json
 from gra.data.contamination.search import Match, SuiteIndex, Verdict, verdict_of
 from gra.data.contamination.texts import SuiteItem, read_dataset
 
