@@ -40,9 +40,9 @@ from gra.core.types import DIMENSIONS
 from gra.data.arrivals import Arrivals
 from gra.data.export import export
 from gra.engines.broker import Broker, EnginePool
-from gra.engines.openai import OpenAIEngine, ServerSettings
-from gra.engines.protocol import Answer, Call, Completion, Engine, Json, ModelId, SamplingSettings, Text
-from gra.engines.scripted import ScriptedEngine
+from gra.engines.mock import ScriptedEngine
+from gra.engines.openai_server.engine import OpenAIEngine, ServerSettings
+from gra.engines.types import Answer, Call, Completion, Engine, Json, ModelId, SamplingSettings, Text
 from gra.ledger.ledger import Ledger
 from gra.synthesis.reviewer import score_schema
 from gra.synthesis.rounds import Round

@@ -18,8 +18,8 @@ from typing import Annotated, Any
 import typer
 
 from gra.core.run_folder import write_json
-from gra.engines.protocol import Call, Choice, Completion, Json, Likelihood, ModelId, Output, SamplingSettings, Text
-from gra.engines.vllm import VllmEngine, VllmSettings
+from gra.engines.types import Call, Choice, Completion, Json, Likelihood, ModelId, Output, SamplingSettings, Text
+from gra.engines.vllm.engine import VllmEngine, VllmSettings
 from gra.models.catalog import resolve
 
 TALE = "The cat sat on the mat and looked at the moon for a while. " * 8

@@ -22,8 +22,8 @@ import typer
 
 from gra.core.run_folder import write_json
 from gra.engines.broker import EnginePool
-from gra.engines.protocol import Call, Choice, Completion, ModelId, SamplingSettings
-from gra.engines.vllm import VllmEngine, VllmSettings
+from gra.engines.types import Call, Choice, Completion, ModelId, SamplingSettings
+from gra.engines.vllm.engine import VllmEngine, VllmSettings
 from gra.models.catalog import resolve
 
 WORDS = ("river", "stone", "winter", "letter", "garden", "engine", "market", "silver", "window", "border", "copper")

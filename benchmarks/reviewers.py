@@ -45,8 +45,8 @@ from gra.core.run_folder import environment, write_json
 from gra.core.types import Usage
 from gra.data.seeds import load_seeds
 from gra.engines.broker import Broker, EnginePool
-from gra.engines.protocol import Fault, Likelihood
-from gra.engines.scripted import ScriptedEngine
+from gra.engines.mock import ScriptedEngine
+from gra.engines.types import Fault, Likelihood
 from gra.ledger.ledger import Ledger
 from gra.review_stats.reliability import auc, calibrate
 from gra.synthesis.committee import Member, make_member

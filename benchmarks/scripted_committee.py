@@ -13,7 +13,7 @@ import numpy as np
 
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.types import CHECKS, DIMENSIONS, Seed
-from gra.engines.protocol import Call, Completion, Json, ModelId
+from gra.engines.types import Call, Completion, Json, ModelId
 from gra.synthesis.committee import make_members
 from gra.synthesis.story import Setting
 

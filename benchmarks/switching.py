@@ -6,7 +6,7 @@ the queues, the residency and its policy.
 
 Five 8B models write and review stories as in the paper; of five, one, two or three fit at once. Policies:
 
-- gra: ours (`gra/engines/switching.py`), with engines that sleep, and calls in flight that sleep with them.
+- gra: ours (`gra/engines/scheduling/swap_policy.py`), with engines that sleep, and calls in flight that sleep with them.
 - gra, calls end first: ours, where a model that gives way first ends its calls in flight.
 - round-robin: the models take turns in a fixed order, with engines that sleep, and a turn lasts its time slice; of
   several slices the best is shown. `round-robin, drained` knows its queues: it passes over a model that nothing waits
@@ -32,9 +32,9 @@ import typer
 
 from gra.core.run_folder import write_json
 from gra.engines.broker import EnginePool
-from gra.engines.protocol import Call, Completion, EngineStats, ModelId, SamplingSettings, Text
-from gra.engines.residency import Policy, Residency
-from gra.engines.switching import Move, Standing, choose
+from gra.engines.scheduling.swap_policy import Move, Standing, choose
+from gra.engines.scheduling.swapper import Policy, Residency
+from gra.engines.types import Call, Completion, EngineStats, ModelId, SamplingSettings, Text
 
 MODELS = "abcde"
 SLICES = (5.0, 10.0, 20.0, 40.0)

@@ -28,7 +28,7 @@ from gra.config.loader import load_recipe
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.progress import View, read_events
 from gra.core.run_folder import RunFolder, write_json
-from gra.engines.vllm import VllmEngine, child_environment
+from gra.engines.vllm.engine import VllmEngine, child_environment
 from gra.evaluation.suite import suite_items
 from gra.synthesis.jobs import job_for, run_jobs
 from gra.synthesis.workshop import find_models
@@ -36,7 +36,7 @@ from gra.synthesis.workshop import find_models
 BARE = """
 import json, sys, time
 from pathlib import Path
-from gra.engines.vllm_worker import engine_arguments, sampling_params
+from gra.engines.vllm.worker import engine_arguments, sampling_params
 settings, calls = json.loads(Path(sys.argv[1]).read_text())
 from transformers import AutoTokenizer
 from vllm import LLM

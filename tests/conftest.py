@@ -14,8 +14,8 @@ from recorded_runs import make_run as make_run
 from scripted_run import Script, answer_by_content
 
 from gra.config.review import Review
-from gra.engines.protocol import ModelId, SamplingSettings
-from gra.engines.scripted import ScriptedEngine
+from gra.engines.mock import ScriptedEngine
+from gra.engines.types import ModelId, SamplingSettings
 from gra.ledger.ledger import Ledger
 from gra.synthesis.committee import Member
 

@@ -7,9 +7,9 @@ from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
 from gra.core.errors import EngineUnavailable
-from gra.engines.protocol import Call, Completion, EngineStats
-from gra.engines.residency import Residency
-from gra.engines.switching import Move, Standing, choose
+from gra.engines.scheduling.swap_policy import Move, Standing, choose
+from gra.engines.scheduling.swapper import Residency
+from gra.engines.types import Call, Completion, EngineStats
 
 
 class Machine:

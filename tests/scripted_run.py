@@ -28,8 +28,8 @@ from gra.config.synthesis import SynthesisRecipe
 from gra.core.run_folder import canonical_json, digest
 from gra.core.types import CHECKS, DIMENSIONS, Seed
 from gra.engines.broker import call_request
-from gra.engines.protocol import Call, Choice, Completion, Fault, Json, Likelihood, ModelId, Text
-from gra.engines.scripted import ScriptedEngine
+from gra.engines.mock import ScriptedEngine
+from gra.engines.types import Call, Choice, Completion, Fault, Json, Likelihood, ModelId, Text
 from gra.ledger.ledger import Ledger
 from gra.models.catalog import ResolvedModel
 from gra.sandbox.permission import Permission

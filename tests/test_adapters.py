@@ -15,8 +15,8 @@ from gra.config.synthesis import Engine, SynthesisRecipe
 from gra.core.errors import RecipeError
 from gra.core.progress import View
 from gra.engines.broker import call_key
-from gra.engines.protocol import Call, ModelId, SamplingSettings, Text
 from gra.engines.ray import RayEngine
+from gra.engines.types import Call, ModelId, SamplingSettings, Text
 from gra.models.adapters import find_adapter
 from gra.synthesis import workshop
 from gra.synthesis.housing import house

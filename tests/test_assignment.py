@@ -13,7 +13,7 @@ from scripted_run import make_recipe
 
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import RecipeError
-from gra.engines.protocol import ModelId, SamplingSettings
+from gra.engines.types import ModelId, SamplingSettings
 from gra.synthesis.assignment import Roles, adjudicates, balanced_roles, cast, check_cast, draw_roles
 from gra.synthesis.committee import Member, committee_of, make_members
 

@@ -15,7 +15,8 @@ from scripted_run import said
 
 from gra.core.errors import EngineUnavailable
 from gra.engines.broker import KEY_FIELDS, Broker, EnginePool, call_key, call_request
-from gra.engines.protocol import (
+from gra.engines.mock import ScriptedEngine
+from gra.engines.types import (
     Answer,
     Call,
     Choice,
@@ -33,7 +34,6 @@ from gra.engines.protocol import (
     Truncated,
     Unparsable,
 )
-from gra.engines.scripted import ScriptedEngine
 from gra.ledger.ledger import Ledger
 
 MODEL = ModelId("model-a", "sha256:0011", "sha256:2233")

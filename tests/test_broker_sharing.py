@@ -14,8 +14,8 @@ from test_broker import CALL, GRADE, Asked, ask, make_broker
 from gra.config.budget import Budget
 from gra.core.errors import BudgetExhausted
 from gra.engines.broker import Broker, EnginePool, call_key
-from gra.engines.protocol import Answer, Fault, Outcome
-from gra.engines.scripted import ScriptedEngine
+from gra.engines.mock import ScriptedEngine
+from gra.engines.types import Answer, Fault, Outcome
 from gra.ledger.budget import Account
 from gra.ledger.ledger import Ledger
 

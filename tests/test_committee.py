@@ -13,7 +13,7 @@ from gra.config.committee import Committee
 from gra.config.review import Review
 from gra.core.errors import RecipeError
 from gra.core.rng import draw
-from gra.engines.protocol import ModelId, SamplingSettings, Text
+from gra.engines.types import ModelId, SamplingSettings, Text
 from gra.synthesis.assignment import check_roles, draw_roles
 from gra.synthesis.committee import Member, make_members, shared_weights
 

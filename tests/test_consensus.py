@@ -14,8 +14,8 @@ from scripted_run import answer_by_content, make_recipe, make_seeds, said
 from gra.config.review import Review
 from gra.core.types import DIMENSIONS, Candidate, State
 from gra.engines.broker import Broker, EnginePool
-from gra.engines.protocol import Call, Choice, Completion, Json, ModelId
-from gra.engines.scripted import ScriptedEngine
+from gra.engines.mock import ScriptedEngine
+from gra.engines.types import Call, Choice, Completion, Json, ModelId
 from gra.ledger.ledger import Ledger
 from gra.synthesis.assignment import draw_roles
 from gra.synthesis.committee import make_members

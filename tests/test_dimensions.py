@@ -17,8 +17,8 @@ from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import RecipeError
 from gra.core.types import DIMENSIONS, Review, Ruling
 from gra.engines.broker import Broker, EnginePool
-from gra.engines.protocol import Call, Choice, Completion, Json, ModelId
-from gra.engines.scripted import ScriptedEngine
+from gra.engines.mock import ScriptedEngine
+from gra.engines.types import Call, Choice, Completion, Json, ModelId
 from gra.synthesis.adjudicator import adjudicate
 from gra.synthesis.committee import make_members
 from gra.synthesis.notebook import Notebook

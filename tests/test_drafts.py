@@ -18,8 +18,8 @@ from test_rounds import make_setting, run, small
 from gra.core.types import CHECKS, DIMENSIONS, SECOND_BEST, Candidate, Draft, Ruling, State
 from gra.data.export import lineage_row, preference_rows
 from gra.engines.broker import Broker, EnginePool
-from gra.engines.protocol import Call, Completion, Fault, Json, Text
-from gra.engines.scripted import ScriptedEngine
+from gra.engines.mock import ScriptedEngine
+from gra.engines.types import Call, Completion, Fault, Json, Text
 from gra.synthesis.drafts import best_draft
 from gra.synthesis.rounds import grow
 from gra.synthesis.story import live

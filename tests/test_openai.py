@@ -19,9 +19,10 @@ from unreliable_server import UnreliableServer
 
 from gra.core.errors import EngineUnavailable, RecipeError
 from gra.engines.broker import Broker, EnginePool
-from gra.engines.dialect import label_probabilities, only_object
-from gra.engines.openai import OpenAIEngine, ServerSettings
-from gra.engines.protocol import (
+from gra.engines.openai_server.client import retry_after
+from gra.engines.openai_server.engine import OpenAIEngine, ServerSettings
+from gra.engines.openai_server.requests import label_probabilities, only_object
+from gra.engines.types import (
     Answer,
     Call,
     Choice,
@@ -37,7 +38,6 @@ from gra.engines.protocol import (
     TimedOut,
     Truncated,
 )  # fmt: skip
-from gra.engines.server import retry_after
 from gra.ledger.ledger import Ledger
 
 T = TypeVar("T")

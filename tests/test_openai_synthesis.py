@@ -20,7 +20,7 @@ from gra.core.progress import View
 from gra.core.run_folder import RunFolder, file_digest
 from gra.core.types import DIMENSIONS, State
 from gra.data.export import read_lineage
-from gra.engines.protocol import ModelId
+from gra.engines.types import ModelId
 from gra.evaluation.suite import suite_items
 from gra.ledger.ledger import Ledger
 from gra.synthesis import growth, workshop

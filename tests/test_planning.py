@@ -14,8 +14,8 @@ from scripted_run import WordEmbedder, answer_by_content, fake_resolve, make_rec
 from synthesised import command
 
 from gra.engines.broker import EnginePool
-from gra.engines.protocol import ModelId
-from gra.engines.scripted import ScriptedEngine
+from gra.engines.mock import ScriptedEngine
+from gra.engines.types import ModelId
 from gra.models.adapters import Adapter
 from gra.planning.command import screen, to_json
 from gra.planning.plan import make_plan

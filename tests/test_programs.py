@@ -26,7 +26,7 @@ from gra.core.errors import RecipeError
 from gra.core.types import CHECKS, DIMENSIONS, Abstained, Candidate, State, Verified
 from gra.data.export import export
 from gra.engines.broker import Broker, EnginePool
-from gra.engines.protocol import Call, Completion, Fault, Json, ModelId, Text
+from gra.engines.types import Call, Completion, Fault, Json, ModelId, Text
 from gra.reporting.explain import explain
 from gra.synthesis import programs
 from gra.synthesis.committee import Member, make_members

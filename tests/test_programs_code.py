@@ -22,7 +22,7 @@ from gra.core.types import Abstained, Candidate, Seed, State, Verified
 from gra.data.export import read_candidates
 from gra.data.seeds import load_seeds
 from gra.engines.broker import Broker, EnginePool
-from gra.engines.protocol import Call, Completion, Fault, ModelId, Text
+from gra.engines.types import Call, Completion, Fault, ModelId, Text
 from gra.experiment import load_experiment
 from gra.reporting.explain import explain
 from gra.sandbox.job import Limits

@@ -14,7 +14,7 @@ from test_rounds import check_ended_once, run
 
 from gra.core.types import Candidate, State
 from gra.data.export import lineage_row, training_row
-from gra.engines.protocol import Call, Completion, Fault
+from gra.engines.types import Call, Completion, Fault
 from gra.synthesis.quotas import Quotas, apportion, rows_by_domain
 
 shares = st.dictionaries(st.text("abc", min_size=1, max_size=2), st.floats(0, 1000), min_size=1).filter(

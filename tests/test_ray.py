@@ -15,9 +15,9 @@ import pytest
 from gra.config.committee import Served
 from gra.core.errors import EngineUnavailable
 from gra.engines.broker import Broker, EnginePool
-from gra.engines.protocol import Answer, Call, Completion, ModelId, SamplingSettings, Text
 from gra.engines.ray import RayEngine, RaySettings
-from gra.engines.vllm import VllmEngine, VllmSettings
+from gra.engines.types import Answer, Call, Completion, ModelId, SamplingSettings, Text
+from gra.engines.vllm.engine import VllmEngine, VllmSettings
 from gra.ledger.ledger import Ledger
 
 CALL = Call(ModelId("m", "id", "t"), (("user", "echo"),), Text(), SamplingSettings(0.7, 0.95, 1.0, 64))
@@ -65,7 +65,7 @@ def cluster() -> Iterator[Any]:
 
 def stand_in(name: str, settings: VllmSettings, log_file: Path) -> VllmEngine:
     """The real engine and worker around a stand-in for vLLM, made where the replica lives."""
-    from gra.engines import vllm
+    from gra.engines.vllm import engine as vllm
 
     python = settings.path / "python"
     vllm.sys = SimpleNamespace(executable=str(python), prefix=sys.prefix)  # type: ignore[attr-defined]

@@ -17,8 +17,8 @@ from scripted_run import answer_by_content, make_seeds, said
 from gra.core.errors import EngineUnavailable, ModelUnavailable
 from gra.core.types import DIMENSIONS
 from gra.engines.broker import Broker, EnginePool
-from gra.engines.protocol import Call, Completion, Fault, Json
-from gra.engines.scripted import ScriptedEngine
+from gra.engines.mock import ScriptedEngine
+from gra.engines.types import Call, Completion, Fault, Json
 from gra.ledger.ledger import Ledger
 from gra.review_stats.reliability import auc, calibrate
 from gra.synthesis.probes import committee_auc, measure, plant

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from loaded import Loaded, Machine, hasty, run, use
 
 from gra.core.errors import EngineUnavailable
-from gra.engines.residency import Residency
-from gra.engines.switching import Move, Standing
+from gra.engines.scheduling.swap_policy import Move, Standing
+from gra.engines.scheduling.swapper import Residency
 
 
 def make(limit: float, sizes: dict[str, float], **options: Any) -> tuple[Residency, dict[str, Loaded]]:

@@ -24,7 +24,7 @@ from gra.core.errors import GraError
 from gra.core.run_folder import RunFolder, digest, file_digest
 from gra.core.types import State
 from gra.data.export import read_lineage
-from gra.engines.protocol import Call, Completion, Fault
+from gra.engines.types import Call, Completion, Fault
 from gra.synthesis import growth
 
 PARTS = ("train", "contested", "preferences", "lineage")

@@ -34,7 +34,7 @@ from gra.core.types import CHECKS, Candidate, Seed, State
 from gra.data.dedup import greedy_dedup
 from gra.data.export import TRAIN_SCHEMA, lineage_row, training_row
 from gra.engines.broker import Broker, EnginePool
-from gra.engines.protocol import Call, Completion, Fault, ModelId
+from gra.engines.types import Call, Completion, Fault, ModelId
 from gra.ledger.budget import Account
 from gra.synthesis import rounds
 from gra.synthesis.committee import make_members

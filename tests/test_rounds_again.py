@@ -11,7 +11,7 @@ from scripted_run import WordEmbedder, answer_by_content, make_recipe, make_seed
 from test_rounds import run, small
 
 from gra.core.errors import DataError, EngineUnavailable
-from gra.engines.protocol import Call, Completion
+from gra.engines.types import Call, Completion
 
 
 def test_a_round_that_ended_is_not_gone_through_again(tmp_path: Path, monkeypatch) -> None:

@@ -24,7 +24,7 @@ from gra.core.run_folder import RunFolder
 from gra.core.types import Candidate, Draft, State
 from gra.data.contamination import SuiteItem
 from gra.data.export import read_lineage
-from gra.engines.protocol import Call, Completion, Fault, Text
+from gra.engines.types import Call, Completion, Fault, Text
 from gra.evaluation.suite import suite_items
 from gra.experiment import load_experiment
 from gra.synthesis import growth, workbench

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gra.core.types import DIMENSIONS
-from gra.engines.shape import affirm
+from gra.engines.json_check import affirm
 from gra.synthesis.generator import KEYWORDS
 from gra.synthesis.reviewer import CHECK_JSON, COMMENT, score_schema
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from loaded import Loaded, Machine, hasty, run, use
 
-from gra.engines.residency import Residency
+from gra.engines.scheduling.swapper import Residency
 
 
 def test_models_that_can_sleep_keep_their_process_and_close_ends_it() -> None:

@@ -24,8 +24,8 @@ from gra.core.errors import BudgetExhausted, RecipeError
 from gra.core.progress import View, read_events
 from gra.core.run_folder import RunFolder
 from gra.engines.broker import Broker, EnginePool
-from gra.engines.protocol import Call, ModelId, SamplingSettings, Text
-from gra.engines.scripted import ScriptedEngine
+from gra.engines.mock import ScriptedEngine
+from gra.engines.types import Call, ModelId, SamplingSettings, Text
 from gra.ledger.budget import Account, Held, token_cost
 from gra.ledger.ledger import Ledger
 from gra.synthesis import growth

@@ -15,7 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gra.engines.broker import EnginePool
-from gra.engines.protocol import (
+from gra.engines.scheduling.prefix_queue import PrefixQueue
+from gra.engines.scheduling.swap_policy import LULL_S, Move, Standing, choose
+from gra.engines.scheduling.swapper import Policy
+from gra.engines.types import (
     Call,
     Completion,
     EngineStats,
@@ -24,9 +27,6 @@ from gra.engines.protocol import (
     Text,
     calls_at_once,
 )
-from gra.engines.queueing import PrefixQueue
-from gra.engines.residency import Policy
-from gra.engines.switching import LULL_S, Move, Standing, choose
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gra.engines.traffic import Traffic
+from gra.engines.openai_server.rate_limiter import Traffic
 
 
 class Clock:

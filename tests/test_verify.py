@@ -18,7 +18,7 @@ from synthesised import RECIPE, command, synthesise
 from gra.core.errors import DataError, Mismatch
 from gra.core.run_folder import RunFolder, file_digest, write_json
 from gra.data.export import read_candidates
-from gra.engines.protocol import Call, Completion
+from gra.engines.types import Call, Completion
 from gra.reporting.verify import verify
 from gra.synthesis import growth
 

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from gra.core.errors import EngineUnavailable
-from gra.engines import vllm as vllm_engine
-from gra.engines.protocol import Call, Choice, Completion, Fault, Json, ModelId, SamplingSettings, Text
-from gra.engines.vllm import VllmEngine, VllmSettings
+from gra.engines.types import Call, Choice, Completion, Fault, Json, ModelId, SamplingSettings, Text
+from gra.engines.vllm import engine as vllm_engine
+from gra.engines.vllm.engine import VllmEngine, VllmSettings
 
 CALL = Call(ModelId("m", "id", "t"), (("user", "echo this"),), Text(), SamplingSettings(0.7, 0.95, 1.1, 64))
 SETTINGS = VllmSettings(Path("weights"), max_model_len=512, kv_cache_gb=1.0, threads=2, concurrency=8)
@@ -42,7 +42,7 @@ def python(tmp_path: Path) -> str:
     """An interpreter that runs the stand-in whenever it is told to run the worker module."""
     wrapper = tmp_path / "python"
     stand_in = Path(__file__).parent / "vllm_stand_in.py"
-    check = '[ "$2" = gra.engines.vllm_worker ] || exit 9'
+    check = '[ "$2" = gra.engines.vllm.worker ] || exit 9'
     wrapper.write_text(f'#!/bin/sh\n{check}\nexec {sys.executable} {stand_in} "$3"\n')
     wrapper.chmod(0o755)
     return str(wrapper)

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from gra.engines.broker import Broker, EnginePool
-from gra.engines.protocol import Answer, Call, Completion, Engine, Likelihood, ModelId, SamplingSettings, Text
-from gra.engines.vllm import VllmEngine, VllmSettings
+from gra.engines.types import Answer, Call, Completion, Engine, Likelihood, ModelId, SamplingSettings, Text
+from gra.engines.vllm.engine import VllmEngine, VllmSettings
 from gra.ledger.ledger import Ledger
 from gra.models.adapters import Adapter, find_adapter
 from gra.models.catalog import resolve

@@ -11,8 +11,8 @@ from typing import Any, get_args
 
 import pytest
 
-from gra.engines import vllm_worker
-from gra.engines.vllm import VllmSettings, child_environment
+from gra.engines.vllm import worker as vllm_worker
+from gra.engines.vllm.engine import VllmSettings, child_environment
 
 SETTINGS = VllmSettings(Path("weights"), max_model_len=512, kv_cache_gb=1.0, threads=2, concurrency=8)
 

@@ -15,8 +15,8 @@ from gra.config.loader import Loaded
 from gra.core.progress import View, read_events
 from gra.core.run_folder import RunFolder
 from gra.engines.broker import Broker, EnginePool
-from gra.engines.protocol import Call, Completion, ModelId, SamplingSettings, Text
-from gra.engines.scripted import ScriptedEngine
+from gra.engines.mock import ScriptedEngine
+from gra.engines.types import Call, Completion, ModelId, SamplingSettings, Text
 from gra.ledger.budget import Account, Held
 from gra.ledger.ledger import Ledger
 from gra.synthesis.watch import Watch

@@ -16,7 +16,7 @@ from typing import Any
 from aiohttp import web
 from scripted_run import answer_by_content
 
-from gra.engines.protocol import Call, Choice, Completion, Fault, Json, ModelId, SamplingSettings, Text
+from gra.engines.types import Call, Choice, Completion, Fault, Json, ModelId, SamplingSettings, Text
 
 WAYS = ("429", "500", "reset", "hang", "cut-off JSON", "prose", "wrong schema")
 LIKELY = {"yes": -0.2, "no": -1.8}

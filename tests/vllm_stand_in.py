@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gra.engines import vllm_worker
+from gra.engines.vllm import worker as vllm_worker
 
 
 class _Engine:

@@ -21,7 +21,10 @@ from typing import Any
 
 from gra.core.run_folder import canonical_json
 from gra.core.types import Usage
-from gra.engines.protocol import (
+from gra.engines.json_check import Affirm, affirm
+from gra.engines.scheduling.prefix_queue import PrefixQueue
+from gra.engines.scheduling.swapper import Residency
+from gra.engines.types import (
     Answer,
     Call,
     Choice,
@@ -40,9 +43,6 @@ from gra.engines.protocol import (
     Unparsable,
     calls_at_once,
 )
-from gra.engines.queueing import PrefixQueue
-from gra.engines.residency import Residency
-from gra.engines.shape import Affirm, affirm
 from gra.ledger.budget import Account
 from gra.ledger.ledger import Ledger, Recorded
 

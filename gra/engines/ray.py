@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from gra.core.errors import EngineUnavailable
-from gra.engines.protocol import BATCHES, Call, Completion, Engine, EngineStats, Fault, calls_at_once
-from gra.engines.vllm import VllmEngine, VllmSettings
+from gra.engines.types import BATCHES, Call, Completion, Engine, EngineStats, Fault, calls_at_once
+from gra.engines.vllm.engine import VllmEngine, VllmSettings
 
 # So many replicas may be lost in a row without an answer from any.
 _LOSSES = 5

@@ -21,7 +21,7 @@ from gra.core.progress import View
 from gra.core.resolved_recipe import find_ledger, read_resolved
 from gra.core.run_folder import RunFolder
 from gra.core.types import State
-from gra.engines.protocol import BATCHES
+from gra.engines.types import BATCHES
 from gra.evaluation.suite import suite_items
 from gra.experiment import Plan, arm_jobs, load_experiment
 from gra.ledger.budget import token_cost
@@ -229,7 +229,7 @@ def _arm(job: Job, past: Path | None, sample: int | None, duplicates: Sequence[s
 
 
 def _calls_at_once(recipe: SynthesisRecipe) -> dict[str, int]:
-    """The calls that each model takes at once (`gra.engines.protocol.calls_at_once`)."""
+    """The calls that each model takes at once (`gra.engines.types.calls_at_once`)."""
     places = {member.model: member.engine or recipe.engine for member in members_of(recipe)}
     return {
         name: (recipe.engine if served.kind == "vllm" else served).concurrency

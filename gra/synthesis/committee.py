@@ -13,7 +13,7 @@ from gra.config.committee import Member as MemberRecipe
 from gra.config.review import Review
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.types import DIMENSIONS
-from gra.engines.protocol import Call, ModelId, Output, SamplingSettings
+from gra.engines.types import Call, ModelId, Output, SamplingSettings
 from gra.models.entries import find_entry
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from gra.core.types import Seed
-from gra.engines.protocol import Json, Text
+from gra.engines.types import Json, Text
 from gra.synthesis.committee import Member
 from gra.synthesis.notebook import Notebook
 from gra.synthesis.prompts import hint, render

@@ -15,7 +15,7 @@ from gra.core.errors import BudgetExhausted, DataError
 from gra.core.progress import View
 from gra.core.run_folder import RunFolder
 from gra.engines.broker import EnginePool
-from gra.engines.protocol import ModelId
+from gra.engines.types import ModelId
 from gra.ledger.reader import LedgerReader
 from gra.models.adapters import find_adapter
 from gra.models.catalog import here

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from gra.core.types import Usage
 from gra.engines.broker import Broker
-from gra.engines.protocol import Answer, Call, EngineFailed, Outcome, Refused, TimedOut, Truncated, Unparsable
+from gra.engines.types import Answer, Call, EngineFailed, Outcome, Refused, TimedOut, Truncated, Unparsable
 from gra.ledger.ledger import Recorded
 
 T = TypeVar("T")

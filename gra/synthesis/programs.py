@@ -21,7 +21,7 @@ from gra.checks import answers, arithmetic, demands, form
 from gra.config.review import Program as ProgramRecipe
 from gra.core.errors import RecipeError
 from gra.core.types import Abstained, Candidate, Verified
-from gra.engines.protocol import Refused, Text, Truncated, Unparsable
+from gra.engines.types import Refused, Text, Truncated, Unparsable
 from gra.sandbox.extract import EXTRACT_VERSION, extract
 from gra.sandbox.job import Job, Limits
 from gra.sandbox.job import Verdict as Ended

@@ -25,8 +25,8 @@ from gra.core.hardware import gpu_memory_gb
 from gra.core.progress import View
 from gra.core.types import CHECKS, DIMENSIONS, Seed
 from gra.engines.broker import Broker, EnginePool
-from gra.engines.protocol import Call, Choice, Completion, Json, Likelihood, ModelId, Text
-from gra.engines.scripted import ScriptedEngine
+from gra.engines.mock import ScriptedEngine
+from gra.engines.types import Call, Choice, Completion, Json, Likelihood, ModelId, Text
 from gra.ledger.ledger import Ledger
 from gra.models.entries import find_entry
 from gra.synthesis.committee import committee_of, members_of

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
 from gra.core.types import CHECKS, Check, Review
-from gra.engines.protocol import Choice, Json, Likelihood
+from gra.engines.types import Choice, Json, Likelihood
 from gra.synthesis.committee import Member
 from gra.synthesis.notebook import Notebook, together
 from gra.synthesis.prompts import CHECK_QUESTIONS, SCORE_QUESTIONS, render

@@ -12,7 +12,7 @@ from dataclasses import replace
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import BudgetExhausted
 from gra.core.types import Candidate, Seed, State
-from gra.engines.protocol import calls_at_once
+from gra.engines.types import calls_at_once
 from gra.synthesis.committee import make_member
 from gra.synthesis.generator import write_response
 from gra.synthesis.notebook import Notebook, Unanswered, at_once

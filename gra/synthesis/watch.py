@@ -21,7 +21,7 @@ from rich.text import Text
 
 from gra.core.progress import View, duration
 from gra.engines.broker import EnginePool, Tokens
-from gra.engines.residency import Residency
+from gra.engines.scheduling.swapper import Residency
 from gra.ledger.budget import Held
 from gra.synthesis.workbench import Workbench
 

@@ -17,7 +17,7 @@ from gra.core.types import Candidate, State
 from gra.data.seed_hub import find_seeds
 from gra.data.seeds import Seeds, load_seeds
 from gra.engines.broker import Broker
-from gra.engines.protocol import calls_at_once
+from gra.engines.types import calls_at_once
 from gra.ledger.ledger import Ledger
 from gra.sandbox.permission import Permission
 from gra.synthesis.committee import committee_of

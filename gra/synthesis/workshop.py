@@ -21,8 +21,8 @@ from gra.core.errors import ModelUnavailable, RecipeError
 from gra.core.hardware import available_gb, gpu_memory_gb
 from gra.core.progress import View
 from gra.engines.broker import EnginePool
-from gra.engines.protocol import Engine, ModelId
-from gra.engines.vllm import VllmEngine, VllmSettings
+from gra.engines.types import Engine, ModelId
+from gra.engines.vllm.engine import VllmEngine, VllmSettings
 from gra.models.adapters import Adapter, find_adapter
 from gra.models.catalog import ResolvedModel, resolve
 from gra.models.chat import context_length, has_chat_template, template_digest
@@ -87,7 +87,7 @@ class Workshop:
         return RayEngine(self.models[name].name, settings, cluster, log_file=self._log_file(name, logs))
 
     def _remote(self, name: str, served: Served) -> Engine:
-        from gra.engines.openai import OpenAIEngine, ServerSettings
+        from gra.engines.openai_server.engine import OpenAIEngine, ServerSettings
 
         assert served.base_url is not None
         settings = ServerSettings(

@@ -13,9 +13,9 @@ from typing import Any
 
 from gra.config.loader import did_you_mean
 from gra.core.errors import EngineUnavailable
-from gra.engines import dialect
-from gra.engines.protocol import Call, Choice, Completion, EngineStats, Fault, Likelihood
-from gra.engines.server import Declined, Reply, Server, ServerSettings
+from gra.engines.openai_server import requests as dialect
+from gra.engines.openai_server.client import Declined, Reply, Server, ServerSettings
+from gra.engines.types import Call, Choice, Completion, EngineStats, Fault, Likelihood
 
 __all__ = ["OpenAIEngine", "ServerSettings"]
 

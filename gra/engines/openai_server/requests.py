@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
-from gra.engines.protocol import Call, Choice, Completion, Json
+from gra.engines.types import Call, Choice, Completion, Json
 
 Payload = dict[str, Any]
 # As many of the likeliest tokens as OpenAI and vLLM give by default, then what stricter servers give.

@@ -21,8 +21,8 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from gra.core.errors import EngineUnavailable, RecipeError
-from gra.engines.protocol import Fault
-from gra.engines.traffic import Traffic
+from gra.engines.openai_server.rate_limiter import Traffic
+from gra.engines.types import Fault
 
 _CONNECT_S = 20.0
 _LOOK_S = 30.0

@@ -1,6 +1,6 @@
 """The vLLM engine: one supervised child process per model, on GPU or CPU.
 
-The child (`gra.engines.vllm_worker`) holds vLLM's asynchronous engine and talks JSON lines over a
+The child (`gra.engines.vllm.worker`) holds vLLM's asynchronous engine and talks JSON lines over a
 socket. A crash or an out-of-memory kill costs one model and its calls in flight: they become faults,
 the child is started again, and the broker asks again. The child ends itself when this process dies.
 
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from gra.core.errors import EngineUnavailable
-from gra.engines.protocol import BATCHES, Call, Choice, Completion, EngineStats, Fault, Json, Likelihood
+from gra.engines.types import BATCHES, Call, Choice, Completion, EngineStats, Fault, Json, Likelihood
 
 _MAX_LINE = 64 * 2**20
 _RESTARTS = 3  # of a child that is lost again and again without an answer in between
@@ -136,7 +136,7 @@ class VllmEngine:
         ours, theirs = socket.socketpair()
         with self._log_file.open("ab") as log:
             self._child = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "gra.engines.vllm_worker", str(theirs.fileno()),
+                sys.executable, "-m", "gra.engines.vllm.worker", str(theirs.fileno()),
                 stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
                 pass_fds=[theirs.fileno()], env=child_environment(self.settings), start_new_session=True,
             )  # fmt: skip

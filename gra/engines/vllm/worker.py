@@ -1,4 +1,4 @@
-"""The child process of the vLLM engine: `python -m gra.engines.vllm_worker SOCKET_FD`.
+"""The child process of the vLLM engine: `python -m gra.engines.vllm.worker SOCKET_FD`.
 
 Reads one line of settings, loads the model and its adapters, answers one JSON line per call or order (sleep, wake).
 Every name that vLLM has renamed between releases is used in this module only; `tests/test_vllm_surface.py` asserts
@@ -285,5 +285,5 @@ def _guard() -> subprocess.Popen[bytes]:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[2]))
+    sys.path.insert(0, str(Path(__file__).parents[3]))
     main()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from gra.engines.protocol import Call, Completion, EngineStats, Fault
+from gra.engines.types import Call, Completion, EngineStats, Fault
 
 Script = Callable[[Call], Completion | Fault]
 

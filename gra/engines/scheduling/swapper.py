@@ -18,8 +18,8 @@ from dataclasses import replace
 from typing import Any
 
 from gra.core.errors import EngineUnavailable
-from gra.engines.protocol import Engine, Sleeper
-from gra.engines.switching import Move, Place, Standing, choose, most_wanted
+from gra.engines.scheduling.swap_policy import Move, Place, Standing, choose, most_wanted
+from gra.engines.types import Engine, Sleeper
 
 Policy = Callable[[Sequence[Standing], float, float], Move]
 Turn = Callable[[], AbstractAsyncContextManager[None]]
