@@ -22,7 +22,7 @@ import typer
 
 from gra.core.run_folder import write_json
 from gra.core.types import DIMENSIONS
-from gra.review_stats.reliability import auc
+from gra.stats.reliability import auc
 from gra.synthesis.prompts import SCORE_QUESTIONS
 
 Review = dict[str, tuple[float, int]]  # by question: probability of "yes", tokens read that were not in the cache

@@ -48,7 +48,7 @@ from gra.engines.broker import Broker, EnginePool
 from gra.engines.mock import ScriptedEngine
 from gra.engines.types import Fault, Likelihood
 from gra.ledger.ledger import Ledger
-from gra.review_stats.reliability import auc, calibrate
+from gra.stats.reliability import auc, calibrate
 from gra.synthesis.committee import Member, make_member
 from gra.synthesis.notebook import Notebook, Unanswered, together
 from gra.synthesis.prompts import SCORE_QUESTIONS, render

@@ -19,7 +19,7 @@ from gra.core.errors import DataError
 from gra.core.progress import read_events
 from gra.core.run_folder import digest
 from gra.data.export import read_lineage
-from gra.review_stats.reliability import Logistic
+from gra.stats.reliability import Logistic
 from gra.synthesis import growth
 from gra.synthesis.probes import Measured, committee_auc
 

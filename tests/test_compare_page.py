@@ -16,10 +16,10 @@ from gra.core.errors import Mismatch
 from gra.core.run_folder import RunFolder
 from gra.data.contamination import SuiteItem
 from gra.data.contamination.report import check_dataset
-from gra.evaluation import stats
 from gra.evaluation.cli import main_compare
 from gra.evaluation.compare import compare
 from gra.reporting.compare_page import _shown, write_page
+from gra.stats import paired as stats
 
 ITEMS = [
     *(SuiteItem("instructions", row["id"], row["instruction"]) for row in INSTRUCTIONS),

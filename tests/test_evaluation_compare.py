@@ -12,9 +12,9 @@ from rich.console import Console
 
 from gra.core.errors import DataError, Mismatch, RecipeError
 from gra.core.run_folder import RunFolder
-from gra.evaluation import stats
 from gra.evaluation.cli import main_compare
 from gra.evaluation.compare import Comparison, compare
+from gra.stats import paired as stats
 
 
 def task_of(comparison: Comparison, arm: str, against: str = "baseline", task: str = "instructions") -> dict[str, Any]:

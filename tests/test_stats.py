@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gra.evaluation import quantiles, stats
-from gra.evaluation.stats import Estimate
+from gra.stats import paired as stats
+from gra.stats import t_distribution as quantiles
+from gra.stats.paired import Estimate
 
 # SciPy is a check of our own quantiles, not something they need.
 scipy_stats: Any = importlib.import_module("scipy.stats") if importlib.util.find_spec("scipy") else None

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from gra.evaluation import stats
-from gra.evaluation.stats import Estimate
+from gra.stats import paired as stats
+from gra.stats.paired import Estimate
 
 TRIALS = 8000  # the standard error of a rate of 5 % is then 0.24 points
 

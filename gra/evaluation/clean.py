@@ -12,9 +12,9 @@ from typing import Any
 
 from gra.core.errors import Mismatch
 from gra.data.contamination.report import read_items_found
-from gra.evaluation import stats
 from gra.evaluation.exam import Run
 from gra.evaluation.paired import difference, figures, item_scores, proportion
+from gra.stats import paired as stats
 
 Seen = Mapping[tuple[str, str], str]
 _WORST = ("clean", "suspect", "contaminated")

@@ -34,13 +34,14 @@ from rich.table import Table
 from gra.config.loader import did_you_mean
 from gra.core.errors import Mismatch, RecipeError
 from gra.core.run_folder import RunFolder, atomic_path, digest, write_json
-from gra.evaluation import clean, stats
+from gra.evaluation import clean
 from gra.evaluation.exam import Run, differences, read_run, shared
 from gra.evaluation.flips import FLIPS, flips, samples, write_flips
 from gra.evaluation.paired import difference, figures, item_scores, proportion
 from gra.evaluation.published import beside
 from gra.evaluation.records import by_category
 from gra.evaluation.tables import markdown, table
+from gra.stats import paired as stats
 
 _SAMPLES = 3  # wins and losses shown for each task of each pair
 # Makes a page of compare.json's content and the flipped items in a folder, and returns the files it wrote there.

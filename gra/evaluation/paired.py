@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gra.evaluation import stats
 from gra.evaluation.exam import Run
-from gra.evaluation.stats import Estimate
+from gra.stats import paired as stats
+from gra.stats.paired import Estimate
 
 
 def item_scores(runs: Sequence[Run], task: str, items: Sequence[str]) -> NDArray[np.float64]:

@@ -22,9 +22,9 @@ from gra.core.errors import DataError
 from gra.core.run_folder import atomic_path, digest
 from gra.evaluation.replies import KINDS, Broken, judge_reply
 from gra.evaluation.replies import Verdict as ReplyVerdict
-from gra.evaluation.stats import wilson
 from gra.evaluation.suite import Item, Questions
 from gra.sandbox.job import Outcome, Verdict
+from gra.stats.paired import wilson
 
 RECORDS = "records.parquet"
 RESULTS = "results.json"

@@ -22,7 +22,7 @@ from gra.core.rng import draw
 from gra.core.types import CHECKS, Seed
 from gra.engines.broker import Broker
 from gra.engines.types import EngineFailed, Outcome, TimedOut
-from gra.review_stats.reliability import Logistic, auc, calibrate
+from gra.stats.reliability import Logistic, auc, calibrate
 from gra.synthesis.committee import Member
 from gra.synthesis.notebook import Notebook, Unanswered
 from gra.synthesis.reviewer import check_instruction, score_response

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gra.evaluation.quantiles import normal_quantile, t_cdf, t_quantile
+from gra.stats.t_distribution import normal_quantile, t_cdf, t_quantile
 
 Verdict = Literal["better", "non-inferior", "inconclusive", "worse"]
 LEVEL = 0.95
