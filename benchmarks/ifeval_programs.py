@@ -20,7 +20,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gra.checks.verifiable import follows
+from gra.checks.ifeval import follows
 from gra.core.run_folder import environment, write_json
 
 Instruction = dict[str, Any]

@@ -2,7 +2,7 @@
 
 Run as: python benchmarks/programs.py [--ifeval FILE] [--gsm8k FILE] [--gsm8k-held-out FILE] [--json FILE] [--show 20]
 
-IFEval (Zhou et al. 2023) names the demands of each of its prompts; the patterns of `gra.checks.demands` were written
+IFEval (Zhou et al. 2023) names the demands of each of its prompts; the patterns of `gra.checks.instruction_constraints` were written
 with every other prompt in sight, so the figures are given for those ("seen") and for the rest ("held out"). The gold
 solutions of GSM8K (Cobbe et al. 2021) are right, so every broken claim is a false alarm; in a second pass one result of
 each is changed, and a solution without a broken claim is a miss. False alarms of the training split were read while
@@ -25,8 +25,8 @@ import typer
 
 from gra.checks.answers import final_answer, same
 from gra.checks.arithmetic import claims
-from gra.checks.demands import demands
-from gra.checks.form import Check
+from gra.checks.format import Check
+from gra.checks.instruction_constraints import demands
 from gra.core.run_folder import environment, write_json
 
 Demand = tuple[str, str]  # kind, and its arguments in one form

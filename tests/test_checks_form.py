@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gra.checks.form import _KINDS, Check, failed, parse_checks
+from gra.checks.format import _KINDS, Check, failed, parse_checks
 from gra.core.errors import DataError
 
 # kind, arguments, answers that pass, answers that do not

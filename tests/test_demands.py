@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gra.checks.demands import demands
-from gra.checks.form import parse_checks
+from gra.checks.format import parse_checks
+from gra.checks.instruction_constraints import demands
 
 ROOT = Path(__file__).resolve().parents[1]
 

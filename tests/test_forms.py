@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from scripted_run import make_recipe
 from test_rounds import run, small
 
-from gra.checks.demands import demands
+from gra.checks.instruction_constraints import demands
 from gra.config.synthesis import Forms
 from gra.core.rng import draw
 from gra.core.types import State

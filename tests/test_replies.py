@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gra.checks.answers import equals, stated_value
-from gra.checks.verifiable import broken, follows, known, loosened
+from gra.checks.ifeval import broken, follows, known, loosened
 from gra.evaluation.replies import alike, judge_reply, letter, short
 from gra.evaluation.suite import Item
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from gra.checks.form import failed, parse_checks
+from gra.checks.format import failed, parse_checks
 
 ROOT = Path(__file__).resolve().parents[1]
 DOMAINS = ("coding", "math", "qa", "reasoning", "role-play", "language", "creation")

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from gra.checks.verifiable import broken
+from gra.checks.ifeval import broken
 from gra.config.suite import Suite
 from gra.core.errors import DataError
 from gra.core.hardware import gpu_count

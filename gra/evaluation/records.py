@@ -16,8 +16,8 @@ from typing import Any, get_args
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gra.checks.form import failed
-from gra.checks.verifiable import broken
+from gra.checks.format import failed
+from gra.checks.ifeval import broken
 from gra.core.errors import DataError
 from gra.core.run_folder import atomic_path, digest
 from gra.evaluation.replies import KINDS, Broken, judge_reply

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from gra.checks.answers import ANSWERS_VERSION, equals, final_answer, last_number, stated_value
-from gra.checks.verifiable import VERIFIABLE_VERSION, broken, loosened
+from gra.checks.ifeval import VERIFIABLE_VERSION, broken, loosened
 
 if TYPE_CHECKING:
     from gra.evaluation.suite import Item

@@ -18,8 +18,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from gra.checks.form import CHECKS_VERSION, Check, parse_checks
-from gra.checks.verifiable import known
+from gra.checks.format import CHECKS_VERSION, Check, parse_checks
+from gra.checks.ifeval import known
 from gra.config.loader import did_you_mean, find_file, load_recipe
 from gra.config.suite import Suite, SuiteTask
 from gra.core.errors import DataError, ModelUnavailable

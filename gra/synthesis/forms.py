@@ -1,7 +1,7 @@
 """Demands on the form of an answer, for new instructions to end with: "Use at most 20 words."
 
 Small models ask questions and hardly ever ask for a form, whatever their parents did, and a student of such rows
-unlearns to keep one (docs/reproduction.md). So a program adds the demand, in plain words that `gra/checks/demands.py`
+unlearns to keep one (docs/reproduction.md). So a program adds the demand, in plain words that `gra/checks/instruction_constraints.py`
 is sure to read, and the `format` program sees whether the answer keeps it. Every change here raises `FORMS_VERSION`.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from random import Random
 
-from gra.checks.demands import demands
+from gra.checks.instruction_constraints import demands
 from gra.config.synthesis import Forms
 
 FORMS_VERSION = 3

@@ -17,7 +17,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
-from gra.checks import answers, arithmetic, demands, form
+from gra.checks import answers, arithmetic
+from gra.checks import format as form
+from gra.checks import instruction_constraints as demands
 from gra.config.review import Program as ProgramRecipe
 from gra.core.errors import RecipeError
 from gra.core.types import Abstained, Candidate, Verified

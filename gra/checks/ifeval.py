@@ -5,7 +5,7 @@ a bullet is a line that begins with * or -, a paragraph is what stands between *
 a pattern. Three kinds lean on other people's models there, and on rules here: sentences (ends of sentences instead of
 a trained splitter), words in capitals (runs between spaces and marks), and the language (its script, and for the
 Latin, Arabic and Devanagari ones the commonest words). `gra.evaluation` prefers lm-eval's program where it works.
-`gra.checks.form` has demands of our own, which are stricter about what people mean.
+`gra.checks.format` has demands of our own, which are stricter about what people mean.
 Raise `VERIFIABLE_VERSION` whenever a kind judges differently than before.
 """
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
-from gra.checks.form import Check
-from gra.checks.wording import MARK, MARKS, NUMBER, Wording, number, read
+from gra.checks.format import Check
+from gra.checks.instruction_text import MARK, MARKS, NUMBER, Wording, number, read
 
 DEMANDS_VERSION = 2
 Reader = Callable[[Wording], Iterator[Check]]

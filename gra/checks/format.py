@@ -4,7 +4,7 @@ Evaluation reads the demands from a file: a row carries `checks: [{"kind": "word
 passes when every check passes, and an empty answer never passes. Each function below is one kind; its keyword
 arguments are the arguments a row must give, and their types are checked when the file is read. Scoring
 is separate from generation, so a changed check is applied to the recorded answers. Synthesis reads them
-from the instruction (`gra.checks.demands`). Raise `CHECKS_VERSION` whenever a check judges differently than
+from the instruction (`gra.checks.instruction_constraints`). Raise `CHECKS_VERSION` whenever a check judges differently than
 before.
 """
 
