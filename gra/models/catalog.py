@@ -20,7 +20,7 @@ from gra.models import hub, weights
 from gra.models.chat import has_chat_template
 from gra.models.entries import CatalogEntry, find_entry, load_catalog, suggestion
 from gra.models.gguf import FORMAT
-from gra.models.licences import require_licence
+from gra.models.licenses import require_licence
 from gra.models.packages import SEAL, make_from_packages
 
 __all__ = ["CatalogEntry", "ResolvedModel", "cache_dir", "cached", "entries", "here", "hub_name", "resolve", "verify"]
