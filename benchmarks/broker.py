@@ -37,7 +37,7 @@ from dedup import Memory
 
 from gra.core.run_folder import write_json
 from gra.core.types import DIMENSIONS
-from gra.data.arrivals import Arrivals
+from gra.data.dedup.incremental import Arrivals
 from gra.data.export import export
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.mock import ScriptedEngine

@@ -22,9 +22,9 @@ import psutil
 import typer
 
 from gra.core.run_folder import environment, write_json
-from gra.data.dedup import Decision, greedy_dedup
-from gra.data.nearest import Matrix, Screen, Vectors
-from gra.data.shelf import Shelf
+from gra.data.dedup.greedy import Decision, greedy_dedup
+from gra.data.dedup.nearest import Matrix, Screen, Vectors
+from gra.data.dedup.vectors import Shelf
 
 DIMENSIONS = 384
 THRESHOLD = 0.9

@@ -23,10 +23,10 @@ import typer
 from dedup import THRESHOLD, Memory, draw
 
 from gra.core.run_folder import RunFolder, environment, write_json
-from gra.data.dedup import Embedder
+from gra.data.dedup.greedy import Embedder
+from gra.data.dedup.nearest import Matrix, Vectors
 from gra.data.export import PREFERENCE_SCHEMA, TRAIN_SCHEMA
 from gra.data.merge import merge
-from gra.data.nearest import Matrix, Vectors
 from gra.models.catalog import resolve
 
 WORDS = (Path(__file__).parent.parent / "recipes" / "seeds" / "quickstart.jsonl").read_text(encoding="utf-8").split()

@@ -43,7 +43,7 @@ from gra.config.synthesis import DOMAINS, SynthesisRecipe
 from gra.core.progress import View
 from gra.core.run_folder import environment, write_json
 from gra.core.types import Usage
-from gra.data.seeds import load_seeds
+from gra.data.seeds.load import load_seeds
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.mock import ScriptedEngine
 from gra.engines.types import Fault, Likelihood

@@ -146,8 +146,8 @@ def planned_rows(plan: Plan) -> dict[str, int]:
     Raises:
         DataError: a seed file is wrong.
     """
-    from gra.data.seed_hub import find_seeds
-    from gra.data.seeds import load_seeds
+    from gra.data.seeds.hub import find_seeds
+    from gra.data.seeds.load import load_seeds
 
     rows = {}
     for name, arm in plan.arms.items():

@@ -13,11 +13,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gra.data import dedup, nearest
-from gra.data.arrivals import Arrivals
-from gra.data.dedup import Decision, Embedder, Texts, greedy_dedup
-from gra.data.nearest import Matrix, Screen, cosine
-from gra.data.wording import Wording
+from gra.data.dedup import greedy as dedup
+from gra.data.dedup import nearest
+from gra.data.dedup.greedy import Decision, Embedder, Texts, greedy_dedup
+from gra.data.dedup.incremental import Arrivals
+from gra.data.dedup.minhash import Wording
+from gra.data.dedup.nearest import Matrix, Screen, cosine
 
 
 def unit(rows: list[list[float]], dimensions: int = 3) -> Matrix:

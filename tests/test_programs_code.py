@@ -20,7 +20,7 @@ from gra.core.errors import DataError
 from gra.core.run_folder import canonical_json
 from gra.core.types import Abstained, Candidate, Seed, State, Verified
 from gra.data.export import read_candidates
-from gra.data.seeds import load_seeds
+from gra.data.seeds.load import load_seeds
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.types import Call, Completion, Fault, ModelId, Text
 from gra.experiment import load_experiment

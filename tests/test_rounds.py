@@ -31,7 +31,7 @@ from gra.config.budget import Budget
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import DataError, EngineUnavailable
 from gra.core.types import CHECKS, Candidate, Seed, State
-from gra.data.dedup import greedy_dedup
+from gra.data.dedup.greedy import greedy_dedup
 from gra.data.export import TRAIN_SCHEMA, lineage_row, training_row
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.types import Call, Completion, Fault, ModelId

@@ -12,9 +12,9 @@ from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
 from gra.config.synthesis import DOMAINS, SeedSource
 from gra.core.errors import DataError, GraError, HubUnavailable, RecipeError
-from gra.data import seed_hub
-from gra.data.seed_hub import find_seeds
-from gra.data.seeds import load_seeds
+from gra.data.seeds import hub as seed_hub
+from gra.data.seeds.hub import find_seeds
+from gra.data.seeds.load import load_seeds
 
 ASKED, SAID = "Name a river.", "The Nile"
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from gra.config.synthesis import SeedSource
 from gra.core.errors import DataError
-from gra.data.seeds import Seeds, load_seeds
+from gra.data.seeds.load import Seeds, load_seeds
 
 DOMAINS = ["qa", "math"]
 GOOD = {"domain": "qa", "instruction": "Name a river.", "response": "The Nile."}

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gra.data.shelf import Shelf
+from gra.data.dedup.vectors import Shelf
 
 
 def test_rows_come_back_as_they_were_and_no_file_is_seen(tmp_path: Path) -> None:

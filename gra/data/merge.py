@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 from gra.core.errors import DataError, RecipeError
 from gra.core.progress import View
 from gra.core.run_folder import RunFolder, atomic_path, file_digest
-from gra.data.dedup import Decision, Embedder, Texts, greedy_dedup
+from gra.data.dedup.greedy import Decision, Embedder, Texts, greedy_dedup
+from gra.data.dedup.nearest import Vectors
+from gra.data.dedup.vectors import Shelf
 from gra.data.export import PREFERENCE_SCHEMA, TRAIN_SCHEMA
-from gra.data.nearest import Vectors
-from gra.data.shelf import Shelf
 
 _BLOCK = 2048
 _DROPPED = pa.schema(

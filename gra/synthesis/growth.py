@@ -9,7 +9,7 @@ from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import BudgetExhausted, DataError
 from gra.core.rng import draw
 from gra.core.types import Candidate, Seed, State
-from gra.data.dedup import Embedder
+from gra.data.dedup.greedy import Embedder
 from gra.models.catalog import resolve
 from gra.synthesis.committee import Member
 from gra.synthesis.funnel import plain_reason

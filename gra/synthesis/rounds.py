@@ -21,10 +21,10 @@ import numpy as np
 from gra.core.errors import BudgetExhausted
 from gra.core.run_folder import digest
 from gra.core.types import Candidate, Seed, State
-from gra.data.arrivals import Arrivals
-from gra.data.dedup import Decision, Embedder, Texts, greedy_dedup
-from gra.data.nearest import Matrix
-from gra.data.shelf import Shelf
+from gra.data.dedup.greedy import Decision, Embedder, Texts, greedy_dedup
+from gra.data.dedup.incremental import Arrivals
+from gra.data.dedup.nearest import Matrix
+from gra.data.dedup.vectors import Shelf
 from gra.engines.broker import Broker
 from gra.ledger.ledger import Ledger
 from gra.synthesis.quotas import Quotas

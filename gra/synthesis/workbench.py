@@ -14,8 +14,8 @@ from gra.config.synthesis import SynthesisRecipe
 from gra.core.progress import View
 from gra.core.run_folder import RunFolder, digest, file_digest
 from gra.core.types import Candidate, State
-from gra.data.seed_hub import find_seeds
-from gra.data.seeds import Seeds, load_seeds
+from gra.data.seeds.hub import find_seeds
+from gra.data.seeds.load import Seeds, load_seeds
 from gra.engines.broker import Broker
 from gra.engines.types import calls_at_once
 from gra.ledger.ledger import Ledger

@@ -1,6 +1,6 @@
 """The texts of a dataset's rows, and the items of benchmark files, whatever their columns are called.
 
-A dataset is a file that `gra.data.seed_files` reads, or a folder with a train.parquet. A row's texts are those of
+A dataset is a file that `gra.data.seeds.files` reads, or a folder with a train.parquet. A row's texts are those of
 the known columns below; ids, scores and labels are no texts. Conversations give one text a turn.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gra.core.errors import DataError
-from gra.data.seed_files import Fault, read_rows
+from gra.data.seeds.files import Fault, read_rows
 
 # In the order of a conversation: the first text of a row is what was asked.
 _ROW_TEXTS = (

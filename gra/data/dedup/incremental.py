@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from gra.data.nearest import BLOCK, Corpus, Matrix, reaches, worker_threads
-from gra.data.wording import Wording
+from gra.data.dedup.minhash import Wording
+from gra.data.dedup.nearest import BLOCK, Corpus, Matrix, reaches, worker_threads
 
 
 class Arrivals:

@@ -12,7 +12,7 @@ from typing import IO
 
 import numpy as np
 
-from gra.data.nearest import Matrix, Rows
+from gra.data.dedup.nearest import Matrix, Rows
 
 
 class Shelf:

@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gra.data.nearest import BLOCK, Best, Corpus, Matrix, Rows, Screen, Vectors, cosine, reaches, worker_threads
-from gra.data.wording import Wording
+from gra.data.dedup.minhash import Wording
+from gra.data.dedup.nearest import BLOCK, Best, Corpus, Matrix, Rows, Screen, Vectors, cosine, reaches, worker_threads
 
 Stage = Literal["text", "wording", "embedding"]
 

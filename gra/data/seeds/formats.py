@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from gra.data.seed_files import Fault, Row
+from gra.data.seeds.files import Fault, Row
 
 Turns = Literal["only", "first"]
 Exchange = tuple[str, str]

@@ -13,8 +13,8 @@ from gra.config.synthesis import SeedSource
 from gra.core.errors import DataError
 from gra.core.run_folder import digest
 from gra.core.types import Seed
-from gra.data.seed_files import Fault, Placed, Row, read_rows
-from gra.data.seed_shapes import SHAPES, recognised
+from gra.data.seeds.files import Fault, Placed, Row, read_rows
+from gra.data.seeds.formats import SHAPES, recognised
 
 _CANDIDATE = re.compile(r"r\d+-\d{6}")
 _SHOWN = 10  # problems listed before "and N more"
