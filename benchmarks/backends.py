@@ -17,7 +17,7 @@ import typer
 import yaml
 
 from gra.core.run_folder import environment, write_json
-from gra.evaluation.records import read_records, read_results
+from gra.evaluation.results import read_records, read_results
 
 ROOT = Path(__file__).parent.parent
 TASKS = [

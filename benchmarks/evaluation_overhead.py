@@ -23,7 +23,7 @@ import typer
 import yaml
 
 from gra.core.run_folder import environment, write_json
-from gra.evaluation.records import read_records
+from gra.evaluation.results import read_records
 from gra.evaluation.suite import Questions, load_suite, read_questions, task_form
 from gra.models.catalog import resolve
 

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from gra.core.run_folder import environment, write_json
-from gra.data.benchmarks import resolve_benchmark
+from gra.evaluation.benchmarks.load import resolve_benchmark
 from gra.sandbox.job import Job, Outcome
 from gra.sandbox.permission import Permission
 from gra.sandbox.sandbox import Sandbox

@@ -325,7 +325,7 @@ def _launcher() -> list[str]:
 
 def _evaluate(plan: Plan, view: View) -> dict[str, Path]:
     """The untuned student and every trained one on the same suite."""
-    from gra.evaluation.harness import ModelUnderTest, evaluate
+    from gra.evaluation.run import ModelUnderTest, evaluate
     from gra.models.catalog import resolve
     from gra.training.plan import model_name
 
@@ -349,7 +349,7 @@ def _shown(view: View, key: str) -> Callable[[str, int, int], None]:
 
 
 def _compare(plan: Plan, view: View, evaluated: dict[str, Path]) -> Result:
-    from gra.evaluation.compare import compare
+    from gra.evaluation.compare.compare import compare
     from gra.reporting.compare_page import write_page
     from gra.reporting.html import write_report
     from gra.tracking import start_tracking

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from evaluation_tiny import tiny_suite, under_test
 
-from gra.evaluation import harness
-from gra.evaluation.asking import Sitting
-from gra.evaluation.records import Answer
+from gra.evaluation import run as harness
+from gra.evaluation.generate import Sitting
+from gra.evaluation.results import Answer
 
 MakeRun = Callable[..., Path]
 

@@ -10,8 +10,8 @@ from typing import Any
 from gra.core.run_folder import RunFolder, write_json
 from gra.core.types import CHECKS, DIMENSIONS, Candidate, Check, Contamination, Review, Ruling, State, Usage
 from gra.data.export import export
-from gra.evaluation.compare import compare
-from gra.evaluation.records import write_records
+from gra.evaluation.compare.compare import compare
+from gra.evaluation.results import write_records
 
 HOSTILE = (
     "</script><script>alert(1)</script><img src=https://evil.example/x.png onerror=alert(2)> {{ 7 * 7 }} [red]x[/red]"

@@ -21,11 +21,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gra.core.errors import DataError, ModelUnavailable
-from gra.data import benchmarks
-from gra.data.benchmark_rows import SHAPES
-from gra.data.benchmarks import resolve_benchmark
 from gra.downloads import cache as store
 from gra.downloads import wheels as packages
+from gra.evaluation.benchmarks import load as benchmarks
+from gra.evaluation.benchmarks.convert import SHAPES
+from gra.evaluation.benchmarks.load import resolve_benchmark
 
 _PIQA = [{"goal": f"goal {n}", "sol1": "do this", "sol2": f"do that, {n}\u2028twice", "label": n % 2} for n in range(5)]
 _ARC = [

@@ -14,9 +14,10 @@ from training_tiny import make_student
 
 from gra.core.errors import DataError, RecipeError
 from gra.core.run_folder import RunFolder
-from gra.evaluation import asking, harness
+from gra.evaluation import generate as asking
+from gra.evaluation import run as harness
 from gra.evaluation.cli import main_run
-from gra.evaluation.records import AnswerStore, read_records
+from gra.evaluation.results import AnswerStore, read_records
 from gra.evaluation.suite import Item, draw, load_suite, read_questions, suite_digest
 
 REPOSITORY = Path(__file__).parent.parent
@@ -31,7 +32,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How many items were put to a model, by task; a second kind of entry counts loads."""
-    from gra.evaluation import lm
+    from gra.evaluation import lm_eval as lm
 
     counts: Counter[str] = Counter()
     ask, load = lm.ask, asking.load
@@ -82,7 +83,7 @@ def test_one_evaluation(base: Path, tmp_path: Path, asked: Counter[str]) -> None
 def test_prompts_go_through_the_template_and_likelihood_does_not(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gra.evaluation.student import Student
+    from gra.evaluation.hf_backend import Student
 
     prompts: list[tuple[bool, str]] = []
     encode = Student.encode
@@ -374,7 +375,7 @@ def test_control_c_is_a_resumable_stop(
     def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("gra.evaluation.lm.ask", interrupt)
+    monkeypatch.setattr("gra.evaluation.lm_eval.ask", interrupt)
     arguments = (write_suite(tmp_path), "--model", base, "--chat-template", "builtin:plain", "--output", tmp_path / "r")
     assert run_cli(*arguments) == 130
     assert "run the same command again" in capsys.readouterr().err
@@ -391,7 +392,7 @@ def test_one_module_imports_lm_eval() -> None:
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             if any(name.split(".")[0] == "lm_eval" for name in names):
                 importers.add(file.relative_to(REPOSITORY).as_posix())
-    assert importers == {"gra/evaluation/lm.py"}
+    assert importers == {"gra/evaluation/lm_eval.py"}
 
 
 def test_the_eval_folder_holds_entry_points_only() -> None:

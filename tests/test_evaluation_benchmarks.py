@@ -12,8 +12,8 @@ from evaluation_tiny import tiny_suite, under_test
 from training_tiny import make_student
 
 from gra.core.errors import DataError, GraError, ModelUnavailable
-from gra.evaluation import harness
-from gra.evaluation.records import Answer, read_records
+from gra.evaluation import run as harness
+from gra.evaluation.results import Answer, read_records
 from gra.evaluation.suite import load_suite, read_questions
 
 REPOSITORY = Path(__file__).parent.parent
@@ -85,9 +85,10 @@ def test_kinds_whose_answer_is_read_from_the_reply(
     rows = [{"id": f"r{n}", "question": f"Question {n}?", "category": "x", **own} for n in range(3)]
     replies = {f"r{n}": Answer(f"r{n}", "", "", said[0], "stop", 5) for n, said in enumerate(REPLIES[kind])}
     monkeypatch.setattr(
-        "gra.evaluation.lm.ask", lambda lm, tasks, task, items: [replace(replies[i.id], asked=i.asked) for i in items]
+        "gra.evaluation.lm_eval.ask",
+        lambda lm, tasks, task, items: [replace(replies[i.id], asked=i.asked) for i in items],
     )
-    monkeypatch.setattr("gra.evaluation.asking.load", lambda *_: object())
+    monkeypatch.setattr("gra.evaluation.generate.load", lambda *_: object())
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     suite = tiny_suite(tmp_path, tasks=[{"name": "t", "kind": kind, "data": "rows.jsonl"}])
     task = harness.evaluate(suite, under_test(base), tmp_path / "run")["tasks"]["t"]
@@ -115,7 +116,7 @@ def test_the_ten_benchmarks_have_their_sizes(shared_data: Path, monkeypatch: pyt
 
 
 def test_every_form_of_the_ten_benchmarks(shared_data: Path) -> None:
-    from gra.evaluation.lm import tasks_of
+    from gra.evaluation.lm_eval import tasks_of
 
     suite = load_suite(REPOSITORY / "eval" / "suites" / "paper10.yaml", limit=27)
     chosen = [task for task in suite.tasks if task.name in ("gsm8k", "hellaswag", "arc_challenge", "bbh", "mmlu")]

@@ -12,11 +12,11 @@ from training_tiny import make_student
 
 from gra.core.errors import DataError, RecipeError
 from gra.core.run_folder import RunFolder
-from gra.data.benchmark_rows import SHAPES
-from gra.data.benchmarks import benchmarks, resolve_benchmark
-from gra.evaluation import harness
+from gra.evaluation import run as harness
+from gra.evaluation.benchmarks.convert import SHAPES
+from gra.evaluation.benchmarks.load import benchmarks, resolve_benchmark
 from gra.evaluation.cli import main_run
-from gra.evaluation.records import Answer, read_records
+from gra.evaluation.results import Answer, read_records
 from gra.evaluation.suite import load_suite, read_questions
 from gra.experiment import load_experiment
 from gra.sandbox.permission import CodeExecutionRefused, Permission
@@ -55,8 +55,8 @@ def answering(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         asked.append([item.id for item in items])
         return [Answer(item.id, item.asked, "hash", ANSWERS[item.id], finish="stop", tokens=9) for item in items]
 
-    monkeypatch.setattr("gra.evaluation.lm.ask", ask)
-    monkeypatch.setattr("gra.evaluation.asking.load", lambda *_: object())
+    monkeypatch.setattr("gra.evaluation.lm_eval.ask", ask)
+    monkeypatch.setattr("gra.evaluation.generate.load", lambda *_: object())
     return asked
 
 

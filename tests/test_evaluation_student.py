@@ -39,7 +39,7 @@ def sliding(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
 
 
 def student(path: Path, batch_size: int = 3, *, adapter: Path | None = None, template: bool = True) -> Any:
-    from gra.evaluation.student import Student
+    from gra.evaluation.hf_backend import Student
 
     model = under_test(path, adapter)
     tokenizer = model.load_tokenizer(model.template() if template else None)
@@ -91,7 +91,7 @@ def test_batched_answers_are_those_of_one_prompt_at_a_time(which: str, request: 
 
 
 def test_how_an_answer_ended_is_recorded(base: Path) -> None:
-    from gra.evaluation.student import Student
+    from gra.evaluation.hf_backend import Student
 
     ours = student(base)
     ours.chat = True
@@ -111,7 +111,7 @@ def test_how_an_answer_ended_is_recorded(base: Path) -> None:
 
 
 def test_settings_of_the_models_own_file_do_not_change_greedy_answers(base: Path) -> None:
-    from gra.evaluation.student import Student
+    from gra.evaluation.hf_backend import Student
 
     plain = student(base)
     network = student(base).network

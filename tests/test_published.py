@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gra.evaluation import published
-from gra.evaluation.published import MainRow, beside
+from gra.evaluation.compare import published
+from gra.evaluation.compare.published import MainRow, beside
 
 
 def row(base: str, seed: str, data: str) -> MainRow:

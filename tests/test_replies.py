@@ -10,7 +10,7 @@ import pytest
 
 from gra.checks.answers import equals, stated_value
 from gra.checks.ifeval import broken, follows, known, loosened
-from gra.evaluation.replies import alike, judge_reply, letter, short
+from gra.evaluation.scorers.answers import alike, judge_reply, letter, short
 from gra.evaluation.suite import Item
 
 CHOICES = ["a planet", "the Moon", "a star", "ice"]

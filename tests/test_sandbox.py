@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from sandbox_attempts import attempts
 
 from gra.core.errors import GraError
-from gra.data.benchmarks import resolve_benchmark
+from gra.evaluation.benchmarks.load import resolve_benchmark
 from gra.sandbox import sandbox as sandbox_module
 from gra.sandbox.codec import decode, encode
 from gra.sandbox.job import Isolation, Job, Limits, Verdict

@@ -24,7 +24,7 @@ from gra.core.progress import View
 from gra.sandbox.permission import FLAG, Permission
 
 if TYPE_CHECKING:
-    from gra.evaluation.compare import Page
+    from gra.evaluation.compare.compare import Page
 
 _CODES = """exit codes: 0 done, 2 the suite, data or command line is wrong, 4 the model could not be had,
 5 the runs cannot be compared, 130 interrupted (the same command goes on from there)"""
@@ -139,8 +139,8 @@ def _parser(prog: str, description: str, epilog: str) -> argparse.ArgumentParser
 
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:
-    from gra.evaluation.code import needs_permission
     from gra.evaluation.model import ModelUnderTest, require_device
+    from gra.evaluation.scorers.code import needs_permission
     from gra.evaluation.suite import load_suite, read_exam, suite_digest
     from gra.models.catalog import resolve
 
@@ -168,7 +168,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         view.note(f"{options.suite}: valid; {name} would be asked {listed}, into {output}; nothing was spent")
         plan = {"name": name, "output": str(output), "tasks": items, "suite_digest": suite_digest(questions)}
         return {**plan, "left_out": exam.left_out}
-    from gra.evaluation.harness import evaluate
+    from gra.evaluation.run import evaluate
 
     with view.bars():
         results = evaluate(
@@ -190,7 +190,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _compare(options: argparse.Namespace, page: Page | None) -> dict[str, Any]:
-    from gra.evaluation.compare import compare
+    from gra.evaluation.compare.compare import compare
 
     runs: dict[str, list[Path]] = {}
     for text in options.runs:
@@ -212,7 +212,7 @@ def _compare(options: argparse.Namespace, page: Page | None) -> dict[str, Any]:
 
 
 def _name_of(run: Path) -> str:
-    from gra.evaluation.records import read_results
+    from gra.evaluation.results import read_results
 
     return str(read_results(run)["model"]["name"])
 

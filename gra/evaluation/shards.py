@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from gra.core.errors import EngineUnavailable, GraError
 from gra.core.hardware import gpu_count
-from gra.evaluation.asking import Progress, Sitting, ask
+from gra.evaluation.generate import Progress, Sitting, ask
 
 Message = tuple[int, dict[str, Any] | None]  # (shard, what it said; None when its output ended)
 

@@ -25,8 +25,8 @@ from gra.config.suite import Suite, SuiteTask
 from gra.core.errors import DataError, ModelUnavailable
 from gra.core.run_folder import digest, file_digest
 from gra.data.contamination import SuiteItem
-from gra.evaluation.code import Exercise, parse_exercise
-from gra.evaluation.replies import LETTERS, judging_version
+from gra.evaluation.scorers.answers import LETTERS, judging_version
+from gra.evaluation.scorers.code import Exercise, parse_exercise
 
 _CATALOG = "catalog:"
 _HERE = Path("suite.yaml")  # stands for "beside the working directory" where no suite file is known
@@ -211,7 +211,7 @@ def draw(items: Sequence[Item], limit: int | None, seed: int) -> list[Item]:
 
 def _read_task(task: SuiteTask, data_dir: Path | None) -> Questions:
     if task.kind == "lm-eval":
-        from gra.evaluation.lm import native_items
+        from gra.evaluation.lm_eval import native_items
 
         native, written = native_items(task, data_dir)
         return Questions(task, _in_order(draw(native, task.limit, task.seed)), written)
@@ -237,7 +237,7 @@ def _in_order(items: Iterable[Item]) -> tuple[Item, ...]:
 def _data_file(task: SuiteTask, data_dir: Path | None) -> Path:
     if not task.data.startswith(_CATALOG):
         return find_file(task.data, _HERE)
-    from gra.data.benchmarks import resolve_benchmark
+    from gra.evaluation.benchmarks.load import resolve_benchmark
 
     return Path(resolve_benchmark(task.data.removeprefix(_CATALOG), data_dir=data_dir).path)
 

@@ -27,7 +27,7 @@ def write_page(content: Mapping[str, Any], flipped: Sequence[Mapping[str, Any]],
 
     Args:
         content: what compare.json holds.
-        flipped: every item that an arm wins or loses; see gra/evaluation/flips.py.
+        flipped: every item that an arm wins or loses; see gra/evaluation/compare/disagreements.py.
         folder: where the files go.
     """
     comparison = read_comparison(content)

@@ -1,6 +1,6 @@
 """compare.json as the page shows it: scores, paired differences and verdicts in the order of its tables.
 
-The keys are those that gra.evaluation.compare documents; nothing is computed again here. All scores and
+The keys are those that gra.evaluation.compare.compare documents; nothing is computed again here. All scores and
 differences are shares of 1, and a difference is arm minus reference.
 """
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from gra.evaluation import published
+from gra.evaluation.compare import published
 
 _COUNTS = ("wins", "losses", "ties")
 _STYLES = {"better": "green", "non-inferior": "cyan", "worse": "red", "inconclusive": "dim"}

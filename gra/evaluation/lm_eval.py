@@ -1,6 +1,6 @@
 """lm-eval, embedded: the only module that imports it.
 
-lm-eval builds the prompts, sends the requests and scores the choices. The model side is `gra.evaluation.student`, the
+lm-eval builds the prompts, sends the requests and scores the choices. The model side is `gra.evaluation.hf_backend`, the
 reference, or lm-eval's own vLLM backend. Its own tasks (`kind: lm-eval`) are asked as they are, wording and metrics.
 """
 
@@ -24,15 +24,15 @@ from lm_eval.tasks import TaskManager
 from gra.config.suite import Suite, SuiteTask
 from gra.core.errors import DataError, EngineUnavailable, ModelUnavailable
 from gra.core.run_folder import digest
+from gra.evaluation.lm_eval_data import local_datasets
 from gra.evaluation.model import ModelUnderTest
-from gra.evaluation.native import local_datasets
-from gra.evaluation.records import Answer
+from gra.evaluation.results import Answer
 from gra.evaluation.suite import Item, Questions, task_form
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
 
-    from gra.evaluation.student import Finish, Student
+    from gra.evaluation.hf_backend import Finish, Student
 
 __all__ = ["TransformersLM", "ask", "load_vllm", "native_items", "quiet", "tasks_of", "verifier"]
 
@@ -271,7 +271,7 @@ def load_vllm(suite: Suite, model: ModelUnderTest, tokenizer: Any, scratch: Path
         ) from None
     import torch
 
-    from gra.evaluation.student import Finish
+    from gra.evaluation.hf_backend import Finish
 
     class RecordingVLLM(VLLM):  # type: ignore[misc]
         """Keeps how each answer ended, and takes prompts from the chat template as they stand."""

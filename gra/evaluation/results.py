@@ -20,8 +20,8 @@ from gra.checks.format import failed
 from gra.checks.ifeval import broken
 from gra.core.errors import DataError
 from gra.core.run_folder import atomic_path, digest
-from gra.evaluation.replies import KINDS, Broken, judge_reply
-from gra.evaluation.replies import Verdict as ReplyVerdict
+from gra.evaluation.scorers.answers import KINDS, Broken, judge_reply
+from gra.evaluation.scorers.answers import Verdict as ReplyVerdict
 from gra.evaluation.suite import Item, Questions
 from gra.sandbox.job import Outcome, Verdict
 from gra.stats.paired import wilson

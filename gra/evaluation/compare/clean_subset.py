@@ -12,8 +12,8 @@ from typing import Any
 
 from gra.core.errors import Mismatch
 from gra.data.contamination.report import read_items_found
-from gra.evaluation.exam import Run
-from gra.evaluation.paired import difference, figures, item_scores, proportion
+from gra.evaluation.compare.paired import difference, figures, item_scores, proportion
+from gra.evaluation.compare.runs import Run
 from gra.stats import paired as stats
 
 Seen = Mapping[tuple[str, str], str]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gra.evaluation.exam import Run
+from gra.evaluation.compare.runs import Run
 from gra.stats import paired as stats
 from gra.stats.paired import Estimate
 

@@ -19,7 +19,7 @@ from gra.sandbox.permission import Permission, require
 from gra.sandbox.sandbox import SANDBOX_VERSION, Sandbox
 
 if TYPE_CHECKING:
-    from gra.evaluation.records import Answer
+    from gra.evaluation.results import Answer
     from gra.evaluation.suite import Item, Questions
 
 # In our own words; no examples are shown.

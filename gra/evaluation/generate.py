@@ -14,7 +14,7 @@ from typing import Any
 
 from gra.config.suite import Suite
 from gra.evaluation.model import Device, ModelUnderTest
-from gra.evaluation.records import Answer, AnswerStore
+from gra.evaluation.results import Answer, AnswerStore
 from gra.evaluation.suite import Item, Questions
 
 Progress = Callable[[str, int, int], None]
@@ -57,7 +57,7 @@ def ask(sitting: Sitting, progress: Progress, share: tuple[int, int] = (0, 1)) -
         progress: called with (task, items done, items) whenever a batch is finished.
         share: (which, of how many): every so-manyth batch is asked.
     """
-    from gra.evaluation import lm
+    from gra.evaluation import lm_eval as lm
 
     which, of = share
     loaded: Any = None  # lm-eval's view of a model; only `lm.py` knows its type
@@ -94,14 +94,14 @@ def _batches(suite: Suite, task: Questions) -> Iterator[Sequence[Item]]:
 
 def load(sitting: Sitting, scratch: Path) -> Any:
     """The model as lm-eval sees it; `scratch` is a folder that outlives it."""
-    from gra.evaluation.lm import TransformersLM, load_vllm
+    from gra.evaluation.lm_eval import TransformersLM, load_vllm
 
     suite, model = sitting.suite, sitting.model
     template = model.template() if any(task.chat for task in sitting.questions) else None
     tokenizer = model.load_tokenizer(template)
     if suite.backend == "vllm":
         return load_vllm(suite, model, tokenizer, scratch)
-    from gra.evaluation.student import Student
+    from gra.evaluation.hf_backend import Student
 
     return TransformersLM(Student(model.load_weights(suite.dtype, sitting.device), tokenizer, suite.batch_size))
 

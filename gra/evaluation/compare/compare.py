@@ -18,7 +18,7 @@ compare.json:
   reference_output}; flips.parquet has all of them
 - contamination, when checks are given: {checks, tasks.TASK: {items, contaminated, suspect}}; then arms and pairs have a
   `clean` beside each task's and the overall figures, over the items that no check calls contaminated
-- published, when asked for: see gra/evaluation/published.py
+- published, when asked for: see gra/evaluation/compare/published.py
 All scores and differences are shares of 1 (published ones: percent); difference is arm minus reference.
 """
 
@@ -34,13 +34,13 @@ from rich.table import Table
 from gra.config.loader import did_you_mean
 from gra.core.errors import Mismatch, RecipeError
 from gra.core.run_folder import RunFolder, atomic_path, digest, write_json
-from gra.evaluation import clean
-from gra.evaluation.exam import Run, differences, read_run, shared
-from gra.evaluation.flips import FLIPS, flips, samples, write_flips
-from gra.evaluation.paired import difference, figures, item_scores, proportion
-from gra.evaluation.published import beside
-from gra.evaluation.records import by_category
-from gra.evaluation.tables import markdown, table
+from gra.evaluation.compare import clean_subset as clean
+from gra.evaluation.compare.disagreements import FLIPS, flips, samples, write_flips
+from gra.evaluation.compare.paired import difference, figures, item_scores, proportion
+from gra.evaluation.compare.published import beside
+from gra.evaluation.compare.runs import Run, differences, read_run, shared
+from gra.evaluation.compare.tables import markdown, table
+from gra.evaluation.results import by_category
 from gra.stats import paired as stats
 
 _SAMPLES = 3  # wins and losses shown for each task of each pair

@@ -1,7 +1,7 @@
 """Local files for lm-eval's own tasks, in the columns of the hub's datasets that these tasks are written for.
 
 Given `--data-dir`, a dataset that a file of the folder holds is taken from there; everything else is loaded as
-lm-eval loads it. The files are those of `gra/data/benchmarks.yaml`, and for worked examples gsm8k_train.jsonl,
+lm-eval loads it. The files are those of `gra/evaluation/benchmarks/benchmarks.yaml`, and for worked examples gsm8k_train.jsonl,
 mmlu_dev.jsonl, arc_challenge_train.jsonl and hellaswag_train.jsonl, all also with .gz.
 """
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from gra.core.errors import Mismatch
 from gra.core.run_folder import RunFolder
-from gra.evaluation.records import read_records, read_results
+from gra.evaluation.results import read_records, read_results
 
 Rows = dict[str, Mapping[str, Any]]  # by item id
 

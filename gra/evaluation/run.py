@@ -19,11 +19,11 @@ from gra.config.suite import Suite
 from gra.core.errors import DataError
 from gra.core.hardware import gpu_count
 from gra.core.run_folder import RunFolder, digest, write_json
-from gra.evaluation.asking import Progress, Sitting, ask
-from gra.evaluation.code import judge, needs_permission, open_sandbox
+from gra.evaluation.generate import Progress, Sitting, ask
 from gra.evaluation.model import Device, ModelUnderTest
-from gra.evaluation.records import RESULTS, Answer, AnswerStore, score, summarise, write_records
-from gra.evaluation.replies import Broken
+from gra.evaluation.results import RESULTS, Answer, AnswerStore, score, summarise, write_records
+from gra.evaluation.scorers.answers import Broken
+from gra.evaluation.scorers.code import judge, needs_permission, open_sandbox
 from gra.evaluation.shards import ask_in_shards
 from gra.evaluation.suite import Questions, read_exam, suite_digest
 from gra.sandbox.permission import Permission
@@ -161,7 +161,7 @@ def _verifier(questions: Sequence[Questions]) -> tuple[str | None, Broken]:
     """Who judges IFEval: lm-eval's program where it works, else ours; None when nothing of it is asked."""
     if all(task.task.kind != "ifeval" for task in questions):
         return None, broken
-    from gra.evaluation.lm import verifier
+    from gra.evaluation.lm_eval import verifier
 
     return verifier() or ("gra", broken)
 

@@ -25,7 +25,6 @@ from pydantic import Field
 
 from gra.config.loader import Section, did_you_mean, load_recipe
 from gra.core.errors import DataError, ModelUnavailable
-from gra.data.benchmark_rows import SHAPES, Item, Row, Shape
 from gra.downloads.cache import (
     Progress,
     building,
@@ -39,6 +38,7 @@ from gra.downloads.cache import (
 )
 from gra.downloads.hub import hub_reachable
 from gra.downloads.wheels import Sha256, Wheel, fetch, read_member
+from gra.evaluation.benchmarks.convert import SHAPES, Item, Row, Shape
 
 CATALOG = Path(__file__).parent / "benchmarks.yaml"
 _ITEMS = "items.jsonl"

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gra.core.run_folder import atomic_path
-from gra.evaluation.exam import Run
+from gra.evaluation.compare.runs import Run
 
 FLIPS = "flips.parquet"
 _TEXTS = ("arm", "reference", "against", "task", "item", "category", "question", "outcome", "contamination")
