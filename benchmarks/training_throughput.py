@@ -29,7 +29,7 @@ import yaml
 
 from gra.config.loader import Loaded
 from gra.config.synthesis import TrainRecipe
-from gra.training.arguments import build_arguments, check_arguments, load_train_recipe
+from gra.training.options.trl_config import build_arguments, check_arguments, load_train_recipe
 
 ROOT = Path(__file__).parent.parent
 # What a run needs besides the recipe's `train` section to be the one that train.py makes of it.

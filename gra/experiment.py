@@ -167,8 +167,8 @@ def training_steps(plan: Plan, rows: Mapping[str, int]) -> dict[str, int]:
     Raises:
         RecipeError: the student's `train` section is wrong.
     """
-    from gra.training.arguments import check_arguments
-    from gra.training.steps import steps
+    from gra.training.options.steps import steps
+    from gra.training.options.trl_config import check_arguments
 
     options, processes = check_arguments(plan.student), max(1, gpu_count())
     held = plan.student.recipe.data.holdout.fraction
@@ -232,7 +232,7 @@ def check_ahead(plan: Plan, view: View) -> None:
     """
     from gra.evaluation.suite import read_exam
     from gra.models.catalog import resolve
-    from gra.training.arguments import check_arguments
+    from gra.training.options.trl_config import check_arguments
 
     with view.stage("check", f"{plan.student.path}, {plan.suite.path}"):
         check_arguments(plan.student)
@@ -286,8 +286,8 @@ def _written_rows(plan: Plan) -> dict[str, int]:
 
 def _train(plan: Plan, view: View, key: str, arm: str, seed: int) -> None:
     """One student, in a process of its own, `accelerate launch train.py`; a finished one starts none."""
-    from gra.training.arguments import load_train_recipe
-    from gra.training.sft import is_trained
+    from gra.training.options.trl_config import load_train_recipe
+    from gra.training.run import is_trained
 
     data = plan.folder / "arms" / arm / "dataset" / "train.parquet"
     output = plan.folder / "models" / key

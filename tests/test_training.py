@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from training_tiny import PAIRS, load, make_student, row, write_recipe, write_rows
 
 from gra.core.errors import DataError, RecipeError
-from gra.training.rows import Row, read_rows, split_rows
+from gra.training.data.dataset import Row, read_rows, split_rows
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_a_file_without_rows_is_an_error(tmp_path: Path, name: str) -> None:
 
 
 def test_pairs_are_read_as_strictly_as_rows(tmp_path: Path) -> None:
-    from gra.training.rows import Pair, read_pairs
+    from gra.training.data.dataset import Pair, read_pairs
 
     user = [{"role": "user", "content": "a"}]
     yes, no = ([{"role": "assistant", "content": text}] for text in "bc")
@@ -134,14 +134,14 @@ texts = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), m
 
 @pytest.fixture(scope="module")
 def plain(student: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    from gra.training.template import student_tokenizer
+    from gra.training.data.tokenize import student_tokenizer
 
     folder = tmp_path_factory.mktemp("recipe")
     return student_tokenizer(student, load(write_recipe(folder, student, folder / "none.jsonl")))
 
 
 def test_the_loss_is_on_the_answer_and_its_stop_token_only(plain: Any) -> None:
-    from gra.training.template import IGNORED, encode, show_row
+    from gra.training.data.tokenize import IGNORED, encode, show_row
 
     encoded = encode(plain, [made("Say red.", "red")], None)
     ids, labels = encoded.columns["input_ids"][0], encoded.columns["labels"][0]
@@ -156,7 +156,7 @@ def test_the_loss_is_on_the_answer_and_its_stop_token_only(plain: Any) -> None:
 def test_the_prompt_is_a_prefix_and_the_stop_token_is_learnt(
     plain: Any, prompt: str, answer: str, system: bool
 ) -> None:
-    from gra.training.template import IGNORED, encode, prompt_ids
+    from gra.training.data.tokenize import IGNORED, encode, prompt_ids
 
     first = ({"role": "system", "content": "Be brief."},) if system else ()
     messages = (*first, {"role": "user", "content": prompt})
@@ -169,7 +169,7 @@ def test_the_prompt_is_a_prefix_and_the_stop_token_is_learnt(
 
 
 def test_long_rows_are_cut_and_counted(plain: Any) -> None:
-    from gra.training.template import encode
+    from gra.training.data.tokenize import encode
 
     rows = [made("a", "b"), made("a", "b" * 100), made("a" * 100, "b")]
     counts = encode(plain, rows, 60).counts()
@@ -197,7 +197,7 @@ def test_long_rows_are_cut_and_counted(plain: Any) -> None:
 def test_a_template_that_trains_something_else_is_refused(
     student: Path, tmp_path: Path, template: str, message: str
 ) -> None:
-    from gra.training.template import encode, student_tokenizer
+    from gra.training.data.tokenize import encode, student_tokenizer
 
     (tmp_path / "t.jinja").write_text(template)
     recipe = write_recipe(tmp_path, student, tmp_path / "x.jsonl", model={"chat_template": "t.jinja"})
@@ -206,7 +206,7 @@ def test_a_template_that_trains_something_else_is_refused(
 
 
 def test_an_answer_that_writes_the_stop_token_is_refused(plain: Any) -> None:
-    from gra.training.template import encode
+    from gra.training.data.tokenize import encode
 
     with pytest.raises(DataError, match="contains <eos>"):
         encode(plain, [made("a", "b<eos>c")], None)
@@ -219,7 +219,7 @@ def test_an_answer_that_writes_the_stop_token_is_refused(plain: Any) -> None:
      ("latin.jinja", "cannot be read")],
 )  # fmt: skip
 def test_a_missing_template_says_what_to_do(student: Path, tmp_path: Path, wanted: str | None, message: str) -> None:
-    from gra.training.template import student_tokenizer
+    from gra.training.data.tokenize import student_tokenizer
 
     (tmp_path / "half.jinja").write_text("{{ messages }}\n{% if %}")
     (tmp_path / "latin.jinja").write_bytes("é".encode("latin-1"))

@@ -21,9 +21,9 @@ def data(tmp_path: Path) -> Path:
 
 def made(tmp_path: Path, student: Path, rows: Path, /, *overrides: str, **changes: Any) -> Any:
     """A trainer that has not begun."""
-    from gra.training.arguments import build_arguments
+    from gra.training.options.trl_config import build_arguments
     from gra.training.plan import load_student, make_plan
-    from gra.training.trainer import StudentTrainer, make_trainer
+    from gra.training.trainers.sft import StudentTrainer, make_trainer
 
     plan = make_plan(load(write_recipe(tmp_path, student, rows, **changes), *overrides))
     return make_trainer(StudentTrainer, plan, load_student(plan), build_arguments(plan.loaded, tmp_path / "c"), [])
@@ -32,7 +32,7 @@ def made(tmp_path: Path, student: Path, rows: Path, /, *overrides: str, **change
 def test_resuming_gives_the_weights_of_an_uninterrupted_run(
     tmp_path: Path, student: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gra.training import trainer
+    from gra.training.trainers import sft as trainer
 
     recipe = write_recipe(tmp_path, student, data, train={"max_steps": 12, "save_steps": 4})
     whole = train(recipe, tmp_path / "whole")
@@ -100,8 +100,8 @@ def test_the_cheap_loss_is_trls_loss(
     import torch
     from trl import SFTTrainer
 
-    from gra.training import head_loss
-    from gra.training.trainer import _plain_frozen_head
+    from gra.training.trainers import frozen_head_loss as head_loss
+    from gra.training.trainers.sft import _plain_frozen_head
 
     monkeypatch.setattr(head_loss, "_WORDS_AT_ONCE", 100)  # a vocabulary of three pieces
     trainer = made(tmp_path, student, data, f"model.dtype={dtype}")

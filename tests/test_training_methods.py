@@ -71,7 +71,7 @@ def test_preference_from_an_adapter_learns_the_order_of_answers(
 def test_preference_resumes_to_the_weights_of_an_uninterrupted_run(
     tmp_path: Path, student: Path, rows: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gra.training import trainer
+    from gra.training.trainers import sft as trainer
 
     train(write_recipe(tmp_path, student, rows), tmp_path / "sft")
     recipe = write_recipe(
@@ -103,9 +103,9 @@ def test_preference_from_whole_weights(tmp_path: Path, student: Path, pairs: Pat
 
 
 def test_pairs_are_cut_dropped_and_counted(tmp_path: Path, student: Path) -> None:
-    from gra.training.methods import METHODS
-    from gra.training.rows import read_pairs
-    from gra.training.template import student_tokenizer
+    from gra.training.data.dataset import read_pairs
+    from gra.training.data.methods import METHODS
+    from gra.training.data.tokenize import student_tokenizer
 
     long = [{"role": "assistant", "content": "b" * 200}]
     items = [row("a", "b"), row("a", "c"), row("a" * 300, "c")]

@@ -15,7 +15,7 @@ GOOD = "name: x\nmodel: {name: m}\n"
 
 
 def problems(folder: Path, text: str, overrides: tuple[str, ...] = ()) -> list[str]:
-    from gra.training.arguments import load_train_recipe
+    from gra.training.options.trl_config import load_train_recipe
 
     path = folder / "recipe.yaml"
     path.write_text(text, encoding="utf-8")
@@ -76,8 +76,8 @@ def test_a_recipe_that_extends_another_names_the_file_of_the_mistake(tmp_path: P
 def test_the_tables_of_names_agree_with_the_installed_trl(method: str) -> None:
     import dataclasses
 
-    from gra.training import options
-    from gra.training.arguments import _config_class
+    from gra.training.options import option_tables as options
+    from gra.training.options.trl_config import _config_class
     from gra.training.plan import _WITHOUT_EFFECT
 
     config = _config_class("distill" if method == "gold" else method, method == "gold")
@@ -96,7 +96,7 @@ _METHODS = [("preference", False), ("distill", False), ("distill", True)]
 
 
 def test_good_values_pass(tmp_path: Path) -> None:
-    from gra.training.arguments import check_arguments, load_train_recipe
+    from gra.training.options.trl_config import check_arguments, load_train_recipe
 
     path = tmp_path / "recipe.yaml"
     path.write_text(

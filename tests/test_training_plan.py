@@ -14,7 +14,7 @@ from training_tiny import PAIRS, load, make_student, row, write_recipe, write_ro
 from gra.core.errors import Mismatch, RecipeError
 from gra.training.launch import Launch
 from gra.training.memory import Shape, estimate
-from gra.training.steps import effective_batch, packed_rows, steps
+from gra.training.options.steps import effective_batch, packed_rows, steps
 
 ROOT = Path(__file__).parent.parent
 
@@ -65,7 +65,7 @@ def test_steps_are_what_the_trainers_loop_takes(
 def test_a_dry_run_counts_the_steps_that_the_run_takes(
     tmp_path: Path, student: Path, data: Path, changes: dict[str, Any]
 ) -> None:
-    from gra.training.sft import train
+    from gra.training.run import train
 
     recipe = load(write_recipe(tmp_path, student, data, train={"gradient_accumulation_steps": 2, **changes}))
     plan = train(recipe, tmp_path / "model", dry_run=True)
@@ -173,7 +173,7 @@ def test_what_saves_memory_is_seen_to_save_it() -> None:
 
 
 def test_a_dry_run_plans_for_other_machines(tmp_path: Path, student: Path, data: Path) -> None:
-    from gra.training.sft import train
+    from gra.training.run import train
 
     recipe = load(write_recipe(tmp_path, student, data, lora=None, train={"max_steps": -1, "num_train_epochs": 1}))
     plan = train(recipe, tmp_path / "model", dry_run=True, launch=Launch("zero2", 8))
@@ -185,7 +185,7 @@ def test_a_dry_run_plans_for_other_machines(tmp_path: Path, student: Path, data:
 
 
 def test_what_cannot_be_known_is_said(tmp_path: Path, data: Path) -> None:
-    from gra.training.sft import train
+    from gra.training.run import train
 
     plan = train(load(write_recipe(tmp_path, "nobody/knows-this", data)), tmp_path / "model", dry_run=True)
     assert plan["rows"]["train"] == {"rows": 9}
@@ -201,7 +201,7 @@ def test_four_bits_without_a_gpu_is_a_warning_in_a_dry_run_and_an_error_in_a_run
     tmp_path: Path, student: Path, data: Path
 ) -> None:
     from gra.training.quantization import quantization_problem
-    from gra.training.sft import train
+    from gra.training.run import train
 
     changes = {"model": {"quantization": "nf4", "dtype": "bfloat16"}}
     recipe = load(write_recipe(tmp_path, student, data, **changes))
@@ -274,7 +274,7 @@ def test_a_wrong_student_is_found_before_anything_is_spent(tmp_path: Path) -> No
 
 def scale_table() -> str:
     """Memory and steps of the paper's 7B recipes on 1, 8 and 16 GPUs, as Markdown."""
-    from gra.training.preview import arithmetic
+    from gra.training.dry_run import arithmetic
 
     rows = [
         "| recipe | launch | GPUs | rows a step | steps | GB a GPU | smallest GPU | GB to load |",

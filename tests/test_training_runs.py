@@ -73,7 +73,7 @@ def test_a_finished_student_is_made_again_by_the_one_command_of_its_card(
     dataset = write_rows(run.create() / "dataset.jsonl", [row(*pair) for pair in PAIRS])
     (run / "ledger.sqlite").touch()
     run.record("synthesis", {"fingerprint": "f" * 64, "name": "demo", "arm": "gra", "states": {}}, [dataset])
-    (tmp_path / "mine.jinja").write_text((ROOT / "gra/training/templates/plain.jinja").read_text())
+    (tmp_path / "mine.jinja").write_text((ROOT / "gra/models/templates/plain.jinja").read_text())
     recipe = write_recipe(
         tmp_path, student, data, model={"chat_template": "mine.jinja"},
         data={"train": [{"path": "runs/demo/dataset.jsonl"}], "holdout": {"fraction": 0.2, "seed": 3}},
@@ -111,7 +111,7 @@ def test_a_finished_student_is_made_again_by_the_one_command_of_its_card(
 def test_a_run_killed_after_its_last_step_trains_no_more(
     tmp_path: Path, student: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gra.training import sft
+    from gra.training import run as sft
 
     recipe = write_recipe(tmp_path, student, data, train={"max_steps": 5})
     whole = train(recipe, tmp_path / "whole")
@@ -146,7 +146,7 @@ def test_a_finished_run_is_not_repeated_and_another_is_refused(tmp_path: Path, s
 def test_a_checkpoint_of_another_run_is_refused(
     tmp_path: Path, student: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gra.training import sft
+    from gra.training import run as sft
 
     recipe, output = write_recipe(tmp_path, student, data), tmp_path / "model"
 
@@ -187,7 +187,7 @@ def test_the_command_line_prints_json_and_keeps_exit_codes(tmp_path: Path, stude
 def test_a_mistake_on_the_command_line_is_one_sentence(
     tmp_path: Path, student: Path, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gra.training import sft
+    from gra.training import run as sft
     from gra.training.cli import main
 
     def exits(*arguments: str) -> tuple[int | str | None, str]:

@@ -91,7 +91,7 @@ def load(path: Path, *overrides: str) -> Loaded[TrainRecipe]:
 
 def train(recipe: Path, output: Path, *overrides: str, **options: Any) -> dict[str, Any]:
     """Train in this process; the metrics."""
-    from gra.training.sft import train as run
+    from gra.training.run import train as run
 
     return run(load(recipe, *overrides), output, **options)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Device = Literal["auto", "cpu", "cuda"]
 _BUILTIN = "builtin:"
-_TEMPLATES = Path(gra.__file__).parent / "training" / "templates"
+_TEMPLATES = Path(gra.__file__).parent / "models" / "templates"
 
 
 @dataclass(frozen=True)

@@ -38,9 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from gra.training.arguments import load_train_recipe
     from gra.training.launch import launch_from_file
-    from gra.training.sft import train
+    from gra.training.options.trl_config import load_train_recipe
+    from gra.training.run import train
 
     loaded = load_train_recipe(options.config, options.overrides)
     if options.show_config:

@@ -17,10 +17,10 @@ from gra.config.synthesis import TrainRecipe
 from gra.core.errors import DataError, Mismatch, RecipeError
 from gra.core.run_folder import digest, file_digest
 from gra.models.weights import damage
-from gra.training.arguments import check_arguments, on_cpu
-from gra.training.methods import METHODS
-from gra.training.rows import Row, Split, split_rows
-from gra.training.template import Encoded, fingerprint, student_tokenizer
+from gra.training.data.dataset import Row, Split, split_rows
+from gra.training.data.methods import METHODS
+from gra.training.data.tokenize import Encoded, fingerprint, student_tokenizer
+from gra.training.options.trl_config import check_arguments, on_cpu
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -20,14 +20,14 @@ from gra.core.errors import RecipeError
 from gra.core.progress import View
 from gra.core.resolved_recipe import RESOLVED
 from gra.core.run_folder import MANIFEST, RunFolder, write_json
-from gra.training.arguments import build_arguments, check_arguments, on_cpu
-from gra.training.card import write_card
 from gra.training.checkpoints import Checkpoint, newest_whole, refuse_difference, remove_broken
 from gra.training.launch import Launch, command_after, launch_from_environment
+from gra.training.model_card import write_card
+from gra.training.options.trl_config import build_arguments, check_arguments, on_cpu
 from gra.training.plan import Plan, adapter_folder, load_student, make_plan, probe_rows, use_all_cores
-from gra.training.probe import set_stop_tokens, stop_probe
 from gra.training.provenance import gpu_hours, hardware, origin_of, pinned
 from gra.training.quantization import require_quantization
+from gra.training.stop_rate import set_stop_tokens, stop_probe
 
 SECTION = "training"
 METRICS = "metrics.json"
@@ -68,7 +68,7 @@ def train(
     cpu = on_cpu(options)
     here = launch_from_environment(cpu=cpu)
     if dry_run:
-        from gra.training.preview import preview
+        from gra.training.dry_run import preview
 
         asked = bool(options.get("use_cpu")) or (launch or here).strategy == "cpu"
         return preview(loaded, launch or here, cpu=asked if launch else cpu, say=View(None).note)
@@ -132,7 +132,7 @@ def _clear(folder: RunFolder) -> None:
 def _run(
     plan: Plan, folder: RunFolder, arguments: Any, checkpoint: Checkpoint | None, view: View, group: str | None
 ) -> dict[str, Any]:
-    from gra.training.trainer import Progress, Seal
+    from gra.training.trainers.sft import Progress, Seal
 
     counts = plan.train.counts()
     view.note(
@@ -162,17 +162,17 @@ def _trainer(plan: Plan, arguments: Any, callbacks: list[Any]) -> Any:
     Raises:
         RecipeError: when TRL refuses the combination of model, data and options.
     """
-    from gra.training.trainer import StudentTrainer, make_trainer
+    from gra.training.trainers.sft import StudentTrainer, make_trainer
 
     model = load_student(plan)
     try:
         if plan.recipe.method == "distill":
-            from gra.training.distill import make_distill_trainer
+            from gra.training.trainers.distill import make_distill_trainer
 
             return make_distill_trainer(plan, model, arguments, callbacks)
         kind: type[Any] = StudentTrainer
         if plan.recipe.method == "preference":
-            from gra.training.preference import PreferenceTrainer
+            from gra.training.trainers.dpo import PreferenceTrainer
 
             kind = PreferenceTrainer
         return make_trainer(kind, plan, model, arguments, callbacks)

@@ -19,7 +19,7 @@ from gra.core.errors import DataError, RecipeError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from gra.training.rows import Row
+    from gra.training.data.dataset import Row
 
 IGNORED = -100  # the label of a token outside the loss
 _BUILTIN = "builtin:"
@@ -93,7 +93,7 @@ def student_tokenizer(folder: Path, loaded: Loaded[TrainRecipe], remote_code: bo
 def _template_file(name: str, recipe: Path) -> Path:
     if not name.startswith(_BUILTIN):
         return find_file(name, recipe)
-    folder = Path(__file__).parent / "templates"
+    folder = Path(__file__).parents[2] / "models" / "templates"
     path = folder / f"{name.removeprefix(_BUILTIN)}.jinja"
     if not path.is_file():
         known = ", ".join(_BUILTIN + file.stem for file in sorted(folder.glob("*.jinja")))

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gra.training.rows import Pair, Row, read_pairs, read_rows
-from gra.training.template import Encoded, border, check_special_tokens, encode, prompt_ids, show_row
+from gra.training.data.dataset import Pair, Row, read_pairs, read_rows
+from gra.training.data.tokenize import Encoded, border, check_special_tokens, encode, prompt_ids, show_row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -71,7 +71,7 @@ def encode_pairs(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Row], max_l
     """Tokenise pairs; both answers carry the loss.
 
     Raises:
-        DataError, RecipeError: as `gra.training.template.encode`.
+        DataError, RecipeError: as `gra.training.data.tokenize.encode`.
     """
     encoded = EncodedPairs()
     for pair in pairs:
@@ -100,7 +100,7 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], max_
     """Check each row's prompt under the template; prompts of more than `max_length` tokens are dropped.
 
     Raises:
-        DataError, RecipeError: as `gra.training.template.encode`.
+        DataError, RecipeError: as `gra.training.data.tokenize.encode`.
     """
     encoded = EncodedPrompts()
     for row in rows:

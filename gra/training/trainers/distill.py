@@ -16,7 +16,7 @@ from trl import DistillationTrainer
 
 from gra.core.errors import RecipeError
 from gra.training.plan import Plan
-from gra.training.trainer import GraTrainer, make_trainer
+from gra.training.trainers.sft import GraTrainer, make_trainer
 
 
 class SameVocabularyTrainer(GraTrainer, DistillationTrainer):  # type: ignore[misc]  # TRL is untyped

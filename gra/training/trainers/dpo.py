@@ -12,7 +12,7 @@ from typing import Any
 
 from trl import DPOTrainer
 
-from gra.training.trainer import GraTrainer
+from gra.training.trainers.sft import GraTrainer
 
 _REFERENCE = "ref"  # what TRL calls its copy of the adapter
 

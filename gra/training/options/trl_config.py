@@ -20,7 +20,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from gra.config.loader import Loaded, Where, did_you_mean, load_recipe, place
 from gra.config.synthesis import TrainRecipe
 from gra.core.errors import RecipeError
-from gra.training import options as tables
+from gra.training.options import option_tables as tables
 
 Options = dict[str, Any]
 

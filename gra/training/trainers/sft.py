@@ -18,9 +18,9 @@ from trl import SFTTrainer
 from gra.core.progress import View
 from gra.tracking import Tracker
 from gra.training.checkpoints import Inputs, seal
-from gra.training.head_loss import FrozenHeadLoss, parts_of_like_length
+from gra.training.data.tokenize import IGNORED
 from gra.training.plan import Plan, lora_config
-from gra.training.template import IGNORED
+from gra.training.trainers.frozen_head_loss import FrozenHeadLoss, parts_of_like_length
 
 
 class GraTrainer:
@@ -29,7 +29,7 @@ class GraTrainer:
     state: Any
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """No card here: gra.training.card writes one that names the data."""
+        """No card here: gra.training.model_card writes one that names the data."""
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         # A checkpoint of the last step leaves nothing to do; the trainer would take one more step before it looks.

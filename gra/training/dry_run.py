@@ -11,15 +11,15 @@ from typing import Any
 from gra.config.loader import Loaded
 from gra.config.synthesis import TrainRecipe
 from gra.core.run_folder import digest
-from gra.training.arguments import check_arguments
+from gra.training.data.dataset import Split
+from gra.training.data.methods import METHODS
+from gra.training.data.tokenize import Encoded, fingerprint, student_tokenizer
 from gra.training.launch import Launch
 from gra.training.memory import Shape, estimate, shape_of
-from gra.training.methods import METHODS
+from gra.training.options.steps import effective_batch, packed_rows, steps
+from gra.training.options.trl_config import check_arguments
 from gra.training.plan import adapter_folder, encode_split, inputs_of, lora_config, model_name, read_data, row_limit
 from gra.training.quantization import quantization_problem
-from gra.training.rows import Split
-from gra.training.steps import effective_batch, packed_rows, steps
-from gra.training.template import Encoded, fingerprint, student_tokenizer
 
 
 def preview(

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from gra.models.head import feed_contiguous
-from gra.training.template import prompt_ids
+from gra.training.data.tokenize import prompt_ids
 
 if TYPE_CHECKING:
-    from gra.training.rows import Row
+    from gra.training.data.dataset import Row
 
 
 def stop_probe(model: Any, tokenizer: Any, rows: Sequence[Row], max_new_tokens: int) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Tables about trainer options: names people know, what GRA decides itself, and which values make sense.
 
-The names and types of options come from the installed TRL (gra.training.arguments); what is written here is
+The names and types of options come from the installed TRL (gra.training.options.trl_config); what is written here is
 only what TRL does not say, or says too late: after the weights are loaded, or never.
 """
 
