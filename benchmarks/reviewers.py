@@ -48,13 +48,13 @@ from gra.engines.broker import Broker, EnginePool
 from gra.engines.mock import ScriptedEngine
 from gra.engines.types import Fault, Likelihood
 from gra.ledger.ledger import Ledger
+from gra.serving.models import find_models, running
 from gra.stats.reliability import auc, calibrate
 from gra.synthesis.committee import Member, make_member
 from gra.synthesis.notebook import Notebook, Unanswered, together
 from gra.synthesis.prompts import SCORE_QUESTIONS, render
 from gra.synthesis.reviewer import YES_NO, expected_digits, score_response, yes_probabilities
 from gra.synthesis.story import trust
-from gra.synthesis.workshop import find_models, running
 
 KINDS = (*PLANTED, "llmbar natural", "llmbar adversarial", "pandalm")
 RECIPE_WAYS = (*get_args(Ask), "correctness")

@@ -30,8 +30,8 @@ from gra.core.progress import View, read_events
 from gra.core.run_folder import RunFolder, write_json
 from gra.engines.vllm.engine import VllmEngine, child_environment
 from gra.evaluation.suite import suite_items
+from gra.serving.models import find_models
 from gra.synthesis.jobs import job_for, run_jobs
-from gra.synthesis.workshop import find_models
 
 BARE = """
 import json, sys, time

@@ -183,10 +183,10 @@ def make(
     from gra.core.run_folder import RunFolder
     from gra.engines.broker import EnginePool
     from gra.evaluation.suite import suite_items
+    from gra.serving.models import Workshop, running
     from gra.synthesis import arms, growth
     from gra.synthesis.committee import committee_of
     from gra.synthesis.screen import open_screen
-    from gra.synthesis.workshop import Workshop, running
 
     asked = os.open(folder / "asked.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     count = 0

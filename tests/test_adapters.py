@@ -18,8 +18,8 @@ from gra.engines.broker import call_key
 from gra.engines.ray import RayEngine
 from gra.engines.types import Call, ModelId, SamplingSettings, Text
 from gra.models.adapters import find_adapter
-from gra.synthesis import workshop
-from gra.synthesis.housing import house
+from gra.serving import models as workshop
+from gra.serving.memory import house
 
 CONFIG = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
 

@@ -23,7 +23,8 @@ from gra.data.export import read_lineage
 from gra.engines.types import ModelId
 from gra.evaluation.suite import suite_items
 from gra.ledger.ledger import Ledger
-from gra.synthesis import growth, workshop
+from gra.serving import models as workshop
+from gra.synthesis import growth
 from gra.synthesis.jobs import job_for, run_jobs
 
 KEY = "sk-very-secret-0123456789"

@@ -19,12 +19,12 @@ from gra.engines.types import ModelId
 from gra.models.adapters import Adapter
 from gra.planning.command import screen, to_json
 from gra.planning.plan import make_plan
+from gra.serving.models import Workshop
 from gra.synthesis import growth, jobs
 from gra.synthesis.evidence import divide, forward, kind_of, read_evidence
 from gra.synthesis.forecast import Range, Work, forecast, play
 from gra.synthesis.memory import memory_plan
 from gra.synthesis.workbench import stories_at_once
-from gra.synthesis.workshop import Workshop
 
 ROUNDS = {"count": 2, "accept": 14, "max_candidates": 90}
 PRICES = {"models": {f"model-{name}": {"input": 2.0, "output": 10.0} for name in "abcde"}}

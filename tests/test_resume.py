@@ -47,7 +47,7 @@ LIMITED = limited(30)
 def processes() -> multiprocessing.context.BaseContext:
     """Fresh processes that have imported everything already, so that dozens of them are quick."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["scripted_run", "gra.synthesis.arms", "gra.synthesis.workshop"])
+    context.set_forkserver_preload(["scripted_run", "gra.synthesis.arms", "gra.serving.models"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parent))
         first = context.Process(target=int)

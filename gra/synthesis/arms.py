@@ -29,6 +29,7 @@ from gra.data.export import export
 from gra.engines.broker import Broker, EnginePool
 from gra.ledger.budget import Account, Held
 from gra.ledger.ledger import Ledger
+from gra.serving.models import Workshop
 from gra.synthesis.growth import write_samples
 from gra.synthesis.seating import prepare
 from gra.synthesis.seedwise import answer_seeds, copy_seeds, refine_seeds
@@ -36,7 +37,6 @@ from gra.synthesis.summary import card_facts, summarize
 from gra.synthesis.told import Candidates, Joined
 from gra.synthesis.watch import Watch
 from gra.synthesis.workbench import Job, Workbench
-from gra.synthesis.workshop import Workshop
 from gra.tracking import start_tracking
 
 

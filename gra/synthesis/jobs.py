@@ -20,6 +20,7 @@ from gra.ledger.reader import LedgerReader
 from gra.models.adapters import find_adapter
 from gra.models.catalog import here
 from gra.sandbox.permission import Permission
+from gra.serving.models import Workshop, find_models, running
 from gra.synthesis.arms import synthesize, try_out
 from gra.synthesis.assignment import check_cast
 from gra.synthesis.committee import committee_of, make_members, members_of
@@ -29,7 +30,6 @@ from gra.synthesis.programs import make_programs
 from gra.synthesis.screen import ReadSuite, open_screen
 from gra.synthesis.watch import Watch
 from gra.synthesis.workbench import Job
-from gra.synthesis.workshop import Workshop, find_models, running
 
 
 def run_jobs(jobs: Sequence[Job], view: View, logs: Path, group: str | None = None) -> dict[str, dict[str, Any]]:

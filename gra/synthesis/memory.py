@@ -12,9 +12,9 @@ from gra.core.hardware import available_gb, gpu_memory_gb
 from gra.models.adapters import Adapter, find_adapter
 from gra.models.catalog import cached, resolve
 from gra.models.entries import find_entry
+from gra.serving.memory import adapters_gb, cluster_gpus, engine_gb, limit_gb
+from gra.serving.models import weights_gb
 from gra.synthesis.committee import members_of
-from gra.synthesis.housing import adapters_gb, cluster_gpus, engine_gb, limit_gb
-from gra.synthesis.workshop import weights_gb
 
 _BYTES_A_PARAMETER = 2  # bfloat16
 

@@ -29,6 +29,7 @@ from gra.engines.mock import ScriptedEngine
 from gra.engines.types import Call, Choice, Completion, Json, Likelihood, ModelId, Text
 from gra.ledger.ledger import Ledger
 from gra.models.entries import find_entry
+from gra.serving.models import Workshop
 from gra.synthesis.committee import committee_of, members_of
 from gra.synthesis.evidence import COLUMNS, Evidence, read_evidence
 from gra.synthesis.growth import enrich_all, name_domains
@@ -39,7 +40,6 @@ from gra.synthesis.seating import seat
 from gra.synthesis.seedwise import answer_seeds
 from gra.synthesis.story import Setting, eligible, live, refine
 from gra.synthesis.workbench import Job, Workbench
-from gra.synthesis.workshop import Workshop
 from gra.tracking import NullTracker
 
 _THINGS = 24  # candidates that are told, seeds that are answered or enriched

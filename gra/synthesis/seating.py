@@ -15,6 +15,7 @@ from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import RecipeError
 from gra.core.progress import View
 from gra.core.types import Seed
+from gra.serving.models import Workshop
 from gra.synthesis.assignment import adjudicates, check_cast
 from gra.synthesis.committee import Member, committee_of, make_member, shared_weights
 from gra.synthesis.growth import check_parents, enrich_all, name_domains
@@ -24,7 +25,6 @@ from gra.synthesis.programs import Program, UnitTests, make_programs
 from gra.synthesis.reviewer import Calibration
 from gra.synthesis.story import Setting
 from gra.synthesis.workbench import Workbench
-from gra.synthesis.workshop import Workshop
 
 Planted = Sequence[tuple[Seed, str]]
 
