@@ -19,10 +19,10 @@ from gra.config.loader import load_recipe
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.run_folder import RunFolder
 from gra.evaluation.suite import suite_items
-from gra.synthesis.evidence import COLUMNS, Candidates, Evidence, read_evidence
-from gra.synthesis.forecast import Forecast, Work, forecast
+from gra.forecast.mock_run import rehearse
+from gra.forecast.observed_costs import COLUMNS, Candidates, Evidence, read_evidence
+from gra.forecast.simulate import Forecast, Work, forecast
 from gra.synthesis.jobs import job_for
-from gra.synthesis.rehearsal import rehearse
 
 _SHOWN = ("calls", "read", "written", "seconds")
 

@@ -16,14 +16,14 @@ from synthesised import command
 from gra.engines.broker import EnginePool
 from gra.engines.mock import ScriptedEngine
 from gra.engines.types import ModelId
+from gra.forecast.memory import memory_plan
+from gra.forecast.observed_costs import divide, forward, kind_of, read_evidence
+from gra.forecast.plan import make_plan
+from gra.forecast.simulate import Range, Work, forecast, play
 from gra.models.adapters import Adapter
 from gra.planning.command import screen, to_json
-from gra.planning.plan import make_plan
 from gra.serving.models import Workshop
 from gra.synthesis import growth, jobs
-from gra.synthesis.evidence import divide, forward, kind_of, read_evidence
-from gra.synthesis.forecast import Range, Work, forecast, play
-from gra.synthesis.memory import memory_plan
 from gra.synthesis.workbench import stories_at_once
 
 ROUNDS = {"count": 2, "accept": 14, "max_candidates": 90}
@@ -50,8 +50,8 @@ def _no_models(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     before = growth.Embedder, growth.resolve
     growth.Embedder, growth.resolve = WordEmbedder, fake_resolve  # type: ignore[misc, assignment]
     monkeypatch.setattr(jobs, "find_models", found)
-    monkeypatch.setattr("gra.synthesis.memory.cached", lambda name: False)
-    monkeypatch.setattr("gra.synthesis.memory.find_entry", lambda name: None)
+    monkeypatch.setattr("gra.forecast.memory.cached", lambda name: False)
+    monkeypatch.setattr("gra.forecast.memory.find_entry", lambda name: None)
     yield
     growth.Embedder, growth.resolve = before  # type: ignore[misc]
 
@@ -171,9 +171,9 @@ def test_the_command_prints_json(tmp_path: Path, capsys) -> None:
 
 def test_what_a_cluster_holds_and_what_members_wear_are_planned(tmp_path: Path, monkeypatch) -> None:
     worn = Adapter(tmp_path, "lora:x", 8, ("q_proj",), 0.25)
-    monkeypatch.setattr("gra.synthesis.memory.gpu_memory_gb", lambda: None)
-    monkeypatch.setattr("gra.synthesis.memory.find_entry", lambda name: SimpleNamespace(parameters=2**30))
-    monkeypatch.setattr("gra.synthesis.memory.find_adapter", lambda name: worn)
+    monkeypatch.setattr("gra.forecast.memory.gpu_memory_gb", lambda: None)
+    monkeypatch.setattr("gra.forecast.memory.find_entry", lambda name: SimpleNamespace(parameters=2**30))
+    monkeypatch.setattr("gra.forecast.memory.find_adapter", lambda name: worn)
     models = {
         "a": "model-a", "b": {"model": "model-a", "adapter": "folder"}, "c": "model-c",
         "d": {"model": "model-d", "engine": {"kind": "ray", "replicas": 3, "gpus": 0.5}},

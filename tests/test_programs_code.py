@@ -170,7 +170,7 @@ def test_an_experiment_says_it_for_its_arms(tmp_path: Path) -> None:
 def test_a_plan_runs_nothing_and_needs_the_word_that_the_run_will_need(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("gra.synthesis.memory.cached", lambda name: False)
+    monkeypatch.setattr("gra.forecast.memory.cached", lambda name: False)
     write_job(tmp_path, recipe_with(VETO))
     asked = ["plan", str(tmp_path / "recipe.yaml"), "--runs", str(tmp_path / "runs")]
     with pytest.raises(SystemExit) as refused:

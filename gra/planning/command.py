@@ -20,8 +20,8 @@ from gra.core.progress import duration
 from gra.sandbox.permission import FLAG, Permission
 
 if TYPE_CHECKING:
-    from gra.planning.plan import ArmPlan, Planned
-    from gra.synthesis.forecast import Forecast, Range
+    from gra.forecast.plan import ArmPlan, Planned
+    from gra.forecast.simulate import Forecast, Range
 
 
 def plan(
@@ -38,7 +38,7 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="one machine-readable forecast on standard output")] = False,
 ) -> None:
     """Say what a recipe will cost: calls, tokens, time, memory and money, with ranges."""
-    from gra.planning.plan import make_plan
+    from gra.forecast.plan import make_plan
 
     planned = make_plan(recipe, overrides or [], runs, past, sample, Permission(FLAG) if allow_code_execution else None)
     if as_json:

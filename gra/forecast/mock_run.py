@@ -27,11 +27,11 @@ from gra.core.types import CHECKS, DIMENSIONS, Seed
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.mock import ScriptedEngine
 from gra.engines.types import Call, Choice, Completion, Json, Likelihood, ModelId, Text
+from gra.forecast.observed_costs import COLUMNS, Evidence, read_evidence
 from gra.ledger.ledger import Ledger
 from gra.models.entries import find_entry
 from gra.serving.models import Workshop
 from gra.synthesis.committee import committee_of, members_of
-from gra.synthesis.evidence import COLUMNS, Evidence, read_evidence
 from gra.synthesis.growth import enrich_all, name_domains
 from gra.synthesis.notebook import at_once
 from gra.synthesis.probes import measure, plant

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from gra.synthesis.evidence import COLUMNS, Evidence, Floats, Key
+from gra.forecast.observed_costs import COLUMNS, Evidence, Floats, Key
 from gra.synthesis.rounds import admission
 
 Bools = npt.NDArray[np.bool_]

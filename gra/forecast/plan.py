@@ -24,16 +24,16 @@ from gra.core.types import State
 from gra.engines.types import BATCHES
 from gra.evaluation.suite import suite_items
 from gra.experiment import Plan, arm_jobs, load_experiment
+from gra.forecast.memory import Memory, memory_plan
+from gra.forecast.mock_run import rehearse
+from gra.forecast.observed_costs import COLUMNS, Evidence, Floats, kind_of, read_evidence, runs_of
+from gra.forecast.simulate import Forecast, Range, Work, forecast, summarise, together
+from gra.forecast.stages import add, forecast_stages, scaled
 from gra.ledger.budget import token_cost
 from gra.ledger.reader import LedgerReader
-from gra.planning.stages import add, forecast_stages, scaled
 from gra.sandbox.permission import Permission
 from gra.synthesis.committee import committee_of, members_of
-from gra.synthesis.evidence import COLUMNS, Evidence, Floats, kind_of, read_evidence, runs_of
-from gra.synthesis.forecast import Forecast, Range, Work, forecast, summarise, together
 from gra.synthesis.jobs import job_for, try_jobs
-from gra.synthesis.memory import Memory, memory_plan
-from gra.synthesis.rehearsal import rehearse
 from gra.synthesis.workbench import Job, stories_at_once
 
 
