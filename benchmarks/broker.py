@@ -44,11 +44,11 @@ from gra.engines.mock import ScriptedEngine
 from gra.engines.openai_server.engine import OpenAIEngine, ServerSettings
 from gra.engines.types import Answer, Call, Completion, Engine, Json, ModelId, SamplingSettings, Text
 from gra.ledger.ledger import Ledger
-from gra.synthesis.reviewer import score_schema
+from gra.synthesis.candidate import candidate_id
+from gra.synthesis.committee.reviewer import score_schema
+from gra.synthesis.records import Told
 from gra.synthesis.rounds import Round
-from gra.synthesis.story import candidate_id
 from gra.synthesis.summary import Tally
-from gra.synthesis.told import Told
 
 T = TypeVar("T")
 MODEL = ModelId("model-a", "sha256:a", "t")

@@ -22,7 +22,7 @@ from gra.evaluation.suite import suite_items
 from gra.forecast.mock_run import rehearse
 from gra.forecast.observed_costs import COLUMNS, Candidates, Evidence, read_evidence
 from gra.forecast.simulate import Forecast, Work, forecast
-from gra.synthesis.jobs import job_for
+from gra.synthesis.run import job_for
 
 _SHOWN = ("calls", "read", "written", "seconds")
 

@@ -50,11 +50,11 @@ from gra.engines.types import Fault, Likelihood
 from gra.ledger.ledger import Ledger
 from gra.serving.models import find_models, running
 from gra.stats.reliability import auc, calibrate
-from gra.synthesis.committee import Member, make_member
-from gra.synthesis.notebook import Notebook, Unanswered, together
+from gra.synthesis.candidate import trust
+from gra.synthesis.committee.calls import Notebook, Unanswered, together
+from gra.synthesis.committee.members import Member, make_member
+from gra.synthesis.committee.reviewer import YES_NO, expected_digits, score_response, yes_probabilities
 from gra.synthesis.prompts import SCORE_QUESTIONS, render
-from gra.synthesis.reviewer import YES_NO, expected_digits, score_response, yes_probabilities
-from gra.synthesis.story import trust
 
 KINDS = (*PLANTED, "llmbar natural", "llmbar adversarial", "pandalm")
 RECIPE_WAYS = (*get_args(Ask), "correctness")

@@ -14,8 +14,8 @@ import numpy as np
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.types import CHECKS, DIMENSIONS, Seed
 from gra.engines.types import Call, Completion, Json, ModelId
-from gra.synthesis.committee import make_members
-from gra.synthesis.story import Setting
+from gra.synthesis.candidate import Setting
+from gra.synthesis.committee.members import make_members
 
 DOMAINS = ["qa", "math"]
 _WORDS = [

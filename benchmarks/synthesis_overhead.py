@@ -31,7 +31,7 @@ from gra.core.run_folder import RunFolder, write_json
 from gra.engines.vllm.engine import VllmEngine, child_environment
 from gra.evaluation.suite import suite_items
 from gra.serving.models import find_models
-from gra.synthesis.jobs import job_for, run_jobs
+from gra.synthesis.run import job_for, run_jobs
 
 BARE = """
 import json, sys, time

@@ -66,7 +66,7 @@ def synthesize(
     from gra.core.run_folder import RunFolder
     from gra.evaluation.suite import suite_items
     from gra.reporting.push import check_hub, push
-    from gra.synthesis.jobs import absent_models, job_for, run_jobs
+    from gra.synthesis.run import absent_models, job_for, run_jobs
 
     loaded = load_recipe(recipe, SynthesisRecipe, overrides or [])
     if show_config:
@@ -370,7 +370,7 @@ def _summary(console: Console, as_json: bool, summary: dict[str, Any], table: Ta
 
 
 def _stop_at_budget(content: dict[str, Any]) -> None:
-    from gra.synthesis.jobs import budget_stop
+    from gra.synthesis.run import budget_stop
 
     if stop := budget_stop({content["name"]: content}):
         raise stop

@@ -28,7 +28,7 @@ from gra.core.run_folder import RunFolder
 from gra.sandbox.permission import KEY, Permission, require
 
 if TYPE_CHECKING:
-    from gra.synthesis.workbench import Job
+    from gra.synthesis.context import Job
 
 
 class StageFailed(GraError):
@@ -122,7 +122,7 @@ def absent_models(plan: Plan) -> list[str]:
         RecipeError, ModelUnavailable: for one that is not whole, or of a name that nothing has.
     """
     from gra.models.catalog import here
-    from gra.synthesis.jobs import absent_models as absent
+    from gra.synthesis.run import absent_models as absent
 
     named = [name for arm in plan.arms.values() for name in absent(arm.recipe)]
     return list(dict.fromkeys([*named, *(name for name in _trained(plan) if not here(name))]))
@@ -248,7 +248,7 @@ def arm_jobs(plan: Plan, *, create: bool = True) -> list[Job]:
         RecipeError, DataError: for the first arm that cannot work.
     """
     from gra.evaluation.suite import suite_items
-    from gra.synthesis.jobs import job_for
+    from gra.synthesis.run import job_for
 
     ledger, permission = plan.folder / "ledger.sqlite", permission_of(plan.recipe, plan.loaded.path)
     return [
@@ -265,7 +265,7 @@ def arm_jobs(plan: Plan, *, create: bool = True) -> list[Job]:
 
 
 def _synthesize(plan: Plan, view: View) -> None:
-    from gra.synthesis.jobs import budget_stop, run_jobs
+    from gra.synthesis.run import budget_stop, run_jobs
 
     finished = run_jobs(arm_jobs(plan), view, plan.folder / "logs", group=plan.recipe.name)
     if stop := budget_stop(finished):

@@ -17,7 +17,7 @@ from gra.config.review import Review
 from gra.engines.mock import ScriptedEngine
 from gra.engines.types import ModelId, SamplingSettings
 from gra.ledger.ledger import Ledger
-from gra.synthesis.committee import Member
+from gra.synthesis.committee.members import Member
 
 # setuptools refuses to replace a distutils that some earlier import has loaded; vLLM imports setuptools.
 if sys.version_info < (3, 12):

@@ -184,9 +184,10 @@ def make(
     from gra.engines.broker import EnginePool
     from gra.evaluation.suite import suite_items
     from gra.serving.models import Workshop, running
-    from gra.synthesis import arms, growth
-    from gra.synthesis.committee import committee_of
-    from gra.synthesis.screen import open_screen
+    from gra.synthesis.arms import in_rounds as growth
+    from gra.synthesis.arms import run_arm as arms
+    from gra.synthesis.committee.members import committee_of
+    from gra.synthesis.decontamination import open_screen
 
     asked = os.open(folder / "asked.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     count = 0

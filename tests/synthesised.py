@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import scripted_run
 
-from gra.synthesis import growth
+from gra.synthesis.arms import in_rounds as growth
 
 RECIPE: dict[str, Any] = {
     "name": "one",

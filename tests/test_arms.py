@@ -20,8 +20,8 @@ from gra.core.progress import read_events
 from gra.core.run_folder import digest
 from gra.data.export import read_lineage
 from gra.stats.reliability import Logistic
-from gra.synthesis import growth
-from gra.synthesis.probes import Measured, committee_auc
+from gra.synthesis.arms import in_rounds as growth
+from gra.synthesis.committee.calibration import Measured, committee_auc
 
 ROUNDS = {"count": 2, "accept": 8, "max_candidates": 60}
 # One member and six seeds make few different prompts, and the same prompt has the same answer.

@@ -14,8 +14,8 @@ from scripted_run import make_recipe
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import RecipeError
 from gra.engines.types import ModelId, SamplingSettings
-from gra.synthesis.assignment import Roles, adjudicates, balanced_roles, cast, check_cast, draw_roles
-from gra.synthesis.committee import Member, committee_of, make_members
+from gra.synthesis.committee.members import Member, committee_of, make_members
+from gra.synthesis.committee.roles import Roles, adjudicates, balanced_roles, cast, check_cast, draw_roles
 
 ALL = ("generator", "reviewer", "adjudicator")
 SAMPLING = SamplingSettings(0.7, 0.95, 1.0, 256)

@@ -14,8 +14,8 @@ from gra.config.review import Review
 from gra.core.errors import RecipeError
 from gra.core.rng import draw
 from gra.engines.types import ModelId, SamplingSettings, Text
-from gra.synthesis.assignment import check_roles, draw_roles
-from gra.synthesis.committee import Member, make_members, shared_weights
+from gra.synthesis.committee.members import Member, make_members, shared_weights
+from gra.synthesis.committee.roles import check_roles, draw_roles
 
 ALL = ("generator", "reviewer", "adjudicator")
 SAMPLING = SamplingSettings(0.7, 0.95, 1.1, 256)

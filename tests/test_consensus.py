@@ -17,11 +17,11 @@ from gra.engines.broker import Broker, EnginePool
 from gra.engines.mock import ScriptedEngine
 from gra.engines.types import Call, Choice, Completion, Json, ModelId
 from gra.ledger.ledger import Ledger
-from gra.synthesis.assignment import draw_roles
-from gra.synthesis.committee import make_members
-from gra.synthesis.consensus import Gate, decide
+from gra.synthesis.candidate import Setting, live
+from gra.synthesis.committee.gate import Gate, decide
+from gra.synthesis.committee.members import make_members
+from gra.synthesis.committee.roles import draw_roles
 from gra.synthesis.rounds import grow
-from gra.synthesis.story import Setting, live
 
 PAPER = Review()
 SAMPLE = Review(std="sample")

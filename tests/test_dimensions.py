@@ -19,10 +19,10 @@ from gra.core.types import DIMENSIONS, Review, Ruling
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.mock import ScriptedEngine
 from gra.engines.types import Call, Choice, Completion, Json, ModelId
-from gra.synthesis.adjudicator import adjudicate
-from gra.synthesis.committee import make_members
-from gra.synthesis.notebook import Notebook
-from gra.synthesis.reviewer import score_response
+from gra.synthesis.committee.adjudicator import adjudicate
+from gra.synthesis.committee.calls import Notebook
+from gra.synthesis.committee.members import make_members
+from gra.synthesis.committee.reviewer import score_response
 
 MEMBERS = {"paper": "m", "narrow": {"model": "m", "dimensions": ["correctness", "relevance"]}}
 

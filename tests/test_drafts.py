@@ -20,9 +20,9 @@ from gra.data.export import lineage_row, preference_rows
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.mock import ScriptedEngine
 from gra.engines.types import Call, Completion, Fault, Json, Text
-from gra.synthesis.drafts import best_draft
+from gra.synthesis.best_of_n import best_draft
+from gra.synthesis.candidate import live
 from gra.synthesis.rounds import grow
-from gra.synthesis.story import live
 
 TOLD = Candidate("r1-000000", 1, 0, "qa", State.REJECTED, "response: mean score too low", mean=5.0)
 scores = st.none() | st.floats(0, 10)

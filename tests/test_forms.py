@@ -18,7 +18,7 @@ from gra.checks.instruction_constraints import demands
 from gra.config.synthesis import Forms
 from gra.core.rng import draw
 from gra.core.types import State
-from gra.synthesis.forms import _WORDINGS, draw_demand, with_form
+from gra.synthesis.format_constraints import _WORDINGS, draw_demand, with_form
 
 PLAIN = "Why do the tides come later every day?"
 VETO = {"kind": "format", "takes": "veto"}

@@ -24,8 +24,8 @@ from gra.engines.types import ModelId
 from gra.evaluation.suite import suite_items
 from gra.ledger.ledger import Ledger
 from gra.serving import models as workshop
-from gra.synthesis import growth
-from gra.synthesis.jobs import job_for, run_jobs
+from gra.synthesis.arms import in_rounds as growth
+from gra.synthesis.run import job_for, run_jobs
 
 KEY = "sk-very-secret-0123456789"
 COMMITTEE = tuple(f"model-{name}" for name in "abcde")

@@ -23,8 +23,9 @@ from gra.forecast.simulate import Range, Work, forecast, play
 from gra.models.adapters import Adapter
 from gra.planning.command import screen, to_json
 from gra.serving.models import Workshop
-from gra.synthesis import growth, jobs
-from gra.synthesis.workbench import stories_at_once
+from gra.synthesis import run as jobs
+from gra.synthesis.arms import in_rounds as growth
+from gra.synthesis.context import stories_at_once
 
 ROUNDS = {"count": 2, "accept": 14, "max_candidates": 90}
 PRICES = {"models": {f"model-{name}": {"input": 2.0, "output": 10.0} for name in "abcde"}}

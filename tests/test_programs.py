@@ -28,13 +28,13 @@ from gra.data.export import export
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.types import Call, Completion, Fault, Json, ModelId, Text
 from gra.reporting.explain import explain
-from gra.synthesis import programs
-from gra.synthesis.committee import Member, make_members
+from gra.synthesis.candidate import Setting, live
+from gra.synthesis.committee import verifiers as programs
+from gra.synthesis.committee.calls import Notebook
+from gra.synthesis.committee.members import Member, make_members
+from gra.synthesis.committee.verifiers import Resources, Sample, Tally, make_programs, versions
 from gra.synthesis.funnel import PROGRAMS, steps
-from gra.synthesis.notebook import Notebook
-from gra.synthesis.programs import Resources, Sample, Tally, make_programs, versions
 from gra.synthesis.rounds import grow
-from gra.synthesis.story import Setting, live
 from gra.synthesis.summary import Tally as Facts
 
 fresh = itertools.count()

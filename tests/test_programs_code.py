@@ -27,9 +27,9 @@ from gra.experiment import load_experiment
 from gra.reporting.explain import explain
 from gra.sandbox.job import Limits
 from gra.sandbox.permission import FLAG, CodeExecutionRefused, Permission
-from gra.synthesis.committee import make_members
-from gra.synthesis.programs import UnitTests, make_programs
-from gra.synthesis.story import Setting, refine
+from gra.synthesis.candidate import Setting, refine
+from gra.synthesis.committee.members import make_members
+from gra.synthesis.committee.verifiers import UnitTests, make_programs
 
 fresh = itertools.count()
 PERMISSION = Permission("a test")
@@ -137,7 +137,7 @@ def test_a_hostile_answer_neither_passes_nor_touches_the_machine(tmp_path: Path,
 
 
 def test_no_permission_no_program(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
-    monkeypatch.setattr("gra.synthesis.jobs.here", lambda name: True)
+    monkeypatch.setattr("gra.synthesis.run.here", lambda name: True)
     with pytest.raises(CodeExecutionRefused, match=r"`kind: tests` of `review\.programs` runs code that a model wrote"):
         make_programs(recipe_with(VETO).review.programs, {})
     write_job(tmp_path, recipe_with(VETO))

@@ -21,7 +21,7 @@ from gra.engines.mock import ScriptedEngine
 from gra.engines.types import Call, Completion, Fault, Json
 from gra.ledger.ledger import Ledger
 from gra.stats.reliability import auc, calibrate
-from gra.synthesis.probes import committee_auc, measure, plant
+from gra.synthesis.committee.calibration import committee_auc, measure, plant
 
 scores = st.lists(st.floats(0, 10) | st.integers(0, 10).map(float), min_size=1, max_size=12)
 

@@ -25,7 +25,7 @@ from gra.core.run_folder import RunFolder, digest, file_digest
 from gra.core.types import State
 from gra.data.export import read_lineage
 from gra.engines.types import Call, Completion, Fault
-from gra.synthesis import growth
+from gra.synthesis.arms import in_rounds as growth
 
 PARTS = ("train", "contested", "preferences", "lineage")
 FILES = (*(f"dataset/{part}.parquet" for part in PARTS), "dataset/README.md", "lineage.parquet")
@@ -47,7 +47,7 @@ LIMITED = limited(30)
 def processes() -> multiprocessing.context.BaseContext:
     """Fresh processes that have imported everything already, so that dozens of them are quick."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["scripted_run", "gra.synthesis.arms", "gra.serving.models"])
+    context.set_forkserver_preload(["scripted_run", "gra.synthesis.arms.run_arm", "gra.serving.models"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parent))
         first = context.Process(target=int)

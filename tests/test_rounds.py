@@ -37,10 +37,10 @@ from gra.engines.broker import Broker, EnginePool
 from gra.engines.types import Call, Completion, Fault, ModelId
 from gra.ledger.budget import Account
 from gra.synthesis import rounds
-from gra.synthesis.committee import make_members
-from gra.synthesis.programs import make_programs
+from gra.synthesis.candidate import Setting, candidate_id, live
+from gra.synthesis.committee.members import make_members
+from gra.synthesis.committee.verifiers import make_programs
 from gra.synthesis.rounds import Round, grow
-from gra.synthesis.story import Setting, candidate_id, live
 
 fresh = itertools.count()
 

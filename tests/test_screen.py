@@ -28,9 +28,10 @@ from gra.engines.types import Call, Completion, Fault, Text
 from gra.evaluation.suite import suite_items
 from gra.experiment import load_experiment
 from gra.serving.models import Workshop
-from gra.synthesis import growth, workbench
+from gra.synthesis import context as workbench
+from gra.synthesis.arms import in_rounds as growth
+from gra.synthesis.decontamination import Screen, open_screen
 from gra.synthesis.funnel import CLEAN
-from gra.synthesis.screen import Screen, open_screen
 
 TRAINS = "A train leaves the old harbour at nine and reaches the northern valley before the market closes at noon."
 SEED = "Say something about tides for qa ."  # the instruction of the seed qa-0

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from gra.core.types import DIMENSIONS
 from gra.engines.json_check import affirm
-from gra.synthesis.generator import KEYWORDS
-from gra.synthesis.reviewer import CHECK_JSON, COMMENT, score_schema
+from gra.synthesis.committee.generator import KEYWORDS
+from gra.synthesis.committee.reviewer import CHECK_JSON, COMMENT, score_schema
 
 SCORES = score_schema(DIMENSIONS, comment=False)
 

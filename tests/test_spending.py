@@ -28,8 +28,8 @@ from gra.engines.mock import ScriptedEngine
 from gra.engines.types import Call, ModelId, SamplingSettings, Text
 from gra.ledger.budget import Account, Held, token_cost
 from gra.ledger.ledger import Ledger
-from gra.synthesis import growth
-from gra.synthesis.jobs import budget_stop
+from gra.synthesis.arms import in_rounds as growth
+from gra.synthesis.run import budget_stop
 
 REPOSITORY = Path(__file__).parent.parent
 LONG = {"count": 1, "accept": 1000, "max_candidates": 400}
@@ -195,7 +195,7 @@ def test_a_torn_line_of_the_log_swallows_no_event(tmp_path: Path) -> None:
 def test_the_command_line_ends_with_3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     facts = made(tmp_path, budget={"tokens": 5_000})
     recipe = tmp_path / "recipe.yaml"
-    monkeypatch.setattr("gra.synthesis.jobs.run_jobs", lambda jobs, *_: {"scripted": facts})
+    monkeypatch.setattr("gra.synthesis.run.run_jobs", lambda jobs, *_: {"scripted": facts})
     monkeypatch.chdir(tmp_path)
     assert command("synthesize", str(recipe), "--runs", str(tmp_path / "runs")) == 3
     said_ = capsys.readouterr().err
@@ -210,7 +210,7 @@ def test_what_a_library_prints_is_not_taken_for_the_summary(tmp_path: Path, monk
         print("(raylet) A worker died")
         return {"scripted": facts}
 
-    monkeypatch.setattr("gra.synthesis.jobs.run_jobs", talkative)
+    monkeypatch.setattr("gra.synthesis.run.run_jobs", talkative)
     monkeypatch.chdir(tmp_path)
     assert command("synthesize", str(tmp_path / "recipe.yaml"), "--runs", str(tmp_path / "runs"), "--json") == 0
     printed = capsys.readouterr()
@@ -220,7 +220,7 @@ def test_what_a_library_prints_is_not_taken_for_the_summary(tmp_path: Path, monk
 
 def test_a_whole_job_stops_before_it_trains_on_what_a_cap_cut_short(tmp_path: Path, monkeypatch) -> None:
     facts = made(tmp_path / "arm", budget={"tokens": 5_000})
-    monkeypatch.setattr("gra.synthesis.jobs.run_jobs", lambda jobs, *_, **__: {"smoke-gra": facts})
+    monkeypatch.setattr("gra.synthesis.run.run_jobs", lambda jobs, *_, **__: {"smoke-gra": facts})
     plan = experiment.load_experiment(REPOSITORY / "recipes" / "smoke.yaml", [], tmp_path / "runs")
     plan.folder.create()
     with pytest.raises(BudgetExhausted, match="stopped at the budget: smoke-gra with"):

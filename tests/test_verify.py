@@ -20,7 +20,7 @@ from gra.core.run_folder import RunFolder, file_digest, write_json
 from gra.data.export import read_candidates
 from gra.engines.types import Call, Completion
 from gra.reporting.verify import verify
-from gra.synthesis import growth
+from gra.synthesis.arms import in_rounds as growth
 
 
 @pytest.fixture(scope="module")

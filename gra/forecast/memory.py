@@ -14,7 +14,7 @@ from gra.models.catalog import cached, resolve
 from gra.models.entries import find_entry
 from gra.serving.memory import adapters_gb, cluster_gpus, engine_gb, limit_gb
 from gra.serving.models import weights_gb
-from gra.synthesis.committee import members_of
+from gra.synthesis.committee.members import members_of
 
 _BYTES_A_PARAMETER = 2  # bfloat16
 

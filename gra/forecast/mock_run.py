@@ -31,15 +31,15 @@ from gra.forecast.observed_costs import COLUMNS, Evidence, read_evidence
 from gra.ledger.ledger import Ledger
 from gra.models.entries import find_entry
 from gra.serving.models import Workshop
-from gra.synthesis.committee import committee_of, members_of
-from gra.synthesis.growth import enrich_all, name_domains
-from gra.synthesis.notebook import at_once
-from gra.synthesis.probes import measure, plant
-from gra.synthesis.programs import make_programs
-from gra.synthesis.seating import seat
-from gra.synthesis.seedwise import answer_seeds
-from gra.synthesis.story import Setting, eligible, live, refine
-from gra.synthesis.workbench import Job, Workbench
+from gra.synthesis.arms.from_seeds import answer_seeds
+from gra.synthesis.arms.in_rounds import enrich_all, name_domains
+from gra.synthesis.candidate import Setting, eligible, live, refine
+from gra.synthesis.committee.calibration import measure, plant
+from gra.synthesis.committee.calls import at_once
+from gra.synthesis.committee.members import committee_of, members_of
+from gra.synthesis.committee.verifiers import make_programs
+from gra.synthesis.context import Job, Workbench
+from gra.synthesis.setup import seat
 from gra.tracking import NullTracker
 
 _THINGS = 24  # candidates that are told, seeds that are answered or enriched

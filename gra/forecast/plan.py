@@ -32,9 +32,9 @@ from gra.forecast.stages import add, forecast_stages, scaled
 from gra.ledger.budget import token_cost
 from gra.ledger.reader import LedgerReader
 from gra.sandbox.permission import Permission
-from gra.synthesis.committee import committee_of, members_of
-from gra.synthesis.jobs import job_for, try_jobs
-from gra.synthesis.workbench import Job, stories_at_once
+from gra.synthesis.committee.members import committee_of, members_of
+from gra.synthesis.context import Job, stories_at_once
+from gra.synthesis.run import job_for, try_jobs
 
 
 @dataclass(frozen=True)

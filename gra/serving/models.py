@@ -27,7 +27,7 @@ from gra.models.adapters import Adapter, find_adapter
 from gra.models.catalog import ResolvedModel, resolve
 from gra.models.chat import context_length, has_chat_template, template_digest
 from gra.serving.memory import adapters_gb, cluster_gpus, house, kv_cache_gb
-from gra.synthesis.committee import committee_of
+from gra.synthesis.committee.members import committee_of
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.types import Candidate, State
-from gra.synthesis.programs import passed
+from gra.synthesis.committee.verifiers import passed
 
 PROGRAMS = "programs passed"  # left out where no program is asked
 CLEAN = "free of test items"  # left out where no suite is named

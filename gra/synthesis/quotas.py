@@ -15,7 +15,7 @@ from fractions import Fraction
 
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.rng import draw
-from gra.synthesis.told import Ended
+from gra.synthesis.records import Ended
 
 # Two stretches are in flight at once. They grow with the round, so that a large one is not counted too often.
 _LEAST_STRETCH = 32

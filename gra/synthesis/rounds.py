@@ -27,9 +27,9 @@ from gra.data.dedup.nearest import Matrix
 from gra.data.dedup.vectors import Shelf
 from gra.engines.broker import Broker
 from gra.ledger.ledger import Ledger
+from gra.synthesis.candidate import Pool, Setting, candidate_id, domain_in_turn, eligible, live
 from gra.synthesis.quotas import Quotas
-from gra.synthesis.story import Pool, Setting, candidate_id, domain_in_turn, eligible, live
-from gra.synthesis.told import Ended, Settled, Told
+from gra.synthesis.records import Ended, Settled, Told
 
 _FIRST = 4  # stories at once at the start
 _EMBED = 4096  # texts embedded at a time

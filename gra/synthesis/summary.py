@@ -13,10 +13,10 @@ import numpy as np
 from gra.core.types import Candidate, State
 from gra.ledger.ledger import Ledger
 from gra.serving.models import Workshop
-from gra.synthesis import programs
+from gra.synthesis.committee import verifiers as programs
+from gra.synthesis.context import Job
 from gra.synthesis.funnel import CLEAN, PROGRAMS, STEPS, plain_reason, steps
 from gra.synthesis.prompts import digests
-from gra.synthesis.workbench import Job
 
 
 class Tally:

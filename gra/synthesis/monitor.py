@@ -23,7 +23,7 @@ from gra.core.progress import View, duration
 from gra.engines.broker import EnginePool, Tokens
 from gra.engines.scheduling.swapper import Residency
 from gra.ledger.budget import Held
-from gra.synthesis.workbench import Workbench
+from gra.synthesis.context import Workbench
 
 _TICK_S = 1.0
 _RATE_OVER_S = 20.0  # tokens are counted when an answer is whole, so a shorter window would jump

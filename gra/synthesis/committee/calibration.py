@@ -23,10 +23,10 @@ from gra.core.types import CHECKS, Seed
 from gra.engines.broker import Broker
 from gra.engines.types import EngineFailed, Outcome, TimedOut
 from gra.stats.reliability import Logistic, auc, calibrate
-from gra.synthesis.committee import Member
-from gra.synthesis.notebook import Notebook, Unanswered
-from gra.synthesis.reviewer import check_instruction, score_response
-from gra.synthesis.story import trust
+from gra.synthesis.candidate import trust
+from gra.synthesis.committee.calls import Notebook, Unanswered
+from gra.synthesis.committee.members import Member
+from gra.synthesis.committee.reviewer import check_instruction, score_response
 
 T = TypeVar("T")
 

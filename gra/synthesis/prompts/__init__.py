@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from gra.core.types import CHECKS, DIMENSIONS
 
-FOLDER = Path(__file__).parent / "prompts"
+FOLDER = Path(__file__).parent
 
 # What a domain is about, for models too small to guess it from its name.
 HINTS = {

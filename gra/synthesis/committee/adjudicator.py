@@ -6,10 +6,16 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from gra.core.types import Review, Ruling
-from gra.synthesis.committee import Member
-from gra.synthesis.notebook import Notebook
+from gra.synthesis.committee.calls import Notebook
+from gra.synthesis.committee.members import Member
+from gra.synthesis.committee.reviewer import (
+    Calibration,
+    expected_digits,
+    score_questions,
+    score_schema,
+    yes_probabilities,
+)
 from gra.synthesis.prompts import render
-from gra.synthesis.reviewer import Calibration, expected_digits, score_questions, score_schema, yes_probabilities
 
 
 async def adjudicate(

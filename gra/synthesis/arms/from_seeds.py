@@ -13,13 +13,13 @@ from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import BudgetExhausted
 from gra.core.types import Candidate, Seed, State
 from gra.engines.types import calls_at_once
-from gra.synthesis.committee import make_member
-from gra.synthesis.generator import write_response
-from gra.synthesis.notebook import Notebook, Unanswered, at_once
-from gra.synthesis.screen import screened
-from gra.synthesis.story import Setting, refine
-from gra.synthesis.told import Candidates, Joined, Told
-from gra.synthesis.workbench import Workbench
+from gra.synthesis.candidate import Setting, refine
+from gra.synthesis.committee.calls import Notebook, Unanswered, at_once
+from gra.synthesis.committee.generator import write_response
+from gra.synthesis.committee.members import make_member
+from gra.synthesis.context import Workbench
+from gra.synthesis.decontamination import screened
+from gra.synthesis.records import Candidates, Joined, Told
 
 
 async def copy_seeds(bench: Workbench, seeds: Sequence[Seed]) -> list[Candidate]:

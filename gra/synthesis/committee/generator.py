@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from gra.core.types import Seed
 from gra.engines.types import Json, Text
-from gra.synthesis.committee import Member
-from gra.synthesis.notebook import Notebook
+from gra.synthesis.committee.calls import Notebook
+from gra.synthesis.committee.members import Member
 from gra.synthesis.prompts import hint, render
 
 _KEYWORD = {"type": "string", "minLength": 2, "maxLength": 40}

@@ -11,15 +11,15 @@ from gra.core.rng import draw
 from gra.core.types import Candidate, Seed, State
 from gra.data.dedup.greedy import Embedder
 from gra.models.catalog import resolve
-from gra.synthesis.committee import Member
+from gra.synthesis.candidate import Setting, eligible
+from gra.synthesis.committee.calls import Notebook, Unanswered, at_once
+from gra.synthesis.committee.generator import enrich, name_domain
+from gra.synthesis.committee.members import Member
+from gra.synthesis.context import Job, Workbench
 from gra.synthesis.funnel import plain_reason
-from gra.synthesis.generator import enrich, name_domain
-from gra.synthesis.notebook import Notebook, Unanswered, at_once
 from gra.synthesis.quotas import rows_by_domain
+from gra.synthesis.records import Joined, Told
 from gra.synthesis.rounds import Round, RoundResult, grow
-from gra.synthesis.story import Setting, eligible
-from gra.synthesis.told import Joined, Told
-from gra.synthesis.workbench import Job, Workbench
 
 _ENDINGS = 3  # of candidates that are no rows, told where a round ends short
 

@@ -17,7 +17,7 @@ from gra.config.committee import Role
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import RecipeError
 from gra.core.rng import draw
-from gra.synthesis.committee import Member, committee_of
+from gra.synthesis.committee.members import Member, committee_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,17 +21,17 @@ from gra.core.errors import DataError
 from gra.core.rng import draw
 from gra.core.types import Candidate, Review, Seed, State, Verified
 from gra.engines.broker import Broker
-from gra.synthesis.adjudicator import adjudicate
-from gra.synthesis.assignment import Roles, cast
-from gra.synthesis.committee import Member
-from gra.synthesis.consensus import Gate, decide
-from gra.synthesis.drafts import best_draft
-from gra.synthesis.forms import with_form
-from gra.synthesis.generator import new_keywords, rewrite_response, write_instruction, write_response
-from gra.synthesis.notebook import Notebook, Unanswered, together
-from gra.synthesis.programs import Program, Sample
-from gra.synthesis.reviewer import Calibration, add_comment, check_instruction, score_response
-from gra.synthesis.screen import Screen, screened
+from gra.synthesis.best_of_n import best_draft
+from gra.synthesis.committee.adjudicator import adjudicate
+from gra.synthesis.committee.calls import Notebook, Unanswered, together
+from gra.synthesis.committee.gate import Gate, decide
+from gra.synthesis.committee.generator import new_keywords, rewrite_response, write_instruction, write_response
+from gra.synthesis.committee.members import Member
+from gra.synthesis.committee.reviewer import Calibration, add_comment, check_instruction, score_response
+from gra.synthesis.committee.roles import Roles, cast
+from gra.synthesis.committee.verifiers import Program, Sample
+from gra.synthesis.decontamination import Screen, screened
+from gra.synthesis.format_constraints import with_form
 
 Pool = Mapping[str, Sequence[Seed]]
 

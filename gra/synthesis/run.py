@@ -21,15 +21,15 @@ from gra.models.adapters import find_adapter
 from gra.models.catalog import here
 from gra.sandbox.permission import Permission
 from gra.serving.models import Workshop, find_models, running
-from gra.synthesis.arms import synthesize, try_out
-from gra.synthesis.assignment import check_cast
-from gra.synthesis.committee import committee_of, make_members, members_of
-from gra.synthesis.growth import check_parents
-from gra.synthesis.notebook import at_once
-from gra.synthesis.programs import make_programs
-from gra.synthesis.screen import ReadSuite, open_screen
-from gra.synthesis.watch import Watch
-from gra.synthesis.workbench import Job
+from gra.synthesis.arms.in_rounds import check_parents
+from gra.synthesis.arms.run_arm import synthesize, try_out
+from gra.synthesis.committee.calls import at_once
+from gra.synthesis.committee.members import committee_of, make_members, members_of
+from gra.synthesis.committee.roles import check_cast
+from gra.synthesis.committee.verifiers import make_programs
+from gra.synthesis.context import Job
+from gra.synthesis.decontamination import ReadSuite, open_screen
+from gra.synthesis.monitor import Watch
 
 
 def run_jobs(jobs: Sequence[Job], view: View, logs: Path, group: str | None = None) -> dict[str, dict[str, Any]]:

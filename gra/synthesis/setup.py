@@ -16,15 +16,15 @@ from gra.core.errors import RecipeError
 from gra.core.progress import View
 from gra.core.types import Seed
 from gra.serving.models import Workshop
-from gra.synthesis.assignment import adjudicates, check_cast
-from gra.synthesis.committee import Member, committee_of, make_member, shared_weights
-from gra.synthesis.growth import check_parents, enrich_all, name_domains
-from gra.synthesis.notebook import at_once
-from gra.synthesis.probes import Measured, committee_auc, measure, plant
-from gra.synthesis.programs import Program, UnitTests, make_programs
-from gra.synthesis.reviewer import Calibration
-from gra.synthesis.story import Setting
-from gra.synthesis.workbench import Workbench
+from gra.synthesis.arms.in_rounds import check_parents, enrich_all, name_domains
+from gra.synthesis.candidate import Setting
+from gra.synthesis.committee.calibration import Measured, committee_auc, measure, plant
+from gra.synthesis.committee.calls import at_once
+from gra.synthesis.committee.members import Member, committee_of, make_member, shared_weights
+from gra.synthesis.committee.reviewer import Calibration
+from gra.synthesis.committee.roles import adjudicates, check_cast
+from gra.synthesis.committee.verifiers import Program, UnitTests, make_programs
+from gra.synthesis.context import Workbench
 
 Planted = Sequence[tuple[Seed, str]]
 

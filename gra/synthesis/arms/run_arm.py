@@ -30,13 +30,13 @@ from gra.engines.broker import Broker, EnginePool
 from gra.ledger.budget import Account, Held
 from gra.ledger.ledger import Ledger
 from gra.serving.models import Workshop
-from gra.synthesis.growth import write_samples
-from gra.synthesis.seating import prepare
-from gra.synthesis.seedwise import answer_seeds, copy_seeds, refine_seeds
+from gra.synthesis.arms.from_seeds import answer_seeds, copy_seeds, refine_seeds
+from gra.synthesis.arms.in_rounds import write_samples
+from gra.synthesis.context import Job, Workbench
+from gra.synthesis.monitor import Watch
+from gra.synthesis.records import Candidates, Joined
+from gra.synthesis.setup import prepare
 from gra.synthesis.summary import card_facts, summarize
-from gra.synthesis.told import Candidates, Joined
-from gra.synthesis.watch import Watch
-from gra.synthesis.workbench import Job, Workbench
 from gra.tracking import start_tracking
 
 

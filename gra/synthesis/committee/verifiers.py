@@ -29,8 +29,8 @@ from gra.sandbox.job import Job, Limits
 from gra.sandbox.job import Verdict as Ended
 from gra.sandbox.permission import Permission, require
 from gra.sandbox.sandbox import SANDBOX_VERSION, Sandbox
-from gra.synthesis.committee import Member
-from gra.synthesis.notebook import Notebook, Unanswered, together
+from gra.synthesis.committee.calls import Notebook, Unanswered, together
+from gra.synthesis.committee.members import Member
 from gra.synthesis.prompts import render
 
 Verdict = Verified | Abstained

@@ -15,8 +15,8 @@ from statistics import fmean
 
 from gra.core.types import CHECKS, Check, Review
 from gra.engines.types import Choice, Json, Likelihood
-from gra.synthesis.committee import Member
-from gra.synthesis.notebook import Notebook, together
+from gra.synthesis.committee.calls import Notebook, together
+from gra.synthesis.committee.members import Member
 from gra.synthesis.prompts import CHECK_QUESTIONS, SCORE_QUESTIONS, render
 
 YES_NO = Choice(("yes", "no"))

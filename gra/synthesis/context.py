@@ -21,12 +21,12 @@ from gra.engines.types import calls_at_once
 from gra.ledger.ledger import Ledger
 from gra.sandbox.permission import Permission
 from gra.serving.models import Workshop
-from gra.synthesis.committee import committee_of
-from gra.synthesis.forms import FORMS_VERSION
+from gra.synthesis.committee.members import committee_of
+from gra.synthesis.committee.verifiers import versions
+from gra.synthesis.decontamination import Screen
+from gra.synthesis.format_constraints import FORMS_VERSION
 from gra.synthesis.funnel import steps, taken_by
-from gra.synthesis.programs import versions
 from gra.synthesis.prompts import digests
-from gra.synthesis.screen import Screen
 from gra.tracking import Tracker
 
 _STORIES_PER_MODEL = 12  # in flight at least: where engines take few calls, stories also wait for other models
