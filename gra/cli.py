@@ -65,7 +65,7 @@ def synthesize(
     from gra.config.synthesis import SynthesisRecipe
     from gra.core.run_folder import RunFolder
     from gra.evaluation.suite import suite_items
-    from gra.reporting.push import check_hub, push
+    from gra.runs.push import check_hub, push
     from gra.synthesis.run import absent_models, job_for, run_jobs
 
     loaded = load_recipe(recipe, SynthesisRecipe, overrides or [])
@@ -230,7 +230,7 @@ def explain(
     full: Annotated[bool, typer.Option("--full", help="shorten nothing, and show every question and answer")] = False,
 ) -> None:
     """Tell one candidate's whole story on one screen."""
-    from gra.reporting.explain import explain as tell
+    from gra.runs.explain import explain as tell
 
     Console().print(tell(run_folder, candidate, full=full))
 
@@ -238,7 +238,7 @@ def explain(
 @app.command(epilog="Example: gra diff runs/quickstart/arms/gra runs/no-adjudicator")
 def diff(run_a: RunFolderPath, run_b: RunFolderPath, as_json: AsJson = False) -> None:
     """Say what changed between two synthesis runs, and how many answers both stand on."""
-    from gra.reporting.diff import diff as compare_runs
+    from gra.runs.diff import diff as compare_runs
 
     found = compare_runs(run_a, run_b)
     if as_json:
@@ -254,8 +254,8 @@ def push(
     public: Public = False,
 ) -> None:
     """Push a run's dataset to the hub; private unless --public."""
-    from gra.reporting.push import check_hub
-    from gra.reporting.push import push as upload
+    from gra.runs.push import check_hub
+    from gra.runs.push import push as upload
 
     print(upload(run_folder, check_hub(repository, public=public)))
 
@@ -282,7 +282,7 @@ def merge(
 @app.command(epilog="Example: gra verify runs/quickstart")
 def verify(run_folder: RunFolderPath, as_json: AsJson = False) -> None:
     """Re-check files against their digests, answers against their questions, rows against their lineage."""
-    from gra.reporting.verify import verify as check
+    from gra.runs.verify import verify as check
 
     found = check(run_folder)
     print(json.dumps(found.to_json(), indent=2) if as_json else found.sentence())

@@ -16,8 +16,8 @@ from synthesised import RECIPE, command, synthesise
 from gra.core.errors import DataError
 from gra.core.run_folder import RunFolder, write_json
 from gra.data.export import read_candidates
-from gra.reporting.diff import _fates, diff
-from gra.reporting.explain import explain
+from gra.runs.diff import _fates, diff
+from gra.runs.explain import explain
 
 
 @pytest.fixture(scope="module")

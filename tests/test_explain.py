@@ -12,7 +12,7 @@ from synthesised import command, synthesise
 
 from gra.core.types import CHECKS, DIMENSIONS, Check, Draft, Ruling, State
 from gra.data.export import export, read_candidates
-from gra.reporting.explain import explain
+from gra.runs.explain import explain
 
 
 def long_story(tmp_path: Path) -> None:

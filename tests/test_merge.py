@@ -20,7 +20,7 @@ from gra.core.progress import View
 from gra.core.run_folder import RunFolder
 from gra.data.export import PREFERENCE_SCHEMA, TRAIN_SCHEMA
 from gra.data.merge import merge
-from gra.reporting.verify import verify
+from gra.runs.verify import verify
 
 SCRIPT = Path(__file__).parent.parent / "recipes" / "cluster" / "shards.sh"
 

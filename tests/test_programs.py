@@ -27,7 +27,7 @@ from gra.core.types import CHECKS, DIMENSIONS, Abstained, Candidate, State, Veri
 from gra.data.export import export
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.types import Call, Completion, Fault, Json, ModelId, Text
-from gra.reporting.explain import explain
+from gra.runs.explain import explain
 from gra.synthesis.candidate import Setting, live
 from gra.synthesis.committee import verifiers as programs
 from gra.synthesis.committee.calls import Notebook

@@ -24,7 +24,7 @@ from gra.data.seeds.load import load_seeds
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.types import Call, Completion, Fault, ModelId, Text
 from gra.experiment import load_experiment
-from gra.reporting.explain import explain
+from gra.runs.explain import explain
 from gra.sandbox.job import Limits
 from gra.sandbox.permission import FLAG, CodeExecutionRefused, Permission
 from gra.synthesis.candidate import Setting, refine

@@ -179,7 +179,7 @@ def test_synthesis_asks_the_hub_before_anything_is_spent(hub: _Hub, tmp_path: Pa
 def test_changed_data_and_other_folders_are_not_pushed(made: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     import shutil
 
-    from gra.reporting import push
+    from gra.runs import push
 
     monkeypatch.setattr(push, "check_hub", lambda name, public: push.Destination(name, public, "me"))
     shutil.copytree(made, tmp_path / "exp" / "arms" / "gra")

@@ -19,7 +19,7 @@ from gra.core.errors import DataError, Mismatch
 from gra.core.run_folder import RunFolder, file_digest, write_json
 from gra.data.export import read_candidates
 from gra.engines.types import Call, Completion
-from gra.reporting.verify import verify
+from gra.runs.verify import verify
 from gra.synthesis.arms import in_rounds as growth
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from gra.core.progress import read_events
 from gra.experiment import Plan, planned_rows, training_steps
 from gra.forecast.simulate import Forecast, Range
-from gra.reporting.timeline import Span, read_timeline
+from gra.runs.timeline import Span, read_timeline
 
 _START = Range(45.0, 15.0, 240.0)  # seconds of loading models, where no log tells
 _ALONE = 0.2  # how far off one time alone may be

@@ -19,7 +19,7 @@ import numpy as np
 from gra.core.progress import duration
 from gra.core.run_folder import atomic_path
 from gra.core.types import State
-from gra.reporting.timeline import Span, Timeline
+from gra.runs.timeline import Span, Timeline
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -18,9 +18,9 @@ from gra.core.run_folder import atomic_path
 from gra.core.types import DIMENSIONS
 from gra.reporting import figures, prose, tally
 from gra.reporting.comparison import Comparison, read_comparison
-from gra.reporting.evidence import Arm, Evidence, Student, read_evidence
 from gra.reporting.figures import Drawing
-from gra.reporting.timeline import Timeline, read_timeline
+from gra.runs.contents import Arm, Evidence, Student, read_evidence
+from gra.runs.timeline import Timeline, read_timeline
 
 _COLUMNS = (
     "rows", "steps", "epochs", "tokens", "tokens/s", "time", "first loss", "last loss", "held-out loss",

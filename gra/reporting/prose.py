@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from gra.core.progress import duration
 from gra.reporting.comparison import Comparison
-from gra.reporting.evidence import Arm, Evidence
 from gra.reporting.tally import Reviewer, Spent
-from gra.reporting.timeline import Timeline
+from gra.runs.contents import Arm, Evidence
+from gra.runs.timeline import Timeline
 
 
 def summary(evidence: Evidence, comparison: Comparison | None) -> str:

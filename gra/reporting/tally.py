@@ -11,7 +11,7 @@ from typing import Any
 
 from gra.core.types import State
 from gra.models.entries import find_entry
-from gra.reporting.evidence import Arm, Evidence, Row
+from gra.runs.contents import Arm, Evidence, Row
 
 # The ways a story can end, in the order in which samples of them are shown.
 _ENDINGS = (

@@ -29,7 +29,7 @@ from gra.core.types import CHECKS, DIMENSIONS, State
 from gra.data.export import read_lineage
 from gra.ledger.ledger import Recorded
 from gra.ledger.reader import LedgerReader
-from gra.reporting.evidence import Row, find_lineages
+from gra.runs.contents import Row, find_lineages
 
 _STYLES = {State.ACCEPTED: "green", State.DUPLICATE: "yellow", State.SURPLUS: "yellow"}
 # What could move the cursor, change colours or hide text; line breaks and tabs may stay.

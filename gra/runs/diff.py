@@ -22,7 +22,7 @@ from gra.core.run_folder import RunFolder
 from gra.core.types import State
 from gra.data.export import read_lineage
 from gra.ledger.reader import LedgerReader
-from gra.reporting.explain import clean
+from gra.runs.explain import clean
 
 Pair = tuple[Any, Any]
 Changes = dict[str, Pair]

@@ -20,7 +20,7 @@ from gra.core.resolved_recipe import find_ledger
 from gra.core.run_folder import MANIFEST, RunFolder, canonical_json
 from gra.data.export import dataset_rows, read_candidates, round_rows
 from gra.ledger.reader import LedgerReader
-from gra.reporting.evidence import find_lineages
+from gra.runs.contents import find_lineages
 
 _SHOWN = 8
 
