@@ -1,7 +1,7 @@
 """Compare evaluated models: `python eval/compare.py RUN RUN [--baseline NAME]`; the same as `gra compare`."""
 
 from gra.evaluation.cli import main_compare
-from gra.reporting.compare_page import write_page
+from gra.reports.compare_page import write_page
 
 if __name__ == "__main__":
     main_compare(page=write_page)

@@ -164,7 +164,7 @@ def evaluate(context: typer.Context) -> None:
 def compare(context: typer.Context) -> None:
     """Compare evaluated models item by item; the same as eval/compare.py."""
     from gra.evaluation.cli import main_compare
-    from gra.reporting.compare_page import write_page
+    from gra.reports.compare_page import write_page
 
     main_compare(context.args, page=write_page)
 
@@ -216,7 +216,7 @@ def _suite_items(suite: Path, data_dir: Path | None) -> list[Any]:
 def report(run_folder: RunFolderPath) -> None:
     """Write report/index.html of a run folder from what is in it."""
     from gra.core.errors import DataError
-    from gra.reporting.html import write_report
+    from gra.reports.html import write_report
 
     if not (run_folder / "manifest.json").is_file():
         raise DataError(f"{run_folder} is not a run folder (it has no manifest.json)")

@@ -350,8 +350,8 @@ def _shown(view: View, key: str) -> Callable[[str, int, int], None]:
 
 def _compare(plan: Plan, view: View, evaluated: dict[str, Path]) -> Result:
     from gra.evaluation.compare.compare import compare
-    from gra.reporting.compare_page import write_page
-    from gra.reporting.html import write_report
+    from gra.reports.compare_page import write_page
+    from gra.reports.html import write_report
     from gra.tracking import start_tracking
 
     arms = {UNTUNED: [evaluated[UNTUNED]]}

@@ -18,7 +18,7 @@ from gra.data.contamination import SuiteItem
 from gra.data.contamination.report import check_dataset
 from gra.evaluation.cli import main_compare
 from gra.evaluation.compare.compare import compare
-from gra.reporting.compare_page import _shown, write_page
+from gra.reports.compare_page import _shown, write_page
 from gra.stats import paired as stats
 
 ITEMS = [

@@ -35,9 +35,9 @@ from gra.core.progress import View, duration, read_events
 from gra.core.run_folder import write_json
 from gra.core.types import State
 from gra.data.export import export
-from gra.reporting import tally
-from gra.reporting.comparison import read_comparison
-from gra.reporting.html import write_report
+from gra.reports import statistics as tally
+from gra.reports.comparison import read_comparison
+from gra.reports.html import write_report
 from gra.runs.contents import read_evidence
 from gra.runs.explain import explain
 from gra.runs.timeline import read_timeline
@@ -391,7 +391,7 @@ def test_explain_without_lineage_says_so(tmp_path: Path) -> None:
 
 def test_importing_draws_and_trains_nothing() -> None:
     code = (
-        "import sys, gra.reporting.html, gra.runs.explain; "
+        "import sys, gra.reports.html, gra.runs.explain; "
         "print([m for m in ('matplotlib', 'torch', 'transformers', 'vllm', 'lm_eval', 'wandb') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

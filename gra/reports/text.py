@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gra.core.progress import duration
-from gra.reporting.comparison import Comparison
-from gra.reporting.tally import Reviewer, Spent
+from gra.reports.comparison import Comparison
+from gra.reports.statistics import Reviewer, Spent
 from gra.runs.contents import Arm, Evidence
 from gra.runs.timeline import Timeline
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from gra.core.run_folder import atomic_path
-from gra.reporting import figures
-from gra.reporting.comparison import read_comparison
-from gra.reporting.html import render
+from gra.reports import figures
+from gra.reports.comparison import read_comparison
+from gra.reports.html import render
 
 PAGE = "compare.html"
 _MOST = 3000  # flipped items on the page, shared out evenly over comparisons and tasks; a page of about 10 MB

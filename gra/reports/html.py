@@ -16,9 +16,11 @@ import gra
 from gra.core.progress import duration
 from gra.core.run_folder import atomic_path
 from gra.core.types import DIMENSIONS
-from gra.reporting import figures, prose, tally
-from gra.reporting.comparison import Comparison, read_comparison
-from gra.reporting.figures import Drawing
+from gra.reports import figures
+from gra.reports import statistics as tally
+from gra.reports import text as prose
+from gra.reports.comparison import Comparison, read_comparison
+from gra.reports.figures import Drawing
 from gra.runs.contents import Arm, Evidence, Student, read_evidence
 from gra.runs.timeline import Timeline, read_timeline
 

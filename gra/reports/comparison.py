@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gra.reporting import figures
+from gra.reports import figures
 
 MEAN = "mean of tasks"
 _ALWAYS = ("difference", "low", "high", "p", "p_holm", "verdict", "mde", "n")
