@@ -2,7 +2,7 @@
 
 import sys
 
-from gra.cli import main
+from gra.cli.main import main
 
 if __name__ == "__main__":
     main(["synthesize", *sys.argv[1:]])

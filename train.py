@@ -3,7 +3,7 @@
 accelerate launch train.py --config recipes/<student>/sft/config_<variant>.yaml [key=value ...]
 """
 
-from gra.training.cli import main
+from gra.cli.train import main
 
 if __name__ == "__main__":
     main()

@@ -43,7 +43,7 @@ def ours(url: str, rows: int, folder: Path) -> None:
         "engine": {"kind": "openai", "base_url": url, "concurrency": AT_ONCE}, "teacher": {"model": "model-a"},
     }  # fmt: skip
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    from gra.cli import app
+    from gra.cli.main import app
 
     app(["synthesize", str(folder / "recipe.yaml")], standalone_mode=False)
     import pyarrow.parquet

@@ -301,7 +301,7 @@ def _train(plan: Plan, view: View, key: str, arm: str, seed: int) -> None:
     ]
     if plan.recipe.accept_licences:
         overrides.append(f"accept_licences={json.dumps(_licences(plan))}")
-    arguments = ["gra.training.cli", "--config", str(plan.student.path), "--output", str(output), *overrides]
+    arguments = ["gra.cli.train", "--config", str(plan.student.path), "--output", str(output), *overrides]
     with view.stage("train", key):
         if is_trained(load_train_recipe(plan.student.path, overrides), output):
             view.note(f"{output} already holds this student")

@@ -31,7 +31,7 @@ def synthesise(folder: Path, **changes: Any) -> Path:
 
 def command(*arguments: str) -> int:
     """The exit code of `gra` with these arguments."""
-    from gra.cli import main
+    from gra.cli.main import main
 
     with pytest.raises(SystemExit) as ended:
         main(arguments)

@@ -15,8 +15,8 @@ from synthesised import command
 from training_tiny import PAIRS, make_student, row, write_recipe, write_rows
 
 from gra.core.run_folder import RunFolder
-from gra.evaluation import cli
-from gra.training.cli import main as train_main
+from gra.cli import evaluate as cli
+from gra.cli.train import main as train_main
 
 ROOT = Path(__file__).parent.parent
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from catalog_world import PARTS, World, cache, make_world, model_files, safetensors, write_model
 
-from gra.cli import main
+from gra.cli.main import main
 from gra.core.errors import ModelUnavailable, RecipeError
 from gra.models import catalog, entries, hub, packages
 from gra.models.catalog import cached, here, resolve

@@ -16,7 +16,7 @@ from gra.core.errors import Mismatch
 from gra.core.run_folder import RunFolder
 from gra.data.contamination import SuiteItem
 from gra.data.contamination.report import check_dataset
-from gra.evaluation.cli import main_compare
+from gra.cli.evaluate import main_compare
 from gra.evaluation.compare.compare import compare
 from gra.reports.compare_page import _shown, write_page
 from gra.stats import paired as stats

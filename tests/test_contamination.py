@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gra.cli import main
+from gra.cli.main import main
 from gra.core.errors import DataError
 from gra.core.run_folder import RunFolder
 from gra.data.contamination import SuiteIndex, SuiteItem, verdict_of

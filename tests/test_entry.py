@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from gra.core.entry import entry
+from gra.cli.exit import entry
 from gra.core.errors import BudgetExhausted, ModelUnavailable
 
 
@@ -66,7 +66,7 @@ def test_a_bug_stays_one(error: Exception) -> None:
 
 IMPATIENT = """
 import asyncio, os, signal
-from gra.core.entry import entry
+from gra.cli.exit import entry
 
 def interrupt():
     os.kill(os.getpid(), signal.%s)
@@ -102,7 +102,7 @@ def test_in_the_background_of_a_script_where_ctrl_c_is_ignored_a_run_can_be_stop
 
 
 def test_what_the_terminal_cannot_show_is_spelled_out() -> None:
-    code = "from gra.core.entry import entry\nwith entry(): print('caf\u00e9 \u2713')"
+    code = "from gra.cli.exit import entry\nwith entry(): print('caf\u00e9 \u2713')"
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == "caf\\xe9 \\u2713\n"
@@ -115,7 +115,7 @@ def test_a_run_folder_that_cannot_be_written(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"name: demo\narm: vanilla\nseeds: {{source: {seeds}}}\n")
     (tmp_path / "runs" / "demo" / ".lock").mkdir(parents=True)
-    command = [sys.executable, "-m", "gra.cli", "synthesize", str(recipe), "--runs", str(tmp_path / "runs")]
+    command = [sys.executable, "-m", "gra.cli.main", "synthesize", str(recipe), "--runs", str(tmp_path / "runs")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
@@ -123,7 +123,7 @@ def test_a_run_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_the_bare_command_shows_its_help() -> None:
-    done = subprocess.run([sys.executable, "-m", "gra.cli"], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-m", "gra.cli.main"], capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert "Usage:" in done.stdout
     assert "error" not in done.stderr

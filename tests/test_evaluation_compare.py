@@ -12,7 +12,7 @@ from rich.console import Console
 
 from gra.core.errors import DataError, Mismatch, RecipeError
 from gra.core.run_folder import RunFolder
-from gra.evaluation.cli import main_compare
+from gra.cli.evaluate import main_compare
 from gra.evaluation.compare.compare import Comparison, compare
 from gra.stats import paired as stats
 

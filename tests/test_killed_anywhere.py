@@ -32,7 +32,7 @@ def run_until(sign: str, wait: float, folder: Path, how: signal.Signals = signal
     said = folder / "said.txt"
     with said.open("wb") as out:
         job = subprocess.Popen(
-            [sys.executable, "-m", "gra.cli", "run", str(ROOT / "recipes" / "smoke.yaml"), "--runs", str(folder)],
+            [sys.executable, "-m", "gra.cli.main", "run", str(ROOT / "recipes" / "smoke.yaml"), "--runs", str(folder)],
             cwd=ROOT, stdout=out, stderr=out, start_new_session=True,
         )  # fmt: skip
         while job.poll() is None:
@@ -50,7 +50,7 @@ def test_killed_in_every_phase_it_finishes_correctly(tmp_path: Path) -> None:
     assert run_until("", 0, tmp_path) == 0, (tmp_path / "said.txt").read_text()[-3000:]
     run = tmp_path / "smoke"
     verified = subprocess.run(
-        [sys.executable, "-m", "gra.cli", "verify", str(run)], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "gra.cli.main", "verify", str(run)], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert verified.returncode == 0, verified.stdout + verified.stderr
     lineage = pq.read_table(run / "arms" / "gra" / "lineage.parquet").to_pylist()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gra.cli import main
+from gra.cli.main import main
 from gra.core.errors import DataError, Mismatch
 from gra.core.run_folder import canonical_json, digest
 from gra.ledger.ledger import Ledger, Recorded

@@ -21,7 +21,7 @@ from gra.forecast.observed_costs import divide, forward, kind_of, read_evidence
 from gra.forecast.plan import make_plan
 from gra.forecast.simulate import Range, Work, forecast, play
 from gra.models.adapters import Adapter
-from gra.planning.command import screen, to_json
+from gra.cli.plan import screen, to_json
 from gra.serving.models import Workshop
 from gra.synthesis import run as jobs
 from gra.synthesis.arms import in_rounds as growth

@@ -14,7 +14,7 @@ from rich.console import Console
 from scripted_run import JitteryEngine, answer_by_content, make, make_recipe, open_ledger, said, write_job
 from test_programs import committee
 
-from gra.cli import main
+from gra.cli.main import main
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import DataError
 from gra.core.run_folder import canonical_json

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from gra.cli import app
+from gra.cli.main import app
 from gra.config.loader import load_recipe
 from gra.config.synthesis import SynthesisRecipe
 from gra.models.entries import find_entry

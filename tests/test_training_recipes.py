@@ -71,7 +71,7 @@ def _alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def dry_run(words: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     """What `train.py --dry-run` says of a documented command."""
-    from gra.training.cli import main
+    from gra.cli.train import main
 
     main([*words, "--dry-run", "--json"])
     return dict(json.loads(capsys.readouterr().out))
@@ -270,7 +270,7 @@ def test_every_training_command_of_the_documentation_works(
 ) -> None:
     words = planned(command)
     if "--show-config" in words:
-        from gra.training.cli import main
+        from gra.cli.train import main
 
         main(words)
         assert "train:" in capsys.readouterr().out

@@ -66,7 +66,7 @@ def test_a_student_learns_to_answer_and_to_stop(tmp_path: Path, student: Path, d
 def test_a_finished_student_is_made_again_by_the_one_command_of_its_card(
     tmp_path: Path, student: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gra.training.cli import main
+    from gra.cli.train import main
 
     monkeypatch.chdir(tmp_path)
     run = RunFolder(tmp_path / "runs" / "demo")
@@ -188,7 +188,7 @@ def test_a_mistake_on_the_command_line_is_one_sentence(
     tmp_path: Path, student: Path, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from gra.training import run as sft
-    from gra.training.cli import main
+    from gra.cli.train import main
 
     def exits(*arguments: str) -> tuple[int | str | None, str]:
         with pytest.raises(SystemExit) as end:

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gra.core.entry import entry
+from gra.cli.exit import entry
 from gra.core.errors import RecipeError
 
 _EXAMPLE = """example:

@@ -17,10 +17,10 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from gra.core.entry import entry
+from gra.cli.exit import entry
 from gra.core.progress import View
-from gra.planning.command import plan
-from gra.reporting.ledger_cli import ledger_app
+from gra.cli.plan import plan
+from gra.cli.ledger import ledger_app
 from gra.sandbox.permission import FLAG, Permission
 
 app = typer.Typer(
@@ -136,7 +136,7 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train one student in this process; `accelerate launch train.py` is the same on several."""
-    from gra.training.cli import main as train_main
+    from gra.cli.train import main as train_main
 
     flags = [flag for flag, on in (("--dry-run", dry_run), ("--show-config", show_config), ("--json", as_json)) if on]
     where = ["--output", str(output)] if output else []
@@ -151,7 +151,7 @@ def train(
 )
 def evaluate(context: typer.Context) -> None:
     """Run a suite on one model; the same as eval/run.py."""
-    from gra.evaluation.cli import main_run
+    from gra.cli.evaluate import main_run
 
     main_run(context.args)
 
@@ -163,7 +163,7 @@ def evaluate(context: typer.Context) -> None:
 )
 def compare(context: typer.Context) -> None:
     """Compare evaluated models item by item; the same as eval/compare.py."""
-    from gra.evaluation.cli import main_compare
+    from gra.cli.evaluate import main_compare
     from gra.reports.compare_page import write_page
 
     main_compare(context.args, page=write_page)

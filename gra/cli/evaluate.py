@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from gra.core.entry import entry
+from gra.cli.exit import entry
 from gra.core.errors import RecipeError
 from gra.core.progress import View
 from gra.sandbox.permission import FLAG, Permission

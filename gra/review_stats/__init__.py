@@ -1,1 +1,0 @@
-"""Statistics of reviewers: pure NumPy, no I/O."""
