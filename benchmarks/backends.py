@@ -16,7 +16,8 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from gra.core.run_folder import environment, write_json
+from gra.core.files import write_json
+from gra.core.run_folder import environment
 from gra.evaluation.results import read_records, read_results
 
 ROOT = Path(__file__).parent.parent

@@ -35,7 +35,7 @@ import scripted_committee
 import typer
 from dedup import Memory
 
-from gra.core.run_folder import write_json
+from gra.core.files import write_json
 from gra.core.types import DIMENSIONS
 from gra.data.dedup.incremental import Arrivals
 from gra.data.export import export

@@ -241,7 +241,7 @@ def main(
     )
     embed, vectors, vectors_of = None, None, {}
     if embedder is not None:
-        from gra.data.dedup.greedy import Embedder
+        from gra.data.embedder import Embedder
         from gra.models.catalog import resolve
 
         embed = Embedder(resolve(embedder).path).encode

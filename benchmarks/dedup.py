@@ -21,7 +21,8 @@ import numpy as np
 import psutil
 import typer
 
-from gra.core.run_folder import environment, write_json
+from gra.core.files import write_json
+from gra.core.run_folder import environment
 from gra.data.dedup.greedy import Decision, greedy_dedup
 from gra.data.dedup.nearest import Matrix, Screen, Vectors
 from gra.data.dedup.vectors import Shelf

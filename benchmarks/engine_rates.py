@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gra.core.run_folder import write_json
+from gra.core.files import write_json
 from gra.engines.types import Call, Choice, Completion, Json, Likelihood, ModelId, Output, SamplingSettings, Text
 from gra.engines.vllm.engine import VllmEngine, VllmSettings
 from gra.models.catalog import resolve

@@ -22,7 +22,8 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from gra.core.run_folder import environment, write_json
+from gra.core.files import write_json
+from gra.core.run_folder import environment
 from gra.evaluation.results import read_records
 from gra.evaluation.suite import Questions, load_suite, read_questions, task_form
 from gra.models.catalog import resolve

@@ -21,7 +21,8 @@ from typing import Annotated, Any
 import typer
 
 from gra.checks.ifeval import follows
-from gra.core.run_folder import environment, write_json
+from gra.core.files import write_json
+from gra.core.run_folder import environment
 
 Instruction = dict[str, Any]
 # What makes a text follow an instruction, mostly, by the end of the instruction's id.

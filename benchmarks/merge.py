@@ -22,9 +22,10 @@ import pyarrow.parquet as pq
 import typer
 from dedup import THRESHOLD, Memory, draw
 
-from gra.core.run_folder import RunFolder, environment, write_json
-from gra.data.dedup.greedy import Embedder
+from gra.core.files import write_json
+from gra.core.run_folder import RunFolder, environment
 from gra.data.dedup.nearest import Matrix, Vectors
+from gra.data.embedder import Embedder
 from gra.data.export import PREFERENCE_SCHEMA, TRAIN_SCHEMA
 from gra.data.merge import merge
 from gra.models.catalog import resolve

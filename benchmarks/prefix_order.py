@@ -20,7 +20,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gra.core.run_folder import write_json
+from gra.core.files import write_json
 from gra.engines.broker import EnginePool
 from gra.engines.types import Call, Choice, Completion, ModelId, SamplingSettings
 from gra.engines.vllm.engine import VllmEngine, VllmSettings

@@ -27,7 +27,8 @@ from gra.checks.answers import final_answer, same
 from gra.checks.arithmetic import claims
 from gra.checks.format import Check
 from gra.checks.instruction_constraints import demands
-from gra.core.run_folder import environment, write_json
+from gra.core.files import write_json
+from gra.core.run_folder import environment
 
 Demand = tuple[str, str]  # kind, and its arguments in one form
 _SHARED = Path("../shared/data")

@@ -20,7 +20,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gra.core.run_folder import write_json
+from gra.core.files import write_json
 from gra.core.types import DIMENSIONS
 from gra.stats.reliability import auc
 from gra.synthesis.prompts import SCORE_QUESTIONS

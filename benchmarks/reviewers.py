@@ -40,8 +40,10 @@ from gra.config.committee import Ask
 from gra.config.committee import Member as MemberRecipe
 from gra.config.review import Review
 from gra.config.synthesis import DOMAINS, SynthesisRecipe
+from gra.core.concurrency import together
+from gra.core.files import write_json
 from gra.core.progress import View
-from gra.core.run_folder import environment, write_json
+from gra.core.run_folder import environment
 from gra.core.types import Usage
 from gra.data.seeds.load import load_seeds
 from gra.engines.broker import Broker, EnginePool
@@ -51,7 +53,7 @@ from gra.ledger.ledger import Ledger
 from gra.serving.models import find_models, running
 from gra.stats.reliability import auc, calibrate
 from gra.synthesis.candidate import trust
-from gra.synthesis.committee.calls import Notebook, Unanswered, together
+from gra.synthesis.committee.calls import Notebook, Unanswered
 from gra.synthesis.committee.members import Member, make_member
 from gra.synthesis.committee.reviewer import YES_NO, expected_digits, score_response, yes_probabilities
 from gra.synthesis.prompts import SCORE_QUESTIONS, render

@@ -16,7 +16,8 @@ from typing import Annotated, Any
 
 import typer
 
-from gra.core.run_folder import environment, write_json
+from gra.core.files import write_json
+from gra.core.run_folder import environment
 from gra.evaluation.benchmarks.load import resolve_benchmark
 from gra.sandbox.job import Job, Outcome
 from gra.sandbox.permission import Permission

@@ -30,7 +30,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gra.core.run_folder import write_json
+from gra.core.files import write_json
 from gra.engines.broker import EnginePool
 from gra.engines.scheduling.swap_policy import Move, Standing, choose
 from gra.engines.scheduling.swapper import Policy, Residency

@@ -26,8 +26,9 @@ import typer
 
 from gra.config.loader import load_recipe
 from gra.config.synthesis import SynthesisRecipe
+from gra.core.files import write_json
 from gra.core.progress import View, read_events
-from gra.core.run_folder import RunFolder, write_json
+from gra.core.run_folder import RunFolder
 from gra.engines.vllm.engine import VllmEngine, child_environment
 from gra.evaluation.suite import suite_items
 from gra.serving.models import find_models

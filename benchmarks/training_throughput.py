@@ -28,7 +28,7 @@ import typer
 import yaml
 
 from gra.config.loader import Loaded
-from gra.config.synthesis import TrainRecipe
+from gra.config.training import TrainRecipe
 from gra.training.options.trl_config import build_arguments, check_arguments, load_train_recipe
 
 ROOT = Path(__file__).parent.parent

@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from gra.config.experiment import UNTUNED, Experiment
 from gra.config.loader import Loaded, find_file, load_recipe
 from gra.config.suite import Suite
-from gra.config.synthesis import UNTUNED, Experiment, SynthesisRecipe, TrainRecipe
+from gra.config.synthesis import SynthesisRecipe
+from gra.config.training import TrainRecipe
 from gra.core.errors import GraError, RecipeError
 from gra.core.hardware import gpu_count
 from gra.core.progress import View
@@ -28,7 +30,7 @@ from gra.core.run_folder import RunFolder
 from gra.sandbox.permission import KEY, Permission, require
 
 if TYPE_CHECKING:
-    from gra.synthesis.context import Job
+    from gra.synthesis.job import Job
 
 
 class StageFailed(GraError):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from gra.config.synthesis import Tracking
+from gra.config.tracking import Tracking
 
 log = logging.getLogger(__name__)
 

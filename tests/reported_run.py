@@ -7,7 +7,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from gra.core.run_folder import RunFolder, write_json
+from gra.core.files import write_json
+from gra.core.run_folder import RunFolder
 from gra.core.types import CHECKS, DIMENSIONS, Candidate, Check, Contamination, Review, Ruling, State, Usage
 from gra.data.export import export
 from gra.evaluation.compare.compare import compare

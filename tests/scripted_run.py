@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from gra.config.synthesis import SynthesisRecipe
-from gra.core.run_folder import canonical_json, digest
+from gra.core.hashing import canonical_json, digest
 from gra.core.types import CHECKS, DIMENSIONS, Seed
 from gra.engines.broker import call_request
 from gra.engines.mock import ScriptedEngine
@@ -179,6 +179,7 @@ def make(
 ) -> None:
     """The arm of a folder that `write_job` prepared, or as much of it as there is time for."""
     from gra.config.loader import load_recipe
+    from gra.config.synthesis import committee_of
     from gra.core.progress import View
     from gra.core.run_folder import RunFolder
     from gra.engines.broker import EnginePool
@@ -186,7 +187,6 @@ def make(
     from gra.serving.models import Workshop, running
     from gra.synthesis.arms import in_rounds as growth
     from gra.synthesis.arms import run_arm as arms
-    from gra.synthesis.committee.members import committee_of
     from gra.synthesis.decontamination import open_screen
 
     asked = os.open(folder / "asked.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT)

@@ -16,8 +16,8 @@ from scripted_run import make_recipe, write_job
 
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import DataError
+from gra.core.hashing import digest
 from gra.core.progress import read_events
-from gra.core.run_folder import digest
 from gra.data.export import read_lineage
 from gra.stats.reliability import Logistic
 from gra.synthesis.arms import in_rounds as growth

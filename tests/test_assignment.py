@@ -11,10 +11,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scripted_run import make_recipe
 
-from gra.config.synthesis import SynthesisRecipe
+from gra.config.synthesis import SynthesisRecipe, committee_of
 from gra.core.errors import RecipeError
 from gra.engines.types import ModelId, SamplingSettings
-from gra.synthesis.committee.members import Member, committee_of, make_members
+from gra.synthesis.committee.members import Member, make_members
 from gra.synthesis.committee.roles import Roles, adjudicates, balanced_roles, cast, check_cast, draw_roles
 
 ALL = ("generator", "reviewer", "adjudicator")

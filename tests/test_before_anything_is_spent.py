@@ -14,9 +14,9 @@ from scripted_run import make_recipe, write_job
 from synthesised import command
 from training_tiny import PAIRS, make_student, row, write_recipe, write_rows
 
-from gra.core.run_folder import RunFolder
 from gra.cli import evaluate as cli
 from gra.cli.train import main as train_main
+from gra.core.run_folder import RunFolder
 
 ROOT = Path(__file__).parent.parent
 

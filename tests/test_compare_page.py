@@ -12,11 +12,11 @@ import pytest
 from evaluation_tiny import INSTRUCTIONS, QUESTIONS
 from recorded_runs import MakeRun
 
+from gra.cli.evaluate import main_compare
 from gra.core.errors import Mismatch
 from gra.core.run_folder import RunFolder
 from gra.data.contamination import SuiteItem
 from gra.data.contamination.report import check_dataset
-from gra.cli.evaluate import main_compare
 from gra.evaluation.compare.compare import compare
 from gra.reports.compare_page import _shown, write_page
 from gra.stats import paired as stats

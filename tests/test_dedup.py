@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from gra.data.dedup import greedy as dedup
 from gra.data.dedup import nearest
-from gra.data.dedup.greedy import Decision, Embedder, Texts, greedy_dedup
+from gra.data.dedup.greedy import Decision, Texts, greedy_dedup
 from gra.data.dedup.incremental import Arrivals
 from gra.data.dedup.minhash import Wording
 from gra.data.dedup.nearest import Matrix, Screen, cosine
+from gra.data.embedder import Embedder
 
 
 def unit(rows: list[list[float]], dimensions: int = 3) -> Matrix:

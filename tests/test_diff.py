@@ -14,7 +14,8 @@ from rich.console import Console
 from synthesised import RECIPE, command, synthesise
 
 from gra.core.errors import DataError
-from gra.core.run_folder import RunFolder, write_json
+from gra.core.files import write_json
+from gra.core.run_folder import RunFolder
 from gra.data.export import read_candidates
 from gra.runs.diff import _fates, diff
 from gra.runs.explain import explain

@@ -15,7 +15,12 @@ ROOT = Path(__file__).parent.parent
 
 def gra(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "gra.cli.main", *arguments], cwd=cwd, capture_output=True, text=True, timeout=540, check=False
+        [sys.executable, "-m", "gra.cli.main", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=540,
+        check=False,
     )
 
 

@@ -12,11 +12,11 @@ import pytest
 from evaluation_tiny import INSTRUCTIONS, QUESTIONS, tiny_suite, under_test, write_suite
 from training_tiny import make_student
 
+from gra.cli.evaluate import main_run
 from gra.core.errors import DataError, RecipeError
 from gra.core.run_folder import RunFolder
 from gra.evaluation import generate as asking
 from gra.evaluation import run as harness
-from gra.cli.evaluate import main_run
 from gra.evaluation.results import AnswerStore, read_records
 from gra.evaluation.suite import Item, draw, load_suite, read_questions, suite_digest
 

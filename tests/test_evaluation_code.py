@@ -10,12 +10,12 @@ import pytest
 from evaluation_tiny import tiny_suite, under_test
 from training_tiny import make_student
 
+from gra.cli.evaluate import main_run
 from gra.core.errors import DataError, RecipeError
 from gra.core.run_folder import RunFolder
 from gra.evaluation import run as harness
 from gra.evaluation.benchmarks.convert import SHAPES
 from gra.evaluation.benchmarks.load import benchmarks, resolve_benchmark
-from gra.cli.evaluate import main_run
 from gra.evaluation.results import Answer, read_records
 from gra.evaluation.suite import load_suite, read_questions
 from gra.experiment import load_experiment

@@ -10,9 +10,9 @@ import pytest
 from recorded_runs import MakeRun
 from rich.console import Console
 
+from gra.cli.evaluate import main_compare
 from gra.core.errors import DataError, Mismatch, RecipeError
 from gra.core.run_folder import RunFolder
-from gra.cli.evaluate import main_compare
 from gra.evaluation.compare.compare import Comparison, compare
 from gra.stats import paired as stats
 

@@ -50,7 +50,11 @@ def test_killed_in_every_phase_it_finishes_correctly(tmp_path: Path) -> None:
     assert run_until("", 0, tmp_path) == 0, (tmp_path / "said.txt").read_text()[-3000:]
     run = tmp_path / "smoke"
     verified = subprocess.run(
-        [sys.executable, "-m", "gra.cli.main", "verify", str(run)], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "gra.cli.main", "verify", str(run)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert verified.returncode == 0, verified.stdout + verified.stderr
     lineage = pq.read_table(run / "arms" / "gra" / "lineage.parquet").to_pylist()

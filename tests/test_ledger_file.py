@@ -13,7 +13,7 @@ import pytest
 
 from gra.cli.main import main
 from gra.core.errors import DataError, Mismatch
-from gra.core.run_folder import canonical_json, digest
+from gra.core.hashing import canonical_json, digest
 from gra.ledger.ledger import Ledger, Recorded
 from gra.ledger.schema import SCHEMA_VERSION, check, compact
 

@@ -16,17 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gra.core.errors import DataError, Mismatch, writing
-from gra.core.run_folder import (
-    MANIFEST,
-    RunFolder,
-    RunLocked,
-    atomic_path,
-    canonical_json,
-    digest,
-    environment,
-    file_digest,
-    write_json,
-)
+from gra.core.files import atomic_path, write_json
+from gra.core.hashing import canonical_json, digest, file_digest
+from gra.core.run_folder import MANIFEST, RunFolder, RunLocked, environment
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)

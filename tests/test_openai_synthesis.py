@@ -16,8 +16,9 @@ from unreliable_server import WAYS, UnreliableServer, moody
 from gra.config.loader import load_recipe
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import GraError, RecipeError
+from gra.core.hashing import file_digest
 from gra.core.progress import View
-from gra.core.run_folder import RunFolder, file_digest
+from gra.core.run_folder import RunFolder
 from gra.core.types import DIMENSIONS, State
 from gra.data.export import read_lineage
 from gra.engines.types import ModelId

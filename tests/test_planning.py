@@ -13,6 +13,7 @@ import pytest
 from scripted_run import WordEmbedder, answer_by_content, fake_resolve, make_recipe, write_job
 from synthesised import command
 
+from gra.cli.plan import screen, to_json
 from gra.engines.broker import EnginePool
 from gra.engines.mock import ScriptedEngine
 from gra.engines.types import ModelId
@@ -21,11 +22,10 @@ from gra.forecast.observed_costs import divide, forward, kind_of, read_evidence
 from gra.forecast.plan import make_plan
 from gra.forecast.simulate import Range, Work, forecast, play
 from gra.models.adapters import Adapter
-from gra.cli.plan import screen, to_json
 from gra.serving.models import Workshop
 from gra.synthesis import run as jobs
 from gra.synthesis.arms import in_rounds as growth
-from gra.synthesis.context import stories_at_once
+from gra.synthesis.job import stories_at_once
 
 ROUNDS = {"count": 2, "accept": 14, "max_candidates": 90}
 PRICES = {"models": {f"model-{name}": {"input": 2.0, "output": 10.0} for name in "abcde"}}

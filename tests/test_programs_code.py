@@ -17,7 +17,7 @@ from test_programs import committee
 from gra.cli.main import main
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import DataError
-from gra.core.run_folder import canonical_json
+from gra.core.hashing import canonical_json
 from gra.core.types import Abstained, Candidate, Seed, State, Verified
 from gra.data.export import read_candidates
 from gra.data.seeds.load import load_seeds

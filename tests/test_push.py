@@ -113,7 +113,8 @@ def gra(*arguments: str, hub: str, token: str | None = "good", **more: str) -> s
         environment |= {"HF_ENDPOINT": hub, "HF_HOME": home, "PYTHONPATH": str(ROOT)}
         environment |= ({"HF_TOKEN": token} if token else {}) | more
         return subprocess.run(
-            [sys.executable, "-m", "gra.cli.main", *arguments], env=environment, capture_output=True, text=True, timeout=120,
+            [sys.executable, "-m", "gra.cli.main", *arguments],
+            env=environment, capture_output=True, text=True, timeout=120,
             check=False,
         )  # fmt: skip
 

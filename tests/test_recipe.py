@@ -10,9 +10,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gra.config.experiment import Experiment
 from gra.config.loader import Loaded, Section, find_file, load_recipe
 from gra.config.suite import Suite
-from gra.config.synthesis import Experiment, SynthesisRecipe
+from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import RecipeError
 
 GOOD = """\

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gra.core.run_folder import canonical_json
+from gra.core.hashing import canonical_json
 from gra.core.types import (
     CHECKS,
     DIMENSIONS,

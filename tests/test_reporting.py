@@ -31,8 +31,8 @@ from reported_run import (
 from rich.console import Console
 
 from gra.core.errors import DataError
+from gra.core.files import write_json
 from gra.core.progress import View, duration, read_events
-from gra.core.run_folder import write_json
 from gra.core.types import State
 from gra.data.export import export
 from gra.reports import statistics as tally

@@ -21,7 +21,8 @@ from scripted_run import answer_by_content, make_recipe, write_job
 
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import GraError
-from gra.core.run_folder import RunFolder, digest, file_digest
+from gra.core.hashing import digest, file_digest
+from gra.core.run_folder import RunFolder
 from gra.core.types import State
 from gra.data.export import read_lineage
 from gra.engines.types import Call, Completion, Fault

@@ -187,8 +187,8 @@ def test_the_command_line_prints_json_and_keeps_exit_codes(tmp_path: Path, stude
 def test_a_mistake_on_the_command_line_is_one_sentence(
     tmp_path: Path, student: Path, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gra.training import run as sft
     from gra.cli.train import main
+    from gra.training import run as sft
 
     def exits(*arguments: str) -> tuple[int | str | None, str]:
         with pytest.raises(SystemExit) as end:

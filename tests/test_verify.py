@@ -16,7 +16,9 @@ from scripted_run import make, make_recipe, write_job
 from synthesised import RECIPE, command, synthesise
 
 from gra.core.errors import DataError, Mismatch
-from gra.core.run_folder import RunFolder, file_digest, write_json
+from gra.core.files import write_json
+from gra.core.hashing import file_digest
+from gra.core.run_folder import RunFolder
 from gra.data.export import read_candidates
 from gra.engines.types import Call, Completion
 from gra.runs.verify import verify

@@ -20,7 +20,8 @@ from gra.engines.types import Call, Completion, ModelId, SamplingSettings, Text
 from gra.ledger.budget import Account, Held
 from gra.ledger.ledger import Ledger
 from gra.serving.models import Workshop
-from gra.synthesis.context import Job, Workbench
+from gra.synthesis.context import Workbench
+from gra.synthesis.job import Job
 from gra.synthesis.monitor import Watch
 from gra.tracking import NullTracker
 

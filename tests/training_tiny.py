@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from gra.config.loader import Loaded, load_recipe
-from gra.config.synthesis import TrainRecipe
+from gra.config.training import TrainRecipe
 
 PAIRS = [(f"Say {word}.", word) for word in ("red", "blue", "green", "one", "two", "three", "north", "south", "east")]
 

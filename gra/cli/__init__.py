@@ -1,0 +1,1 @@
+"""Command lines: the `gra` verbs and the entry scripts."""

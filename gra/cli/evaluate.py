@@ -222,7 +222,7 @@ def _name(options: argparse.Namespace) -> str:
     if options.name is None:
         return _default_name(options.model, options.adapter)
     if options.output is None:
-        from gra.config.synthesis import folder_name
+        from gra.config.names import folder_name
 
         try:
             folder_name(options.name)

@@ -18,9 +18,9 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from gra.cli.exit import entry
-from gra.core.progress import View
-from gra.cli.plan import plan
 from gra.cli.ledger import ledger_app
+from gra.cli.plan import plan
+from gra.core.progress import View
 from gra.sandbox.permission import FLAG, Permission
 
 app = typer.Typer(
@@ -182,7 +182,7 @@ def contamination(
 ) -> None:
     """Say which rows of a dataset stand in a suite, and show what they share."""
     from gra.data.contamination.report import PAGE, check_dataset
-    from gra.data.dedup.greedy import Embedder
+    from gra.data.embedder import Embedder
     from gra.models.catalog import resolve
 
     view = View()
@@ -269,7 +269,7 @@ def merge(
     as_json: AsJson = False,
 ) -> None:
     """Make one dataset of several runs; what two of them both wrote is kept once."""
-    from gra.data.dedup.greedy import Embedder
+    from gra.data.embedder import Embedder
     from gra.data.merge import merge as merged
     from gra.models.catalog import resolve
 

@@ -1,0 +1,1 @@
+"""Recipes: strict YAML loading and one module per recipe section."""

@@ -5,22 +5,16 @@ The defaults of the synthesis sections are the paper's constants (Gao et al. 202
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
 from gra.config.budget import Budget, Prices, check_prices
-from gra.config.committee import Ask, Committee, Served, TeacherOrName
+from gra.config.committee import Ask, Committee, Member, Served, TeacherOrName
 from gra.config.loader import Section
+from gra.config.names import Name
 from gra.config.review import Review
-
-
-def folder_name(name: str) -> str:
-    """The name as it is, when a folder inside another can be called so."""
-    if not re.fullmatch(r"\w[\w.-]*", name):
-        raise ValueError("must be a folder's name: letters, digits, `.`, `_` and `-`, the first a letter or a digit")
-    return name
+from gra.config.tracking import Tracking
 
 
 def _each_named_once(domains: list[str]) -> list[str]:
@@ -31,8 +25,6 @@ def _each_named_once(domains: list[str]) -> list[str]:
     return domains
 
 
-UNTUNED = "untuned"  # the student before its training, beside the arms
-Name = Annotated[str, AfterValidator(folder_name)]
 DOMAINS = ("coding", "math", "qa", "reasoning", "role-play", "language", "creation")
 
 
@@ -113,14 +105,6 @@ class Contamination(Section):
 
     suite: str
     data_dir: str | None = None
-
-
-class Tracking(Section):
-    """W&B: `auto` is online when the user is logged in and offline otherwise."""
-
-    wandb: Literal["auto", "online", "offline", "off"] = "auto"
-    project: str = "gra"
-    group: str | None = None
 
 
 class SynthesisRecipe(Section):
@@ -236,134 +220,21 @@ class SynthesisRecipe(Section):
         return self
 
 
-class StudentModel(Section):
-    """The model to be trained and the template it is trained (and evaluated) under."""
+def committee_of(recipe: SynthesisRecipe) -> Committee | None:
+    """Who writes and reviews in this arm: its committee, the teacher alone, or nobody (`vanilla`).
 
-    name: str
-    revision: str | None = None
-    # Refuse any other weights; `recipe.resolved.yaml` of a trained student holds those it was made from.
-    identity: str | None = None
-    # A trained student's folder with a LoRA adapter of this model: training goes on from it.
-    adapter: str | None = None
-    # `nf4`: frozen weights in 4 bits (QLoRA); needs a CUDA GPU and the package bitsandbytes.
-    quantization: Literal["nf4"] | None = None
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
-    # A .jinja file; `builtin:plain` ends turns with the model's own end-of-sequence token; null keeps the model's.
-    chat_template: str | None = None
+    Of a `single` committee only the one who leads it is left.
+    """
+    if recipe.arm == "distilled" and recipe.teacher is not None:
+        return Committee(models={"teacher": recipe.teacher}, reviewers=0, assignment="single")
+    committee = recipe.committee if recipe.arm != "vanilla" else None
+    if committee is None or committee.assignment != "single":
+        return committee
+    lead = committee.lead or next(name for name, member in committee.models.items() if "generator" in member.roles)
+    return committee.model_copy(update={"models": {lead: committee.models[lead]}, "lead": lead})
 
 
-class DataSource(Section):
-    """One training file and its share of the mix."""
-
-    path: str
-    weight: float = Field(1.0, gt=0)
-    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")  # refuse any other content
-
-
-class Holdout(Section):
-    """Rows kept back for the evaluation loss, drawn with their own seed."""
-
-    fraction: float = Field(0.0, ge=0, lt=1)
-    seed: int = 0
-
-
-class TrainingData(Section):
-    """What is trained on: prompt-completion Parquet or JSONL."""
-
-    train: list[DataSource] = []
-    holdout: Holdout = Holdout()
-
-
-class Lora(Section):
-    """PEFT LoRA; null in the recipe trains every parameter."""
-
-    r: int = Field(16, ge=1)
-    alpha: int = Field(32, ge=1)
-    dropout: float = Field(0.0, ge=0, lt=1)
-    target_modules: str | list[str] = "all-linear"
-
-
-class Probe(Section):
-    """Greedy answers to held-out prompts after training, to report the share that end by themselves."""
-
-    prompts: int = Field(12, ge=0)
-    max_new_tokens: int = Field(64, ge=1)
-
-
-class Teacher(Section):
-    """The model whose next-token probabilities the student learns (`method: distill`)."""
-
-    name: str
-    revision: str | None = None
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    # `same`: TRL's DistillationTrainer. `other`: TRL's GOLD, which aligns two vocabularies; experimental there.
-    vocabulary: Literal["same", "other"] = "same"
-
-
-class TrainRecipe(Section):
-    """One fine-tuning run; `train` is checked field by field against the method's configuration in TRL."""
-
-    name: Name
-    method: Literal["sft", "preference", "distill"] = "sft"
-    model: StudentModel
-    teacher: Teacher | None = None
-    data: TrainingData = TrainingData()
-    lora: Lora | None = None
-    train: dict[str, Any] = {}
-    probe: Probe = Probe()
-    tracking: Tracking = Tracking()
-    accept_licences: list[str] = []
-
-    @property
-    def adapts(self) -> bool:
-        """Whether an adapter is trained and the model's own weights stay as they are."""
-        return self.lora is not None or self.model.adapter is not None
-
-    @model_validator(mode="after")
-    def _parts_fit(self) -> TrainRecipe:
-        if self.method == "distill" and self.teacher is None:
-            raise ValueError("`method: distill` needs a `teacher` section")
-        if self.method != "distill" and self.teacher is not None:
-            raise ValueError(f"a `teacher` is for `method: distill`, not for `method: {self.method}`")
-        if self.lora is not None and self.model.adapter is not None:
-            raise ValueError("`model.adapter` brings its own rank and modules; leave the `lora` section out")
-        if self.model.quantization is not None and not self.adapts:
-            raise ValueError("`model.quantization` freezes the weights; add a `lora` section to train something")
-        if self.model.quantization is not None and self.model.dtype != "bfloat16":
-            raise ValueError("`model.quantization: nf4` computes in bfloat16; set `model.dtype: bfloat16`")
-        return self
-
-
-class Experiment(Section):
-    """Arms, a student, a suite and seeds tied together: the whole job."""
-
-    name: Name
-    arms: dict[Name, str]
-    student: str
-    suite: str
-    baseline: str
-    training_seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field([0], min_length=1)
-    # Equal optimiser steps make the arms comparable whatever their sizes.
-    train: dict[str, Any] = {}
-    margin: float = Field(0.02, gt=0, lt=1)
-    accept_licences: list[str] = []
-    # Whether programs that models write may run in the sandbox: for tasks of `kind: code`, reviews of `kind: tests`.
-    allow_code_execution: bool = False
-    tracking: Tracking = Tracking()
-
-    @model_validator(mode="after")
-    def _baseline_is_an_arm(self) -> Experiment:
-        if self.baseline not in self.arms:
-            raise ValueError(f"`baseline: {self.baseline}` is not one of the arms ({', '.join(self.arms)})")
-        if UNTUNED in self.arms:
-            raise ValueError(f"an arm cannot be called `{UNTUNED}`; that is the student before its training")
-        if len(set(self.training_seeds)) < len(self.training_seeds):
-            raise ValueError("`training_seeds` has a seed twice, which would count one student as two")
-        return self
-
-    @model_validator(mode="after")
-    def _seeds_of_training_are_its_own(self) -> Experiment:
-        if "seed" in self.train:
-            raise ValueError("`train.seed` would be the same for every student; write `training_seeds: [...]`")
-        return self
+def members_of(recipe: SynthesisRecipe) -> list[Member]:
+    """The members of an arm, in the recipe's order; none where nobody is asked."""
+    committee = committee_of(recipe)
+    return list(committee.models.values()) if committee is not None else []

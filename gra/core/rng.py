@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from gra.core.run_folder import digest
+from gra.core.hashing import digest
 
 
 def draw(*purpose: int | str) -> random.Random:

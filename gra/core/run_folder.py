@@ -7,13 +7,11 @@ re-hashes every file that a section lists.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import importlib.metadata
 import json
 import os
 import platform
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from gra.core.errors import DataError, GraError, Mismatch, writing
+from gra.core.files import _UNFINISHED, write_json
+from gra.core.hashing import file_digest
 
 MANIFEST = "manifest.json"
 MANIFEST_VERSION = 1
-_UNFINISHED = ".unfinished"
 _PACKAGES = (
     "torch",
     "transformers",
@@ -44,45 +43,6 @@ class RunLocked(GraError):
     """Another process works on this run folder."""
 
     exit_code = 2
-
-
-def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no spaces, the same text for the same value on every machine."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
-
-def digest(value: Any) -> str:
-    """SHA-256 of the canonical JSON of a value."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-@contextmanager
-def atomic_path(target: Path) -> Iterator[Path]:
-    """A temporary path beside `target` that becomes it when the block ends well; otherwise it is removed."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=_UNFINISHED)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(target: Path, value: Any) -> None:
-    """Write indented JSON atomically."""
-    with atomic_path(target) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 class RunFolder:

@@ -22,7 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gra.core.errors import DataError
-from gra.core.run_folder import atomic_path, canonical_json
+from gra.core.files import atomic_path
+from gra.core.hashing import canonical_json
 from gra.core.types import SECOND_BEST, Candidate, State
 
 _GROUP = 4096  # rows in memory at a time, and in a row group of a file

@@ -16,11 +16,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gra.core.errors import DataError, RecipeError
+from gra.core.files import atomic_path
+from gra.core.hashing import file_digest
 from gra.core.progress import View
-from gra.core.run_folder import RunFolder, atomic_path, file_digest
-from gra.data.dedup.greedy import Decision, Embedder, Texts, greedy_dedup
+from gra.core.run_folder import RunFolder
+from gra.data.dedup.greedy import Decision, Texts, greedy_dedup
 from gra.data.dedup.nearest import Vectors
 from gra.data.dedup.vectors import Shelf
+from gra.data.embedder import Embedder
 from gra.data.export import PREFERENCE_SCHEMA, TRAIN_SCHEMA
 
 _BLOCK = 2048

@@ -19,7 +19,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from gra.core.run_folder import canonical_json
+from gra.core.hashing import canonical_json
 from gra.core.types import Usage
 from gra.engines.json_check import Affirm, affirm
 from gra.engines.scheduling.prefix_queue import PrefixQueue

@@ -23,7 +23,7 @@ from lm_eval.tasks import TaskManager
 
 from gra.config.suite import Suite, SuiteTask
 from gra.core.errors import DataError, EngineUnavailable, ModelUnavailable
-from gra.core.run_folder import digest
+from gra.core.hashing import digest
 from gra.evaluation.lm_eval_data import local_datasets
 from gra.evaluation.model import ModelUnderTest
 from gra.evaluation.results import Answer

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import gra
 from gra.core.errors import DataError, EngineUnavailable, ModelUnavailable, RecipeError
-from gra.core.run_folder import digest, file_digest
+from gra.core.hashing import digest, file_digest
 from gra.models.chat import check_template, load_tokenizer
 from gra.models.head import feed_contiguous
 from gra.models.weights import damage

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 from gra.checks.format import failed
 from gra.checks.ifeval import broken
 from gra.core.errors import DataError
-from gra.core.run_folder import atomic_path, digest
+from gra.core.files import atomic_path
+from gra.core.hashing import digest
 from gra.evaluation.scorers.answers import KINDS, Broken, judge_reply
 from gra.evaluation.scorers.answers import Verdict as ReplyVerdict
 from gra.evaluation.suite import Item, Questions

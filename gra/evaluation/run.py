@@ -17,8 +17,10 @@ from typing import Any, Literal
 from gra.checks.ifeval import broken
 from gra.config.suite import Suite
 from gra.core.errors import DataError
+from gra.core.files import write_json
 from gra.core.hardware import gpu_count
-from gra.core.run_folder import RunFolder, digest, write_json
+from gra.core.hashing import digest
+from gra.core.run_folder import RunFolder
 from gra.evaluation.generate import Progress, Sitting, ask
 from gra.evaluation.model import Device, ModelUnderTest
 from gra.evaluation.results import RESULTS, Answer, AnswerStore, score, summarise, write_records

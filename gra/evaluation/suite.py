@@ -23,7 +23,7 @@ from gra.checks.ifeval import known
 from gra.config.loader import did_you_mean, find_file, load_recipe
 from gra.config.suite import Suite, SuiteTask
 from gra.core.errors import DataError, ModelUnavailable
-from gra.core.run_folder import digest, file_digest
+from gra.core.hashing import digest, file_digest
 from gra.data.contamination import SuiteItem
 from gra.evaluation.scorers.answers import LETTERS, judging_version
 from gra.evaluation.scorers.code import Exercise, parse_exercise

@@ -1,0 +1,1 @@
+"""Cost forecasts: what a run will cost before it starts."""

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from gra.config.committee import Served
-from gra.config.synthesis import SynthesisRecipe
+from gra.config.synthesis import SynthesisRecipe, members_of
 from gra.core.hardware import available_gb, gpu_memory_gb
 from gra.models.adapters import Adapter, find_adapter
 from gra.models.catalog import cached, resolve
 from gra.models.entries import find_entry
 from gra.serving.memory import adapters_gb, cluster_gpus, engine_gb, limit_gb
 from gra.serving.models import weights_gb
-from gra.synthesis.committee.members import members_of
 
 _BYTES_A_PARAMETER = 2  # bfloat16
 

@@ -20,7 +20,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from gra.config.committee import Member
-from gra.config.synthesis import Forms, SynthesisRecipe
+from gra.config.synthesis import Forms, SynthesisRecipe, committee_of, members_of
+from gra.core.concurrency import at_once
 from gra.core.hardware import gpu_memory_gb
 from gra.core.progress import View
 from gra.core.types import CHECKS, DIMENSIONS, Seed
@@ -35,10 +36,9 @@ from gra.synthesis.arms.from_seeds import answer_seeds
 from gra.synthesis.arms.in_rounds import enrich_all, name_domains
 from gra.synthesis.candidate import Setting, eligible, live, refine
 from gra.synthesis.committee.calibration import measure, plant
-from gra.synthesis.committee.calls import at_once
-from gra.synthesis.committee.members import committee_of, members_of
 from gra.synthesis.committee.verifiers import make_programs
-from gra.synthesis.context import Job, Workbench
+from gra.synthesis.context import Workbench
+from gra.synthesis.job import Job
 from gra.synthesis.setup import seat
 from gra.tracking import NullTracker
 

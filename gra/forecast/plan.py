@@ -15,7 +15,7 @@ import numpy as np
 import yaml
 
 from gra.config.loader import load_recipe
-from gra.config.synthesis import SynthesisRecipe
+from gra.config.synthesis import SynthesisRecipe, committee_of, members_of
 from gra.core.errors import DataError, RecipeError
 from gra.core.progress import View
 from gra.core.resolved_recipe import find_ledger, read_resolved
@@ -32,8 +32,7 @@ from gra.forecast.stages import add, forecast_stages, scaled
 from gra.ledger.budget import token_cost
 from gra.ledger.reader import LedgerReader
 from gra.sandbox.permission import Permission
-from gra.synthesis.committee.members import committee_of, members_of
-from gra.synthesis.context import Job, stories_at_once
+from gra.synthesis.job import Job, stories_at_once
 from gra.synthesis.run import job_for, try_jobs
 
 

@@ -1,0 +1,1 @@
+"""The ledger of recorded answers, and the budget."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gra.core.run_folder import atomic_path
+from gra.core.files import atomic_path
 from gra.reports import figures
 from gra.reports.comparison import read_comparison
 from gra.reports.html import render

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gra.core.files import atomic_path
 from gra.core.progress import duration
-from gra.core.run_folder import atomic_path
 from gra.core.types import State
 from gra.runs.timeline import Span, Timeline
 

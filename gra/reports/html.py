@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import gra
+from gra.core.files import atomic_path
 from gra.core.progress import duration
-from gra.core.run_folder import atomic_path
 from gra.core.types import DIMENSIONS
 from gra.reports import figures
 from gra.reports import statistics as tally

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gra.core.errors import DataError, HubUnavailable, Mismatch, RecipeError
-from gra.core.run_folder import RunFolder, file_digest
+from gra.core.hashing import file_digest
+from gra.core.run_folder import RunFolder
 
 _LOG_IN = "log in with `hf auth login`, or set HF_TOKEN to a token that may write"
 

@@ -1,0 +1,1 @@
+"""Model serving: resolve models, plan memory, build engines."""

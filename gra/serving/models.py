@@ -16,7 +16,7 @@ from pathlib import Path
 
 from gra.config.committee import Member, Served
 from gra.config.synthesis import Engine as EngineRecipe
-from gra.config.synthesis import SynthesisRecipe
+from gra.config.synthesis import SynthesisRecipe, committee_of
 from gra.core.errors import ModelUnavailable, RecipeError
 from gra.core.hardware import available_gb, gpu_memory_gb
 from gra.core.progress import View
@@ -27,7 +27,6 @@ from gra.models.adapters import Adapter, find_adapter
 from gra.models.catalog import ResolvedModel, resolve
 from gra.models.chat import context_length, has_chat_template, template_digest
 from gra.serving.memory import adapters_gb, cluster_gpus, house, kv_cache_gb
-from gra.synthesis.committee.members import committee_of
 
 
 @dataclass

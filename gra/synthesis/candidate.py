@@ -17,13 +17,14 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from gra.config.synthesis import SynthesisRecipe
+from gra.core.concurrency import together
 from gra.core.errors import DataError
 from gra.core.rng import draw
 from gra.core.types import Candidate, Review, Seed, State, Verified
 from gra.engines.broker import Broker
 from gra.synthesis.best_of_n import best_draft
 from gra.synthesis.committee.adjudicator import adjudicate
-from gra.synthesis.committee.calls import Notebook, Unanswered, together
+from gra.synthesis.committee.calls import Notebook, Unanswered
 from gra.synthesis.committee.gate import Gate, decide
 from gra.synthesis.committee.generator import new_keywords, rewrite_response, write_instruction, write_response
 from gra.synthesis.committee.members import Member

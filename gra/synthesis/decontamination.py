@@ -19,7 +19,7 @@ from weakref import WeakValueDictionary
 from gra.config.loader import Loaded, find_file
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import ModelUnavailable
-from gra.core.run_folder import digest
+from gra.core.hashing import digest
 from gra.core.types import Candidate, Contamination, State
 from gra.data.contamination import RULES, Match, SuiteIndex, SuiteItem, verdict_of
 

@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 
 from gra.core.errors import BudgetExhausted
-from gra.core.run_folder import digest
+from gra.core.hashing import digest
 from gra.core.types import Candidate, Seed, State
-from gra.data.dedup.greedy import Decision, Embedder, Texts, greedy_dedup
+from gra.data.dedup.greedy import Decision, Texts, greedy_dedup
 from gra.data.dedup.incremental import Arrivals
 from gra.data.dedup.nearest import Matrix
 from gra.data.dedup.vectors import Shelf
+from gra.data.embedder import Embedder
 from gra.engines.broker import Broker
 from gra.ledger.ledger import Ledger
 from gra.synthesis.candidate import Pool, Setting, candidate_id, domain_in_turn, eligible, live

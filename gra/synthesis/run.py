@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from gra.config.loader import Loaded
-from gra.config.synthesis import SynthesisRecipe
+from gra.config.synthesis import SynthesisRecipe, committee_of, members_of
+from gra.core.concurrency import at_once
 from gra.core.errors import BudgetExhausted, DataError
 from gra.core.progress import View
 from gra.core.run_folder import RunFolder
@@ -23,12 +24,11 @@ from gra.sandbox.permission import Permission
 from gra.serving.models import Workshop, find_models, running
 from gra.synthesis.arms.in_rounds import check_parents
 from gra.synthesis.arms.run_arm import synthesize, try_out
-from gra.synthesis.committee.calls import at_once
-from gra.synthesis.committee.members import committee_of, make_members, members_of
+from gra.synthesis.committee.members import make_members
 from gra.synthesis.committee.roles import check_cast
 from gra.synthesis.committee.verifiers import make_programs
-from gra.synthesis.context import Job
 from gra.synthesis.decontamination import ReadSuite, open_screen
+from gra.synthesis.job import Job
 from gra.synthesis.monitor import Watch
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from gra.config.synthesis import SynthesisRecipe
+from gra.config.synthesis import SynthesisRecipe, committee_of
+from gra.core.concurrency import at_once
 from gra.core.errors import RecipeError
 from gra.core.progress import View
 from gra.core.types import Seed
@@ -19,8 +20,7 @@ from gra.serving.models import Workshop
 from gra.synthesis.arms.in_rounds import check_parents, enrich_all, name_domains
 from gra.synthesis.candidate import Setting
 from gra.synthesis.committee.calibration import Measured, committee_auc, measure, plant
-from gra.synthesis.committee.calls import at_once
-from gra.synthesis.committee.members import Member, committee_of, make_member, shared_weights
+from gra.synthesis.committee.members import Member, make_member, shared_weights
 from gra.synthesis.committee.reviewer import Calibration
 from gra.synthesis.committee.roles import adjudicates, check_cast
 from gra.synthesis.committee.verifiers import Program, UnitTests, make_programs

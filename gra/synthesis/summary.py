@@ -14,8 +14,8 @@ from gra.core.types import Candidate, State
 from gra.ledger.ledger import Ledger
 from gra.serving.models import Workshop
 from gra.synthesis.committee import verifiers as programs
-from gra.synthesis.context import Job
 from gra.synthesis.funnel import CLEAN, PROGRAMS, STEPS, plain_reason, steps
+from gra.synthesis.job import Job
 from gra.synthesis.prompts import digests
 
 

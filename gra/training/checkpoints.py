@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gra.core.errors import Mismatch
-from gra.core.run_folder import write_json
+from gra.core.files import write_json
 
 SEAL = "gra_checkpoint.json"
 _STATE = "trainer_state.json"

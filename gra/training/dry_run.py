@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 from gra.config.loader import Loaded
-from gra.config.synthesis import TrainRecipe
-from gra.core.run_folder import digest
+from gra.config.training import TrainRecipe
+from gra.core.hashing import digest
 from gra.training.data.dataset import Split
 from gra.training.data.methods import METHODS
 from gra.training.data.tokenize import Encoded, fingerprint, student_tokenizer

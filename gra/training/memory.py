@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gra.config.synthesis import TrainRecipe
+from gra.config.training import TrainRecipe
 from gra.training.launch import Launch
 
 _BUCKET = 500_000_000  # elements in DeepSpeed's reduce and all-gather buffers

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from gra.config.synthesis import TrainRecipe
+from gra.config.training import TrainRecipe
 from gra.core.run_folder import environment
 
 _TAGS = {"sft": "sft", "preference": "dpo", "distill": "distillation"}

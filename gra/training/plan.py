@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gra.config.loader import Loaded, find_file
-from gra.config.synthesis import TrainRecipe
+from gra.config.training import TrainRecipe
 from gra.core.errors import DataError, Mismatch, RecipeError
-from gra.core.run_folder import digest, file_digest
+from gra.core.hashing import digest, file_digest
 from gra.models.weights import damage
 from gra.training.data.dataset import Row, Split, split_rows
 from gra.training.data.methods import METHODS

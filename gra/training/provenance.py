@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gra.config.loader import Loaded
-from gra.config.synthesis import TrainRecipe
+from gra.config.training import TrainRecipe
 from gra.core.errors import DataError
 from gra.core.resolved_recipe import find_ledger
 from gra.core.run_folder import MANIFEST, RunFolder

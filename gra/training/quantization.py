@@ -6,7 +6,7 @@ import importlib.util
 from typing import Any
 
 from gra.config.loader import Loaded
-from gra.config.synthesis import TrainRecipe
+from gra.config.training import TrainRecipe
 from gra.core.errors import RecipeError
 from gra.training.launch import Launch
 

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from gra.config.loader import Loaded
-from gra.config.synthesis import TrainRecipe
+from gra.config.training import TrainRecipe
 from gra.core.errors import RecipeError
+from gra.core.files import write_json
 from gra.core.progress import View
 from gra.core.resolved_recipe import RESOLVED
-from gra.core.run_folder import MANIFEST, RunFolder, write_json
+from gra.core.run_folder import MANIFEST, RunFolder
 from gra.training.checkpoints import Checkpoint, newest_whole, refuse_difference, remove_broken
 from gra.training.launch import Launch, command_after, launch_from_environment
 from gra.training.model_card import write_card

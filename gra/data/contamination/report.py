@@ -22,7 +22,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from gra.core.errors import DataError
-from gra.core.run_folder import RunFolder, atomic_path, digest, file_digest, write_json
+from gra.core.files import atomic_path, write_json
+from gra.core.hashing import digest, file_digest
+from gra.core.run_folder import RunFolder
 from gra.data.contamination.search import Match, SuiteIndex, Verdict, verdict_of
 from gra.data.contamination.texts import SuiteItem, read_dataset
 

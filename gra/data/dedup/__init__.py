@@ -1,0 +1,1 @@
+"""Deduplication of instructions by text, MinHash and embedding."""

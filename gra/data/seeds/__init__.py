@@ -1,0 +1,1 @@
+"""Seed files: reading, formats and hub datasets."""

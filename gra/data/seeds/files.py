@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gra.core.errors import DataError
-from gra.core.run_folder import canonical_json
+from gra.core.hashing import canonical_json
 
 Row = dict[str, Any]
 ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".parquet", ".csv")

@@ -13,7 +13,7 @@ from typing import Any
 from gra.config.loader import find_file
 from gra.config.synthesis import SeedSource
 from gra.core.errors import DataError, GraError, HubUnavailable, RecipeError, from_system
-from gra.core.run_folder import digest
+from gra.core.hashing import digest
 from gra.data.seeds.files import ENDINGS
 from gra.downloads.cache import Progress, building, cache_dir, damage, locked, read_seal, switched_on
 from gra.downloads.hub import hub_reachable, name_problem

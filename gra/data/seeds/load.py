@@ -11,7 +11,7 @@ from typing import Any
 
 from gra.config.synthesis import SeedSource
 from gra.core.errors import DataError
-from gra.core.run_folder import digest
+from gra.core.hashing import digest
 from gra.core.types import Seed
 from gra.data.seeds.files import Fault, Placed, Row, read_rows
 from gra.data.seeds.formats import SHAPES, recognised

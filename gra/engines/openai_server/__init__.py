@@ -1,0 +1,1 @@
+"""Engine for OpenAI-compatible servers."""

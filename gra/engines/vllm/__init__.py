@@ -1,0 +1,1 @@
+"""Engine that runs vLLM in a child process."""

@@ -1,0 +1,1 @@
+"""Benchmark catalog: download, read and convert items."""

@@ -33,7 +33,9 @@ from rich.table import Table
 
 from gra.config.loader import did_you_mean
 from gra.core.errors import Mismatch, RecipeError
-from gra.core.run_folder import RunFolder, atomic_path, digest, write_json
+from gra.core.files import atomic_path, write_json
+from gra.core.hashing import digest
+from gra.core.run_folder import RunFolder
 from gra.evaluation.compare import clean_subset as clean
 from gra.evaluation.compare.disagreements import FLIPS, flips, samples, write_flips
 from gra.evaluation.compare.paired import difference, figures, item_scores, proportion

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gra.core.run_folder import atomic_path
+from gra.core.files import atomic_path
 from gra.evaluation.compare.runs import Run
 
 FLIPS = "flips.parquet"

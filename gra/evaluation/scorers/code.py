@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from gra.core.errors import DataError
-from gra.core.run_folder import digest
+from gra.core.hashing import digest
 from gra.sandbox.extract import EXTRACT_VERSION, closed, extract
 from gra.sandbox.job import Job, Limits, Outcome, Verdict
 from gra.sandbox.permission import Permission, require

@@ -1,0 +1,1 @@
+"""Arms of a comparison and how each is run."""

@@ -10,11 +10,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from gra.config.synthesis import SynthesisRecipe
+from gra.core.concurrency import at_once
 from gra.core.errors import BudgetExhausted
 from gra.core.types import Candidate, Seed, State
 from gra.engines.types import calls_at_once
 from gra.synthesis.candidate import Setting, refine
-from gra.synthesis.committee.calls import Notebook, Unanswered, at_once
+from gra.synthesis.committee.calls import Notebook, Unanswered
 from gra.synthesis.committee.generator import write_response
 from gra.synthesis.committee.members import make_member
 from gra.synthesis.context import Workbench

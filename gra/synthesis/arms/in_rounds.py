@@ -6,17 +6,19 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from gra.config.synthesis import SynthesisRecipe
+from gra.core.concurrency import at_once
 from gra.core.errors import BudgetExhausted, DataError
 from gra.core.rng import draw
 from gra.core.types import Candidate, Seed, State
-from gra.data.dedup.greedy import Embedder
+from gra.data.embedder import Embedder
 from gra.models.catalog import resolve
 from gra.synthesis.candidate import Setting, eligible
-from gra.synthesis.committee.calls import Notebook, Unanswered, at_once
+from gra.synthesis.committee.calls import Notebook, Unanswered
 from gra.synthesis.committee.generator import enrich, name_domain
 from gra.synthesis.committee.members import Member
-from gra.synthesis.context import Job, Workbench
+from gra.synthesis.context import Workbench
 from gra.synthesis.funnel import plain_reason
+from gra.synthesis.job import Job
 from gra.synthesis.quotas import rows_by_domain
 from gra.synthesis.records import Joined, Told
 from gra.synthesis.rounds import Round, RoundResult, grow

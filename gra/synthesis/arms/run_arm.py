@@ -32,7 +32,8 @@ from gra.ledger.ledger import Ledger
 from gra.serving.models import Workshop
 from gra.synthesis.arms.from_seeds import answer_seeds, copy_seeds, refine_seeds
 from gra.synthesis.arms.in_rounds import write_samples
-from gra.synthesis.context import Job, Workbench
+from gra.synthesis.context import Workbench
+from gra.synthesis.job import Job
 from gra.synthesis.monitor import Watch
 from gra.synthesis.records import Candidates, Joined
 from gra.synthesis.setup import prepare

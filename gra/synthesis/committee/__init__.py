@@ -1,0 +1,1 @@
+"""The committee: members, roles, review, adjudication and verifiers."""

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar
 
 from gra.core.types import Usage
 from gra.engines.broker import Broker
 from gra.engines.types import Answer, Call, EngineFailed, Outcome, Refused, TimedOut, Truncated, Unparsable
 from gra.ledger.ledger import Recorded
-
-T = TypeVar("T")
 
 
 class Unanswered(Exception):
@@ -63,28 +58,3 @@ class Notebook:
         spent = Usage(1, answer.prompt_tokens, answer.completion_tokens)
         self.usage[role] = self.usage.get(role, Usage()) + spent
         self.calls.append(answer.key)
-
-
-async def at_once(*steps: Awaitable[T]) -> list[T]:
-    """The results of steps taken at once; when one fails, the others are ended first and spend no more."""
-    tasks = [asyncio.ensure_future(step) for step in steps]
-    try:
-        return list(await asyncio.gather(*tasks))
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def together(*steps: Awaitable[T]) -> list[T]:
-    """The results of steps taken at once, in their order.
-
-    When some fail, all are still waited for and the first in order is raised, so that which question
-    was answered soonest decides neither the reason a story gives nor what it says it cost.
-    """
-    results: list[T] = []
-    for ended in await asyncio.gather(*steps, return_exceptions=True):
-        if isinstance(ended, BaseException):
-            raise ended
-        results.append(ended)
-    return results

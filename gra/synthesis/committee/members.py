@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from gra.config.committee import Ask, Committee, Role
 from gra.config.committee import Member as MemberRecipe
 from gra.config.review import Review
-from gra.config.synthesis import SynthesisRecipe
 from gra.core.types import DIMENSIONS
 from gra.engines.types import Call, ModelId, Output, SamplingSettings
 from gra.models.entries import find_entry
@@ -48,26 +47,6 @@ class Member:
 def greedy(sampling: SamplingSettings) -> SamplingSettings:
     """The same lengths, always the likeliest token."""
     return SamplingSettings(0.0, 1.0, 1.0, sampling.max_tokens)
-
-
-def committee_of(recipe: SynthesisRecipe) -> Committee | None:
-    """Who writes and reviews in this arm: its committee, the teacher alone, or nobody (`vanilla`).
-
-    Of a `single` committee only the one who leads it is left.
-    """
-    if recipe.arm == "distilled" and recipe.teacher is not None:
-        return Committee(models={"teacher": recipe.teacher}, reviewers=0, assignment="single")
-    committee = recipe.committee if recipe.arm != "vanilla" else None
-    if committee is None or committee.assignment != "single":
-        return committee
-    lead = committee.lead or next(name for name, member in committee.models.items() if "generator" in member.roles)
-    return committee.model_copy(update={"models": {lead: committee.models[lead]}, "lead": lead})
-
-
-def members_of(recipe: SynthesisRecipe) -> list[MemberRecipe]:
-    """The members of an arm, in the recipe's order; none where nobody is asked."""
-    committee = committee_of(recipe)
-    return list(committee.models.values()) if committee is not None else []
 
 
 def make_members(committee: Committee, review: Review, models: Mapping[str, ModelId]) -> dict[str, Member]:

@@ -13,9 +13,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
+from gra.core.concurrency import together
 from gra.core.types import CHECKS, Check, Review
 from gra.engines.types import Choice, Json, Likelihood
-from gra.synthesis.committee.calls import Notebook, together
+from gra.synthesis.committee.calls import Notebook
 from gra.synthesis.committee.members import Member
 from gra.synthesis.prompts import CHECK_QUESTIONS, SCORE_QUESTIONS, render
 

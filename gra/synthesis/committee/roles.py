@@ -14,10 +14,10 @@ from functools import lru_cache
 from random import Random
 
 from gra.config.committee import Role
-from gra.config.synthesis import SynthesisRecipe
+from gra.config.synthesis import SynthesisRecipe, committee_of
 from gra.core.errors import RecipeError
 from gra.core.rng import draw
-from gra.synthesis.committee.members import Member, committee_of
+from gra.synthesis.committee.members import Member
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from gra.checks import answers, arithmetic
 from gra.checks import format as form
 from gra.checks import instruction_constraints as demands
 from gra.config.review import Program as ProgramRecipe
+from gra.core.concurrency import together
 from gra.core.errors import RecipeError
 from gra.core.types import Abstained, Candidate, Verified
 from gra.engines.types import Refused, Text, Truncated, Unparsable
@@ -29,7 +30,7 @@ from gra.sandbox.job import Job, Limits
 from gra.sandbox.job import Verdict as Ended
 from gra.sandbox.permission import Permission, require
 from gra.sandbox.sandbox import SANDBOX_VERSION, Sandbox
-from gra.synthesis.committee.calls import Notebook, Unanswered, together
+from gra.synthesis.committee.calls import Notebook, Unanswered
 from gra.synthesis.committee.members import Member
 from gra.synthesis.prompts import render
 

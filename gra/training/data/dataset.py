@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gra.core.errors import DataError
-from gra.core.run_folder import canonical_json
+from gra.core.hashing import canonical_json
 
 Message = dict[str, str]
 _ROLES = ("system", "user", "assistant")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gra.config.loader import Loaded, find_file
-from gra.config.synthesis import TrainRecipe
+from gra.config.training import TrainRecipe
 from gra.core.errors import DataError, RecipeError
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Trainer options, checked against the installed TRL."""

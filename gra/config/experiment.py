@@ -1,0 +1,47 @@
+"""Experiment recipes: arms, student, suite and seeds."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from gra.config.loader import Section
+from gra.config.names import Name
+from gra.config.tracking import Tracking
+
+UNTUNED = "untuned"  # the student before its training, beside the arms
+
+
+class Experiment(Section):
+    """Arms, a student, a suite and seeds tied together: the whole job."""
+
+    name: Name
+    arms: dict[Name, str]
+    student: str
+    suite: str
+    baseline: str
+    training_seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field([0], min_length=1)
+    # Equal optimiser steps make the arms comparable whatever their sizes.
+    train: dict[str, Any] = {}
+    margin: float = Field(0.02, gt=0, lt=1)
+    accept_licences: list[str] = []
+    # Whether programs that models write may run in the sandbox: for tasks of `kind: code`, reviews of `kind: tests`.
+    allow_code_execution: bool = False
+    tracking: Tracking = Tracking()
+
+    @model_validator(mode="after")
+    def _baseline_is_an_arm(self) -> Experiment:
+        if self.baseline not in self.arms:
+            raise ValueError(f"`baseline: {self.baseline}` is not one of the arms ({', '.join(self.arms)})")
+        if UNTUNED in self.arms:
+            raise ValueError(f"an arm cannot be called `{UNTUNED}`; that is the student before its training")
+        if len(set(self.training_seeds)) < len(self.training_seeds):
+            raise ValueError("`training_seeds` has a seed twice, which would count one student as two")
+        return self
+
+    @model_validator(mode="after")
+    def _seeds_of_training_are_its_own(self) -> Experiment:
+        if "seed" in self.train:
+            raise ValueError("`train.seed` would be the same for every student; write `training_seeds: [...]`")
+        return self

@@ -1,0 +1,110 @@
+"""Training recipes: the student, its data, and the training method."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from gra.config.loader import Section
+from gra.config.names import Name
+from gra.config.tracking import Tracking
+
+
+class StudentModel(Section):
+    """The model to be trained and the template it is trained (and evaluated) under."""
+
+    name: str
+    revision: str | None = None
+    # Refuse any other weights; `recipe.resolved.yaml` of a trained student holds those it was made from.
+    identity: str | None = None
+    # A trained student's folder with a LoRA adapter of this model: training goes on from it.
+    adapter: str | None = None
+    # `nf4`: frozen weights in 4 bits (QLoRA); needs a CUDA GPU and the package bitsandbytes.
+    quantization: Literal["nf4"] | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
+    # A .jinja file; `builtin:plain` ends turns with the model's own end-of-sequence token; null keeps the model's.
+    chat_template: str | None = None
+
+
+class DataSource(Section):
+    """One training file and its share of the mix."""
+
+    path: str
+    weight: float = Field(1.0, gt=0)
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")  # refuse any other content
+
+
+class Holdout(Section):
+    """Rows kept back for the evaluation loss, drawn with their own seed."""
+
+    fraction: float = Field(0.0, ge=0, lt=1)
+    seed: int = 0
+
+
+class TrainingData(Section):
+    """What is trained on: prompt-completion Parquet or JSONL."""
+
+    train: list[DataSource] = []
+    holdout: Holdout = Holdout()
+
+
+class Lora(Section):
+    """PEFT LoRA; null in the recipe trains every parameter."""
+
+    r: int = Field(16, ge=1)
+    alpha: int = Field(32, ge=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: str | list[str] = "all-linear"
+
+
+class Probe(Section):
+    """Greedy answers to held-out prompts after training, to report the share that end by themselves."""
+
+    prompts: int = Field(12, ge=0)
+    max_new_tokens: int = Field(64, ge=1)
+
+
+class Teacher(Section):
+    """The model whose next-token probabilities the student learns (`method: distill`)."""
+
+    name: str
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    # `same`: TRL's DistillationTrainer. `other`: TRL's GOLD, which aligns two vocabularies; experimental there.
+    vocabulary: Literal["same", "other"] = "same"
+
+
+class TrainRecipe(Section):
+    """One fine-tuning run; `train` is checked field by field against the method's configuration in TRL."""
+
+    name: Name
+    method: Literal["sft", "preference", "distill"] = "sft"
+    model: StudentModel
+    teacher: Teacher | None = None
+    data: TrainingData = TrainingData()
+    lora: Lora | None = None
+    train: dict[str, Any] = {}
+    probe: Probe = Probe()
+    tracking: Tracking = Tracking()
+    accept_licences: list[str] = []
+
+    @property
+    def adapts(self) -> bool:
+        """Whether an adapter is trained and the model's own weights stay as they are."""
+        return self.lora is not None or self.model.adapter is not None
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> TrainRecipe:
+        if self.method == "distill" and self.teacher is None:
+            raise ValueError("`method: distill` needs a `teacher` section")
+        if self.method != "distill" and self.teacher is not None:
+            raise ValueError(f"a `teacher` is for `method: distill`, not for `method: {self.method}`")
+        if self.lora is not None and self.model.adapter is not None:
+            raise ValueError("`model.adapter` brings its own rank and modules; leave the `lora` section out")
+        if self.model.quantization is not None and not self.adapts:
+            raise ValueError("`model.quantization` freezes the weights; add a `lora` section to train something")
+        if self.model.quantization is not None and self.model.dtype != "bfloat16":
+            raise ValueError("`model.quantization: nf4` computes in bfloat16; set `model.dtype: bfloat16`")
+        return self

@@ -1,0 +1,48 @@
+"""Embed texts with a sentence-transformers model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gra.data.dedup.nearest import Matrix
+
+
+class Embedder:
+    """Sentence embeddings of unit length, float32, shape (texts, dimensions).
+
+    Args:
+        path: the folder of the model.
+        gpu: compute on a GPU where one can be used and has room; while engines run, it is theirs.
+    """
+
+    def __init__(self, path: Path, *, gpu: bool = False) -> None:
+        self._path, self._gpu = path, gpu
+        self._model: Any = None
+
+    def encode(self, texts: Sequence[str]) -> Matrix:
+        """Embed texts; the model is loaded at the first call."""
+        import torch
+
+        if self._model is None:
+            from sentence_transformers import SentenceTransformer
+            from transformers.utils.logging import disable_progress_bar
+
+            disable_progress_bar()
+            self._model = SentenceTransformer(str(self._path), device="cpu", local_files_only=True)
+            self._gpu = self._gpu and torch.cuda.is_available()
+        if self._gpu:
+            try:
+                return self._encode(texts, "cuda")
+            except torch.OutOfMemoryError:
+                self._gpu = False
+        return self._encode(texts, "cpu")
+
+    def _encode(self, texts: Sequence[str], device: str) -> Matrix:
+        found = self._model.to(device).encode(
+            list(texts), normalize_embeddings=True, show_progress_bar=False, batch_size=64, device=device
+        )
+        return np.asarray(found, dtype=np.float32)
