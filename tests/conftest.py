@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from paths import ROOT
 from recorded_runs import make_run as make_run
 from scripted_run import Script, answer_by_content
 
@@ -31,8 +32,6 @@ settings.load_profile("gra")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-REPOSITORY = Path(__file__).parent.parent
-
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, monkeypatch) -> None:
@@ -44,7 +43,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, request: pytest.Fixture
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Public seeds, benchmarks and judgements that lie beside the repository on some machines."""
-    folder = REPOSITORY.parent / "shared" / "data"
+    folder = ROOT.parent / "shared" / "data"
     if not folder.is_dir():
         pytest.skip(f"needs the optional data folder {folder}")
     return folder

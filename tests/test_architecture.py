@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "gra"
 # Who may import whom: only what stands lower. Packages of one level do not know each other.
 LEVELS = [

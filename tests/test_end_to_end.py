@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-
-ROOT = Path(__file__).parent.parent
+from paths import ROOT
 
 
 def gra(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 # What the terminal says when a phase has begun, and how long the phase is left to itself before the kill, in seconds.
 PHASES = [
     ("▸ engines", 8.0),

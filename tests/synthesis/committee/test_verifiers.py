@@ -1,0 +1,369 @@
+"""Programs in the story: vetoes before reviewers are asked, seats in the mean, abstentions that count as nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import itertools
+import json
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any, ClassVar
+
+import pytest
+from pydantic import ValidationError
+from rich.console import Console
+from scripted_run import JitteryEngine, Script, make_recipe, make_seeds, open_ledger, said
+from verified_candidates import committee
+
+from gra.checks import answers
+from gra.config.loader import load_recipe
+from gra.config.review import Program as ProgramRecipe
+from gra.config.synthesis import SynthesisRecipe
+from gra.core.errors import RecipeError
+from gra.core.types import Abstained, Candidate, State, Verified
+from gra.data.export import export
+from gra.engines.broker import Broker, EnginePool
+from gra.engines.types import Call, Completion, Fault, ModelId
+from gra.runs.explain import explain
+from gra.synthesis.candidate import Setting, live
+from gra.synthesis.committee import verifiers as programs
+from gra.synthesis.committee.calls import Notebook
+from gra.synthesis.committee.members import Member, make_members
+from gra.synthesis.committee.verifiers import Resources, Sample, Tally, make_programs, versions
+from gra.synthesis.funnel import PROGRAMS, steps
+from gra.synthesis.rounds import grow
+from gra.synthesis.summary import Tally as Facts
+
+fresh = itertools.count()
+
+
+def told(
+    folder: Path,
+    script: Script,
+    *sections: dict[str, Any],
+    models: dict[str, Any] | None = None,
+    reviewers: int = 3,
+    **review: Any,
+) -> Candidate:
+    """One candidate's story under a recipe with these programs."""
+    recipe = make_recipe(
+        domains=["math"],
+        committee={"models": models or {name: f"model-{name}" for name in "abcde"}, "reviewers": reviewers},
+        review={"comments": "never", "programs": list(sections), **review},
+    )
+    assert recipe.committee is not None
+    ids = {name: ModelId(m.model, f"sha256:{m.model}", "t") for name, m in recipe.committee.models.items()}
+    members = make_members(recipe.committee, recipe.review, ids)
+    setting = Setting(recipe, members, programs=make_programs(recipe.review.programs, members))
+    ledger = open_ledger(folder / f"{next(fresh)}.sqlite")
+    try:
+        pool = EnginePool({m.model.name: JitteryEngine(m.model.name, script) for m in members.values()}, 100.0)
+        return asyncio.run(live(setting, Broker(ledger, pool, backoff_s=0.0), grow({}, make_seeds()), 1, 0))
+    finally:
+        ledger.close()
+
+
+MATH_VETO = {"kind": "math", "takes": "veto"}
+FORM_VETO = {"kind": "format", "takes": "veto"}
+FORM_SEAT = {"kind": "format", "takes": "seat"}
+
+
+def test_a_veto_ends_the_story_before_a_reviewer_scores(tmp_path: Path) -> None:
+    asked: list[Call] = []
+    script = committee("What is 6 times 7?", "6 * 7 = 48, so 48.", asked=asked)
+    ended = told(tmp_path, script, MATH_VETO)
+    assert (ended.state, ended.reason) == (State.REJECTED, "program math: wrong arithmetic")
+    assert ended.programs == (Verified("math", "veto", (), ("6 * 7 = 48",), 0.0),)
+    assert (ended.reviews, ended.mean) == ((), None)
+    assert sum(call.role == "reviewer" for call in asked) == 3  # the instruction checks
+
+
+def test_a_veto_that_passes_or_abstains_leaves_the_rest_to_the_committee(tmp_path: Path) -> None:
+    script = committee("What is 6 times 7?", "6 * 7 = 42.")
+    ended = told(tmp_path, script, MATH_VETO, FORM_VETO)
+    assert ended.state is State.ACCEPTED
+    passed, silent = ended.programs
+    assert passed == Verified("math", "veto", ("6 * 7 = 42",), (), 10.0)
+    assert silent == Abstained("format", "veto", "the instruction plainly demands no form")
+    assert ended.mean == 9.0  # of the three reviewers alone
+
+
+def test_the_first_veto_in_the_recipes_order_gives_the_reason(tmp_path: Path) -> None:
+    script = committee("What is 6 times 7? Use at most 2 words.", "Well, 6 * 7 = 48.")
+    first = told(tmp_path, script, FORM_VETO, MATH_VETO)
+    assert first.reason == "program format: a demand on its form is not met"
+    assert [verdict.program for verdict in first.programs] == ["format"]
+    assert told(tmp_path, script, MATH_VETO, FORM_VETO).reason.startswith("program math")
+
+
+@pytest.mark.parametrize(
+    ("answer", "score", "state"),
+    [
+        ("a small reply", 10.0, State.ACCEPTED),
+        ("A Small Reply", 5.0, State.ACCEPTED),
+        ("A Small Reply of many words", 0.0, State.REJECTED),
+    ],
+)
+def test_a_seat_counts_in_mean_and_spread(tmp_path: Path, answer: str, score: float, state: State) -> None:
+    script = committee("Say hello in lowercase letters and at most 4 words.", answer)
+    ended = told(tmp_path, script, FORM_SEAT, dispute_std=2.0)
+    (verdict,) = ended.programs
+    assert isinstance(verdict, Verified)
+    assert verdict.score == score
+    assert ended.mean == pytest.approx(fmean([9, 9, 9, score]))
+    assert len(ended.reviews) == 3
+    assert ended.state is state
+
+
+def test_an_abstention_on_a_seat_is_no_score(tmp_path: Path) -> None:
+    ended = told(tmp_path, committee("Greet me, please.", "Hello."), FORM_SEAT)
+    assert isinstance(ended.programs[0], Abstained)
+    assert (ended.mean, ended.std, ended.state) == (9.0, 0.0, State.ACCEPTED)
+
+
+def test_the_adjudicator_reads_what_a_seated_program_found(tmp_path: Path) -> None:
+    asked: list[Call] = []
+    script = committee("Say hello in lowercase letters and at most 4 words.", "A Small Reply", asked=asked)
+    ended = told(tmp_path, script, FORM_SEAT, dispute_std=1.0)
+    assert ended.disputed
+    (question,) = [call.messages[-1][1] for call in asked if call.role == "adjudicator"]
+    assert "4 reviewers disagree" in question
+    assert "a program found wrong: lowercase" in question
+
+
+def test_one_reviewer_and_a_seated_program_can_disagree(tmp_path: Path) -> None:
+    script = committee("Say hello in lowercase letters and at most 4 words.", "A Small Reply")
+    ended = told(tmp_path, script, FORM_SEAT, dispute_std=1.0, accept_mean=7.0, reviewers=1)
+    assert (ended.mean, ended.disputed, ended.reason) == (7.0, True, "adjudicator kept it")
+
+
+def test_a_program_is_heard_only_in_its_domains(tmp_path: Path) -> None:
+    script = committee("What is 6 times 7?", "6 * 7 = 48.")
+    recipe = make_recipe(review={"programs": [{**MATH_VETO, "domains": ["qa"]}]})
+    assert recipe.review.programs[0].domains == ["qa"]
+    ended = told(tmp_path, script, {**MATH_VETO, "domains": ["math"]})
+    assert ended.state is State.REJECTED
+    with pytest.raises(ValidationError, match="is for the domain `cooking`"):
+        make_recipe(review={"programs": [{**MATH_VETO, "domains": ["cooking"]}]})
+
+
+def test_an_equation_that_the_exercise_gives_is_not_held_against_the_answer(tmp_path: Path) -> None:
+    script = committee("Find the slip in 6 * 7 = 48.", "It says 6 * 7 = 48; in truth 6 * 7 = 42.")
+    assert told(tmp_path, script, MATH_VETO).state is State.ACCEPTED
+
+
+@pytest.mark.parametrize(("answer", "passes"), [("3x = 18\nx = 6", True), ("3x = 15\nx = 5", False)])
+def test_a_stated_solution_is_put_into_the_exercises_equation(tmp_path: Path, answer: str, passes: bool) -> None:
+    ended = told(tmp_path, committee("Solve 3x + 7 = 25 for x.", answer), MATH_VETO)
+    assert (ended.state is State.ACCEPTED) is passes
+
+
+needs_math_verify = pytest.mark.skipif(not answers.can_compare(), reason="math-verify is not installed")
+CONSISTENT = {"kind": "consistency", "takes": "veto", "draws": 4}
+
+
+def solving(own: str, *further: str) -> Script:
+    """The generator answers `own`, those who answer again say `further` in turn."""
+    turns = itertools.cycle(further)
+    base = committee("What is six times seven?", own)
+    return lambda call: said(next(turns)) if call.role == "solver" else base(call)
+
+
+@needs_math_verify
+@pytest.mark.parametrize(
+    ("own", "further", "outcome"),
+    [
+        ("It is 42.", ["42", "The answer is 42.", "42", "41"], "passed"),
+        ("It is 48.", ["42", "The answer is 42.", "42", "48"], "failed"),
+        ("It is 48.", ["42", "41", "40", "43"], "abstained"),
+        ("It is 48.", ["I do not know.", "Hard to say.", "No idea.", "42"], "abstained"),
+        ("It is many.", ["42"], "abstained"),
+        ("It is 0.5.", ["1/2", "0.50", "1/2", "7"], "passed"),
+    ],
+)
+def test_independent_answers_vote(tmp_path: Path, own: str, further: list[str], outcome: str) -> None:
+    ended = told(tmp_path, solving(own, *further), CONSISTENT)
+    assert ended.programs[0].outcome == outcome
+    assert (ended.state is State.REJECTED) is (outcome == "failed")
+    if outcome == "failed":
+        assert ended.reason == "program consistency: independent answers agree on another value"
+
+
+@needs_math_verify
+def test_the_score_on_a_seat_is_the_share_that_agrees(tmp_path: Path) -> None:
+    ended = told(tmp_path, solving("It is 42.", "42", "42", "42", "41"), {**CONSISTENT, "takes": "seat"})
+    assert ended.programs[0] == Verified("consistency", "seat", ("3 of 4 further answers agree on 42",), (), 7.5)
+
+
+@needs_math_verify
+def test_further_answers_are_asked_of_other_weights_recorded_and_accounted_for(tmp_path: Path) -> None:
+    asked: list[Call] = []
+    inner = solving("It is 42.", "42")
+
+    def script(call: Call) -> Completion | Fault:
+        asked.append(call)
+        return inner(call)
+
+    ended = told(tmp_path, script, CONSISTENT, models={n: f"model-{n if n > 'b' else 'a'}" for n in "abcdef"})
+    drawn = [call for call in asked if call.role == "solver"]
+    weights = {name: f"model-{name if name > 'b' else 'a'}" for name in "abcdef"}
+    assert len(drawn) == 4
+    assert weights[ended.generator] not in {call.model.name for call in drawn}
+    assert len({(call.model.name, call.sample) for call in drawn}) == 4
+    assert ended.usage["solver"].calls == 4
+    again = told(tmp_path, solving("It is 42.", "42"), {**CONSISTENT, "by": "author"})
+    assert again.programs[0].outcome == "passed"
+
+
+@needs_math_verify
+def test_what_a_solver_could_not_say_is_no_answer_and_a_lost_engine_fails_the_story(tmp_path: Path) -> None:
+    def cut(call: Call) -> Completion | None:
+        return said("4", "length") if call.role == "solver" and call.sample == 1 else None
+
+    ended = told(tmp_path, committee("What is 6 times 7?", "42", fault=cut), {**CONSISTENT, "by": "author"})
+    assert ended.programs[0] == Verified("consistency", "veto", ("3 of 3 further answers agree on 42",), (), 10.0)
+
+    def lost(call: Call) -> Fault | None:
+        return Fault("error", "too long for the context", permanent=True) if call.role == "solver" else None
+
+    ended = told(tmp_path, committee("What is 6 times 7?", "42", fault=lost), {**CONSISTENT, "by": "author"})
+    assert ended.state is State.FAILED
+    assert "too long for the context" in ended.reason
+
+
+@needs_math_verify
+def test_nobody_to_answer_again_is_a_mistake_in_the_recipe(tmp_path: Path) -> None:
+    one = {name: {"model": "model-a", "sampling": {"temperature": 0.0}} for name in "abcde"}
+    script = committee("What is 6 times 7?", "42")
+    with pytest.raises(RecipeError, match="add a member with the role `generator` and other weights"):
+        told(tmp_path, script, CONSISTENT, models=one)
+    with pytest.raises(RecipeError, match=r"needs a `sampling\.temperature` above 0"):
+        told(tmp_path, script, {**CONSISTENT, "by": "author"}, models=one)
+
+
+def test_without_math_verify_nothing_is_spent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "math_verify", None)
+    asked: list[Call] = []
+    with pytest.raises(RecipeError, match=r"by math-verify, which is not installed; install it \(pip install"):
+        told(tmp_path, committee("What is 6 times 7?", "42", asked=asked), CONSISTENT)
+    assert asked == []
+    assert told(tmp_path, committee("What is 6 times 7?", "6 * 7 = 42."), MATH_VETO).state is State.ACCEPTED
+
+
+@dataclass(frozen=True)
+class Shortness:
+    """A program as somebody else might plug it in."""
+
+    recipe: ProgramRecipe
+    resources: Resources
+    kind: ClassVar[str] = "tests"
+    version: ClassVar[str] = "7"
+    fault: ClassVar[str] = "too long"
+
+    async def judge(self, sample: Sample, notebook: Notebook) -> Verified | Abstained:
+        long = len(sample.response) > 5
+        return Verified("tests", self.recipe.takes, (), ("length",) * long, 0.0 if long else 10.0)
+
+
+def test_a_program_can_be_plugged_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs, "_MAKERS", dict(programs._MAKERS))
+    programs.plug("tests", Shortness)
+    section = {"kind": "tests", "takes": "veto"}
+    assert told(tmp_path, committee("Say something.", "Hello there."), section).reason == "program tests: too long"
+    assert told(tmp_path, committee("Say something.", "Hi."), section).state is State.ACCEPTED
+    assert versions([ProgramRecipe.model_validate(section)]) == {"tests": "7"}
+
+
+RECIPE = """
+name: x
+seeds: {source: s.jsonl}
+committee: {models: {a: m, b: m, c: m, d: m, e: m}}
+review:
+  programs:
+"""
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("    - {kind: maths, takes: veto}", "did you mean `math`"),
+        ("    - {kind: math}", "takes` is required"),
+        ("    - {kind: math, takes: vote}", "must be one of 'seat' or 'veto'"),
+        ("    - {kind: math, takes: veto, draws: 3}", "`draws` and `by` belong to `kind: consistency`"),
+        ("    - {kind: consistency, takes: veto, draws: 1}", "must be at least 2"),
+        ("    - {kind: math, takes: veto, domain: [math]}", "did you mean `domains`"),
+        ("    - {kind: math, takes: veto}\n    - {kind: math, takes: seat}", "has `kind: math` twice"),
+    ],
+)
+def test_a_wrong_section_is_named(tmp_path: Path, lines: str, message: str) -> None:
+    (tmp_path / "r.yaml").write_text(RECIPE + lines + "\n", encoding="utf-8")
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(tmp_path / "r.yaml", SynthesisRecipe)
+    assert message in str(caught.value)
+    assert "line" in str(caught.value)
+
+
+def test_a_resolved_recipe_with_programs_reads_back(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(RECIPE + "    - {kind: consistency, takes: seat, domains: [math]}\n")
+    loaded = load_recipe(tmp_path / "r.yaml", SynthesisRecipe)
+    (tmp_path / "again.yaml").write_text(loaded.show(), encoding="utf-8")
+    assert load_recipe(tmp_path / "again.yaml", SynthesisRecipe).recipe == loaded.recipe
+
+
+def test_lineage_funnel_and_story_say_which_program_said_what(tmp_path: Path) -> None:
+    script = committee("What is 6 times 7? Use at most 20 words.", "[red]6 * 7 = 48[/red], so 6 * 7 = 48.")
+    seat = {"kind": "math", "takes": "seat"}
+    vetoed = told(tmp_path, script, MATH_VETO)
+    seated = replace(told(tmp_path, script, FORM_VETO, seat), id="r1-000001")
+    candidates = [vetoed, seated]
+    tally, none = Tally(), Tally()
+    tally.add(vetoed), tally.add(seated), none.add(replace(vetoed, programs=()))
+    assert (none.summary(), json.dumps([steps(candidate)[PROGRAMS] for candidate in candidates])) == ({}, "[0, 1]")
+    of_both, of_none = Facts(), Facts()
+    of_both.add(vetoed), of_both.add(seated), of_none.add(replace(vetoed, programs=()))
+    assert (of_both.facts()["funnel"][PROGRAMS], PROGRAMS in of_none.facts()["funnel"]) == (1, False)
+    assert tally.summary() == {"math": {"takes": "seat", "failed": 2}, "format": {"takes": "veto", "passed": 1}}
+    (tmp_path / "dataset").mkdir()
+    facts = {"name": "x", "arm": "gra", "states": {}, "models": [], "shared_weights": {}, "seeds": "s", "reviewers": [],
+             "committee_auc": None, "prompts": {}, "programs": tally.summary()}  # fmt: skip
+    export(tmp_path, candidates, facts)
+    assert "| format | veto | 1 | 0 | 0 |" in (tmp_path / "dataset" / "README.md").read_text(encoding="utf-8")
+    console = Console(width=140, record=True, file=io.StringIO())
+    for candidate in candidates:
+        console.print(explain(tmp_path, candidate.id))
+    page = console.export_text()
+    assert "program math: wrong arithmetic" in page
+    assert "broken: 6 * 7 = 48" in page
+    assert "holds: words_at_most (n 20)" in page
+    assert "a seat" in page
+    assert "a veto" in page
+
+
+def test_members_are_not_asked_for_programs_that_need_none(tmp_path: Path) -> None:
+    plain = told(tmp_path, committee("What is 6 times 7?", "6 * 7 = 42."))
+    checked = told(tmp_path, committee("What is 6 times 7?", "6 * 7 = 42."), MATH_VETO, FORM_VETO)
+    assert checked.calls == plain.calls
+    assert isinstance(make_programs([], {}), tuple)
+
+
+def member(name: str, temperature: float = 0.7) -> Member:
+    recipe = make_recipe(
+        committee={"models": {n: {"model": n, "sampling": {"temperature": temperature}} for n in "abcde"}}
+    )
+    assert recipe.committee is not None
+    ids = {n: ModelId(n, n, "t") for n in "abcde"}
+    return make_members(recipe.committee, recipe.review, ids)[name]
+
+
+@needs_math_verify
+def test_a_greedy_member_answers_again_only_once() -> None:
+    members = {name: member(name, 0.0) for name in "abc"}
+    recipe = ProgramRecipe.model_validate({**CONSISTENT, "draws": 6})
+    plan = programs.Consistency(recipe, Resources(members))._plan(Sample("math", "?", "!", "a"))
+    assert [(who.name, place) for who, place in plan] == [("b", 1), ("c", 1)]
+    warm = {name: member(name) for name in "abc"}
+    plan = programs.Consistency(recipe, Resources(warm))._plan(Sample("math", "?", "!", "a"))
+    assert [(who.name, place) for who, place in plan] == [(n, i) for i in (1, 2, 3) for n in "bc"]

@@ -1,0 +1,157 @@
+"""Several responses to one instruction: which is taken, what becomes of the others, and that one draft is as before."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from scripted_rounds import make_setting, run, small
+from scripted_run import answer_by_content, make_recipe, make_seeds, open_ledger, said
+
+from gra.core.types import CHECKS, DIMENSIONS, SECOND_BEST, Candidate, Draft, Ruling, State
+from gra.data.export import lineage_row, preference_rows
+from gra.engines.broker import Broker, EnginePool
+from gra.engines.mock import ScriptedEngine
+from gra.engines.types import Call, Completion, Fault, Json, Text
+from gra.synthesis.best_of_n import best_draft
+from gra.synthesis.candidate import live
+from gra.synthesis.rounds import grow
+
+TOLD = Candidate("r1-000000", 1, 0, "qa", State.REJECTED, "response: mean score too low", mean=5.0)
+scores = st.none() | st.floats(0, 10)
+told = st.builds(
+    lambda state, mean, ruled: replace(
+        TOLD, state=state, reason=f"it {state}", mean=mean,
+        ruling=None if ruled is None else Ruling("judge", {}, ruled, "", True),
+    ),
+    st.sampled_from([State.ACCEPTED, State.REJECTED, State.FAILED]), scores, scores,
+)  # fmt: skip
+
+
+@given(st.lists(told, min_size=1, max_size=5))
+def test_the_best_that_passed_is_taken_and_no_draft_vanishes(drafts: list[Candidate]) -> None:
+    taken = best_draft(drafts)
+    (number,) = set(range(len(drafts))) - {draft.number for draft in taken.drafts}
+    assert replace(taken, drafts=()) == drafts[number]
+    assert [d.number for d in taken.drafts] == [n for n in range(len(drafts)) if n != number]
+    passed = [d.verdict_score or 0.0 for d in drafts if d.state is State.ACCEPTED]
+    assert (taken.state is State.ACCEPTED) == bool(passed)
+    if passed:
+        assert (taken.verdict_score or 0.0) == max(passed)
+    for draft in taken.drafts:
+        was = drafts[draft.number]
+        assert draft.reason == (SECOND_BEST if was.state is State.ACCEPTED else was.reason)
+        assert draft.verdict_score == was.verdict_score
+
+
+def tell(folder: Path, drafts: int, script: Any = answer_by_content, index: int = 0) -> tuple[Candidate, list[Call]]:
+    """One story on a committee whose questions are noted."""
+    asked: list[Call] = []
+
+    def note(call: Call) -> Completion | Fault:
+        asked.append(call)
+        answer: Completion | Fault = script(call)
+        return answer
+
+    setting = make_setting(small(drafts=drafts))
+    engines = {m.model.name: ScriptedEngine(m.model.name, note) for m in setting.members.values()}
+    ledger = open_ledger(folder / f"{drafts}.sqlite")
+    try:
+        broker = Broker(ledger, EnginePool(engines, 100.0), backoff_s=0.0)
+        return asyncio.run(live(setting, broker, grow({}, make_seeds()), 1, index)), asked
+    finally:
+        ledger.close()
+
+
+def good(call: Call) -> Completion | Fault:
+    """Every answer can be used, and the third draft is the one that reviewers like best, the second the next best."""
+    if isinstance(call.output, Text):
+        return said(f"Draft number {call.sample}.")
+    assert isinstance(call.output, Json)
+    text = call.messages[-1][1]
+    score = 9 if "number 2" in text else 8 if "number 1" in text else 3
+    known = dict.fromkeys(DIMENSIONS, score) | dict.fromkeys(CHECKS, True)
+    known |= {"keywords": ["tide", "owl", "bread"], "exercise": "Write about tides and owls."}
+    return said(json.dumps({name: known[name] for name in call.output.schema["properties"]}))
+
+
+def test_three_drafts_are_judged_by_the_same_reviewers_and_the_best_is_the_row(tmp_path: Path) -> None:
+    ended, asked = tell(tmp_path, 3, good)
+    assert (ended.state, ended.response, ended.mean) == (State.ACCEPTED, "Draft number 2.", 9.0)
+    assert [(d.number, d.response, d.mean, d.reason) for d in ended.drafts] == [
+        (0, "Draft number 0.", 3.0, "response: mean score too low"), (1, "Draft number 1.", 8.0, SECOND_BEST)
+    ]  # fmt: skip
+    assert [[r.reviewer for r in d.reviews] for d in ended.drafts] == [list(ended.reviewers)] * 2
+    assert [pair["score_rejected"] for pair in preference_rows(ended)] == [3.0, 8.0]
+    # What the drafts cost is on the candidate, and every answer it stands on is named.
+    assert ended.usage["generator"].calls == 2 + 3
+    assert ended.usage["reviewer"].calls == 3 + 3 * 3
+    assert len(ended.calls) == len(asked) == 5 + 12
+
+
+def test_a_draft_that_cannot_be_used_ends_alone(tmp_path: Path) -> None:
+    def script(call: Call) -> Completion | Fault:
+        return said("I cannot", "refusal") if isinstance(call.output, Text) and call.sample != 1 else good(call)
+
+    ended, _ = tell(tmp_path, 3, script)
+    assert (ended.state, ended.response) == (State.ACCEPTED, "Draft number 1.")
+    assert [d.reason for d in ended.drafts] == [f"generator {ended.generator}: refused"] * 2
+    assert preference_rows(ended) == []
+
+
+def test_when_no_draft_can_be_used_the_story_fails_with_the_reason(tmp_path: Path) -> None:
+    def script(call: Call) -> Completion | Fault:
+        return said("I cannot", "refusal") if isinstance(call.output, Text) else good(call)
+
+    for drafts in (1, 3):
+        ended, _ = tell(tmp_path, drafts, script)
+        assert (ended.state, ended.reason) == (State.FAILED, f"generator {ended.generator}: refused")
+        assert len(ended.drafts) == drafts - 1
+
+
+def test_more_drafts_reuse_every_answer_of_one(tmp_path: Path) -> None:
+    for index in range(6):
+        one, three = tell(tmp_path, 1, index=index)[0], tell(tmp_path, 3, index=index)[0]
+        assert one.drafts == ()
+        assert set(one.calls) <= set(three.calls)
+
+
+def test_concurrency_never_changes_what_drafts_become(tmp_path: Path) -> None:
+    recipe = make_recipe(rounds={"count": 1, "accept": 1000, "max_candidates": 12}, drafts=3)
+    one, many = run(tmp_path, recipe, 1, up_to_s=0.0), run(tmp_path, recipe, 64)
+    assert [lineage_row(c) for c in one.candidates] == [lineage_row(c) for c in many.candidates]
+    written = [c for c in one.candidates if c.response]
+    assert written
+    assert all(len(c.drafts) == 2 for c in written)
+    assert any(preference_rows(c) for c in written)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"arm": "vanilla", "committee": None}, "needs reviewers"),
+        ({"committee": {"models": {"a": "m", "b": "n"}, "reviewers": 0}}, "needs reviewers"),
+        (
+            {"committee": {"models": {n: {"model": n, "sampling": {"temperature": 0}} for n in "abcde"}}},
+            "would all be the same",
+        ),
+        ({"drafts": 0}, "greater than or equal to 1"),
+    ],
+)
+def test_drafts_that_make_no_sense_are_one_clear_sentence(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        make_recipe(**{"drafts": 2, **changes})
+
+
+def test_a_draft_knows_the_score_that_decided() -> None:
+    ruling = Ruling("judge", {}, 3.0, "", False)
+    assert Draft(0, "x", "y", mean=8.5, ruling=ruling).verdict_score == 3.0
+    assert Draft(0, "x", "y", mean=8.5).verdict_score == 8.5
+    assert Draft(0, "x", "y").verdict_score is None
