@@ -1,12 +1,14 @@
-"""The house keeps its shape: light imports, one import direction, one importer per heavy library, short files."""
+"""Rules about the layout: ranks, circles, importers of heavy libraries, light imports, sizes, names."""
 
 from __future__ import annotations
 
 import ast
+import graphlib
 import importlib.metadata
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,12 +16,18 @@ import pytest
 from paths import ROOT
 
 PACKAGE = ROOT / "gra"
-# Who may import whom: only what stands lower. Packages of one level do not know each other.
-LEVELS = [
-    {"core", "review_stats"},
-    {"engines", "data", "models", "checks", "sandbox"},
-    {"synthesis", "training", "evaluation", "reporting"},
-    {"cli", "experiment", "planning"},
+# Packages by rank, lowest first. A package imports only packages of a lower rank (docs/design.md).
+RANKS = [
+    {"core", "stats"},
+    {"config", "sandbox"},
+    {"tracking", "downloads", "ledger", "checks"},
+    {"models", "data", "engines"},
+    {"training", "evaluation", "serving", "runs"},
+    {"synthesis", "reports"},
+    {"experiment"},
+    {"forecast", "desk"},
+    {"api"},
+    {"cli"},
 ]
 HEAVY = {"torch", "transformers", "vllm", "lm_eval", "wandb", "trl", "peft", "datasets", "sentence_transformers",
          "accelerate", "deepspeed", "matplotlib", "sympy", "math_verify", "ray"}  # fmt: skip
@@ -28,6 +36,7 @@ ONLY = {"wandb": "tracking.py", "lm_eval": "evaluation/lm_eval.py", "vllm": "eng
 # No file names where packages are downloaded from, nor a path of the machine it was written on.
 FORBIDDEN = ["py" + "pi.org", "python" + "hosted.org", "/wo" + "rk/", "/ro" + "ot/"]
 MOST_LINES = 400
+MOST_MODULES = 15
 
 
 def modules() -> list[Path]:
@@ -46,34 +55,69 @@ def imported(path: Path) -> Iterator[tuple[int, str]]:
             yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
 
 
-def level(part: str) -> int:
-    found = [i for i, parts in enumerate(LEVELS) if part in parts]
-    assert found, f"gra/{part} stands on no level; add it to LEVELS and to docs/design.md"
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def rank(part: str) -> int:
+    found = [i for i, parts in enumerate(RANKS) if part in parts]
+    assert found, f"gra/{part} has no rank; add it to RANKS and to docs/design.md"
     return found[0]
-
-
-def part_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-
-
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_point_one_way(path: Path) -> None:
-    own = part_of(path)
-    for line, name in imported(path):
-        parts = name.split(".")
-        if parts[0] != "gra" or len(parts) < 2 or own == "__init__" or not is_part(parts[1]):
-            continue
-        other = parts[1]
-        allowed = other == own or level(other) < level(own) or level(own) == len(LEVELS) - 1
-        assert allowed, f"{path}:{line}: gra.{own} must not import gra.{other}"
 
 
 def is_part(name: str) -> bool:
     return (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").is_file()
 
 
-def test_review_statistics_are_pure() -> None:
-    for path in (PACKAGE / "review_stats").glob("*.py"):
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_module_imports_lower_ranks_only(path: Path) -> None:
+    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    for line, name in imported(path):
+        parts = name.split(".")
+        if parts[0] != "gra" or len(parts) < 2 or own == "__init__" or not is_part(parts[1]) or parts[1] == own:
+            continue
+        assert rank(parts[1]) < rank(own), f"{path}:{line}: gra.{own} must not import gra.{parts[1]}"
+
+
+def test_imports_form_no_circle() -> None:
+    """Imports inside functions and under TYPE_CHECKING count."""
+    known = {module_name(path): path for path in modules()}
+    graph = {
+        module: {name for _, name in imported(path) if name in known and name != module}
+        for module, path in known.items()
+    }
+    sorter = graphlib.TopologicalSorter(graph)
+    sorter.prepare()  # raises CycleError, which names the circle
+
+
+def test_no_folder_has_more_than_fifteen_modules() -> None:
+    counts = Counter(path.parent for path in modules() if path.name != "__init__.py")
+    assert {str(folder): count for folder, count in counts.items() if count > MOST_MODULES} == {}
+
+
+def test_public_class_names_are_unique() -> None:
+    homes: dict[str, list[str]] = {}
+    for path in modules():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes.setdefault(node.name, []).append(module_name(path))
+    assert {name: found for name, found in homes.items() if len(found) > 1} == {}
+
+
+def test_only_the_command_line_imports_typer_or_prints() -> None:
+    found = []
+    for path in modules():
+        if path.relative_to(PACKAGE).parts[0] == "cli":
+            continue
+        found += [f"{path}:{line}" for line, name in imported(path) if name.split(".")[0] == "typer"]
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
+                found.append(f"{path}:{node.lineno}")
+    assert found == []
+
+
+def test_statistics_import_numpy_only() -> None:
+    for path in (PACKAGE / "stats").glob("*.py"):
         outside = {name.split(".")[0] for _, name in imported(path)} - set(sys.stdlib_module_names)
         assert outside <= {"numpy", "gra"}, path
 
@@ -108,7 +152,7 @@ def test_importing_is_light(module: str, seconds: float, tmp_path: Path) -> None
 
 
 def test_importing_any_package_is_light(tmp_path: Path) -> None:
-    packages = ", ".join(f"gra.{path.parent.name}" for path in PACKAGE.glob("*/__init__.py"))
+    packages = ", ".join(module_name(path) for path in PACKAGE.glob("**/__init__.py"))
     done = subprocess.run(
         [sys.executable, "-c", PROBE.format(module=packages)], capture_output=True, text=True, check=True, cwd=tmp_path
     )

@@ -150,7 +150,7 @@ def test_two_processes_cannot_work_on_one_run_and_a_dead_one_does_not_hold_it(ru
 
 
 def test_what_a_killed_process_had_begun_to_write_is_cleared_away_at_the_next_start(run: RunFolder) -> None:
-    dying = "import os, sys; from pathlib import Path; from gra.core.run_folder import atomic_path\n"
+    dying = "import os, sys; from pathlib import Path; from gra.core.files import atomic_path\n"
     dying += "with atomic_path(Path(sys.argv[1])) as file:\n    file.write_text('half'); os._exit(9)"
     target = run / "dataset" / "train.parquet"
     assert subprocess.run([sys.executable, "-c", dying, str(target)], check=False).returncode == 9

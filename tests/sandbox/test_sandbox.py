@@ -54,7 +54,7 @@ def test_only_the_command_line_and_a_recipe_make_permissions() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Permission"
     }
-    assert makers == {"cli.py", "planning/command.py", "evaluation/cli.py", "experiment.py"}
+    assert makers == {"cli/main.py", "cli/plan.py", "cli/evaluate.py", "experiment.py"}
 
 
 # ---- what it says about itself ------------------------------------------------------------------------------

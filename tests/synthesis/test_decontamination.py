@@ -28,7 +28,8 @@ from gra.engines.types import Call, Completion, Fault, Text
 from gra.evaluation.suite import suite_items
 from gra.experiment import load_experiment
 from gra.serving.models import Workshop
-from gra.synthesis import context as workbench
+from gra.synthesis import context
+from gra.synthesis import job as synthesis_job
 from gra.synthesis.arms import in_rounds as growth
 from gra.synthesis.decontamination import Screen, open_screen
 from gra.synthesis.funnel import CLEAN
@@ -146,7 +147,7 @@ def test_the_files_are_the_same_at_any_concurrency_and_after_any_kill(
         process.join(60)
         assert process.exitcode == (-signal.SIGKILL if kill_after else 0)
     check_same(tmp_path / "killed", tmp_path / "whole")
-    monkeypatch.setattr(workbench, "stories_at_once", lambda concurrency: 1)
+    monkeypatch.setattr(context, "stories_at_once", lambda concurrency: 1)
     make(prepared(tmp_path / "alone", rounds=rounds))
     check_same(tmp_path / "alone", tmp_path / "whole")
 
@@ -216,7 +217,7 @@ def test_what_is_only_suspect_stays_and_is_marked() -> None:
 
 def fingerprint(folder: Path) -> str:
     loaded = load_recipe(folder / "recipe.yaml", SynthesisRecipe)
-    job = workbench.Job(loaded, RunFolder(folder), folder / "ledger", None, open_screen(loaded, suite_items))
+    job = synthesis_job.Job(loaded, RunFolder(folder), folder / "ledger", None, open_screen(loaded, suite_items))
 
     class Nowhere(Workshop):
         def model_id(self, name: str, adapter: str | None = None) -> Any:
@@ -240,7 +241,7 @@ def test_a_run_is_known_by_the_items_it_was_held_against(tmp_path: Path) -> None
 
 def test_the_key_does_not_change_what_recipes_without_it_are_known_by(tmp_path: Path, monkeypatch) -> None:
     seen: list[Any] = []
-    monkeypatch.setattr(workbench, "digest", lambda parts: seen.append(parts) or "")
+    monkeypatch.setattr(synthesis_job, "digest", lambda parts: seen.append(parts) or "")
     fingerprint(prepared(tmp_path, contamination=None))
     (parts,) = seen
     assert "contamination" not in json.dumps(parts)

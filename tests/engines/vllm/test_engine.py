@@ -227,12 +227,12 @@ PARENT = """
 import asyncio, sys
 from pathlib import Path
 from types import SimpleNamespace
-from gra.engines import vllm
+from gra.engines.vllm import engine as vllm
 vllm.sys = SimpleNamespace(executable=sys.argv[1], prefix=sys.prefix)
 settings = vllm.VllmSettings(Path(sys.argv[2]), 512, 1.0, 2, 8)
-engine = vllm.VllmEngine("m", settings, memory_gb=1.0, log_file=Path(sys.argv[2]) / "log")
+served = vllm.VllmEngine("m", settings, memory_gb=1.0, log_file=Path(sys.argv[2]) / "log")
 async def main():
-    await engine.start()
+    await served.start()
     print("up", flush=True)
     await asyncio.sleep(600)
 asyncio.run(main())
