@@ -37,18 +37,18 @@ from dedup import Memory
 
 from gra.core.files import write_json
 from gra.core.types import DIMENSIONS
-from gra.data.dedup.incremental import Arrivals
+from gra.data.dedup.incremental import IncrementalDedup
 from gra.data.export import export
 from gra.engines.broker import Broker, EnginePool
-from gra.engines.mock import ScriptedEngine
+from gra.engines.mock import MockEngine
 from gra.engines.openai_server.engine import OpenAIEngine, ServerSettings
 from gra.engines.types import Answer, Call, Completion, Engine, Json, ModelId, SamplingSettings, Text
 from gra.ledger.ledger import Ledger
 from gra.synthesis.candidate import candidate_id
 from gra.synthesis.committee.reviewer import score_schema
-from gra.synthesis.records import Told
+from gra.synthesis.records import RecordedCandidates
 from gra.synthesis.rounds import Round
-from gra.synthesis.summary import Tally
+from gra.synthesis.summary import CandidateCounts
 
 T = TypeVar("T")
 MODEL = ModelId("model-a", "sha256:a", "t")
@@ -96,7 +96,7 @@ def scripted(calls: int) -> dict[str, float]:
     review = score_schema(DIMENSIONS, comment=True)
     kinds: dict[str, Text | Json] = {"text": Text(), "review": review}
     return {
-        kind: asyncio.run(on(ScriptedEngine("model-a", scripted_committee.answer, concurrency=AT_ONCE), calls, output))
+        kind: asyncio.run(on(MockEngine("model-a", scripted_committee.answer, concurrency=AT_ONCE), calls, output))
         for kind, output in kinds.items()
     }
 
@@ -135,7 +135,7 @@ async def bare(settings: ServerSettings, calls: int) -> float:
 
 
 def engines(script: Callable[[Call], Completion]) -> EnginePool:
-    return EnginePool({f"model-{n}": ScriptedEngine(f"model-{n}", script) for n in "abcde"}, 100.0)
+    return EnginePool({f"model-{n}": MockEngine(f"model-{n}", script) for n in "abcde"}, 100.0)
 
 
 def resident_mb() -> float:
@@ -144,7 +144,9 @@ def resident_mb() -> float:
     return pages * resource.getpagesize() / 1e6
 
 
-async def tell(path: Path, candidates: int, script: Callable[[Call], Completion], on_end: Callable[[], None]) -> Told:
+async def tell(
+    path: Path, candidates: int, script: Callable[[Call], Completion], on_end: Callable[[], None]
+) -> RecordedCandidates:
     """One round to its end."""
     ledger = Ledger(path, "benchmark")
     try:
@@ -191,7 +193,7 @@ def finish(folder: Path, candidates: int) -> dict[str, float]:
         begun = time.perf_counter()
         result = asyncio.run(make_round(ledger, candidates, no_answer).run(lambda ended, recorded: None))
         decided = time.perf_counter() - begun
-        tally = Tally()
+        tally = CandidateCounts()
         for candidate in result.candidates:
             tally.add(candidate)
         counted = time.perf_counter() - begun - decided
@@ -263,7 +265,7 @@ def dedup(rows: int) -> dict[str, float]:
     import numpy as np
 
     vectors = scripted_committee.Embedder().encode([f"row {n}" for n in range(rows)])
-    arrivals = Arrivals(np.empty((0, vectors.shape[1]), np.float32), [], 0.9)
+    arrivals = IncrementalDedup(np.empty((0, vectors.shape[1]), np.float32), [], 0.9)
     begun = time.perf_counter()
     for kept in arrivals.arrive(vectors, [8.0] * rows, [f"row {n}" for n in range(rows)]):
         assert kept.any()

@@ -24,8 +24,8 @@ import typer
 from gra.core.files import write_json
 from gra.core.run_folder import environment
 from gra.data.dedup.greedy import Decision, greedy_dedup
-from gra.data.dedup.nearest import Matrix, Screen, Vectors
-from gra.data.dedup.vectors import Shelf
+from gra.data.dedup.nearest import Matrix, QuantizedPrefilter, Vectors
+from gra.data.dedup.vectors import VectorFile
 
 DIMENSIONS = 384
 THRESHOLD = 0.9
@@ -33,7 +33,7 @@ BRUTE_FORCE_UP_TO = 10_000
 _PART = 2_000  # rows drawn at a time
 
 
-def draw(count: int, folder: Path, seed: int = 0) -> Shelf:
+def draw(count: int, folder: Path, seed: int = 0) -> VectorFile:
     """Vectors like sentence embeddings, unit rows, shape (count, 384), in a file."""
     luck = np.random.default_rng(seed)
     spectrum = ((1 + np.arange(DIMENSIONS) / 8.0) ** -0.55).astype(np.float32)
@@ -41,7 +41,7 @@ def draw(count: int, folder: Path, seed: int = 0) -> Shelf:
     common = luck.standard_normal(DIMENSIONS, np.float32) * spectrum
     fields = luck.standard_normal((60, DIMENSIONS), np.float32) * spectrum
     topics = luck.standard_normal((max(60, count // 200), DIMENSIONS), np.float32) * spectrum
-    shelf = Shelf(folder, DIMENSIONS)
+    shelf = VectorFile(folder, DIMENSIONS)
     for start in range(0, count, _PART):
         size = min(_PART, count - start)
         topic = luck.integers(len(topics), size=size)
@@ -119,7 +119,7 @@ def measure(count: int, folder: Path, mapped: bool) -> dict[str, Any]:
     scores = np.random.default_rng(1).integers(80, 101, count) / 10
     nothing = np.empty((0, DIMENSIONS), np.float32)
     looks = describe(rows)
-    screen = Screen.fit(rows, THRESHOLD)
+    screen = QuantizedPrefilter.fit(rows, THRESHOLD)
     found: dict[str, Any] = {"rows": count, **looks, "directions": None if screen is None else screen.width - 1}
     ways = {"decisions": False} | ({"with_neighbours": True} if count <= 100_000 else {})
     outcome: dict[str, list[Decision]] = {}

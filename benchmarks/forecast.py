@@ -20,9 +20,9 @@ from gra.config.synthesis import SynthesisRecipe
 from gra.core.run_folder import RunFolder
 from gra.evaluation.suite import suite_items
 from gra.forecast.mock_run import rehearse
-from gra.forecast.observed_costs import COLUMNS, Candidates, Evidence, read_evidence
+from gra.forecast.observed_costs import COLUMNS, ObservedCandidates, ObservedCosts, read_evidence
 from gra.forecast.simulate import Forecast, Work, forecast
-from gra.synthesis.run import job_for
+from gra.synthesis.run import make_job
 
 _SHOWN = ("calls", "read", "written", "seconds")
 
@@ -36,7 +36,7 @@ def main() -> None:
     arguments = parser.parse_args()
     loaded = load_recipe(arguments.recipe, SynthesisRecipe)
     recipe = loaded.recipe
-    job = job_for(loaded, RunFolder(Path("runs") / recipe.name), read_suite=suite_items, create=False)
+    job = make_job(loaded, RunFolder(Path("runs") / recipe.name), read_suite=suite_items, create=False)
     seeds = job.seeds.rows
     made = read_evidence(arguments.run / "ledger.sqlite", recipe.name, "the run")
     actual = {name: sum(costs[:, :, COLUMNS.index(name)].sum() for costs in made.units.values()) for name in _SHOWN}
@@ -60,14 +60,14 @@ def main() -> None:
 
 
 def _forecasts(
-    rehearsal: Evidence, made: Evidence, run: Path, past: Path | None, name: str, work: Work
+    rehearsal: ObservedCosts, made: ObservedCosts, run: Path, past: Path | None, name: str, work: Work
 ) -> Iterator[tuple[str, Forecast]]:
     yield "a rehearsal", forecast(rehearsal, work)
     if past is not None:
         yield "another run", forecast(read_evidence(past / "ledger.sqlite", name, "another run"), work)
     yield "the whole run", forecast(made, work)
     for count in (4, 8, 12, 16):
-        first = Candidates(made.candidates.passed[:count], made.candidates.round[:count])
+        first = ObservedCandidates(made.candidates.passed[:count], made.candidates.round[:count])
         units = made.units | {"candidate": made.of("candidate")[:count]}
         evidence = replace(made, units=units, candidates=first)
         yield f"its first {count} candidates", forecast(evidence, replace(work, own=True))

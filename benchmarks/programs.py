@@ -25,8 +25,8 @@ import typer
 
 from gra.checks.answers import final_answer, same
 from gra.checks.arithmetic import claims
-from gra.checks.format import Check
-from gra.checks.instruction_constraints import demands
+from gra.checks.format import FormatCheck
+from gra.checks.instruction_constraints import read_constraints
 from gra.core.files import write_json
 from gra.core.run_folder import environment
 
@@ -78,7 +78,7 @@ def named(kind: str, given: dict[str, Any]) -> Iterator[Demand]:
         yield kind, ""
 
 
-def read(check: Check) -> Demand:
+def read(check: FormatCheck) -> Demand:
     """One of our checks in the same form."""
     a = check.arguments
     match check.kind:
@@ -104,7 +104,7 @@ def measure_demands(file: Path, show: int) -> dict[str, Any]:
         part = "held out" if place % 2 else "seen"
         asked = zip(row["instruction_id_list"], row["kwargs"], strict=True)
         truth = {demand for kind, given in asked for demand in named(kind, given)}
-        found = {read(check) for check in demands(row["prompt"])}
+        found = {read(check) for check in read_constraints(row["prompt"])}
         if any(kind == "bullet_list" for kind, _ in truth):
             found.discard(("bulleted", ""))  # weaker than what was asked, and true
         for outcome, demands_ in (("hit", truth & found), ("false", found - truth), ("miss", truth - found)):

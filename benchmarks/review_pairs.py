@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from gra.core.types import Seed
-from gra.synthesis.committee.calibration import plant
+from gra.synthesis.committee.calibration import make_control_items
 
 PLANTED = ("mismatched", "cut", "contradicted")
 LLMBAR, PANDALM = "llmbar_419.jsonl", "pandalm_testset_999.jsonl.gz"
@@ -43,7 +43,7 @@ class Pair:
 def planted(seeds: Sequence[Seed], count: int) -> list[Pair]:
     """Up to three pairs for each of `count` seeds; a response that cannot be cut or contradicted makes no such pair."""
     pairs = []
-    for seed, other in plant(seeds, count, seed=0):
+    for seed, other in make_control_items(seeds, count, seed=0):
         worse = {"mismatched": other, "cut": cut(seed.response), "contradicted": contradicted(seed.response)}
         pairs += [
             Pair(f"{kind}-{seed.id}", kind, seed.instruction, seed.response, text)

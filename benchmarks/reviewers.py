@@ -36,9 +36,8 @@ import psutil
 import typer
 from review_pairs import LLMBAR, PANDALM, PLANTED, Pair, judged, planted
 
-from gra.config.committee import Ask
-from gra.config.committee import Member as MemberRecipe
-from gra.config.review import Review
+from gra.config.committee import Ask, MemberConfig
+from gra.config.review import ReviewConfig
 from gra.config.synthesis import DOMAINS, SynthesisRecipe
 from gra.core.concurrency import together
 from gra.core.files import write_json
@@ -47,13 +46,13 @@ from gra.core.run_folder import environment
 from gra.core.types import Usage
 from gra.data.seeds.load import load_seeds
 from gra.engines.broker import Broker, EnginePool
-from gra.engines.mock import ScriptedEngine
+from gra.engines.mock import MockEngine
 from gra.engines.types import Fault, Likelihood
 from gra.ledger.ledger import Ledger
 from gra.serving.models import find_models, running
 from gra.stats.reliability import auc, calibrate
-from gra.synthesis.candidate import trust
-from gra.synthesis.committee.calls import Notebook, Unanswered
+from gra.synthesis.candidate import uncalibrated
+from gra.synthesis.committee.calls import CallRecorder, Unanswered
 from gra.synthesis.committee.members import Member, make_member
 from gra.synthesis.committee.reviewer import YES_NO, expected_digits, score_response, yes_probabilities
 from gra.synthesis.prompts import SCORE_QUESTIONS, render
@@ -72,11 +71,11 @@ TRIAL_WAYS = ("overall_yes_no", "overall_digit", "few_shot", "backward", *BASES)
 Scores = dict[str, dict[str, float]]  # what a review says, by the name of the answer
 
 
-async def review(notebook: Notebook, member: Member, way: str, instruction: str, response: str) -> dict[str, float]:
+async def review(notebook: CallRecorder, member: Member, way: str, instruction: str, response: str) -> dict[str, float]:
     """One review: what was read off for each question."""
     shown = {"instruction": instruction, "response": response}
     if way in RECIPE_WAYS:
-        return (await score_response(notebook, member, **shown, comment=False, calibrate=trust)).values
+        return (await score_response(notebook, member, **shown, comment=False, calibrate=uncalibrated)).values
     if way == "overall_yes_no":
         return await yes_probabilities(notebook, member, "score_yes_no", OVERALL, role="reviewer", **shown)
     if way == "overall_digit":
@@ -88,7 +87,7 @@ async def review(notebook: Notebook, member: Member, way: str, instruction: str,
     return await backward(notebook, member, **shown)
 
 
-async def few_shot(notebook: Notebook, member: Member, shown: Mapping[str, str]) -> dict[str, float]:
+async def few_shot(notebook: CallRecorder, member: Member, shown: Mapping[str, str]) -> dict[str, float]:
     """One question in place of six, after an answer that is good and one that belongs elsewhere."""
 
     def put(instruction: str, response: str) -> str:
@@ -101,7 +100,7 @@ async def few_shot(notebook: Notebook, member: Member, shown: Mapping[str, str])
     return {"overall": 10 * said["yes"] / (said["yes"] + said["no"])}
 
 
-async def backward(notebook: Notebook, member: Member, instruction: str, response: str) -> dict[str, float]:
+async def backward(notebook: CallRecorder, member: Member, instruction: str, response: str) -> dict[str, float]:
     """Nats by which the answer makes the exercise likelier."""
     prompts = (f"{response}\n\n(Write the exercise to which this is the answer.)", "Write an exercise.")
     output = Likelihood(instruction)
@@ -111,7 +110,7 @@ async def backward(notebook: Notebook, member: Member, instruction: str, respons
 
 
 async def contrast(
-    notebook: Notebook, member: Member, shown: Mapping[str, str], base: Mapping[str, str]
+    notebook: CallRecorder, member: Member, shown: Mapping[str, str], base: Mapping[str, str]
 ) -> dict[str, float]:
     """By how much what is shown raises the log-odds of "yes" over those for the base."""
 
@@ -159,16 +158,16 @@ async def measure(reviewer: str, pairs: Sequence[Pair], folder: Path, replay: bo
     asked: dict[str, Any] = {"model": model, "sampling": {"max_tokens": 200}}
     asked |= {"ask": way} if way in get_args(Ask) else {"ask": "yes_no"}
     asked |= {"dimensions": ["correctness"]} if way == "correctness" else {}
-    member = make_member(reviewer, MemberRecipe.model_validate(asked), Review(), workshop.model_id(model))
+    member = make_member(reviewer, MemberConfig.model_validate(asked), ReviewConfig(), workshop.model_id(model))
     answers = answers_of(pairs)
     ledger = Ledger(folder / f"{model.replace('/', '--')}.sqlite", run="reviewers")
-    notebooks: dict[str, Notebook] = {}
-    silent = EnginePool({member.model.name: ScriptedEngine(member.model.name, lambda _: NOT_ASKED)}, 1.0)
+    notebooks: dict[str, CallRecorder] = {}
+    silent = EnginePool({member.model.name: MockEngine(member.model.name, lambda _: NOT_ASKED)}, 1.0)
     async with running(silent if replay else workshop.pool(folder), view) as pool:
         broker = Broker(ledger, pool, call_timeout_s=3600.0)
 
         async def one(name: str, instruction: str, response: str) -> dict[str, float] | None:
-            notebooks[name] = Notebook(broker, name)
+            notebooks[name] = CallRecorder(broker, name)
             try:
                 return await review(notebooks[name], member, way, instruction, response)
             except Unanswered:
@@ -194,7 +193,7 @@ def processor_seconds() -> float:
     return float(sum(each.user + each.system for each in times))
 
 
-def cost(notebooks: Sequence[Notebook], asked: int, measured: Mapping[str, float]) -> dict[str, float]:
+def cost(notebooks: Sequence[CallRecorder], asked: int, measured: Mapping[str, float]) -> dict[str, float]:
     """Tokens and seconds of one review; what was measured was of the calls asked now, not of those replayed."""
     usage = sum((each for notebook in notebooks for each in notebook.usage.values()), Usage())
     found: dict[str, float] = {

@@ -19,24 +19,24 @@ import typer
 from gra.core.files import write_json
 from gra.core.run_folder import environment
 from gra.evaluation.benchmarks.load import resolve_benchmark
-from gra.sandbox.job import Job, Outcome
+from gra.sandbox.job import SandboxJob, SandboxOutcome
 from gra.sandbox.permission import Permission
 from gra.sandbox.sandbox import Sandbox
 
 NAMES = ("humaneval", "mbpp_sanitized")
 
 
-def solutions(name: str, data_dir: Path | None) -> dict[str, Job]:
+def solutions(name: str, data_dir: Path | None) -> dict[str, SandboxJob]:
     """The canonical solutions of a benchmark, by item."""
     text = resolve_benchmark(name, data_dir).path.read_text(encoding="utf-8")
     rows = [json.loads(line) for line in text.split("\n") if line]
-    return {row["id"]: Job(row["solution"], row["tests"], row["beginning"], row["entry_point"]) for row in rows}
+    return {row["id"]: SandboxJob(row["solution"], row["tests"], row["beginning"], row["entry_point"]) for row in rows}
 
 
-def measure(sandbox: Sandbox, name: str, jobs: dict[str, Job]) -> dict[str, Any]:
+def measure(sandbox: Sandbox, name: str, jobs: dict[str, SandboxJob]) -> dict[str, Any]:
     """One row of the table: verdicts, wall seconds in all, wall milliseconds a job."""
     begun = time.monotonic()
-    outcomes: list[Outcome] = sandbox.run_all(list(jobs.values()))
+    outcomes: list[SandboxOutcome] = sandbox.run_all(list(jobs.values()))
     seconds = time.monotonic() - begun
     wall = [1000 * outcome.wall_s for outcome in outcomes]
     wrong = {item: str(o.detail) for item, o in zip(jobs, outcomes, strict=True) if o.verdict != "passed"}

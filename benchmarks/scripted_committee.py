@@ -14,7 +14,7 @@ import numpy as np
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.types import CHECKS, DIMENSIONS, Seed
 from gra.engines.types import Call, Completion, Json, ModelId
-from gra.synthesis.candidate import Setting
+from gra.synthesis.candidate import CandidateSettings
 from gra.synthesis.committee.members import make_members
 
 DOMAINS = ["qa", "math"]
@@ -83,11 +83,11 @@ def recipe(candidates: int, accept: int) -> SynthesisRecipe:
     })  # fmt: skip
 
 
-def setting(made: SynthesisRecipe) -> Setting:
+def setting(made: SynthesisRecipe) -> CandidateSettings:
     """The committee of a recipe, on models that are nowhere."""
     assert made.committee is not None
     ids = {n: ModelId(m.model, f"sha256:{m.model}", "t") for n, m in made.committee.models.items()}
-    return Setting(made, make_members(made.committee, made.review, ids))
+    return CandidateSettings(made, make_members(made.committee, made.review, ids))
 
 
 def pool() -> dict[str, list[Seed]]:

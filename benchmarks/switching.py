@@ -32,8 +32,8 @@ import typer
 
 from gra.core.files import write_json
 from gra.engines.broker import EnginePool
-from gra.engines.scheduling.swap_policy import Move, Standing, choose
-from gra.engines.scheduling.swapper import Policy, Residency
+from gra.engines.scheduling.swap_policy import ModelLoad, Swap, choose
+from gra.engines.scheduling.swapper import Policy, Swapper
 from gra.engines.types import Call, Completion, EngineStats, ModelId, SamplingSettings, Text
 
 MODELS = "abcde"
@@ -138,10 +138,10 @@ class Simulated:
 def after_its_calls(policy: Policy) -> Policy:
     """The policy where no call sleeps: a model is closed first, and parked when its last call has ended."""
 
-    def drained(models: Sequence[Standing], limit_gb: float, now: float) -> Move:
+    def drained(models: Sequence[ModelLoad], limit_gb: float, now: float) -> Swap:
         move = policy(models, limit_gb, now)
         running = move.kind == "park" and next(m for m in models if m.name == move.name).running
-        return Move("close", move.name) if running else move
+        return Swap("close", move.name) if running else move
 
     return drained
 
@@ -154,7 +154,7 @@ class RoundRobin:
         self._since: dict[str, float] = {}
         self._last = -1
 
-    def __call__(self, models: Sequence[Standing], limit_gb: float, now: float) -> Move:
+    def __call__(self, models: Sequence[ModelLoad], limit_gb: float, now: float) -> Swap:
         """The next move."""
         for m in models:
             if m.place == "resident":
@@ -165,18 +165,18 @@ class RoundRobin:
         wanted = next((m for m in order if m.away and (m.load or not self._drained)), None)
         nobody = not any(m.away and m.load for m in models)
         if wanted is None or nobody or any(m.place == "moving" for m in models):
-            return Move("wait")
+            return Swap("wait")
         if sum(m.held_gb for m in models if m is not wanted) + wanted.memory_gb <= limit_gb:
             self._last = models.index(wanted)
-            return Move("start", wanted.name)
+            return Swap("start", wanted.name)
         here = [m for m in models if m.place in ("resident", "leaving")]
         if gone := [m for m in here if m.place == "leaving"]:
-            return Move("park", gone[0].name) if not gone[0].running else Move("wait")
+            return Swap("park", gone[0].name) if not gone[0].running else Swap("wait")
         if self._drained and (done := [m for m in here if not m.running and not m.waiting]):
-            return Move("park", min(done, key=lambda m: self._since[m.name]).name)
+            return Swap("park", min(done, key=lambda m: self._since[m.name]).name)
         first = min(here, key=lambda m: self._since[m.name])
         until = self._since[first.name] + self._slice
-        return Move("park" if self._keeps else "close", first.name) if until <= now else Move("wait", until=until)
+        return Swap("park" if self._keeps else "close", first.name) if until <= now else Swap("wait", until=until)
 
 
 class Reload:
@@ -185,7 +185,7 @@ class Reload:
     def __init__(self) -> None:
         self._waits_since: dict[str, float] = {}
 
-    def __call__(self, models: Sequence[Standing], limit_gb: float, now: float) -> Move:
+    def __call__(self, models: Sequence[ModelLoad], limit_gb: float, now: float) -> Swap:
         """The next move."""
         for m in models:
             if m.away and m.waiting:
@@ -193,13 +193,13 @@ class Reload:
             else:
                 self._waits_since.pop(m.name, None)
         if not self._waits_since or any(m.place == "moving" for m in models):
-            return Move("wait")
+            return Swap("wait")
         name = min(self._waits_since, key=lambda n: self._waits_since[n])
         wanted = next(m for m in models if m.name == name)
         if sum(m.held_gb for m in models if m is not wanted) + wanted.memory_gb <= limit_gb:
-            return Move("start", name)
+            return Swap("start", name)
         idle = [m for m in models if m.place == "resident" and not m.running and not m.waiting]
-        return Move("park", idle[0].name) if idle else Move("wait")
+        return Swap("park", idle[0].name) if idle else Swap("wait")
 
 
 class Stories:
@@ -242,7 +242,7 @@ def simulate(
         engines = {name: Simulated(name, costs, sleeps) for name in MODELS}
         limit = fit * costs.memory_gb + (len(MODELS) - fit) * costs.asleep_gb * sleeps + 0.1
         pool = EnginePool(engines, limit)
-        pool.residency = Residency(engines, limit, policy)
+        pool.residency = Swapper(engines, limit, policy)
         await pool.residency.warm()
         told, room = Stories(pool, fixed), asyncio.Semaphore(in_flight)
 

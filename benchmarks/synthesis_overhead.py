@@ -32,7 +32,7 @@ from gra.core.run_folder import RunFolder
 from gra.engines.vllm.engine import VllmEngine, child_environment
 from gra.evaluation.suite import suite_items
 from gra.serving.models import find_models
-from gra.synthesis.run import job_for, run_jobs
+from gra.synthesis.run import make_job, run_jobs
 
 BARE = """
 import json, sys, time
@@ -130,7 +130,7 @@ def main(
     with tempfile.TemporaryDirectory() as temporary:
         folder = RunFolder(Path(temporary) / "run")
         view = View(folder / "log.jsonl")
-        run_jobs([job_for(loaded, folder, read_suite=suite_items)], view, folder / "logs")
+        run_jobs([make_job(loaded, folder, read_suite=suite_items)], view, folder / "logs")
         stage = next(e for e in read_events(folder / "log.jsonl") if e["event"] == "stage" and e["name"] == "synthesis")
         ours = stage["ended"] - stage["began"]
         after = stage["ended"] - last_answer(folder / "ledger.sqlite")

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from gra.config.experiment import UNTUNED, Experiment
+from gra.config.experiment import UNTUNED, ExperimentRecipe
 from gra.config.loader import Loaded, find_file, load_recipe
-from gra.config.suite import Suite
+from gra.config.suite import SuiteConfig
 from gra.config.synthesis import SynthesisRecipe
 from gra.config.training import TrainRecipe
 from gra.core.errors import GraError, RecipeError
@@ -42,18 +42,18 @@ class StageFailed(GraError):
 
 
 @dataclass(frozen=True)
-class Plan:
+class ExperimentPlan:
     """A checked experiment: every recipe it names has been read and found right."""
 
-    loaded: Loaded[Experiment]
+    loaded: Loaded[ExperimentRecipe]
     overrides: list[str]
     folder: RunFolder
     arms: dict[str, Loaded[SynthesisRecipe]]
     student: Loaded[TrainRecipe]
-    suite: Loaded[Suite]
+    suite: Loaded[SuiteConfig]
 
     @property
-    def recipe(self) -> Experiment:
+    def recipe(self) -> ExperimentRecipe:
         """The experiment's own recipe."""
         return self.loaded.recipe
 
@@ -81,7 +81,7 @@ class Plan:
         return "\n".join([*lines, *unequal_steps(counts)])
 
 
-def load_experiment(path: Path, overrides: Sequence[str], runs: Path) -> Plan:
+def load_experiment(path: Path, overrides: Sequence[str], runs: Path) -> ExperimentPlan:
     """Read an experiment and every recipe it names.
 
     Raises:
@@ -89,7 +89,7 @@ def load_experiment(path: Path, overrides: Sequence[str], runs: Path) -> Plan:
     """
     from gra.evaluation.suite import load_suite
 
-    loaded = load_recipe(path, Experiment, overrides)
+    loaded = load_recipe(path, ExperimentRecipe, overrides)
     recipe = loaded.recipe
     arms = {name: load_recipe(find_file(file, path), SynthesisRecipe) for name, file in recipe.arms.items()}
     names = [arm.recipe.name for arm in arms.values()]
@@ -99,25 +99,25 @@ def load_experiment(path: Path, overrides: Sequence[str], runs: Path) -> Plan:
         )
     changes = [f"train.{key}={json.dumps(value)}" for key, value in recipe.train.items()]
     student = load_recipe(find_file(recipe.student, path), TrainRecipe, changes)
-    suite = load_recipe(find_file(recipe.suite, path), Suite)
+    suite = load_recipe(find_file(recipe.suite, path), SuiteConfig)
     suite = replace(suite, recipe=load_suite(suite.path))  # with its data files found
     for task in suite.recipe.tasks:
         if task.kind == "code":
             require(permission_of(recipe, path), f"the task `{task.name}` of {suite.path}")
     for arm in arms.values():
         if arm.recipe.contamination is not None:
-            load_recipe(find_file(arm.recipe.contamination.suite, arm.path), Suite)
+            load_recipe(find_file(arm.recipe.contamination.suite, arm.path), SuiteConfig)
         if any(program.kind == "tests" for program in arm.recipe.review.programs):
             require(permission_of(recipe, path), f"`kind: tests` of `review.programs` in {arm.path}")
-    return Plan(loaded, list(overrides), RunFolder(runs / recipe.name), arms, student, suite)
+    return ExperimentPlan(loaded, list(overrides), RunFolder(runs / recipe.name), arms, student, suite)
 
 
-def permission_of(recipe: Experiment, path: Path) -> Permission | None:
+def permission_of(recipe: ExperimentRecipe, path: Path) -> Permission | None:
     """The word of the experiment on running programs of models."""
     return Permission(f"{KEY} in {path}") if recipe.allow_code_execution else None
 
 
-def absent_models(plan: Plan) -> list[str]:
+def absent_models(plan: ExperimentPlan) -> list[str]:
     """The models of all stages that the run would fetch first.
 
     Raises:
@@ -130,7 +130,7 @@ def absent_models(plan: Plan) -> list[str]:
     return list(dict.fromkeys([*named, *(name for name in _trained(plan) if not here(name))]))
 
 
-def _trained(plan: Plan) -> list[str]:
+def _trained(plan: ExperimentPlan) -> list[str]:
     """The student, and its teacher where it has one."""
     from gra.training.plan import model_name
 
@@ -138,11 +138,11 @@ def _trained(plan: Plan) -> list[str]:
     return [model_name(section) for section in (recipe.model, recipe.teacher) if section is not None]
 
 
-def _licences(plan: Plan) -> list[str]:
+def _licences(plan: ExperimentPlan) -> list[str]:
     return [*plan.recipe.accept_licences, *plan.student.recipe.accept_licences]
 
 
-def planned_rows(plan: Plan) -> dict[str, int]:
+def planned_rows(plan: ExperimentPlan) -> dict[str, int]:
     """How many rows each arm's dataset has at most.
 
     Raises:
@@ -163,7 +163,7 @@ def planned_rows(plan: Plan) -> dict[str, int]:
     return rows
 
 
-def training_steps(plan: Plan, rows: Mapping[str, int]) -> dict[str, int]:
+def training_steps(plan: ExperimentPlan, rows: Mapping[str, int]) -> dict[str, int]:
     """Optimiser steps of each arm's student on this machine, for datasets of so many rows.
 
     Raises:
@@ -192,7 +192,7 @@ def unequal_steps(counts: Mapping[str, int]) -> list[str]:
 class Result:
     """What the experiment found."""
 
-    plan: Plan
+    plan: ExperimentPlan
     comparison: Any
     report: Path
 
@@ -207,7 +207,7 @@ class Result:
         return table
 
 
-def run_experiment(plan: Plan) -> Result:
+def run_experiment(plan: ExperimentPlan) -> Result:
     """Do everything that is not yet done, and write the report."""
     plan.folder.create()
     view = View(plan.folder / "log.jsonl")
@@ -225,7 +225,7 @@ def run_experiment(plan: Plan) -> Result:
         return _compare(plan, view, evaluated)
 
 
-def check_ahead(plan: Plan, view: View) -> None:
+def check_ahead(plan: ExperimentPlan, view: View) -> None:
     """What training and evaluation need is found, or found wrong, before anything is spent on synthesis.
 
     Raises:
@@ -243,18 +243,18 @@ def check_ahead(plan: Plan, view: View) -> None:
         read_exam(plan.suite.recipe)
 
 
-def arm_jobs(plan: Plan, *, create: bool = True) -> list[Job]:
+def arm_jobs(plan: ExperimentPlan, *, create: bool = True) -> list[Job]:
     """The synthesis jobs of all arms, on one ledger.
 
     Raises:
         RecipeError, DataError: for the first arm that cannot work.
     """
     from gra.evaluation.suite import suite_items
-    from gra.synthesis.run import job_for
+    from gra.synthesis.run import make_job
 
     ledger, permission = plan.folder / "ledger.sqlite", permission_of(plan.recipe, plan.loaded.path)
     return [
-        job_for(
+        make_job(
             arm,
             RunFolder(plan.folder / "arms" / name),
             ledger,
@@ -266,7 +266,7 @@ def arm_jobs(plan: Plan, *, create: bool = True) -> list[Job]:
     ]
 
 
-def _synthesize(plan: Plan, view: View) -> None:
+def _synthesize(plan: ExperimentPlan, view: View) -> None:
     from gra.synthesis.run import budget_stop, run_jobs
 
     finished = run_jobs(arm_jobs(plan), view, plan.folder / "logs", group=plan.recipe.name)
@@ -279,14 +279,14 @@ def _synthesize(plan: Plan, view: View) -> None:
         )
 
 
-def _written_rows(plan: Plan) -> dict[str, int]:
+def _written_rows(plan: ExperimentPlan) -> dict[str, int]:
     import pyarrow.parquet as pq
 
     folder = plan.folder / "arms"
     return {arm: pq.read_metadata(folder / arm / "dataset" / "train.parquet").num_rows for arm in plan.arms}
 
 
-def _train(plan: Plan, view: View, key: str, arm: str, seed: int) -> None:
+def _train(plan: ExperimentPlan, view: View, key: str, arm: str, seed: int) -> None:
     """One student, in a process of its own, `accelerate launch train.py`; a finished one starts none."""
     from gra.training.options.trl_config import load_train_recipe
     from gra.training.run import is_trained
@@ -325,7 +325,7 @@ def _launcher() -> list[str]:
     return ["accelerate.commands.launch", *counts, "--mixed_precision", "no", "--dynamo_backend", "no", "--module"]
 
 
-def _evaluate(plan: Plan, view: View) -> dict[str, Path]:
+def _evaluate(plan: ExperimentPlan, view: View) -> dict[str, Path]:
     """The untuned student and every trained one on the same suite."""
     from gra.evaluation.run import ModelUnderTest, evaluate
     from gra.models.catalog import resolve
@@ -350,7 +350,7 @@ def _shown(view: View, key: str) -> Callable[[str, int, int], None]:
     return lambda task, done, total: view.progress(f"{key}: {task}", done, total)
 
 
-def _compare(plan: Plan, view: View, evaluated: dict[str, Path]) -> Result:
+def _compare(plan: ExperimentPlan, view: View, evaluated: dict[str, Path]) -> Result:
     from gra.evaluation.compare.compare import compare
     from gra.reports.compare_page import write_page
     from gra.reports.html import write_report

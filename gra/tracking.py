@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from gra.config.tracking import Tracking
+from gra.config.tracking import TrackingConfig
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class WandbTracker:
             self._warned = True
 
 
-def _mode(tracking: Tracking) -> str:
+def _mode(tracking: TrackingConfig) -> str:
     """`auto` means online only for a user who is logged in; WANDB_MODE wins over `auto`."""
     if tracking.wandb != "auto":
         return tracking.wandb
@@ -101,7 +101,7 @@ def _mode(tracking: Tracking) -> str:
 
 
 def start_tracking(
-    tracking: Tracking, *, stage: str, name: str, group: str | None, config: Mapping[str, Any], folder: Path
+    tracking: TrackingConfig, *, stage: str, name: str, group: str | None, config: Mapping[str, Any], folder: Path
 ) -> Tracker:
     """Open a tracked run for one stage (`synthesis`, `training`, `evaluation` or `report`) of a group."""
     mode = _mode(tracking)

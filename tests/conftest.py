@@ -14,8 +14,8 @@ from paths import ROOT
 from recorded_runs import make_run as make_run
 from scripted_run import Script, answer_by_content
 
-from gra.config.review import Review
-from gra.engines.mock import ScriptedEngine
+from gra.config.review import ReviewConfig
+from gra.engines.mock import MockEngine
 from gra.engines.types import ModelId, SamplingSettings
 from gra.ledger.ledger import Ledger
 from gra.synthesis.committee.members import Member
@@ -57,7 +57,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 
 @pytest.fixture
-def scripted_committee() -> Callable[..., tuple[dict[str, Member], dict[str, ScriptedEngine]]]:
+def scripted_committee() -> Callable[..., tuple[dict[str, Member], dict[str, MockEngine]]]:
     """Makes members on scripted engines, one model each unless `weights` says otherwise."""
 
     def make(
@@ -67,7 +67,7 @@ def scripted_committee() -> Callable[..., tuple[dict[str, Member], dict[str, Scr
         weights: dict[str, str] | None = None,
         ask: str = "integers",
         delay_s: float = 0.0,
-    ) -> tuple[dict[str, Member], dict[str, ScriptedEngine]]:
+    ) -> tuple[dict[str, Member], dict[str, MockEngine]]:
         models = {name: (weights or {}).get(name, f"model-{name}") for name in names}
         sampling = SamplingSettings(0.7, 0.95, 1.0, 256)
         members = {
@@ -77,11 +77,11 @@ def scripted_committee() -> Callable[..., tuple[dict[str, Member], dict[str, Scr
                 None,
                 sampling,
                 ("generator", "reviewer", "adjudicator"),
-                Review(ask=ask).ask,  # type: ignore[arg-type]
+                ReviewConfig(ask=ask).ask,  # type: ignore[arg-type]
             )
             for name, model in models.items()
         }
-        engines = {model: ScriptedEngine(model, script, delay_s=delay_s) for model in models.values()}
+        engines = {model: MockEngine(model, script, delay_s=delay_s) for model in models.values()}
         return members, engines
 
     return make

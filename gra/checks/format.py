@@ -269,7 +269,7 @@ def code_block(answer: str, *, language: str | None = None) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class FormatCheck:
     """One demand on an answer."""
 
     kind: str
@@ -284,7 +284,7 @@ class Check:
         return f"{self.kind} ({shown})" if shown else self.kind
 
 
-def parse_checks(rows: Any, where: str) -> tuple[Check, ...]:
+def parse_checks(rows: Any, where: str) -> tuple[FormatCheck, ...]:
     """The checks of one row.
 
     Args:
@@ -299,12 +299,12 @@ def parse_checks(rows: Any, where: str) -> tuple[Check, ...]:
     return tuple(_parse(row, where) for row in rows)
 
 
-def failed(checks: Sequence[Check], answer: str) -> list[str]:
+def failed(checks: Sequence[FormatCheck], answer: str) -> list[str]:
     """The kinds of the checks an answer does not pass; empty when it passes."""
     return [check.kind for check in checks if not check.passes(answer)]
 
 
-def _parse(row: Any, where: str) -> Check:
+def _parse(row: Any, where: str) -> FormatCheck:
     if not isinstance(row, dict) or not isinstance(row.get("kind"), str):
         raise DataError(f'{where}: a check is a mapping with a `kind`, for example {{"kind": "no_commas"}}')
     kind = row["kind"]
@@ -322,7 +322,7 @@ def _parse(row: Any, where: str) -> Check:
             _check_argument(kind, name, arguments[name], where)
         elif parameter.default is inspect.Parameter.empty:
             raise DataError(f"{where}: the check `{kind}` needs `{name}`")
-    return Check(kind, arguments)
+    return FormatCheck(kind, arguments)
 
 
 def _check_argument(kind: str, name: str, value: Any, where: str) -> None:

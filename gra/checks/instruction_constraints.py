@@ -3,7 +3,7 @@
 Only plain demands on the whole answer are recognised, by the patterns below; everything else is passed
 over in silence, because a demand that is not there would reject good answers. `benchmarks/programs.py`
 measures precision and recall on IFEval (Zhou et al. 2023, arXiv 2311.07911), whose rows name their
-demands. Raise `DEMANDS_VERSION` whenever an instruction is read differently than before.
+demands. Raise `CONSTRAINTS_VERSION` whenever an instruction is read differently than before.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
-from gra.checks.format import Check
-from gra.checks.instruction_text import MARK, MARKS, NUMBER, Wording, number, read
+from gra.checks.format import FormatCheck
+from gra.checks.instruction_text import MARK, MARKS, NUMBER, InstructionText, number, read
 
-DEMANDS_VERSION = 2
-Reader = Callable[[Wording], Iterator[Check]]
+CONSTRAINTS_VERSION = 2
+Reader = Callable[[InstructionText], Iterator[FormatCheck]]
 _READERS: list[Reader] = []
 
 
-def demands(instruction: str) -> tuple[Check, ...]:
+def read_constraints(instruction: str) -> tuple[FormatCheck, ...]:
     """What the instruction plainly demands of the answer's form, each demand once; empty when nothing is plain."""
     wording = read(instruction)
     found = {str(check): check for reader in _READERS for check in reader(wording)}
@@ -92,7 +92,7 @@ _MOST_BARE = {"words": 3, "sentences": 10}  # "in 100 words" means about a hundr
 
 
 @_reader
-def _amounts(wording: Wording) -> Iterator[Check]:
+def _amounts(wording: InstructionText) -> Iterator[FormatCheck]:
     """At most, at least, between or exactly so many words or sentences."""
     for sentence in wording.sentences:
         if _PART.search(sentence):
@@ -108,23 +108,23 @@ def _amounts(wording: Wording) -> Iterator[Check]:
             yield from _bare_amounts(sentence)
 
 
-def _bounded(unit: str, bound: str, found: re.Match[str], shift: int) -> Iterator[Check]:
+def _bounded(unit: str, bound: str, found: re.Match[str], shift: int) -> Iterator[FormatCheck]:
     n = number(found["n"]) + shift
     if bound == "between":
-        yield Check(f"{unit}_at_least", {"n": number(found["low"])})
+        yield FormatCheck(f"{unit}_at_least", {"n": number(found["low"])})
         bound = "at_most"
     if n > 0:
-        yield Check(f"{unit}_{bound}", {"n": n})
+        yield FormatCheck(f"{unit}_{bound}", {"n": n})
 
 
-def _bare_amounts(sentence: str) -> Iterator[Check]:
+def _bare_amounts(sentence: str) -> Iterator[FormatCheck]:
     """ "In two sentences", "one word only": exact for small numbers, since nobody means about two."""
     for unit, pattern in _BARE.items():
         found = pattern.search(sentence)
         if found and not _SOME_OF_THEM.match(sentence, found.end()):
             n = number(found["n"] or found["m"])
             if n <= _MOST_BARE[unit]:
-                yield Check(f"{unit}_exactly", {"n": n})
+                yield FormatCheck(f"{unit}_exactly", {"n": n})
 
 
 # --- letters and signs --------------------------------------------------------------------------------------
@@ -146,7 +146,7 @@ _SOME_LETTERS = _pattern(
 
 
 @_reader
-def _case(wording: Wording) -> Iterator[Check]:
+def _case(wording: InstructionText) -> Iterator[FormatCheck]:
     """All of it in lower case, or all of it in capitals."""
     if wording.says(_CODE):
         return
@@ -159,7 +159,7 @@ def _case(wording: Wording) -> Iterator[Check]:
         elif _UPPERCASE.search(sentence) or _NO_LOWERCASE.search(sentence):
             found.add("some" if _SOME_LETTERS.search(sentence) else "uppercase")
     if len(found) == 1 and "some" not in found:
-        yield Check(found.pop(), {})
+        yield FormatCheck(found.pop(), {})
 
 
 _COMMAS = _pattern(rf"{_NOT}(?:\W+\w+){{0,6}}?\W+commas?\b(?![ -]separated)")
@@ -167,10 +167,10 @@ _SOME_COMMAS = _pattern(r"\b(?:oxford|serial|separated?|between|after|before|mor
 
 
 @_reader
-def _commas(wording: Wording) -> Iterator[Check]:
+def _commas(wording: InstructionText) -> Iterator[FormatCheck]:
     """No commas at all."""
     if any(_COMMAS.search(s) and not _SOME_COMMAS.search(s) for s in wording.sentences):
-        yield Check("no_commas", {})
+        yield FormatCheck("no_commas", {})
 
 
 # --- lists and JSON -----------------------------------------------------------------------------------------
@@ -193,26 +193,26 @@ _LOOSE = _pattern(r"\bat (?:least|most)\b|\bup to\b|\bor more\b")
 
 
 @_reader
-def _lists(wording: Wording) -> Iterator[Check]:
+def _lists(wording: InstructionText) -> Iterator[FormatCheck]:
     """Bullets or numbered lines, with their number where it is given once."""
     for sentence in wording.sentences:
         if _PART.search(sentence):
             continue
         exact = _SO_MANY_BULLETS.findall(sentence)
         if len(exact) == 1:
-            yield Check("bullet_list", {"n": number(exact[0])})
+            yield FormatCheck("bullet_list", {"n": number(exact[0])})
         elif not exact and _SOME_BULLETS.search(sentence) and not _pattern(_NOT).search(sentence):
             yield _listed(wording, "bullet_list", "bulleted")
         if _NUMBERED.search(sentence):
             yield _listed(wording, "numbered_list", "numbered")
 
 
-def _listed(wording: Wording, counted: str, some: str) -> Check:
+def _listed(wording: InstructionText, counted: str, some: str) -> FormatCheck:
     """The list with its number of items, if "name three fruits" gives the only number there is."""
     asked, numbers = _ITEMS.findall(wording.whole), _ANY_NUMBER.findall(wording.whole)
     if len(asked) == len(numbers) == 1 and not wording.says(_LOOSE):
-        return Check(counted, {"n": number(asked[0])})
-    return Check(some, {})
+        return FormatCheck(counted, {"n": number(asked[0])})
+    return FormatCheck(some, {})
 
 
 _JSON = _pattern(
@@ -228,12 +228,12 @@ _KEYS = _pattern(rf"\bkeys? ({_KEY}(?:(?:, and |, | and ){_KEY})*)")
 
 
 @_reader
-def _json(wording: Wording) -> Iterator[Check]:
+def _json(wording: InstructionText) -> Iterator[FormatCheck]:
     """JSON and nothing else, with its keys where they are listed."""
     if wording.says(_CODE) or not any(_JSON.search(s) and not _NO_JSON.search(s) for s in wording.sentences):
         return
     keys = _KEYS.search(wording.whole)
-    yield Check("json_keys", {"keys": wording.names(keys[1])}) if keys else Check("json_value", {})
+    yield FormatCheck("json_keys", {"keys": wording.names(keys[1])}) if keys else FormatCheck("json_value", {})
 
 
 # --- words --------------------------------------------------------------------------------------------------
@@ -260,7 +260,7 @@ _SO_OFTEN = _pattern(
 
 
 @_reader
-def _words(wording: Wording) -> Iterator[Check]:
+def _words(wording: InstructionText) -> Iterator[FormatCheck]:
     """Words that must, or must not, occur."""
     for sentence in wording.sentences:
         if _OFTEN.search(sentence):
@@ -270,10 +270,10 @@ def _words(wording: Wording) -> Iterator[Check]:
         elif found := _WORDS.search(sentence):
             listed = found["a"] or found["b"] or found["c"]
             if " or " not in listed + sentence[found.end() :][:4]:  # one of them would be enough
-                yield from (Check("has_word", {"text": word}) for word in wording.names(listed))
+                yield from (FormatCheck("has_word", {"text": word}) for word in wording.names(listed))
 
 
-def _forbidden(sentence: str, wording: Wording) -> Iterator[Check]:
+def _forbidden(sentence: str, wording: InstructionText) -> Iterator[FormatCheck]:
     """Words in a sentence with a negation, when it comes before them in the same clause."""
     for pattern in (_WORDS, _FORBIDDEN):
         if found := pattern.search(sentence):
@@ -282,13 +282,13 @@ def _forbidden(sentence: str, wording: Wording) -> Iterator[Check]:
             if _NEGATED.search(clause) and " and " in clause:
                 return  # "do not rhyme and use the word" may mean either
             if _NEGATED.search(clause + found[0]):
-                yield from (Check("lacks_word", {"text": word}) for word in wording.names(listed))
+                yield from (FormatCheck("lacks_word", {"text": word}) for word in wording.names(listed))
             elif pattern is _WORDS and " or " not in listed:
-                yield from (Check("has_word", {"text": word}) for word in wording.names(listed))
+                yield from (FormatCheck("has_word", {"text": word}) for word in wording.names(listed))
             return
 
 
-def _frequencies(sentence: str, wording: Wording) -> Iterator[Check]:
+def _frequencies(sentence: str, wording: InstructionText) -> Iterator[FormatCheck]:
     """A word at least, or less than, so many times."""
     if _NEGATED.search(sentence):
         return
@@ -297,13 +297,13 @@ def _frequencies(sentence: str, wording: Wording) -> Iterator[Check]:
         times = number(found["n"]) if found["n"] else {"once": 1, "twice": 2}[found["adverb"].lower()]
         match (found["bound"] or ("at least" if found["more"] else "")).lower():
             case "at least":
-                yield Check("has_word", {"text": word, "at_least": times})
+                yield FormatCheck("has_word", {"text": word, "at_least": times})
             case "more than":
-                yield Check("has_word", {"text": word, "at_least": times + 1})
+                yield FormatCheck("has_word", {"text": word, "at_least": times + 1})
             case "at most" | "no more than":
-                yield Check("lacks_word", {"text": word, "more_than": times + 1})
+                yield FormatCheck("lacks_word", {"text": word, "more_than": times + 1})
             case "less than" | "fewer than":
-                yield Check("lacks_word", {"text": word, "more_than": times})
+                yield FormatCheck("lacks_word", {"text": word, "more_than": times})
 
 
 # --- beginning, end and marks -------------------------------------------------------------------------------
@@ -326,16 +326,16 @@ _QUOTED = _pattern(
 
 
 @_reader
-def _ends(wording: Wording) -> Iterator[Check]:
+def _ends(wording: InstructionText) -> Iterator[FormatCheck]:
     """The first and the last words, and quotation marks around all of it."""
     for sentence in wording.sentences:
         if _ONE_OF_MANY.search(sentence):
             continue
         for pattern, kind in ((_FIRST, "first_words"), (_LAST, "last_words")):
             if (found := pattern.search(sentence)) and re.search(r"\w", text := wording.quotes[int(found[1])]):
-                yield Check(kind, {"text": text})
+                yield FormatCheck(kind, {"text": text})
         if _QUOTED.search(sentence):
-            yield Check("quoted", {})
+            yield FormatCheck("quoted", {})
 
 
 _TITLE = re.compile(r"<<[^<>\n]+>>|double angular brackets")
@@ -348,16 +348,16 @@ _PARAGRAPHS = _pattern(rf"\b({NUMBER}) paragraphs?\b")
 
 
 @_reader
-def _marks(wording: Wording) -> Iterator[Check]:
+def _marks(wording: InstructionText) -> Iterator[FormatCheck]:
     """Titles, highlights, placeholders, postscripts and divided paragraphs, as IFEval asks for them."""
     if wording.says(_TITLE):
-        yield Check("titled", {})
+        yield FormatCheck("titled", {})
     if found := _HIGHLIGHTS.search(wording.whole):
-        yield Check("highlights_at_least", {"n": number(found[1] or found[2])})
+        yield FormatCheck("highlights_at_least", {"n": number(found[1] or found[2])})
     if found := _PLACEHOLDERS.search(wording.whole):
-        yield Check("placeholders_at_least", {"n": number(found[1])})
+        yield FormatCheck("placeholders_at_least", {"n": number(found[1])})
     if found := _POSTSCRIPT.search(wording.whole):
-        yield Check("postscript", {"marker": found[1]})
+        yield FormatCheck("postscript", {"marker": found[1]})
     paragraphs = _PARAGRAPHS.findall(wording.whole)
     if len(paragraphs) == 1 and "***" in wording.whole:
-        yield Check("paragraphs_exactly", {"n": number(paragraphs[0])})
+        yield FormatCheck("paragraphs_exactly", {"n": number(paragraphs[0])})

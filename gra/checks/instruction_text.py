@@ -37,7 +37,7 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])[)\"]?\s+|\n+")
 
 
 @dataclass(frozen=True, slots=True)
-class Wording:
+class InstructionText:
     """A masked instruction: all of it, its sentences, and what the marks stand for."""
 
     whole: str
@@ -54,7 +54,7 @@ class Wording:
         return [self.quotes[int(m[1])] if (m := re.fullmatch(MARK, item)) else item for item in items if item]
 
 
-def read(instruction: str) -> Wording:
+def read(instruction: str) -> InstructionText:
     """The instruction, masked."""
     quotes: list[str] = []
 
@@ -66,7 +66,7 @@ def read(instruction: str) -> Wording:
     text = _CODE.sub(" ", plain)
     text = _PASSAGE.sub(lambda m: m[0][: m.start("passage") - m.start()], _QUOTE.sub(mark, text))
     sentences = [part.strip() for part in _SENTENCE_END.split(text)]
-    return Wording(text, tuple(filter(None, sentences)), tuple(quotes))
+    return InstructionText(text, tuple(filter(None, sentences)), tuple(quotes))
 
 
 def number(text: str) -> int:

@@ -66,7 +66,7 @@ def synthesize(
     from gra.core.run_folder import RunFolder
     from gra.evaluation.suite import suite_items
     from gra.runs.push import check_hub, push
-    from gra.synthesis.run import absent_models, job_for, run_jobs
+    from gra.synthesis.run import absent_models, make_job, run_jobs
 
     loaded = load_recipe(recipe, SynthesisRecipe, overrides or [])
     if show_config:
@@ -75,7 +75,7 @@ def synthesize(
     destination = check_hub(push_to_hub, public=public) if push_to_hub else None
     folder = RunFolder(runs / loaded.recipe.name)
     permission = Permission(FLAG) if allow_code_execution else None
-    job = job_for(loaded, folder, read_suite=suite_items, create=not dry_run, permission=permission)
+    job = make_job(loaded, folder, read_suite=suite_items, create=not dry_run, permission=permission)
     seeds = job.seeds
     view = View(None if dry_run else folder / "log.jsonl")
     if dry_run:

@@ -21,7 +21,7 @@ from gra.sandbox.permission import FLAG, Permission
 
 if TYPE_CHECKING:
     from gra.forecast.plan import ArmPlan, Planned
-    from gra.forecast.simulate import Forecast, Range
+    from gra.forecast.simulate import CostRange, Forecast
 
 
 def plan(
@@ -139,10 +139,10 @@ def _memory(planned: Planned) -> str:
     return f"memory: {sizes}; {planned.memory.limit_gb:.1f} GB may be taken: {how}"
 
 
-def _count(given: Range) -> str:
+def _count(given: CostRange) -> str:
     return _written(given, "{:,.0f}".format)
 
 
-def _written(given: Range, write: Callable[[float], str]) -> str:
+def _written(given: CostRange, write: Callable[[float], str]) -> str:
     point, low, high = (write(value) for value in (given.point, given.low, given.high))
     return point if low == high else f"{point} ({low}–{high})"

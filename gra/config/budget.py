@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from gra.config.committee import Member, Served
+from gra.config.committee import BackendConfig, MemberConfig
 from gra.config.loader import Section, did_you_mean
 
 
-class Budget(Section):
+class BudgetConfig(Section):
     """Hard caps over all resumes of a run; null means none."""
 
     tokens: int | None = Field(None, ge=1)
@@ -19,7 +19,7 @@ class Budget(Section):
     usd: float | None = Field(None, gt=0)  # by `prices`
 
 
-class TokenPrice(Section):
+class TokenPriceConfig(Section):
     """US dollars a million tokens."""
 
     input: float = Field(ge=0)
@@ -27,14 +27,16 @@ class TokenPrice(Section):
     cached: float | None = Field(None, ge=0)  # of prompt tokens that the server had cached; null: as `input`
 
 
-class Prices(Section):
+class PricesConfig(Section):
     """What things cost, for forecasts and for `budget.usd`."""
 
     gpu_hour: float | None = Field(None, ge=0)  # US dollars, of models on this machine
-    models: dict[str, TokenPrice] = {}  # by the model's name in the recipe
+    models: dict[str, TokenPriceConfig] = {}  # by the model's name in the recipe
 
 
-def check_prices(budget: Budget, prices: Prices, members: Sequence[Member], engine: Served) -> None:
+def check_prices(
+    budget: BudgetConfig, prices: PricesConfig, members: Sequence[MemberConfig], engine: BackendConfig
+) -> None:
     """Whether every price is for a model that somebody uses, and a cap on money can be kept.
 
     Raises:

@@ -24,7 +24,7 @@ def _each_once(dimensions: list[Dimension]) -> list[Dimension]:
 Dimensions = Annotated[list[Dimension], Field(min_length=1), AfterValidator(_each_once)]
 
 
-class Sampling(Section):
+class SamplingConfig(Section):
     """How a member's tokens are drawn; lengths in tokens."""
 
     temperature: float = Field(0.7, ge=0)
@@ -33,7 +33,7 @@ class Sampling(Section):
     max_tokens: int = Field(1024, ge=1)
 
 
-class Served(Section):
+class BackendConfig(Section):
     """Where a model runs: in vLLM on this machine or on a Ray cluster, or behind an OpenAI-compatible server."""
 
     kind: Literal["vllm", "openai", "ray"] = "vllm"
@@ -89,18 +89,18 @@ class Served(Section):
         return self
 
 
-class Member(Section):
+class MemberConfig(Section):
     """One committee member: weights, perhaps an adapter, a system prompt, sampling, and the way it is asked."""
 
     model: str
     adapter: str | None = None  # the folder of a LoRA adapter of `model`; members may share weights and differ in this
     fallback: str | None = None  # taken when `model` cannot be had
     system: str | None = None
-    sampling: Sampling = Sampling()
+    sampling: SamplingConfig = SamplingConfig()
     roles: list[Role] = Field(["generator", "reviewer", "adjudicator", "enricher"], min_length=1)
     ask: Ask | None = None  # overrides review.ask for this member
     dimensions: Dimensions | None = None  # overrides review.dimensions for this member
-    engine: Served | None = None  # where this member's model runs; null: where the recipe's `engine` says
+    engine: BackendConfig | None = None  # where this member's model runs; null: where the recipe's `engine` says
     family: str | None = None  # models of one pre-training run share it; null: as the catalog says
 
     @model_validator(mode="after")
@@ -116,7 +116,7 @@ class Member(Section):
         return self
 
 
-class Teacher(Member):
+class TeacherConfig(MemberConfig):
     """The large model of the `distilled` arm: it answers the seeds, or writes new samples from them."""
 
     writes: Literal["answers", "samples"] = "answers"
@@ -126,11 +126,11 @@ def _member(value: Any) -> Any:
     return {"model": value} if isinstance(value, str) else value
 
 
-MemberOrName = Annotated[Member, BeforeValidator(_member)]
-TeacherOrName = Annotated[Teacher, BeforeValidator(_member)]
+MemberOrName = Annotated[MemberConfig, BeforeValidator(_member)]
+TeacherOrName = Annotated[TeacherConfig, BeforeValidator(_member)]
 
 
-class Committee(Section):
+class CommitteeConfig(Section):
     """Who takes part and how roles are drawn (paper section 3.1)."""
 
     models: dict[str, MemberOrName]
@@ -143,7 +143,7 @@ class Committee(Section):
     allow_missing: bool = False
 
     @model_validator(mode="after")
-    def _large_enough(self) -> Committee:
+    def _large_enough(self) -> CommitteeConfig:
         for name, member in self.models.items():
             if member.ask == "likelihood" and set(member.roles) & {"adjudicator"}:
                 raise ValueError(
@@ -157,7 +157,7 @@ class Committee(Section):
         return self
 
     @model_validator(mode="after")
-    def _lead_can_lead(self) -> Committee:
+    def _lead_can_lead(self) -> CommitteeConfig:
         if self.lead is not None:
             if self.lead not in self.models:
                 raise ValueError(f"names `lead: {self.lead}`, who is not among its models ({', '.join(self.models)})")

@@ -8,12 +8,12 @@ from pydantic import Field, model_validator
 
 from gra.config.loader import Section
 from gra.config.names import Name
-from gra.config.tracking import Tracking
+from gra.config.tracking import TrackingConfig
 
 UNTUNED = "untuned"  # the student before its training, beside the arms
 
 
-class Experiment(Section):
+class ExperimentRecipe(Section):
     """Arms, a student, a suite and seeds tied together: the whole job."""
 
     name: Name
@@ -28,10 +28,10 @@ class Experiment(Section):
     accept_licences: list[str] = []
     # Whether programs that models write may run in the sandbox: for tasks of `kind: code`, reviews of `kind: tests`.
     allow_code_execution: bool = False
-    tracking: Tracking = Tracking()
+    tracking: TrackingConfig = TrackingConfig()
 
     @model_validator(mode="after")
-    def _baseline_is_an_arm(self) -> Experiment:
+    def _baseline_is_an_arm(self) -> ExperimentRecipe:
         if self.baseline not in self.arms:
             raise ValueError(f"`baseline: {self.baseline}` is not one of the arms ({', '.join(self.arms)})")
         if UNTUNED in self.arms:
@@ -41,7 +41,7 @@ class Experiment(Section):
         return self
 
     @model_validator(mode="after")
-    def _seeds_of_training_are_its_own(self) -> Experiment:
+    def _seeds_of_training_are_its_own(self) -> ExperimentRecipe:
         if "seed" in self.train:
             raise ValueError("`train.seed` would be the same for every student; write `training_seeds: [...]`")
         return self

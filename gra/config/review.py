@@ -11,7 +11,7 @@ from gra.config.loader import Section
 from gra.core.types import DIMENSIONS
 
 
-class Program(Section):
+class VerifierConfig(Section):
     """A program that reviews what can be checked: on a reviewer's seat, or with a veto."""
 
     # `math`: arithmetic; `format`: demands the instruction states; `consistency`: further answers; `tests`: unit tests.
@@ -23,13 +23,13 @@ class Program(Section):
     by: Literal["author", "others"] | None = None
 
     @model_validator(mode="after")
-    def _only_consistency_draws(self) -> Program:
+    def _only_consistency_draws(self) -> VerifierConfig:
         if self.kind != "consistency" and (self.draws, self.by) != (None, None):
             raise ValueError(f"`kind: {self.kind}` draws no answers; `draws` and `by` belong to `kind: consistency`")
         return self
 
 
-class Review(Section):
+class ReviewConfig(Section):
     """The gate (paper: mean at least 8, standard deviation at most 1.5) and how reviewers are asked."""
 
     accept_mean: float = Field(8.0, ge=0, le=10)
@@ -42,10 +42,10 @@ class Review(Section):
     comments: Literal["always", "disputed", "never"] = "always"
     # Planted pairs from the seeds, by which each reviewer is measured and calibrated; 0 trusts raw scores.
     probes: int = Field(0, ge=0)
-    programs: list[Program] = []
+    programs: list[VerifierConfig] = []
 
     @model_validator(mode="after")
-    def _each_program_once(self) -> Review:
+    def _each_program_once(self) -> ReviewConfig:
         kinds = [program.kind for program in self.programs]
         if twice := sorted({kind for kind in kinds if kinds.count(kind) > 1}):
             raise ValueError(f"`programs` has `kind: {twice[0]}` twice; a program takes a seat or a veto, not both")

@@ -9,13 +9,13 @@ from pydantic import Field, model_validator
 from gra.config.loader import Section
 
 
-class Generation(Section):
+class GenerationConfig(Section):
     """Greedy decoding of the answers that are checked; length in tokens."""
 
     max_new_tokens: int = Field(256, ge=1)
 
 
-class SuiteTask(Section):
+class TaskConfig(Section):
     """One task of a suite: what is asked, and how an answer is judged."""
 
     name: str = Field(pattern=r"^[\w.-]+$")
@@ -36,7 +36,7 @@ class SuiteTask(Section):
     prompt: Literal["question", "continue"] = "question"
 
     @model_validator(mode="after")
-    def _keys_fit_the_kind(self) -> SuiteTask:
+    def _keys_fit_the_kind(self) -> TaskConfig:
         own = self.kind == "lm-eval"
         for key in ("shots", "metric"):
             if getattr(self, key) is not None and not own:
@@ -48,19 +48,19 @@ class SuiteTask(Section):
         return self
 
 
-class Suite(Section):
+class SuiteConfig(Section):
     """What a model is asked in evaluation."""
 
     name: str
-    tasks: list[SuiteTask] = Field(min_length=1)
-    generation: Generation = Generation()
+    tasks: list[TaskConfig] = Field(min_length=1)
+    generation: GenerationConfig = GenerationConfig()
     batch_size: int = Field(16, ge=1)
     # auto: vllm where there is a GPU, vLLM and something to write; else hf, the reference.
     backend: Literal["auto", "hf", "vllm"] = "auto"
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
 
     @model_validator(mode="after")
-    def _task_names_differ(self) -> Suite:
+    def _task_names_differ(self) -> SuiteConfig:
         names = [task.name for task in self.tasks]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:

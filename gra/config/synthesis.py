@@ -9,12 +9,12 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from gra.config.budget import Budget, Prices, check_prices
-from gra.config.committee import Ask, Committee, Member, Served, TeacherOrName
+from gra.config.budget import BudgetConfig, PricesConfig, check_prices
+from gra.config.committee import Ask, BackendConfig, CommitteeConfig, MemberConfig, TeacherOrName
 from gra.config.loader import Section
 from gra.config.names import Name
-from gra.config.review import Review
-from gra.config.tracking import Tracking
+from gra.config.review import ReviewConfig
+from gra.config.tracking import TrackingConfig
 
 
 def _each_named_once(domains: list[str]) -> list[str]:
@@ -28,7 +28,7 @@ def _each_named_once(domains: list[str]) -> list[str]:
 DOMAINS = ("coding", "math", "qa", "reasoning", "role-play", "language", "creation")
 
 
-class SeedSource(Section):
+class SeedsConfig(Section):
     """Where seeds come from: a .jsonl, .json, .parquet or .csv file, or a dataset on the hub."""
 
     source: str
@@ -43,7 +43,7 @@ class SeedSource(Section):
     revision: str | None = None
 
 
-class Engine(Served):
+class EngineConfig(BackendConfig):
     """How models are served; memory in GB."""
 
     max_model_len: int = Field(8192, ge=128)
@@ -57,7 +57,7 @@ class Engine(Served):
     max_attempts: int = Field(3, ge=1)
 
 
-class Rounds(Section):
+class RoundsConfig(Section):
     """How many rounds, how many accepted rows each, and how many candidates at most."""
 
     count: int = Field(5, ge=1)
@@ -70,27 +70,27 @@ class Rounds(Section):
     quotas: Literal["even"] | dict[str, Annotated[float, Field(ge=0)]] | None = None
 
 
-class Forms(Section):
+class FormatConstraintsConfig(Section):
     """The share of new instructions that end with a demand on the form of the answer, and the domains they are of."""
 
     share: float = Field(0.0, ge=0, le=1)
     domains: list[str] | None = Field(None, min_length=1)  # null: all
 
 
-class Refine(Section):
+class RefineConfig(Section):
     """What the `refined` arm does with a seed; its instruction stays as it is."""
 
     writes: Literal["rewrite", "answer"] = "rewrite"  # whether the generator sees the seed's own response
     rejected: Literal["drop", "keep"] = "drop"  # keep: the seed's own response goes into the dataset instead
 
 
-class Enrichment(Section):
+class EnrichmentConfig(Section):
     """How an accepted row becomes a parent: whether the keywords it was written from stay, or are read off anew."""
 
     keywords: Literal["keep", "extract"] = "keep"
 
 
-class Dedup(Section):
+class DedupConfig(Section):
     """Greedy deduplication in descending score, by text and embedding (paper: MiniLM, cosine below 0.9)."""
 
     embedder: str = "catalog:all-minilm-l6-v2"
@@ -100,7 +100,7 @@ class Dedup(Section):
     likeness: float | None = Field(None, gt=0, le=1)
 
 
-class Contamination(Section):
+class ContaminationConfig(Section):
     """The suite whose items must not get into the dataset, and where its benchmark files are (null: the catalog's)."""
 
     suite: str
@@ -113,24 +113,24 @@ class SynthesisRecipe(Section):
     name: Name
     seed: int = 0
     arm: Literal["vanilla", "distilled", "refined", "gra", "integrated", "self_guide"] = "gra"
-    seeds: SeedSource
+    seeds: SeedsConfig
     domains: Annotated[list[str], AfterValidator(_each_named_once)] = Field(list(DOMAINS), min_length=1)
-    committee: Committee | None = None
+    committee: CommitteeConfig | None = None
     teacher: TeacherOrName | None = None
-    engine: Engine = Engine()
-    rounds: Rounds = Rounds()
-    enrichment: Enrichment = Enrichment()
-    forms: Forms = Forms()
-    refine: Refine = Refine()
-    review: Review = Review()
+    engine: EngineConfig = EngineConfig()
+    rounds: RoundsConfig = RoundsConfig()
+    enrichment: EnrichmentConfig = EnrichmentConfig()
+    forms: FormatConstraintsConfig = FormatConstraintsConfig()
+    refine: RefineConfig = RefineConfig()
+    review: ReviewConfig = ReviewConfig()
     # Responses the generator writes to an instruction; the best is taken, worse ones make preference pairs with it.
     drafts: int = Field(1, ge=1, le=16)
-    dedup: Dedup = Dedup()
-    contamination: Contamination | None = None  # null: nothing is looked for
+    dedup: DedupConfig = DedupConfig()
+    contamination: ContaminationConfig | None = None  # null: nothing is looked for
     ledger: str | None = None  # a file that several runs share as a cache; null: one in the run folder
-    budget: Budget = Budget()
-    prices: Prices = Prices()
-    tracking: Tracking = Tracking()
+    budget: BudgetConfig = BudgetConfig()
+    prices: PricesConfig = PricesConfig()
+    tracking: TrackingConfig = TrackingConfig()
     accept_licences: list[str] = []
 
     @property
@@ -220,13 +220,13 @@ class SynthesisRecipe(Section):
         return self
 
 
-def committee_of(recipe: SynthesisRecipe) -> Committee | None:
+def committee_of(recipe: SynthesisRecipe) -> CommitteeConfig | None:
     """Who writes and reviews in this arm: its committee, the teacher alone, or nobody (`vanilla`).
 
     Of a `single` committee only the one who leads it is left.
     """
     if recipe.arm == "distilled" and recipe.teacher is not None:
-        return Committee(models={"teacher": recipe.teacher}, reviewers=0, assignment="single")
+        return CommitteeConfig(models={"teacher": recipe.teacher}, reviewers=0, assignment="single")
     committee = recipe.committee if recipe.arm != "vanilla" else None
     if committee is None or committee.assignment != "single":
         return committee
@@ -234,7 +234,7 @@ def committee_of(recipe: SynthesisRecipe) -> Committee | None:
     return committee.model_copy(update={"models": {lead: committee.models[lead]}, "lead": lead})
 
 
-def members_of(recipe: SynthesisRecipe) -> list[Member]:
+def members_of(recipe: SynthesisRecipe) -> list[MemberConfig]:
     """The members of an arm, in the recipe's order; none where nobody is asked."""
     committee = committee_of(recipe)
     return list(committee.models.values()) if committee is not None else []

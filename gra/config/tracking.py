@@ -7,7 +7,7 @@ from typing import Literal
 from gra.config.loader import Section
 
 
-class Tracking(Section):
+class TrackingConfig(Section):
     """W&B: `auto` is online when the user is logged in and offline otherwise."""
 
     wandb: Literal["auto", "online", "offline", "off"] = "auto"

@@ -8,10 +8,10 @@ from pydantic import Field, model_validator
 
 from gra.config.loader import Section
 from gra.config.names import Name
-from gra.config.tracking import Tracking
+from gra.config.tracking import TrackingConfig
 
 
-class StudentModel(Section):
+class StudentConfig(Section):
     """The model to be trained and the template it is trained (and evaluated) under."""
 
     name: str
@@ -28,7 +28,7 @@ class StudentModel(Section):
     chat_template: str | None = None
 
 
-class DataSource(Section):
+class DataSourceConfig(Section):
     """One training file and its share of the mix."""
 
     path: str
@@ -36,21 +36,21 @@ class DataSource(Section):
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")  # refuse any other content
 
 
-class Holdout(Section):
+class HoldoutConfig(Section):
     """Rows kept back for the evaluation loss, drawn with their own seed."""
 
     fraction: float = Field(0.0, ge=0, lt=1)
     seed: int = 0
 
 
-class TrainingData(Section):
+class TrainingDataConfig(Section):
     """What is trained on: prompt-completion Parquet or JSONL."""
 
-    train: list[DataSource] = []
-    holdout: Holdout = Holdout()
+    train: list[DataSourceConfig] = []
+    holdout: HoldoutConfig = HoldoutConfig()
 
 
-class Lora(Section):
+class AdapterConfig(Section):
     """PEFT LoRA; null in the recipe trains every parameter."""
 
     r: int = Field(16, ge=1)
@@ -59,14 +59,14 @@ class Lora(Section):
     target_modules: str | list[str] = "all-linear"
 
 
-class Probe(Section):
+class StopRateConfig(Section):
     """Greedy answers to held-out prompts after training, to report the share that end by themselves."""
 
     prompts: int = Field(12, ge=0)
     max_new_tokens: int = Field(64, ge=1)
 
 
-class Teacher(Section):
+class DistillTeacherConfig(Section):
     """The model whose next-token probabilities the student learns (`method: distill`)."""
 
     name: str
@@ -81,13 +81,13 @@ class TrainRecipe(Section):
 
     name: Name
     method: Literal["sft", "preference", "distill"] = "sft"
-    model: StudentModel
-    teacher: Teacher | None = None
-    data: TrainingData = TrainingData()
-    lora: Lora | None = None
+    model: StudentConfig
+    teacher: DistillTeacherConfig | None = None
+    data: TrainingDataConfig = TrainingDataConfig()
+    lora: AdapterConfig | None = None
     train: dict[str, Any] = {}
-    probe: Probe = Probe()
-    tracking: Tracking = Tracking()
+    probe: StopRateConfig = StopRateConfig()
+    tracking: TrackingConfig = TrackingConfig()
     accept_licences: list[str] = []
 
     @property

@@ -12,7 +12,7 @@ from gra.core.errors import DataError
 RESOLVED = "recipe.resolved.yaml"
 
 
-def read_resolved(folder: Path) -> dict[str, Any]:
+def read_resolved_recipe(folder: Path) -> dict[str, Any]:
     """The recipe with every value, as plain values; empty where the folder has none.
 
     Raises:
@@ -35,6 +35,6 @@ def find_ledger(folder: Path) -> Path | None:
     """
     above = folder.resolve().parent.parent  # for runs/NAME what a recipe's path starts from
     places = [folder / "ledger.sqlite", folder.resolve().parent / "ledger.sqlite", above / "ledger.sqlite"]
-    if isinstance(named := read_resolved(folder).get("ledger"), str) and named:
+    if isinstance(named := read_resolved_recipe(folder).get("ledger"), str) and named:
         places = [above / Path(named).expanduser(), Path(named).expanduser().absolute(), *places]
     return next((file for file in places if file.is_file()), None)

@@ -7,6 +7,6 @@ import random
 from gra.core.hashing import digest
 
 
-def draw(*purpose: int | str) -> random.Random:
+def rng(*purpose: int | str) -> random.Random:
     """A generator for one purpose, such as (run seed, round, candidate index, "parents")."""
     return random.Random(int(digest(list(purpose)), 16))

@@ -35,7 +35,7 @@ class Seed:
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class InstructionReview:
     """One reviewer's verdict on an instruction: probability (or 0/1) of each criterion, and which failed."""
 
     reviewer: str
@@ -99,7 +99,7 @@ SECOND_BEST = "a better draft was taken"  # why a draft that passed the gate is 
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class AlternativeResponse:
     """A response to a candidate's instruction that was not taken, what it was given, and why another was."""
 
     number: int
@@ -117,7 +117,7 @@ class Draft:
 
 
 @dataclass(frozen=True, slots=True)
-class Contamination:
+class ContaminationMatch:
     """What of a suite stands in a candidate: the verdict, the number of items that match, and the strongest match.
 
     `score` and `longest` are those of gra/data/contamination; `text` is the item's side and `row_text` the candidate's.
@@ -183,7 +183,7 @@ class Candidate:
     keywords: tuple[str, ...] = ()
     instruction: str = ""
     response: str = ""
-    checks: tuple[Check, ...] = ()
+    checks: tuple[InstructionReview, ...] = ()
     reviews: tuple[Review, ...] = ()
     mean: float | None = None
     std: float | None = None
@@ -194,9 +194,9 @@ class Candidate:
     usage: dict[str, Usage] = field(default_factory=dict)
     calls: tuple[str, ...] = ()
     programs: tuple[Verified | Abstained, ...] = ()
-    drafts: tuple[Draft, ...] = ()  # responses to the same instruction that were not taken
+    drafts: tuple[AlternativeResponse, ...] = ()  # responses to the same instruction that were not taken
     tests: str = ""  # of the instruction, where it came with some
-    contamination: Contamination | None = None  # of one that would be accepted, where the recipe names a suite
+    contamination: ContaminationMatch | None = None  # of one that would be accepted, where the recipe names a suite
 
     @property
     def verdict_score(self) -> float | None:
@@ -218,13 +218,13 @@ class Candidate:
                 "reviewers": tuple(data["reviewers"]),
                 "parents": tuple(data["parents"]),
                 "keywords": tuple(data["keywords"]),
-                "checks": tuple(Check(**{**c, "failed": tuple(c["failed"])}) for c in data["checks"]),
+                "checks": tuple(InstructionReview(**{**c, "failed": tuple(c["failed"])}) for c in data["checks"]),
                 "programs": tuple(map(_program, data["programs"])),
                 **_judged(data),
-                "drafts": tuple(Draft(**{**draft, **_judged(draft)}) for draft in data.get("drafts", ())),
+                "drafts": tuple(AlternativeResponse(**{**draft, **_judged(draft)}) for draft in data.get("drafts", ())),
                 "usage": {role: Usage(**usage) for role, usage in data["usage"].items()},
                 "calls": tuple(data["calls"]),
-                "contamination": Contamination(**data["contamination"]) if data.get("contamination") else None,
+                "contamination": ContaminationMatch(**data["contamination"]) if data.get("contamination") else None,
             }
         )
 

@@ -20,9 +20,9 @@ from gra.core.files import atomic_path
 from gra.core.hashing import file_digest
 from gra.core.progress import View
 from gra.core.run_folder import RunFolder
-from gra.data.dedup.greedy import Decision, Texts, greedy_dedup
+from gra.data.dedup.greedy import Decision, DedupTexts, greedy_dedup
 from gra.data.dedup.nearest import Vectors
-from gra.data.dedup.vectors import Shelf
+from gra.data.dedup.vectors import VectorFile
 from gra.data.embedder import Embedder
 from gra.data.export import PREFERENCE_SCHEMA, TRAIN_SCHEMA
 
@@ -115,12 +115,12 @@ def _decide(shards: Sequence[Shard], out: Path, embedder: Embedder, threshold: f
     vectors = _embed(texts, out, embedder, view)
     view.note(f"  comparing {len(texts):,} rows")
     pool = np.zeros((0, vectors.shape[1]), np.float32)
-    return greedy_dedup(vectors, scores, pool, threshold, texts=Texts(texts, []), neighbours=False)
+    return greedy_dedup(vectors, scores, pool, threshold, texts=DedupTexts(texts, []), neighbours=False)
 
 
 def _embed(texts: Sequence[str], folder: Path, embedder: Embedder, view: View) -> Vectors:
     """All vectors, in a file: memory holds what is looked at."""
-    shelf = Shelf(folder, embedder.encode(texts[:1]).shape[1])
+    shelf = VectorFile(folder, embedder.encode(texts[:1]).shape[1])
     with view.bars():
         for start in range(0, len(texts), _BLOCK):
             vectors = embedder.encode(texts[start : start + _BLOCK])

@@ -23,7 +23,7 @@ from gra.core.hashing import canonical_json
 from gra.core.types import Usage
 from gra.engines.json_check import Affirm, affirm
 from gra.engines.scheduling.prefix_queue import PrefixQueue
-from gra.engines.scheduling.swapper import Residency
+from gra.engines.scheduling.swapper import Swapper
 from gra.engines.types import (
     Answer,
     Call,
@@ -35,7 +35,7 @@ from gra.engines.types import (
     Json,
     Likelihood,
     Outcome,
-    Paced,
+    RateLimited,
     Refused,
     Text,
     TimedOut,
@@ -43,7 +43,7 @@ from gra.engines.types import (
     Unparsable,
     calls_at_once,
 )
-from gra.ledger.budget import Account
+from gra.ledger.budget import BudgetAccount
 from gra.ledger.ledger import Ledger, Recorded
 
 KEY_VERSION = 1
@@ -116,7 +116,7 @@ class Tokens:
 
 
 @dataclass
-class Progress:
+class BrokerProgress:
     """What the terminal shows while the broker works."""
 
     usage: dict[str, Usage] = field(default_factory=lambda: defaultdict(Usage))
@@ -133,11 +133,11 @@ class EnginePool:
 
     def __init__(self, engines: Mapping[str, Engine], memory_gb: float) -> None:
         self.engines = engines
-        self.residency = Residency(engines, memory_gb)
+        self.residency = Swapper(engines, memory_gb)
         self._queues = {
             name: PrefixQueue(calls_at_once(engine))
             for name, engine in engines.items()
-            if not isinstance(engine, Paced)
+            if not isinstance(engine, RateLimited)
         }
         self.asking: dict[tuple[Path, str], _Asking] = {}  # by ledger and key
 
@@ -145,7 +145,7 @@ class EnginePool:
         """A place at the call's engine while its model is there, in the order of the engine's queue."""
         name = call.model.name
         engine = self.engines[name]
-        if isinstance(engine, Paced):
+        if isinstance(engine, RateLimited):
             return self.residency.hold(name, lambda: engine.gate)
         prompt = "\0".join((call.model.adapter, *(content for _, content in call.messages)))
         return self.residency.hold(name, lambda: self._queues[name].turn(prompt))
@@ -161,19 +161,19 @@ class Broker:
         *,
         max_attempts: int = 3,
         call_timeout_s: float = 600.0,
-        account: Account | None = None,
+        account: BudgetAccount | None = None,
         backoff_s: float = 0.5,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.ledger = ledger
         self._file = ledger.path.absolute()
         self.pool = pool
-        self.progress = Progress()
+        self.progress = BrokerProgress()
         self._max_attempts = max_attempts
         self._timeout = call_timeout_s
         self._backoff = backoff_s
         self._clock = clock
-        self.account = account or Account(ledger)
+        self.account = account or BudgetAccount(ledger)
 
     def check_budget(self) -> None:
         """Called before a new candidate is admitted; candidates already paid for may finish.
@@ -267,7 +267,7 @@ class Broker:
                         reply = await engine.submit(call)
                 except TimeoutError:
                     reply = Fault("timeout", f"no answer in {self._timeout:g} s")
-                    if isinstance(engine, Paced):
+                    if isinstance(engine, RateLimited):
                         engine.overdue(self._timeout)
                 finally:
                     self.progress.in_flight[name] -= 1

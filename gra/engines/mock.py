@@ -10,7 +10,7 @@ from gra.engines.types import Call, Completion, EngineStats, Fault
 Script = Callable[[Call], Completion | Fault]
 
 
-class ScriptedEngine:
+class MockEngine:
     """Answers by a function of the call, after an optional delay in seconds."""
 
     def __init__(

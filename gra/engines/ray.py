@@ -68,7 +68,7 @@ class _Replica:
 
 
 @dataclass
-class _Seat:
+class _Slot:
     """The place of one replica, whoever sits there now."""
 
     number: int
@@ -91,7 +91,7 @@ class RayEngine:
         self.memory_gb = 0.0  # the cluster's memory is not this machine's
         self.stats = EngineStats()
         self._settings, self._cluster, self._log_file, self._make = settings, cluster, log_file, make
-        self._seats: list[_Seat] = []
+        self._seats: list[_Slot] = []
         self._changed = asyncio.Event()
         self._failure: EngineUnavailable | None = None
         self._lost = 0
@@ -112,7 +112,7 @@ class RayEngine:
             self._head = _connect(self._cluster.address)
             self._failure, self._lost = None, 0
             self._watching = asyncio.create_task(self._watch())
-            self._seats = [_Seat(number) for number in range(self._cluster.replicas)]
+            self._seats = [_Slot(number) for number in range(self._cluster.replicas)]
             for seat in self._seats:
                 self._fill(seat)
             try:
@@ -191,7 +191,7 @@ class RayEngine:
                 raise self._failure
             await asyncio.sleep(_EVERY_S / 4)
 
-    async def _free_seat(self) -> _Seat:
+    async def _free_seat(self) -> _Slot:
         """The replica with the fewest calls; while others are still to come up, none gets more than its share."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._settings.start_timeout_s):
@@ -209,10 +209,10 @@ class RayEngine:
             f"{self._cluster.gpus:g} GPUs and {self._cluster.cpus:g} CPUs, and the cluster has {_resources()}"
         )
 
-    def _best_seat(self) -> _Seat | None:
+    def _best_seat(self) -> _Slot | None:
         return min((seat for seat in self._seats if seat.up), key=lambda seat: seat.in_flight, default=None)
 
-    def _vacate(self, seat: _Seat, actor: Any) -> None:
+    def _vacate(self, seat: _Slot, actor: Any) -> None:
         """Replace a lost replica, once for all the calls that noticed."""
         if seat.actor is not actor or seat not in self._seats:
             return
@@ -227,10 +227,10 @@ class RayEngine:
             return
         self._fill(seat)
 
-    def _fill(self, seat: _Seat) -> None:
+    def _fill(self, seat: _Slot) -> None:
         seat.filling = asyncio.create_task(self._seat_replica(seat))
 
-    async def _seat_replica(self, seat: _Seat) -> None:
+    async def _seat_replica(self, seat: _Slot) -> None:
         import ray
 
         try:

@@ -190,7 +190,7 @@ class Engine(Protocol):
 
 
 @runtime_checkable
-class Paced(Protocol):
+class RateLimited(Protocol):
     """An engine that decides for itself, from moment to moment, how many calls it takes at once."""
 
     gate: AbstractAsyncContextManager[None]
@@ -217,7 +217,7 @@ def calls_at_once(engine: Engine) -> int:
 
 
 @runtime_checkable
-class Sleeper(Protocol):
+class Sleepable(Protocol):
     """An engine that may give back most of its memory and keep its process; `start` wakes it.
 
     Calls in flight fall asleep with it and go on when it wakes.

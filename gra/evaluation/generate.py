@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from gra.config.suite import Suite
+from gra.config.suite import SuiteConfig
 from gra.evaluation.model import Device, ModelUnderTest
 from gra.evaluation.results import Answer, AnswerStore
 from gra.evaluation.suite import Item, Questions
@@ -26,7 +26,7 @@ _AT_ONCE = 256  # items a batch of vLLM, which fills its own
 class Sitting:
     """A model that sits an exam: what it is asked, where its answers are kept, and where it runs."""
 
-    suite: Suite
+    suite: SuiteConfig
     model: ModelUnderTest
     questions: Sequence[Questions]
     stores: Mapping[str, AnswerStore]  # by task
@@ -84,7 +84,7 @@ def ask(sitting: Sitting, progress: Progress, share: tuple[int, int] = (0, 1)) -
     _free()
 
 
-def _batches(suite: Suite, task: Questions) -> Iterator[Sequence[Item]]:
+def _batches(suite: SuiteConfig, task: Questions) -> Iterator[Sequence[Item]]:
     """The items in the batches in which they are asked and recorded."""
     size = suite.batch_size if task.generated else max(_WEIGHED, suite.batch_size)
     size = max(_AT_ONCE, size) if suite.backend == "vllm" else size
@@ -101,9 +101,9 @@ def load(sitting: Sitting, scratch: Path) -> Any:
     tokenizer = model.load_tokenizer(template)
     if suite.backend == "vllm":
         return load_vllm(suite, model, tokenizer, scratch)
-    from gra.evaluation.hf_backend import Student
+    from gra.evaluation.hf_backend import HFModel
 
-    return TransformersLM(Student(model.load_weights(suite.dtype, sitting.device), tokenizer, suite.batch_size))
+    return TransformersLM(HFModel(model.load_weights(suite.dtype, sitting.device), tokenizer, suite.batch_size))
 
 
 def _free() -> None:

@@ -31,7 +31,7 @@ class Finish:
     reason: str
 
 
-class Student:
+class HFModel:
     """A network and its tokenizer.
 
     `chat` says whether the texts it gets come from the chat template. They are then encoded as they stand, as in

@@ -21,7 +21,7 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.evaluator import evaluate as lm_evaluate
 from lm_eval.tasks import TaskManager
 
-from gra.config.suite import Suite, SuiteTask
+from gra.config.suite import SuiteConfig, TaskConfig
 from gra.core.errors import DataError, EngineUnavailable, ModelUnavailable
 from gra.core.hashing import digest
 from gra.evaluation.lm_eval_data import local_datasets
@@ -32,7 +32,7 @@ from gra.evaluation.suite import Item, Questions, task_form
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
 
-    from gra.evaluation.hf_backend import Finish, Student
+    from gra.evaluation.hf_backend import Finish, HFModel
 
 __all__ = ["TransformersLM", "ask", "load_vllm", "native_items", "quiet", "tasks_of", "verifier"]
 
@@ -95,7 +95,7 @@ def _metrics(samples: list[dict[str, Any]]) -> str:
     return json.dumps(found)
 
 
-def tasks_of(task: Questions, suite: Suite, data_dir: Path | None) -> Tasks:
+def tasks_of(task: Questions, suite: SuiteConfig, data_dir: Path | None) -> Tasks:
     """The task as lm-eval sees it: a form from eval/tasks and our items, handed over in memory; or its own."""
     if task.task.kind == "lm-eval":
         return _native(task.task, data_dir)
@@ -117,7 +117,7 @@ def tasks_of(task: Questions, suite: Suite, data_dir: Path | None) -> Tasks:
     return dict(TaskManager(include_defaults=False).load([config])["tasks"])
 
 
-def native_items(task: SuiteTask, data_dir: Path | None) -> tuple[list[Item], bool]:
+def native_items(task: TaskConfig, data_dir: Path | None) -> tuple[list[Item], bool]:
     """The items of a task or group of lm-eval's own, and whether they are answered in writing.
 
     Raises:
@@ -151,7 +151,7 @@ def _native_place(item: str) -> tuple[str, int]:
     return name, int(place)
 
 
-def _native(task: SuiteTask, data_dir: Path | None) -> Tasks:
+def _native(task: TaskConfig, data_dir: Path | None) -> Tasks:
     with quiet():
         return _load_native(task.data, task.shots, task.max_new_tokens, data_dir)
 
@@ -193,11 +193,11 @@ def _manager() -> TaskManager:
 
 
 class TransformersLM(TemplateLM):  # type: ignore[misc]
-    """lm-eval's view of a `Student`."""
+    """lm-eval's view of a `TrainedStudent`."""
 
     backend = "causal"
 
-    def __init__(self, student: Student) -> None:
+    def __init__(self, student: HFModel) -> None:
         super().__init__()
         self._student, self.tokenizer = student, student.tokenizer
         self.finishes: dict[str, Finish] = {}
@@ -261,7 +261,7 @@ class TransformersLM(TemplateLM):  # type: ignore[misc]
         return [self.finishes[request.args[0]].text for request in requests]
 
 
-def load_vllm(suite: Suite, model: ModelUnderTest, tokenizer: Any, scratch: Path) -> TemplateLM:
+def load_vllm(suite: SuiteConfig, model: ModelUnderTest, tokenizer: Any, scratch: Path) -> TemplateLM:
     """lm-eval's vLLM backend; an adapter is merged first, into a folder that lives as long as the evaluation."""
     try:
         from lm_eval.models.vllm_causallms import VLLM

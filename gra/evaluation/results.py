@@ -24,7 +24,7 @@ from gra.core.hashing import digest
 from gra.evaluation.scorers.answers import KINDS, Broken, judge_reply
 from gra.evaluation.scorers.answers import Verdict as ReplyVerdict
 from gra.evaluation.suite import Item, Questions
-from gra.sandbox.job import Outcome, Verdict
+from gra.sandbox.job import SandboxOutcome, Verdict
 from gra.stats.paired import wilson
 
 RECORDS = "records.parquet"
@@ -102,7 +102,7 @@ class AnswerStore:
 def score(
     questions: Questions,
     answers: Iterable[Answer],
-    outcomes: Mapping[str, Outcome] | None = None,
+    outcomes: Mapping[str, SandboxOutcome] | None = None,
     breaks: Broken = broken,
 ) -> list[dict[str, Any]]:
     """One row per item with its metrics: pass and stopped (0 or 1), or acc and acc_norm; `score` is the main one.
@@ -132,7 +132,7 @@ def score(
 
 
 def _judged(
-    kind: str, item: Item, answer: Answer, outcomes: Mapping[str, Outcome] | None, breaks: Broken
+    kind: str, item: Item, answer: Answer, outcomes: Mapping[str, SandboxOutcome] | None, breaks: Broken
 ) -> dict[str, Any]:
     """What is said of a written answer."""
     said = answer.output or ""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gra.checks.ifeval import broken
-from gra.config.suite import Suite
+from gra.config.suite import SuiteConfig
 from gra.core.errors import DataError
 from gra.core.files import write_json
 from gra.core.hardware import gpu_count
@@ -38,7 +38,7 @@ _VERSION = 2  # raise when the same inputs would give other answers
 
 
 def evaluate(
-    suite: Suite,
+    suite: SuiteConfig,
     model: ModelUnderTest,
     output: Path,
     *,
@@ -113,7 +113,7 @@ def evaluate(
     return results
 
 
-def backend_of(suite: Suite, questions: Sequence[Questions], device: Device) -> Literal["hf", "vllm"]:
+def backend_of(suite: SuiteConfig, questions: Sequence[Questions], device: Device) -> Literal["hf", "vllm"]:
     """What asks the model: vLLM where it can and there is something to write, else transformers, the reference."""
     if suite.backend != "auto":
         return suite.backend
@@ -121,7 +121,7 @@ def backend_of(suite: Suite, questions: Sequence[Questions], device: Device) -> 
     return "vllm" if able and any(task.generated for task in questions) else "hf"
 
 
-def decoding(suite: Suite) -> dict[str, Any]:
+def decoding(suite: SuiteConfig) -> dict[str, Any]:
     """The settings that answers depend on; batch size and device are left out on purpose."""
     limit = suite.generation.max_new_tokens
     own = {task.name: task.max_new_tokens for task in suite.tasks if task.max_new_tokens is not None}
@@ -130,7 +130,7 @@ def decoding(suite: Suite) -> dict[str, Any]:
 
 
 def fingerprints(
-    suite: Suite, model: ModelUnderTest, questions: Sequence[Questions], verifier: str | None = None
+    suite: SuiteConfig, model: ModelUnderTest, questions: Sequence[Questions], verifier: str | None = None
 ) -> tuple[dict[str, str], str]:
     """A key for the answers to each task, and one for the whole scored evaluation.
 

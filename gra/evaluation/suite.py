@@ -18,10 +18,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from gra.checks.format import CHECKS_VERSION, Check, parse_checks
+from gra.checks.format import CHECKS_VERSION, FormatCheck, parse_checks
 from gra.checks.ifeval import known
 from gra.config.loader import did_you_mean, find_file, load_recipe
-from gra.config.suite import Suite, SuiteTask
+from gra.config.suite import SuiteConfig, TaskConfig
 from gra.core.errors import DataError, ModelUnavailable
 from gra.core.hashing import digest, file_digest
 from gra.data.contamination import SuiteItem
@@ -42,7 +42,7 @@ class Item:
     text: str
     choices: tuple[str, ...] = ()
     answer: int | None = None
-    checks: tuple[Check, ...] = ()
+    checks: tuple[FormatCheck, ...] = ()
     exercise: Exercise | None = None
     gold: str | None = None
     instructions: tuple[Mapping[str, Any], ...] = ()
@@ -70,7 +70,7 @@ class Item:
 class Questions:
     """The items of one task, in the order in which they are asked."""
 
-    task: SuiteTask
+    task: TaskConfig
     items: tuple[Item, ...]
     written: bool = True  # of a task of lm-eval's own: whether answers are generated
 
@@ -129,7 +129,7 @@ class Exam:
     left_out: dict[str, str]
 
 
-def load_suite(path: Path | str, overrides: Sequence[str] = (), limit: int | None = None) -> Suite:
+def load_suite(path: Path | str, overrides: Sequence[str] = (), limit: int | None = None) -> SuiteConfig:
     """A suite whose data files are found in the working directory, beside it, or shipped with GRA.
 
     Args:
@@ -140,7 +140,7 @@ def load_suite(path: Path | str, overrides: Sequence[str] = (), limit: int | Non
     Raises:
         RecipeError: when the suite is wrong or a file it names is not there.
     """
-    suite = load_recipe(path, Suite, overrides).recipe
+    suite = load_recipe(path, SuiteConfig, overrides).recipe
     tasks = []
     for task in suite.tasks:
         elsewhere = task.data.startswith(_CATALOG) or task.kind == "lm-eval"
@@ -149,7 +149,7 @@ def load_suite(path: Path | str, overrides: Sequence[str] = (), limit: int | Non
     return suite.model_copy(update={"tasks": tasks})
 
 
-def read_exam(suite: Suite, data_dir: Path | None = None) -> Exam:
+def read_exam(suite: SuiteConfig, data_dir: Path | None = None) -> Exam:
     """Read the items of every task and draw those that are asked.
 
     Args:
@@ -174,7 +174,7 @@ def read_exam(suite: Suite, data_dir: Path | None = None) -> Exam:
     return Exam(questions, left_out)
 
 
-def read_questions(suite: Suite, data_dir: Path | None = None) -> list[Questions]:
+def read_questions(suite: SuiteConfig, data_dir: Path | None = None) -> list[Questions]:
     """The tasks of `read_exam` alone, for those who need not say what was left out."""
     return read_exam(suite, data_dir).questions
 
@@ -209,7 +209,7 @@ def draw(items: Sequence[Item], limit: int | None, seed: int) -> list[Item]:
     return [item for item in items if item.id in chosen]
 
 
-def _read_task(task: SuiteTask, data_dir: Path | None) -> Questions:
+def _read_task(task: TaskConfig, data_dir: Path | None) -> Questions:
     if task.kind == "lm-eval":
         from gra.evaluation.lm_eval import native_items
 
@@ -234,7 +234,7 @@ def _in_order(items: Iterable[Item]) -> tuple[Item, ...]:
     return tuple(sorted(items, key=lambda item: (-len(item.text), item.id)))
 
 
-def _data_file(task: SuiteTask, data_dir: Path | None) -> Path:
+def _data_file(task: TaskConfig, data_dir: Path | None) -> Path:
     if not task.data.startswith(_CATALOG):
         return find_file(task.data, _HERE)
     from gra.evaluation.benchmarks.load import resolve_benchmark
@@ -260,7 +260,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         yield where, row
 
 
-def _item(task: SuiteTask, row: Mapping[str, Any], where: str) -> Item:
+def _item(task: TaskConfig, row: Mapping[str, Any], where: str) -> Item:
     if task.kind == "instructions":
         return _instruction(row, where)
     if task.kind == "code":
@@ -288,7 +288,7 @@ def _verifiable(row: Mapping[str, Any], where: str) -> Item:
     return Item(_text(row, "id", where), category, text, instructions=tuple(listed))
 
 
-def _program(row: Mapping[str, Any], where: str, task: SuiteTask) -> Item:
+def _program(row: Mapping[str, Any], where: str, task: TaskConfig) -> Item:
     text, exercise = parse_exercise(row, where, task.prompt)
     return Item(_text(row, "id", where), _label(row, "category", where), text, exercise=exercise)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gra.config.committee import Served
+from gra.config.committee import BackendConfig
 from gra.config.synthesis import SynthesisRecipe, members_of
 from gra.core.hardware import available_gb, gpu_memory_gb
 from gra.models.adapters import Adapter, find_adapter
@@ -57,7 +57,7 @@ def memory_plan(recipes: Sequence[SynthesisRecipe]) -> Memory:
         if member.adapter is not None:
             worn.setdefault(member.model, {})[member.adapter] = find_adapter(member.adapter)
     models: dict[str, float | None] = {}
-    clusters: dict[str, Served] = {}
+    clusters: dict[str, BackendConfig] = {}
     for recipe, member in members:
         served = member.engine or recipe.engine
         if served.kind == "ray":

@@ -19,27 +19,27 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from gra.config.committee import Member
-from gra.config.synthesis import Forms, SynthesisRecipe, committee_of, members_of
+from gra.config.committee import MemberConfig
+from gra.config.synthesis import FormatConstraintsConfig, SynthesisRecipe, committee_of, members_of
 from gra.core.concurrency import at_once
 from gra.core.hardware import gpu_memory_gb
 from gra.core.progress import View
 from gra.core.types import CHECKS, DIMENSIONS, Seed
 from gra.engines.broker import Broker, EnginePool
-from gra.engines.mock import ScriptedEngine
+from gra.engines.mock import MockEngine
 from gra.engines.types import Call, Choice, Completion, Json, Likelihood, ModelId, Text
-from gra.forecast.observed_costs import COLUMNS, Evidence, read_evidence
+from gra.forecast.observed_costs import COLUMNS, ObservedCosts, read_evidence
 from gra.ledger.ledger import Ledger
 from gra.models.entries import find_entry
-from gra.serving.models import Workshop
+from gra.serving.models import ModelRegistry
 from gra.synthesis.arms.from_seeds import answer_seeds
 from gra.synthesis.arms.in_rounds import enrich_all, name_domains
-from gra.synthesis.candidate import Setting, eligible, live, refine
-from gra.synthesis.committee.calibration import measure, plant
-from gra.synthesis.committee.verifiers import make_programs
-from gra.synthesis.context import Workbench
+from gra.synthesis.candidate import CandidateSettings, eligible, generate_candidate, refine_seed
+from gra.synthesis.committee.calibration import make_control_items, measure_reviewer
+from gra.synthesis.committee.verifiers import make_verifiers
+from gra.synthesis.context import SynthesisContext
 from gra.synthesis.job import Job
-from gra.synthesis.setup import seat
+from gra.synthesis.setup import assemble_committee
 from gra.tracking import NullTracker
 
 _THINGS = 24  # candidates that are told, seeds that are answered or enriched
@@ -59,7 +59,7 @@ _MARK = re.compile(r"grade(\d+)e")
 _WORD = "word "
 
 
-def rehearse(job: Job, seeds: Sequence[Seed]) -> Evidence:
+def rehearse(job: Job, seeds: Sequence[Seed]) -> ObservedCosts:
     """Evidence about a recipe that nobody was asked for."""
     with TemporaryDirectory() as folder:
         ledger = Path(folder) / "ledger.sqlite"
@@ -68,10 +68,10 @@ def rehearse(job: Job, seeds: Sequence[Seed]) -> Evidence:
     return replace(_timed(found, job.recipe), sure=False)
 
 
-class _StandIns(Workshop):
+class _StandIns(ModelRegistry):
     """Every model is there, and nowhere."""
 
-    def served(self, member: Member) -> str | None:
+    def served(self, member: MemberConfig) -> str | None:
         return member.model
 
     def model_id(self, name: str, adapter: str | None = None) -> ModelId:
@@ -87,11 +87,11 @@ async def _tell(job: Job, seeds: Sequence[Seed], path: Path) -> None:
     )
     ledger = Ledger(path, recipe.name)
     try:
-        pool = EnginePool({name: ScriptedEngine(name, script) for name in sorted(names)}, float("inf"))
+        pool = EnginePool({name: MockEngine(name, script) for name in sorted(names)}, float("inf"))
         await pool.residency.warm()
         workshop, view = _StandIns(recipe.engine), View(quiet=True)
         workshop.prepared.set()
-        bench = Workbench(job, workshop, Broker(ledger, pool), ledger, view, NullTracker())
+        bench = SynthesisContext(job, workshop, Broker(ledger, pool), ledger, view, NullTracker())
         if recipe.arm == "distilled" and recipe.teacher is not None and recipe.teacher.writes == "answers":
             await answer_seeds(bench, seeds[:_THINGS])
         elif names:
@@ -100,28 +100,30 @@ async def _tell(job: Job, seeds: Sequence[Seed], path: Path) -> None:
         ledger.close()
 
 
-async def _stories(bench: Workbench, seeds: Sequence[Seed]) -> None:
+async def _stories(bench: SynthesisContext, seeds: Sequence[Seed]) -> None:
     """The arm's steps on a few of everything; probes are answered, and what they would teach is left out."""
-    recipe, members = seat(bench.workshop, bench.recipe, bench.view)
+    recipe, members = assemble_committee(bench.workshop, bench.recipe, bench.view)
     named = await name_domains(bench, members, _few(seeds))
     committee = committee_of(recipe)
     if recipe.review.probes and committee is not None and committee.reviewers:
-        planted = plant(named, min(_PAIRS, recipe.review.probes), recipe.seed)
+        planted = make_control_items(named, min(_PAIRS, recipe.review.probes), recipe.seed)
         judges = [m for m in members.values() if {"reviewer", "adjudicator"} & set(m.roles)]
-        await at_once(*(measure(bench.broker, judge, planted) for judge in judges))
+        await at_once(*(measure_reviewer(bench.broker, judge, planted) for judge in judges))
     # Of what stand-ins write there is nothing to run, and they keep no form: every such answer would be rejected.
-    programs = make_programs([program for program in recipe.review.programs if program.kind != "tests"], members)
-    setting = Setting(recipe.model_copy(update={"forms": Forms()}), members, programs=programs)
+    programs = make_verifiers([program for program in recipe.review.programs if program.kind != "tests"], members)
+    setting = CandidateSettings(
+        recipe.model_copy(update={"forms": FormatConstraintsConfig()}), members, programs=programs
+    )
     stories = []
     if recipe.arm in ("refined", "integrated"):
-        stories += [refine(setting, bench.broker, i, seed) for i, seed in enumerate(named[:_THINGS])]
+        stories += [refine_seed(setting, bench.broker, i, seed) for i, seed in enumerate(named[:_THINGS])]
     if recipe.arm != "refined":
         pool: dict[str, list[Seed]] = {}
         for seed in await enrich_all(bench, members, named):
             pool.setdefault(seed.domain, []).append(seed)
         parents = eligible(pool)
         if any(len(parents.get(domain, ())) >= 2 for domain in recipe.domains):
-            stories += [live(setting, bench.broker, parents, 1, i) for i in range(_THINGS)]
+            stories += [generate_candidate(setting, bench.broker, parents, 1, i) for i in range(_THINGS)]
     for candidate in await at_once(*stories):
         await bench.ledger.conclude(candidate.id, candidate.to_json())
 
@@ -195,7 +197,7 @@ class _Script:
         return found
 
 
-def _timed(evidence: Evidence, recipe: SynthesisRecipe) -> Evidence:
+def _timed(evidence: ObservedCosts, recipe: SynthesisRecipe) -> ObservedCosts:
     """The evidence with assumed times in place of those of the stand-ins, which answer at once."""
     gpu = gpu_memory_gb() is not None
     flops = _GPU_FLOPS if gpu else _CPU_FLOPS_A_CORE * len(os.sched_getaffinity(0))

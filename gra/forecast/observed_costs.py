@@ -37,7 +37,7 @@ _KINDS = (
 
 
 @dataclass(frozen=True)
-class Candidates:
+class ObservedCandidates:
     """Candidates that ended, in candidate order: whether each passed all gates, and the round it is of."""
 
     passed: npt.NDArray[np.bool_]
@@ -45,12 +45,12 @@ class Candidates:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class ObservedCosts:
     """Costs of things worked on, by kind: arrays of things x (role, model) x `COLUMNS`."""
 
     keys: tuple[Key, ...]
     units: Mapping[str, Floats]
-    candidates: Candidates
+    candidates: ObservedCandidates
     source: str
     rest: Floats  # what was paid for candidates that were left half told; (role, model) x `COLUMNS`
     sure: bool = True  # False: assumed, not measured
@@ -85,7 +85,7 @@ def runs_of(ledger: Path) -> list[str]:
         reader.close()
 
 
-def read_evidence(ledger: Path, run: str, source: str, duplicates: frozenset[str] = frozenset()) -> Evidence:
+def read_evidence(ledger: Path, run: str, source: str, duplicates: frozenset[str] = frozenset()) -> ObservedCosts:
     """What one run paid, thing by thing.
 
     Args:
@@ -129,7 +129,9 @@ def _states(records: Sequence[tuple[str, str]]) -> dict[str, str]:
     return {n: r["story"]["state"] for n, r in told.items() if r["scope"] == newest[n.partition("-")[0]]}
 
 
-def _gather(paid: Sequence[_Paid], verdicts: Mapping[str, str], duplicates: frozenset[str], source: str) -> Evidence:
+def _gather(
+    paid: Sequence[_Paid], verdicts: Mapping[str, str], duplicates: frozenset[str], source: str
+) -> ObservedCosts:
     keys = tuple(sorted({call.key for call in paid}))
     things: dict[str, dict[str, Floats]] = defaultdict(dict)
     for call in paid:
@@ -145,9 +147,9 @@ def _gather(paid: Sequence[_Paid], verdicts: Mapping[str, str], duplicates: froz
     if ended:
         units["candidate"] = np.stack([told[name] for name in ended])
     rounds = np.array([int(name[1:].split("-")[0]) for name in ended], np.int64)
-    candidates = Candidates(np.array(passed, bool), rounds)
+    candidates = ObservedCandidates(np.array(passed, bool), rounds)
     rest = sum((costs for name, costs in told.items() if name not in verdicts), np.zeros((len(keys), len(COLUMNS))))
-    return Evidence(keys, units, candidates, source, rest)
+    return ObservedCosts(keys, units, candidates, source, rest)
 
 
 def forward(times: Floats) -> Floats:

@@ -18,22 +18,22 @@ from gra.config.loader import load_recipe
 from gra.config.synthesis import SynthesisRecipe, committee_of, members_of
 from gra.core.errors import DataError, RecipeError
 from gra.core.progress import View
-from gra.core.resolved_recipe import find_ledger, read_resolved
+from gra.core.resolved_recipe import find_ledger, read_resolved_recipe
 from gra.core.run_folder import RunFolder
 from gra.core.types import State
 from gra.engines.types import BATCHES
 from gra.evaluation.suite import suite_items
-from gra.experiment import Plan, arm_jobs, load_experiment
+from gra.experiment import ExperimentPlan, arm_jobs, load_experiment
 from gra.forecast.memory import Memory, memory_plan
 from gra.forecast.mock_run import rehearse
-from gra.forecast.observed_costs import COLUMNS, Evidence, Floats, kind_of, read_evidence, runs_of
-from gra.forecast.simulate import Forecast, Range, Work, forecast, summarise, together
+from gra.forecast.observed_costs import COLUMNS, Floats, ObservedCosts, kind_of, read_evidence, runs_of
+from gra.forecast.simulate import CostRange, Forecast, Work, forecast, summarise, together
 from gra.forecast.stages import add, forecast_stages, scaled
 from gra.ledger.budget import token_cost
 from gra.ledger.reader import LedgerReader
 from gra.sandbox.permission import Permission
-from gra.synthesis.job import Job, stories_at_once
-from gra.synthesis.run import job_for, try_jobs
+from gra.synthesis.job import Job, candidates_in_flight
+from gra.synthesis.run import make_job, run_sample
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ class ArmPlan:
         writes = self.forecast is not None and self.recipe.writes_samples
         return round(self.forecast.rows.point) if self.forecast is not None and writes else None
 
-    def usd(self) -> Range:
+    def usd(self) -> CostRange:
         """What its tokens cost by the recipe's prices."""
         if self.forecast is None:
-            return Range(0.0, 0.0, 0.0)
+            return CostRange(0.0, 0.0, 0.0)
         return summarise(self._cost(self.forecast.expected), self._costs())
 
     def caps(self) -> dict[str, float]:
@@ -87,22 +87,22 @@ class Planned:
     name: str
     arms: Sequence[ArmPlan]
     total: Forecast | None
-    stages: Mapping[str, Range]  # seconds
+    stages: Mapping[str, CostRange]  # seconds
     memory: Memory
     notes: Sequence[str] = field(default_factory=list)
 
     @property
-    def seconds(self) -> Range:
+    def seconds(self) -> CostRange:
         """All stages that could be forecast."""
         return add(self.stages.values())
 
     @property
-    def gpu_hours(self) -> Range:
+    def gpu_hours(self) -> CostRange:
         """Of the synthesis: from the start of the engines to the last answer."""
         held = add(self.stages[name] for name in ("engines", "synthesis") if name in self.stages)
         return scaled(held, self.memory.gpus / 3600)
 
-    def usd(self) -> Range | None:
+    def usd(self) -> CostRange | None:
         """Money, where the recipe has prices."""
         priced = [arm for arm in self.arms if arm.recipe.prices.models or arm.recipe.prices.gpu_hour is not None]
         if not priced:
@@ -150,7 +150,7 @@ def _jobs(
     recipe: Path,
     overrides: Sequence[str],
     runs: Path,
-    experiment: Plan | None,
+    experiment: ExperimentPlan | None,
     permission: Permission | None,
     *,
     create: bool,
@@ -159,7 +159,7 @@ def _jobs(
     if experiment is None:
         loaded = load_recipe(recipe, SynthesisRecipe, overrides)
         folder = RunFolder(runs / loaded.recipe.name)
-        return folder, [job_for(loaded, folder, read_suite=suite_items, create=create, permission=permission)]
+        return folder, [make_job(loaded, folder, read_suite=suite_items, create=create, permission=permission)]
     folder = experiment.folder.create() if create else experiment.folder
     return folder, arm_jobs(experiment, create=create)
 
@@ -170,7 +170,7 @@ def _sample(jobs: Sequence[Job], count: int, folder: RunFolder) -> dict[str, lis
     if not asking:
         return {}
     with folder.lock():
-        return try_jobs(asking, count, View(folder / "log.jsonl"), folder / "logs")
+        return run_sample(asking, count, View(folder / "log.jsonl"), folder / "logs")
 
 
 def is_experiment(recipe: Path) -> bool:
@@ -215,7 +215,7 @@ def _arm(job: Job, past: Path | None, sample: int | None, duplicates: Sequence[s
         rounds=rounds.count if grows else 0,
         accept=rounds.accept,
         most=rounds.max_candidates,
-        in_flight=stories_at_once(_calls_at_once(recipe).values()),
+        in_flight=candidates_in_flight(_calls_at_once(recipe).values()),
         own=own,
     )
     notes = _doubts(recipe, evidence, work)
@@ -250,12 +250,12 @@ def _begun(job: Job) -> bool:
 
 def _changed(job: Job) -> list[str]:
     """Where a recipe says other things than when its run was begun, apart from how much and for what price."""
-    then, now = read_resolved(job.folder.path), yaml.safe_load(job.loaded.show())
+    then, now = read_resolved_recipe(job.folder.path), yaml.safe_load(job.loaded.show())
     free = {"rounds", "budget", "prices", "tracking"}
     return [key for key in now if key not in free and key in then and then[key] != now[key]]
 
 
-def _from_past(recipe: SynthesisRecipe, past: Path) -> Evidence:
+def _from_past(recipe: SynthesisRecipe, past: Path) -> ObservedCosts:
     ledger = past if past.is_file() else find_ledger(past)
     if ledger is None:
         raise DataError(f"{past} has no ledger.sqlite; give a run folder or a ledger file to --from")
@@ -297,7 +297,7 @@ def _made(folder: Path) -> str | None:
     return None if name is None else str(name)
 
 
-def _doubts(recipe: SynthesisRecipe, evidence: Evidence, work: Work) -> list[str]:
+def _doubts(recipe: SynthesisRecipe, evidence: ObservedCosts, work: Work) -> list[str]:
     """What a reader should know before believing the numbers."""
     told = len(evidence.candidates.passed)
     found = []

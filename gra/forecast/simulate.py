@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from gra.forecast.observed_costs import COLUMNS, Evidence, Floats, Key
+from gra.forecast.observed_costs import COLUMNS, Floats, Key, ObservedCosts
 from gra.synthesis.rounds import admission
 
 Bools = npt.NDArray[np.bool_]
@@ -43,7 +43,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Range:
+class CostRange:
     """A forecast number: the expected value and the range it is expected in."""
 
     point: float
@@ -62,10 +62,10 @@ class Forecast:
     keys: tuple[Key, ...]
     expected: Floats
     drawn: Floats
-    candidates: Range
-    rows: Range
+    candidates: CostRange
+    rows: CostRange
 
-    def column(self, name: str, role: str | None = None, model: str | None = None) -> Range:
+    def column(self, name: str, role: str | None = None, model: str | None = None) -> CostRange:
         """Calls or tokens, in all or of one role or model."""
         chosen = [
             place
@@ -75,17 +75,17 @@ class Forecast:
         column = COLUMNS.index(name)
         return summarise(self.expected[chosen, column].sum(), self.drawn[:, chosen, column].sum(axis=1))
 
-    def seconds(self) -> Range:
+    def seconds(self) -> CostRange:
         """Time with the engines as busy as they were in the evidence; at best as if they were full all the time."""
         as_seen = summarise(self.expected[:, _SECONDS].sum(), self.drawn[:, :, _SECONDS].sum(axis=1))
         at_best = summarise(self.expected[:, _FULL_SECONDS].sum(), self.drawn[:, :, _FULL_SECONDS].sum(axis=1))
-        return Range(as_seen.point, min(as_seen.low, at_best.low), as_seen.high)
+        return CostRange(as_seen.point, min(as_seen.low, at_best.low), as_seen.high)
 
 
-def summarise(point: float, drawn: Floats) -> Range:
+def summarise(point: float, drawn: Floats) -> CostRange:
     """A point with the range of its draws, which always holds the point."""
     low, high = np.quantile(drawn, _RANGE)
-    return Range(float(point), float(min(low, point)), float(max(high, point)))
+    return CostRange(float(point), float(min(low, point)), float(max(high, point)))
 
 
 def together(forecasts: Sequence[Forecast]) -> Forecast:
@@ -93,8 +93,8 @@ def together(forecasts: Sequence[Forecast]) -> Forecast:
     first = forecasts[0]
     assert all(forecast.keys == first.keys for forecast in forecasts)
 
-    def total(ranges: Sequence[Range]) -> Range:
-        return Range(*(sum(values) for values in zip(*((r.point, r.low, r.high) for r in ranges), strict=True)))
+    def total(ranges: Sequence[CostRange]) -> CostRange:
+        return CostRange(*(sum(values) for values in zip(*((r.point, r.low, r.high) for r in ranges), strict=True)))
 
     return Forecast(
         first.keys,
@@ -105,12 +105,12 @@ def together(forecasts: Sequence[Forecast]) -> Forecast:
     )
 
 
-def forecast(evidence: Evidence, work: Work, seed: int = 0) -> Forecast:
+def forecast(evidence: ObservedCosts, work: Work, seed: int = 0) -> Forecast:
     """What `work` costs when everything in it goes as in the evidence."""
     expected = [_Draw(evidence, work, np.random.default_rng([seed, 0, i]), vary=False) for i in range(_DRAWS)]
     drawn = [_Draw(evidence, work, np.random.default_rng([seed, 1, i]), vary=True) for i in range(_DRAWS)]
 
-    def counted(name: str) -> Range:
+    def counted(name: str) -> CostRange:
         return summarise(
             float(np.mean([getattr(draw, name) for draw in expected])),
             np.array([getattr(draw, name) for draw in drawn]),
@@ -128,7 +128,7 @@ def forecast(evidence: Evidence, work: Work, seed: int = 0) -> Forecast:
 class _Draw:
     """One way in which a run may go; `vary` also draws the rates it goes by."""
 
-    def __init__(self, evidence: Evidence, work: Work, random: np.random.Generator, *, vary: bool) -> None:
+    def __init__(self, evidence: ObservedCosts, work: Work, random: np.random.Generator, *, vary: bool) -> None:
         self._evidence, self._work, self._random, self._vary = evidence, work, random, vary
         self.candidates = self.rows = 0
         self._rate = self._draw_rate()

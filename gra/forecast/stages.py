@@ -8,32 +8,32 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from gra.core.progress import read_events
-from gra.experiment import Plan, planned_rows, training_steps
-from gra.forecast.simulate import Forecast, Range
+from gra.experiment import ExperimentPlan, planned_rows, training_steps
+from gra.forecast.simulate import CostRange, Forecast
 from gra.runs.timeline import Span, read_timeline
 
-_START = Range(45.0, 15.0, 240.0)  # seconds of loading models, where no log tells
+_START = CostRange(45.0, 15.0, 240.0)  # seconds of loading models, where no log tells
 _ALONE = 0.2  # how far off one time alone may be
 
-Seconds = dict[str, Range]
+Seconds = dict[str, CostRange]
 
 
-def add(ranges: Iterable[Range]) -> Range:
+def add(ranges: Iterable[CostRange]) -> CostRange:
     """One after the other; as if all went badly or well together."""
     listed = list(ranges)
-    return Range(sum(r.point for r in listed), sum(r.low for r in listed), sum(r.high for r in listed))
+    return CostRange(sum(r.point for r in listed), sum(r.low for r in listed), sum(r.high for r in listed))
 
 
-def scaled(given: Range, factor: float) -> Range:
+def scaled(given: CostRange, factor: float) -> CostRange:
     """So many times as much."""
-    return Range(given.point * factor, given.low * factor, given.high * factor)
+    return CostRange(given.point * factor, given.low * factor, given.high * factor)
 
 
 def forecast_stages(
     total: Forecast | None,
     loaded: bool,
     log: Path,
-    experiment: Plan | None,
+    experiment: ExperimentPlan | None,
     rows: Mapping[str, int | None],
     past: Path | None,
 ) -> tuple[Seconds, list[str]]:
@@ -67,15 +67,17 @@ def forecast_stages(
     return stages, []
 
 
-def _range(seconds: Sequence[float]) -> Range:
+def _range(seconds: Sequence[float]) -> CostRange:
     """What several times tell."""
     mean = statistics.fmean(seconds)
     if len(seconds) < 3:
-        return Range(mean, min(*seconds, (1 - _ALONE) * mean), max(*seconds, (1 + _ALONE) * mean))
-    return Range(mean, min(seconds), max(seconds))
+        return CostRange(mean, min(*seconds, (1 - _ALONE) * mean), max(*seconds, (1 + _ALONE) * mean))
+    return CostRange(mean, min(seconds), max(seconds))
 
 
-def _training(experiment: Plan, rows: Mapping[str, int | None], spans: Sequence[Span], past: Path) -> Range:
+def _training(
+    experiment: ExperimentPlan, rows: Mapping[str, int | None], spans: Sequence[Span], past: Path
+) -> CostRange:
     """Every student's training at the past run's time a step, or as long as a student took there."""
     a_step = []
     for span in spans:

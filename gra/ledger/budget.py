@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from gra.config.budget import Budget, Prices
+from gra.config.budget import BudgetConfig, PricesConfig
 from gra.core.errors import BudgetExhausted, DataError
 from gra.ledger.ledger import Ledger
 from gra.ledger.schema import connect, sentence
@@ -42,7 +42,7 @@ class Paid:
         return Paid(self.tokens + other.tokens, self.usd + other.usd)
 
 
-def token_cost(prices: Prices, model: str, prompt: float, cached: float, completion: float) -> float:
+def token_cost(prices: PricesConfig, model: str, prompt: float, cached: float, completion: float) -> float:
     """US dollars for a model's tokens; 0 where it has no price by the token. `cached` is a part of `prompt`."""
     price = prices.models.get(model)
     if price is None:
@@ -94,11 +94,15 @@ class Reserve:
         return total
 
 
-class Account:
+class BudgetAccount:
     """A run's spending against its caps."""
 
     def __init__(
-        self, ledger: Ledger, budget: Budget | None = None, prices: Prices | None = None, gpu_seconds: float = 0.0
+        self,
+        ledger: Ledger,
+        budget: BudgetConfig | None = None,
+        prices: PricesConfig | None = None,
+        gpu_seconds: float = 0.0,
     ) -> None:
         """Begin with what the run has spent already.
 
@@ -108,8 +112,8 @@ class Account:
             prices: what the cap on money is counted by.
             gpu_seconds: time times GPUs that earlier processes held.
         """
-        self.budget = budget or Budget()
-        self.prices = prices or Prices()
+        self.budget = budget or BudgetConfig()
+        self.prices = prices or PricesConfig()
         self.gpu_seconds = gpu_seconds
         self.strict = False
         self._paid = Paid()
@@ -255,7 +259,7 @@ def _used_up(key: str, cap: str, spent: str) -> BudgetExhausted:
     )
 
 
-class Held:
+class GpuTime:
     """How long engines were up for a run, in the ledger's file: one row a process, so that a kill loses seconds."""
 
     def __init__(self, path: Path, run: str) -> None:

@@ -12,7 +12,7 @@ from gra.ledger.schema import COLUMNS, Recorded, problems, read, sentence, usabl
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class RunAccount:
     """What one answer cost; `written` is when it was recorded, in seconds since the epoch."""
 
     run: str
@@ -61,12 +61,12 @@ class LedgerReader:
         except sqlite3.Error as error:
             raise DataError(sentence(self.path, error)) from None
 
-    def accounts(self) -> Iterator[Account]:
+    def accounts(self) -> Iterator[RunAccount]:
         """What every answer cost, in the order they were given."""
         columns = "run, candidate, role, model, prompt_tokens, cached_tokens, completion_tokens, seconds, written"
         try:
             for row in self._db.execute(f"SELECT {columns} FROM calls ORDER BY id"):
-                yield Account(*row)
+                yield RunAccount(*row)
         except sqlite3.Error as error:
             raise DataError(sentence(self.path, error)) from None
 

@@ -20,7 +20,7 @@ from gra.models import hub, weights
 from gra.models.chat import has_chat_template
 from gra.models.entries import CatalogEntry, find_entry, load_catalog, suggestion
 from gra.models.gguf import FORMAT
-from gra.models.licenses import require_licence
+from gra.models.licenses import require_license
 from gra.models.packages import SEAL, make_from_packages
 
 __all__ = ["CatalogEntry", "ResolvedModel", "cache_dir", "cached", "entries", "here", "hub_name", "resolve", "verify"]
@@ -129,7 +129,7 @@ def resolve(
     if wanted.path is not None:
         return _describe_local(wanted.name, wanted.path)
     if wanted.entry is not None:
-        require_licence(wanted.entry, accept_licences)
+        require_license(wanted.entry, accept_licences)
     if (found := _from_cache(wanted)) is not None:
         return found
     if switched_on("GRA_OFFLINE") if offline is None else offline:

@@ -14,7 +14,7 @@ from gra.models.entries import CatalogEntry
 _FILE = "accepted-licences.json"
 
 
-def require_licence(entry: CatalogEntry, accepted: Sequence[str]) -> None:
+def require_license(entry: CatalogEntry, accepted: Sequence[str]) -> None:
     """Make sure the user accepted the licence of `entry`, asking once when there is a terminal.
 
     Raises:

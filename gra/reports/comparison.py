@@ -35,7 +35,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Difference:
+class ArmDifference:
     """One arm against one reference on one task, one category of it, or the mean of all tasks (then without counts)."""
 
     task: str
@@ -62,11 +62,11 @@ class Headline:
 
     arm: str
     seeds: int
-    cells: list[Difference | None]
+    cells: list[ArmDifference | None]
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ComparisonView:
     """What the page shows of a comparison."""
 
     suite: str
@@ -77,8 +77,8 @@ class Comparison:
     references: list[str]
     headlines: list[Headline]
     scores: list[Score]
-    differences: list[Difference]
-    categories: list[Difference]
+    differences: list[ArmDifference]
+    categories: list[ArmDifference]
     samples: list[dict[str, Any]]
 
     def tasks(self) -> list[str]:
@@ -89,21 +89,21 @@ class Comparison:
         """The students' names, the untuned one's included."""
         return list(dict.fromkeys(score.arm for score in self.scores))
 
-    def forest(self) -> list[figures.Difference]:
+    def forest(self) -> list[figures.PlottedDifference]:
         """The lines of the forest plot."""
         return [
-            figures.Difference(f"against {d.reference}", d.task, d.arm, d.difference, d.low, d.high, d.verdict)
+            figures.PlottedDifference(f"against {d.reference}", d.task, d.arm, d.difference, d.low, d.high, d.verdict)
             for d in self.differences
         ]
 
 
-def read_comparison(content: Mapping[str, Any]) -> Comparison | None:
+def read_comparison(content: Mapping[str, Any]) -> ComparisonView | None:
     """The comparison in compare.json's content; None when there is none."""
     if not content:
         return None
     references = [content[key] for key in ("baseline", "untuned") if content.get(key) is not None]
     differences = list(_differences(content["pairs"]))
-    return Comparison(
+    return ComparisonView(
         suite=content["suite"]["name"],
         margin=content["margin"],
         level=content["level"],
@@ -118,7 +118,7 @@ def read_comparison(content: Mapping[str, Any]) -> Comparison | None:
     )
 
 
-def _headlines(content: Mapping[str, Any], references: list[str], differences: list[Difference]) -> list[Headline]:
+def _headlines(content: Mapping[str, Any], references: list[str], differences: list[ArmDifference]) -> list[Headline]:
     """The mean of all tasks for each arm and reference; the only task itself where there is one."""
     first = {(d.arm, d.reference): d for d in reversed(differences)}
     return [
@@ -144,7 +144,7 @@ def _scores(arms: Mapping[str, Any]) -> Iterator[Score]:
             opens = False
 
 
-def _differences(pairs: list[dict[str, Any]]) -> Iterator[Difference]:
+def _differences(pairs: list[dict[str, Any]]) -> Iterator[ArmDifference]:
     """Every task of every pair, the mean of the tasks first where there are several."""
     tasks = list(dict.fromkeys(task for pair in pairs for task in pair["tasks"]))
     for task in [MEAN, *tasks] if len(tasks) > 1 else tasks:
@@ -154,16 +154,18 @@ def _differences(pairs: list[dict[str, Any]]) -> Iterator[Difference]:
             opens = False
 
 
-def _categories(pairs: list[dict[str, Any]]) -> Iterator[Difference]:
+def _categories(pairs: list[dict[str, Any]]) -> Iterator[ArmDifference]:
     for pair in pairs:
         for task, found in pair["tasks"].items():
             for number, (category, part) in enumerate(found["categories"].items()):
                 yield _difference(task, category, pair, part, number == 0)
 
 
-def _difference(task: str, category: str, pair: Mapping[str, Any], found: Mapping[str, Any], opens: bool) -> Difference:
+def _difference(
+    task: str, category: str, pair: Mapping[str, Any], found: Mapping[str, Any], opens: bool
+) -> ArmDifference:
     numbers: dict[str, Any] = {key: found[key] for key in _ALWAYS} | {key: found.get(key) for key in _COUNTS}
-    return Difference(task, category, pair["arm"], pair["reference"], **numbers, opens=opens)
+    return ArmDifference(task, category, pair["arm"], pair["reference"], **numbers, opens=opens)
 
 
 def _samples(found: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -62,7 +62,7 @@ class Drawing:
 
 
 @dataclass(frozen=True)
-class Difference:
+class PlottedDifference:
     """One line of the forest plot: a paired difference (shares of 1) with its 95 % interval and its verdict."""
 
     panel: str
@@ -109,7 +109,7 @@ def _figure(height: float, **options: Any) -> Figure:
     return Figure(figsize=(_WIDTH, height), layout="constrained", **options)
 
 
-def forest(differences: Sequence[Difference], labels: Sequence[str], margin: float) -> Figure:
+def forest(differences: Sequence[PlottedDifference], labels: Sequence[str], margin: float) -> Figure:
     """Paired differences in points with 95 % intervals: one panel per reference, rows in the order of `labels`."""
     panels = list(dict.fromkeys(d.panel for d in differences))
     groups = list(dict.fromkeys(d.group for d in differences))
@@ -147,7 +147,7 @@ def forest(differences: Sequence[Difference], labels: Sequence[str], margin: flo
     return figure
 
 
-def _interval(axis: Axes, d: Difference, y: float) -> None:
+def _interval(axis: Axes, d: PlottedDifference, y: float) -> None:
     colour = VERDICT_COLOURS.get(d.verdict, GREY)
     axis.plot([100 * d.low, 100 * d.high], [y, y], color=colour, lw=2.2, solid_capstyle="round")
     filled = d.verdict in ("better", "worse")
@@ -204,7 +204,7 @@ def scores(by_reviewer: Mapping[str, Sequence[float]], means: Sequence[float], g
     return figure
 
 
-def probes(panels: Sequence[tuple[str, Sequence[float], Sequence[float], str]]) -> Figure:
+def control_items(panels: Sequence[tuple[str, Sequence[float], Sequence[float], str]]) -> Figure:
     """Raw scores on planted pairs, one panel per reviewer: (title, good, bad, unit); a line marks each median."""
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)

@@ -19,9 +19,9 @@ from gra.core.types import DIMENSIONS
 from gra.reports import figures
 from gra.reports import statistics as tally
 from gra.reports import text as prose
-from gra.reports.comparison import Comparison, read_comparison
+from gra.reports.comparison import ComparisonView, read_comparison
 from gra.reports.figures import Drawing
-from gra.runs.contents import Arm, Evidence, Student, read_evidence
+from gra.runs.contents import ArmRun, RunContents, TrainedStudent, read_contents
 from gra.runs.timeline import Timeline, read_timeline
 
 _COLUMNS = (
@@ -49,7 +49,7 @@ def write_report(run: Path, *, title: str, command: str) -> Path:
     Raises:
         DataError: when a file of the run is damaged.
     """
-    evidence, folder = read_evidence(run), run / "report"
+    evidence, folder = read_contents(run), run / "report"
     page = folder / "index.html"
     text = render("report.html.jinja", _content(evidence, folder / "figures", title, command))
     with atomic_path(page) as temporary:
@@ -76,7 +76,7 @@ def render(template: str, content: Mapping[str, Any]) -> str:
     return environment.get_template(template).render(style=(here / "report.css").read_text(encoding="utf-8"), **content)
 
 
-def _content(evidence: Evidence, folder: Path, title: str, command: str) -> dict[str, Any]:
+def _content(evidence: RunContents, folder: Path, title: str, command: str) -> dict[str, Any]:
     comparison = read_comparison(evidence.comparison)
     names = {arm.facts["name"]: arm.name for arm in evidence.arms if "name" in arm.facts}
     timeline = read_timeline(evidence.events).renamed(names)
@@ -133,7 +133,7 @@ def _sections(content: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _drawings(
-    evidence: Evidence, comparison: Comparison | None, timeline: Timeline, folder: Path
+    evidence: RunContents, comparison: ComparisonView | None, timeline: Timeline, folder: Path
 ) -> dict[str, Drawing | None]:
     found: dict[str, Drawing | None] = {"comparison": None, "training": None, "timeline": None}
     if comparison and comparison.differences:
@@ -154,7 +154,7 @@ def _drawings(
     return found
 
 
-def _committee(arm: Arm, folder: Path, several: bool) -> dict[str, Any]:
+def _committee(arm: ArmRun, folder: Path, several: bool) -> dict[str, Any]:
     """What the page says about an arm that a committee made."""
     suffix = f"-{arm.name}" if several else ""
     reviewers, by_reviewer = tally.reviewers(arm), tally.scores_by_reviewer(arm)
@@ -182,7 +182,7 @@ def _committee(arm: Arm, folder: Path, several: bool) -> dict[str, Any]:
             "Raw scores on planted pairs: a hand-written instruction with its own answer, and with another one's. "
             "The further apart, the more a reviewer's score says; lines mark medians."
         )
-        parts["probes"] = figures.draw(f"probes{suffix}", caption, folder, figures.probes, panels)
+        parts["probes"] = figures.draw(f"probes{suffix}", caption, folder, figures.control_items, panels)
     if by_reviewer:
         caption = "Scores of the candidates' responses, calibrated where a reviewer was measured"
         caption += f"; a response needs a committee mean of at least {gate:g}." if gate is not None else "."
@@ -199,7 +199,7 @@ def _committee(arm: Arm, folder: Path, several: bool) -> dict[str, Any]:
     }
 
 
-def _curve(student: Student) -> dict[str, list[tuple[float, float]]]:
+def _curve(student: TrainedStudent) -> dict[str, list[tuple[float, float]]]:
     """Loss by step, from the trainer's own log."""
     kinds = {"train": "loss", "eval": "eval_loss"}
     found = {
@@ -209,7 +209,7 @@ def _curve(student: Student) -> dict[str, list[tuple[float, float]]]:
     return {kind: points for kind, points in found.items() if points}
 
 
-def _students(students: Sequence[Student]) -> dict[str, Any] | None:
+def _students(students: Sequence[TrainedStudent]) -> dict[str, Any] | None:
     """The training table: a cell is "–" where a student has no such number."""
     if not students:
         return None
@@ -238,7 +238,7 @@ def _student_cells(m: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _versions(evidence: Evidence) -> dict[str, str]:
+def _versions(evidence: RunContents) -> dict[str, str]:
     """Versions, machine and commit; stages that ran under different ones show all of them."""
     found: dict[str, list[str]] = {}
     for environment in evidence.environments:

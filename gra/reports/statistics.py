@@ -11,7 +11,7 @@ from typing import Any
 
 from gra.core.types import State
 from gra.models.entries import find_entry
-from gra.runs.contents import Arm, Evidence, Row
+from gra.runs.contents import ArmRun, Row, RunContents
 
 # The ways a story can end, in the order in which samples of them are shown.
 _ENDINGS = (
@@ -49,7 +49,7 @@ class Ending:
     reasons: list[Count]
 
 
-def endings(arm: Arm) -> list[Ending]:
+def endings(arm: ArmRun) -> list[Ending]:
     """How the candidates of an arm ended, and why."""
     found = []
     for state in State:
@@ -70,7 +70,7 @@ def _reason(row: Row) -> str:
     return f"{reason.removesuffix(row['neighbour'])}another row" if row["state"] == State.DUPLICATE else reason
 
 
-def scores_by_reviewer(arm: Arm) -> dict[str, list[float]]:
+def scores_by_reviewer(arm: ArmRun) -> dict[str, list[float]]:
     """Every reviewer's scores of responses (0-10, calibrated where there is a calibration), as the gate saw them."""
     scores: dict[str, list[float]] = {name: [] for name in arm.facts.get("reviewers", {})}
     for row in arm.rows:
@@ -79,13 +79,13 @@ def scores_by_reviewer(arm: Arm) -> dict[str, list[float]]:
     return {name: values for name, values in scores.items() if values}
 
 
-def mean_scores(arm: Arm) -> list[float]:
+def mean_scores(arm: ArmRun) -> list[float]:
     """The committee's mean per scored response (0-10)."""
     return [row["mean"] for row in arm.rows if row["mean"] is not None]
 
 
 @dataclass(frozen=True)
-class Reviewer:
+class ReviewerStatistics:
     """One reviewer: how it is asked, what the planted pairs say about it, and how it used its scale in this run."""
 
     name: str
@@ -109,7 +109,7 @@ class Reviewer:
         return self.auc_interval is not None and self.auc_interval[0] <= 0.5
 
 
-def reviewers(arm: Arm) -> list[Reviewer]:
+def reviewers(arm: ArmRun) -> list[ReviewerStatistics]:
     """The reviewers of an arm, in the committee's order."""
     members, probed = arm.facts.get("members", {}), arm.facts.get("reviewers", {})
     used = scores_by_reviewer(arm)
@@ -125,11 +125,11 @@ def reviewers(arm: Arm) -> list[Reviewer]:
 
 def _reviewer(
     name: str, facts: Mapping[str, Any], probe: Mapping[str, Any], used: Sequence[float], checks: Sequence[Row]
-) -> Reviewer:
+) -> ReviewerStatistics:
     member = facts.get("members", {}).get(name, {})
     sharing = facts.get("shared_weights", {}).get(member.get("model", ""), [])
     good, bad = probe.get("good", []), probe.get("bad", [])
-    return Reviewer(
+    return ReviewerStatistics(
         name=name,
         model=member.get("model", ""),
         ask=member.get("ask", ""),
@@ -148,7 +148,7 @@ def _reviewer(
 
 
 @dataclass(frozen=True)
-class Program:
+class VerifierStatistics:
     """One program that reviewed: whether on a seat or with a veto, and how often it came to which verdict."""
 
     name: str
@@ -158,7 +158,7 @@ class Program:
     abstained: int
 
 
-def programs(arm: Arm) -> list[Program]:
+def programs(arm: ArmRun) -> list[VerifierStatistics]:
     """The programs of an arm, in the order in which they first spoke."""
     takes: dict[str, str] = {}
     counts: Counter[tuple[str, str]] = Counter()
@@ -167,7 +167,7 @@ def programs(arm: Arm) -> list[Program]:
             takes.setdefault(verdict["program"], verdict["takes"])
             counts[verdict["program"], verdict["outcome"]] += 1
     return [
-        Program(name, taken, *(counts[name, outcome] for outcome in ("passed", "failed", "abstained")))
+        VerifierStatistics(name, taken, *(counts[name, outcome] for outcome in ("passed", "failed", "abstained")))
         for name, taken in takes.items()
     ]
 
@@ -217,7 +217,7 @@ def _total(name: str, parts: Iterable[Spent]) -> Spent:
     )
 
 
-def tokens_by_role(evidence: Evidence) -> list[Spent]:
+def tokens_by_role(evidence: RunContents) -> list[Spent]:
     """What every role of every arm used, as the ledger recorded it."""
     arms = [arm for arm in evidence.arms if arm.facts.get("tokens_by_role")]
     return [
@@ -227,7 +227,7 @@ def tokens_by_role(evidence: Evidence) -> list[Spent]:
     ]
 
 
-def tokens_by_model(evidence: Evidence) -> list[Spent]:
+def tokens_by_model(evidence: RunContents) -> list[Spent]:
     """What every model used: as recorded in the manifests, else as the engines counted it in the log."""
     found: dict[str, list[Spent]] = {}
     for arm in evidence.arms:
@@ -246,7 +246,7 @@ def total(parts: Iterable[Spent]) -> Spent:
 
 
 @dataclass
-class Model:
+class ModelUse:
     """A model of the run: who used it as what, and what is known of its origin; "" is unknown."""
 
     name: str
@@ -257,9 +257,9 @@ class Model:
     identity: str
 
 
-def models(evidence: Evidence) -> list[Model]:
+def models(evidence: RunContents) -> list[ModelUse]:
     """Every model the run used, as the manifests name them; the catalog knows whose work a model is."""
-    found: dict[str, Model] = {}
+    found: dict[str, ModelUse] = {}
     for arm in evidence.arms:
         known = arm.facts.get("models", {})
         for member, facts in arm.facts.get("members", {}).items():
@@ -276,16 +276,16 @@ def models(evidence: Evidence) -> list[Model]:
     return list(found.values())
 
 
-def _use(found: dict[str, Model], name: str, facts: Mapping[str, Any], use: str) -> None:
+def _use(found: dict[str, ModelUse], name: str, facts: Mapping[str, Any], use: str) -> None:
     entry = find_entry(name)
-    model = found.setdefault(name, Model(name, [], "", entry.hub_id if entry else "", "", ""))
+    model = found.setdefault(name, ModelUse(name, [], "", entry.hub_id if entry else "", "", ""))
     model.uses += [] if use in model.uses else [use]
     model.licence = model.licence or facts.get("licence") or (entry.licence if entry else "")
     model.source = model.source or facts.get("source_note") or facts.get("origin") or ""
     model.identity = model.identity or facts.get("identity") or ""
 
 
-def texts(arms: Iterable[Arm]) -> dict[str, str]:
+def texts(arms: Iterable[ArmRun]) -> dict[str, str]:
     """Instructions by the name a child calls its parent: candidates by their id, seeds where an arm copied them."""
     found: dict[str, str] = {}
     for arm in arms:
@@ -297,7 +297,7 @@ def texts(arms: Iterable[Arm]) -> dict[str, str]:
     return found
 
 
-def samples(arm: Arm) -> list[Row]:
+def samples(arm: ArmRun) -> list[Row]:
     """Rows to show, by a rule and not by taste: the first of each ending, then accepted ones of further domains."""
     chosen: list[Row] = []
     if arm.committee:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gra.core.progress import duration
-from gra.reports.comparison import Comparison
-from gra.reports.statistics import Reviewer, Spent
-from gra.runs.contents import Arm, Evidence
+from gra.reports.comparison import ComparisonView
+from gra.reports.statistics import ReviewerStatistics, Spent
+from gra.runs.contents import ArmRun, RunContents
 from gra.runs.timeline import Timeline
 
 
-def summary(evidence: Evidence, comparison: Comparison | None) -> str:
+def summary(evidence: RunContents, comparison: ComparisonView | None) -> str:
     """What was run, in two or three sentences."""
     made = [f"{arm.name} ({_count(arm.accepted(), 'row')})" for arm in evidence.arms if arm.rows]
     sentences = [f"{_count(len(made), 'dataset')}: {_list(made)}."] if made else []
@@ -25,7 +25,7 @@ def summary(evidence: Evidence, comparison: Comparison | None) -> str:
     return " ".join(sentences) or "Nothing is finished yet in this run folder."
 
 
-def tiles(evidence: Evidence, timeline: Timeline, spent: Spent) -> list[tuple[str, str, str]]:
+def tiles(evidence: RunContents, timeline: Timeline, spent: Spent) -> list[tuple[str, str, str]]:
     """The numbers at the top: (name, value, remark)."""
     found = []
     for arm in evidence.arms:
@@ -44,7 +44,7 @@ def tiles(evidence: Evidence, timeline: Timeline, spent: Spent) -> list[tuple[st
     return found
 
 
-def committee_story(arm: Arm) -> str:
+def committee_story(arm: ArmRun) -> str:
     """How many candidates became rows, and what the gate asked for."""
     if not arm.rows:
         return "No candidate is on record."
@@ -58,7 +58,7 @@ def committee_story(arm: Arm) -> str:
     return text
 
 
-def panel(arm: Arm, probed: Sequence[Reviewer]) -> str:
+def panel(arm: ArmRun, probed: Sequence[ReviewerStatistics]) -> str:
     """What the planted pairs say about the committee, and who shares weights."""
     together = arm.facts.get("committee_auc")
     if probed and together is not None:

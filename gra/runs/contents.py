@@ -14,7 +14,7 @@ from typing import Any
 
 from gra.core.errors import DataError
 from gra.core.progress import read_events
-from gra.core.resolved_recipe import read_resolved
+from gra.core.resolved_recipe import read_resolved_recipe
 from gra.core.run_folder import MANIFEST, RunFolder
 from gra.core.types import State
 from gra.data.export import read_lineage
@@ -25,7 +25,7 @@ _COPYING = ("vanilla", "distilled")
 
 
 @dataclass(frozen=True)
-class Arm:
+class ArmRun:
     """One dataset of the run: its section of the manifest, its lineage, and the recipe it was made by."""
 
     name: str
@@ -55,7 +55,7 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Student:
+class TrainedStudent:
     """One trained model: the manifest's section, the metrics it wrote, and the trainer's log, step by step."""
 
     key: str
@@ -70,19 +70,19 @@ class Student:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class RunContents:
     """Everything the report is made of."""
 
     run: Path
-    arms: list[Arm]
-    students: list[Student]
+    arms: list[ArmRun]
+    students: list[TrainedStudent]
     comparison: dict[str, Any]
     events: list[dict[str, Any]]
     experiment: dict[str, Any]
     environments: list[dict[str, Any]] = field(default_factory=list)
 
 
-def read_evidence(run: Path) -> Evidence:
+def read_contents(run: Path) -> RunContents:
     """Read a run folder.
 
     Raises:
@@ -91,10 +91,10 @@ def read_evidence(run: Path) -> Evidence:
     folders = [run, *_subfolders(run / "arms"), *_subfolders(run / "models"), *_subfolders(run / "eval")]
     manifests = {folder: _manifest(folder) for folder in folders}
     sections = [s for m in manifests.values() for s in m.values() if isinstance(s, dict)]
-    experiment = {**read_resolved(run), **manifests[run].get("experiment", {})}
+    experiment = {**read_resolved_recipe(run), **manifests[run].get("experiment", {})}
     order = {name: place for place, name in enumerate(experiment.get("arms", ()))}
     arms = [arm for folder in folders if (arm := _arm(folder, folder == run, manifests[folder])) is not None]
-    return Evidence(
+    return RunContents(
         run=run,
         arms=sorted(arms, key=lambda arm: (order.get(arm.name, len(order)), arm.committee)),
         students=sorted(
@@ -113,20 +113,20 @@ def find_lineages(run: Path) -> list[Path]:
     return [file for folder in (run, *_subfolders(run / "arms")) if (file := folder / "lineage.parquet").is_file()]
 
 
-def _arm(folder: Path, alone: bool, manifest: Mapping[str, Any]) -> Arm | None:
+def _arm(folder: Path, alone: bool, manifest: Mapping[str, Any]) -> ArmRun | None:
     facts, lineage = manifest.get("synthesis", {}), folder / "lineage.parquet"
     if not facts and not lineage.is_file():
         return None
     rows = read_lineage(lineage) if lineage.is_file() else []
     kind = facts.get("arm") or (rows[0]["arm"] if rows else "gra")
     name = facts.get("name", folder.name) if alone else folder.name
-    return Arm(name, kind, facts, rows, read_resolved(folder))
+    return ArmRun(name, kind, facts, rows, read_resolved_recipe(folder))
 
 
-def _student(folder: Path, manifest: Mapping[str, Any]) -> Student:
+def _student(folder: Path, manifest: Mapping[str, Any]) -> TrainedStudent:
     states = sorted(folder.glob("checkpoints/checkpoint-*/trainer_state.json"), key=lambda f: int(f.parent.name[11:]))
     log = _json(states[-1]).get("log_history", []) if states else []
-    return Student(folder.name, manifest.get("training", {}), _json(folder / "metrics.json"), log)
+    return TrainedStudent(folder.name, manifest.get("training", {}), _json(folder / "metrics.json"), log)
 
 
 def _number(value: Any) -> float | None:

@@ -17,7 +17,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from gra.core.errors import DataError
-from gra.core.resolved_recipe import RESOLVED, find_ledger, read_resolved
+from gra.core.resolved_recipe import RESOLVED, find_ledger, read_resolved_recipe
 from gra.core.run_folder import RunFolder
 from gra.core.types import State
 from gra.data.export import read_lineage
@@ -139,7 +139,7 @@ def _read(run: Path) -> _Side:
         hint = f"; it is an experiment, compare its arms: {', '.join(arms)}" if arms else ""
         raise DataError(f"{run} is not a finished synthesis run{hint}")
     rows = {row["candidate_id"]: row for row in read_lineage(run / "lineage.parquet")}
-    if not (recipe := read_resolved(run)):
+    if not (recipe := read_resolved_recipe(run)):
         raise DataError(f"{run} has no {RESOLVED}, or an empty one; see `gra verify {run}`")
     payments = None
     if ledger := find_ledger(run):

@@ -27,7 +27,7 @@ _SHOWN = 8
 
 
 @dataclass(frozen=True)
-class Verified:
+class VerifyResult:
     """What was found to be as it should be."""
 
     files: int
@@ -47,7 +47,7 @@ class Verified:
         return asdict(self)
 
 
-def verify(run: Path) -> Verified:
+def verify(run: Path) -> VerifyResult:
     """Check a run folder; nothing in it is changed.
 
     Raises:
@@ -71,7 +71,7 @@ def verify(run: Path) -> Verified:
     if problems:
         more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise Mismatch(f"{run} is not what was written:\n  " + "\n  ".join(problems[:_SHOWN]) + more)
-    return Verified(files, len(manifests), sum(len(found or ()) for found in keys.values()), rows)
+    return VerifyResult(files, len(manifests), sum(len(found or ()) for found in keys.values()), rows)
 
 
 def _files(folder: Path, problems: list[str]) -> int:

@@ -26,14 +26,14 @@ _THINKING = re.compile(r"\A.*?</think>", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
-class Program:
+class ExtractedProgram:
     """What was found, ready to run, and how."""
 
     code: str
     how: How
 
 
-def extract(answer: str, beginning: str = "", entry_point: str | None = None) -> Program | None:
+def extract(answer: str, beginning: str = "", entry_point: str | None = None) -> ExtractedProgram | None:
     """The program in an answer, or None when there is none.
 
     Args:
@@ -49,7 +49,7 @@ def extract(answer: str, beginning: str = "", entry_point: str | None = None) ->
     if blocks:
         return _placed(_best(blocks, entry_point), beginning, "fenced")
     if beginning and (body := _body(answer)) and _parses(beginning + body):
-        return Program(beginning + body, "body")
+        return ExtractedProgram(beginning + body, "body")
     if (code := _bare(answer)) is not None:
         return _placed(code, beginning, "bare")
     return None
@@ -73,16 +73,16 @@ def _best(blocks: list[str], entry_point: str | None) -> str:
     return together if _parses(together) else blocks[0]
 
 
-def _placed(code: str, beginning: str, how: How) -> Program:
+def _placed(code: str, beginning: str, how: How) -> ExtractedProgram:
     """Code below the beginning: as a body if it is indented like one, as definitions of its own otherwise."""
     if not beginning:
-        return Program(code, how)
+        return ExtractedProgram(code, how)
     below = beginning.rstrip("\n") + "\n" + code
     if code[:1] in " \t" and _parses(below):
-        return Program(below, "body")
+        return ExtractedProgram(below, "body")
     apart = closed(beginning).rstrip("\n") + "\n\n\n" + code
     # `from __future__` must come first.
-    return Program(apart if _parses(apart) or not _parses(code) else code, how)
+    return ExtractedProgram(apart if _parses(apart) or not _parses(code) else code, how)
 
 
 def _body(answer: str) -> str:

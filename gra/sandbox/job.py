@@ -33,7 +33,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class SandboxJob:
     """Code and the tests it must pass.
 
     The tests run in another process than the code and see its global names; `preamble` is trusted code that runs
@@ -90,7 +90,7 @@ class Isolation:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class SandboxOutcome:
     """One job's verdict, why, and what it took (processor and wall seconds)."""
 
     verdict: Verdict

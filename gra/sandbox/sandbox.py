@@ -25,7 +25,7 @@ from typing import Any
 
 import gra
 from gra.core.errors import EngineUnavailable
-from gra.sandbox.job import Isolation, Job, Limits, Outcome, Verdict
+from gra.sandbox.job import Isolation, Limits, SandboxJob, SandboxOutcome, Verdict
 from gra.sandbox.permission import Permission
 
 SANDBOX_VERSION = 1  # raise when the same job would get another verdict
@@ -57,11 +57,11 @@ class Sandbox:
     def __init__(self, permission: Permission, limits: Limits | None = None, workers: int | None = None) -> None:
         self.permission, self.limits = permission, limits or Limits()
         self.workers = workers or len(os.sched_getaffinity(0))
-        outcome, self.isolation = self._run(Job("def one():\n    return 1\n", "assert one() == 1\n"))
+        outcome, self.isolation = self._run(SandboxJob("def one():\n    return 1\n", "assert one() == 1\n"))
         if outcome.verdict is not Verdict.PASSED:
             raise SandboxBroken(f"a trivial program did not pass in the sandbox: {outcome.verdict}, {outcome.detail}")
 
-    def run(self, job: Job) -> Outcome:
+    def run(self, job: SandboxJob) -> SandboxOutcome:
         """The verdict on one job.
 
         Raises:
@@ -74,7 +74,9 @@ class Sandbox:
             )
         return outcome
 
-    def run_all(self, jobs: Sequence[Job], progress: Callable[[int], None] | None = None) -> list[Outcome]:
+    def run_all(
+        self, jobs: Sequence[SandboxJob], progress: Callable[[int], None] | None = None
+    ) -> list[SandboxOutcome]:
         """The verdicts on many jobs, in their order; `progress` is told how many are done."""
         outcomes = []
         pool = ThreadPoolExecutor(self.workers)
@@ -96,14 +98,14 @@ class Sandbox:
             "isolation": self.isolation.to_json(),
         }
 
-    def _run(self, job: Job) -> tuple[Outcome, Isolation]:
+    def _run(self, job: SandboxJob) -> tuple[SandboxOutcome, Isolation]:
         with _folder() as folder:
             first = {"caller": os.getpid(), "limits": asdict(self.limits), "folder": str(folder), "code": job.code}
             second = {"tests": job.tests, "preamble": job.preamble, "entry_point": job.entry_point}
             found = _supervise(_message(first) + _message(second), folder, self.limits.wall_s + _GRACE_S)
         isolation = Isolation.from_json(found["isolation"])
         detail = found["detail"].encode(errors="replace").decode()  # the program chose its characters
-        return Outcome(Verdict(found["verdict"]), detail, found["cpu_s"], found["wall_s"]), isolation
+        return SandboxOutcome(Verdict(found["verdict"]), detail, found["cpu_s"], found["wall_s"]), isolation
 
 
 def _supervise(job: bytes, folder: Path, seconds: float) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from gra.config.committee import Served
-from gra.config.synthesis import Engine as EngineRecipe
+from gra.config.committee import BackendConfig
+from gra.config.synthesis import EngineConfig
 from gra.core.errors import RecipeError
 from gra.models.adapters import Adapter
 
@@ -20,7 +20,7 @@ _HOST_SHARE = 0.6
 
 
 @dataclass(frozen=True)
-class Housing:
+class MemoryPlan:
     """Sizes in GB: of each model while it serves, of all together at most, and of each while it sleeps."""
 
     memory_gb: Mapping[str, float]
@@ -30,7 +30,9 @@ class Housing:
     asleep_gb: float
 
 
-def house(weights_gb: Mapping[str, float], engine: EngineRecipe, gpu_gb: float | None, host_gb: float) -> Housing:
+def plan_memory(
+    weights_gb: Mapping[str, float], engine: EngineConfig, gpu_gb: float | None, host_gb: float
+) -> MemoryPlan:
     """Plan models, by the size of their weights, into a GPU (None: there is none) and so much free host memory.
 
     Raises:
@@ -40,15 +42,15 @@ def house(weights_gb: Mapping[str, float], engine: EngineRecipe, gpu_gb: float |
     memory = {name: engine_gb(size, engine, on_gpu) for name, size in weights_gb.items()}
     limit = limit_gb(engine, gpu_gb, host_gb)
     level = _sleep_level(engine.park, memory, weights_gb, limit, on_gpu, host_gb)
-    return Housing(memory, limit, kv_cache_gb(engine, on_gpu), level, _ASLEEP_GB if level else 0.0)
+    return MemoryPlan(memory, limit, kv_cache_gb(engine, on_gpu), level, _ASLEEP_GB if level else 0.0)
 
 
-def kv_cache_gb(engine: EngineRecipe, on_gpu: bool) -> float:
+def kv_cache_gb(engine: EngineConfig, on_gpu: bool) -> float:
     """What an engine sets aside for what it has read."""
     return engine.kv_cache_gb or (4.0 if on_gpu else 1.0)
 
 
-def engine_gb(weights: float, engine: EngineRecipe, on_gpu: bool) -> float:
+def engine_gb(weights: float, engine: EngineConfig, on_gpu: bool) -> float:
     """What an engine with weights of so many GB takes in memory."""
     return weights + kv_cache_gb(engine, on_gpu) + (_GPU_OVERHEAD_GB if on_gpu else _CPU_OVERHEAD_GB)
 
@@ -58,12 +60,12 @@ def adapters_gb(worn: Collection[Adapter]) -> float:
     return 2 * len(worn) * max((adapter.gb for adapter in worn), default=0.0)
 
 
-def limit_gb(engine: EngineRecipe, gpu_gb: float | None, host_gb: float) -> float:
+def limit_gb(engine: EngineConfig, gpu_gb: float | None, host_gb: float) -> float:
     """What all engines may take together."""
     return engine.memory_gb or (0.92 * gpu_gb if gpu_gb is not None else 0.85 * host_gb)
 
 
-def cluster_gpus(served: Served) -> float:
+def cluster_gpus(served: BackendConfig) -> float:
     """What a model on a Ray cluster holds of it; a replica without a GPU counts as one, like such a machine."""
     return (served.replicas or 1) * (served.gpus or 1.0)
 

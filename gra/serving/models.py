@@ -14,9 +14,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from gra.config.committee import Member, Served
-from gra.config.synthesis import Engine as EngineRecipe
-from gra.config.synthesis import SynthesisRecipe, committee_of
+from gra.config.committee import BackendConfig, MemberConfig
+from gra.config.synthesis import EngineConfig, SynthesisRecipe, committee_of
 from gra.core.errors import ModelUnavailable, RecipeError
 from gra.core.hardware import available_gb, gpu_memory_gb
 from gra.core.progress import View
@@ -26,17 +25,19 @@ from gra.engines.vllm.engine import VllmEngine, VllmSettings
 from gra.models.adapters import Adapter, find_adapter
 from gra.models.catalog import ResolvedModel, resolve
 from gra.models.chat import context_length, has_chat_template, template_digest
-from gra.serving.memory import adapters_gb, cluster_gpus, house, kv_cache_gb
+from gra.serving.memory import adapters_gb, cluster_gpus, kv_cache_gb, plan_memory
 
 
 @dataclass
-class Workshop:
+class ModelRegistry:
     """Resolved models by the name the recipe gives them, and who had to be left out."""
 
-    engine: EngineRecipe
+    engine: EngineConfig
     models: dict[str, ResolvedModel] = field(default_factory=dict)
-    servers: dict[str, Served] = field(default_factory=dict)  # the models that are not on this machine
-    clusters: dict[str, Served] = field(default_factory=dict)  # those whose weights are here too, but served by Ray
+    servers: dict[str, BackendConfig] = field(default_factory=dict)  # the models that are not on this machine
+    clusters: dict[str, BackendConfig] = field(
+        default_factory=dict
+    )  # those whose weights are here too, but served by Ray
     adapters: dict[str, dict[str, Adapter]] = field(default_factory=dict)  # by model, then as the recipe names them
     missing: dict[str, str] = field(default_factory=dict)
     # Set when a committee's first candidate has ended. Teachers wait for it: the way to a committee's first row is
@@ -57,7 +58,7 @@ class Workshop:
         here = len(self.servers) + len(self.clusters) < len(self.models)
         return int(here) + sum(map(cluster_gpus, self.clusters.values()))
 
-    def served(self, member: Member) -> str | None:
+    def served(self, member: MemberConfig) -> str | None:
         """The name of the model a member runs on: its own, its fallback, or None when neither can be had."""
         return next((n for n in (member.model, member.fallback) if n in self.models), None)
 
@@ -72,7 +73,7 @@ class Workshop:
         local, limit = self._local(logs)
         return EnginePool(local | remote, limit)
 
-    def _replicated(self, name: str, served: Served, logs: Path) -> Engine:
+    def _replicated(self, name: str, served: BackendConfig, logs: Path) -> Engine:
         from gra.engines.ray import RayEngine, RaySettings
 
         gpus = 1.0 if served.gpus is None else served.gpus
@@ -85,7 +86,7 @@ class Workshop:
         )
         return RayEngine(self.models[name].name, settings, cluster, log_file=self._log_file(name, logs))
 
-    def _remote(self, name: str, served: Served) -> Engine:
+    def _remote(self, name: str, served: BackendConfig) -> Engine:
         from gra.engines.openai_server.engine import OpenAIEngine, ServerSettings
 
         assert served.base_url is not None
@@ -107,7 +108,7 @@ class Workshop:
         sizes = {
             name: weights_gb(m.path) + adapters_gb(self.adapters.get(name, {}).values()) for name, m in models.items()
         }
-        housing = house(sizes, self.engine, gpu, available_gb())
+        housing = plan_memory(sizes, self.engine, gpu, available_gb())
         cores = len(os.sched_getaffinity(0))
         engines: dict[str, Engine] = {}
         for name, model in models.items():
@@ -146,14 +147,14 @@ class Workshop:
         return logs / f"engine-{self.models[name].name.replace('/', '--')}.log"
 
 
-def find_models(recipes: Sequence[SynthesisRecipe], view: View) -> Workshop:
+def find_models(recipes: Sequence[SynthesisRecipe], view: View) -> ModelRegistry:
     """Resolve every model that the recipes name; members whose model is gone are noted where the recipe allows it.
 
     Raises:
         ModelUnavailable: when a model that a recipe cannot do without is not to be had.
         RecipeError: when a model has no chat template.
     """
-    workshop = Workshop(recipes[0].engine)
+    workshop = ModelRegistry(recipes[0].engine)
     for recipe in recipes:
         if recipe.engine != workshop.engine:
             raise RecipeError(
@@ -178,14 +179,19 @@ def find_models(recipes: Sequence[SynthesisRecipe], view: View) -> Workshop:
     return workshop
 
 
-def _members(recipe: SynthesisRecipe) -> list[tuple[Member, bool]]:
+def _members(recipe: SynthesisRecipe) -> list[tuple[MemberConfig, bool]]:
     """The members a recipe needs served, and whether it can do without each."""
     committee = committee_of(recipe)
     return [(member, committee.allow_missing) for member in committee.models.values()] if committee else []
 
 
 def _find_here(
-    workshop: Workshop, member: Member, served: Served, optional: bool, licences: Sequence[str], view: View
+    workshop: ModelRegistry,
+    member: MemberConfig,
+    served: BackendConfig,
+    optional: bool,
+    licences: Sequence[str],
+    view: View,
 ) -> None:
     """Enter a model whose weights are on this machine, to be served here or on a cluster."""
     known = workshop.served(member)
@@ -201,12 +207,12 @@ def _find_here(
         workshop.clusters[name] = place
 
 
-def _place(served: Served) -> Served:
+def _place(served: BackendConfig) -> BackendConfig:
     """Where a model runs, without what else the recipe's `engine` says."""
-    return Served(**served.model_dump(include=set(Served.model_fields)))
+    return BackendConfig(**served.model_dump(include=set(BackendConfig.model_fields)))
 
 
-def _find(workshop: Workshop, member: Member, optional: bool, licences: Sequence[str], view: View) -> None:
+def _find(workshop: ModelRegistry, member: MemberConfig, optional: bool, licences: Sequence[str], view: View) -> None:
     for name in filter(None, (member.model, member.fallback)):
         if name in workshop.models:
             return
@@ -220,7 +226,7 @@ def _find(workshop: Workshop, member: Member, optional: bool, licences: Sequence
             view.note(f"! {error}")
 
 
-def _find_worn(workshop: Workshop, member: Member, served: Served) -> None:
+def _find_worn(workshop: ModelRegistry, member: MemberConfig, served: BackendConfig) -> None:
     """Enter a member's adapter."""
     assert member.adapter is not None
     if served.kind == "openai":
@@ -233,7 +239,7 @@ def _find_worn(workshop: Workshop, member: Member, served: Served) -> None:
         adapters[member.adapter] = find_adapter(member.adapter)
 
 
-def _find_served(workshop: Workshop, name: str, served: Served) -> None:
+def _find_served(workshop: ModelRegistry, name: str, served: BackendConfig) -> None:
     """Enter a model that a server holds; whether it does is seen when the engine starts."""
     place = _place(served)
     if name in workshop.models and workshop.servers.get(name) != place:

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from gra.core.types import SECOND_BEST, Candidate, Draft, State
+from gra.core.types import SECOND_BEST, AlternativeResponse, Candidate, State
 
 
-def best_draft(told: Sequence[Candidate]) -> Candidate:
+def pick_best(told: Sequence[Candidate]) -> Candidate:
     """The story of the best draft, with the others in its `drafts`.
 
     Accepted goes before rejected and rejected before failed; then the score that decided counts, then the
@@ -28,6 +28,6 @@ def _standing(draft: Candidate) -> tuple[bool, bool, float]:
     return draft.state is not State.ACCEPTED, draft.state is State.FAILED, -(-1.0 if score is None else score)
 
 
-def _lost(number: int, draft: Candidate) -> Draft:
+def _lost(number: int, draft: Candidate) -> AlternativeResponse:
     reason = SECOND_BEST if draft.state is State.ACCEPTED else draft.reason
-    return Draft(number, draft.response, reason, draft.reviews, draft.mean, draft.std, draft.ruling)
+    return AlternativeResponse(number, draft.response, reason, draft.reviews, draft.mean, draft.std, draft.ruling)

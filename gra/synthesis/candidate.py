@@ -19,31 +19,31 @@ from functools import lru_cache
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.concurrency import together
 from gra.core.errors import DataError
-from gra.core.rng import draw
+from gra.core.rng import rng
 from gra.core.types import Candidate, Review, Seed, State, Verified
 from gra.engines.broker import Broker
-from gra.synthesis.best_of_n import best_draft
+from gra.synthesis.best_of_n import pick_best
 from gra.synthesis.committee.adjudicator import adjudicate
-from gra.synthesis.committee.calls import Notebook, Unanswered
+from gra.synthesis.committee.calls import CallRecorder, Unanswered
 from gra.synthesis.committee.gate import Gate, decide
 from gra.synthesis.committee.generator import new_keywords, rewrite_response, write_instruction, write_response
 from gra.synthesis.committee.members import Member
 from gra.synthesis.committee.reviewer import Calibration, add_comment, check_instruction, score_response
-from gra.synthesis.committee.roles import Roles, cast
-from gra.synthesis.committee.verifiers import Program, Sample
-from gra.synthesis.decontamination import Screen, screened
-from gra.synthesis.format_constraints import with_form
+from gra.synthesis.committee.roles import RoleAssignment, assign_roles
+from gra.synthesis.committee.verifiers import Verifier, VerifierInput
+from gra.synthesis.decontamination import Decontaminator, decontaminate
+from gra.synthesis.format_constraints import add_format_constraint
 
 Pool = Mapping[str, Sequence[Seed]]
 
 
-def trust(raw: float) -> float:
+def uncalibrated(raw: float) -> float:
     """The calibration of a reviewer that was not measured: its score as it stands."""
     return raw
 
 
 @dataclass(frozen=True)
-class Setting:
+class CandidateSettings:
     """What all stories of a run share: the recipe, the committee and what the probes taught about it."""
 
     recipe: SynthesisRecipe
@@ -53,13 +53,13 @@ class Setting:
     late: Mapping[str, Callable[[], Awaitable[Calibration]]] = field(
         default_factory=dict
     )  # of those measured meanwhile
-    programs: Sequence[Program] = ()
+    programs: Sequence[Verifier] = ()
     fingerprint: str = ""  # of all that a verdict depends on beside the pool
-    screen: Screen | None = None
+    screen: Decontaminator | None = None
 
     def calibration(self, member: Member) -> Calibration:
         """The member's map from raw to calibrated score."""
-        return self.calibrations.get(member.name, trust)
+        return self.calibrations.get(member.name, uncalibrated)
 
     async def measured(self, member: Member) -> Calibration:
         """The same for a member that may still be about to be measured."""
@@ -71,8 +71,8 @@ def candidate_id(round_: int, index: int) -> str:
     return f"r{round_}-{index:06d}"
 
 
-async def live(
-    setting: Setting, broker: Broker, parents: Pool, round_: int, index: int, domain: str | None = None
+async def generate_candidate(
+    setting: CandidateSettings, broker: Broker, parents: Pool, round_: int, index: int, domain: str | None = None
 ) -> Candidate:
     """Tell one story to its end; every path leads to a terminal state with a reason.
 
@@ -82,21 +82,21 @@ async def live(
     """
     recipe = setting.recipe
     domain = domain or domain_in_turn(recipe, parents, round_, index)
-    drawn = draw(recipe.seed, round_, index, "parents").sample(parents[domain], 2)
-    story = _begin(setting, broker, candidate_id(round_, index), round_, index, domain, drawn)
-    return await _end(story, story.tell(drawn))
+    drawn = rng(recipe.seed, round_, index, "parents").sample(parents[domain], 2)
+    story = _start(setting, broker, candidate_id(round_, index), round_, index, domain, drawn)
+    return await _finish(story, story.tell(drawn))
 
 
-async def refine(setting: Setting, broker: Broker, index: int, seed: Seed) -> Candidate:
+async def refine_seed(setting: CandidateSettings, broker: Broker, index: int, seed: Seed) -> Candidate:
     """The seed's instruction with a response of the committee's, reviewed like any other."""
-    story = _begin(setting, broker, f"refined-{seed.id}", 0, index, seed.domain, [seed])
-    return await _end(story, story.retell(seed))
+    story = _start(setting, broker, f"refined-{seed.id}", 0, index, seed.domain, [seed])
+    return await _finish(story, story.retell(seed))
 
 
-def _begin(
-    setting: Setting, broker: Broker, name: str, round_: int, index: int, domain: str, parents: Sequence[Seed]
-) -> _Story:
-    roles = cast(setting.recipe, setting.members, round_, index)
+def _start(
+    setting: CandidateSettings, broker: Broker, name: str, round_: int, index: int, domain: str, parents: Sequence[Seed]
+) -> _CandidateRun:
+    roles = assign_roles(setting.recipe, setting.members, round_, index)
     begun = Candidate(
         id=name,
         round=round_,
@@ -110,17 +110,17 @@ def _begin(
         adjudicator=roles.adjudicator.name if roles.adjudicator else "",
         parents=tuple(parent.id for parent in parents),
     )
-    return _Story(setting, roles, Notebook(broker, name), begun)
+    return _CandidateRun(setting, roles, CallRecorder(broker, name), begun)
 
 
-async def _end(story: _Story, telling: Awaitable[Candidate]) -> Candidate:
+async def _finish(story: _CandidateRun, telling: Awaitable[Candidate]) -> Candidate:
     try:
         ended = await telling
     except Unanswered as gap:
         ended = replace(story.told, state=State.FAILED, reason=str(gap))
     # Sorted: reviewers answer in any order, and the same story must read the same.
     ended = replace(ended, usage=dict(story.notebook.usage), calls=tuple(sorted(story.notebook.calls)))
-    return (await screened(story.setting.screen, [ended]))[0]
+    return (await decontaminate(story.setting.screen, [ended]))[0]
 
 
 def domain_in_turn(recipe: SynthesisRecipe, parents: Pool, round_: int, index: int) -> str:
@@ -134,7 +134,7 @@ def domain_in_turn(recipe: SynthesisRecipe, parents: Pool, round_: int, index: i
 
 @lru_cache(maxsize=64)
 def _lap(seed: int, round_: int, lap: int, domains: tuple[str, ...]) -> list[str]:
-    return draw(seed, round_, lap, "domains").sample(domains, len(domains))
+    return rng(seed, round_, lap, "domains").sample(domains, len(domains))
 
 
 def eligible(pool: Pool) -> dict[str, list[Seed]]:
@@ -151,10 +151,12 @@ def _remark(verdict: Verified) -> str:
     return f"a program found wrong: {'; '.join(verdict.broken)}" if verdict.broken else "a program found nothing wrong"
 
 
-class _Story:
+class _CandidateRun:
     """The steps of one candidate; `told` is what is known of it so far."""
 
-    def __init__(self, setting: Setting, roles: Roles, notebook: Notebook, begun: Candidate) -> None:
+    def __init__(
+        self, setting: CandidateSettings, roles: RoleAssignment, notebook: CallRecorder, begun: Candidate
+    ) -> None:
         self.setting = setting
         self.roles = roles
         self.notebook = notebook
@@ -169,8 +171,8 @@ class _Story:
         instruction = await write_instruction(
             self.notebook, generator, domain, keywords, parents, self.setting.recipe.rounds.parents
         )
-        luck = draw(self.setting.recipe.seed, self.told.round, self.told.index, "form")
-        instruction = with_form(instruction, domain, self.setting.recipe.forms, luck)
+        luck = rng(self.setting.recipe.seed, self.told.round, self.told.index, "form")
+        instruction = add_format_constraint(instruction, domain, self.setting.recipe.forms, luck)
         self.told = replace(self.told, instruction=instruction)
         if failed := await self._check():
             return replace(self.told, state=State.REJECTED, reason=f"instruction: {failed}")
@@ -188,7 +190,7 @@ class _Story:
 
     async def _answered(self, write: Callable[[int], Awaitable[str]]) -> Candidate:
         """Every draft is written and judged; the best is the story's."""
-        return best_draft(await together(*(self._draft(n, write) for n in range(self.setting.recipe.drafts))))
+        return pick_best(await together(*(self._draft(n, write) for n in range(self.setting.recipe.drafts))))
 
     async def _draft(self, number: int, write: Callable[[int], Awaitable[str]]) -> Candidate:
         """The story with one response and its verdict; a question that got no answer ends only this draft."""
@@ -230,7 +232,7 @@ class _Story:
                 return f"program {program.kind}: {program.fault}"
         return ""
 
-    def _programs(self, takes: str) -> list[Program]:
+    def _programs(self, takes: str) -> list[Verifier]:
         domain = self.told.domain
         return [
             program
@@ -238,9 +240,9 @@ class _Story:
             if program.recipe.takes == takes and domain in (program.recipe.domains or [domain])
         ]
 
-    async def _consult(self, programs: Sequence[Program]) -> None:
+    async def _consult(self, programs: Sequence[Verifier]) -> None:
         told = self.told
-        sample = Sample(told.domain, told.instruction, told.response, told.generator, told.tests)
+        sample = VerifierInput(told.domain, told.instruction, told.response, told.generator, told.tests)
         verdicts = await together(*(program.judge(sample, self.notebook) for program in programs))
         self.told = replace(self.told, programs=(*self.told.programs, *verdicts))
 

@@ -1,4 +1,4 @@
-"""One arm to be made (`Job`), and what making it needs at hand (`Workbench`)."""
+"""One arm to be made (`Job`), and what making it needs at hand (`SynthesisContext`)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from gra.core.types import Candidate, State
 from gra.engines.broker import Broker
 from gra.engines.types import calls_at_once
 from gra.ledger.ledger import Ledger
-from gra.serving.models import Workshop
+from gra.serving.models import ModelRegistry
 from gra.synthesis.funnel import steps, taken_by
-from gra.synthesis.job import Job, stories_at_once
+from gra.synthesis.job import Job, candidates_in_flight
 from gra.tracking import Tracker
 
 
@@ -26,11 +26,11 @@ class Goal:
 
 
 @dataclass
-class Workbench:
+class SynthesisContext:
     """What making one arm needs at hand."""
 
     job: Job
-    workshop: Workshop
+    workshop: ModelRegistry
     broker: Broker
     ledger: Ledger
     view: View
@@ -50,7 +50,7 @@ class Workbench:
     def in_flight(self) -> int:
         """How many stories may be told at once."""
         pool = self.broker.pool
-        return stories_at_once(map(calls_at_once, pool.engines.values()))
+        return candidates_in_flight(map(calls_at_once, pool.engines.values()))
 
     def note(self, candidate: Candidate, total: int, *, quietly: bool = False) -> None:
         """Tell the person, the log and whoever waits for a committee's first candidate that a candidate ended.

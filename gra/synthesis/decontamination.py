@@ -20,7 +20,7 @@ from gra.config.loader import Loaded, find_file
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import ModelUnavailable
 from gra.core.hashing import digest
-from gra.core.types import Candidate, Contamination, State
+from gra.core.types import Candidate, ContaminationMatch, State
 from gra.data.contamination import RULES, Match, SuiteIndex, SuiteItem, verdict_of
 
 # From a suite's file (and a folder with benchmark files) to its items, and why which tasks are left out.
@@ -30,7 +30,7 @@ _BUILDING = Lock()
 _INDEXES: WeakValueDictionary[str, SuiteIndex] = WeakValueDictionary()  # of the suites in use, by digest
 
 
-class Screen:
+class Decontaminator:
     """A suite's items, held against candidates; the index is built when the first comes."""
 
     def __init__(self, suite: str, items: Sequence[SuiteItem], left_out: Mapping[str, str]) -> None:
@@ -76,10 +76,10 @@ class Screen:
     def _judged(self, candidate: Candidate, matches: Sequence[Match]) -> Candidate:
         verdict = verdict_of(matches)
         if not matches:
-            return replace(candidate, contamination=Contamination(verdict))
+            return replace(candidate, contamination=ContaminationMatch(verdict))
         best = matches[0]
         item = self._items[best.item]
-        found = Contamination(
+        found = ContaminationMatch(
             verdict, len(matches), item.task, item.id, best.method, best.score, best.longest, best.text, best.row_text
         )
         if verdict != "contaminated":
@@ -88,7 +88,7 @@ class Screen:
         return replace(candidate, state=State.CONTAMINATED, reason=reason, contamination=found)
 
 
-def open_screen(loaded: Loaded[SynthesisRecipe], read_suite: ReadSuite) -> Screen | None:
+def open_decontaminator(loaded: Loaded[SynthesisRecipe], read_suite: ReadSuite) -> Decontaminator | None:
     """The screen that a recipe asks for.
 
     Raises:
@@ -101,14 +101,14 @@ def open_screen(loaded: Loaded[SynthesisRecipe], read_suite: ReadSuite) -> Scree
         return None
     data_dir = None if asked.data_dir is None else find_file(asked.data_dir, loaded.path)
     try:
-        return Screen(asked.suite, *read_suite(find_file(asked.suite, loaded.path), data_dir))
+        return Decontaminator(asked.suite, *read_suite(find_file(asked.suite, loaded.path), data_dir))
     except ModelUnavailable as error:
         raise ModelUnavailable(
             f"`contamination.suite: {asked.suite}` cannot be looked for: {error} (`contamination.data_dir`)"
         ) from None
 
 
-async def screened(screen: Screen | None, candidates: Sequence[Candidate]) -> list[Candidate]:
+async def decontaminate(screen: Decontaminator | None, candidates: Sequence[Candidate]) -> list[Candidate]:
     """The candidates, those that would be accepted with the verdict of the screen, if there is one."""
     told = list(candidates)
     if screen is None:

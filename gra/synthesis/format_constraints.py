@@ -2,17 +2,17 @@
 
 Small models ask questions and hardly ever ask for a form, whatever their parents did, and a student of such rows
 unlearns to keep one (docs/reproduction.md). So a program adds the demand, in plain words that `gra/checks/instruction_constraints.py`
-is sure to read, and the `format` program sees whether the answer keeps it. Every change here raises `FORMS_VERSION`.
+is sure to read, and the `format` program sees whether the answer keeps it. Every change here raises `FORMAT_CONSTRAINTS_VERSION`.
 """
 
 from __future__ import annotations
 
 from random import Random
 
-from gra.checks.instruction_constraints import demands
-from gra.config.synthesis import Forms
+from gra.checks.instruction_constraints import read_constraints
+from gra.config.synthesis import FormatConstraintsConfig
 
-FORMS_VERSION = 3
+FORMAT_CONSTRAINTS_VERSION = 3
 _DRAWS = 4
 # By kind, so that no kind is drawn more often for having more wordings.
 _WORDINGS = {
@@ -34,26 +34,26 @@ _BEGIN = ("In short", "To begin with", "Here it is", "Well", "The short answer")
 _END = ("That is all.", "Hope this helps!", "The end.", "Thank you.")
 
 
-def with_form(instruction: str, domain: str, forms: Forms, luck: Random) -> str:
+def add_format_constraint(instruction: str, domain: str, forms: FormatConstraintsConfig, luck: Random) -> str:
     """The instruction, in the recipe's share of cases with a demand on form behind it.
 
     It stands in a paragraph of its own where it would else run into a list, a program or a text to be worked on. An
     instruction that has a demand already stays as it was written, and so does one behind which no demand that is drawn
     would be read as what it is.
     """
-    if luck.random() >= forms.share or domain not in (forms.domains or [domain]) or demands(instruction):
+    if luck.random() >= forms.share or domain not in (forms.domains or [domain]) or read_constraints(instruction):
         return instruction
     bare = instruction.rstrip()
     ends = "\n" not in bare and bare.rstrip("\"')”’").endswith((".", "?", "!"))
     for _ in range(_DRAWS):
-        demand = draw_demand(luck)
+        demand = draw_constraint(luck)
         asked = f"{bare} {demand}" if ends else f"{bare}\n\n{demand}"
-        if demands(asked) == demands(demand):
+        if read_constraints(asked) == read_constraints(demand):
             return asked
     return instruction
 
 
-def draw_demand(luck: Random) -> str:
+def draw_constraint(luck: Random) -> str:
     """One demand in words."""
     wording = luck.choice(_WORDINGS[luck.choice(sorted(_WORDINGS))])
     return wording.format(

@@ -15,23 +15,23 @@ from gra.core.run_folder import RunFolder
 from gra.data.seeds.hub import find_seeds
 from gra.data.seeds.load import Seeds, load_seeds
 from gra.sandbox.permission import Permission
-from gra.serving.models import Workshop
+from gra.serving.models import ModelRegistry
 from gra.synthesis.committee.verifiers import versions
-from gra.synthesis.decontamination import Screen
-from gra.synthesis.format_constraints import FORMS_VERSION
+from gra.synthesis.decontamination import Decontaminator
+from gra.synthesis.format_constraints import FORMAT_CONSTRAINTS_VERSION
 from gra.synthesis.prompts import digests
 
-_STORIES_PER_MODEL = 12  # in flight at least: where engines take few calls, stories also wait for other models
+_CANDIDATES_PER_MODEL = 12  # in flight at least: where engines take few calls, stories also wait for other models
 
 
-def stories_at_once(calls: Iterable[int]) -> int:
+def candidates_in_flight(calls: Iterable[int]) -> int:
     """How many stories may be told at once on engines that take so many calls at once.
 
     As many as all of them take together, for a story mostly waits for one call: so engines that are in memory together
     have full batches, and one that comes back after another's turn finds one. When a round is nearly full, `admission`
     lets fewer begin.
     """
-    return sum(max(_STORIES_PER_MODEL, each) for each in calls) or _STORIES_PER_MODEL
+    return sum(max(_CANDIDATES_PER_MODEL, each) for each in calls) or _CANDIDATES_PER_MODEL
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Job:
     folder: RunFolder
     ledger: Path
     permission: Permission | None = None  # to run code that a model wrote
-    screen: Screen | None = None  # of a recipe that names a suite
+    screen: Decontaminator | None = None  # of a recipe that names a suite
 
     @property
     def recipe(self) -> SynthesisRecipe:
@@ -68,7 +68,7 @@ class Job:
         file, recipe = self.seed_file(), self.recipe
         return load_seeds(file, recipe.domains, recipe.seeds, seed=recipe.seed), file_digest(file)
 
-    def fingerprint(self, workshop: Workshop, *without: str) -> str:
+    def fingerprint(self, workshop: ModelRegistry, *without: str) -> str:
         """Changes whenever the dataset could: recipe (but for the sections in `without`), seeds, models, prompts."""
         # Where a model runs is in its identity, as far as it matters, and an adapter is what it holds, not its folder.
         elsewhere = {"engine", "adapter"}
@@ -86,6 +86,8 @@ class Job:
         }
         parts = [recipe, self.seeds_sha256, models, digests(), programs]
         parts += [adapters] if adapters else []
-        parts += [{"forms": [FORMS_VERSION, self.recipe.forms.model_dump()]}] if self.recipe.forms.share else []
+        parts += (
+            [{"forms": [FORMAT_CONSTRAINTS_VERSION, self.recipe.forms.model_dump()]}] if self.recipe.forms.share else []
+        )
         parts += [{"contamination": self.screen.digest}] if self.screen else []
         return digest(parts)

@@ -21,9 +21,9 @@ from rich.text import Text
 
 from gra.core.progress import View, duration
 from gra.engines.broker import EnginePool, Tokens
-from gra.engines.scheduling.swapper import Residency
-from gra.ledger.budget import Held
-from gra.synthesis.context import Workbench
+from gra.engines.scheduling.swapper import Swapper
+from gra.ledger.budget import GpuTime
+from gra.synthesis.context import SynthesisContext
 
 _TICK_S = 1.0
 _RATE_OVER_S = 20.0  # tokens are counted when an answer is whole, so a shorter window would jump
@@ -33,7 +33,7 @@ _LINES_EVERY_S = 30.0  # where there is no terminal
 
 
 @dataclass(frozen=True)
-class Load:
+class ModelRates:
     """One model at one moment; rates in tokens a second."""
 
     queued: int
@@ -45,15 +45,15 @@ class Load:
 
 
 @dataclass
-class _Arm:
-    bench: Workbench
-    held: Held
+class _ArmProgress:
+    bench: SynthesisContext
+    held: GpuTime
     charged: float = 0.0  # GPU-seconds of this process
     # (time, rows accepted, candidates ended)
     pace: deque[tuple[float, int, int]] = field(default_factory=deque)
 
 
-class Watch:
+class Monitor:
     """Looks at the engines and the arms that share them, once a second."""
 
     def __init__(
@@ -78,7 +78,7 @@ class Watch:
         self._board: RenderableType = Text()
         self._early = 0.0  # GPU-seconds of an arm before it joined
         self._awaited = max(1, arms)
-        self._arms: list[_Arm] = []
+        self._arms: list[_ArmProgress] = []
         self._joined = 0
         self._seen: deque[tuple[float, dict[str, Tokens]]] = deque()
 
@@ -104,10 +104,10 @@ class Watch:
                 self.say()
 
     @contextmanager
-    def arm(self, bench: Workbench, held: Held) -> Iterator[None]:
+    def arm(self, bench: SynthesisContext, held: GpuTime) -> Iterator[None]:
         """Watch an arm for the time of the block, and charge it its part of the engines' time."""
         self.tick()
-        arm = _Arm(bench, held)
+        arm = _ArmProgress(bench, held)
         self._arms.append(arm)
         self._joined += 1
         self._charge(arm, self._early)
@@ -133,7 +133,7 @@ class Watch:
         if self._view.live:  # drawn here, for the terminal is refreshed by a thread while everything changes
             self._board = self._draw()
 
-    def _charge(self, arm: _Arm, gpu_seconds: float) -> None:
+    def _charge(self, arm: _ArmProgress, gpu_seconds: float) -> None:
         arm.charged += gpu_seconds
         arm.bench.broker.account.gpu_seconds += gpu_seconds
 
@@ -148,7 +148,7 @@ class Watch:
                 sum_.written += paid.written
         return total
 
-    def loads(self) -> dict[str, Load]:
+    def loads(self) -> dict[str, ModelRates]:
         """Every model as it stands."""
         if not self._arms:
             return {}
@@ -161,7 +161,7 @@ class Watch:
             progress = [arm.bench.broker.progress for arm in self._arms]
             in_flight = sum(p.in_flight[name] for p in progress)
             new, old = now.get(name, Tokens()), before.get(name, Tokens())
-            found[name] = Load(
+            found[name] = ModelRates(
                 queued=sum(p.asking[name] for p in progress) - in_flight,
                 in_flight=in_flight,
                 # An arm that has left takes its tokens along.
@@ -172,14 +172,14 @@ class Watch:
             )
         return found
 
-    def _state(self, name: str, residency: Residency) -> str:
+    def _state(self, name: str, residency: Swapper) -> str:
         if name in self._served:
             return "served"
         if name in residency.resident:
             return "resident"
         return "asleep" if name in residency.asleep else "parked"
 
-    def left_s(self, bench: Workbench) -> float | None:
+    def left_s(self, bench: SynthesisContext) -> float | None:
         """Seconds until an arm is done at its pace of the last minutes; None while there is no pace."""
         arm = next((arm for arm in self._arms if arm.bench is bench), None)
         if arm is None or len(arm.pace) < 2:
@@ -229,7 +229,7 @@ class Watch:
             )  # fmt: skip
         return Group(table, *(Text(self._story(arm.bench), overflow="fold") for arm in self._arms))
 
-    def _story(self, bench: Workbench) -> str:
+    def _story(self, bench: SynthesisContext) -> str:
         account, left = bench.broker.account, self.left_s(bench)
         gates = " → ".join(f"{count} {gate}" for gate, count in bench.gates.items())
         cost = f", {account.usd:,.2f} US dollars" if account.usd else ""
@@ -245,7 +245,7 @@ def _keep(seen: deque[Any], entry: tuple[Any, ...], since: float) -> None:
         seen.popleft()
 
 
-def _rounded(load: Load) -> dict[str, Any]:
+def _rounded(load: ModelRates) -> dict[str, Any]:
     return {key: round(value, 3) if isinstance(value, float) else value for key, value in asdict(load).items()}
 
 
@@ -258,7 +258,7 @@ def _series(models: dict[str, dict[str, Any]]) -> dict[str, float]:
     }
 
 
-def _words(load: Load) -> str:
+def _words(load: ModelRates) -> str:
     return (
         f"{load.state}, {load.queued} queued, {load.in_flight} in flight, {load.read_rate:,.0f} tokens/s read "
         f"({load.cached_share:.0%} cached), {load.written_rate:,.0f} written"

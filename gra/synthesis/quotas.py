@@ -14,8 +14,8 @@ from collections.abc import Iterable, Mapping
 from fractions import Fraction
 
 from gra.config.synthesis import SynthesisRecipe
-from gra.core.rng import draw
-from gra.synthesis.records import Ended
+from gra.core.rng import rng
+from gra.synthesis.records import FinishedCandidate
 
 # Two stretches are in flight at once. They grow with the round, so that a large one is not counted too often.
 _LEAST_STRETCH = 32
@@ -56,7 +56,7 @@ class Quotas:
         """How many rows the round still lacks, when of those kept (rows by domain) it has what fits."""
         return sum(self._lacking(kept).values())
 
-    def surplus(self, kept: Iterable[Ended]) -> dict[int, str]:
+    def surplus(self, kept: Iterable[FinishedCandidate]) -> dict[int, str]:
         """The rows that find their place taken, of `kept` in candidate order: index and reason."""
         left = Counter(self.rows if self.rows is not None else {"": self._accept})
         over = {}
@@ -102,6 +102,6 @@ class Quotas:
         most = max(_LEAST_STRETCH, len(self._plan) // _GROWTH)
         counts = apportion(wanted, max(_LEAST_STRETCH // 4, min(most, math.ceil(sum(wanted.values())))))
         stretch = [domain for domain, count in counts.items() for _ in range(count)]
-        draw(self._seed, self._number, len(self._plan), "quotas").shuffle(stretch)
+        rng(self._seed, self._number, len(self._plan), "quotas").shuffle(stretch)
         self._settled = len(self._plan)
         self._plan += stretch

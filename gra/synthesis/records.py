@@ -1,6 +1,6 @@
 """Candidates whose stories are in the ledger, read anew whenever they are gone through.
 
-A decision needs little of a candidate (`Ended`), and so little is kept of it once its story has ended. A run of a
+A decision needs little of a candidate (`FinishedCandidate`), and so little is kept of it once its story has ended. A run of a
 million candidates needs no more memory than its accepted rows take.
 """
 
@@ -16,7 +16,7 @@ from gra.ledger.ledger import Ledger
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class FinishedCandidate:
     """What dedup and quotas need to know of a candidate."""
 
     id: str
@@ -28,7 +28,7 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class Disposition:
     """What was decided about a candidate beside the others."""
 
     state: State
@@ -37,7 +37,7 @@ class Settled:
     similarity: float | None
 
 
-class Candidates(Protocol):
+class CandidateSequence(Protocol):
     """Candidates in order, which can be gone through more than once."""
 
     def __iter__(self) -> Iterator[Candidate]: ...
@@ -45,11 +45,11 @@ class Candidates(Protocol):
     def __len__(self) -> int: ...
 
 
-class Told:
+class RecordedCandidates:
     """The named candidates in their final states."""
 
     def __init__(
-        self, ledger: Ledger, scope: str, names: Sequence[str], settled: Mapping[str, Settled] | None = None
+        self, ledger: Ledger, scope: str, names: Sequence[str], settled: Mapping[str, Disposition] | None = None
     ) -> None:
         self._ledger = ledger
         self._scope = scope
@@ -86,10 +86,10 @@ class Told:
         )
 
 
-class Joined:
+class ConcatenatedCandidates:
     """Several stretches of candidates, one after another."""
 
-    def __init__(self, parts: Sequence[Candidates]) -> None:
+    def __init__(self, parts: Sequence[CandidateSequence]) -> None:
         self._parts = parts
 
     def __len__(self) -> int:

@@ -21,16 +21,16 @@ import numpy as np
 from gra.core.errors import BudgetExhausted
 from gra.core.hashing import digest
 from gra.core.types import Candidate, Seed, State
-from gra.data.dedup.greedy import Decision, Texts, greedy_dedup
-from gra.data.dedup.incremental import Arrivals
+from gra.data.dedup.greedy import Decision, DedupTexts, greedy_dedup
+from gra.data.dedup.incremental import IncrementalDedup
 from gra.data.dedup.nearest import Matrix
-from gra.data.dedup.vectors import Shelf
+from gra.data.dedup.vectors import VectorFile
 from gra.data.embedder import Embedder
 from gra.engines.broker import Broker
 from gra.ledger.ledger import Ledger
-from gra.synthesis.candidate import Pool, Setting, candidate_id, domain_in_turn, eligible, live
+from gra.synthesis.candidate import CandidateSettings, Pool, candidate_id, domain_in_turn, eligible, generate_candidate
 from gra.synthesis.quotas import Quotas
-from gra.synthesis.records import Ended, Settled, Told
+from gra.synthesis.records import Disposition, FinishedCandidate, RecordedCandidates
 
 _FIRST = 4  # stories at once at the start
 _EMBED = 4096  # texts embedded at a time
@@ -45,7 +45,7 @@ _SAME = {"text": "same text as", "wording": "nearly the wording of", "embedding"
 class RoundResult:
     """Every candidate of the round in its final state, in candidate order, and how the round ended."""
 
-    candidates: Told
+    candidates: RecordedCandidates
     stopped: str  # "enough accepted" | "candidate limit" | "budget"
     rows: Counter[str]  # accepted, by domain
     beyond: int  # candidates begun after the one that filled the round
@@ -56,7 +56,7 @@ class Round:
 
     def __init__(
         self,
-        setting: Setting,
+        setting: CandidateSettings,
         broker: Broker,
         ledger: Ledger,
         pool: Pool,
@@ -77,13 +77,13 @@ class Round:
         self._admitted = 0
         self._ended = 0
         self._prefix = 0  # how many candidates, from the first on without a gap, have ended
-        self._early: dict[int, Ended] = {}  # those that ended while one before them had not
-        self._passed: list[Ended] = []  # those of the prefix that the gate let through
+        self._early: dict[int, FinishedCandidate] = {}  # those that ended while one before them had not
+        self._passed: list[FinishedCandidate] = []  # those of the prefix that the gate let through
         self._accepted: Counter[str] = Counter()  # all that the gate let through, by domain
         self._pooled = [sample for samples in pool.values() for sample in samples]
         self._pool_vectors: Matrix | None = None
-        self._shelf: Shelf | None = None  # vectors of those that passed, as far as they are embedded
-        self._arrivals: Arrivals | None = None
+        self._shelf: VectorFile | None = None  # vectors of those that passed, as far as they are embedded
+        self._arrivals: IncrementalDedup | None = None
         self._arrived = 0  # how many of those that passed have arrived at dedup
         self._full: int | None = None  # the shortest prefix that fills the round
         self._quotas = Quotas(setting.recipe, number)
@@ -194,7 +194,7 @@ class Round:
     async def _story(self, index: int) -> Candidate:
         """A story told now to its end, and recorded."""
         domain = self._domain(index)
-        candidate = await live(self._setting, self._broker, self._parents, self._number, index, domain)
+        candidate = await generate_candidate(self._setting, self._broker, self._parents, self._number, index, domain)
         await self._ledger.conclude(candidate.id, candidate.to_json(), self._scope)
         return candidate
 
@@ -207,7 +207,9 @@ class Round:
         self._broker.account.end(candidate.id)
         if state is State.ACCEPTED:
             self._accepted[candidate.domain] += 1
-        self._early[candidate.index] = Ended(candidate.id, candidate.index, candidate.domain, state, score, text)
+        self._early[candidate.index] = FinishedCandidate(
+            candidate.id, candidate.index, candidate.domain, state, score, text
+        )
         while (first := self._early.pop(self._prefix, None)) is not None:
             if first.state is State.ACCEPTED:
                 self._passed.append(first)
@@ -230,11 +232,11 @@ class Round:
             pool, shelf = await self._embed(len(self._passed))
             if self._arrivals is None:
                 dedup = self._setting.recipe.dedup
-                self._arrivals = Arrivals(pool, self._pool_texts, dedup.threshold, dedup.likeness)
+                self._arrivals = IncrementalDedup(pool, self._pool_texts, dedup.threshold, dedup.likeness)
             self._full = await asyncio.to_thread(self._filled_by, self._arrivals, shelf.mapped(len(self._passed)))
         return self._full
 
-    def _filled_by(self, arrivals: Arrivals, vectors: Matrix) -> int | None:
+    def _filled_by(self, arrivals: IncrementalDedup, vectors: Matrix) -> int | None:
         """Let those that passed since the last time arrive at dedup, in order; the prefix that fills the round."""
         new = self._passed[self._arrived :]
         self._arrived += len(new)
@@ -254,7 +256,7 @@ class Round:
             return []
         pool, shelf = await self._embed(len(passed))
         dedup = self._setting.recipe.dedup
-        said = Texts([c.text for c in passed], self._pool_texts, dedup.likeness)
+        said = DedupTexts([c.text for c in passed], self._pool_texts, dedup.likeness)
         scores = [c.score for c in passed]
         return await asyncio.to_thread(
             greedy_dedup,
@@ -266,7 +268,7 @@ class Round:
             neighbours=neighbours and len(passed) <= _NEIGHBOURS_UP_TO,
         )
 
-    async def _embed(self, count: int) -> tuple[Matrix, Shelf]:
+    async def _embed(self, count: int) -> tuple[Matrix, VectorFile]:
         """The vectors of the pool, shape (rows, dimensions), and those of the first `count` that passed or more."""
         if self._pool_vectors is None:
             self._pool_vectors = await asyncio.to_thread(self._embedder.encode, self._pool_texts)
@@ -275,7 +277,7 @@ class Round:
             new = self._passed[start : min(count, start + _EMBED)]
             found = await asyncio.to_thread(self._embedder.encode, [candidate.text for candidate in new])
             if self._shelf is None:
-                self._shelf = Shelf(self._ledger.path.parent, found.shape[1])
+                self._shelf = VectorFile(self._ledger.path.parent, found.shape[1])
             self._shelf.append(found)
         return self._pool_vectors, self._shelf
 
@@ -310,17 +312,17 @@ class Round:
         }
 
     def _result(self, found: Mapping[str, Any]) -> RoundResult:
-        settled = {name: Settled(State(state), *rest) for name, (state, *rest) in found["settled"].items()}
+        settled = {name: Disposition(State(state), *rest) for name, (state, *rest) in found["settled"].items()}
         names = [candidate_id(self._number, index) for index in range(found["candidates"])]
-        told = Told(self._ledger, self._scope, names, settled)
+        told = RecordedCandidates(self._ledger, self._scope, names, settled)
         return RoundResult(told, found["stopped"], Counter(found["rows"]), found["beyond"])
 
-    def _settled(self, decision: Decision, surplus: str) -> Settled:
+    def _settled(self, decision: Decision, surplus: str) -> Disposition:
         near = decision.neighbour
         name = "" if near is None else (self._pooled[-1 - near].id if near < 0 else self._passed[near].id)
         if decision.stage is not None:
-            return Settled(State.DUPLICATE, f"{_SAME[decision.stage]} {name}", name, decision.similarity)
-        return Settled(State.SURPLUS if surplus else State.ACCEPTED, surplus, name, decision.similarity)
+            return Disposition(State.DUPLICATE, f"{_SAME[decision.stage]} {name}", name, decision.similarity)
+        return Disposition(State.SURPLUS if surplus else State.ACCEPTED, surplus, name, decision.similarity)
 
 
 def admission(missing: int, passed: int, prefix: int, ended: int) -> int:

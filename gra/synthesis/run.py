@@ -21,15 +21,15 @@ from gra.ledger.reader import LedgerReader
 from gra.models.adapters import find_adapter
 from gra.models.catalog import here
 from gra.sandbox.permission import Permission
-from gra.serving.models import Workshop, find_models, running
+from gra.serving.models import ModelRegistry, find_models, running
 from gra.synthesis.arms.in_rounds import check_parents
-from gra.synthesis.arms.run_arm import synthesize, try_out
+from gra.synthesis.arms.run_arm import synthesize, synthesize_sample
 from gra.synthesis.committee.members import make_members
-from gra.synthesis.committee.roles import check_cast
-from gra.synthesis.committee.verifiers import make_programs
-from gra.synthesis.decontamination import ReadSuite, open_screen
+from gra.synthesis.committee.roles import check_assignment
+from gra.synthesis.committee.verifiers import make_verifiers
+from gra.synthesis.decontamination import ReadSuite, open_decontaminator
 from gra.synthesis.job import Job
-from gra.synthesis.monitor import Watch
+from gra.synthesis.monitor import Monitor
 
 
 def run_jobs(jobs: Sequence[Job], view: View, logs: Path, group: str | None = None) -> dict[str, dict[str, Any]]:
@@ -54,7 +54,7 @@ def run_jobs(jobs: Sequence[Job], view: View, logs: Path, group: str | None = No
 
 async def _run(
     jobs: Sequence[Job],
-    workshop: Workshop,
+    workshop: ModelRegistry,
     view: View,
     logs: Path,
     group: str | None,
@@ -68,14 +68,14 @@ async def _run(
         finished[job.recipe.name] = task.result()
 
 
-def try_jobs(jobs: Sequence[Job], count: int, view: View, logs: Path) -> dict[str, list[str]]:
+def run_sample(jobs: Sequence[Job], count: int, view: View, logs: Path) -> dict[str, list[str]]:
     """Make the first candidates of each arm, as the beginning of the arm itself; duplicates by recipe name."""
 
     async def sample() -> dict[str, list[str]]:
         async with _engines(jobs, workshop, view, logs) as (pool, watch):
             with view.stage("sample", ", ".join(job.recipe.name for job in jobs)), view.bars():
                 async with watch.over():
-                    found = await at_once(*(try_out(job, workshop, pool, view, count, watch) for job in jobs))
+                    found = await at_once(*(synthesize_sample(job, workshop, pool, view, count, watch) for job in jobs))
         return {job.recipe.name: duplicates for job, duplicates in zip(jobs, found, strict=True)}
 
     workshop = find_models([job.recipe for job in jobs], view)
@@ -84,12 +84,12 @@ def try_jobs(jobs: Sequence[Job], count: int, view: View, logs: Path) -> dict[st
 
 @asynccontextmanager
 async def _engines(
-    jobs: Sequence[Job], workshop: Workshop, view: View, logs: Path
-) -> AsyncIterator[tuple[EnginePool, Watch]]:
+    jobs: Sequence[Job], workshop: ModelRegistry, view: View, logs: Path
+) -> AsyncIterator[tuple[EnginePool, Monitor]]:
     """The engines that some arms share, and who watches them."""
     if not any(job.recipe.has_stories for job in jobs):
         workshop.prepared.set()
-    watch = Watch(view, len(jobs), workshop.gpus, frozenset(workshop.servers | workshop.clusters))
+    watch = Monitor(view, len(jobs), workshop.gpus, frozenset(workshop.servers | workshop.clusters))
     async with running(workshop.pool(logs), view) as pool:
         yield pool, watch
         for name, engine in pool.engines.items():
@@ -102,7 +102,7 @@ async def _engines(
             )  # fmt: skip
 
 
-def job_for(
+def make_job(
     loaded: Loaded[SynthesisRecipe],
     folder: RunFolder,
     ledger: Path | None = None,
@@ -121,7 +121,7 @@ def job_for(
     _check_ledger(place)
     if shared and create:
         RunFolder(place.parent).create()
-    screen = open_screen(loaded, read_suite)
+    screen = open_decontaminator(loaded, read_suite)
     job = Job(loaded, folder.create() if create else folder, place, permission, screen)
     seeds = job.seeds.rows
     if job.recipe.writes_samples and all(seed.domain for seed in seeds):  # else they are named by a model first
@@ -130,8 +130,8 @@ def job_for(
     if committee is not None:
         named = {name: ModelId(member.model, member.model, "") for name, member in committee.models.items()}
         members = make_members(committee, job.recipe.review, named)
-        check_cast(job.recipe, members)
-        make_programs(job.recipe.review.programs, members, permission)
+        check_assignment(job.recipe, members)
+        make_verifiers(job.recipe.review.programs, members, permission)
     return job
 
 

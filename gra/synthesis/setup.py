@@ -16,27 +16,27 @@ from gra.core.concurrency import at_once
 from gra.core.errors import RecipeError
 from gra.core.progress import View
 from gra.core.types import Seed
-from gra.serving.models import Workshop
+from gra.serving.models import ModelRegistry
 from gra.synthesis.arms.in_rounds import check_parents, enrich_all, name_domains
-from gra.synthesis.candidate import Setting
-from gra.synthesis.committee.calibration import Measured, committee_auc, measure, plant
+from gra.synthesis.candidate import CandidateSettings
+from gra.synthesis.committee.calibration import ReviewerMeasurement, committee_auc, make_control_items, measure_reviewer
 from gra.synthesis.committee.members import Member, make_member, shared_weights
 from gra.synthesis.committee.reviewer import Calibration
-from gra.synthesis.committee.roles import adjudicates, check_cast
-from gra.synthesis.committee.verifiers import Program, UnitTests, make_programs
-from gra.synthesis.context import Workbench
+from gra.synthesis.committee.roles import adjudicates, check_assignment
+from gra.synthesis.committee.verifiers import UnitTestVerifier, Verifier, make_verifiers
+from gra.synthesis.context import SynthesisContext
 
-Planted = Sequence[tuple[Seed, str]]
+ControlItems = Sequence[tuple[Seed, str]]
 
 
 @dataclass
-class Seated:
+class PreparedCommittee:
     """What all stories share, the seeds with the metadata the arm needs, and what was measured."""
 
-    setting: Setting
+    setting: CandidateSettings
     seeds: list[Seed]
-    measured: list[Measured]
-    late: dict[str, asyncio.Task[Measured]]
+    measured: list[ReviewerMeasurement]
+    late: dict[str, asyncio.Task[ReviewerMeasurement]]
 
     async def facts(self) -> dict[str, Any]:
         """What the report should know; adjudicators who were never asked were never measured."""
@@ -68,12 +68,12 @@ class Seated:
         await asyncio.gather(*self.late.values(), return_exceptions=True)
 
 
-async def prepare(bench: Workbench, seeds: Sequence[Seed]) -> Seated:
+async def prepare(bench: SynthesisContext, seeds: Sequence[Seed]) -> PreparedCommittee:
     """Measure the reviewers and give the seeds their metadata.
 
     Those who only adjudicate are measured at the first dispute: no other story needs to wait for them.
     """
-    recipe, members = seat(bench.workshop, bench.recipe, bench.view)
+    recipe, members = assemble_committee(bench.workshop, bench.recipe, bench.view)
     named = await name_domains(bench, members, seeds)
     planted = _planted(recipe, named)
     reviewers = [m for m in members.values() if planted and "reviewer" in m.roles]
@@ -86,11 +86,11 @@ async def prepare(bench: Workbench, seeds: Sequence[Seed]) -> Seated:
         enriching = asyncio.ensure_future(enrich_all(bench, members, named))
         await at_once(measuring, enriching)
         measured, parents = measuring.result(), enriching.result()
-    programs = make_programs(recipe.review.programs, members, bench.job.permission)
+    programs = make_verifiers(recipe.review.programs, members, bench.job.permission)
     _note_what_tests_can_do(bench, programs, named)
-    late: dict[str, asyncio.Task[Measured]] = {}
+    late: dict[str, asyncio.Task[ReviewerMeasurement]] = {}
     judges = [m for m in members.values() if "adjudicator" in m.roles and "reviewer" not in m.roles]
-    setting = Setting(
+    setting = CandidateSettings(
         recipe,
         members,
         {m.member: m.calibration for m in measured},
@@ -100,14 +100,14 @@ async def prepare(bench: Workbench, seeds: Sequence[Seed]) -> Seated:
         bench.job.fingerprint(bench.workshop, "rounds", "budget", "prices", "dedup"),
         bench.job.screen,
     )
-    return Seated(setting, parents, measured, late)
+    return PreparedCommittee(setting, parents, measured, late)
 
 
-def _unit_tests(programs: Sequence[Program]) -> list[UnitTests]:
-    return [program for program in programs if isinstance(program, UnitTests)]
+def _unit_tests(programs: Sequence[Verifier]) -> list[UnitTestVerifier]:
+    return [program for program in programs if isinstance(program, UnitTestVerifier)]
 
 
-def _note_what_tests_can_do(bench: Workbench, programs: Sequence[Program], seeds: Sequence[Seed]) -> None:
+def _note_what_tests_can_do(bench: SynthesisContext, programs: Sequence[Verifier], seeds: Sequence[Seed]) -> None:
     """Say what the sandbox cannot keep out here, and when no response will have tests to pass."""
     for program in _unit_tests(programs):
         for gap in program.sandbox.isolation.gaps():
@@ -121,20 +121,22 @@ def _note_what_tests_can_do(bench: Workbench, programs: Sequence[Program], seeds
             bench.view.note("! `kind: tests` will abstain: no seed has `tests`")
 
 
-def _planted(recipe: SynthesisRecipe, seeds: Sequence[Seed]) -> Planted:
+def _planted(recipe: SynthesisRecipe, seeds: Sequence[Seed]) -> ControlItems:
     """The pairs by which reviewers are measured; none when nobody reviews, or scores are taken as they stand."""
     committee = committee_of(recipe)
     if not recipe.review.probes or committee is None or not committee.reviewers:
         return []
-    return plant(seeds, recipe.review.probes, recipe.seed)
+    return make_control_items(seeds, recipe.review.probes, recipe.seed)
 
 
-async def _measure_all(bench: Workbench, judges: Sequence[Member], planted: Planted) -> list[Measured]:
+async def _measure_all(
+    bench: SynthesisContext, judges: Sequence[Member], planted: ControlItems
+) -> list[ReviewerMeasurement]:
     return await at_once(*(_measure(bench, judge, planted) for judge in judges))
 
 
-async def _measure(bench: Workbench, judge: Member, planted: Planted) -> Measured:
-    measured = await measure(bench.broker, judge, planted)
+async def _measure(bench: SynthesisContext, judge: Member, planted: ControlItems) -> ReviewerMeasurement:
+    measured = await measure_reviewer(bench.broker, judge, planted)
     unanswered = f", {measured.unanswered} answers unusable" if measured.unanswered else ""
     bench.view.note(f"  reviewer {judge.name}: AUC {measured.auc:.2f} on {len(planted)} planted pairs{unanswered}")
     bench.tracker.summary({f"reviewers/{judge.name}/auc": measured.auc})
@@ -142,7 +144,7 @@ async def _measure(bench: Workbench, judge: Member, planted: Planted) -> Measure
 
 
 async def _calibration(
-    bench: Workbench, judge: Member, planted: Planted, late: dict[str, asyncio.Task[Measured]]
+    bench: SynthesisContext, judge: Member, planted: ControlItems, late: dict[str, asyncio.Task[ReviewerMeasurement]]
 ) -> Calibration:
     if judge.name not in late:
         late[judge.name] = asyncio.create_task(_measure(bench, judge, planted))
@@ -150,7 +152,9 @@ async def _calibration(
     return (await asyncio.shield(late[judge.name])).calibration
 
 
-def seat(workshop: Workshop, recipe: SynthesisRecipe, view: View) -> tuple[SynthesisRecipe, dict[str, Member]]:
+def assemble_committee(
+    workshop: ModelRegistry, recipe: SynthesisRecipe, view: View
+) -> tuple[SynthesisRecipe, dict[str, Member]]:
     """The members whose models are here, and the recipe with fewer reviewers when there are fewer members.
 
     Raises:
@@ -165,7 +169,7 @@ def seat(workshop: Workshop, recipe: SynthesisRecipe, view: View) -> tuple[Synth
         if (model := served[name]) is not None
     }
     if len(present) == len(committee.models):
-        check_cast(recipe, present)
+        check_assignment(recipe, present)
         return recipe, present
     gone = ", ".join(name for name, model in served.items() if model is None)
     for reviewers in range(committee.reviewers, min(1, committee.reviewers) - 1, -1):
@@ -180,7 +184,7 @@ def seat(workshop: Workshop, recipe: SynthesisRecipe, view: View) -> tuple[Synth
 
 def _feasible(members: Mapping[str, Member], recipe: SynthesisRecipe) -> bool:
     try:
-        check_cast(recipe, members)
+        check_assignment(recipe, members)
     except RecipeError:
         return False
     return True

@@ -12,21 +12,21 @@ import numpy as np
 
 from gra.core.types import Candidate, State
 from gra.ledger.ledger import Ledger
-from gra.serving.models import Workshop
+from gra.serving.models import ModelRegistry
 from gra.synthesis.committee import verifiers as programs
 from gra.synthesis.funnel import CLEAN, PROGRAMS, STEPS, plain_reason, steps
 from gra.synthesis.job import Job
 from gra.synthesis.prompts import digests
 
 
-class Tally:
+class CandidateCounts:
     """What a manifest says of candidates, added up one by one: there may be a million."""
 
     def __init__(self) -> None:
         self._states: Counter[str] = Counter()
         self._reasons: Counter[str] = Counter()
         self._steps: Counter[str] = Counter()
-        self._programs = programs.Tally()
+        self._programs = programs.VerifierCounts()
         self._means = array("d")
         self._verdicts: Counter[str] = Counter()  # on candidates that were held against a suite
         self._tasks: Counter[str] = Counter()  # of that suite, by the candidates that repeat an item
@@ -69,10 +69,10 @@ class Tally:
 
 
 def summarize(
-    job: Job, workshop: Workshop, ledger: Ledger, candidates: Iterable[Candidate], facts: Mapping[str, Any]
+    job: Job, workshop: ModelRegistry, ledger: Ledger, candidates: Iterable[Candidate], facts: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The manifest's section: counts, tokens by role, models, reviewers."""
-    tally = Tally()
+    tally = CandidateCounts()
     for candidate in candidates:
         tally.add(candidate)
     return {
@@ -102,7 +102,7 @@ def _shown_reviewers(facts: Mapping[str, Any], judges: set[str]) -> dict[str, An
     return {"reviewers": shown} if measured else {}
 
 
-def card_facts(job: Job, workshop: Workshop, content: Mapping[str, Any]) -> dict[str, Any]:
+def card_facts(job: Job, workshop: ModelRegistry, content: Mapping[str, Any]) -> dict[str, Any]:
     """What the dataset card shows."""
     members = content.get("members", {})
     if not members and job.recipe.teacher is not None and (served := workshop.served(job.recipe.teacher)):

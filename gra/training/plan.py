@@ -40,7 +40,7 @@ _WITHOUT_EFFECT = frozenset(
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """A run that is ready to start."""
 
     loaded: Loaded[TrainRecipe]
@@ -74,7 +74,7 @@ class Plan:
         return METHODS[self.recipe.method].show(self.tokenizer, self.train)
 
 
-def make_plan(loaded: Loaded[TrainRecipe], say: Callable[[str], None] = lambda text: None) -> Plan:
+def make_plan(loaded: Loaded[TrainRecipe], say: Callable[[str], None] = lambda text: None) -> TrainingPlan:
     """Check the recipe, resolve the student, read, split and tokenise the rows; `say` hears of downloads.
 
     Raises:
@@ -103,7 +103,7 @@ def make_plan(loaded: Loaded[TrainRecipe], say: Callable[[str], None] = lambda t
     inputs = inputs_of(loaded, options, model.identity, template, files)
     if teacher is not None:
         inputs["teacher.identity"] = teacher.identity
-    return Plan(loaded, options, model, teacher, tokenizer, split, train, heldout, files, template, inputs)
+    return TrainingPlan(loaded, options, model, teacher, tokenizer, split, train, heldout, files, template, inputs)
 
 
 def model_name(model: Any) -> str:
@@ -157,12 +157,12 @@ def row_limit(recipe: TrainRecipe, options: Mapping[str, Any]) -> int | None:
     return limit
 
 
-def probe_rows(plan: Plan) -> list[Row]:
+def probe_rows(plan: TrainingPlan) -> list[Row]:
     """The held-out rows that the stop probe asks."""
     return plan.split.heldout[: plan.recipe.probe.prompts]
 
 
-def load_student(plan: Plan) -> Any:
+def load_student(plan: TrainingPlan) -> Any:
     """The student's weights, with the adapter that training goes on from."""
     import torch
     from transformers import AutoModelForCausalLM

@@ -25,7 +25,7 @@ from gra.training.checkpoints import Checkpoint, newest_whole, refuse_difference
 from gra.training.launch import Launch, command_after, launch_from_environment
 from gra.training.model_card import write_card
 from gra.training.options.trl_config import build_arguments, check_arguments, on_cpu
-from gra.training.plan import Plan, adapter_folder, load_student, make_plan, probe_rows, use_all_cores
+from gra.training.plan import TrainingPlan, adapter_folder, load_student, make_plan, probe_rows, use_all_cores
 from gra.training.provenance import gpu_hours, hardware, origin_of, pinned
 from gra.training.quantization import require_quantization
 from gra.training.stop_rate import set_stop_tokens, stop_probe
@@ -103,7 +103,7 @@ def is_trained(loaded: Loaded[TrainRecipe], output: Path) -> bool:
     return folder.completed(SECTION, make_plan(loaded).fingerprint) is not None
 
 
-def _find_start(plan: Plan, folder: RunFolder, arguments: Any, fresh: bool, view: View) -> Checkpoint | None:
+def _find_start(plan: TrainingPlan, folder: RunFolder, arguments: Any, fresh: bool, view: View) -> Checkpoint | None:
     """The checkpoint to go on from, the same on every process."""
     from accelerate import PartialState
 
@@ -131,9 +131,9 @@ def _clear(folder: RunFolder) -> None:
 
 
 def _run(
-    plan: Plan, folder: RunFolder, arguments: Any, checkpoint: Checkpoint | None, view: View, group: str | None
+    plan: TrainingPlan, folder: RunFolder, arguments: Any, checkpoint: Checkpoint | None, view: View, group: str | None
 ) -> dict[str, Any]:
-    from gra.training.trainers.sft import Progress, Seal
+    from gra.training.trainers.sft import ProgressCallback, SealCallback
 
     counts = plan.train.counts()
     view.note(
@@ -145,9 +145,9 @@ def _run(
         view.note("! every weight is trained in bfloat16 without a float32 copy: small updates are lost. "
                   "Set `model.dtype: float32`, or launch with recipes/accelerate/zero2.yaml")  # fmt: skip
     before = checkpoint.seconds if checkpoint else 0.0
-    seal = Seal({**plan.inputs, "processes": arguments.world_size}, before)
+    seal = SealCallback({**plan.inputs, "processes": arguments.world_size}, before)
     with _tracking(plan, folder, group, arguments.process_index == 0) as tracker:
-        trainer = _trainer(plan, arguments, [seal, Progress(view, tracker)])
+        trainer = _trainer(plan, arguments, [seal, ProgressCallback(view, tracker)])
         if checkpoint:
             view.note(f"going on from step {checkpoint.state['global_step']}")
         with view.bars():
@@ -157,13 +157,13 @@ def _run(
     return metrics
 
 
-def _trainer(plan: Plan, arguments: Any, callbacks: list[Any]) -> Any:
+def _trainer(plan: TrainingPlan, arguments: Any, callbacks: list[Any]) -> Any:
     """The method's trainer, with the student's weights loaded.
 
     Raises:
         RecipeError: when TRL refuses the combination of model, data and options.
     """
-    from gra.training.trainers.sft import StudentTrainer, make_trainer
+    from gra.training.trainers.sft import StudentTrainer, make_sft_trainer
 
     model = load_student(plan)
     try:
@@ -176,12 +176,12 @@ def _trainer(plan: Plan, arguments: Any, callbacks: list[Any]) -> Any:
             from gra.training.trainers.dpo import PreferenceTrainer
 
             kind = PreferenceTrainer
-        return make_trainer(kind, plan, model, arguments, callbacks)
+        return make_sft_trainer(kind, plan, model, arguments, callbacks)
     except (ValueError, NotImplementedError) as error:
         raise RecipeError(f"TRL refuses to train this: {error}", plan.loaded.path) from error
 
 
-def _save(plan: Plan, folder: RunFolder, trainer: Any, seconds: float) -> dict[str, Any]:
+def _save(plan: TrainingPlan, folder: RunFolder, trainer: Any, seconds: float) -> dict[str, Any]:
     """Write the model, then everything that says how it was made; the manifest comes last."""
     set_stop_tokens(trainer.model, plan.tokenizer)
     trainer.save_model(str(folder.path))
@@ -199,7 +199,7 @@ def _save(plan: Plan, folder: RunFolder, trainer: Any, seconds: float) -> dict[s
     return metrics
 
 
-def _section(plan: Plan, output: Path, metrics: dict[str, Any]) -> dict[str, Any]:
+def _section(plan: TrainingPlan, output: Path, metrics: dict[str, Any]) -> dict[str, Any]:
     """The manifest's section: all that is needed to know what the student is and to make it again."""
     launch = launch_from_environment(cpu=on_cpu(plan.options))
     start = adapter_folder(plan.loaded)
@@ -232,7 +232,7 @@ def _weights(name: str, model: Any) -> dict[str, Any]:
     }
 
 
-def _metrics(plan: Plan, trainer: Any, seconds: float) -> dict[str, Any]:
+def _metrics(plan: TrainingPlan, trainer: Any, seconds: float) -> dict[str, Any]:
     state = trainer.state
     losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
     last = losses[-max(1, len(losses) // 5) :]
@@ -265,7 +265,7 @@ def _metrics(plan: Plan, trainer: Any, seconds: float) -> dict[str, Any]:
 
 
 @contextmanager
-def _tracking(plan: Plan, folder: RunFolder, group: str | None, main: bool) -> Iterator[Any]:
+def _tracking(plan: TrainingPlan, folder: RunFolder, group: str | None, main: bool) -> Iterator[Any]:
     from gra.tracking import NullTracker, start_tracking
 
     recipe = plan.recipe

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gra.checks.format import _KINDS, Check, failed, parse_checks
+from gra.checks.format import _KINDS, FormatCheck, failed, parse_checks
 from gra.core.errors import DataError
 
 # kind, arguments, answers that pass, answers that do not
@@ -106,21 +106,21 @@ def test_bad_checks_name_the_place_and_the_remedy(rows: object, message: str) ->
 @given(st.text(max_size=60))
 def test_any_answer_gets_a_verdict(answer: str) -> None:
     for kind, arguments, _, _ in CASES:
-        assert Check(kind, arguments).passes(answer) in (True, False)
+        assert FormatCheck(kind, arguments).passes(answer) in (True, False)
 
 
 @given(st.lists(st.text("abcdefg", min_size=1, max_size=6), min_size=1, max_size=8), st.integers(1, 10))
 def test_words_are_counted_alike_by_the_three_word_checks(words: list[str], n: int) -> None:
     answer = " ".join(words)
     kinds = ("words_at_most", "words_at_least", "words_exactly")
-    most, least, exact = (Check(kind, {"n": n}).passes(answer) for kind in kinds)
+    most, least, exact = (FormatCheck(kind, {"n": n}).passes(answer) for kind in kinds)
     assert (most and least) == exact == (len(words) == n)
     assert most or least
 
 
 @given(st.dictionaries(st.text(max_size=5), st.integers(), min_size=1, max_size=4))
 def test_json_that_was_written_is_recognised(value: dict[str, int]) -> None:
-    check = Check("json_keys", {"keys": list(value), "exact": True})
+    check = FormatCheck("json_keys", {"keys": list(value), "exact": True})
     assert check.passes(json.dumps(value))
     assert check.passes("```json\n" + json.dumps(value, indent=2) + "\n```")
     assert not check.passes(json.dumps({**value, "one more key": 0}))

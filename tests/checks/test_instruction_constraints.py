@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from paths import ROOT
 
 from gra.checks.format import parse_checks
-from gra.checks.instruction_constraints import demands
+from gra.checks.instruction_constraints import read_constraints
 
 
 def shown(instruction: str) -> list[str]:
-    return sorted(str(check) for check in demands(instruction))
+    return sorted(str(check) for check in read_constraints(instruction))
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_what_is_not_plain_is_left_alone(instruction: str) -> None:
 
 @given(st.text(max_size=200))
 def test_any_text_can_be_read_and_gives_checks_that_can_be_made(text: str) -> None:
-    for check in demands(text):
+    for check in read_constraints(text):
         parse_checks([{"kind": check.kind, **check.arguments}], "here:1")
         assert check.passes("Some answer.") in (True, False)
 
@@ -130,7 +130,7 @@ def test_every_number_is_read_as_it_is(n: int, unit: str) -> None:
 def test_hand_written_answers_keep_to_what_is_read() -> None:
     """A demand that the seeds' own answers miss would reject good rows."""
     rows = [json.loads(line) for line in (ROOT / "recipes/seeds/quickstart.jsonl").read_text("utf-8").splitlines()]
-    read = {row["id"]: demands(row["instruction"]) for row in rows}
+    read = {row["id"]: read_constraints(row["instruction"]) for row in rows}
     assert sum(map(bool, read.values())) >= 15
     missed = {row["id"]: str(c) for row in rows for c in read[row["id"]] if not c.passes(row["response"])}
     assert missed == {}
@@ -149,7 +149,7 @@ def test_what_is_read_is_what_the_evaluation_asks() -> None:
         "json_value": "json_keys",
     }
     rows = [json.loads(line) for line in (ROOT / "eval/tasks/instructions.jsonl").read_text("utf-8").splitlines()]
-    read = [(row, check) for row in rows for check in demands(row["instruction"])]
+    read = [(row, check) for row in rows for check in read_constraints(row["instruction"])]
     assert len(read) >= 60
     wrong = []
     for row, check in read:

@@ -10,9 +10,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gra.config.experiment import Experiment
+from gra.config.experiment import ExperimentRecipe
 from gra.config.loader import Loaded, Section, find_file, load_recipe
-from gra.config.suite import Suite
+from gra.config.suite import SuiteConfig
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import RecipeError
 
@@ -301,10 +301,10 @@ def test_show_of_a_whole_recipe_loads_to_the_same_recipe(write) -> None:
 
 def test_lists_of_sections_and_experiments(write) -> None:
     suite = "name: s\ntasks:\n  - {name: a, kind: instructions, data: d}\n  - {name: b, kind: liklihood, data: d}\n"
-    (problem,) = problems(write(suite), Suite)
+    (problem,) = problems(write(suite), SuiteConfig)
     assert problem.startswith("line 4: `tasks.1.kind` must be one of")
     assert "did you mean `likelihood`" in problem
-    (problem,) = problems(write("name: e\narms: {GRA: a}\nstudent: s\nsuite: t\nbaseline: gra\n"), Experiment)
+    (problem,) = problems(write("name: e\narms: {GRA: a}\nstudent: s\nsuite: t\nbaseline: gra\n"), ExperimentRecipe)
     assert problem == "line 1: `baseline: gra` is not one of the arms (GRA)"
 
 
@@ -320,7 +320,7 @@ def test_lists_of_sections_and_experiments(write) -> None:
 def test_experiments_that_cannot_work(write, change: str, piece: str) -> None:
     path = write("name: e\narms: {a: b}\nstudent: s\nsuite: t\nbaseline: a\n")
     overrides = (change, "baseline=untuned") if "untuned" in change else (change,)
-    assert any(piece in problem for problem in problems(path, Experiment, overrides))
+    assert any(piece in problem for problem in problems(path, ExperimentRecipe, overrides))
 
 
 def test_files_are_found_in_the_working_directory_then_beside_the_recipe(tmp_path, monkeypatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from gra.core.errors import DataError
-from gra.core.resolved_recipe import RESOLVED, find_ledger, read_resolved
+from gra.core.resolved_recipe import RESOLVED, find_ledger, read_resolved_recipe
 from gra.core.run_folder import RunFolder
 from gra.training.provenance import origin_of
 
@@ -60,7 +60,7 @@ def test_arms_of_an_experiment_share_the_ledger_above_them(run: RunFolder, up: i
 def test_a_damaged_recipe_is_named_and_takes_no_student_with_it(run: RunFolder, text: str) -> None:
     (run / RESOLVED).write_text(text)
     with pytest.raises(DataError, match="is damaged"):
-        read_resolved(run.path)
+        read_resolved_recipe(run.path)
     assert origin(run) is None
     (run / RESOLVED).unlink()
-    assert read_resolved(run.path) == {}
+    assert read_resolved_recipe(run.path) == {}

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from random_candidates import candidates
 
-from gra.core.types import Candidate, Check, Draft, Review, Ruling, State, Usage
+from gra.core.types import AlternativeResponse, Candidate, InstructionReview, Review, Ruling, State, Usage
 from gra.data.export import (
     CONTESTED_SCHEMA,
     LINEAGE_SCHEMA,
@@ -43,17 +43,17 @@ FACTS: dict[str, Any] = {
 RULING = Ruling("e", {"clarity": 9.0}, 9.0, "Fine — naïve ☃", True)
 FULL = Candidate(
     "r1-000001", 1, 1, "qa", State.ACCEPTED, "adjudicator kept it", "gra", "a", ("b", "c", "d"), "e", ("s1", "s2"),
-    ("x", "y", "z"), "Name a river.", "The Nile.\n\nIt is long.", (Check("b", {"clear": 0.9}, ()),),
+    ("x", "y", "z"), "Name a river.", "The Nile.\n\nIt is long.", (InstructionReview("b", {"clear": 0.9}, ()),),
     (Review("b", {"clarity": 9.0}, 9.0, 8.5, "Good."),), 8.25, 1.75, RULING, True, "s1", 0.5,
     {"generator": Usage(3, 100, 20), "reviewer": Usage(6, 300, 6)}, ("k1", "k2"),
 )  # fmt: skip
 SEED_ROW = Candidate("vanilla-s1", 1, 0, "math", State.ACCEPTED, "seed", "vanilla", instruction="1+1?", response="2")
 DRAFTED = replace(
     FULL, id="r1-000003", index=3, ruling=None, disputed=False, drafts=(
-        Draft(0, "The Danube.", "a better draft was taken", FULL.reviews, 8.1, 0.5),
-        Draft(2, "A lake.", "adjudicator rejected it", FULL.reviews, 8.4, 1.9, replace(RULING, score=3.0, kept=False)),
-        Draft(3, "", "generator a: refused"),
-        Draft(4, "The Rhine.", "a better draft was taken", FULL.reviews, 8.25, 0.5),
+        AlternativeResponse(0, "The Danube.", "a better draft was taken", FULL.reviews, 8.1, 0.5),
+        AlternativeResponse(2, "A lake.", "adjudicator rejected it", FULL.reviews, 8.4, 1.9, replace(RULING, score=3.0, kept=False)),
+        AlternativeResponse(3, "", "generator a: refused"),
+        AlternativeResponse(4, "The Rhine.", "a better draft was taken", FULL.reviews, 8.25, 0.5),
     ),
 )  # fmt: skip
 REJECTED = replace(FULL, id="r1-000002", index=2, state=State.REJECTED, ruling=replace(RULING, kept=False))

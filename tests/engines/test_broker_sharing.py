@@ -11,12 +11,12 @@ import pytest
 from broker_calls import CALL, GRADE, Asked, ask, make_broker
 from scripted_run import said
 
-from gra.config.budget import Budget
+from gra.config.budget import BudgetConfig
 from gra.core.errors import BudgetExhausted
 from gra.engines.broker import Broker, EnginePool, call_key
-from gra.engines.mock import ScriptedEngine
+from gra.engines.mock import MockEngine
 from gra.engines.types import Answer, Fault, Outcome
-from gra.ledger.budget import Account
+from gra.ledger.budget import BudgetAccount
 from gra.ledger.ledger import Ledger
 
 
@@ -107,7 +107,7 @@ def test_what_a_called_off_story_had_paid_for_is_kept_when_the_ledger_is_closed(
 
 def test_arms_that_share_ledger_and_engines_pay_once_for_what_they_ask_at_once(tmp_path: Path) -> None:
     script = Asked(said("The Nile."))
-    pool = EnginePool({"model-a": ScriptedEngine("model-a", script, delay_s=0.02)}, 1.0)
+    pool = EnginePool({"model-a": MockEngine("model-a", script, delay_s=0.02)}, 1.0)
     ledgers = [Ledger(tmp_path / "shared.sqlite", name) for name in ("one", "two")]
     one, two = (Broker(ledger, pool, backoff_s=0.0) for ledger in ledgers)
 
@@ -143,9 +143,9 @@ def test_every_recorded_attempt_is_on_the_askers_account(ledger: Ledger) -> None
 
 
 def test_the_budget_counts_every_resume_and_stops_only_admission(ledger: Ledger) -> None:
-    outcome, _ = ask(ledger, CALL, said("a b"), account=Account(ledger, Budget(tokens=52)))
+    outcome, _ = ask(ledger, CALL, said("a b"), account=BudgetAccount(ledger, BudgetConfig(tokens=52)))
     assert isinstance(outcome, Answer)
-    broker = make_broker(ledger, Asked(said("c d")), account=Account(ledger, Budget(tokens=53)))
+    broker = make_broker(ledger, Asked(said("c d")), account=BudgetAccount(ledger, BudgetConfig(tokens=53)))
     broker.check_budget()  # 52 spent by the run before
     assert isinstance(asyncio.run(broker.ask(replace(CALL, sample=1))), Answer)
     with pytest.raises(BudgetExhausted, match=r"budget of 53 tokens is used up \(104 spent") as caught:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from paths import HELPERS
 
-from gra.config.committee import Served
+from gra.config.committee import BackendConfig
 from gra.core.errors import EngineUnavailable
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.ray import RayEngine, RaySettings
@@ -36,7 +36,7 @@ CLUSTER = RaySettings(replicas=2, gpus=0, cpus=1)
 )
 def test_a_recipe_is_told_what_does_not_go_together(said: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Served(**said)
+        BackendConfig(**said)
 
 
 def test_without_the_package_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

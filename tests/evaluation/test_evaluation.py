@@ -82,11 +82,11 @@ def test_one_evaluation(base: Path, tmp_path: Path, asked: Counter[str]) -> None
 def test_prompts_go_through_the_template_and_likelihood_does_not(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gra.evaluation.hf_backend import Student
+    from gra.evaluation.hf_backend import HFModel
 
     prompts: list[tuple[bool, str]] = []
-    encode = Student.encode
-    monkeypatch.setattr(Student, "encode", lambda self, text: prompts.append((self.chat, text)) or encode(self, text))
+    encode = HFModel.encode
+    monkeypatch.setattr(HFModel, "encode", lambda self, text: prompts.append((self.chat, text)) or encode(self, text))
     harness.evaluate(tiny_suite(tmp_path), under_test(base), tmp_path / "run")
     chat = {text for through_template, text in prompts if through_template}
     plain = {text for through_template, text in prompts if not through_template}

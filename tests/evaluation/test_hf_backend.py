@@ -39,11 +39,11 @@ def sliding(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
 
 
 def student(path: Path, batch_size: int = 3, *, adapter: Path | None = None, template: bool = True) -> Any:
-    from gra.evaluation.hf_backend import Student
+    from gra.evaluation.hf_backend import HFModel
 
     model = under_test(path, adapter)
     tokenizer = model.load_tokenizer(model.template() if template else None)
-    return Student(model.load_weights("float32", "cpu"), tokenizer, batch_size)
+    return HFModel(model.load_weights("float32", "cpu"), tokenizer, batch_size)
 
 
 @pytest.mark.parametrize("which", ["base", "sliding"])
@@ -91,7 +91,7 @@ def test_batched_answers_are_those_of_one_prompt_at_a_time(which: str, request: 
 
 
 def test_how_an_answer_ended_is_recorded(base: Path) -> None:
-    from gra.evaluation.hf_backend import Student
+    from gra.evaluation.hf_backend import HFModel
 
     ours = student(base)
     ours.chat = True
@@ -102,7 +102,7 @@ def test_how_an_answer_ended_is_recorded(base: Path) -> None:
     stop = said[0][2]
     network = student(base).network
     network.generation_config.eos_token_id = [2, stop]
-    finishes = Student(network, ours.tokenizer, 4).generate(PROMPTS, 6)
+    finishes = HFModel(network, ours.tokenizer, 4).generate(PROMPTS, 6)
     for finish, tokens in zip(finishes, said, strict=True):
         expected = tokens.index(stop) + 1 if stop in tokens else 6
         assert (finish.reason, finish.tokens) == ("stop" if stop in tokens else "length", expected)
@@ -111,12 +111,12 @@ def test_how_an_answer_ended_is_recorded(base: Path) -> None:
 
 
 def test_settings_of_the_models_own_file_do_not_change_greedy_answers(base: Path) -> None:
-    from gra.evaluation.hf_backend import Student
+    from gra.evaluation.hf_backend import HFModel
 
     plain = student(base)
     network = student(base).network
     network.generation_config.update(do_sample=True, temperature=5.0, repetition_penalty=3.0, top_k=3)
-    assert Student(network, plain.tokenizer, 3).generate(PROMPTS, 6) == plain.generate(PROMPTS, 6)
+    assert HFModel(network, plain.tokenizer, 3).generate(PROMPTS, 6) == plain.generate(PROMPTS, 6)
 
 
 def test_bos_is_there_exactly_once(base: Path, tmp_path: Path) -> None:

@@ -15,17 +15,17 @@ from synthesised import command
 
 from gra.cli.plan import screen, to_json
 from gra.engines.broker import EnginePool
-from gra.engines.mock import ScriptedEngine
+from gra.engines.mock import MockEngine
 from gra.engines.types import ModelId
 from gra.forecast.memory import memory_plan
 from gra.forecast.observed_costs import divide, forward, kind_of, read_evidence
 from gra.forecast.plan import make_plan
-from gra.forecast.simulate import Range, Work, forecast, play
+from gra.forecast.simulate import CostRange, Work, forecast, play
 from gra.models.adapters import Adapter
-from gra.serving.models import Workshop
+from gra.serving.models import ModelRegistry
 from gra.synthesis import run as jobs
 from gra.synthesis.arms import in_rounds as growth
-from gra.synthesis.job import stories_at_once
+from gra.synthesis.job import candidates_in_flight
 
 ROUNDS = {"count": 2, "accept": 14, "max_candidates": 90}
 PRICES = {"models": {f"model-{name}": {"input": 2.0, "output": 10.0} for name in "abcde"}}
@@ -35,16 +35,14 @@ PRICES = {"models": {f"model-{name}": {"input": 2.0, "output": 10.0} for name in
 def _no_models(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Scripted engines under the real jobs, and nobody's models looked up."""
 
-    class Scripted(Workshop):
+    class Scripted(ModelRegistry):
         def model_id(self, name: str, adapter: str | None = None) -> ModelId:
             return ModelId(name, f"sha256:{name}", "template", adapter or "")
 
         def pool(self, logs: Path) -> EnginePool:
-            return EnginePool(
-                {name: ScriptedEngine(name, answer_by_content, delay_s=0.002) for name in self.models}, 100.0
-            )
+            return EnginePool({name: MockEngine(name, answer_by_content, delay_s=0.002) for name in self.models}, 100.0)
 
-    def found(recipes: Any, view: Any) -> Workshop:
+    def found(recipes: Any, view: Any) -> ModelRegistry:
         names = [m.model for recipe in recipes for m in recipe.committee.models.values()]
         return Scripted(recipes[0].engine, {name: fake_resolve(name) for name in names})
 
@@ -73,7 +71,7 @@ def total(facts: dict[str, Any], key: str) -> int:
     return sum(paid[key] for paid in facts["tokens_by_role"].values())
 
 
-def near(given: Range, actual: float, share: float) -> bool:
+def near(given: CostRange, actual: float, share: float) -> bool:
     return abs(given.point - actual) <= share * actual
 
 
@@ -190,9 +188,9 @@ def test_what_a_cluster_holds_and_what_members_wear_are_planned(tmp_path: Path, 
 
 
 def test_as_many_stories_are_told_at_once_as_engines_take_calls() -> None:
-    assert stories_at_once([64, 64, 800]) == 64 + 64 + 800
-    assert stories_at_once([64, 4]) == 64 + 12
-    assert stories_at_once([]) == 12
+    assert candidates_in_flight([64, 64, 800]) == 64 + 64 + 800
+    assert candidates_in_flight([64, 4]) == 64 + 12
+    assert candidates_in_flight([]) == 12
 
 
 def test_a_clock_that_was_set_back_loses_no_call() -> None:

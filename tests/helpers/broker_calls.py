@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from gra.engines.broker import Broker, EnginePool
-from gra.engines.mock import ScriptedEngine
+from gra.engines.mock import MockEngine
 from gra.engines.types import (
     Call,
     Completion,
@@ -44,7 +44,7 @@ class Asked:
 
 
 def make_broker(ledger: Ledger, script: Any, **options: Any) -> Broker:
-    pool = EnginePool({"model-a": ScriptedEngine("model-a", script, delay_s=options.pop("delay_s", 0.0))}, 1.0)
+    pool = EnginePool({"model-a": MockEngine("model-a", script, delay_s=options.pop("delay_s", 0.0))}, 1.0)
     return Broker(ledger, pool, **{"backoff_s": 0.0, **options})
 
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gra.config.suite import Suite
+from gra.config.suite import SuiteConfig
 from gra.evaluation.model import ModelUnderTest
 from gra.evaluation.suite import load_suite
 
@@ -45,7 +45,7 @@ def write_suite(
     return path
 
 
-def tiny_suite(folder: Path, **changes: Any) -> Suite:
+def tiny_suite(folder: Path, **changes: Any) -> SuiteConfig:
     """The suite, loaded."""
     return load_suite(write_suite(folder, **changes))
 

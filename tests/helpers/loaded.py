@@ -7,8 +7,8 @@ from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
 from gra.core.errors import EngineUnavailable
-from gra.engines.scheduling.swap_policy import Move, Standing, choose
-from gra.engines.scheduling.swapper import Residency
+from gra.engines.scheduling.swap_policy import ModelLoad, Swap, choose
+from gra.engines.scheduling.swapper import Swapper
 from gra.engines.types import Call, Completion, EngineStats
 
 
@@ -78,7 +78,7 @@ class Loaded:
             self._machine.taken.pop(self.name, None)
 
 
-def hasty(models: Sequence[Standing], limit_gb: float, now: float) -> Move:
+def hasty(models: Sequence[ModelLoad], limit_gb: float, now: float) -> Swap:
     """Our policy, an hour later: nobody waits to see whether a model gets another call."""
     return choose(models, limit_gb, now + 3600)
 
@@ -91,7 +91,7 @@ def run(story: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(guarded())
 
 
-async def use(residency: Residency, engines: Mapping[str, Loaded], name: str, seconds: float = 0.0) -> None:
+async def use(residency: Swapper, engines: Mapping[str, Loaded], name: str, seconds: float = 0.0) -> None:
     async with residency.hold(name):
         assert engines[name].up
         await asyncio.sleep(seconds)

@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 
 from gra.core.types import (
     Abstained,
+    AlternativeResponse,
     Candidate,
-    Check,
-    Contamination,
-    Draft,
+    ContaminationMatch,
+    InstructionReview,
     Review,
     Ruling,
     State,
@@ -23,20 +23,22 @@ tuples = st.lists(texts, max_size=3).map(tuple)
 values = st.dictionaries(texts, numbers, max_size=3)
 reviews = st.lists(st.builds(Review, texts, values, numbers, numbers, texts), max_size=3).map(tuple)
 rulings = st.none() | st.builds(Ruling, texts, values, numbers, texts, st.booleans())
-drafts = st.builds(Draft, st.integers(0, 9), texts, texts, reviews, st.none() | numbers, st.none() | numbers, rulings)
+drafts = st.builds(
+    AlternativeResponse, st.integers(0, 9), texts, texts, reviews, st.none() | numbers, st.none() | numbers, rulings
+)
 usage = st.builds(Usage, *(st.integers(0, 10**9) for _ in range(3)))
 takes = st.sampled_from(["seat", "veto"])
 programs = st.builds(Verified, texts, takes, tuples, tuples, numbers) | st.builds(Abstained, texts, takes, texts)
 verdicts = st.sampled_from(["clean", "suspect", "contaminated"])
 contaminations = st.builds(
-    Contamination, verdicts, st.integers(0, 9), texts, texts, texts, numbers, st.integers(0, 99), texts, texts
+    ContaminationMatch, verdicts, st.integers(0, 9), texts, texts, texts, numbers, st.integers(0, 99), texts, texts
 )
 candidates = st.builds(
     Candidate,
     id=texts, round=st.integers(0, 9), index=st.integers(0, 10**6), domain=texts, state=st.sampled_from(State),
     reason=texts, arm=texts, generator=texts, reviewers=tuples, adjudicator=texts, parents=tuples, keywords=tuples,
     instruction=texts, response=texts,
-    checks=st.lists(st.builds(Check, texts, values, tuples), max_size=3).map(tuple),
+    checks=st.lists(st.builds(InstructionReview, texts, values, tuples), max_size=3).map(tuple),
     reviews=reviews,
     mean=st.none() | numbers, std=st.none() | numbers,
     ruling=rulings,

@@ -9,7 +9,17 @@ from typing import Any
 
 from gra.core.files import write_json
 from gra.core.run_folder import RunFolder
-from gra.core.types import CHECKS, DIMENSIONS, Candidate, Check, Contamination, Review, Ruling, State, Usage
+from gra.core.types import (
+    CHECKS,
+    DIMENSIONS,
+    Candidate,
+    ContaminationMatch,
+    InstructionReview,
+    Review,
+    Ruling,
+    State,
+    Usage,
+)
 from gra.data.export import export
 from gra.evaluation.compare.compare import compare
 from gra.evaluation.results import write_records
@@ -37,7 +47,7 @@ def candidate(index: int, state: State, reason: str, **more: Any) -> Candidate:
 def reviewed(index: int, state: State, reason: str, scores: tuple[float, float], **more: Any) -> Candidate:
     told: dict[str, Any] = {
         "response": f"Response {index}.",
-        "checks": (Check("ben", dict.fromkeys(CHECKS, 0.9), ()), Check("cy", {}, ())),
+        "checks": (InstructionReview("ben", dict.fromkeys(CHECKS, 0.9), ()), InstructionReview("cy", {}, ())),
         "reviews": tuple(review(name, score) for name, score in zip(("ben", "cy"), scores, strict=True)),
         "mean": sum(scores) / 2,
         "std": abs(scores[0] - scores[1]) / 2,
@@ -53,10 +63,10 @@ CANDIDATES = [
     reviewed(3, State.REJECTED, "adjudicator rejected it", (9.0, 4.0), disputed=True,
              ruling=Ruling("dot", dict.fromkeys(DIMENSIONS, 3.0), 3.0, "Wrong.", False)),
     candidate(4, State.REJECTED, "instruction: clear",
-              checks=(Check("ben", {"reasonable": 0.9, "complete": 0.8, "clear": 0.11}, ("clear",)),)),
+              checks=(InstructionReview("ben", {"reasonable": 0.9, "complete": 0.8, "clear": 0.11}, ("clear",)),)),
     reviewed(5, State.DUPLICATE, "too similar to r1-000000", (7.0, 7.0), neighbour="r1-000000", similarity=0.97),
     reviewed(6, State.CONTAMINATED, "repeats a test item of arc", (7.0, 7.0),
-             contamination=Contamination("contaminated", 2, "arc", "arc-7", "ngram", 0.9, 13, HOSTILE, HOSTILE)),
+             contamination=ContaminationMatch("contaminated", 2, "arc", "arc-7", "ngram", 0.9, 13, HOSTILE, HOSTILE)),
     reviewed(7, State.SURPLUS, "accepted after the round was full", (7.0, 8.0)),
     candidate(8, State.FAILED, "generator ada: answer cut off at the length limit", keywords=(), instruction=""),
 ]  # fmt: skip

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from gra.sandbox.job import Job
+from gra.sandbox.job import SandboxJob
 
 FOLDER = Path(__file__).parent / "sandbox_programs"
 TESTS = "assert f(1) == 2\n"
@@ -17,7 +17,7 @@ class Attempt(NamedTuple):
 
     name: str
     verdict: str
-    job: Job
+    job: SandboxJob
 
 
 def attempts(name: str) -> dict[str, Attempt]:
@@ -28,6 +28,6 @@ def attempts(name: str) -> dict[str, Attempt]:
     found = {}
     for title, verdict, body in zip(sections[1::3], sections[2::3], sections[3::3], strict=True):
         code, _, tests = body.partition("\n---\n")
-        found[title] = Attempt(title, verdict, Job(code, tests or TESTS))
+        found[title] = Attempt(title, verdict, SandboxJob(code, tests or TESTS))
     assert found
     return found

@@ -19,15 +19,15 @@ from scripted_run import (
     open_ledger,
 )
 
-from gra.config.budget import Budget
+from gra.config.budget import BudgetConfig
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.types import Candidate, Seed, State
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.types import ModelId
-from gra.ledger.budget import Account
-from gra.synthesis.candidate import Setting, candidate_id
+from gra.ledger.budget import BudgetAccount
+from gra.synthesis.candidate import CandidateSettings, candidate_id
 from gra.synthesis.committee.members import make_members
-from gra.synthesis.committee.verifiers import make_programs
+from gra.synthesis.committee.verifiers import make_verifiers
 from gra.synthesis.rounds import Round, grow
 
 fresh = itertools.count()
@@ -55,11 +55,11 @@ async def told_in(this_round: Round) -> Found:
     return found
 
 
-def make_setting(recipe: SynthesisRecipe) -> Setting:
+def make_setting(recipe: SynthesisRecipe) -> CandidateSettings:
     assert recipe.committee is not None
     ids = {n: ModelId(m.model, f"sha256:{m.model}", "t") for n, m in recipe.committee.models.items()}
     members = make_members(recipe.committee, recipe.review, ids)
-    return Setting(recipe, members, programs=make_programs(recipe.review.programs, members))
+    return CandidateSettings(recipe, members, programs=make_verifiers(recipe.review.programs, members))
 
 
 async def tell(
@@ -78,7 +78,7 @@ async def tell(
     pool = EnginePool({n: JitteryEngine(n, script, up_to_s=up_to_s) for n in names}, 100.0)
     ledger = open_ledger(path)
     try:
-        broker = Broker(ledger, pool, backoff_s=0.0, account=Account(ledger, Budget(tokens=token_budget)))
+        broker = Broker(ledger, pool, backoff_s=0.0, account=BudgetAccount(ledger, BudgetConfig(tokens=token_budget)))
         samples = grow({}, make_seeds() if seeds is None else seeds)
         return await told_in(Round(setting, broker, ledger, samples, WordEmbedder(), 1, in_flight))  # type: ignore[arg-type]
     finally:

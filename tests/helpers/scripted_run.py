@@ -28,7 +28,7 @@ from gra.config.synthesis import SynthesisRecipe
 from gra.core.hashing import canonical_json, digest
 from gra.core.types import CHECKS, DIMENSIONS, Seed
 from gra.engines.broker import call_request
-from gra.engines.mock import ScriptedEngine
+from gra.engines.mock import MockEngine
 from gra.engines.types import Call, Choice, Completion, Fault, Json, Likelihood, ModelId, Text
 from gra.ledger.ledger import Ledger
 from gra.models.catalog import ResolvedModel
@@ -145,7 +145,7 @@ def make_recipe(**changes: Any) -> SynthesisRecipe:
     return SynthesisRecipe.model_validate(base | changes)
 
 
-class JitteryEngine(ScriptedEngine):
+class JitteryEngine(MockEngine):
     """Answers after a short time that nobody can foresee."""
 
     def __init__(self, name: str, script: Script, *, up_to_s: float = 0.002, **options: Any) -> None:
@@ -184,10 +184,10 @@ def make(
     from gra.core.run_folder import RunFolder
     from gra.engines.broker import EnginePool
     from gra.evaluation.suite import suite_items
-    from gra.serving.models import Workshop, running
+    from gra.serving.models import ModelRegistry, running
     from gra.synthesis.arms import in_rounds as growth
     from gra.synthesis.arms import run_arm as arms
-    from gra.synthesis.decontamination import open_screen
+    from gra.synthesis.decontamination import open_decontaminator
 
     asked = os.open(folder / "asked.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     count = 0
@@ -204,7 +204,7 @@ def make(
             threading.Thread(target=die, daemon=True).start()
         return (answer or answer_by_content)(call)
 
-    class ScriptedWorkshop(Workshop):
+    class ScriptedWorkshop(ModelRegistry):
         def model_id(self, name: str, adapter: str | None = None) -> ModelId:
             return ModelId(name, f"sha256:{name}", "template", adapter or "")
 
@@ -216,7 +216,7 @@ def make(
     workshop = ScriptedWorkshop(loaded.recipe.engine, {name: fake_resolve(name) for name in names})
     pool = EnginePool({name: JitteryEngine(name, script) for name in names}, 100.0)
     workshop.prepared.set()
-    screen = open_screen(loaded, suite_items)
+    screen = open_decontaminator(loaded, suite_items)
     job = arms.Job(loaded, RunFolder(folder).create(), folder / "ledger.sqlite", permission, screen)
 
     async def run() -> None:

@@ -18,16 +18,16 @@ from scripted_run import make_recipe, said, write_job
 from synthesised import command, synthesise
 
 from gra import experiment
-from gra.config.budget import Budget, Prices, TokenPrice
+from gra.config.budget import BudgetConfig, PricesConfig, TokenPriceConfig
 from gra.config.loader import load_recipe
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import BudgetExhausted, RecipeError
 from gra.core.progress import View, read_events
 from gra.core.run_folder import RunFolder
 from gra.engines.broker import Broker, EnginePool
-from gra.engines.mock import ScriptedEngine
+from gra.engines.mock import MockEngine
 from gra.engines.types import Call, ModelId, SamplingSettings, Text
-from gra.ledger.budget import Account, Held, token_cost
+from gra.ledger.budget import BudgetAccount, GpuTime, token_cost
 from gra.ledger.ledger import Ledger
 from gra.synthesis.arms import in_rounds as growth
 from gra.synthesis.run import budget_stop
@@ -107,8 +107,8 @@ def test_a_budget_that_reviewers_use_up_leaves_an_empty_dataset_and_goes_on_when
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 900), st.integers(0, 900)), max_size=30))
 def test_an_account_is_the_sum_of_what_was_paid(paid: list[tuple[str, int, int]]) -> None:
-    prices = Prices(gpu_hour=3.0, models={"a": TokenPrice(input=1.0, output=4.0, cached=0.25)})
-    account = Account(_NoLedger(), Budget(), prices, gpu_seconds=1800.0)  # type: ignore[arg-type]
+    prices = PricesConfig(gpu_hour=3.0, models={"a": TokenPriceConfig(input=1.0, output=4.0, cached=0.25)})
+    account = BudgetAccount(_NoLedger(), BudgetConfig(), prices, gpu_seconds=1800.0)  # type: ignore[arg-type]
     for model, prompt, completion in paid:
         account.pay("r1-000000", "key", model, prompt, prompt // 2, completion)
     assert account.tokens == sum(prompt + completion for _, prompt, completion in paid)
@@ -126,7 +126,7 @@ class _NoLedger:
 
 def test_answers_that_were_no_use_are_paid_for_and_faults_are_not(ledger: Ledger) -> None:
     replies = iter([said("", "stop"), said("one two", "length"), said("an answer")])
-    engine = ScriptedEngine("m", lambda call: next(replies))
+    engine = MockEngine("m", lambda call: next(replies))
     call = Call(ModelId("m", "m", "t"), (("user", "Say it."),), Text(), SamplingSettings(0.7, 1.0, 1.0, 9))
 
     async def ask() -> Broker:
@@ -136,19 +136,19 @@ def test_answers_that_were_no_use_are_paid_for_and_faults_are_not(ledger: Ledger
 
     broker = asyncio.run(ask())
     assert broker.account.tokens == 3 * 50 + 0 + 2 + 2 == ledger.spent()
-    assert Account(ledger).tokens == broker.account.tokens
+    assert BudgetAccount(ledger).tokens == broker.account.tokens
 
 
 def test_gpu_hours_are_kept_over_processes_and_end_a_run(tmp_path: Path, ledger: Ledger) -> None:
-    first = Held(ledger.path, "test")
+    first = GpuTime(ledger.path, "test")
     first.write(10.0)
     first.write(90.0)  # of the same process: not in addition
-    other = Held(ledger.path, "another run")
+    other = GpuTime(ledger.path, "another run")
     other.write(5000.0)
-    second = Held(ledger.path, "test")
+    second = GpuTime(ledger.path, "test")
     second.write(6.0)
-    assert (first.before(), second.before(), Held(ledger.path, "test").before()) == (6.0, 90.0, 96.0)
-    account = Account(ledger, Budget(gpu_hours=0.027), gpu_seconds=96.0)
+    assert (first.before(), second.before(), GpuTime(ledger.path, "test").before()) == (6.0, 90.0, 96.0)
+    account = BudgetAccount(ledger, BudgetConfig(gpu_hours=0.027), gpu_seconds=96.0)
     account.check()
     account.gpu_seconds += 2.0
     with pytest.raises(BudgetExhausted, match=r"0.027 GPU-hours is used up \(0.0272 used over all resumes\)") as caught:
@@ -176,7 +176,7 @@ def test_what_cannot_work_is_said_before_anything_is_spent(tmp_path: Path, chang
 
 
 def test_cached_tokens_may_be_cheaper() -> None:
-    prices = Prices(models={"m": TokenPrice(input=3.0, output=15.0, cached=0.3)})
+    prices = PricesConfig(models={"m": TokenPriceConfig(input=3.0, output=15.0, cached=0.3)})
     assert token_cost(prices, "m", 1_000_000, 400_000, 10_000) == pytest.approx(0.6 * 3 + 0.4 * 0.3 + 0.15)
     assert token_cost(prices, "somebody else", 1_000_000, 0, 0) == 0.0
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from scripted_run import fake_resolve, make_recipe
 
-from gra.config.committee import Member
-from gra.config.synthesis import Engine, SynthesisRecipe
+from gra.config.committee import MemberConfig
+from gra.config.synthesis import EngineConfig, SynthesisRecipe
 from gra.core.errors import RecipeError
 from gra.core.progress import View
 from gra.engines.broker import call_key
@@ -19,7 +19,7 @@ from gra.engines.ray import RayEngine
 from gra.engines.types import Call, ModelId, SamplingSettings, Text
 from gra.models.adapters import find_adapter
 from gra.serving import models as workshop
-from gra.serving.memory import house
+from gra.serving.memory import plan_memory
 
 CONFIG = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
 
@@ -86,7 +86,7 @@ def test_an_adapter_is_part_of_what_an_answer_is_found_by() -> None:
 
 def test_an_adapter_goes_with_one_model_and_not_with_a_server(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has an `adapter`, which fits `model` alone"):
-        Member(model="a", fallback="b", adapter="folder")
+        MemberConfig(model="a", fallback="b", adapter="folder")
     recipe = SynthesisRecipe.model_validate(
         {
             "name": "x", "seeds": {"source": "seeds.jsonl"}, "engine": {"kind": "openai", "base_url": "http://host/v1"},
@@ -97,7 +97,7 @@ def test_an_adapter_goes_with_one_model_and_not_with_a_server(tmp_path: Path) ->
         workshop.find_models([recipe], View(None, quiet=True))
 
 
-def find(monkeypatch: pytest.MonkeyPatch, models: dict[str, Any], **changes: Any) -> workshop.Workshop:
+def find(monkeypatch: pytest.MonkeyPatch, models: dict[str, Any], **changes: Any) -> workshop.ModelRegistry:
     """The workshop of a committee, on models that are nowhere."""
     monkeypatch.setattr(workshop, "resolve", fake_resolve)
     monkeypatch.setattr(workshop, "has_chat_template", lambda path: True)
@@ -141,7 +141,7 @@ SEVEN_B = dict.fromkeys("abcde", 15.0)
 
 
 def test_models_that_fit_together_never_sleep() -> None:
-    plan = house(SEVEN_B, Engine(), 141.0, 200.0)
+    plan = plan_memory(SEVEN_B, EngineConfig(), 141.0, 200.0)
     assert (plan.sleep_level, plan.asleep_gb, plan.memory_gb["a"]) == (0, 0.0, 21.5)
 
 
@@ -157,9 +157,9 @@ def test_models_that_fit_together_never_sleep() -> None:
     ],
 )
 def test_models_that_do_not_fit_give_way_in_the_quickest_way_there_is_room_for(gpu, host, park, level) -> None:
-    assert house(SEVEN_B, Engine(park=park), gpu, host).sleep_level == level
+    assert plan_memory(SEVEN_B, EngineConfig(park=park), gpu, host).sleep_level == level
 
 
 def test_sleep_without_a_gpu_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"`engine\.park: sleep-2` needs a CUDA GPU"):
-        house(SEVEN_B, Engine(park="sleep-2"), None, 64.0)
+        plan_memory(SEVEN_B, EngineConfig(park="sleep-2"), None, 64.0)

@@ -38,7 +38,7 @@ from gra.data.export import export
 from gra.reports import statistics as tally
 from gra.reports.comparison import read_comparison
 from gra.reports.html import write_report
-from gra.runs.contents import read_evidence
+from gra.runs.contents import read_contents
 from gra.runs.explain import explain
 from gra.runs.timeline import read_timeline
 
@@ -213,7 +213,7 @@ def test_damaged_file_is_named(tmp_path: Path, name: str) -> None:
 
 
 def test_endings_add_up(run: Path) -> None:
-    arm = next(arm for arm in read_evidence(run).arms if arm.committee)
+    arm = next(arm for arm in read_contents(run).arms if arm.committee)
     endings = tally.endings(arm)
     assert {ending.state: ending.count for ending in endings} == GRA_FACTS["states"]
     assert sum(reason.count for ending in endings for reason in ending.reasons) == len(CANDIDATES)
@@ -221,13 +221,13 @@ def test_endings_add_up(run: Path) -> None:
 
 def test_many_reasons_are_summed_up(tmp_path: Path) -> None:
     export(tmp_path, [candidate(i, State.FAILED, f"reason {i}") for i in range(20)], CARD)
-    (ending,) = tally.endings(read_evidence(tmp_path).arms[0])
+    (ending,) = tally.endings(read_contents(tmp_path).arms[0])
     assert len(ending.reasons) == 13
     assert (ending.reasons[-1].name, ending.reasons[-1].count) == ("8 other reasons", 8)
 
 
 def test_samples_are_the_first_of_each_ending(run: Path) -> None:
-    vanilla, gra = read_evidence(run).arms
+    vanilla, gra = read_contents(run).arms
     assert [row["candidate_id"][-1] for row in tally.samples(gra)] == ["0", "1", "2", "3", "4", "5"]
     assert [row["candidate_id"] for row in tally.samples(vanilla)] == ["vanilla-qa-1", "vanilla-qa-2", "vanilla-qa-3"]
 

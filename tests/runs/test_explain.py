@@ -10,7 +10,7 @@ from reported_run import CARD, review, reviewed
 from rich.console import Console
 from synthesised import command, synthesise
 
-from gra.core.types import CHECKS, DIMENSIONS, Check, Draft, Ruling, State
+from gra.core.types import CHECKS, DIMENSIONS, InstructionReview, AlternativeResponse, Ruling, State
 from gra.data.export import export, read_candidates
 from gra.runs.explain import explain
 
@@ -22,10 +22,10 @@ def long_story(tmp_path: Path) -> None:
     row = reviewed(
         0, State.ACCEPTED, "adjudicator kept it", (9.5, 4.5), instruction=words, response=words.replace(" ", "\n"),
         reviewers=names, disputed=True, neighbour="qa-1", similarity=0.4,
-        checks=tuple(Check(name, dict.fromkeys(CHECKS, 0.9), ()) for name in names),
+        checks=tuple(InstructionReview(name, dict.fromkeys(CHECKS, 0.9), ()) for name in names),
         reviews=tuple(review(name, 8.0, words) for name in names),
         ruling=Ruling("dot", dict.fromkeys(DIMENSIONS, 7.25), 7.25, words, True),
-        drafts=(Draft(1, words, "response: mean score too low", (review("ben", 3.0),), 3.0, 0.0),),
+        drafts=(AlternativeResponse(1, words, "response: mean score too low", (review("ben", 3.0),), 3.0, 0.0),),
     )  # fmt: skip
     export(tmp_path, [row], CARD)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sandbox_attempts import TESTS, attempts
 
-from gra.sandbox.job import Job, Limits, Verdict
+from gra.sandbox.job import Limits, SandboxJob, Verdict
 from gra.sandbox.permission import Permission
 from gra.sandbox.sandbox import Sandbox
 
@@ -81,10 +81,12 @@ def f():
 """
     patient = Sandbox(sandbox.permission, Limits(cpu_s=10))
     secret = "sesame-8412"
-    outcome = patient.run(Job(code, f"assert f() == {secret!r}\n", entry_point="f"))
+    outcome = patient.run(SandboxJob(code, f"assert f() == {secret!r}\n", entry_point="f"))
     assert outcome.verdict in (Verdict.FAILED, Verdict.CRASHED)
     if where == "the garbage collector":  # the same search does find what is there
-        assert patient.run(Job(f"kept = [{secret!r}]\n{code}", f"assert f() == {secret!r}\n")).verdict == "passed"
+        assert (
+            patient.run(SandboxJob(f"kept = [{secret!r}]\n{code}", f"assert f() == {secret!r}\n")).verdict == "passed"
+        )
 
 
 # ---- to use more than its share -----------------------------------------------------------------------------
@@ -100,10 +102,10 @@ def test_gluttony(sandbox: Sandbox, name: str) -> None:
 
 def test_sleeping_ends_at_the_wall_clock_limit() -> None:
     short = Sandbox(Permission("a test"), Limits(cpu_s=1, wall_s=1.5))
-    outcome = short.run(Job("import time\ndef f(x):\n    time.sleep(60)\n    return 2", TESTS))
+    outcome = short.run(SandboxJob("import time\ndef f(x):\n    time.sleep(60)\n    return 2", TESTS))
     assert outcome.verdict == "timeout"
     assert outcome.wall_s < 5
-    sleeping_tests = short.run(Job("x = 1", "import time\ntime.sleep(60)"))
+    sleeping_tests = short.run(SandboxJob("x = 1", "import time\ntime.sleep(60)"))
     assert sleeping_tests.verdict == "timeout"
 
 
@@ -118,27 +120,27 @@ class A:
 def f(x):
     return A().b
 """
-    assert sandbox.run(Job(code, TESTS)).verdict in (Verdict.CRASHED, Verdict.FAILED)
+    assert sandbox.run(SandboxJob(code, TESTS)).verdict in (Verdict.CRASHED, Verdict.FAILED)
 
 
 def test_many_small_files_end_at_the_size_of_the_folder(sandbox: Sandbox) -> None:
     if not sandbox.isolation.private_folder:
         pytest.skip("the folder is not a file system of its own here")
     code = "def f():\n    for n in range(200):\n        open(str(n), 'wb').write(bytes(1 << 20))"
-    outcome = sandbox.run(Job(code, "f()"))
+    outcome = sandbox.run(SandboxJob(code, "f()"))
     assert outcome.verdict == "failed"
     assert "No space left" in outcome.detail
 
 
 def test_output_goes_nowhere_however_much_there_is(sandbox: Sandbox) -> None:
     code = "import sys\ndef f(x):\n    for _ in range(200):\n        sys.stdout.write('x' * (1 << 20))\n    return 2"
-    outcome = sandbox.run(Job(code, TESTS))
+    outcome = sandbox.run(SandboxJob(code, TESTS))
     assert outcome.verdict == "passed"
     assert len(outcome.detail) == 0
 
 
 def test_threads_that_go_on_do_not_hold_up_the_verdict(sandbox: Sandbox) -> None:
     code = "import threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()\ndef f(x):\n    return 2"
-    outcome = sandbox.run(Job(code, TESTS))
+    outcome = sandbox.run(SandboxJob(code, TESTS))
     assert outcome.verdict == "passed"
     assert outcome.wall_s < 5

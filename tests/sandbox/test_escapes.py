@@ -18,7 +18,7 @@ import pytest
 from sandbox_attempts import TESTS
 
 from gra.sandbox import sandbox as sandbox_module
-from gra.sandbox.job import Job, Limits
+from gra.sandbox.job import Limits, SandboxJob
 from gra.sandbox.permission import Permission
 from gra.sandbox.sandbox import Sandbox
 
@@ -51,7 +51,7 @@ def f():
         return "refused"
     return "done"
 """
-    outcome = sandbox.run(Job(code, "assert f() == 'refused', f()\n"))
+    outcome = sandbox.run(SandboxJob(code, "assert f() == 'refused', f()\n"))
     assert outcome.verdict == "passed", outcome.detail
 
 
@@ -62,7 +62,7 @@ import os, sys
 def f():
     return dict(os.environ), sys.argv, [path for path in sys.path if "site-packages" in path]
 """
-    outcome = sandbox.run(Job(code, "assert f() == ({}, ['solution'], []), f()"))
+    outcome = sandbox.run(SandboxJob(code, "assert f() == ({}, ['solution'], []), f()"))
     assert outcome.verdict == "passed", outcome.detail
 
 
@@ -78,13 +78,13 @@ def f():
             pass
     return found
 """
-    outcome = sandbox.run(Job(code, "assert f() == 0, f()"))
+    outcome = sandbox.run(SandboxJob(code, "assert f() == 0, f()"))
     assert outcome.verdict == "passed", outcome.detail
 
 
 @pytest.mark.parametrize("module", ["gra", "gra.sandbox.launcher", "numpy", "pytest"])
 def test_no_package_can_be_imported(sandbox: Sandbox, module: str) -> None:
-    outcome = sandbox.run(Job(f"import {module}\ndef f(x):\n    return 2", TESTS))
+    outcome = sandbox.run(SandboxJob(f"import {module}\ndef f(x):\n    return 2", TESTS))
     assert outcome.verdict == "failed"
     assert "No module named" in outcome.detail
 
@@ -136,7 +136,7 @@ def f():
     os.mkdir("d")
     return open("a").read(), os.listdir(".")
 """
-    outcome = sandbox.run(Job(code, "text, names = f()\nassert (text, sorted(names)) == ('kept', ['a', 'd'])"))
+    outcome = sandbox.run(SandboxJob(code, "text, names = f()\nassert (text, sorted(names)) == ('kept', ['a', 'd'])"))
     assert outcome.verdict == "passed", outcome.detail
 
 
@@ -161,7 +161,7 @@ open("a/b/c", "w").close()
 os.chmod("a/b", 0)
 os.chmod("a", 0)
 """
-    assert plain.run(Job(code, "pass")).verdict == "passed"
+    assert plain.run(SandboxJob(code, "pass")).verdict == "passed"
     assert [p.name for p in tmp_path.iterdir()] == ["kept"]
     assert (kept / "file").read_text() == "safe"
 
@@ -225,7 +225,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 def f():
     return {{name: (libc.syscall(number, 0, 0, 0, 0, 0), ctypes.get_errno()) for name, number in {numbers!r}.items()}}
 """
-    outcome = sandbox.run(Job(code, f"assert f() == dict.fromkeys({list(numbers)!r}, (-1, 1)), f()"))
+    outcome = sandbox.run(SandboxJob(code, f"assert f() == dict.fromkeys({list(numbers)!r}, (-1, 1)), f()"))
     assert outcome.verdict == "passed", outcome.detail
 
 
@@ -244,7 +244,7 @@ def f():
     except PermissionError:
         return named, outlive
 """
-    outcome = sandbox.run(Job(code, "assert f() == (0, (-1, 1)), f()"))
+    outcome = sandbox.run(SandboxJob(code, "assert f() == (0, (-1, 1)), f()"))
     assert outcome.verdict == "passed", outcome.detail
 
 
@@ -284,7 +284,7 @@ def test_children_do_not_outlive_the_job_even_without_the_filter(
     before = _python_processes()
     weaker = Sandbox(Permission("a test"), LIMITS)
     assert not weaker.isolation.seccomp
-    assert weaker.run(Job(DAEMON, TESTS)).verdict == "passed"
+    assert weaker.run(SandboxJob(DAEMON, TESTS)).verdict == "passed"
     deadline = time.monotonic() + 5
     while (left := _python_processes() - before) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -332,6 +332,6 @@ sandbox.run(Job("import time\\ntime.sleep(60)", "pass"))
 
 
 def test_threads_of_the_caller_share_one_sandbox(sandbox: Sandbox) -> None:
-    outcomes = sandbox.run_all([Job(f"def f(x):\n    return x + {n % 2}", TESTS) for n in range(12)])
+    outcomes = sandbox.run_all([SandboxJob(f"def f(x):\n    return x + {n % 2}", TESTS) for n in range(12)])
     assert [outcome.verdict for outcome in outcomes] == ["failed", "passed"] * 6
     assert threading.active_count() < 20

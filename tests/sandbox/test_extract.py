@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gra.sandbox.extract import Program, closed, extract
+from gra.sandbox.extract import ExtractedProgram, closed, extract
 
 BEGINNING = 'from typing import List\n\n\ndef add(a: int, b: int) -> int:\n    """Sum."""\n'
 BODY = "    c = a + b\n    return c\n"
 WHOLE = f"def add(a, b):\n{BODY}"
 
 
-def result(program: Program | None, *arguments: int) -> object:
+def result(program: ExtractedProgram | None, *arguments: int) -> object:
     assert program is not None
     namespace: dict[str, object] = {}
     exec(program.code, namespace)

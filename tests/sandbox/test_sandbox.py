@@ -20,7 +20,7 @@ from gra.core.errors import GraError
 from gra.evaluation.benchmarks.load import resolve_benchmark
 from gra.sandbox import sandbox as sandbox_module
 from gra.sandbox.codec import decode, encode
-from gra.sandbox.job import Isolation, Job, Limits, Verdict
+from gra.sandbox.job import Isolation, Limits, SandboxJob, Verdict
 from gra.sandbox.launcher import judge
 from gra.sandbox.permission import CodeExecutionRefused, Permission, require
 from gra.sandbox.sandbox import Sandbox, SandboxBroken
@@ -85,7 +85,7 @@ def test_a_sandbox_that_does_not_work_is_an_error_and_never_a_verdict(monkeypatc
 def test_less_isolation_than_at_the_start_is_an_error(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "isolation", Isolation((), 0, False, False))
     with pytest.raises(SandboxBroken, match="the isolation changed"):
-        sandbox.run(Job("x = 1", "assert x == 1"))
+        sandbox.run(SandboxJob("x = 1", "assert x == 1"))
 
 
 QUIET = {"timed_out": False, "stopped": False, "signal": 0, "exit": 0, "cpu_s": 0.1}
@@ -126,21 +126,21 @@ def test_helpers_of_the_preamble_are_not_taken_from_the_code(sandbox: Sandbox) -
     """HumanEval/32: the tests evaluate the polynomial with a helper that stands in the prompt."""
     preamble = "def poly(x):\n    return x - 3\ndef root():\n    '''Find it.'''\n"
     tests = "assert poly(root()) == 0"
-    lies = Job("def poly(x):\n    return 0\ndef root():\n    return 1", tests, preamble, "root")
+    lies = SandboxJob("def poly(x):\n    return 0\ndef root():\n    return 1", tests, preamble, "root")
     assert sandbox.run(lies).verdict == "failed"
-    right = Job(preamble + "def root():\n    return 3", tests, preamble, "root")
+    right = SandboxJob(preamble + "def root():\n    return 3", tests, preamble, "root")
     assert sandbox.run(right).verdict == "passed"
 
 
 def test_the_detail_names_the_test_that_failed(sandbox: Sandbox) -> None:
-    outcome = sandbox.run(Job("def f(x):\n    return x", "assert f(1) == 1\nassert f(2) == 5\n"))
+    outcome = sandbox.run(SandboxJob("def f(x):\n    return x", "assert f(1) == 1\nassert f(2) == 5\n"))
     assert outcome.verdict == "failed"
     assert outcome.detail == "AssertionError in `assert f(2) == 5`"
 
 
 def test_the_order_of_sets_is_the_same_in_every_run(sandbox: Sandbox) -> None:
     code = "def f():\n    return list({'a', 'b', 'c', 'd', 'e', 'f'})"
-    outcomes = sandbox.run_all([Job(code, "assert False, f()")] * 3)
+    outcomes = sandbox.run_all([SandboxJob(code, "assert False, f()")] * 3)
     assert len({outcome.detail for outcome in outcomes}) == 1
 
 
@@ -200,7 +200,7 @@ def test_every_canonical_solution_passes(sandbox: Sandbox, shared_data: Path, na
         if line
     ]
     assert len(rows) == count
-    jobs = [Job(row["solution"], row["tests"], row["beginning"], row["entry_point"]) for row in rows]
+    jobs = [SandboxJob(row["solution"], row["tests"], row["beginning"], row["entry_point"]) for row in rows]
     outcomes = Sandbox(Permission("a test")).run_all(jobs)
     wrong = {row["id"]: o.detail for row, o in zip(rows, outcomes, strict=True) if o.verdict != "passed"}
     assert not wrong

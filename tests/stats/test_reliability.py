@@ -17,11 +17,11 @@ from scripted_run import answer_by_content, make_seeds, said
 from gra.core.errors import EngineUnavailable, ModelUnavailable
 from gra.core.types import DIMENSIONS
 from gra.engines.broker import Broker, EnginePool
-from gra.engines.mock import ScriptedEngine
+from gra.engines.mock import MockEngine
 from gra.engines.types import Call, Completion, Fault, Json
 from gra.ledger.ledger import Ledger
 from gra.stats.reliability import auc, calibrate
-from gra.synthesis.committee.calibration import committee_auc, measure, plant
+from gra.synthesis.committee.calibration import committee_auc, make_control_items, measure_reviewer
 
 scores = st.lists(st.floats(0, 10) | st.integers(0, 10).map(float), min_size=1, max_size=12)
 
@@ -87,20 +87,20 @@ def test_the_scale_a_reviewer_answers_on_does_not_matter(stretch: float, shift: 
 def test_planted_pairs_take_domains_in_turn_and_swap_within_them() -> None:
     seeds = make_seeds(3)
     domain_of = {seed.response: {s.domain for s in seeds if s.response == seed.response} for seed in seeds}
-    planted = plant(seeds, 4, seed=0)
+    planted = make_control_items(seeds, 4, seed=0)
     assert sorted(sample.domain for sample, _ in planted) == ["math", "math", "qa", "qa"]
     assert len({sample.id for sample, _ in planted}) == 4
     for sample, wrong in planted:
         assert wrong != sample.response
         assert sample.domain in domain_of[wrong]
-    assert plant(seeds, 4, seed=0) == planted
-    assert plant(seeds, 4, seed=1) != planted
-    assert len(plant(seeds, 99, seed=0)) == len(seeds)
+    assert make_control_items(seeds, 4, seed=0) == planted
+    assert make_control_items(seeds, 4, seed=1) != planted
+    assert len(make_control_items(seeds, 99, seed=0)) == len(seeds)
 
 
 def make_broker(ledger: Ledger, members: Any, script: Any) -> Broker:
     names = {member.model.name for member in members.values()}
-    return Broker(ledger, EnginePool({n: ScriptedEngine(n, script) for n in names}, 100.0), backoff_s=0.0)
+    return Broker(ledger, EnginePool({n: MockEngine(n, script) for n in names}, 100.0), backoff_s=0.0)
 
 
 def test_good_reviewers_measure_well_and_coins_do_not(ledger: Ledger, scripted_committee) -> None:
@@ -117,10 +117,10 @@ def test_good_reviewers_measure_well_and_coins_do_not(ledger: Ledger, scripted_c
 
     members, _ = scripted_committee("ab", script)
     broker = make_broker(ledger, members, script)
-    planted = plant(seeds, 12, seed=0)
+    planted = make_control_items(seeds, 12, seed=0)
 
     async def both() -> list[Any]:
-        return [await measure(broker, member, planted) for member in members.values()]
+        return [await measure_reviewer(broker, member, planted) for member in members.values()]
 
     sharp, coin = asyncio.run(both())
     assert (sharp.auc, coin.auc) == (1.0, 0.5)
@@ -140,7 +140,11 @@ def test_a_pair_without_a_usable_answer_is_left_out_and_counted(ledger: Ledger, 
         return answer_by_content(call)
 
     members, _ = scripted_committee("a", script)
-    found = asyncio.run(measure(make_broker(ledger, members, script), members["a"], plant(make_seeds(3), 6, seed=0)))
+    found = asyncio.run(
+        measure_reviewer(
+            make_broker(ledger, members, script), members["a"], make_control_items(make_seeds(3), 6, seed=0)
+        )
+    )
     assert found.unanswered > 0
     assert found.to_json()["unanswered"] == found.unanswered
     assert len(found.good) + len(found.bad) + found.unanswered == 12
@@ -151,7 +155,7 @@ def test_a_reviewer_that_never_answers_is_an_error_with_what_to_do(ledger: Ledge
     members, _ = scripted_committee("a")
     broker = make_broker(ledger, members, lambda call: said("I would rather not"))
     with pytest.raises(ModelUnavailable, match=r"`a` .*no usable answer to any planted pair .*another `ask`"):
-        asyncio.run(measure(broker, members["a"], plant(make_seeds(3), 6, seed=0)))
+        asyncio.run(measure_reviewer(broker, members["a"], make_control_items(make_seeds(3), 6, seed=0)))
 
 
 @pytest.mark.parametrize(
@@ -166,7 +170,7 @@ def test_a_reviewer_is_blamed_only_for_what_would_come_again(ledger, scripted_co
     broker = make_broker(ledger, members, lambda call: fault)
     broker._backoff = 0.0
     with pytest.raises(ModelUnavailable, match=message):
-        asyncio.run(measure(broker, members["a"], plant(make_seeds(3), 6, seed=0)))
+        asyncio.run(measure_reviewer(broker, members["a"], make_control_items(make_seeds(3), 6, seed=0)))
 
 
 def test_an_engine_that_is_lost_while_measuring_is_not_taken_for_a_bad_reviewer(ledger, scripted_committee) -> None:
@@ -175,4 +179,8 @@ def test_an_engine_that_is_lost_while_measuring_is_not_taken_for_a_bad_reviewer(
 
     members, _ = scripted_committee("a")
     with pytest.raises(EngineUnavailable, match="lost"):
-        asyncio.run(measure(make_broker(ledger, members, lost), members["a"], plant(make_seeds(3), 6, seed=0)))
+        asyncio.run(
+            measure_reviewer(
+                make_broker(ledger, members, lost), members["a"], make_control_items(make_seeds(3), 6, seed=0)
+            )
+        )

@@ -15,13 +15,13 @@ from pydantic import ValidationError
 from scripted_rounds import make_setting, run, small
 from scripted_run import answer_by_content, make_recipe, make_seeds, open_ledger, said
 
-from gra.core.types import CHECKS, DIMENSIONS, SECOND_BEST, Candidate, Draft, Ruling, State
+from gra.core.types import CHECKS, DIMENSIONS, SECOND_BEST, AlternativeResponse, Candidate, Ruling, State
 from gra.data.export import lineage_row, preference_rows
 from gra.engines.broker import Broker, EnginePool
-from gra.engines.mock import ScriptedEngine
+from gra.engines.mock import MockEngine
 from gra.engines.types import Call, Completion, Fault, Json, Text
-from gra.synthesis.best_of_n import best_draft
-from gra.synthesis.candidate import live
+from gra.synthesis.best_of_n import pick_best
+from gra.synthesis.candidate import generate_candidate
 from gra.synthesis.rounds import grow
 
 TOLD = Candidate("r1-000000", 1, 0, "qa", State.REJECTED, "response: mean score too low", mean=5.0)
@@ -37,7 +37,7 @@ told = st.builds(
 
 @given(st.lists(told, min_size=1, max_size=5))
 def test_the_best_that_passed_is_taken_and_no_draft_vanishes(drafts: list[Candidate]) -> None:
-    taken = best_draft(drafts)
+    taken = pick_best(drafts)
     (number,) = set(range(len(drafts))) - {draft.number for draft in taken.drafts}
     assert replace(taken, drafts=()) == drafts[number]
     assert [d.number for d in taken.drafts] == [n for n in range(len(drafts)) if n != number]
@@ -61,11 +61,11 @@ def tell(folder: Path, drafts: int, script: Any = answer_by_content, index: int 
         return answer
 
     setting = make_setting(small(drafts=drafts))
-    engines = {m.model.name: ScriptedEngine(m.model.name, note) for m in setting.members.values()}
+    engines = {m.model.name: MockEngine(m.model.name, note) for m in setting.members.values()}
     ledger = open_ledger(folder / f"{drafts}.sqlite")
     try:
         broker = Broker(ledger, EnginePool(engines, 100.0), backoff_s=0.0)
-        return asyncio.run(live(setting, broker, grow({}, make_seeds()), 1, index)), asked
+        return asyncio.run(generate_candidate(setting, broker, grow({}, make_seeds()), 1, index)), asked
     finally:
         ledger.close()
 
@@ -152,6 +152,6 @@ def test_drafts_that_make_no_sense_are_one_clear_sentence(changes: dict[str, Any
 
 def test_a_draft_knows_the_score_that_decided() -> None:
     ruling = Ruling("judge", {}, 3.0, "", False)
-    assert Draft(0, "x", "y", mean=8.5, ruling=ruling).verdict_score == 3.0
-    assert Draft(0, "x", "y", mean=8.5).verdict_score == 8.5
-    assert Draft(0, "x", "y").verdict_score is None
+    assert AlternativeResponse(0, "x", "y", mean=8.5, ruling=ruling).verdict_score == 3.0
+    assert AlternativeResponse(0, "x", "y", mean=8.5).verdict_score == 8.5
+    assert AlternativeResponse(0, "x", "y").verdict_score is None

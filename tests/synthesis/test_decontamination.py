@@ -21,17 +21,17 @@ from gra.config.loader import load_recipe
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import DataError, ModelUnavailable, RecipeError
 from gra.core.run_folder import RunFolder
-from gra.core.types import Candidate, Draft, State
+from gra.core.types import AlternativeResponse, Candidate, State
 from gra.data.contamination import SuiteItem
 from gra.data.export import read_lineage
 from gra.engines.types import Call, Completion, Fault, Text
 from gra.evaluation.suite import suite_items
 from gra.experiment import load_experiment
-from gra.serving.models import Workshop
+from gra.serving.models import ModelRegistry
 from gra.synthesis import context
 from gra.synthesis import job as synthesis_job
 from gra.synthesis.arms import in_rounds as growth
-from gra.synthesis.decontamination import Screen, open_screen
+from gra.synthesis.decontamination import Decontaminator, open_decontaminator
 from gra.synthesis.funnel import CLEAN
 
 TRAINS = "A train leaves the old harbour at nine and reaches the northern valley before the market closes at noon."
@@ -195,11 +195,16 @@ ROW = Candidate("r1-000000", 1, 0, "qa", State.ACCEPTED, "reviewers agree", inst
 
 
 def judge(candidate: Candidate) -> Candidate:
-    return Screen("suite.yaml", [SuiteItem("sums", name, text) for name, text in ITEMS], {}).judge([candidate])[0]
+    return Decontaminator("suite.yaml", [SuiteItem("sums", name, text) for name, text in ITEMS], {}).judge([candidate])[
+        0
+    ]
 
 
 def test_a_draft_that_repeats_an_item_would_be_half_of_a_preference_pair() -> None:
-    drafts = (Draft(1, "Nothing.", "a better draft was taken"), Draft(2, f"So: {TRAINS}", "a better draft was taken"))
+    drafts = (
+        AlternativeResponse(1, "Nothing.", "a better draft was taken"),
+        AlternativeResponse(2, f"So: {TRAINS}", "a better draft was taken"),
+    )
     assert judge(replace(ROW, drafts=drafts[:1])).state is State.ACCEPTED
     assert judge(replace(ROW, drafts=drafts)).state is State.CONTAMINATED
 
@@ -217,9 +222,11 @@ def test_what_is_only_suspect_stays_and_is_marked() -> None:
 
 def fingerprint(folder: Path) -> str:
     loaded = load_recipe(folder / "recipe.yaml", SynthesisRecipe)
-    job = synthesis_job.Job(loaded, RunFolder(folder), folder / "ledger", None, open_screen(loaded, suite_items))
+    job = synthesis_job.Job(
+        loaded, RunFolder(folder), folder / "ledger", None, open_decontaminator(loaded, suite_items)
+    )
 
-    class Nowhere(Workshop):
+    class Nowhere(ModelRegistry):
         def model_id(self, name: str, adapter: str | None = None) -> Any:
             return replace(scripted_run.ModelId(name, name, "template"), adapter=adapter or "")
 
@@ -305,14 +312,14 @@ def test_errors_are_of_their_kind(tmp_path: Path, monkeypatch) -> None:
     loaded = load_recipe(prepared(tmp_path) / "recipe.yaml", SynthesisRecipe)
     write_suite(tmp_path, data="catalog:arc_easy")
     with pytest.raises(ModelUnavailable, match=r"contamination\.data_dir"):
-        open_screen(loaded, suite_items)
+        open_decontaminator(loaded, suite_items)
     write_suite(tmp_path, data="gone.jsonl")
     with pytest.raises(RecipeError, match=r"gone\.jsonl"):
-        open_screen(loaded, suite_items)
+        open_decontaminator(loaded, suite_items)
     write_suite(tmp_path)
     (tmp_path / "items.jsonl").write_text("")
     with pytest.raises(DataError, match="no rows"):
-        open_screen(loaded, suite_items)
+        open_decontaminator(loaded, suite_items)
 
 
 def test_an_experiment_knows_at_its_start_that_an_arms_suite_is_not_there(tmp_path: Path) -> None:

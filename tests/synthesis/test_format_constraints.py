@@ -14,11 +14,11 @@ from pydantic import ValidationError
 from scripted_rounds import run, small
 from scripted_run import make_recipe
 
-from gra.checks.instruction_constraints import demands
-from gra.config.synthesis import Forms
-from gra.core.rng import draw
+from gra.checks.instruction_constraints import read_constraints
+from gra.config.synthesis import FormatConstraintsConfig
+from gra.core.rng import rng
 from gra.core.types import State
-from gra.synthesis.format_constraints import _WORDINGS, draw_demand, with_form
+from gra.synthesis.format_constraints import _WORDINGS, add_format_constraint, draw_constraint
 
 PLAIN = "Why do the tides come later every day?"
 VETO = {"kind": "format", "takes": "veto"}
@@ -26,18 +26,18 @@ VETO = {"kind": "format", "takes": "veto"}
 
 @given(st.integers())
 def test_every_demand_is_read_as_what_it_is_alone_and_behind_an_instruction(seed: int) -> None:
-    demand = draw_demand(random.Random(seed))
-    assert demands(demand)
-    assert demands(f"{PLAIN} {demand}") == demands(demand)
+    demand = draw_constraint(random.Random(seed))
+    assert read_constraints(demand)
+    assert read_constraints(f"{PLAIN} {demand}") == read_constraints(demand)
 
 
 def test_every_kind_is_drawn_and_every_key_is_read() -> None:
-    drawn = {draw_demand(random.Random(seed)) for seed in range(2000)}
+    drawn = {draw_constraint(random.Random(seed)) for seed in range(2000)}
     for demand in drawn:
         if named := re.search(r"keys (.+)\.$", demand):
-            (check,) = demands(demand)
+            (check,) = read_constraints(demand)
             assert check.arguments["keys"] == re.split(r", | and ", named[1])
-    kinds = {check.kind for demand in drawn for check in demands(demand)}
+    kinds = {check.kind for demand in drawn for check in read_constraints(demand)}
     assert kinds >= {
         "sentences_exactly", "words_exactly", "words_at_most", "bullet_list", "numbered", "json_keys", "lowercase",
         "uppercase", "no_commas", "first_words", "last_words",
@@ -46,20 +46,20 @@ def test_every_kind_is_drawn_and_every_key_is_read() -> None:
 
 
 def test_the_share_is_kept_and_what_has_a_form_stays_as_it_was() -> None:
-    half = Forms(share=0.5)
-    asked = [with_form(PLAIN, "qa", half, draw(0, 1, n, "form")) for n in range(1000)]
-    assert 450 < sum(bool(demands(text)) for text in asked) < 550
+    half = FormatConstraintsConfig(share=0.5)
+    asked = [add_format_constraint(PLAIN, "qa", half, rng(0, 1, n, "form")) for n in range(1000)]
+    assert 450 < sum(bool(read_constraints(text)) for text in asked) < 550
     assert all(text.startswith(PLAIN) for text in asked)
-    always = Forms(share=1.0, domains=["qa"])
-    assert with_form("Name three rivers. Use bullet points.", "qa", always, random.Random(1)) == (
+    always = FormatConstraintsConfig(share=1.0, domains=["qa"])
+    assert add_format_constraint("Name three rivers. Use bullet points.", "qa", always, random.Random(1)) == (
         "Name three rivers. Use bullet points."
     )
-    assert with_form(PLAIN, "coding", always, random.Random(1)) == PLAIN
+    assert add_format_constraint(PLAIN, "coding", always, random.Random(1)) == PLAIN
     # In a text about programs nobody can be sure that lower case is demanded of the answer.
     code = "Write a Python function that counts words."
     for seed in range(50):
-        text = with_form(code, "qa", always, random.Random(seed))
-        assert text == code or demands(text) == demands(text.removeprefix(code).strip())
+        text = add_format_constraint(code, "qa", always, random.Random(seed))
+        assert text == code or read_constraints(text) == read_constraints(text.removeprefix(code).strip())
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,10 @@ def test_the_share_is_kept_and_what_has_a_form_stays_as_it_was() -> None:
     ],
 )  # fmt: skip
 def test_a_demand_does_not_run_into_what_it_stands_behind(instruction: str, apart: bool) -> None:
-    asked = {with_form(instruction, "qa", Forms(share=1.0), random.Random(seed)) for seed in range(50)} - {instruction}
+    asked = {
+        add_format_constraint(instruction, "qa", FormatConstraintsConfig(share=1.0), random.Random(seed))
+        for seed in range(50)
+    } - {instruction}
     assert all(text.startswith(f"{instruction}\n\n" if apart else f"{instruction} ") for text in asked)
     assert len(asked) > 10 or "following" in instruction  # there it would be read as a part of the text
 
@@ -83,8 +86,8 @@ def test_a_story_asks_for_the_form_and_an_answer_without_it_is_rejected(tmp_path
     assert list(run(tmp_path, recipe, 1, up_to_s=0.0).candidates) == told
     answered = [candidate for candidate in told if candidate.response]
     assert answered
-    assert all(demands(candidate.instruction) for candidate in answered)
-    broken = [c for c in answered if not all(check.passes(c.response) for check in demands(c.instruction))]
+    assert all(read_constraints(candidate.instruction) for candidate in answered)
+    broken = [c for c in answered if not all(check.passes(c.response) for check in read_constraints(c.instruction))]
     assert broken
     assert {(c.state, c.reason) for c in broken} == {
         (State.REJECTED, "program format: a demand on its form is not met")

@@ -15,14 +15,14 @@ from gra.config.loader import Loaded
 from gra.core.progress import View, read_events
 from gra.core.run_folder import RunFolder
 from gra.engines.broker import Broker, EnginePool
-from gra.engines.mock import ScriptedEngine
+from gra.engines.mock import MockEngine
 from gra.engines.types import Call, Completion, ModelId, SamplingSettings, Text
-from gra.ledger.budget import Account, Held
+from gra.ledger.budget import BudgetAccount, GpuTime
 from gra.ledger.ledger import Ledger
-from gra.serving.models import Workshop
-from gra.synthesis.context import Workbench
+from gra.serving.models import ModelRegistry
+from gra.synthesis.context import SynthesisContext
 from gra.synthesis.job import Job
-from gra.synthesis.monitor import Watch
+from gra.synthesis.monitor import Monitor
 from gra.tracking import NullTracker
 
 SAMPLING = SamplingSettings(0.7, 1.0, 1.0, 9)
@@ -52,16 +52,16 @@ def answer(call: Call) -> Completion:
     return Completion(f"Answer {call.sample}", "stop", 100, 20, cached_tokens=25)
 
 
-def bench_on(folder: Path, name: str, pool: EnginePool, view: View) -> Workbench:
+def bench_on(folder: Path, name: str, pool: EnginePool, view: View) -> SynthesisContext:
     recipe = make_recipe(name=name)
     job = Job(Loaded(recipe, folder / "recipe.yaml", {}), RunFolder(folder), folder / "ledger.sqlite")
     ledger = Ledger(job.ledger, name)
-    broker = Broker(ledger, pool, account=Account(ledger))
-    workshop = Workshop(recipe.engine, {"model-a": fake_resolve("model-a")})
-    return Workbench(job, workshop, broker, ledger, view, Series())
+    broker = Broker(ledger, pool, account=BudgetAccount(ledger))
+    workshop = ModelRegistry(recipe.engine, {"model-a": fake_resolve("model-a")})
+    return SynthesisContext(job, workshop, broker, ledger, view, Series())
 
 
-def ask(bench: Workbench, sample: int) -> Any:
+def ask(bench: SynthesisContext, sample: int) -> Any:
     question = (("user", f"{bench.recipe.name}, number {sample}"),)
     return bench.broker.ask(Call(ModelId("model-a", "a", "t"), question, Text(), SAMPLING, sample=sample))
 
@@ -75,11 +75,11 @@ def test_a_load_says_what_is_queued_in_flight_and_how_fast(tmp_path: Path, view:
     clock = Clock()
 
     async def scenario() -> None:
-        engine = ScriptedEngine("model-a", answer, concurrency=3, delay_s=0.02)
-        pool = EnginePool({"model-a": engine, "model-b": ScriptedEngine("model-b", answer)}, 1.0)
+        engine = MockEngine("model-a", answer, concurrency=3, delay_s=0.02)
+        pool = EnginePool({"model-a": engine, "model-b": MockEngine("model-b", answer)}, 1.0)
         await pool.residency.warm()
         bench = bench_on(tmp_path, "one", pool, view)
-        watch, held = Watch(view, 1, 1, frozenset(), clock), Held(bench.job.ledger, "one")
+        watch, held = Monitor(view, 1, 1, frozenset(), clock), GpuTime(bench.job.ledger, "one")
         with watch.arm(bench, held):
             asking = [asyncio.create_task(ask(bench, i)) for i in range(8)]
             await asyncio.sleep(0.01)
@@ -109,7 +109,7 @@ def test_a_load_says_what_is_queued_in_flight_and_how_fast(tmp_path: Path, view:
 
 
 def test_a_model_that_sleeps_is_told_from_one_that_is_gone(tmp_path: Path, view: View) -> None:
-    class Sleeping(ScriptedEngine):
+    class Sleeping(MockEngine):
         asleep_gb = 0.5
 
         async def sleep(self) -> None:
@@ -118,8 +118,8 @@ def test_a_model_that_sleeps_is_told_from_one_that_is_gone(tmp_path: Path, view:
     async def scenario() -> None:
         pool = EnginePool({f"model-{name}": Sleeping(f"model-{name}", answer, memory_gb=1.0) for name in "abc"}, 1.5)
         bench = bench_on(tmp_path, "one", pool, view)
-        watch = Watch(view, 1, 1, frozenset(), Clock())
-        with watch.arm(bench, Held(bench.job.ledger, "one")):
+        watch = Monitor(view, 1, 1, frozenset(), Clock())
+        with watch.arm(bench, GpuTime(bench.job.ledger, "one")):
             for name in ("model-a", "model-b"):
                 async with pool.residency.hold(name):
                     pass
@@ -136,10 +136,10 @@ def test_a_model_that_sleeps_is_told_from_one_that_is_gone(tmp_path: Path, view:
 
 def test_arms_that_share_engines_share_their_time_and_nothing_is_charged_twice(tmp_path: Path, view: View) -> None:
     clock = Clock()
-    pool = EnginePool({"model-a": ScriptedEngine("model-a", answer)}, 1.0)
+    pool = EnginePool({"model-a": MockEngine("model-a", answer)}, 1.0)
     one, two = (bench_on(tmp_path, name, pool, view) for name in ("one", "two"))
-    held = {bench.recipe.name: Held(bench.job.ledger, bench.recipe.name) for bench in (one, two)}
-    watch = Watch(view, 2, 1, frozenset(), clock)
+    held = {bench.recipe.name: GpuTime(bench.job.ledger, bench.recipe.name) for bench in (one, two)}
+    watch = Monitor(view, 2, 1, frozenset(), clock)
     clock.now += 60.0  # models are loaded
     first = watch.arm(one, held["one"])
     second = watch.arm(two, held["two"])
@@ -150,7 +150,7 @@ def test_arms_that_share_engines_share_their_time_and_nothing_is_charged_twice(t
     spent = [bench.broker.account.gpu_seconds for bench in (one, two)]
     assert spent == [30.0 + 50.0 + 40.0, 30.0 + 50.0]
     assert sum(spent) == 200.0
-    assert Held(one.job.ledger, "one").before() == 120.0
+    assert GpuTime(one.job.ledger, "one").before() == 120.0
     for bench in (one, two):
         bench.ledger.close()
 
@@ -159,8 +159,8 @@ def test_time_left_follows_the_pace_of_the_last_minutes(tmp_path: Path, view: Vi
     clock = Clock()
     bench = bench_on(tmp_path, "one", EnginePool({}, 1.0), view)
     bench.goal.rows, bench.goal.candidates = 100, 1000
-    watch = Watch(view, 1, 1, frozenset(), clock)
-    with watch.arm(bench, Held(bench.job.ledger, "one")):
+    watch = Monitor(view, 1, 1, frozenset(), clock)
+    with watch.arm(bench, GpuTime(bench.job.ledger, "one")):
         assert watch.left_s(bench) is None
         for _ in range(10):
             clock.now += 6.0
@@ -171,7 +171,7 @@ def test_time_left_follows_the_pace_of_the_last_minutes(tmp_path: Path, view: Vi
 
 
 def test_a_terminal_shows_the_board_and_the_bars_and_elsewhere_there_are_lines(tmp_path: Path, view: View) -> None:
-    pool = EnginePool({"model-a": ScriptedEngine("model-a", answer)}, 1.0)
+    pool = EnginePool({"model-a": MockEngine("model-a", answer)}, 1.0)
     shown: dict[bool, str] = {}
     for live in (True, False):
         told = io.StringIO()
@@ -179,12 +179,12 @@ def test_a_terminal_shows_the_board_and_the_bars_and_elsewhere_there_are_lines(t
         screen.console = Console(file=told, force_terminal=live, width=140, height=40, highlight=False)
         screen.live = live
         bench = bench_on(tmp_path, "one", pool, screen)
-        watch = Watch(screen, 1, 1, frozenset({"model-a"}))
+        watch = Monitor(screen, 1, 1, frozenset({"model-a"}))
 
-        async def scenario(screen: View = screen, watch: Watch = watch, bench: Workbench = bench) -> None:
+        async def scenario(screen: View = screen, watch: Monitor = watch, bench: SynthesisContext = bench) -> None:
             with screen.bars():
                 async with watch.over():
-                    with watch.arm(bench, Held(bench.job.ledger, "one")):
+                    with watch.arm(bench, GpuTime(bench.job.ledger, "one")):
                         await ask(bench, 0)
                         bench.gates.update({"candidates": 3, "scored": 2})
                         screen.progress("one accepted", 1, 4)

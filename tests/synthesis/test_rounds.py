@@ -31,7 +31,7 @@ from gra.data.export import TRAIN_SCHEMA, lineage_row, training_row
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.types import Call, Completion, Fault
 from gra.synthesis import rounds
-from gra.synthesis.candidate import candidate_id, live
+from gra.synthesis.candidate import candidate_id, generate_candidate
 from gra.synthesis.rounds import Round, grow
 
 
@@ -303,7 +303,7 @@ def test_a_story_is_the_same_whichever_reviewer_answers_first(folder: Path) -> N
         engines = {n: JitteryEngine(n, script, up_to_s=0.003) for n in names}
         ledger = open_ledger(folder / f"first-{attempt}.sqlite")
         broker = Broker(ledger, EnginePool(engines, 100.0), backoff_s=0.0)
-        ended = asyncio.run(live(setting, broker, grow({}, make_seeds()), 1, 3))
+        ended = asyncio.run(generate_candidate(setting, broker, grow({}, make_seeds()), 1, 3))
         stories.add(repr(ended))
         assert ended.state is State.FAILED
         ledger.close()

@@ -23,10 +23,10 @@ def made(tmp_path: Path, student: Path, rows: Path, /, *overrides: str, **change
     """A trainer that has not begun."""
     from gra.training.options.trl_config import build_arguments
     from gra.training.plan import load_student, make_plan
-    from gra.training.trainers.sft import StudentTrainer, make_trainer
+    from gra.training.trainers.sft import StudentTrainer, make_sft_trainer
 
     plan = make_plan(load(write_recipe(tmp_path, student, rows, **changes), *overrides))
-    return make_trainer(StudentTrainer, plan, load_student(plan), build_arguments(plan.loaded, tmp_path / "c"), [])
+    return make_sft_trainer(StudentTrainer, plan, load_student(plan), build_arguments(plan.loaded, tmp_path / "c"), [])
 
 
 def test_resuming_gives_the_weights_of_an_uninterrupted_run(
@@ -37,7 +37,7 @@ def test_resuming_gives_the_weights_of_an_uninterrupted_run(
     recipe = write_recipe(tmp_path, student, data, train={"max_steps": 12, "save_steps": 4})
     whole = train(recipe, tmp_path / "whole")
 
-    class Stop(trainer.Seal):
+    class Stop(trainer.SealCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step == 10:
                 raise KeyboardInterrupt

@@ -80,7 +80,7 @@ def test_preference_resumes_to_the_weights_of_an_uninterrupted_run(
     )  # fmt: skip
     train(recipe, tmp_path / "whole")
 
-    class Stop(trainer.Seal):
+    class Stop(trainer.SealCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step == 3:
                 raise KeyboardInterrupt

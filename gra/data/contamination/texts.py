@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gra.core.errors import DataError
-from gra.data.seeds.files import Fault, read_rows
+from gra.data.seeds.files import BadRow, read_rows
 
 # In the order of a conversation: the first text of a row is what was asked.
 _ROW_TEXTS = (
@@ -92,6 +92,6 @@ def _rows(file: Path) -> Iterator[Mapping[str, Any]]:
     if not file.is_file():
         raise DataError(f"there is no file {file}")
     for placed in read_rows(file):
-        if isinstance(placed.row, Fault):
+        if isinstance(placed.row, BadRow):
             raise DataError(f"{placed.where}: {placed.row.problem}")
         yield placed.row

@@ -14,8 +14,19 @@ from typing import Literal
 
 import numpy as np
 
-from gra.data.dedup.minhash import Wording
-from gra.data.dedup.nearest import BLOCK, Best, Corpus, Matrix, Rows, Screen, Vectors, cosine, reaches, worker_threads
+from gra.data.dedup.minhash import MinHashText
+from gra.data.dedup.nearest import (
+    BLOCK,
+    Best,
+    Corpus,
+    Matrix,
+    QuantizedPrefilter,
+    Rows,
+    Vectors,
+    cosine,
+    reaches,
+    worker_threads,
+)
 
 Stage = Literal["text", "wording", "embedding"]
 
@@ -39,7 +50,7 @@ _KEPT = Decision(True, None, None)
 
 
 @dataclass(frozen=True)
-class Texts:
+class DedupTexts:
     """What rows and pool say, and the Jaccard similarity from which wording counts as the same (None: never)."""
 
     rows: Sequence[str]
@@ -53,7 +64,7 @@ def greedy_dedup(
     pool: Matrix,
     threshold: float,
     *,
-    texts: Texts | None = None,
+    texts: DedupTexts | None = None,
     neighbours: bool = True,
 ) -> list[Decision]:
     """Decide in descending score (ties in given order): kept if nothing kept or pooled is the same.
@@ -65,7 +76,7 @@ def greedy_dedup(
         threshold: cosine similarity at which two samples count as the same.
         texts: adds the two stages that compare texts.
         neighbours: also report the nearest neighbour of rows that are kept. That takes the products of all rows with
-            all; without it most of them are left out, by bounds that change no decision (`Screen`).
+            all; without it most of them are left out, by bounds that change no decision (`QuantizedPrefilter`).
     """
     order = np.argsort(-np.asarray(scores, np.float64), kind="stable")
     decisions: dict[int, Decision] = {}
@@ -84,7 +95,7 @@ class _Greedy:
         embeddings: Vectors,
         pool: Matrix,
         threshold: float,
-        texts: Texts | None,
+        texts: DedupTexts | None,
         neighbours: bool,
         workers: ThreadPoolExecutor,
     ) -> None:
@@ -93,7 +104,7 @@ class _Greedy:
         self._neighbours = neighbours
         self._workers = workers
         self._twins = _Twins(texts)
-        screen = None if neighbours or len(embeddings) == 0 else Screen.fit(embeddings, threshold)
+        screen = None if neighbours or len(embeddings) == 0 else QuantizedPrefilter.fit(embeddings, threshold)
         self._pooled, self._kept = Corpus(pool, screen), Corpus(embeddings, screen)
         self._pooled.add(np.arange(len(pool)))
 
@@ -149,8 +160,8 @@ def _named(rows: Rows, best: Best) -> Rows:
 class _Twins:
     """Which texts are taken, and by whom; with no texts, none is."""
 
-    def __init__(self, texts: Texts | None) -> None:
-        self._wording = Wording(texts.likeness if texts else None)
+    def __init__(self, texts: DedupTexts | None) -> None:
+        self._wording = MinHashText(texts.likeness if texts else None)
         pooled = [self._wording.key(text) for text in texts.pool] if texts else []
         self._keys = [self._wording.key(text) for text in texts.rows] if texts else []
         # From the last to the first, so that the first of several with one text gives its name.

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from gra.data.dedup.minhash import Wording
+from gra.data.dedup.minhash import MinHashText
 from gra.data.dedup.nearest import BLOCK, Corpus, Matrix, reaches, worker_threads
 
 
-class Arrivals:
+class IncrementalDedup:
     """The rows so far, and which of them are kept; earlier rows go before later ones of the same score."""
 
     def __init__(
@@ -25,7 +25,7 @@ class Arrivals:
         self._pool = Corpus(pool)
         self._pool.add(np.arange(len(pool)))
         self._threshold = threshold
-        self._wording = Wording(likeness)
+        self._wording = MinHashText(likeness)
         self._pool_keys = {self._wording.key(text) for text in pool_texts}
         self._vectors: Matrix | None = None
         self._scores = np.empty(0)

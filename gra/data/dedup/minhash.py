@@ -27,7 +27,7 @@ def normalised(text: str) -> str:
     return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text).casefold()).strip()
 
 
-class Wording:
+class MinHashText:
     """Gives every text a key, the same for the same text, and knows which keys are alike.
 
     `likeness` is the Jaccard similarity from which two texts are alike; None looks for the same text only.

@@ -83,7 +83,7 @@ class Best:
         self.offer(row, base + column, cosine(block[row], others[column]))
 
 
-class Screen:
+class QuantizedPrefilter:
     """An upper bound of the cosine from a few numbers a row, by Cauchy-Schwarz.
 
     With P an orthogonal projection, x.y <= Px.Py + |x - Px| |y - Py|: the product of two codes, where a row's code is
@@ -107,7 +107,7 @@ class Screen:
         return np.column_stack([along, np.sqrt(np.maximum(rest, 0) + 1e-12)]).astype(np.float32)
 
     @classmethod
-    def fit(cls, rows: Vectors, threshold: float) -> Screen | None:
+    def fit(cls, rows: Vectors, threshold: float) -> QuantizedPrefilter | None:
         """The screen that should cost least on rows like these; None when looking at everything costs less."""
         every = np.linspace(0, len(rows) - 1, min(len(rows), 4096)).astype(np.intp)
         sample = rows[every]
@@ -135,7 +135,7 @@ def _cost(width: int, passing: float) -> float:
 class Corpus:
     """Rows of a matrix that later rows are compared with, in the order in which they were added."""
 
-    def __init__(self, matrix: Vectors, screen: Screen | None = None) -> None:
+    def __init__(self, matrix: Vectors, screen: QuantizedPrefilter | None = None) -> None:
         self._matrix = matrix
         self._screen = screen
         self.rows = np.empty(0, np.intp)

@@ -15,7 +15,7 @@ import numpy as np
 from gra.data.dedup.nearest import Matrix, Rows
 
 
-class Shelf:
+class VectorFile:
     """Rows of float32 numbers, shape (count, dimensions)."""
 
     def __init__(self, folder: Path, dimensions: int) -> None:
@@ -39,12 +39,12 @@ class Shelf:
         """The first rows, not copied; what is looked at stays in memory until the system wants it back."""
         return np.asarray(np.memmap(self._file, np.float32, "r", shape=(count, self._dimensions)))
 
-    def read(self, count: int) -> Reader:
+    def read(self, count: int) -> VectorReader:
         """The first rows, of which memory holds those that are asked for as long as they are used."""
-        return Reader(self._file, (count, self._dimensions))
+        return VectorReader(self._file, (count, self._dimensions))
 
 
-class Reader:
+class VectorReader:
     """Rows in a file, to be asked for by number.
 
     A mapping would take far more memory: the system maps what lies around a row with it.

@@ -1,6 +1,6 @@
 """Rows of JSONL, JSON, Parquet and CSV files as they stand, each with its place; nothing is converted.
 
-A cell of a CSV file stays text. A row that cannot be read is a `Fault`, and reading goes on after it.
+A cell of a CSV file stays text. A row that cannot be read is a `BadRow`, and reading goes on after it.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ _CELL = 16 << 20  # characters in the largest cell of a CSV file
 
 
 @dataclass(frozen=True)
-class Fault:
+class BadRow:
     """What is wrong with a row."""
 
     problem: str
 
 
 @dataclass(frozen=True)
-class Placed:
+class PlacedRow:
     """A row, or what is wrong with it; its place in the file as a person finds it; and its number, from 1."""
 
     where: str
     number: int
-    row: Row | Fault
+    row: Row | BadRow
 
 
-def read_rows(path: Path) -> Iterator[Placed]:
+def read_rows(path: Path) -> Iterator[PlacedRow]:
     """The rows of a file, by its ending; its number is the line in JSONL and CSV, the row's place in the others.
 
     Raises:
         DataError: when the file as a whole cannot be read.
     """
-    readers: dict[str, Callable[[Path], Iterator[Placed]]] = {
+    readers: dict[str, Callable[[Path], Iterator[PlacedRow]]] = {
         ".jsonl": _jsonl, ".jsonl.gz": _jsonl, ".json": _json, ".parquet": _parquet, ".csv": _csv
     }  # fmt: skip
     ending = next((e for e in ENDINGS if path.name.lower().endswith(e)), None)
@@ -73,35 +73,35 @@ def _opener(path: Path) -> Callable[..., Any]:
     return gzip.open if path.suffix.lower() == ".gz" else open
 
 
-def _jsonl(path: Path) -> Iterator[Placed]:
+def _jsonl(path: Path) -> Iterator[PlacedRow]:
     with _opener(path)(path, "rt", encoding="utf-8-sig", newline="\n") as lines:  # U+2028 does not end a line
         for number, line in enumerate(lines, start=1):
             if line.strip():
-                yield Placed(f"{path}:{number}", number, _parsed(line))
+                yield PlacedRow(f"{path}:{number}", number, _parsed(line))
 
 
-def _parsed(line: str) -> Row | Fault:
+def _parsed(line: str) -> Row | BadRow:
     try:
         return _checked(json.loads(line))
     except json.JSONDecodeError as error:
-        return Fault(f"not valid JSON ({error.msg}, column {error.colno})")
+        return BadRow(f"not valid JSON ({error.msg}, column {error.colno})")
     except RecursionError:
-        return Fault("not valid JSON (nested too deeply)")
+        return BadRow("not valid JSON (nested too deeply)")
     except ValueError:
-        return Fault("not valid JSON (a number with thousands of digits)")
+        return BadRow("not valid JSON (a number with thousands of digits)")
 
 
-def _checked(data: Any) -> Row | Fault:
+def _checked(data: Any) -> Row | BadRow:
     if not isinstance(data, dict):
-        return Fault("a row must be a JSON object")
+        return BadRow("a row must be a JSON object")
     try:
         canonical_json(data).encode()
     except ValueError as error:
-        return Fault(f"not text that can be asked about ({error})")  # NaN, or half of a surrogate pair
+        return BadRow(f"not text that can be asked about ({error})")  # NaN, or half of a surrogate pair
     return data
 
 
-def _json(path: Path) -> Iterator[Placed]:
+def _json(path: Path) -> Iterator[PlacedRow]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
@@ -113,10 +113,10 @@ def _json(path: Path) -> Iterator[Placed]:
     if not isinstance(rows, list):
         raise DataError(f"{path}: a .json file is one list of objects; name a file with one a line .jsonl")
     for number, row in enumerate(rows, start=1):
-        yield Placed(f"{path}, row {number}", number, _checked(row))
+        yield PlacedRow(f"{path}, row {number}", number, _checked(row))
 
 
-def _parquet(path: Path) -> Iterator[Placed]:
+def _parquet(path: Path) -> Iterator[PlacedRow]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -129,7 +129,7 @@ def _parquet(path: Path) -> Iterator[Placed]:
                 columns = [_values(path, name, batch.column(name)) for name in names]
                 for cells in zip(*columns, strict=True):
                     number += 1
-                    yield Placed(f"{path}, row {number}", number, dict(zip(names, cells, strict=True)))
+                    yield PlacedRow(f"{path}, row {number}", number, dict(zip(names, cells, strict=True)))
     except pa.ArrowException as error:
         raise DataError(f"the file {path} cannot be read: {error}") from None
 
@@ -146,7 +146,7 @@ def _each_once(where: object, names: Sequence[str]) -> None:
         raise DataError(f"{where}: two columns have the same name ({', '.join(names)})")
 
 
-def _csv(path: Path) -> Iterator[Placed]:
+def _csv(path: Path) -> Iterator[PlacedRow]:
     csv.field_size_limit(_CELL)
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, strict=True)
@@ -166,8 +166,8 @@ def _csv(path: Path) -> Iterator[Placed]:
                 last = reader.reader.line_num
                 span = f" in the row from line {first} to {last}" if last > first else ""
                 for number in range(first, last + 1):
-                    yield Placed(f"{path}:{number}", number, Fault(f"not valid CSV ({error}{span})"))
+                    yield PlacedRow(f"{path}:{number}", number, BadRow(f"not valid CSV ({error}{span})"))
                 continue
             fits = None not in row and None not in row.values()
             number = reader.line_num  # where the row ends; a cell may hold line breaks
-            yield Placed(f"{path}:{number}", number, row if fits else Fault(f"does not have {len(names)} cells"))
+            yield PlacedRow(f"{path}:{number}", number, row if fits else BadRow(f"does not have {len(names)} cells"))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gra.config.loader import find_file
-from gra.config.synthesis import SeedSource
+from gra.config.synthesis import SeedsConfig
 from gra.core.errors import DataError, GraError, HubUnavailable, RecipeError, from_system
 from gra.core.hashing import digest
 from gra.data.seeds.files import ENDINGS
@@ -22,7 +22,7 @@ _ROWS = "rows.jsonl"
 _SEAL = "gra-seeds.json"
 
 
-def find_seeds(source: SeedSource, recipe: Path | str, progress: Progress | None = None) -> Path:
+def find_seeds(source: SeedsConfig, recipe: Path | str, progress: Progress | None = None) -> Path:
     """The file with a recipe's seeds, downloaded when they are on the hub and not here yet.
 
     Raises:
@@ -38,7 +38,7 @@ def find_seeds(source: SeedSource, recipe: Path | str, progress: Progress | None
     return _from_hub(source, progress or (lambda text: None))
 
 
-def _from_hub(source: SeedSource, say: Progress) -> Path:
+def _from_hub(source: SeedsConfig, say: Progress) -> Path:
     which = digest([source.source, source.config, source.split, source.revision])[:12]
     target = cache_dir() / "seeds" / f"{source.source.replace('/', '--')}-{which}"
     with locked("seeds", say):
@@ -48,7 +48,7 @@ def _from_hub(source: SeedSource, say: Progress) -> Path:
     return target / _ROWS
 
 
-def _copy(source: SeedSource, target: Path, say: Progress) -> None:
+def _copy(source: SeedsConfig, target: Path, say: Progress) -> None:
     where = f"`seeds.source: {source.source}` ({source.split})"
     if switched_on("GRA_OFFLINE") or switched_on("HF_HUB_OFFLINE") or not hub_reachable():
         raise HubUnavailable(

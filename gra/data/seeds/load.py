@@ -9,11 +9,11 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
-from gra.config.synthesis import SeedSource
+from gra.config.synthesis import SeedsConfig
 from gra.core.errors import DataError
 from gra.core.hashing import digest
 from gra.core.types import Seed
-from gra.data.seeds.files import Fault, Placed, Row, read_rows
+from gra.data.seeds.files import BadRow, PlacedRow, Row, read_rows
 from gra.data.seeds.formats import SHAPES, recognised
 
 _CANDIDATE = re.compile(r"r\d+-\d{6}")
@@ -32,7 +32,7 @@ class Seeds:
         return f"! {_listed(self)}" if self.set_aside else ""
 
 
-def load_seeds(path: Path, domains: Sequence[str], source: SeedSource | None = None, *, seed: int = 0) -> Seeds:
+def load_seeds(path: Path, domains: Sequence[str], source: SeedsConfig | None = None, *, seed: int = 0) -> Seeds:
     """Read seeds from a .jsonl, .json, .parquet or .csv file.
 
     Args:
@@ -45,16 +45,16 @@ def load_seeds(path: Path, domains: Sequence[str], source: SeedSource | None = N
     Raises:
         DataError: when too many rows are bad, naming them with file and line, or none is left.
     """
-    source = source or SeedSource(source=str(path))
+    source = source or SeedsConfig(source=str(path))
     placed = list(read_rows(path))
     shape = _shape(path, placed, source)
     found = Seeds([])
     used: dict[str, str] = {}
     for each in placed:
-        made = each.row if isinstance(each.row, Fault) else _seed(each, each.row, shape, domains, source)
+        made = each.row if isinstance(each.row, BadRow) else _seed(each, each.row, shape, domains, source)
         if isinstance(made, Seed) and made.id in used:
-            made = Fault(f"the id `{made.id}` is already used at {used[made.id]}")
-        if isinstance(made, Fault):
+            made = BadRow(f"the id `{made.id}` is already used at {used[made.id]}")
+        if isinstance(made, BadRow):
             found.set_aside.append(f"{each.where}: {made.problem}")
         else:
             used[made.id] = each.where
@@ -75,11 +75,11 @@ def _listed(seeds: Seeds) -> str:
     return head + "\n  ".join(bad[:_SHOWN]) + more
 
 
-def _shape(path: Path, placed: Sequence[Placed], source: SeedSource) -> str:
+def _shape(path: Path, placed: Sequence[PlacedRow], source: SeedsConfig) -> str:
     """The form of the whole file: as asked for, else that of the first row that has a known form's keys."""
     if source.format != "auto":
         return source.format
-    readable = [(each.where, each.row) for each in placed if not isinstance(each.row, Fault)]
+    readable = [(each.where, each.row) for each in placed if not isinstance(each.row, BadRow)]
     for where, row in readable:
         forms = recognised(row)
         if len(forms) > 1:
@@ -93,14 +93,14 @@ def _shape(path: Path, placed: Sequence[Placed], source: SeedSource) -> str:
     return "gra"
 
 
-def _seed(each: Placed, row: Row, shape: str, domains: Sequence[str], source: SeedSource) -> Seed | Fault:
+def _seed(each: PlacedRow, row: Row, shape: str, domains: Sequence[str], source: SeedsConfig) -> Seed | BadRow:
     """A seed, or what is wrong with the row."""
     exchange = SHAPES[shape][1](row, source.turns)
-    if isinstance(exchange, Fault):
+    if isinstance(exchange, BadRow):
         return exchange
     domain: Any = row.get("domain") or source.domain or ""
     if domain and domain not in domains:
-        return Fault(f"`domain` is {domain!r}; the recipe's domains are {', '.join(domains)}")
+        return BadRow(f"`domain` is {domain!r}; the recipe's domains are {', '.join(domains)}")
     identity = f"seed-{each.number:06d}"
     if shape != "gra":
         return Seed(identity, domain, *exchange)
@@ -108,29 +108,29 @@ def _seed(each: Placed, row: Row, shape: str, domains: Sequence[str], source: Se
     if keywords and not (
         isinstance(keywords, list) and len(keywords) == 3 and all(isinstance(k, str) and k.strip() for k in keywords)
     ):
-        return Fault("`keywords` must be a list of three texts, or left out")
+        return BadRow("`keywords` must be a list of three texts, or left out")
     if not isinstance(summary, str):
-        return Fault("`summary` must be text, or left out")
+        return BadRow("`summary` must be text, or left out")
     tests = row.get("tests") or ""
     if (fault := _not_python(tests)) is not None:
         return fault
     if row.get("id") not in (None, ""):
         identity = row["id"]
     if not isinstance(identity, str):
-        return Fault("`id` must be text, or left out")
+        return BadRow("`id` must be text, or left out")
     if _CANDIDATE.fullmatch(identity):
-        return Fault(f"the id `{identity}` is what candidates of a run are called; give the row another")
+        return BadRow(f"the id `{identity}` is what candidates of a run are called; give the row another")
     return Seed(identity, domain, *exchange, tuple(keywords), summary, tests)
 
 
-def _not_python(tests: Any) -> Fault | None:
+def _not_python(tests: Any) -> BadRow | None:
     """What is wrong with a row's tests, which are read here and never run."""
     if not isinstance(tests, str):
-        return Fault("`tests` must be Python code as text, or left out")
+        return BadRow("`tests` must be Python code as text, or left out")
     try:
         compile(tests, "<tests>", "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        return Fault(f"`tests` is not Python ({error}), so no program could pass it")
+        return BadRow(f"`tests` is not Python ({error}), so no program could pass it")
     return None
 
 

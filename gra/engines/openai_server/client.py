@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from gra.core.errors import EngineUnavailable, RecipeError
-from gra.engines.openai_server.rate_limiter import Traffic
+from gra.engines.openai_server.rate_limiter import RateLimiter
 from gra.engines.types import Fault
 
 _CONNECT_S = 20.0
@@ -64,7 +64,7 @@ class Server:
         """
         self.settings = settings
         self.base = settings.base_url.rstrip("/")
-        self.gate = Traffic(settings.concurrency)
+        self.gate = RateLimiter(settings.concurrency)
         self._key = _key(settings.api_key_env)
         self._session: aiohttp.ClientSession | None = None
         self._last = ""  # what went wrong last, for whoever reads why the run ended

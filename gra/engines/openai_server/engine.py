@@ -124,7 +124,7 @@ class OpenAIEngine:
             return completion
         return self._declines(reason)
 
-    async def _sized(self, call: Call, form: dialect.Form) -> Reply | Declined | Fault:
+    async def _sized(self, call: Call, form: dialect.RequestForm) -> Reply | Declined | Fault:
         """One request; OpenAI's newer models want the length limit under its newer name."""
         body = dialect.payload(call, form, self.settings.model, self._length_key)
         reply = await self.server.post("/chat/completions", body)

@@ -20,7 +20,7 @@ _FIRST_PAUSE_S = 0.25
 _LONGEST_PAUSE_S = 30.0
 
 
-class Traffic:
+class RateLimiter:
     """An asynchronous gate: `async with` holds one place for the time of one request."""
 
     def __init__(self, most: int, *, clock: Callable[[], float] = time.monotonic) -> None:

@@ -27,7 +27,7 @@ _SCHEMA_NOTE = (
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class RequestForm:
     """One way to put a question: what is added to the request, and a note to the last message."""
 
     extra: Mapping[str, Any]
@@ -35,7 +35,7 @@ class Form:
     enough: bool = True  # false: it is only sent to learn why the other forms were declined
 
 
-PLAIN = Form({})
+PLAIN = RequestForm({})
 
 
 def question(call: Call) -> str:
@@ -49,26 +49,26 @@ def question(call: Call) -> str:
             return "text"
 
 
-def forms(call: Call, label_ids: Sequence[int] | None) -> tuple[Form, ...]:
+def forms(call: Call, label_ids: Sequence[int] | None) -> tuple[RequestForm, ...]:
     """The ways to put a call, the most constrained first; `label_ids` are known where a server shows its tokenizer."""
     match call.output:
         case Json(schema):
             return _json_forms(json.dumps(schema))
         case Choice():
-            return (*((_exact(tuple(label_ids)),) if label_ids else ()), *_top_forms(), Form({}, enough=False))
+            return (*((_exact(tuple(label_ids)),) if label_ids else ()), *_top_forms(), RequestForm({}, enough=False))
         case _:
             return (PLAIN,)
 
 
 @cache
-def _json_forms(text: str) -> tuple[Form, ...]:
+def _json_forms(text: str) -> tuple[RequestForm, ...]:
     """By grammar, as any JSON object, by words alone."""
     schema = {"name": "answer", "strict": True, "schema": _closed(json.loads(text))}
     note = _SCHEMA_NOTE.format(schema=text)
     return (
-        Form({"response_format": {"type": "json_schema", "json_schema": schema}}),
-        Form({"response_format": {"type": "json_object"}}, note),
-        Form({}, note),
+        RequestForm({"response_format": {"type": "json_schema", "json_schema": schema}}),
+        RequestForm({"response_format": {"type": "json_object"}}, note),
+        RequestForm({}, note),
     )
 
 
@@ -83,19 +83,19 @@ def _closed(schema: Any) -> Any:
 
 
 @cache
-def _exact(label_ids: tuple[int, ...]) -> Form:
+def _exact(label_ids: tuple[int, ...]) -> RequestForm:
     """vLLM: the probabilities of just these tokens (older releases give the likeliest ones, which are read as well)."""
     ids = list(label_ids)
     extra = {"logprob_token_ids": ids, "allowed_token_ids": ids, "return_tokens_as_token_ids": True}
-    return Form({"logprobs": True, "top_logprobs": _TOP_TOKENS[0], **extra})
+    return RequestForm({"logprobs": True, "top_logprobs": _TOP_TOKENS[0], **extra})
 
 
 @cache
-def _top_forms() -> tuple[Form, ...]:
-    return tuple(Form({"logprobs": True, "top_logprobs": count}) for count in _TOP_TOKENS)
+def _top_forms() -> tuple[RequestForm, ...]:
+    return tuple(RequestForm({"logprobs": True, "top_logprobs": count}) for count in _TOP_TOKENS)
 
 
-def payload(call: Call, form: Form, model: str, length_key: str) -> Payload:
+def payload(call: Call, form: RequestForm, model: str, length_key: str) -> Payload:
     """The body of a chat completion request."""
     messages = [{"role": role, "content": content} for role, content in call.messages]
     if form.note:

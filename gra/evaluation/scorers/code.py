@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from gra.core.errors import DataError
 from gra.core.hashing import digest
 from gra.sandbox.extract import EXTRACT_VERSION, closed, extract
-from gra.sandbox.job import Job, Limits, Outcome, Verdict
+from gra.sandbox.job import Limits, SandboxJob, SandboxOutcome, Verdict
 from gra.sandbox.permission import Permission, require
 from gra.sandbox.sandbox import SANDBOX_VERSION, Sandbox
 
@@ -104,20 +104,22 @@ def open_sandbox(questions: Iterable[Questions], permission: Permission | None) 
 
 def judge(
     sandbox: Sandbox, questions: Questions, answers: Iterable[Answer], progress: Callable[[int], None] | None = None
-) -> dict[str, Outcome]:
+) -> dict[str, SandboxOutcome]:
     """The outcome of every item's answer, by the item's id."""
     said = {answer.item: answer.output or "" for answer in answers}
     jobs = {item.id: _job(item, said[item.id]) for item in questions.items}
     found = {name: job for name, job in jobs.items() if job is not None}
     outcomes = dict(zip(found, sandbox.run_all(list(found.values()), progress), strict=True))
-    nothing = Outcome(Verdict.NO_CODE, "the answer holds no program")
+    nothing = SandboxOutcome(Verdict.NO_CODE, "the answer holds no program")
     return {name: outcomes.get(name, nothing) for name in jobs}
 
 
-def _job(item: Item, output: str) -> Job | None:
+def _job(item: Item, output: str) -> SandboxJob | None:
     exercise = item.exercise
     assert exercise is not None
     program = extract(output, exercise.beginning, exercise.entry_point)
     if program is None:
         return None
-    return Job(program.code, exercise.tests, preamble=closed(exercise.beginning), entry_point=exercise.entry_point)
+    return SandboxJob(
+        program.code, exercise.tests, preamble=closed(exercise.beginning), entry_point=exercise.entry_point
+    )

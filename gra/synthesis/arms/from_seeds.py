@@ -14,26 +14,26 @@ from gra.core.concurrency import at_once
 from gra.core.errors import BudgetExhausted
 from gra.core.types import Candidate, Seed, State
 from gra.engines.types import calls_at_once
-from gra.synthesis.candidate import Setting, refine
-from gra.synthesis.committee.calls import Notebook, Unanswered
+from gra.synthesis.candidate import CandidateSettings, refine_seed
+from gra.synthesis.committee.calls import CallRecorder, Unanswered
 from gra.synthesis.committee.generator import write_response
 from gra.synthesis.committee.members import make_member
-from gra.synthesis.context import Workbench
-from gra.synthesis.decontamination import screened
-from gra.synthesis.records import Candidates, Joined, Told
+from gra.synthesis.context import SynthesisContext
+from gra.synthesis.decontamination import decontaminate
+from gra.synthesis.records import CandidateSequence, ConcatenatedCandidates, RecordedCandidates
 
 
-async def copy_seeds(bench: Workbench, seeds: Sequence[Seed]) -> list[Candidate]:
+async def copy_seeds(bench: SynthesisContext, seeds: Sequence[Seed]) -> list[Candidate]:
     """The seeds as they are."""
     recipe = bench.recipe
     copies = [
         _from_seed(recipe, f"{recipe.arm}-{seed.id}", index, seed, seed.response, "seed")
         for index, seed in enumerate(seeds)
     ]
-    return await screened(bench.job.screen, copies)
+    return await decontaminate(bench.job.screen, copies)
 
 
-async def answer_seeds(bench: Workbench, seeds: Sequence[Seed]) -> Told:
+async def answer_seeds(bench: SynthesisContext, seeds: Sequence[Seed]) -> RecordedCandidates:
     """The teacher answers every seed instruction."""
     recipe = bench.recipe
     assert recipe.teacher is not None
@@ -43,7 +43,7 @@ async def answer_seeds(bench: Workbench, seeds: Sequence[Seed]) -> Told:
     teacher = make_member("teacher", recipe.teacher, recipe.review, known)
 
     async def answer(name: str, index: int, seed: Seed) -> Candidate:
-        notebook = Notebook(bench.broker, name)
+        notebook = CallRecorder(bench.broker, name)
         begun = _from_seed(recipe, name, index, seed, "", "teacher's answer")
         try:
             response = await write_response(notebook, teacher, seed.instruction, role="teacher")
@@ -51,18 +51,18 @@ async def answer_seeds(bench: Workbench, seeds: Sequence[Seed]) -> Told:
         except Unanswered as gap:
             ended = replace(begun, state=State.FAILED, reason=str(gap), generator=teacher.name)
         ended = replace(ended, usage=dict(notebook.usage), calls=tuple(notebook.calls))
-        return (await screened(bench.job.screen, [ended]))[0]
+        return (await decontaminate(bench.job.screen, [ended]))[0]
 
     await bench.workshop.prepared.wait()
     scope = bench.job.fingerprint(bench.workshop, "budget", "prices")
     return await _each(bench, seeds, recipe.arm, scope, calls_at_once(bench.broker.pool.engines[known.name]), answer)
 
 
-async def refine_seeds(bench: Workbench, setting: Setting, seeds: Sequence[Seed]) -> Candidates:
-    """The committee rewrites each seed's response and reviews it; `refine.rejected` says what becomes of the rest."""
+async def refine_seeds(bench: SynthesisContext, setting: CandidateSettings, seeds: Sequence[Seed]) -> CandidateSequence:
+    """The committee rewrites each seed's response and reviews it; `refine_seed.rejected` says what becomes of the rest."""
 
     async def told(_: str, index: int, seed: Seed) -> Candidate:
-        return await refine(setting, bench.broker, index, seed)
+        return await refine_seed(setting, bench.broker, index, seed)
 
     refined = await _each(bench, seeds, "refined", setting.fingerprint, bench.in_flight, told)
     if bench.recipe.refine.rejected == "drop":
@@ -70,17 +70,17 @@ async def refine_seeds(bench: Workbench, setting: Setting, seeds: Sequence[Seed]
     own = [(c.index, seeds[c.index]) for c in refined if c.state is not State.ACCEPTED]
     reason = "seed, its rewriting was not accepted"
     copies = [_from_seed(bench.recipe, f"seed-{s.id}", i, s, s.response, reason) for i, s in own]
-    return Joined([refined, await screened(bench.job.screen, copies)])
+    return ConcatenatedCandidates([refined, await decontaminate(bench.job.screen, copies)])
 
 
 async def _each(
-    bench: Workbench,
+    bench: SynthesisContext,
     seeds: Sequence[Seed],
     prefix: str,
     scope: str,
     in_flight: int,
     tell: Callable[[str, int, Seed], Awaitable[Candidate]],
-) -> Told:
+) -> RecordedCandidates:
     """One candidate a seed: as recorded, or told now. When the budget is spent, no more are begun."""
     names: list[str | None] = [None] * len(seeds)
     waiting = iter(enumerate(seeds))
@@ -113,7 +113,7 @@ async def _each(
     if len(told) < len(seeds):
         bench.stopped.append("budget")
         bench.view.note(f"! the budget is spent: {len(seeds) - len(told)} of {len(seeds)} seeds were not begun")
-    return Told(bench.ledger, scope, told)
+    return RecordedCandidates(bench.ledger, scope, told)
 
 
 def _from_seed(recipe: SynthesisRecipe, name: str, index: int, seed: Seed, response: str, reason: str) -> Candidate:

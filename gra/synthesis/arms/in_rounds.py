@@ -8,25 +8,27 @@ from collections.abc import Mapping, Sequence
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.concurrency import at_once
 from gra.core.errors import BudgetExhausted, DataError
-from gra.core.rng import draw
+from gra.core.rng import rng
 from gra.core.types import Candidate, Seed, State
 from gra.data.embedder import Embedder
 from gra.models.catalog import resolve
-from gra.synthesis.candidate import Setting, eligible
-from gra.synthesis.committee.calls import Notebook, Unanswered
+from gra.synthesis.candidate import CandidateSettings, eligible
+from gra.synthesis.committee.calls import CallRecorder, Unanswered
 from gra.synthesis.committee.generator import enrich, name_domain
 from gra.synthesis.committee.members import Member
-from gra.synthesis.context import Workbench
+from gra.synthesis.context import SynthesisContext
 from gra.synthesis.funnel import plain_reason
 from gra.synthesis.job import Job
 from gra.synthesis.quotas import rows_by_domain
-from gra.synthesis.records import Joined, Told
+from gra.synthesis.records import ConcatenatedCandidates, RecordedCandidates
 from gra.synthesis.rounds import Round, RoundResult, grow
 
 _ENDINGS = 3  # of candidates that are no rows, told where a round ends short
 
 
-async def write_samples(bench: Workbench, setting: Setting, parents: Sequence[Seed]) -> Joined:
+async def write_samples(
+    bench: SynthesisContext, setting: CandidateSettings, parents: Sequence[Seed]
+) -> ConcatenatedCandidates:
     """All rounds: every candidate in its final state, in candidate order.
 
     Raises:
@@ -41,7 +43,7 @@ async def write_samples(bench: Workbench, setting: Setting, parents: Sequence[Se
                 "summary (see the notes above); give them in the seed file"
             )
     embedder = Embedder(resolve(recipe.dedup.embedder, accept_licences=recipe.accept_licences).path)
-    told: list[Told] = []
+    told: list[RecordedCandidates] = []
     bench.goal.rows += rounds.count * rounds.accept
     bench.goal.candidates += rounds.count * rounds.max_candidates
     for number in range(1, rounds.count + 1):
@@ -64,10 +66,10 @@ async def write_samples(bench: Workbench, setting: Setting, parents: Sequence[Se
                 bench.stopped.append("budget")
                 break
             pool = grow(pool, grown)
-    return Joined(told)
+    return ConcatenatedCandidates(told)
 
 
-def _say_how_it_ended(bench: Workbench, number: int, result: RoundResult) -> None:
+def _say_how_it_ended(bench: SynthesisContext, number: int, result: RoundResult) -> None:
     rounds, have = bench.recipe.rounds, result.rows
     beyond = f"; {result.beyond} more had been begun" if result.beyond else ""
     bench.view.note(f"  round {number}: {have.total()} rows of {len(result.candidates)} ({result.stopped}{beyond})")
@@ -103,15 +105,17 @@ def check_parents(job: Job, seeds: Sequence[Seed]) -> list[str]:
     return lone
 
 
-async def name_domains(bench: Workbench, members: Mapping[str, Member], seeds: Sequence[Seed]) -> list[Seed]:
+async def name_domains(bench: SynthesisContext, members: Mapping[str, Member], seeds: Sequence[Seed]) -> list[Seed]:
     """A domain for the seeds that come without one, chosen by a member drawn at random."""
 
     async def one(seed: Seed) -> Seed:
         if seed.domain:
             return seed
-        member = draw(bench.recipe.seed, seed.id, "namer").choice(_writers(members))
+        member = rng(bench.recipe.seed, seed.id, "namer").choice(_writers(members))
         try:
-            return await name_domain(Notebook(bench.broker, f"domain-{seed.id}"), member, seed, bench.recipe.domains)
+            return await name_domain(
+                CallRecorder(bench.broker, f"domain-{seed.id}"), member, seed, bench.recipe.domains
+            )
         except Unanswered as gap:
             bench.view.note(f"! {seed.id} has no domain and will not be a parent: {gap}")
             return seed
@@ -119,15 +123,15 @@ async def name_domains(bench: Workbench, members: Mapping[str, Member], seeds: S
     return await at_once(*(one(seed) for seed in seeds))
 
 
-async def enrich_all(bench: Workbench, members: Mapping[str, Member], samples: Sequence[Seed]) -> list[Seed]:
+async def enrich_all(bench: SynthesisContext, members: Mapping[str, Member], samples: Sequence[Seed]) -> list[Seed]:
     """Keywords and summary for the samples that lack them, by a member drawn at random (paper: M_P)."""
 
     async def one(sample: Seed) -> Seed:
         if sample.enriched or not sample.domain:
             return sample
-        member = draw(bench.recipe.seed, sample.id, "enricher").choice(_writers(members))
+        member = rng(bench.recipe.seed, sample.id, "enricher").choice(_writers(members))
         try:
-            return await enrich(Notebook(bench.broker, f"enrich-{sample.id}"), member, sample)
+            return await enrich(CallRecorder(bench.broker, f"enrich-{sample.id}"), member, sample)
         except Unanswered as gap:
             bench.view.note(f"! {sample.id} has no metadata and will not be a parent: {gap}")
             return sample

@@ -27,30 +27,30 @@ from gra.core.resolved_recipe import RESOLVED
 from gra.core.types import Seed, State
 from gra.data.export import export
 from gra.engines.broker import Broker, EnginePool
-from gra.ledger.budget import Account, Held
+from gra.ledger.budget import BudgetAccount, GpuTime
 from gra.ledger.ledger import Ledger
-from gra.serving.models import Workshop
+from gra.serving.models import ModelRegistry
 from gra.synthesis.arms.from_seeds import answer_seeds, copy_seeds, refine_seeds
 from gra.synthesis.arms.in_rounds import write_samples
-from gra.synthesis.context import Workbench
+from gra.synthesis.context import SynthesisContext
 from gra.synthesis.job import Job
-from gra.synthesis.monitor import Watch
-from gra.synthesis.records import Candidates, Joined
+from gra.synthesis.monitor import Monitor
+from gra.synthesis.records import CandidateSequence, ConcatenatedCandidates
 from gra.synthesis.setup import prepare
 from gra.synthesis.summary import card_facts, summarize
 from gra.tracking import start_tracking
 
 
 @contextmanager
-def at_work(
-    job: Job, workshop: Workshop, pool: EnginePool, view: View, group: str | None, watch: Watch | None
-) -> Iterator[Workbench]:
+def open_context(
+    job: Job, workshop: ModelRegistry, pool: EnginePool, view: View, group: str | None, watch: Monitor | None
+) -> Iterator[SynthesisContext]:
     """Everything that making an arm needs, for the time of the block."""
     recipe = job.recipe
     with ExitStack() as at_the_end:
         ledger = Ledger(job.ledger, run=recipe.name)
         at_the_end.callback(ledger.close)
-        held = Held(job.ledger, recipe.name)
+        held = GpuTime(job.ledger, recipe.name)
         at_the_end.callback(held.close)
         tracker = start_tracking(
             recipe.tracking,
@@ -66,9 +66,9 @@ def at_work(
             pool,
             max_attempts=recipe.engine.max_attempts,
             call_timeout_s=recipe.engine.call_timeout_s,
-            account=Account(ledger, recipe.budget, recipe.prices, held.before()),
+            account=BudgetAccount(ledger, recipe.budget, recipe.prices, held.before()),
         )
-        bench = Workbench(job, workshop, broker, ledger, view, tracker)
+        bench = SynthesisContext(job, workshop, broker, ledger, view, tracker)
         if watch is not None:
             at_the_end.enter_context(watch.arm(bench, held))
         yield bench
@@ -76,11 +76,11 @@ def at_work(
 
 async def synthesize(
     job: Job,
-    workshop: Workshop,
+    workshop: ModelRegistry,
     pool: EnginePool,
     view: View,
     group: str | None = None,
-    watch: Watch | None = None,
+    watch: Monitor | None = None,
 ) -> dict[str, Any]:
     """Make one arm's dataset and return its section of the manifest.
 
@@ -92,7 +92,7 @@ async def synthesize(
 
 
 async def _synthesize(
-    job: Job, workshop: Workshop, pool: EnginePool, view: View, group: str | None, watch: Watch | None
+    job: Job, workshop: ModelRegistry, pool: EnginePool, view: View, group: str | None, watch: Monitor | None
 ) -> dict[str, Any]:
     recipe = job.recipe
     resolved = job.folder / RESOLVED
@@ -104,8 +104,8 @@ async def _synthesize(
     begun = time.monotonic()
     for note in job.screen.notes() if job.screen else ():
         view.note(note)
-    with at_work(job, workshop, pool, view, group, watch) as bench:
-        candidates, facts = await make(bench, seeds.rows)
+    with open_context(job, workshop, pool, view, group, watch) as bench:
+        candidates, facts = await make_candidates(bench, seeds.rows)
         facts |= {
             "stopped": bench.stopped,
             "beyond": bench.beyond,
@@ -123,7 +123,9 @@ async def _synthesize(
     return content
 
 
-async def try_out(job: Job, workshop: Workshop, pool: EnginePool, view: View, count: int, watch: Watch) -> list[str]:
+async def synthesize_sample(
+    job: Job, workshop: ModelRegistry, pool: EnginePool, view: View, count: int, watch: Monitor
+) -> list[str]:
     """The first candidates of an arm, or answers to its first seeds, into its ledger, and nothing else.
 
     It is the beginning of the arm itself: making it later asks none of this again. Returns the ids of duplicates.
@@ -134,12 +136,14 @@ async def try_out(job: Job, workshop: Workshop, pool: EnginePool, view: View, co
         rounds = {"count": 1, "max_candidates": min(count, recipe.rounds.max_candidates)}
         recipe = recipe.model_copy(update={"rounds": recipe.rounds.model_copy(update=rounds)})
         job = replace(job, loaded=replace(job.loaded, recipe=recipe))
-    with writing(job.folder.path), at_work(job, workshop, pool, view, None, watch) as bench:
-        candidates, _ = await make(bench, job.seeds.rows, count)
+    with writing(job.folder.path), open_context(job, workshop, pool, view, None, watch) as bench:
+        candidates, _ = await make_candidates(bench, job.seeds.rows, count)
         return [candidate.id for candidate in candidates if candidate.state is State.DUPLICATE]
 
 
-async def make(bench: Workbench, seeds: Sequence[Seed], first: int | None = None) -> tuple[Candidates, dict[str, Any]]:
+async def make_candidates(
+    bench: SynthesisContext, seeds: Sequence[Seed], first: int | None = None
+) -> tuple[CandidateSequence, dict[str, Any]]:
     """The arm's candidates in their final states, and what the report should know beside them.
 
     With `first`, of arms that go seed by seed only so many.
@@ -149,7 +153,7 @@ async def make(bench: Workbench, seeds: Sequence[Seed], first: int | None = None
         return await copy_seeds(bench, seeds), {}
     if not recipe.has_stories:
         return await answer_seeds(bench, seeds[:first]), {}
-    parts: list[Candidates] = []
+    parts: list[CandidateSequence] = []
     try:
         with bench.broker.account.strictly():
             seated = await prepare(bench, seeds)
@@ -157,13 +161,13 @@ async def make(bench: Workbench, seeds: Sequence[Seed], first: int | None = None
         bench.workshop.prepared.set()  # those that wait for this committee's first candidate go on
         bench.view.note(f"! before the first candidate: {spent}")
         bench.stopped.append("budget")
-        return Joined(parts), {}
+        return ConcatenatedCandidates(parts), {}
     try:
         if recipe.arm in ("refined", "integrated"):
             parts.append(await refine_seeds(bench, seated.setting, seated.seeds[:first]))
         if recipe.arm != "refined":
             parts.append(await write_samples(bench, seated.setting, seated.seeds))
-        return Joined(parts), await seated.facts()
+        return ConcatenatedCandidates(parts), await seated.facts()
     finally:
         bench.workshop.prepared.set()  # also when no candidate ever ended
         await seated.dismiss()

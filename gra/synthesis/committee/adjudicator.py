@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from gra.core.types import Review, Ruling
-from gra.synthesis.committee.calls import Notebook
+from gra.synthesis.committee.calls import CallRecorder
 from gra.synthesis.committee.members import Member
 from gra.synthesis.committee.reviewer import (
     Calibration,
@@ -19,7 +19,7 @@ from gra.synthesis.prompts import render
 
 
 async def adjudicate(
-    notebook: Notebook,
+    notebook: CallRecorder,
     member: Member,
     instruction: str,
     response: str,

@@ -18,13 +18,13 @@ from typing import Any, TypeVar
 import numpy as np
 
 from gra.core.errors import ModelUnavailable
-from gra.core.rng import draw
+from gra.core.rng import rng
 from gra.core.types import CHECKS, Seed
 from gra.engines.broker import Broker
 from gra.engines.types import EngineFailed, Outcome, TimedOut
 from gra.stats.reliability import Logistic, auc, calibrate
-from gra.synthesis.candidate import trust
-from gra.synthesis.committee.calls import Notebook, Unanswered
+from gra.synthesis.candidate import uncalibrated
+from gra.synthesis.committee.calls import CallRecorder, Unanswered
 from gra.synthesis.committee.members import Member
 from gra.synthesis.committee.reviewer import check_instruction, score_response
 
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Measured:
+class ReviewerMeasurement:
     """One reviewer on the probes; `good` and `bad` are its raw scores by seed, without the pairs it left unanswered."""
 
     member: str
@@ -56,9 +56,9 @@ class Measured:
         }
 
 
-def plant(seeds: Sequence[Seed], count: int, seed: int) -> list[tuple[Seed, str]]:
+def make_control_items(seeds: Sequence[Seed], count: int, seed: int) -> list[tuple[Seed, str]]:
     """`count` seeds, domains in turn, each with the response of another seed: of its own domain where there is one."""
-    random = draw(seed, "probes")
+    random = rng(seed, "probes")
     domains: dict[str, list[Seed]] = {}
     for sample in random.sample(list(seeds), len(seeds)):
         domains.setdefault(sample.domain, []).append(sample)
@@ -71,7 +71,7 @@ def plant(seeds: Sequence[Seed], count: int, seed: int) -> list[tuple[Seed, str]
     return planted
 
 
-async def measure(broker: Broker, member: Member, planted: Sequence[tuple[Seed, str]]) -> Measured:
+async def measure_reviewer(broker: Broker, member: Member, planted: Sequence[tuple[Seed, str]]) -> ReviewerMeasurement:
     """Ask one reviewer or adjudicator about every planted pair, and a reviewer about every hand-written instruction.
 
     Raises:
@@ -79,12 +79,14 @@ async def measure(broker: Broker, member: Member, planted: Sequence[tuple[Seed, 
     """
 
     async def score(sample: Seed, response: str, kind: str) -> float:
-        notebook = Notebook(broker, f"probe-{kind}-{sample.id}")
-        review = await score_response(notebook, member, sample.instruction, response, comment=False, calibrate=trust)
+        notebook = CallRecorder(broker, f"probe-{kind}-{sample.id}")
+        review = await score_response(
+            notebook, member, sample.instruction, response, comment=False, calibrate=uncalibrated
+        )
         return review.raw
 
     async def check(sample: Seed) -> dict[str, float]:
-        notebook = Notebook(broker, f"probe-check-{sample.id}")
+        notebook = CallRecorder(broker, f"probe-check-{sample.id}")
         return (await check_instruction(notebook, member, sample.instruction, {})).values
 
     names = [sample.id for sample, _ in planted]
@@ -105,7 +107,7 @@ async def measure(broker: Broker, member: Member, planted: Sequence[tuple[Seed, 
     }
     raw = list(good.values()), list(bad.values())
     unanswered = 2 * len(planted) - len(good) - len(bad)
-    return Measured(member.name, auc(*raw), good, bad, unanswered, calibrate(*raw), thresholds)
+    return ReviewerMeasurement(member.name, auc(*raw), good, bad, unanswered, calibrate(*raw), thresholds)
 
 
 def _useless(member: Member, left: Sequence[Unanswered]) -> str:
@@ -140,7 +142,7 @@ async def _answered(names: Sequence[str], steps: Sequence[Awaitable[T]], left: l
     return found
 
 
-def committee_auc(measured: Sequence[Measured]) -> float:
+def committee_auc(measured: Sequence[ReviewerMeasurement]) -> float:
     """AUC of the mean calibrated score of those who answered: what the committee is worth together."""
 
     def means(kind: str) -> list[float]:

@@ -34,7 +34,7 @@ def _why(outcome: Outcome) -> str:
 
 
 @dataclass
-class Notebook:
+class CallRecorder:
     """Asks on behalf of one candidate and adds up what it used."""
 
     broker: Broker

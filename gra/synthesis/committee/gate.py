@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from statistics import fmean, pstdev, stdev
 
-from gra.config.review import Review as ReviewRecipe
+from gra.config.review import ReviewConfig
 
 
 class Gate(StrEnum):
@@ -27,7 +27,7 @@ class Consensus:
     gate: Gate
 
 
-def decide(scores: Sequence[float], review: ReviewRecipe) -> Consensus:
+def decide(scores: Sequence[float], review: ReviewConfig) -> Consensus:
     """Reject below `accept_mean`; accept when the spread is at most `dispute_std`; otherwise adjudicate.
 
     Boundaries belong to the better side: a mean equal to `accept_mean` passes and a spread equal to

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from gra.core.types import Seed
 from gra.engines.types import Json, Text
-from gra.synthesis.committee.calls import Notebook
+from gra.synthesis.committee.calls import CallRecorder
 from gra.synthesis.committee.members import Member
 from gra.synthesis.prompts import hint, render
 
@@ -27,7 +27,7 @@ METADATA = Json(
 
 
 async def new_keywords(
-    notebook: Notebook, generator: Member, domain: str, parents: Sequence[Seed], *, drawn: int = 0
+    notebook: CallRecorder, generator: Member, domain: str, parents: Sequence[Seed], *, drawn: int = 0
 ) -> tuple[str, ...]:
     """A keyword triple that the parents inspire and do not contain; every number `drawn` is a draw of its own."""
     prompt = render("keywords", domain=domain, hint=hint(domain), parents=parents)
@@ -38,7 +38,7 @@ async def new_keywords(
 
 
 async def write_instruction(
-    notebook: Notebook, generator: Member, domain: str, keywords: Sequence[str], parents: Sequence[Seed], show: str
+    notebook: CallRecorder, generator: Member, domain: str, keywords: Sequence[str], parents: Sequence[Seed], show: str
 ) -> str:
     """An instruction about the keywords, in the manner of the parents' `show`: "summaries" or "instructions"."""
     prompt = render("instruction", domain=domain, hint=hint(domain), keywords=keywords, parents=parents, show=show)
@@ -47,7 +47,7 @@ async def write_instruction(
 
 
 async def write_response(
-    notebook: Notebook, author: Member, instruction: str, role: str = "generator", *, draft: int = 0
+    notebook: CallRecorder, author: Member, instruction: str, role: str = "generator", *, draft: int = 0
 ) -> str:
     """The author's answer to an instruction; every draft is drawn anew."""
     prompt = render("response", instruction=instruction)
@@ -55,7 +55,7 @@ async def write_response(
     return str(answer.value)
 
 
-async def rewrite_response(notebook: Notebook, author: Member, seed: Seed, *, draft: int = 0) -> str:
+async def rewrite_response(notebook: CallRecorder, author: Member, seed: Seed, *, draft: int = 0) -> str:
     """The author's better version of a seed's own response; every draft is drawn anew."""
     prompt = render("rewrite", instruction=seed.instruction, response=seed.response)
     answer = await notebook.ask(
@@ -64,7 +64,7 @@ async def rewrite_response(notebook: Notebook, author: Member, seed: Seed, *, dr
     return str(answer.value)
 
 
-async def name_domain(notebook: Notebook, member: Member, sample: Seed, domains: Sequence[str]) -> Seed:
+async def name_domain(notebook: CallRecorder, member: Member, sample: Seed, domains: Sequence[str]) -> Seed:
     """The sample under the domain it fits best, for seeds that come without one."""
     prompt = render("domain", instruction=sample.instruction, domains={domain: hint(domain) for domain in domains})
     choice = {"type": "string", "enum": list(domains)}
@@ -73,7 +73,7 @@ async def name_domain(notebook: Notebook, member: Member, sample: Seed, domains:
     return replace(sample, domain=str(answer.value["domain"]))
 
 
-async def enrich(notebook: Notebook, member: Member, sample: Seed) -> Seed:
+async def enrich(notebook: CallRecorder, member: Member, sample: Seed) -> Seed:
     """The sample with keywords and summary, as a pool item must have (paper section 3.4)."""
     prompt = render("enrich", domain=sample.domain, instruction=sample.instruction, response=sample.response)
     answer = await notebook.ask(member.call(prompt, METADATA, role="enricher", candidate=notebook.candidate))

@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gra.config.committee import Ask, Committee, Role
-from gra.config.committee import Member as MemberRecipe
-from gra.config.review import Review
+from gra.config.committee import Ask, CommitteeConfig, MemberConfig, Role
+from gra.config.review import ReviewConfig
 from gra.core.types import DIMENSIONS
 from gra.engines.types import Call, ModelId, Output, SamplingSettings
 from gra.models.entries import find_entry
@@ -49,12 +48,12 @@ def greedy(sampling: SamplingSettings) -> SamplingSettings:
     return SamplingSettings(0.0, 1.0, 1.0, sampling.max_tokens)
 
 
-def make_members(committee: Committee, review: Review, models: Mapping[str, ModelId]) -> dict[str, Member]:
+def make_members(committee: CommitteeConfig, review: ReviewConfig, models: Mapping[str, ModelId]) -> dict[str, Member]:
     """The members of a recipe; `models` maps each member's name to its resolved model."""
     return {name: make_member(name, recipe, review, models[name]) for name, recipe in committee.models.items()}
 
 
-def make_member(name: str, recipe: MemberRecipe, review: Review, model: ModelId) -> Member:
+def make_member(name: str, recipe: MemberConfig, review: ReviewConfig, model: ModelId) -> Member:
     """One member of a recipe on its resolved model."""
     s = recipe.sampling
     sampling = SamplingSettings(s.temperature, s.top_p, s.repetition_penalty, s.max_tokens)

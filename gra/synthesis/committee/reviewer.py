@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
 from gra.core.concurrency import together
-from gra.core.types import CHECKS, Check, Review
+from gra.core.types import CHECKS, InstructionReview, Review
 from gra.engines.types import Choice, Json, Likelihood
-from gra.synthesis.committee.calls import Notebook
+from gra.synthesis.committee.calls import CallRecorder
 from gra.synthesis.committee.members import Member
 from gra.synthesis.prompts import CHECK_QUESTIONS, SCORE_QUESTIONS, render
 
@@ -45,11 +45,11 @@ Calibration = Callable[[float], float]
 
 
 async def check_instruction(
-    notebook: Notebook, reviewer: Member, instruction: str, thresholds: Mapping[str, float]
-) -> Check:
+    notebook: CallRecorder, reviewer: Member, instruction: str, thresholds: Mapping[str, float]
+) -> InstructionReview:
     """The reviewer's verdict on the three criteria; the instruction passes when all three do."""
     if reviewer.ask == "likelihood":
-        return Check(reviewer.name, {}, ())  # it has no opinion on exercises, only on answers
+        return InstructionReview(reviewer.name, {}, ())  # it has no opinion on exercises, only on answers
     if reviewer.ask == "integers":
         prompt = render("check_json", instruction=instruction)
         answer = await notebook.ask(reviewer.call(prompt, CHECK_JSON, role="reviewer", candidate=notebook.candidate))
@@ -60,11 +60,11 @@ async def check_instruction(
         )
         values = {name: score / 10 for name, score in scores.items()}
     failed = tuple(name for name in CHECKS if values[name] < thresholds.get(name, 0.5))
-    return Check(reviewer.name, values, failed)
+    return InstructionReview(reviewer.name, values, failed)
 
 
 async def score_response(
-    notebook: Notebook, reviewer: Member, instruction: str, response: str, *, comment: bool, calibrate: Calibration
+    notebook: CallRecorder, reviewer: Member, instruction: str, response: str, *, comment: bool, calibrate: Calibration
 ) -> Review:
     """The reviewer's scores, their mean, and the calibrated mean that the gate uses (all 0-10)."""
     remark = ""
@@ -91,7 +91,9 @@ async def score_response(
     return review
 
 
-async def add_comment(notebook: Notebook, reviewer: Member, instruction: str, response: str, review: Review) -> Review:
+async def add_comment(
+    notebook: CallRecorder, reviewer: Member, instruction: str, response: str, review: Review
+) -> Review:
     """The review with the reviewer's reasons, for an adjudicator to read."""
     prompt = render("comment", instruction=instruction, response=response)
     answer = await notebook.ask(reviewer.call(prompt, COMMENT, role="reviewer", candidate=notebook.candidate))
@@ -99,7 +101,7 @@ async def add_comment(notebook: Notebook, reviewer: Member, instruction: str, re
 
 
 async def information(
-    notebook: Notebook, member: Member, instruction: str, response: str, *, role: str = "reviewer"
+    notebook: CallRecorder, member: Member, instruction: str, response: str, *, role: str = "reviewer"
 ) -> float:
     """Nats by which the exercise makes the whole answer likelier.
 
@@ -114,7 +116,7 @@ async def information(
 
 
 async def yes_probabilities(
-    notebook: Notebook, member: Member, prompt: str, questions: Mapping[str, str], *, role: str, **shown: object
+    notebook: CallRecorder, member: Member, prompt: str, questions: Mapping[str, str], *, role: str, **shown: object
 ) -> dict[str, float]:
     """Ten times the probability of "yes" among yes and no, per question."""
     answers = await _ask_each(notebook, member, prompt, YES_NO, questions, role, shown)
@@ -122,7 +124,7 @@ async def yes_probabilities(
 
 
 async def expected_digits(
-    notebook: Notebook, member: Member, prompt: str, questions: Mapping[str, str], *, role: str, **shown: object
+    notebook: CallRecorder, member: Member, prompt: str, questions: Mapping[str, str], *, role: str, **shown: object
 ) -> dict[str, float]:
     """The expected digit per question, stretched from 0-9 to 0-10."""
     answers = await _ask_each(notebook, member, prompt, DIGITS, questions, role, shown)
@@ -133,7 +135,7 @@ async def expected_digits(
 
 
 async def _ask_each(
-    notebook: Notebook,
+    notebook: CallRecorder,
     member: Member,
     prompt: str,
     labels: Choice,

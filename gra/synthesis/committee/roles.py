@@ -16,12 +16,12 @@ from random import Random
 from gra.config.committee import Role
 from gra.config.synthesis import SynthesisRecipe, committee_of
 from gra.core.errors import RecipeError
-from gra.core.rng import draw
+from gra.core.rng import rng
 from gra.synthesis.committee.members import Member
 
 
 @dataclass(frozen=True, slots=True)
-class Roles:
+class RoleAssignment:
     """One candidate's cast; nobody adjudicates where a dispute cannot come up or is settled by the recipe."""
 
     generator: Member
@@ -46,7 +46,7 @@ def _most_seats(recipe: SynthesisRecipe) -> int:
     return max(sum(domain in (program.domains or recipe.domains) for program in seated) for domain in recipe.domains)
 
 
-def cast(recipe: SynthesisRecipe, members: Mapping[str, Member], round_: int, index: int) -> Roles:
+def assign_roles(recipe: SynthesisRecipe, members: Mapping[str, Member], round_: int, index: int) -> RoleAssignment:
     """The roles of one candidate, as the recipe assigns them.
 
     Raises:
@@ -57,17 +57,17 @@ def cast(recipe: SynthesisRecipe, members: Mapping[str, Member], round_: int, in
     judged = adjudicates(recipe)
     match committee.assignment:
         case "random":
-            return draw_roles(members, committee.reviewers, recipe.seed, round_, index, judged)
+            return random_roles(members, committee.reviewers, recipe.seed, round_, index, judged)
         case "balanced":
             return balanced_roles(members, committee.reviewers, recipe.seed, round_, index, judged)
         case "fixed":
             return fixed_roles(members, committee.reviewers, committee.lead, judged)
         case "single":
             (member,) = members.values()
-            return Roles(member, (member,) * committee.reviewers, None)
+            return RoleAssignment(member, (member,) * committee.reviewers, None)
 
 
-def check_cast(recipe: SynthesisRecipe, members: Mapping[str, Member]) -> None:
+def check_assignment(recipe: SynthesisRecipe, members: Mapping[str, Member]) -> None:
     """Go through every cast that the recipe's assignment can bring.
 
     Raises:
@@ -92,9 +92,9 @@ def check_cast(recipe: SynthesisRecipe, members: Mapping[str, Member]) -> None:
                 )
 
 
-def draw_roles(
+def random_roles(
     members: Mapping[str, Member], reviewers: int, seed: int, round_: int, index: int, judged: bool = True
-) -> Roles:
+) -> RoleAssignment:
     """Draw generator, adjudicator and reviewers, disjoint, uniformly among those who may play each role.
 
     The adjudicator is drawn before the reviewers so that a small committee never runs out of one.
@@ -104,14 +104,14 @@ def draw_roles(
     Raises:
         RecipeError: when the committee is too small for disjoint roles.
     """
-    random = draw(seed, round_, index, "roles")
+    random = rng(seed, round_, index, "roles")
     generator = random.choice(_generators(members))
     judges = _adjudicators(members, generator, judged)
     adjudicator = random.choice(judges) if judges else None
     panel = _panel(members, reviewers, generator, adjudicator, judged)
     random.shuffle(panel)
     panel.sort(key=lambda member: member.model.identity == generator.model.identity)
-    return Roles(generator, tuple(panel[:reviewers]), adjudicator if judged else None)
+    return RoleAssignment(generator, tuple(panel[:reviewers]), adjudicator if judged else None)
 
 
 def check_roles(members: Mapping[str, Member], reviewers: int, judged: bool = True) -> None:
@@ -126,7 +126,7 @@ def check_roles(members: Mapping[str, Member], reviewers: int, judged: bool = Tr
             _panel(members, reviewers, generator, adjudicator, judged)
 
 
-def fixed_roles(members: Mapping[str, Member], reviewers: int, lead: str | None, judged: bool = True) -> Roles:
+def fixed_roles(members: Mapping[str, Member], reviewers: int, lead: str | None, judged: bool = True) -> RoleAssignment:
     """The same cast for every candidate, in the recipe's order: generator, reviewers, and the last who may adjudicates.
 
     Raises:
@@ -139,12 +139,12 @@ def fixed_roles(members: Mapping[str, Member], reviewers: int, lead: str | None,
     judges = _adjudicators(members, generator, judged)
     adjudicator = judges[-1] if judges else None
     panel = _panel(members, reviewers, generator, adjudicator, judged)
-    return Roles(generator, tuple(panel[:reviewers]), adjudicator if judged else None)
+    return RoleAssignment(generator, tuple(panel[:reviewers]), adjudicator if judged else None)
 
 
 def balanced_roles(
     members: Mapping[str, Member], reviewers: int, seed: int, round_: int, index: int, judged: bool = True
-) -> Roles:
+) -> RoleAssignment:
     """Lap after lap of casts in which every pair of generator and reviewer occurs exactly `reviewers` times.
 
     Where all members may play all roles, every pair of generator and adjudicator occurs once a lap, too.
@@ -162,12 +162,12 @@ def balanced_roles(
 @lru_cache(maxsize=64)
 def _lap(
     everyone: tuple[Member, ...], reviewers: int, seed: int, round_: int, lap: int, judged: bool
-) -> tuple[Roles, ...]:
+) -> tuple[RoleAssignment, ...]:
     """One lap in its own order: for each generator a ring of its reviewers, and a window that goes once round it."""
     members = {member.name: member for member in everyone}
     casts = []
     for generator in _generators(members):
-        random = draw(seed, round_, lap, "ring", generator.name)
+        random = rng(seed, round_, lap, "ring", generator.name)
         panel = _playing("reviewer", everyone, (generator,))
         judges = _adjudicators(members, generator, judged) if judged else []
         _check_ring(generator, panel, judges, reviewers)
@@ -179,8 +179,8 @@ def _lap(
             if judges:
                 # Whoever may review, too, follows the window; others take turns.
                 judge = ring[(turn + reviewers) % len(ring)] if judges[0] in panel else judges[turn % len(judges)]
-            casts.append(Roles(generator, tuple(window), judge))
-    draw(seed, round_, lap, "casts").shuffle(casts)
+            casts.append(RoleAssignment(generator, tuple(window), judge))
+    rng(seed, round_, lap, "casts").shuffle(casts)
     return tuple(casts)
 
 

@@ -6,7 +6,7 @@ abstains, which is a type and never a number. Programs are deterministic; one th
 through the notebook, so that the answers are recorded and replayed like all others.
 
 A program of your own is a class with `kind`, `version`, `fault` and `judge`, made from its section of the
-recipe and the run's `Resources`; `plug` puts it in the place of the one of its kind.
+recipe and the run's `VerifierResources`; `register` puts it in the place of the one of its kind.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from typing import Any, ClassVar, Protocol
 from gra.checks import answers, arithmetic
 from gra.checks import format as form
 from gra.checks import instruction_constraints as demands
-from gra.config.review import Program as ProgramRecipe
+from gra.config.review import VerifierConfig
 from gra.core.concurrency import together
 from gra.core.errors import RecipeError
 from gra.core.types import Abstained, Candidate, Verified
 from gra.engines.types import Refused, Text, Truncated, Unparsable
 from gra.sandbox.extract import EXTRACT_VERSION, extract
-from gra.sandbox.job import Job, Limits
+from gra.sandbox.job import Limits, SandboxJob
 from gra.sandbox.job import Verdict as Ended
 from gra.sandbox.permission import Permission, require
 from gra.sandbox.sandbox import SANDBOX_VERSION, Sandbox
-from gra.synthesis.committee.calls import Notebook, Unanswered
+from gra.synthesis.committee.calls import CallRecorder, Unanswered
 from gra.synthesis.committee.members import Member
 from gra.synthesis.prompts import render
 
@@ -39,7 +39,7 @@ _DRAWS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class VerifierInput:
     """What a program is shown."""
 
     domain: str
@@ -49,7 +49,7 @@ class Sample:
     tests: str = ""  # what came with the instruction, in Python
 
 
-class Program(Protocol):
+class Verifier(Protocol):
     """A reviewer that is a program."""
 
     kind: ClassVar[str]
@@ -57,11 +57,11 @@ class Program(Protocol):
     fault: ClassVar[str]  # the reason a story ends with when a veto falls
 
     @property
-    def recipe(self) -> ProgramRecipe:
+    def recipe(self) -> VerifierConfig:
         """The program's section of the recipe."""
         ...
 
-    async def judge(self, sample: Sample, notebook: Notebook) -> Verdict:
+    async def judge(self, sample: VerifierInput, notebook: CallRecorder) -> Verdict:
         """The program's verdict, or its abstention.
 
         Raises:
@@ -71,25 +71,25 @@ class Program(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Resources:
+class VerifierResources:
     """What programs may draw on: the committee, and the user's word that code may run."""
 
     members: Mapping[str, Member]
     permission: Permission | None = None
 
 
-Maker = Callable[[ProgramRecipe, Resources], Program]
+Maker = Callable[[VerifierConfig, VerifierResources], Verifier]
 _MAKERS: dict[str, Maker] = {}
 
 
-def plug(kind: str, maker: Maker) -> None:
+def register(kind: str, maker: Maker) -> None:
     """Make programs of a kind by `maker` from now on."""
     _MAKERS[kind] = maker
 
 
-def make_programs(
-    recipes: Sequence[ProgramRecipe], members: Mapping[str, Member], permission: Permission | None = None
-) -> tuple[Program, ...]:
+def make_verifiers(
+    recipes: Sequence[VerifierConfig], members: Mapping[str, Member], permission: Permission | None = None
+) -> tuple[Verifier, ...]:
     """The programs of a recipe, in its order.
 
     Raises:
@@ -97,27 +97,27 @@ def make_programs(
         CodeExecutionRefused: for one that runs code, without permission.
         SandboxBroken: for one that runs code, where the sandbox does not work.
     """
-    resources = Resources(members, permission)
+    resources = VerifierResources(members, permission)
     return tuple(_MAKERS[recipe.kind](recipe, resources) for recipe in recipes)
 
 
-def versions(recipes: Sequence[ProgramRecipe]) -> dict[str, str]:
+def versions(recipes: Sequence[VerifierConfig]) -> dict[str, str]:
     """Version by kind: verdicts that were recorded under another version are not taken up again."""
     made: Mapping[str, Any] = _MAKERS
     return {recipe.kind: str(getattr(made[recipe.kind], "version", "")) for recipe in recipes}
 
 
 @dataclass(frozen=True)
-class Arithmetic:
+class ArithmeticVerifier:
     """Computes again what the response states: equations between numbers, and the solution of a given equation."""
 
-    recipe: ProgramRecipe
-    resources: Resources
+    recipe: VerifierConfig
+    resources: VerifierResources
     kind: ClassVar[str] = "math"
     version: ClassVar[str] = str(arithmetic.ARITHMETIC_VERSION)
     fault: ClassVar[str] = "wrong arithmetic"
 
-    async def judge(self, sample: Sample, notebook: Notebook) -> Verdict:
+    async def judge(self, sample: VerifierInput, notebook: CallRecorder) -> Verdict:
         """Broken as soon as one statement is: a chain of steps is as good as its worst."""
         given = {claim.text for claim in arithmetic.claims(sample.instruction)}  # "find the mistake in 2 + 2 = 5"
         found = [claim for claim in arithmetic.claims(sample.response) if claim.text not in given]
@@ -129,7 +129,7 @@ class Arithmetic:
         return Verified("math", self.recipe.takes, held, broken, 0.0 if broken else 10.0)
 
 
-def _solutions(sample: Sample) -> list[arithmetic.Claim]:
+def _solutions(sample: VerifierInput) -> list[arithmetic.Claim]:
     """Whether the values the response gives for the unknown solve the instruction's equation."""
     equation = arithmetic.equation(sample.instruction)
     if equation is None:
@@ -144,18 +144,18 @@ def _solutions(sample: Sample) -> list[arithmetic.Claim]:
 
 
 @dataclass(frozen=True)
-class Form:
+class FormatVerifier:
     """Checks the demands on form that the instruction states in words."""
 
-    recipe: ProgramRecipe
-    resources: Resources
+    recipe: VerifierConfig
+    resources: VerifierResources
     kind: ClassVar[str] = "format"
     version: ClassVar[str] = f"{demands.DEMANDS_VERSION}.{form.CHECKS_VERSION}"
     fault: ClassVar[str] = "a demand on its form is not met"
 
-    async def judge(self, sample: Sample, notebook: Notebook) -> Verdict:
+    async def judge(self, sample: VerifierInput, notebook: CallRecorder) -> Verdict:
         """The share of demands that are met, times ten."""
-        asked = demands.demands(sample.instruction)
+        asked = demands.read_constraints(sample.instruction)
         if not asked:
             return Abstained("format", self.recipe.takes, "the instruction plainly demands no form")
         broken = tuple(str(check) for check in asked if not check.passes(sample.response))
@@ -163,7 +163,7 @@ class Form:
         return Verified("format", self.recipe.takes, held, broken, 10.0 * len(held) / len(asked))
 
 
-class Consistency:
+class ConsistencyVerifier:
     """Has the exercise answered several times more and compares (self-consistency, Wang et al. 2022, arXiv 2203.11171).
 
     `by: others` lets members with other weights than the author's answer, who share fewer of its mistakes;
@@ -174,7 +174,7 @@ class Consistency:
     version: ClassVar[str] = str(answers.ANSWERS_VERSION)
     fault: ClassVar[str] = "independent answers agree on another value"
 
-    def __init__(self, recipe: ProgramRecipe, resources: Resources) -> None:
+    def __init__(self, recipe: VerifierConfig, resources: VerifierResources) -> None:
         self.recipe = recipe
         self._writers = [member for member in resources.members.values() if "generator" in member.roles]
         if not answers.can_compare():
@@ -208,7 +208,7 @@ class Consistency:
                 others.setdefault(member.model.identity, member)
         return list(others.values())
 
-    async def judge(self, sample: Sample, notebook: Notebook) -> Verdict:
+    async def judge(self, sample: VerifierInput, notebook: CallRecorder) -> Verdict:
         """Ten times the share that agrees; broken when more than half agree with each other on something else."""
         own = answers.final_answer(sample.response)
         if own is None:
@@ -230,14 +230,14 @@ class Consistency:
     def _abstains(self, why: str) -> Abstained:
         return Abstained("consistency", self.recipe.takes, why)
 
-    def _plan(self, sample: Sample) -> list[tuple[Member, int]]:
+    def _plan(self, sample: VerifierInput) -> list[tuple[Member, int]]:
         """Who answers, and which of its draws it is; a member that decodes greedily has only one to give."""
         author = next(member for member in self._writers if member.name == sample.author)
         solvers = self._solvers(author)
         turns = [(solvers[i % len(solvers)], 1 + i // len(solvers)) for i in range(self.recipe.draws or _DRAWS)]
         return [(member, place) for member, place in turns if place == 1 or member.sampling.temperature > 0]
 
-    async def _draw(self, member: Member, place: int, sample: Sample, notebook: Notebook) -> str:
+    async def _draw(self, member: Member, place: int, sample: VerifierInput, notebook: CallRecorder) -> str:
         prompt = render("response", instruction=sample.instruction)
         call = member.call(prompt, Text(), role="solver", candidate=notebook.candidate, sample=place)
         try:
@@ -248,7 +248,7 @@ class Consistency:
             raise
 
 
-class UnitTests:
+class UnitTestVerifier:
     """Runs the program in the response against the tests that came with its instruction, in the sandbox.
 
     A time limit can be met or missed by a hair; the recorded verdict stands, as every verdict does.
@@ -259,14 +259,14 @@ class UnitTests:
     fault: ClassVar[str] = "its tests do not pass"
     limits: ClassVar[Limits] = Limits()
 
-    def __init__(self, recipe: ProgramRecipe, resources: Resources) -> None:
+    def __init__(self, recipe: VerifierConfig, resources: VerifierResources) -> None:
         self.recipe = recipe
         permission = require(resources.permission, "`kind: tests` of `review.programs`")
         self.sandbox = Sandbox(permission, self.limits)
         # Jobs that wait for a core would use up their wall clock limit.
         self._free = asyncio.Semaphore(self.sandbox.workers)
 
-    async def judge(self, sample: Sample, notebook: Notebook) -> Verdict:
+    async def judge(self, sample: VerifierInput, notebook: CallRecorder) -> Verdict:
         """Broken when one test fails, or when there is nothing that could pass."""
         if not sample.tests.strip():
             return Abstained("tests", self.recipe.takes, "no tests came with the instruction")
@@ -274,7 +274,7 @@ class UnitTests:
         if program is None:
             return self._broken("the response holds no program")
         async with self._free:
-            outcome = await asyncio.to_thread(self.sandbox.run, Job(program.code, sample.tests))
+            outcome = await asyncio.to_thread(self.sandbox.run, SandboxJob(program.code, sample.tests))
         if outcome.verdict is not Ended.PASSED:
             return self._broken(f"{outcome.verdict}: {outcome.detail}".removesuffix(": "))
         return Verified("tests", self.recipe.takes, ("every test that came with the instruction",), (), 10.0)
@@ -283,13 +283,13 @@ class UnitTests:
         return Verified("tests", self.recipe.takes, (), (why,), 0.0)
 
 
-plug("math", Arithmetic)
-plug("format", Form)
-plug("consistency", Consistency)
-plug("tests", UnitTests)
+register("math", ArithmeticVerifier)
+register("format", FormatVerifier)
+register("consistency", ConsistencyVerifier)
+register("tests", UnitTestVerifier)
 
 
-class Tally:
+class VerifierCounts:
     """What each program did, added up candidate by candidate, for the manifest."""
 
     def __init__(self) -> None:

@@ -149,7 +149,7 @@ DEFAULTS: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Range:
+class ValueRange:
     """The numbers an option may have: from `low` to `high`, `low` itself only when it is `inclusive`."""
 
     low: float
@@ -170,9 +170,14 @@ class Range:
         return text if self.besides is None else f"{text}, or {self.besides:g}"
 
 
-_COUNT, _POSITIVE, _NOT_NEGATIVE, _SHARE = Range(1), Range(0, inclusive=False), Range(0), Range(0, 1)
-_SEED = Range(0, 2**32 - 1)
-_BETA = Range(0, 0.999999)
+_COUNT, _POSITIVE, _NOT_NEGATIVE, _SHARE = (
+    ValueRange(1),
+    ValueRange(0, inclusive=False),
+    ValueRange(0),
+    ValueRange(0, 1),
+)
+_SEED = ValueRange(0, 2**32 - 1)
+_BETA = ValueRange(0, 0.999999)
 RANGES = {
     "adam_beta1": _BETA,
     "adam_beta2": _BETA,
@@ -188,15 +193,15 @@ RANGES = {
     "eval_delay": _NOT_NEGATIVE,
     "eval_steps": _POSITIVE,
     "gradient_accumulation_steps": _COUNT,
-    "label_smoothing": Range(0, 0.5),
-    "label_smoothing_factor": Range(0, 0.999999),
-    "learning_rate": Range(0, 1, inclusive=False),
+    "label_smoothing": ValueRange(0, 0.5),
+    "label_smoothing_factor": ValueRange(0, 0.999999),
+    "learning_rate": ValueRange(0, 1, inclusive=False),
     "lmbda": _SHARE,
     "logging_steps": _POSITIVE,
     "max_completion_length": _COUNT,
     "max_grad_norm": _NOT_NEGATIVE,
-    "max_length": Range(2),
-    "max_steps": Range(1, besides=-1),
+    "max_length": ValueRange(2),
+    "max_steps": ValueRange(1, besides=-1),
     "min_p": _SHARE,
     "neftune_noise_alpha": _POSITIVE,
     "num_train_epochs": _POSITIVE,
@@ -209,10 +214,10 @@ RANGES = {
     "seed": _SEED,
     "temperature": _POSITIVE,
     "top_k": _NOT_NEGATIVE,
-    "top_p": Range(0, 1, inclusive=False),
+    "top_p": ValueRange(0, 1, inclusive=False),
     "torch_empty_cache_steps": _COUNT,
     "warmup_steps": _NOT_NEGATIVE,
-    "weight_decay": Range(0, 1),
+    "weight_decay": ValueRange(0, 1),
 }
 # Steps that are a share of all steps when they are below 1 and a whole number otherwise.
 SHARE_OR_COUNT = frozenset({"eval_steps", "logging_steps", "save_steps", "warmup_steps"})

@@ -15,15 +15,15 @@ from transformers import TrainerCallback
 from trl import DistillationTrainer
 
 from gra.core.errors import RecipeError
-from gra.training.plan import Plan
-from gra.training.trainers.sft import GraTrainer, make_trainer
+from gra.training.plan import TrainingPlan
+from gra.training.trainers.sft import GraTrainer, make_sft_trainer
 
 
 class SameVocabularyTrainer(GraTrainer, DistillationTrainer):  # type: ignore[misc]  # TRL is untyped
     """DistillationTrainer for a teacher that numbers tokens as the student does."""
 
 
-def make_distill_trainer(plan: Plan, model: Any, arguments: Any, callbacks: list[TrainerCallback]) -> Any:
+def make_distill_trainer(plan: TrainingPlan, model: Any, arguments: Any, callbacks: list[TrainerCallback]) -> Any:
     """The trainer over prompts, with the teacher loaded.
 
     Raises:
@@ -35,10 +35,10 @@ def make_distill_trainer(plan: Plan, model: Any, arguments: Any, callbacks: list
         assert plan.teacher is not None
         arguments.use_uld_loss, arguments.teacher_tokenizer_name_or_path = True, str(plan.teacher.path)
     teacher = _load_teacher(plan, model)
-    return make_trainer(kind, plan, model, arguments, callbacks, teacher_model=teacher)
+    return make_sft_trainer(kind, plan, model, arguments, callbacks, teacher_model=teacher)
 
 
-def _one_vocabulary(plan: Plan) -> bool:
+def _one_vocabulary(plan: TrainingPlan) -> bool:
     assert plan.recipe.teacher is not None
     return plan.recipe.teacher.vocabulary == "same"
 
@@ -52,7 +52,7 @@ def _other_vocabulary_trainer() -> type[Any]:
     return OtherVocabularyTrainer
 
 
-def _load_teacher(plan: Plan, student: Any) -> Any:
+def _load_teacher(plan: TrainingPlan, student: Any) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -76,7 +76,7 @@ def _load_teacher(plan: Plan, student: Any) -> Any:
     return teacher.eval()
 
 
-def _require_one_vocabulary(plan: Plan, theirs: Mapping[str, int]) -> None:
+def _require_one_vocabulary(plan: TrainingPlan, theirs: Mapping[str, int]) -> None:
     ours = plan.tokenizer.get_vocab()
     differ = {token for token, number in ours.items() if theirs.get(token) != number}
     if differ:

@@ -19,7 +19,7 @@ from gra.core.progress import View
 from gra.tracking import Tracker
 from gra.training.checkpoints import Inputs, seal
 from gra.training.data.tokenize import IGNORED
-from gra.training.plan import Plan, lora_config
+from gra.training.plan import TrainingPlan, lora_config
 from gra.training.trainers.frozen_head_loss import FrozenHeadLoss, parts_of_like_length
 
 
@@ -77,7 +77,7 @@ def _plain_frozen_head(trainer: StudentTrainer, core: Any) -> bool:
     )
 
 
-class Seal(TrainerCallback):  # type: ignore[misc]
+class SealCallback(TrainerCallback):  # type: ignore[misc]
     """Declares each checkpoint whole after the trainer has written it."""
 
     def __init__(self, inputs: Inputs, seconds_before: float) -> None:
@@ -100,7 +100,7 @@ class Seal(TrainerCallback):  # type: ignore[misc]
             seal(Path(args.output_dir) / f"checkpoint-{state.global_step}", self._inputs, self.seconds)
 
 
-class Progress(TrainerCallback):  # type: ignore[misc]
+class ProgressCallback(TrainerCallback):  # type: ignore[misc]
     """Shows each logged step to the person and to the tracker."""
 
     def __init__(self, view: View, tracker: Tracker) -> None:
@@ -124,8 +124,13 @@ class Progress(TrainerCallback):  # type: ignore[misc]
             self._view.progress("train", state.global_step, state.max_steps, detail)
 
 
-def make_trainer(
-    kind: type[GraTrainer], plan: Plan, model: Any, arguments: Any, callbacks: list[TrainerCallback], **more: Any
+def make_sft_trainer(
+    kind: type[GraTrainer],
+    plan: TrainingPlan,
+    model: Any,
+    arguments: Any,
+    callbacks: list[TrainerCallback],
+    **more: Any,
 ) -> Any:
     """The trainer of a method over the plan's encoded rows; it prints nothing to standard output.
 

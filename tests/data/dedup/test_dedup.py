@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from gra.data.dedup import greedy as dedup
 from gra.data.dedup import nearest
-from gra.data.dedup.greedy import Decision, Texts, greedy_dedup
-from gra.data.dedup.incremental import Arrivals
-from gra.data.dedup.minhash import Wording
-from gra.data.dedup.nearest import Matrix, Screen, cosine
+from gra.data.dedup.greedy import Decision, DedupTexts, greedy_dedup
+from gra.data.dedup.incremental import IncrementalDedup
+from gra.data.dedup.minhash import MinHashText
+from gra.data.dedup.nearest import Matrix, QuantizedPrefilter, cosine
 from gra.data.embedder import Embedder
 
 
@@ -27,13 +27,13 @@ def unit(rows: list[list[float]], dimensions: int = 3) -> Matrix:
     return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-9)
 
 
-def kept_after(arrivals: Arrivals, rows: Matrix, scores: Sequence[float], texts: Sequence[str]) -> list[int]:
+def kept_after(arrivals: IncrementalDedup, rows: Matrix, scores: Sequence[float], texts: Sequence[str]) -> list[int]:
     """How many rows are kept after each of these."""
     return [int(kept.sum()) for kept in arrivals.arrive(rows, scores, texts)]
 
 
 def brute_force(
-    embeddings: Matrix, scores: Sequence[float], pool: Matrix, threshold: float, texts: Texts | None = None
+    embeddings: Matrix, scores: Sequence[float], pool: Matrix, threshold: float, texts: DedupTexts | None = None
 ) -> list[bool]:
     """The definition: in descending score, keep what is the same as nothing pooled and nothing kept so far."""
     rows, pooled = (texts.rows, texts.pool) if texts else ([""] * len(embeddings), [""] * len(pool))
@@ -68,12 +68,12 @@ SENTENCES = ["Name a river in France.", "name a river in france.", "Name a river
 
 
 @st.composite
-def worlds(draw: st.DrawFn) -> tuple[Matrix, list[float], Matrix, Texts]:
+def worlds(draw: st.DrawFn) -> tuple[Matrix, list[float], Matrix, DedupTexts]:
     candidates, pooled = draw(vectors), draw(vectors)
     scores = st.lists(st.sampled_from([7.5, 8.0, 9.0, 10.0]), min_size=len(candidates), max_size=len(candidates))
     said, held = (st.lists(st.sampled_from(SENTENCES), min_size=len(v), max_size=len(v)) for v in (candidates, pooled))
     likeness = draw(st.sampled_from([None, 0.6, 0.9]))
-    return unit(candidates), draw(scores), unit(pooled), Texts(draw(said), draw(held), likeness)
+    return unit(candidates), draw(scores), unit(pooled), DedupTexts(draw(said), draw(held), likeness)
 
 
 @given(worlds(), thresholds, st.booleans(), st.booleans(), st.integers(1, 6))
@@ -90,14 +90,14 @@ def test_equals_brute_force(world, threshold: float, neighbours: bool, told: boo
 @given(worlds(), thresholds, st.data())
 def test_arrivals_keep_what_greedy_dedup_would_keep_of_all_so_far(world, threshold: float, data: st.DataObject) -> None:
     embeddings, scores, pool, texts = world
-    arrivals = Arrivals(pool, texts.pool, threshold, texts.likeness)
+    arrivals = IncrementalDedup(pool, texts.pool, threshold, texts.likeness)
     counts: list[int] = []
     while len(counts) < len(scores):
         upto = data.draw(st.integers(len(counts) + 1, len(scores)))
         part = slice(len(counts), upto)
         counts += kept_after(arrivals, embeddings[:upto], scores[part], texts.rows[part])
     for count in range(1, len(scores) + 1):
-        so_far = Texts(texts.rows[:count], texts.pool, texts.likeness)
+        so_far = DedupTexts(texts.rows[:count], texts.pool, texts.likeness)
         assert counts[count - 1] == sum(brute_force(embeddings[:count], scores[:count], pool, threshold, so_far))
 
 
@@ -115,7 +115,7 @@ def test_the_screen_changes_no_decision(seed: int, dimensions: int, threshold: f
         patch.setattr(dedup, "BLOCK", 16)
         patch.setattr(nearest, "_TILE", 8)
         patch.setattr(nearest, "_cost", lambda width, passing: width)  # a screen whatever it costs
-        assert (Screen.fit(rows, threshold) is None) == (dimensions == 8)
+        assert (QuantizedPrefilter.fit(rows, threshold) is None) == (dimensions == 8)
         screened = greedy_dedup(rows[:70], scores, pool, threshold, neighbours=False)
         full = greedy_dedup(rows[:70], scores, pool, threshold)
     assert [d.kept for d in screened] == brute_force(rows[:70], scores, pool, threshold)
@@ -128,7 +128,7 @@ def test_the_screen_changes_no_decision(seed: int, dimensions: int, threshold: f
 def test_a_screen_is_an_upper_bound(seed: int, dimensions: int) -> None:
     luck = np.random.default_rng(seed)
     rows = unit((luck.standard_normal((40, dimensions)) * np.linspace(3, 0.01, dimensions)).tolist(), dimensions)
-    screen = Screen(np.linalg.qr(luck.standard_normal((dimensions, 9)))[0])
+    screen = QuantizedPrefilter(np.linalg.qr(luck.standard_normal((dimensions, 9)))[0])
     codes = screen.codes(rows)
     assert codes.shape == (40, screen.width)
     assert ((codes @ codes.T) >= rows.astype(np.float64) @ rows.T - nearest.slack(dimensions)).all()
@@ -198,7 +198,7 @@ def test_each_stage_says_what_it_found() -> None:
         "Odes?",
     ]
     rows = unit([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [1, 1.1, 0]])
-    found = greedy_dedup(rows, [8.0] * 5, unit([]), 0.9, texts=Texts(said, [], 0.8))
+    found = greedy_dedup(rows, [8.0] * 5, unit([]), 0.9, texts=DedupTexts(said, [], 0.8))
     assert [(d.stage, d.neighbour) for d in found] == [
         (None, None),
         ("text", 0),
@@ -207,13 +207,13 @@ def test_each_stage_says_what_it_found() -> None:
         ("embedding", 3),
     ]
     assert found[1].similarity == 0.0  # the cosine to the neighbour, whichever stage found it
-    without = greedy_dedup(rows, [8.0] * 5, unit([]), 0.9, texts=Texts(said, []))
+    without = greedy_dedup(rows, [8.0] * 5, unit([]), 0.9, texts=DedupTexts(said, []))
     assert without[2].kept
 
 
 def test_a_row_that_pushes_out_another_may_let_a_third_back_in() -> None:
     chain = unit([[1, 0, 0], [0.8, 0.6, 0], [0.28, 0.96, 0]])  # each is near the next only
-    arrivals = Arrivals(unit([]), [], 0.79)
+    arrivals = IncrementalDedup(unit([]), [], 0.79)
     come = chain[[1, 2, 0]]
     assert kept_after(arrivals, come[:1], [8.0], ["b"]) == [1]
     assert kept_after(arrivals, come[:2], [7.0], ["c"]) == [1]
@@ -222,7 +222,7 @@ def test_a_row_that_pushes_out_another_may_let_a_third_back_in() -> None:
 
 def test_a_committee_that_repeats_itself_costs_no_more() -> None:
     """A thousand copies whose scores rise: each pushes out the one before."""
-    arrivals = Arrivals(unit([]), [], 0.9, 0.8)
+    arrivals = IncrementalDedup(unit([]), [], 0.9, 0.8)
     counts = kept_after(arrivals, unit([[1, 0, 0]] * 1000), [i / 1000 for i in range(1000)], ["the same again"] * 1000)
     assert counts == [1] * 1000
 
@@ -232,7 +232,7 @@ def test_minhash_finds_what_is_alike_and_nothing_else() -> None:
     words = [f"w{n}" for n in range(300)]
     base = [" ".join(luck.choice(words, 12)) for _ in range(300)]
     changed = [f"{text[:-1]}?" for text in base]
-    wording = Wording(0.8)
+    wording = MinHashText(0.8)
     first, second = [wording.key(text) for text in base], [wording.key(text) for text in changed]
     found = {(a, b) for a in first for b in wording.alike(a)}
     near = {(a, b) for a, b, s, t in zip(first, second, base, changed, strict=True) if jaccard(s, t) >= 0.8}

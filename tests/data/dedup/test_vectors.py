@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gra.data.dedup.vectors import Shelf
+from gra.data.dedup.vectors import VectorFile
 
 
 def test_rows_come_back_as_they_were_and_no_file_is_seen(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).standard_normal((70, 5), np.float32)
-    shelf = Shelf(tmp_path, 5)
+    shelf = VectorFile(tmp_path, 5)
     for part in np.split(rows, [10, 69]):
         shelf.append(part)
     shelf.append(rows[:0])
@@ -31,7 +31,7 @@ def test_rows_come_back_as_they_were_and_no_file_is_seen(tmp_path: Path) -> None
 
 
 def test_rows_past_the_end_are_an_error_and_no_rubbish(tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path, 5)
+    shelf = VectorFile(tmp_path, 5)
     shelf.append(np.ones((4, 5), np.float32))
     with pytest.raises(IndexError, match="row 4 of 4"):
         shelf.read(4)[np.array([0, 4])]
@@ -41,7 +41,7 @@ def test_a_full_disk_is_an_error_and_not_the_end_of_the_process(tmp_path: Path, 
     def full(descriptor: int, start: int, size: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    shelf = Shelf(tmp_path, 5)
+    shelf = VectorFile(tmp_path, 5)
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(OSError, match="No space left"):
         shelf.append(np.ones((4, 5), np.float32))

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
-from gra.config.synthesis import DOMAINS, SeedSource
+from gra.config.synthesis import DOMAINS, SeedsConfig
 from gra.core.errors import DataError, GraError, HubUnavailable, RecipeError
 from gra.data.seeds import hub as seed_hub
 from gra.data.seeds.hub import find_seeds
@@ -32,7 +32,7 @@ def test_a_dataset_on_the_hub_is_copied_once(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(seed_hub, "hub_reachable", lambda: True)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setenv("GRA_CACHE", str(tmp_path / "cache"))
-    source = SeedSource(source="someone/some-data", revision="abc", domain="qa")
+    source = SeedsConfig(source="someone/some-data", revision="abc", domain="qa")
     path = find_seeds(source, tmp_path / "recipe.yaml")
     assert [s.response for s in load_seeds(path, DOMAINS, source).rows] == [f"{SAID} {n}" for n in range(3)]
     monkeypatch.setattr(seed_hub, "hub_reachable", lambda: False)
@@ -72,17 +72,17 @@ def test_a_dataset_that_does_not_come(
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setenv("GRA_CACHE", str(tmp_path / "cache"))
     with pytest.raises(kind, match=sentence) as caught:
-        find_seeds(SeedSource(source="someone/nothing"), tmp_path / "recipe.yaml")
+        find_seeds(SeedsConfig(source="someone/nothing"), tmp_path / "recipe.yaml")
     assert caught.value.exit_code == (4 if kind is HubUnavailable else 2)
 
 
 @pytest.mark.parametrize("name", ["../seeds", "-a/b", "a/b--c", "a/..", "a/b.git"])
 def test_a_name_that_no_dataset_can_have(tmp_path: Path, name: str) -> None:
     with pytest.raises(RecipeError, match="is no file, nor a dataset's name on the hub"):
-        find_seeds(SeedSource(source=name), tmp_path / "recipe.yaml")
+        find_seeds(SeedsConfig(source=name), tmp_path / "recipe.yaml")
 
 
 def test_a_file_that_is_not_there_is_no_dataset(tmp_path: Path) -> None:
     for name in ("data/seeds.jsonl", "seeds.csv", "a/b/c"):
         with pytest.raises(RecipeError, match="is not there"):
-            find_seeds(SeedSource(source=name), tmp_path / "recipe.yaml")
+            find_seeds(SeedsConfig(source=name), tmp_path / "recipe.yaml")

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gra.config.synthesis import SeedSource
+from gra.config.synthesis import SeedsConfig
 from gra.core.errors import DataError
 from gra.data.seeds.load import Seeds, load_seeds
 
@@ -31,7 +31,7 @@ def seed_file(folder: Path, *rows: Any) -> Path:
 
 
 def read(path: Path, *, seed: int = 0, **settings: Any) -> Seeds:
-    return load_seeds(path, DOMAINS, SeedSource(source=str(path), **settings), seed=seed)
+    return load_seeds(path, DOMAINS, SeedsConfig(source=str(path), **settings), seed=seed)
 
 
 def without(key: str) -> dict[str, Any]:
@@ -336,7 +336,7 @@ def test_a_row_of_a_parquet_file_is_named_by_its_number(tmp_path: Path) -> None:
 @given(st.lists(st.sampled_from("abc"), min_size=1, max_size=30), st.integers(1, 30), st.integers(0, 3))
 def test_a_limit_draws_evenly_over_the_domains(tmp_path_factory, domains: list[str], limit: int, seed: int) -> None:
     path = seed_file(tmp_path_factory.mktemp("even"), *[{**GOOD, "domain": domain} for domain in domains])
-    source = SeedSource(source=str(path), limit=limit)
+    source = SeedsConfig(source=str(path), limit=limit)
     drawn = load_seeds(path, "abc", source, seed=seed).rows
     everything = load_seeds(path, "abc").rows
     assert len(drawn) == min(limit, len(domains))

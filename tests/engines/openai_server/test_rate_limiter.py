@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gra.engines.openai_server.rate_limiter import Traffic
+from gra.engines.openai_server.rate_limiter import RateLimiter
 
 
 class Clock:
@@ -20,7 +20,7 @@ class Clock:
 
 
 def test_no_more_than_the_limit_are_inside_and_all_get_their_turn() -> None:
-    gate, inside, most, done = Traffic(5), 0, 0, 0
+    gate, inside, most, done = RateLimiter(5), 0, 0, 0
 
     async def one() -> None:
         nonlocal inside, most, done
@@ -40,7 +40,7 @@ def test_no_more_than_the_limit_are_inside_and_all_get_their_turn() -> None:
 
 def test_overload_halves_the_limit_once_a_round_trip_and_answers_raise_it_again() -> None:
     clock = Clock()
-    gate = Traffic(64, clock=clock)
+    gate = RateLimiter(64, clock=clock)
     clock.time = 1.0
     for _ in range(64):  # sixty-four requests of one moment say one thing
         gate.failed(0.0, overloaded=True)
@@ -57,7 +57,7 @@ def test_overload_halves_the_limit_once_a_round_trip_and_answers_raise_it_again(
 
 
 def test_a_failure_that_is_no_overload_leaves_the_limit() -> None:
-    gate = Traffic(64)
+    gate = RateLimiter(64)
     gate.failed(gate.now(), overloaded=False)
     assert gate.limit == 64
 
@@ -65,7 +65,7 @@ def test_a_failure_that_is_no_overload_leaves_the_limit() -> None:
 @given(st.lists(st.sampled_from(["answer", "fail", "overload"]), max_size=60))
 def test_the_limit_stays_between_one_and_the_most(events: list[str]) -> None:
     clock = Clock()
-    gate = Traffic(8, clock=clock)
+    gate = RateLimiter(8, clock=clock)
     for event in events:
         clock.time += 1
         gate.answered() if event == "answer" else gate.failed(clock.time, overloaded=event == "overload")
@@ -74,7 +74,7 @@ def test_the_limit_stays_between_one_and_the_most(events: list[str]) -> None:
 
 def test_retry_after_closes_the_gate_for_everybody() -> None:
     async def scenario() -> float:
-        gate = Traffic(8)
+        gate = RateLimiter(8)
         gate.failed(gate.now(), overloaded=True, wait_s=0.15)
         begun = gate.now()
         async with asyncio.timeout(5):
@@ -84,14 +84,14 @@ def test_retry_after_closes_the_gate_for_everybody() -> None:
     assert 0.14 < asyncio.run(scenario()) < 2
 
 
-async def pass_through(gate: Traffic) -> None:
+async def pass_through(gate: RateLimiter) -> None:
     async with gate:
         pass
 
 
 def test_a_server_out_of_order_is_tried_one_request_at_a_time_until_it_answers() -> None:
     async def scenario() -> None:
-        gate = Traffic(16)
+        gate = RateLimiter(16)
         for _ in range(3):
             gate.failed(gate.now(), overloaded=False)
         assert gate.silent_for() > 0
@@ -109,7 +109,7 @@ def test_a_server_out_of_order_is_tried_one_request_at_a_time_until_it_answers()
 
 def test_the_silence_is_measured_from_the_first_failure() -> None:
     clock = Clock()
-    gate = Traffic(4, clock=clock)
+    gate = RateLimiter(4, clock=clock)
     for clock.time in (10.0, 11.0, 20.0):
         gate.failed(clock.time, overloaded=True)
     clock.time = 25.0
@@ -118,7 +118,7 @@ def test_the_silence_is_measured_from_the_first_failure() -> None:
 
 def test_one_who_is_called_off_while_waiting_leaves_no_place_taken() -> None:
     async def scenario() -> None:
-        gate = Traffic(1)
+        gate = RateLimiter(1)
         async with gate:
             waiting = asyncio.create_task(pass_through(gate))
             await asyncio.sleep(0)

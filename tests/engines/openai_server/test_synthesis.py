@@ -26,7 +26,7 @@ from gra.evaluation.suite import suite_items
 from gra.ledger.ledger import Ledger
 from gra.serving import models as workshop
 from gra.synthesis.arms import in_rounds as growth
-from gra.synthesis.run import job_for, run_jobs
+from gra.synthesis.run import make_job, run_jobs
 
 KEY = "sk-very-secret-0123456789"
 COMMITTEE = tuple(f"model-{name}" for name in "abcde")
@@ -68,7 +68,7 @@ def synthesize(
                 **(changes or {}),
             )
             write_job(folder, recipe)
-            job = job_for(
+            job = make_job(
                 load_recipe(folder / "recipe.yaml", SynthesisRecipe), RunFolder(folder), read_suite=suite_items
             )
             view = View(folder / "log.jsonl", quiet=True)

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from loaded import Loaded, Machine, hasty, run, use
 
-from gra.engines.scheduling.swapper import Residency
+from gra.engines.scheduling.swapper import Swapper
 
 
 def test_models_that_can_sleep_keep_their_process_and_close_ends_it() -> None:
     machine = Machine(10)
     engines = {name: Loaded(name, 6, machine, asleep_gb=1) for name in "abc"}
-    residency = Residency(engines, 10)
+    residency = Swapper(engines, 10)
 
     async def story() -> None:
         for name in "abcab":
@@ -52,7 +52,7 @@ class Dozing(Loaded):
 def test_calls_in_flight_sleep_with_their_model_and_it_comes_back_for_them() -> None:
     machine = Machine(10)
     engines = {name: Dozing(name, 6, machine, asleep_gb=1) for name in "ab"}
-    residency = Residency(engines, 10, hasty)
+    residency = Swapper(engines, 10, hasty)
     ended: list[str] = []
 
     async def story(name: str, steps: int) -> None:
@@ -76,7 +76,7 @@ def test_calls_in_flight_sleep_with_their_model_and_it_comes_back_for_them() -> 
 def test_the_time_that_a_call_sleeps_is_not_counted_against_its_limit_and_other_time_is() -> None:
     machine = Machine(10)
     engines = {name: Dozing(name, 6, machine, asleep_gb=1) for name in "ab"}
-    residency = Residency(engines, 10, hasty)
+    residency = Swapper(engines, 10, hasty)
 
     slept: list[float] = []
 
@@ -111,7 +111,7 @@ def test_where_falling_asleep_fails_the_calls_in_flight_still_end_at_their_limit
 
     machine = Machine(10)
     engines = {name: Sleepless(name, 6, machine, asleep_gb=1) for name in "ab"}
-    residency = Residency(engines, 10, hasty)
+    residency = Swapper(engines, 10, hasty)
 
     async def both() -> None:
         async def forever() -> None:
@@ -132,7 +132,7 @@ def test_where_falling_asleep_fails_the_calls_in_flight_still_end_at_their_limit
 def test_calls_that_give_up_while_their_model_sleeps_do_not_bring_it_back() -> None:
     machine = Machine(10)
     engines = {name: Dozing(name, 6, machine, asleep_gb=1) for name in "ab"}
-    residency = Residency(engines, 10, hasty)
+    residency = Swapper(engines, 10, hasty)
 
     async def story(name: str, steps: int) -> None:
         async with residency.hold(name):
@@ -154,7 +154,7 @@ def test_calls_that_give_up_while_their_model_sleeps_do_not_bring_it_back() -> N
 def test_sleepers_that_leave_no_room_are_ended() -> None:
     machine = Machine(8)
     engines = {name: Loaded(name, 6, machine, asleep_gb=2) for name in "abc"}
-    residency = Residency(engines, 8)
+    residency = Swapper(engines, 8)
 
     async def story() -> None:
         for name in "abc":
@@ -171,7 +171,7 @@ def test_a_model_that_cannot_sleep_after_all_is_taken_for_ended() -> None:
         "a": Loaded("a", 4, machine, asleep_gb=1, insomnia=True),
         "b": Loaded("b", 5, machine, asleep_gb=1, insomnia=True),
     }
-    residency = Residency(engines, 6)
+    residency = Swapper(engines, 6)
 
     async def story() -> None:
         for name in "aba":

@@ -16,7 +16,7 @@ from paths import ROOT
 
 from gra.engines.broker import EnginePool
 from gra.engines.scheduling.prefix_queue import PrefixQueue
-from gra.engines.scheduling.swap_policy import LULL_S, Move, Standing, choose
+from gra.engines.scheduling.swap_policy import LULL_S, ModelLoad, Swap, choose
 from gra.engines.scheduling.swapper import Policy
 from gra.engines.types import (
     Call,
@@ -42,30 +42,30 @@ def simulation() -> ModuleType:
     return module
 
 
-def model(name: str, place: str, running: int = 0, waiting: int = 0, **changes: float) -> Standing:
+def model(name: str, place: str, running: int = 0, waiting: int = 0, **changes: float) -> ModelLoad:
     facts = {"memory_gb": 10.0, "slots": 8, "switch_s": 4.0} | changes
-    return Standing(name, place, running=running, waiting=waiting, **facts)  # type: ignore[arg-type]
+    return ModelLoad(name, place, running=running, waiting=waiting, **facts)  # type: ignore[arg-type]
 
 
 def test_nothing_moves_while_nobody_waits_for_an_absent_model() -> None:
-    assert choose([model("a", "resident", 3, 9), model("b", "out")], 10, 0.0) == Move("wait")
+    assert choose([model("a", "resident", 3, 9), model("b", "out")], 10, 0.0) == Swap("wait")
 
 
 def test_the_model_with_most_waiting_calls_is_started_where_there_is_room() -> None:
     models = [model("a", "resident"), model("b", "out", waiting=2), model("c", "asleep", waiting=5, asleep_gb=1)]
-    assert choose(models, 20, 0.0) == Move("start", "c")  # its own sleeping place is part of the room
+    assert choose(models, 20, 0.0) == Swap("start", "c")  # its own sleeping place is part of the room
 
 
 def test_a_fuller_batch_is_left_alone_however_long_others_wait() -> None:
     models = [model("a", "resident", 8, 50, behind_since=0.0), model("b", "out", waiting=900)]
-    assert choose(models, 10, 1e6) == Move("wait")
+    assert choose(models, 10, 1e6) == Swap("wait")
 
 
 def test_stragglers_hold_their_model_until_the_empty_places_are_worth_the_switch() -> None:
     models = [model("a", "resident", 2, behind_since=100.0), model("b", "out", waiting=8)]
     # Six of eight places are empty, so 4 s of a switch are made up for by 4 * 8 / 6 s of them.
-    assert choose(models, 10, 103.0) == Move("wait", until=pytest.approx(100 + 4 * 8 / 6))
-    assert choose(models, 10, 105.4) == Move("close", "a")
+    assert choose(models, 10, 103.0) == Swap("wait", until=pytest.approx(100 + 4 * 8 / 6))
+    assert choose(models, 10, 105.4) == Swap("close", "a")
     # More stragglers, more patience.
     more = [model("a", "resident", 6, behind_since=100.0), models[1]]
     assert choose(more, 10, 115.9).until == pytest.approx(116.0)
@@ -76,50 +76,50 @@ def test_a_model_that_can_sleep_takes_its_calls_with_it_and_they_count_for_its_r
     stragglers = [model("a", "resident", 3, asleep_gb=1.0, behind_since=0.0), model("b", "asleep", waiting=8)]
     assert choose(stragglers, 10, 0.0).until == pytest.approx(12.8)
     models = [model("a", "resident", 2, 1, asleep_gb=1.0, behind_since=0.0), model("b", "asleep", 8, asleep_gb=1.0)]
-    assert choose(models, 11, 99.0) == Move("park", "a")
+    assert choose(models, 11, 99.0) == Swap("park", "a")
     # Nobody waits for `b`, but eight calls sleep with it; one alone is no reason to come back at once.
     fuller = [model("a", "resident", 8, asleep_gb=1.0, behind_since=0.0), model("b", "asleep", 1, asleep_gb=1.0)]
-    assert choose(fuller, 11, 99.0) == Move("wait")
-    assert choose([model("a", "resident", asleep_gb=1.0), model("b", "asleep", asleep_gb=1.0)], 11, 99.0) == Move(
+    assert choose(fuller, 11, 99.0) == Swap("wait")
+    assert choose([model("a", "resident", asleep_gb=1.0), model("b", "asleep", asleep_gb=1.0)], 11, 99.0) == Swap(
         "wait"
     )
 
 
 def test_a_model_that_leaves_for_nobody_is_opened_again() -> None:
-    assert choose([model("a", "leaving", 1, 3), model("b", "out")], 10, 0.0) == Move("open", "a")
+    assert choose([model("a", "leaving", 1, 3), model("b", "out")], 10, 0.0) == Swap("open", "a")
 
 
 def test_when_nothing_runs_there_is_nothing_to_wait_for() -> None:
     models = [model("a", "resident", behind_since=100.0), model("b", "out", waiting=1, switch_s=60.0)]
-    assert choose(models, 10, 100.1) == Move("wait", until=100.0 + LULL_S)
-    assert choose(models, 10, 101.0) == Move("park", "a")
+    assert choose(models, 10, 100.1) == Swap("wait", until=100.0 + LULL_S)
+    assert choose(models, 10, 101.0) == Swap("park", "a")
     busy_elsewhere = [*models, model("c", "resident", 8)]
-    assert choose(busy_elsewhere, 20, 101.0) == Move("wait", until=160.0)  # c's stories may come back to a
+    assert choose(busy_elsewhere, 20, 101.0) == Swap("wait", until=160.0)  # c's stories may come back to a
 
 
 def test_a_model_that_leaves_is_parked_when_empty_and_reopened_when_it_has_become_the_fuller_one() -> None:
     other = model("b", "out", waiting=5)
-    assert choose([model("a", "leaving", 1), other], 10, 0.0) == Move("wait")
-    assert choose([model("a", "leaving"), other], 10, 0.0) == Move("park", "a")
-    assert choose([model("a", "leaving", 1, 7), other], 10, 0.0) == Move("open", "a")
+    assert choose([model("a", "leaving", 1), other], 10, 0.0) == Swap("wait")
+    assert choose([model("a", "leaving"), other], 10, 0.0) == Swap("park", "a")
+    assert choose([model("a", "leaving", 1, 7), other], 10, 0.0) == Swap("open", "a")
 
 
 def test_a_large_model_makes_room_one_by_one_and_a_remote_one_never_gives_way() -> None:
     remote = model("server", "resident", memory_gb=0.0, behind_since=0.0)
     small = [model(name, "resident", behind_since=float(i)) for i, name in enumerate("ab")]
-    assert choose([remote, *small, model("big", "out", waiting=3, memory_gb=20.0)], 20, 99.0) == Move("park", "a")
+    assert choose([remote, *small, model("big", "out", waiting=3, memory_gb=20.0)], 20, 99.0) == Swap("park", "a")
 
 
 def test_a_sleeper_is_ended_only_when_room_cannot_be_made_otherwise() -> None:
     asleep = [model(name, "asleep", asleep_gb=4.0) for name in "ab"]
     wanted = model("c", "out", waiting=1)
-    assert choose([*asleep, wanted], 12, 0.0) == Move("end", "a")
-    assert choose([*asleep, wanted], 18, 0.0) == Move("start", "c")
+    assert choose([*asleep, wanted], 12, 0.0) == Swap("end", "a")
+    assert choose([*asleep, wanted], 18, 0.0) == Swap("start", "c")
 
 
 places = st.sampled_from(["resident", "leaving", "moving", "asleep", "out"])
 standings = st.builds(
-    Standing, st.uuids().map(str), places, st.floats(1, 10), st.sampled_from([0.0, 0.5]), st.integers(0, 9),
+    ModelLoad, st.uuids().map(str), places, st.floats(1, 10), st.sampled_from([0.0, 0.5]), st.integers(0, 9),
     st.integers(0, 30), st.integers(1, 16), st.floats(0, 60), st.floats(0, 100),
 )  # fmt: skip
 

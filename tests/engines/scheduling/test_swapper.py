@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from loaded import Loaded, Machine, hasty, run, use
 
 from gra.core.errors import EngineUnavailable
-from gra.engines.scheduling.swap_policy import Move, Standing
-from gra.engines.scheduling.swapper import Residency
+from gra.engines.scheduling.swap_policy import ModelLoad, Swap
+from gra.engines.scheduling.swapper import Swapper
 
 
-def make(limit: float, sizes: dict[str, float], **options: Any) -> tuple[Residency, dict[str, Loaded]]:
+def make(limit: float, sizes: dict[str, float], **options: Any) -> tuple[Swapper, dict[str, Loaded]]:
     machine = Machine(limit)
     engines = {name: Loaded(name, size, machine, **options) for name, size in sizes.items()}
-    return Residency(engines, limit, hasty), engines
+    return Swapper(engines, limit, hasty), engines
 
 
 def test_models_that_fit_are_all_resident_and_never_switched() -> None:
@@ -70,7 +70,7 @@ def test_only_what_is_needed_is_parked() -> None:
 def test_a_moment_without_a_call_is_not_an_empty_queue() -> None:
     machine = Machine(10)
     engines = {name: Loaded(name, 6, machine) for name in "ab"}
-    residency = Residency(engines, 10)
+    residency = Swapper(engines, 10)
 
     async def busy() -> None:
         for _ in range(10):
@@ -101,7 +101,7 @@ def test_an_engine_that_does_not_start_is_reported_to_all_who_wait(limit: float,
         "bad": Loaded("bad", 4, machine, broken="no weights", start_s=0.01),
         "late": Loaded("late", 4, machine),
     }
-    residency = Residency(engines, limit)
+    residency = Swapper(engines, limit)
 
     # More wait for the broken one than for `late`, which must not wait for it for ever.
     names = ["good", *(["bad"] * 5 + ["late"] * 2 if bad_first else ["late"] * 2 + ["bad"] * 5)]
@@ -136,7 +136,7 @@ def test_callers_that_give_up_do_not_hold_up_the_others() -> None:
 def test_close_parks_everything_even_what_is_starting_and_starts_nothing_more() -> None:
     machine = Machine(100)
     engines = {name: Loaded(name, 1, machine, start_s=0.01 * i) for i, name in enumerate("abc")}
-    residency = Residency(engines, 100)
+    residency = Swapper(engines, 100)
 
     async def story() -> None:
         starting = asyncio.gather(*(use(residency, engines, name) for name in "abc"), return_exceptions=True)
@@ -153,7 +153,7 @@ def test_close_parks_everything_even_what_is_starting_and_starts_nothing_more() 
 def test_a_start_is_not_called_off_with_the_call_that_began_it() -> None:
     machine = Machine(1)
     engines = {"a": Loaded("a", 1, machine, start_s=0.01)}
-    residency = Residency(engines, 1)
+    residency = Swapper(engines, 1)
 
     async def story() -> None:
         begun = asyncio.create_task(use(residency, engines, "a"))
@@ -173,7 +173,7 @@ def test_an_engine_that_fails_to_park_is_reported_and_holds_nobody_up() -> None:
 
     machine = Machine(5)
     engines = {"a": Stuck("a", 4, machine), "b": Loaded("b", 1, machine)}
-    residency = Residency(engines, 4)
+    residency = Swapper(engines, 4)
 
     async def story() -> None:
         await use(residency, engines, "a")
@@ -185,11 +185,11 @@ def test_an_engine_that_fails_to_park_is_reported_and_holds_nobody_up() -> None:
 
 
 def test_a_policy_that_breaks_is_reported_to_all_who_wait() -> None:
-    def broken(models: Sequence[Standing], limit_gb: float, now: float) -> Move:
+    def broken(models: Sequence[ModelLoad], limit_gb: float, now: float) -> Swap:
         raise ZeroDivisionError("no idea")
 
     engines = {name: Loaded(name, 4, Machine(10)) for name in "ab"}
-    residency = Residency(engines, 10, broken)
+    residency = Swapper(engines, 10, broken)
 
     async def story() -> list[Any]:
         return await asyncio.gather(*(use(residency, engines, n) for n in "aab"), return_exceptions=True)
@@ -222,7 +222,7 @@ def test_any_workload_ends_within_memory(workload: dict[str, Any]) -> None:
         )
         for i, size in enumerate(sizes)
     }  # fmt: skip
-    residency = Residency(engines, machine.limit, hasty)
+    residency = Swapper(engines, machine.limit, hasty)
     luck = random.Random(workload["seed"])
 
     async def story(first: int, second: int, pause: int) -> None:

@@ -21,7 +21,7 @@ from gra.core.progress import read_events
 from gra.data.export import read_lineage
 from gra.stats.reliability import Logistic
 from gra.synthesis.arms import in_rounds as growth
-from gra.synthesis.committee.calibration import Measured, committee_auc
+from gra.synthesis.committee.calibration import ReviewerMeasurement, committee_auc
 
 ROUNDS = {"count": 2, "accept": 8, "max_candidates": 60}
 # One member and six seeds make few different prompts, and the same prompt has the same answer.
@@ -218,11 +218,11 @@ def test_who_only_adjudicates_is_measured_when_the_stories_have_begun(made, tmp_
     assert facts["committee_auc"] == pytest.approx(committee_auc([measured(name, r) for name, r in without.items()]))
 
 
-def measured(name: str, told: dict[str, Any]) -> Measured:
+def measured(name: str, told: dict[str, Any]) -> ReviewerMeasurement:
     """A reviewer as the manifest tells of it."""
     good, bad = ({str(i): raw for i, raw in enumerate(told[kind])} for kind in ("good", "bad"))
     scale = Logistic(**told["calibration"])
-    return Measured(name, told["auc"], good, bad, told["unanswered"], scale, told["thresholds"])
+    return ReviewerMeasurement(name, told["auc"], good, bad, told["unanswered"], scale, told["thresholds"])
 
 
 # --- ablations ------------------------------------------------------------------------------------------------------

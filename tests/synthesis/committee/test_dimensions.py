@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 from scripted_run import content, make_recipe, open_ledger, said
 
-from gra.config.committee import Committee
+from gra.config.committee import CommitteeConfig
 from gra.config.loader import load_recipe
-from gra.config.review import Review as ReviewRecipe
+from gra.config.review import ReviewConfig
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import RecipeError
 from gra.core.types import DIMENSIONS, Review, Ruling
 from gra.engines.broker import Broker, EnginePool
-from gra.engines.mock import ScriptedEngine
+from gra.engines.mock import MockEngine
 from gra.engines.types import Call, Choice, Completion, Json, ModelId
 from gra.synthesis.committee.adjudicator import adjudicate
-from gra.synthesis.committee.calls import Notebook
+from gra.synthesis.committee.calls import CallRecorder
 from gra.synthesis.committee.members import make_members
 from gra.synthesis.committee.reviewer import score_response
 
@@ -41,12 +41,12 @@ def judged(folder: Path, member: str, ask: str) -> tuple[Review, Ruling, list[Ca
         return said(json.dumps({name: "It is rather short." if name == "comment" else 7 for name in names}))
 
     async def run() -> tuple[Review, Ruling]:
-        recipe = Committee.model_validate({"models": MEMBERS, "reviewers": 1})
+        recipe = CommitteeConfig.model_validate({"models": MEMBERS, "reviewers": 1})
         models = {name: ModelId(m.model, "sha256:m", "t") for name, m in recipe.models.items()}
-        judge = make_members(recipe, ReviewRecipe(ask=ask), models)[member]
+        judge = make_members(recipe, ReviewConfig(ask=ask), models)[member]
         ledger = open_ledger(folder / "ledger.sqlite")
         try:
-            notebook = Notebook(Broker(ledger, EnginePool({"m": ScriptedEngine("m", script)}, 1.0)), "c1")
+            notebook = CallRecorder(Broker(ledger, EnginePool({"m": MockEngine("m", script)}, 1.0)), "c1")
             shown = ("Add 2 and 3.", "5")
             review = await score_response(notebook, judge, *shown, comment=False, calibrate=float)
             ruling = await adjudicate(notebook, judge, *shown, [review], accept_score=5.0, calibrate=float)

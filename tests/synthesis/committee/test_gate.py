@@ -11,20 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scripted_run import answer_by_content, make_recipe, make_seeds, said
 
-from gra.config.review import Review
+from gra.config.review import ReviewConfig
 from gra.core.types import DIMENSIONS, Candidate, State
 from gra.engines.broker import Broker, EnginePool
-from gra.engines.mock import ScriptedEngine
+from gra.engines.mock import MockEngine
 from gra.engines.types import Call, Choice, Completion, Json, ModelId
 from gra.ledger.ledger import Ledger
-from gra.synthesis.candidate import Setting, live
+from gra.synthesis.candidate import CandidateSettings, generate_candidate
 from gra.synthesis.committee.gate import Gate, decide
 from gra.synthesis.committee.members import make_members
-from gra.synthesis.committee.roles import draw_roles
+from gra.synthesis.committee.roles import random_roles
 from gra.synthesis.rounds import grow
 
-PAPER = Review()
-SAMPLE = Review(std="sample")
+PAPER = ReviewConfig()
+SAMPLE = ReviewConfig(std="sample")
 
 
 def test_the_papers_worked_case_goes_to_the_adjudicator() -> None:
@@ -83,7 +83,7 @@ def judged(ledger: Ledger, scores: dict[str, float], adjudicator: float, **revie
     assert made.committee is not None
     ids = {name: ModelId(m.model, m.model, "t") for name, m in made.committee.models.items()}
     members = make_members(made.committee, made.review, ids)
-    seats = [reviewer.name for reviewer in draw_roles(members, 3, made.seed, 1, 0).reviewers]
+    seats = [reviewer.name for reviewer in random_roles(members, 3, made.seed, 1, 0).reviewers]
     said_by = dict(zip(seats, scores.values(), strict=True))
 
     def script(call: Call) -> Completion:
@@ -93,9 +93,9 @@ def judged(ledger: Ledger, scores: dict[str, float], adjudicator: float, **revie
             return expecting(adjudicator if call.role == "adjudicator" else said_by[call.member])
         return answer_by_content(call)
 
-    engines = {m.model.name: ScriptedEngine(m.model.name, script) for m in members.values()}
+    engines = {m.model.name: MockEngine(m.model.name, script) for m in members.values()}
     broker = Broker(ledger, EnginePool(engines, 100.0), backoff_s=0.0)
-    return asyncio.run(live(Setting(made, members), broker, grow({}, make_seeds()), 1, 0))
+    return asyncio.run(generate_candidate(CandidateSettings(made, members), broker, grow({}, make_seeds()), 1, 0))
 
 
 def test_the_papers_worked_case_from_reviews_to_verdict(ledger: Ledger) -> None:
@@ -149,12 +149,12 @@ def test_when_reviewers_are_wrong_the_adjudicator_decides(
         return said(json.dumps(fields | dict.fromkeys(DIMENSIONS, grade)))
 
     members, _ = scripted_committee(script=script)
-    engines = {m.model.name: ScriptedEngine(m.model.name, script) for m in members.values()}
+    engines = {m.model.name: MockEngine(m.model.name, script) for m in members.values()}
     broker = Broker(ledger, EnginePool(engines, 100.0), backoff_s=0.0)
-    setting = Setting(make_recipe(review={"comments": "never"}), members)
+    setting = CandidateSettings(make_recipe(review={"comments": "never"}), members)
     pool = grow({}, make_seeds())
-    dissenter = draw_roles(members, 3, 0, 1, 0).reviewers[1].name
-    candidate = asyncio.run(live(setting, broker, pool, 1, 0))
+    dissenter = random_roles(members, 3, 0, 1, 0).reviewers[1].name
+    candidate = asyncio.run(generate_candidate(setting, broker, pool, 1, 0))
     assert (candidate.mean, candidate.disputed, candidate.state) == (pytest.approx(25 / 3), True, state)
     assert candidate.ruling is not None
     assert (candidate.ruling.adjudicator, candidate.ruling.score) == (candidate.adjudicator, adjudicator_says)

@@ -15,7 +15,14 @@ from gra.config.synthesis import SynthesisRecipe, committee_of
 from gra.core.errors import RecipeError
 from gra.engines.types import ModelId, SamplingSettings
 from gra.synthesis.committee.members import Member, make_members
-from gra.synthesis.committee.roles import Roles, adjudicates, balanced_roles, cast, check_cast, draw_roles
+from gra.synthesis.committee.roles import (
+    RoleAssignment,
+    adjudicates,
+    assign_roles,
+    balanced_roles,
+    check_assignment,
+    random_roles,
+)
 
 ALL = ("generator", "reviewer", "adjudicator")
 SAMPLING = SamplingSettings(0.7, 0.95, 1.0, 256)
@@ -28,7 +35,9 @@ def people(families: list[str], roles: tuple[str, ...] = ALL) -> dict[str, Membe
     }
 
 
-def lap(members: dict[str, Member], reviewers: int, seed: int, number: int = 0, judged: bool = True) -> list[Roles]:
+def lap(
+    members: dict[str, Member], reviewers: int, seed: int, number: int = 0, judged: bool = True
+) -> list[RoleAssignment]:
     """One lap: as many casts as there are pairs of a generator and somebody else who may review."""
     size = sum(
         sum("reviewer" in other.roles and other is not member for other in members.values())
@@ -105,7 +114,7 @@ def seated(made: SynthesisRecipe) -> dict[str, Member]:
     return make_members(committee, made.review, ids)
 
 
-def names(roles: Roles) -> tuple[str, str, str]:
+def names(roles: RoleAssignment) -> tuple[str, str, str]:
     judge = roles.adjudicator.name if roles.adjudicator else ""
     return roles.generator.name, "".join(r.name for r in roles.reviewers), judge
 
@@ -122,8 +131,10 @@ def names(roles: Roles) -> tuple[str, str, str]:
 )
 def test_fixed_and_single_casts_never_change(committee, expected) -> None:
     made = recipe(committee=committee)
-    check_cast(made, seated(made))
-    assert {names(cast(made, seated(made), round_, index)) for round_ in (0, 1, 2) for index in range(5)} == {expected}
+    check_assignment(made, seated(made))
+    assert {names(assign_roles(made, seated(made), round_, index)) for round_ in (0, 1, 2) for index in range(5)} == {
+        expected
+    }
 
 
 @pytest.mark.parametrize("assignment", ["random", "balanced"])
@@ -134,11 +145,11 @@ def test_an_ablation_asks_the_reviewers_that_the_full_method_asked(assignment: s
         for reviewers, disputed in ((3, "adjudicate"), (1, "adjudicate"), (0, "adjudicate"), (3, "accept"))
     )
     for index in range(60):
-        generator, reviewers, judge = names(cast(full, seated(full), 1, index))
+        generator, reviewers, judge = names(assign_roles(full, seated(full), 1, index))
         assert judge
-        assert names(cast(mean_only, seated(mean_only), 1, index)) == (generator, reviewers, "")
-        assert names(cast(one, seated(one), 1, index)) == (generator, reviewers[0], "")
-        assert names(cast(none, seated(none), 1, index)) == (generator, "", "")
+        assert names(assign_roles(mean_only, seated(mean_only), 1, index)) == (generator, reviewers, "")
+        assert names(assign_roles(one, seated(one), 1, index)) == (generator, reviewers[0], "")
+        assert names(assign_roles(none, seated(none), 1, index)) == (generator, "", "")
 
 
 @pytest.mark.parametrize(
@@ -158,7 +169,7 @@ def test_a_seated_program_is_a_review_that_can_be_disputed(
 ) -> None:
     made = recipe(committee={"reviewers": reviewers}, review={"programs": programs})
     assert adjudicates(made) is judged
-    assert (cast(made, seated(made), 1, 0).adjudicator is not None) is judged
+    assert (assign_roles(made, seated(made), 1, 0).adjudicator is not None) is judged
     lenient = recipe(committee={"reviewers": reviewers}, review={"programs": programs, "disputed": "accept"})
     assert not adjudicates(lenient)
 
@@ -172,20 +183,20 @@ def test_a_single_member_has_nobody_to_adjudicate() -> None:
 def test_without_disputes_to_settle_a_committee_may_be_one_smaller() -> None:
     four = recipe(4)
     with pytest.raises(RecipeError, match="3 reviewers are asked for"):
-        check_cast(four, seated(four))
+        check_assignment(four, seated(four))
     lenient = recipe(4, review={"disputed": "reject"})
-    check_cast(lenient, seated(lenient))
-    assert len(draw_roles(seated(lenient), 3, 0, 1, 0, judged=False).reviewers) == 3
+    check_assignment(lenient, seated(lenient))
+    assert len(random_roles(seated(lenient), 3, 0, 1, 0, judged=False).reviewers) == 3
 
 
 def test_what_cannot_be_even_is_refused() -> None:
     models = {name: {"model": name} for name in "abcd"} | {"e": {"model": "e", "roles": ["generator", "reviewer"]}}
     made = make_recipe(committee={"models": models, "assignment": "balanced", "reviewers": 2})
     with pytest.raises(RecipeError, match="cannot be even when only some of `a`'s reviewers may adjudicate"):
-        check_cast(made, seated(made))
+        check_assignment(made, seated(made))
     small = recipe(4, committee={"assignment": "balanced"})
     with pytest.raises(RecipeError, match="when `a` generates only 3 are left"):
-        check_cast(small, seated(small))
+        check_assignment(small, seated(small))
 
 
 @pytest.mark.parametrize(
@@ -205,10 +216,10 @@ def test_a_lead_must_have_the_roles_it_plays() -> None:
     models = {"a": {"model": "a", "roles": ["reviewer"]}, "b": {"model": "b", "roles": ["generator"]}}
     fixed = make_recipe(committee={"models": models, "assignment": "fixed", "lead": "a", "reviewers": 1})
     with pytest.raises(RecipeError, match="`lead: a` cannot generate"):
-        check_cast(fixed, seated(fixed))
+        check_assignment(fixed, seated(fixed))
     single = make_recipe(committee={"models": models, "assignment": "single", "reviewers": 1})
     with pytest.raises(RecipeError, match="`b` is `single` and must be able to be reviewer"):
-        check_cast(single, seated(single))
+        check_assignment(single, seated(single))
 
 
 def test_families_come_from_the_catalog_or_from_the_recipe() -> None:

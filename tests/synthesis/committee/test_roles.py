@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gra.config.committee import Committee
-from gra.config.review import Review
+from gra.config.committee import CommitteeConfig
+from gra.config.review import ReviewConfig
 from gra.core.errors import RecipeError
-from gra.core.rng import draw
+from gra.core.rng import rng
 from gra.engines.types import ModelId, SamplingSettings, Text
 from gra.synthesis.committee.members import Member, make_members, shared_weights
-from gra.synthesis.committee.roles import check_roles, draw_roles
+from gra.synthesis.committee.roles import check_roles, random_roles
 
 ALL = ("generator", "reviewer", "adjudicator")
 SAMPLING = SamplingSettings(0.7, 0.95, 1.1, 256)
@@ -35,23 +35,23 @@ FIVE = committee(dict.fromkeys("abcde", ALL))
 
 @given(seed=st.integers(), round_=st.integers(1, 9), index=st.integers(0, 10**6), reviewers=st.integers(0, 3))
 def test_roles_are_disjoint_and_the_same_whenever_they_are_drawn(seed, round_, index, reviewers) -> None:
-    roles = draw_roles(FIVE, reviewers, seed, round_, index)
+    roles = random_roles(FIVE, reviewers, seed, round_, index)
     names = [roles.generator.name, roles.adjudicator.name, *(r.name for r in roles.reviewers)]
     assert len(set(names)) == len(names) == reviewers + 2
-    assert draw_roles(FIVE, reviewers, seed, round_, index) == roles
+    assert random_roles(FIVE, reviewers, seed, round_, index) == roles
 
 
 def test_a_pinned_draw_stays_what_it_was() -> None:
     """Random numbers of a purpose must not move between Python or GRA releases: old ledgers would be asked anew."""
-    roles = draw_roles(FIVE, 3, 0, 1, 0)
+    roles = random_roles(FIVE, 3, 0, 1, 0)
     assert (roles.generator.name, "".join(r.name for r in roles.reviewers), roles.adjudicator.name) == ("a", "cbd", "e")
-    assert draw(0, 1, 0, "parents").random() == 0.22847954771092893
+    assert rng(0, 1, 0, "parents").random() == 0.22847954771092893
 
 
 def test_every_member_plays_every_role_about_equally_often() -> None:
     played: dict[str, Counter[str]] = {role: Counter() for role in ALL}
     for index in range(3000):
-        roles = draw_roles(FIVE, 3, 0, 1, index)
+        roles = random_roles(FIVE, 3, 0, 1, index)
         played["generator"][roles.generator.name] += 1
         played["adjudicator"][roles.adjudicator.name] += 1
         played["reviewer"].update(r.name for r in roles.reviewers)
@@ -64,19 +64,19 @@ def test_the_same_weights_review_last() -> None:
     twins = committee(dict.fromkeys("abcde", ALL), {"b": "a"})
     seen = 0
     for index in range(300):
-        roles = draw_roles(twins, 3, 0, 1, index)
+        roles = random_roles(twins, 3, 0, 1, index)
         kin = [r.model.identity == roles.generator.model.identity for r in roles.reviewers]
         assert kin == sorted(kin)
         seen += any(kin)
     assert seen  # otherwise there was nothing to sort
     for index in range(100):  # with a choice, the twin does not review at all
-        roles = draw_roles(twins, 2, 0, 1, index)
+        roles = random_roles(twins, 2, 0, 1, index)
         assert all(r.model.identity != roles.generator.model.identity for r in roles.reviewers)
 
 
 def test_one_who_can_only_adjudicate_does_so() -> None:
     members = committee({**dict.fromkeys("abcd", ALL), "judge": ("adjudicator",)})
-    assert {draw_roles(members, 3, 0, 1, i).adjudicator.name for i in range(200)} == {"judge"}
+    assert {random_roles(members, 3, 0, 1, i).adjudicator.name for i in range(200)} == {"judge"}
 
 
 @pytest.mark.parametrize(
@@ -109,16 +109,16 @@ def test_what_is_not_refused_can_always_be_drawn(roles, reviewers: int) -> None:
     except RecipeError:
         return
     for index in range(20):
-        drawn = draw_roles(members, reviewers, 1, 1, index)
+        drawn = random_roles(members, reviewers, 1, 1, index)
         assert len(drawn.reviewers) == reviewers
 
 
 def test_a_recipe_makes_its_members() -> None:
-    recipe = Committee.model_validate(
+    recipe = CommitteeConfig.model_validate(
         {"models": {"a": "m1", "b": {"model": "m1", "system": "Be brief.", "ask": "yes_no"}, "c": "m2"}, "reviewers": 1}
     )
     models = {n: ModelId(m.model, f"id-{m.model}", "t") for n, m in recipe.models.items()}
-    members = make_members(recipe, Review(), models)
+    members = make_members(recipe, ReviewConfig(), models)
     assert (members["a"].ask, members["b"].ask) == ("integers", "yes_no")
     assert shared_weights(members) == {"m1": ["a", "b"]}
     call = members["b"].call("Hi", Text(), role="generator", candidate="c1")

@@ -28,9 +28,9 @@ from gra.experiment import load_experiment
 from gra.runs.explain import explain
 from gra.sandbox.job import Limits
 from gra.sandbox.permission import FLAG, CodeExecutionRefused, Permission
-from gra.synthesis.candidate import Setting, refine
+from gra.synthesis.candidate import CandidateSettings, refine_seed
 from gra.synthesis.committee.members import make_members
-from gra.synthesis.committee.verifiers import UnitTests, make_programs
+from gra.synthesis.committee.verifiers import UnitTestVerifier, make_verifiers
 
 fresh = itertools.count()
 PERMISSION = Permission("a test")
@@ -44,7 +44,7 @@ EVERY_TEST = "every test that came with the instruction"
 
 @pytest.fixture(autouse=True)
 def _little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(UnitTests, "limits", Limits(cpu_s=1, wall_s=20.0))
+    monkeypatch.setattr(UnitTestVerifier, "limits", Limits(cpu_s=1, wall_s=20.0))
 
 
 def recipe_with(section: dict[str, Any], **changes: Any) -> SynthesisRecipe:
@@ -57,13 +57,13 @@ def judged(folder: Path, response: str, tests: str = TESTS, section: dict[str, A
     assert recipe.committee is not None
     ids = {name: ModelId(m.model, f"sha256:{m.model}", "t") for name, m in recipe.committee.models.items()}
     members = make_members(recipe.committee, recipe.review, ids)
-    setting = Setting(recipe, members, programs=make_programs(recipe.review.programs, members, PERMISSION))
+    setting = CandidateSettings(recipe, members, programs=make_verifiers(recipe.review.programs, members, PERMISSION))
     seed = Seed("s1", "math", "Write double(n).", RIGHT, tests=tests)
     ledger = open_ledger(folder / f"{next(fresh)}.sqlite")
     try:
         script = committee("unused", response)
         pool = EnginePool({m.model.name: JitteryEngine(m.model.name, script) for m in members.values()}, 100.0)
-        return asyncio.run(refine(setting, Broker(ledger, pool, backoff_s=0.0), 0, seed))
+        return asyncio.run(refine_seed(setting, Broker(ledger, pool, backoff_s=0.0), 0, seed))
     finally:
         ledger.close()
 
@@ -108,7 +108,7 @@ def test_an_answer_without_a_program_cannot_pass(tmp_path: Path) -> None:
     ids=["busy", "asleep"],
 )
 def test_a_hanging_answer_is_ended_by_its_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None:
-    monkeypatch.setattr(UnitTests, "limits", Limits(cpu_s=1, wall_s=3.0))
+    monkeypatch.setattr(UnitTestVerifier, "limits", Limits(cpu_s=1, wall_s=3.0))
     (verdict,) = judged(tmp_path, f"```python\ndef double(n):\n    {body}\n```").programs
     assert isinstance(verdict, Verified)
     assert verdict.broken[0].startswith("timeout")
@@ -140,7 +140,7 @@ def test_a_hostile_answer_neither_passes_nor_touches_the_machine(tmp_path: Path,
 def test_no_permission_no_program(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
     monkeypatch.setattr("gra.synthesis.run.here", lambda name: True)
     with pytest.raises(CodeExecutionRefused, match=r"`kind: tests` of `review\.programs` runs code that a model wrote"):
-        make_programs(recipe_with(VETO).review.programs, {})
+        make_verifiers(recipe_with(VETO).review.programs, {})
     write_job(tmp_path, recipe_with(VETO))
     arguments = ["synthesize", str(tmp_path / "recipe.yaml"), "--dry-run", "--runs", str(tmp_path)]
     with pytest.raises(SystemExit) as refused:

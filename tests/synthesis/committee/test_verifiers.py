@@ -20,7 +20,7 @@ from verified_candidates import committee
 
 from gra.checks import answers
 from gra.config.loader import load_recipe
-from gra.config.review import Program as ProgramRecipe
+from gra.config.review import VerifierConfig
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import RecipeError
 from gra.core.types import Abstained, Candidate, State, Verified
@@ -28,14 +28,14 @@ from gra.data.export import export
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.types import Call, Completion, Fault, ModelId
 from gra.runs.explain import explain
-from gra.synthesis.candidate import Setting, live
+from gra.synthesis.candidate import CandidateSettings, generate_candidate
 from gra.synthesis.committee import verifiers as programs
-from gra.synthesis.committee.calls import Notebook
+from gra.synthesis.committee.calls import CallRecorder
 from gra.synthesis.committee.members import Member, make_members
-from gra.synthesis.committee.verifiers import Resources, Sample, Tally, make_programs, versions
+from gra.synthesis.committee.verifiers import VerifierCounts, VerifierInput, VerifierResources, make_verifiers, versions
 from gra.synthesis.funnel import PROGRAMS, steps
 from gra.synthesis.rounds import grow
-from gra.synthesis.summary import Tally as Facts
+from gra.synthesis.summary import CandidateCounts
 
 fresh = itertools.count()
 
@@ -57,11 +57,13 @@ def told(
     assert recipe.committee is not None
     ids = {name: ModelId(m.model, f"sha256:{m.model}", "t") for name, m in recipe.committee.models.items()}
     members = make_members(recipe.committee, recipe.review, ids)
-    setting = Setting(recipe, members, programs=make_programs(recipe.review.programs, members))
+    setting = CandidateSettings(recipe, members, programs=make_verifiers(recipe.review.programs, members))
     ledger = open_ledger(folder / f"{next(fresh)}.sqlite")
     try:
         pool = EnginePool({m.model.name: JitteryEngine(m.model.name, script) for m in members.values()}, 100.0)
-        return asyncio.run(live(setting, Broker(ledger, pool, backoff_s=0.0), grow({}, make_seeds()), 1, 0))
+        return asyncio.run(
+            generate_candidate(setting, Broker(ledger, pool, backoff_s=0.0), grow({}, make_seeds()), 1, 0)
+        )
     finally:
         ledger.close()
 
@@ -257,24 +259,24 @@ def test_without_math_verify_nothing_is_spent(tmp_path: Path, monkeypatch: pytes
 class Shortness:
     """A program as somebody else might plug it in."""
 
-    recipe: ProgramRecipe
-    resources: Resources
+    recipe: VerifierConfig
+    resources: VerifierResources
     kind: ClassVar[str] = "tests"
     version: ClassVar[str] = "7"
     fault: ClassVar[str] = "too long"
 
-    async def judge(self, sample: Sample, notebook: Notebook) -> Verified | Abstained:
+    async def judge(self, sample: VerifierInput, notebook: CallRecorder) -> Verified | Abstained:
         long = len(sample.response) > 5
         return Verified("tests", self.recipe.takes, (), ("length",) * long, 0.0 if long else 10.0)
 
 
 def test_a_program_can_be_plugged_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(programs, "_MAKERS", dict(programs._MAKERS))
-    programs.plug("tests", Shortness)
+    programs.register("tests", Shortness)
     section = {"kind": "tests", "takes": "veto"}
     assert told(tmp_path, committee("Say something.", "Hello there."), section).reason == "program tests: too long"
     assert told(tmp_path, committee("Say something.", "Hi."), section).state is State.ACCEPTED
-    assert versions([ProgramRecipe.model_validate(section)]) == {"tests": "7"}
+    assert versions([VerifierConfig.model_validate(section)]) == {"tests": "7"}
 
 
 RECIPE = """
@@ -319,10 +321,10 @@ def test_lineage_funnel_and_story_say_which_program_said_what(tmp_path: Path) ->
     vetoed = told(tmp_path, script, MATH_VETO)
     seated = replace(told(tmp_path, script, FORM_VETO, seat), id="r1-000001")
     candidates = [vetoed, seated]
-    tally, none = Tally(), Tally()
+    tally, none = VerifierCounts(), VerifierCounts()
     tally.add(vetoed), tally.add(seated), none.add(replace(vetoed, programs=()))
     assert (none.summary(), json.dumps([steps(candidate)[PROGRAMS] for candidate in candidates])) == ({}, "[0, 1]")
-    of_both, of_none = Facts(), Facts()
+    of_both, of_none = CandidateCounts(), CandidateCounts()
     of_both.add(vetoed), of_both.add(seated), of_none.add(replace(vetoed, programs=()))
     assert (of_both.facts()["funnel"][PROGRAMS], PROGRAMS in of_none.facts()["funnel"]) == (1, False)
     assert tally.summary() == {"math": {"takes": "seat", "failed": 2}, "format": {"takes": "veto", "passed": 1}}
@@ -346,7 +348,7 @@ def test_members_are_not_asked_for_programs_that_need_none(tmp_path: Path) -> No
     plain = told(tmp_path, committee("What is 6 times 7?", "6 * 7 = 42."))
     checked = told(tmp_path, committee("What is 6 times 7?", "6 * 7 = 42."), MATH_VETO, FORM_VETO)
     assert checked.calls == plain.calls
-    assert isinstance(make_programs([], {}), tuple)
+    assert isinstance(make_verifiers([], {}), tuple)
 
 
 def member(name: str, temperature: float = 0.7) -> Member:
@@ -361,9 +363,9 @@ def member(name: str, temperature: float = 0.7) -> Member:
 @needs_math_verify
 def test_a_greedy_member_answers_again_only_once() -> None:
     members = {name: member(name, 0.0) for name in "abc"}
-    recipe = ProgramRecipe.model_validate({**CONSISTENT, "draws": 6})
-    plan = programs.Consistency(recipe, Resources(members))._plan(Sample("math", "?", "!", "a"))
+    recipe = VerifierConfig.model_validate({**CONSISTENT, "draws": 6})
+    plan = programs.ConsistencyVerifier(recipe, VerifierResources(members))._plan(VerifierInput("math", "?", "!", "a"))
     assert [(who.name, place) for who, place in plan] == [("b", 1), ("c", 1)]
     warm = {name: member(name) for name in "abc"}
-    plan = programs.Consistency(recipe, Resources(warm))._plan(Sample("math", "?", "!", "a"))
+    plan = programs.ConsistencyVerifier(recipe, VerifierResources(warm))._plan(VerifierInput("math", "?", "!", "a"))
     assert [(who.name, place) for who, place in plan] == [(n, i) for i in (1, 2, 3) for n in "bc"]
