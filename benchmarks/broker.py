@@ -87,7 +87,7 @@ async def on(engine: Engine, calls: int, output: Text | Json) -> float:
             assert sum(1 for _ in ledger.answers()) == calls
             return rate
         finally:
-            await engine.park()
+            await engine.unload()
             ledger.close()
 
 

@@ -65,14 +65,14 @@ def filler(data: Path) -> list[str]:
     return [s for text in texts for s in re.split(r"(?<=[.?!])\s+|\n+", text) if len(s) > 20]
 
 
-def row(sentences: Sequence[str], draw: random.Random, planted: str | None) -> list[str]:
+def row(sentences: Sequence[str], draw: random.Random, control_items: str | None) -> list[str]:
     """An instruction and a long response; what is planted replaces the instruction."""
     instruction = " ".join(draw.choices(sentences, k=3))
     response, size = [], 0
     while size < BYTES - len(instruction):
         response.append(draw.choice(sentences))
         size += len(response[-1]) + 1
-    return [instruction if planted is None else planted, " ".join(response)]
+    return [instruction if control_items is None else control_items, " ".join(response)]
 
 
 def whole(item: SuiteItem, draw: random.Random) -> str:
@@ -141,18 +141,18 @@ def reworded(data: Path, items: Sequence[SuiteItem]) -> list[tuple[int, str]]:
     ]
 
 
-def recall(index: SuiteIndex, planted: Sequence[tuple[int, str]], embed: Any) -> dict[str, Any]:
+def recall(index: SuiteIndex, control_items: Sequence[tuple[int, str]], embed: Any) -> dict[str, Any]:
     """Of these texts, how many name their own item: as contaminated, at least as suspect, and by meaning alone."""
-    texts = [[text] for _, text in planted]
-    embeddings = embed([text for _, text in planted]) if embed else None
+    texts = [[text] for _, text in control_items]
+    embeddings = embed([text for _, text in control_items]) if embed else None
     sure = suspected = meant = 0
-    for (place, _), matches in zip(planted, index.check(texts, embeddings), strict=True):
+    for (place, _), matches in zip(control_items, index.check(texts, embeddings), strict=True):
         # BBH and MMLU repeat some questions: the same words under another id are the same item.
         own = [m for m in matches if m.item == place or index.items[m.item].text == index.items[place].text]
         sure += verdict_of(own) == "contaminated"
         suspected += bool(own)
         meant += bool(own) and all(m.method == "embedding" for m in own)
-    return {"planted": len(planted), "contaminated": sure, "found": suspected, "by_meaning_alone": meant}
+    return {"planted": len(control_items), "contaminated": sure, "found": suspected, "by_meaning_alone": meant}
 
 
 def by_cosine(
@@ -223,7 +223,7 @@ def real(index: SuiteIndex, texts: Sequence[Sequence[str]], embeddings: Any) -> 
 def main(
     data: Path,
     rows: int = 50_000,
-    planted: Annotated[int, typer.Option(help="items planted for each kind of change")] = 200,
+    control_items: Annotated[int, typer.Option(help="items planted for each kind of change")] = 200,
     embedder: Annotated[str | None, typer.Option(help="measure recall with embeddings too")] = None,
     output: Annotated[Path | None, typer.Option("--json", help="figures as JSON")] = None,
 ) -> None:
@@ -254,7 +254,7 @@ def main(
     planted_texts: dict[str, list[tuple[int, str]]] = {}
     for name, change in CHANGES.items():
         order = draw.sample(range(len(items)), len(items))
-        planted_texts[name] = [(p, text) for p in order if (text := change(items[p], draw)) is not None][:planted]
+        planted_texts[name] = [(p, text) for p in order if (text := change(items[p], draw)) is not None][:control_items]
     by_people = planted_texts["reworded by people (MBPP)"] = reworded(data, items)
     figures |= {"recall": {}, "real": {}}
     for name, texts in planted_texts.items():

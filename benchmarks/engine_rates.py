@@ -56,7 +56,7 @@ async def measure(name: str, batch: int, logs: Path) -> list[dict[str, Any]]:
                  "read_per_s": read / seconds, "written_per_s": written / seconds}
             )  # fmt: skip
     finally:
-        await engine.park()
+        await engine.unload()
     return rows
 
 

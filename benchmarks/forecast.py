@@ -42,7 +42,7 @@ def main() -> None:
     actual = {name: sum(costs[:, :, COLUMNS.index(name)].sum() for costs in made.units.values()) for name in _SHOWN}
     work = Work(
         seeds=sum(not seed.enriched or not seed.domain for seed in seeds),
-        pairs=min(recipe.review.probes, len(seeds)),
+        pairs=min(recipe.review.control_items, len(seeds)),
         rounds=recipe.rounds.count,
         accept=recipe.rounds.accept,
         most=recipe.rounds.max_candidates,

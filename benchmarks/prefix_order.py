@@ -51,7 +51,7 @@ async def measure(model: str, candidates: int, kv_gb: float, ordered: bool) -> d
         settings = VllmSettings(resolve(model).path, 1024, kv_gb, threads, CONCURRENCY)
         engine = VllmEngine(model, settings, memory_gb=1.0, log_file=Path(logs) / "engine.log")
         pool, as_they_come = EnginePool({model: engine}, 1.0), asyncio.Semaphore(CONCURRENCY)
-        await pool.residency.warm()
+        await pool.swapper.warm()
 
         async def ask(call: Call) -> Completion:
             async with pool.turn(call) if ordered else as_they_come:
@@ -64,7 +64,7 @@ async def measure(model: str, candidates: int, kv_gb: float, ordered: bool) -> d
             replies = await asyncio.gather(*map(ask, calls(model, candidates)))
             seconds = time.monotonic() - begun
         finally:
-            await pool.residency.close()
+            await pool.swapper.close()
     read, cached = sum(r.prompt_tokens for r in replies), sum(r.cached_tokens for r in replies)
     return {"order": "by prefix" if ordered else "as they come", "calls": len(replies), "prompt_tokens": read,
             "cached_share": cached / read, "seconds": seconds}  # fmt: skip

@@ -40,7 +40,7 @@ class Pair:
     worse: str
 
 
-def planted(seeds: Sequence[Seed], count: int) -> list[Pair]:
+def control_items(seeds: Sequence[Seed], count: int) -> list[Pair]:
     """Up to three pairs for each of `count` seeds; a response that cannot be cut or contradicted makes no such pair."""
     pairs = []
     for seed, other in make_control_items(seeds, count, seed=0):

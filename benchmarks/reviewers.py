@@ -34,7 +34,7 @@ from typing import Annotated, Any, get_args
 import numpy as np
 import psutil
 import typer
-from review_pairs import LLMBAR, PANDALM, PLANTED, Pair, judged, planted
+from review_pairs import LLMBAR, PANDALM, PLANTED, Pair, control_items, judged
 
 from gra.config.committee import Ask, MemberConfig
 from gra.config.review import ReviewConfig
@@ -71,51 +71,51 @@ TRIAL_WAYS = ("overall_yes_no", "overall_digit", "few_shot", "backward", *BASES)
 Scores = dict[str, dict[str, float]]  # what a review says, by the name of the answer
 
 
-async def review(notebook: CallRecorder, member: Member, way: str, instruction: str, response: str) -> dict[str, float]:
+async def review(recorder: CallRecorder, member: Member, way: str, instruction: str, response: str) -> dict[str, float]:
     """One review: what was read off for each question."""
     shown = {"instruction": instruction, "response": response}
     if way in RECIPE_WAYS:
-        return (await score_response(notebook, member, **shown, comment=False, calibrate=uncalibrated)).values
+        return (await score_response(recorder, member, **shown, comment=False, calibrate=uncalibrated)).values
     if way == "overall_yes_no":
-        return await yes_probabilities(notebook, member, "score_yes_no", OVERALL, role="reviewer", **shown)
+        return await yes_probabilities(recorder, member, "score_yes_no", OVERALL, role="reviewer", **shown)
     if way == "overall_digit":
-        return await expected_digits(notebook, member, "score_digit", OVERALL, role="reviewer", **shown)
+        return await expected_digits(recorder, member, "score_digit", OVERALL, role="reviewer", **shown)
     if way == "few_shot":
-        return await few_shot(notebook, member, shown)
+        return await few_shot(recorder, member, shown)
     if way in BASES:
-        return await contrast(notebook, member, shown, shown | BASES[way])
-    return await backward(notebook, member, **shown)
+        return await contrast(recorder, member, shown, shown | BASES[way])
+    return await backward(recorder, member, **shown)
 
 
-async def few_shot(notebook: CallRecorder, member: Member, shown: Mapping[str, str]) -> dict[str, float]:
+async def few_shot(recorder: CallRecorder, member: Member, shown: Mapping[str, str]) -> dict[str, float]:
     """One question in place of six, after an answer that is good and one that belongs elsewhere."""
 
     def put(instruction: str, response: str) -> str:
         return render("score_yes_no", question=OVERALL["overall"], instruction=instruction, response=response)
 
     told = [(("user", put(*example[:2])), ("assistant", example[2])) for example in EXAMPLES]
-    call = member.call(put(**shown), YES_NO, role="reviewer", candidate=notebook.candidate)
+    call = member.call(put(**shown), YES_NO, role="reviewer", candidate=recorder.candidate)
     messages = (*(turn for pair in told for turn in pair), *call.messages)
-    said = (await notebook.ask(replace(call, messages=messages))).value
+    said = (await recorder.ask(replace(call, messages=messages))).value
     return {"overall": 10 * said["yes"] / (said["yes"] + said["no"])}
 
 
-async def backward(notebook: CallRecorder, member: Member, instruction: str, response: str) -> dict[str, float]:
+async def backward(recorder: CallRecorder, member: Member, instruction: str, response: str) -> dict[str, float]:
     """Nats by which the answer makes the exercise likelier."""
     prompts = (f"{response}\n\n(Write the exercise to which this is the answer.)", "Write an exercise.")
     output = Likelihood(instruction)
-    calls = [member.call(prompt, output, role="reviewer", candidate=notebook.candidate) for prompt in prompts]
-    given, alone = await together(*(notebook.ask(call) for call in calls))
+    calls = [member.call(prompt, output, role="reviewer", candidate=recorder.candidate) for prompt in prompts]
+    given, alone = await together(*(recorder.ask(call) for call in calls))
     return {"relevance": float(given.value["logprob"] - alone.value["logprob"])}
 
 
 async def contrast(
-    notebook: CallRecorder, member: Member, shown: Mapping[str, str], base: Mapping[str, str]
+    recorder: CallRecorder, member: Member, shown: Mapping[str, str], base: Mapping[str, str]
 ) -> dict[str, float]:
     """By how much what is shown raises the log-odds of "yes" over those for the base."""
 
     async def odds(values: Mapping[str, str]) -> float:
-        said = await yes_probabilities(notebook, member, "score_yes_no", CORRECTNESS, role="reviewer", **values)
+        said = await yes_probabilities(recorder, member, "score_yes_no", CORRECTNESS, role="reviewer", **values)
         return log_odds(said["correctness"])
 
     given, alone = await together(odds(shown), odds(base))
@@ -154,16 +154,16 @@ async def measure(reviewer: str, pairs: Sequence[Pair], folder: Path, replay: bo
         }
     )
     view = View()
-    workshop = find_models([recipe], view)
+    registry = find_models([recipe], view)
     asked: dict[str, Any] = {"model": model, "sampling": {"max_tokens": 200}}
     asked |= {"ask": way} if way in get_args(Ask) else {"ask": "yes_no"}
     asked |= {"dimensions": ["correctness"]} if way == "correctness" else {}
-    member = make_member(reviewer, MemberConfig.model_validate(asked), ReviewConfig(), workshop.model_id(model))
+    member = make_member(reviewer, MemberConfig.model_validate(asked), ReviewConfig(), registry.model_id(model))
     answers = answers_of(pairs)
     ledger = Ledger(folder / f"{model.replace('/', '--')}.sqlite", run="reviewers")
     notebooks: dict[str, CallRecorder] = {}
     silent = EnginePool({member.model.name: MockEngine(member.model.name, lambda _: NOT_ASKED)}, 1.0)
-    async with running(silent if replay else workshop.pool(folder), view) as pool:
+    async with running(silent if replay else registry.pool(folder), view) as pool:
         broker = Broker(ledger, pool, call_timeout_s=3600.0)
 
         async def one(name: str, instruction: str, response: str) -> dict[str, float] | None:
@@ -195,13 +195,13 @@ def processor_seconds() -> float:
 
 def cost(notebooks: Sequence[CallRecorder], asked: int, measured: Mapping[str, float]) -> dict[str, float]:
     """Tokens and seconds of one review; what was measured was of the calls asked now, not of those replayed."""
-    usage = sum((each for notebook in notebooks for each in notebook.usage.values()), Usage())
+    usage = sum((each for recorder in notebooks for each in recorder.usage.values()), Usage())
     found: dict[str, float] = {
         "calls": usage.calls,
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
     }
-    done = [notebook for notebook in notebooks if notebook.usage]
+    done = [recorder for recorder in notebooks if recorder.usage]
     found |= {key: value * usage.calls / asked for key, value in measured.items() if asked}
     return {key: value / max(1, len(done)) for key, value in found.items()}
 
@@ -231,7 +231,7 @@ def figures(scores: Mapping[str, float], pairs: Sequence[Pair]) -> dict[str, dic
 
 
 def together_as(members: Iterable[Mapping[str, float]], pairs: Sequence[Pair]) -> dict[str, float]:
-    """The mean of members' scores, each calibrated on the mismatched pairs as `review.probes` does."""
+    """The mean of members' scores, each calibrated on the mismatched pairs as `review.control_items` does."""
     planted_pairs = [names(p) for p in pairs if p.kind == "mismatched"]
     scaled: list[dict[str, float]] = []
     for scores in members:
@@ -284,7 +284,7 @@ def show(rows: Mapping[str, Mapping[str, Any]], pairs: Sequence[Pair], committee
 
 def all_pairs(count: int, data_dir: Path | None, llmbar: int, pandalm: int) -> list[Pair]:
     """What reviewers are asked about."""
-    found = planted(load_seeds(Path("recipes/seeds/quickstart.jsonl"), DOMAINS).rows, count)
+    found = control_items(load_seeds(Path("recipes/seeds/quickstart.jsonl"), DOMAINS).rows, count)
     return found + (judged(data_dir, llmbar, pandalm) if data_dir else [])
 
 

@@ -107,7 +107,7 @@ class Simulated:
             self._timers.pop(call).cancel()
         await asyncio.sleep(self._costs.sleep_s)
 
-    async def park(self) -> None:
+    async def unload(self) -> None:
         """End."""
         await asyncio.sleep(self._costs.end_s)
         self._asleep = False
@@ -140,7 +140,7 @@ def after_its_calls(policy: Policy) -> Policy:
 
     def drained(models: Sequence[ModelLoad], limit_gb: float, now: float) -> Swap:
         move = policy(models, limit_gb, now)
-        running = move.kind == "park" and next(m for m in models if m.name == move.name).running
+        running = move.kind == "unload" and next(m for m in models if m.name == move.name).running
         return Swap("close", move.name) if running else move
 
     return drained
@@ -171,12 +171,12 @@ class RoundRobin:
             return Swap("start", wanted.name)
         here = [m for m in models if m.place in ("resident", "leaving")]
         if gone := [m for m in here if m.place == "leaving"]:
-            return Swap("park", gone[0].name) if not gone[0].running else Swap("wait")
+            return Swap("unload", gone[0].name) if not gone[0].running else Swap("wait")
         if self._drained and (done := [m for m in here if not m.running and not m.waiting]):
-            return Swap("park", min(done, key=lambda m: self._since[m.name]).name)
+            return Swap("unload", min(done, key=lambda m: self._since[m.name]).name)
         first = min(here, key=lambda m: self._since[m.name])
         until = self._since[first.name] + self._slice
-        return Swap("park" if self._keeps else "close", first.name) if until <= now else Swap("wait", until=until)
+        return Swap("unload" if self._keeps else "close", first.name) if until <= now else Swap("wait", until=until)
 
 
 class Reload:
@@ -199,7 +199,7 @@ class Reload:
         if sum(m.held_gb for m in models if m is not wanted) + wanted.memory_gb <= limit_gb:
             return Swap("start", name)
         idle = [m for m in models if m.place == "resident" and not m.running and not m.waiting]
-        return Swap("park", idle[0].name) if idle else Swap("wait")
+        return Swap("unload", idle[0].name) if idle else Swap("wait")
 
 
 class Stories:
@@ -242,8 +242,8 @@ def simulate(
         engines = {name: Simulated(name, costs, sleeps) for name in MODELS}
         limit = fit * costs.memory_gb + (len(MODELS) - fit) * costs.asleep_gb * sleeps + 0.1
         pool = EnginePool(engines, limit)
-        pool.residency = Swapper(engines, limit, policy)
-        await pool.residency.warm()
+        pool.swapper = Swapper(engines, limit, policy)
+        await pool.swapper.warm()
         told, room = Stories(pool, fixed), asyncio.Semaphore(in_flight)
 
         async def one(number: int) -> None:
@@ -254,7 +254,7 @@ def simulate(
         seconds = asyncio.get_running_loop().time()
         busy = sum(engine.calls_s for engine in engines.values())
         return {
-            "makespan_s": seconds, "switches": pool.residency.switches,
+            "makespan_s": seconds, "switches": pool.swapper.switches,
             "starts": sum(engine.stats.starts for engine in engines.values()),
             "batch": busy / seconds / min(fit, len(MODELS)),
         }  # fmt: skip

@@ -112,7 +112,7 @@ def trl_config(loaded: Loaded[TrainRecipe], rows: Path, folder: Path) -> dict[st
         "output_dir": str(folder),
         "dataset_name": str(rows.parent),
         "completion_only_loss": True,
-        "model_name_or_path": str(resolve(model_name(recipe.model), accept_licences=recipe.accept_licences).path),
+        "model_name_or_path": str(resolve(model_name(recipe.model), accept_licenses=recipe.accept_licenses).path),
         "dtype": recipe.model.dtype,
         "attn_implementation": recipe.model.attn_implementation,
     }

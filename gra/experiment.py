@@ -107,8 +107,8 @@ def load_experiment(path: Path, overrides: Sequence[str], runs: Path) -> Experim
     for arm in arms.values():
         if arm.recipe.contamination is not None:
             load_recipe(find_file(arm.recipe.contamination.suite, arm.path), SuiteConfig)
-        if any(program.kind == "tests" for program in arm.recipe.review.programs):
-            require(permission_of(recipe, path), f"`kind: tests` of `review.programs` in {arm.path}")
+        if any(program.kind == "tests" for program in arm.recipe.review.verifiers):
+            require(permission_of(recipe, path), f"`kind: tests` of `review.verifiers` in {arm.path}")
     return ExperimentPlan(loaded, list(overrides), RunFolder(runs / recipe.name), arms, student, suite)
 
 
@@ -139,7 +139,7 @@ def _trained(plan: ExperimentPlan) -> list[str]:
 
 
 def _licences(plan: ExperimentPlan) -> list[str]:
-    return [*plan.recipe.accept_licences, *plan.student.recipe.accept_licences]
+    return [*plan.recipe.accept_licenses, *plan.student.recipe.accept_licenses]
 
 
 def planned_rows(plan: ExperimentPlan) -> dict[str, int]:
@@ -239,7 +239,7 @@ def check_ahead(plan: ExperimentPlan, view: View) -> None:
     with view.stage("check", f"{plan.student.path}, {plan.suite.path}"):
         check_arguments(plan.student)
         for name in _trained(plan):
-            resolve(name, accept_licences=_licences(plan), progress=view.note)
+            resolve(name, accept_licenses=_licences(plan), progress=view.note)
         read_exam(plan.suite.recipe)
 
 
@@ -301,7 +301,7 @@ def _train(plan: ExperimentPlan, view: View, key: str, arm: str, seed: int) -> N
         f"tracking.group={plan.recipe.tracking.group or plan.recipe.name}",
         f"tracking.wandb={plan.recipe.tracking.wandb}",
     ]
-    if plan.recipe.accept_licences:
+    if plan.recipe.accept_licenses:
         overrides.append(f"accept_licences={json.dumps(_licences(plan))}")
     arguments = ["gra.cli.train", "--config", str(plan.student.path), "--output", str(output), *overrides]
     with view.stage("train", key):
@@ -332,7 +332,7 @@ def _evaluate(plan: ExperimentPlan, view: View) -> dict[str, Path]:
     from gra.training.plan import model_name
 
     student = plan.student.recipe
-    base = resolve(model_name(student.model), accept_licences=_licences(plan))
+    base = resolve(model_name(student.model), accept_licenses=_licences(plan))
     permission = permission_of(plan.recipe, plan.loaded.path)
     runs: dict[str, Path] = {}
     subjects = [(UNTUNED, None), *((key, plan.folder / "models" / key) for key, _, _ in plan.students())]

@@ -153,7 +153,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         view.note(f"! {task} is left out: {reason}")
     permission = Permission(FLAG) if options.allow_code_execution else None
     needs_permission(questions, permission)
-    base = resolve(options.model, accept_licences=options.accept_licence, progress=view.note)
+    base = resolve(options.model, accept_licenses=options.accept_licence, progress=view.note)
     name = _name(options)
     model = ModelUnderTest(name, base.path, options.adapter, options.chat_template, base.identity, base.remote_code)
     model.check()

@@ -83,7 +83,7 @@ def synthesize(
             view.note(seeds.note())
         if absent := absent_models(loaded.recipe):
             view.note(f"not on this machine yet, the run fetches them first: {', '.join(absent)}")
-        for note in job.screen.notes() if job.screen else ():
+        for note in job.decontaminator.notes() if job.decontaminator else ():
             view.note(note)
         view.note(f"{recipe}: valid, {len(seeds.rows)} seeds; nothing was spent")
         return
@@ -301,7 +301,7 @@ def models(
     from gra.models.catalog import cached, entries, resolve
 
     if name is not None and fetch:
-        model = resolve(name, accept_licences=accept_licence or [], progress=lambda text: print(text, file=sys.stderr))
+        model = resolve(name, accept_licenses=accept_licence or [], progress=lambda text: print(text, file=sys.stderr))
         print(json.dumps({key: str(value) for key, value in asdict(model).items()}, indent=2))
         return
     chosen = [entry for entry in entries() if name is None or entry.name == name]

@@ -16,6 +16,8 @@ UNTUNED = "untuned"  # the student before its training, beside the arms
 class ExperimentRecipe(Section):
     """Arms, a student, a suite and seeds tied together: the whole job."""
 
+    renamed = {"accept_licences": "`accept_licenses`"}
+
     name: Name
     arms: dict[Name, str]
     student: str
@@ -25,7 +27,7 @@ class ExperimentRecipe(Section):
     # Equal optimiser steps make the arms comparable whatever their sizes.
     train: dict[str, Any] = {}
     margin: float = Field(0.02, gt=0, lt=1)
-    accept_licences: list[str] = []
+    accept_licenses: list[str] = []
     # Whether programs that models write may run in the sandbox: for tasks of `kind: code`, reviews of `kind: tests`.
     allow_code_execution: bool = False
     tracking: TrackingConfig = TrackingConfig()

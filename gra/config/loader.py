@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Generic, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Generic, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -37,6 +37,8 @@ class Section(BaseModel):
     """A part of a recipe: no unknown keys, no guessed types, never changed after loading."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=())
+    # Keys of earlier releases, and what to write now.
+    renamed: ClassVar[Mapping[str, str]] = {}
 
 
 S = TypeVar("S", bound=Section)
@@ -341,8 +343,12 @@ def _explain(schema: type[BaseModel], tree: _Tree, path: Path, item: Any, elsewh
     if item["type"] == "extra_forbidden":
         fields = _fields_at(schema, loc[:-1])
         listing = "" if len(fields) > 12 else f" (known here: {', '.join(fields)})"
-        known = elsewhere.get(str(loc[-1]))
-        hint = f"; {known}" if known else did_you_mean(str(loc[-1]), fields) or listing
+        key = str(loc[-1])
+        section = _section_at(schema, loc[:-1])
+        if section is not None and (new := section.renamed.get(key)) is not None:
+            return f"{where}: `{name}` has a new name: write {new}"
+        known = elsewhere.get(key)
+        hint = f"; {known}" if known else did_you_mean(key, fields) or listing
         return f"{where}: unknown key `{name}`{hint}"
     sentence = _SENTENCES.get(item["type"])
     context = item.get("ctx") or {}
@@ -359,7 +365,13 @@ def _is_union_tag(part: str) -> bool:
 
 
 def _fields_at(schema: type[BaseModel], loc: KeyPath) -> list[str]:
-    """The field names of the section at `loc`."""
+    """List the field names of the section at `loc`."""
+    section = _section_at(schema, loc)
+    return list(section.model_fields) if section is not None else []
+
+
+def _section_at(schema: type[BaseModel], loc: KeyPath) -> type[Section] | None:
+    """Find the section class at `loc`."""
     current: Any = schema
     for part in loc:
         if isinstance(current, type) and issubclass(current, BaseModel):
@@ -368,7 +380,7 @@ def _fields_at(schema: type[BaseModel], loc: KeyPath) -> list[str]:
         elif get_origin(current) in (dict, list):
             current = get_args(current)[-1]
         current = _section_of(current)
-    return list(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else []
+    return current if isinstance(current, type) and issubclass(current, Section) else None
 
 
 def _section_of(annotation: Any) -> Any:

@@ -8,15 +8,17 @@ from pydantic import Field, model_validator
 
 from gra.config.committee import Ask, Dimensions
 from gra.config.loader import Section
-from gra.core.types import DIMENSIONS
+from gra.core.types import DIMENSIONS, VerifierMode
 
 
 class VerifierConfig(Section):
     """A program that reviews what can be checked: on a reviewer's seat, or with a veto."""
 
+    renamed = {"takes": "`mode` (`score` for `seat`, `filter` for `veto`)"}
+
     # `math`: arithmetic; `format`: demands the instruction states; `consistency`: further answers; `tests`: unit tests.
     kind: Literal["math", "format", "consistency", "tests"]
-    takes: Literal["seat", "veto"]
+    mode: VerifierMode
     domains: list[str] | None = Field(None, min_length=1)  # null: all
     # How many further answers `consistency` draws (null: 4), and who gives them (null: others).
     draws: int | None = Field(None, ge=2)
@@ -32,6 +34,8 @@ class VerifierConfig(Section):
 class ReviewConfig(Section):
     """The gate (paper: mean at least 8, standard deviation at most 1.5) and how reviewers are asked."""
 
+    renamed = {"probes": "`control_items`", "programs": "`verifiers`"}
+
     accept_mean: float = Field(8.0, ge=0, le=10)
     dispute_std: float = Field(1.5, ge=0)
     std: Literal["population", "sample"] = "population"
@@ -41,12 +45,12 @@ class ReviewConfig(Section):
     # `disputed`: reviewers say why only when the adjudicator will read it. `never` leaves the adjudicator the scores.
     comments: Literal["always", "disputed", "never"] = "always"
     # Planted pairs from the seeds, by which each reviewer is measured and calibrated; 0 trusts raw scores.
-    probes: int = Field(0, ge=0)
-    programs: list[VerifierConfig] = []
+    control_items: int = Field(0, ge=0)
+    verifiers: list[VerifierConfig] = []
 
     @model_validator(mode="after")
     def _each_program_once(self) -> ReviewConfig:
-        kinds = [program.kind for program in self.programs]
+        kinds = [verifier.kind for verifier in self.verifiers]
         if twice := sorted({kind for kind in kinds if kinds.count(kind) > 1}):
-            raise ValueError(f"`programs` has `kind: {twice[0]}` twice; a program takes a seat or a veto, not both")
+            raise ValueError(f"`verifiers` has `kind: {twice[0]}` twice; a verifier either scores or filters, not both")
         return self

@@ -18,12 +18,14 @@ class GenerationConfig(Section):
 class TaskConfig(Section):
     """One task of a suite: what is asked, and how an answer is judged."""
 
+    renamed = {"form": "`template`"}
+
     name: str = Field(pattern=r"^[\w.-]+$")
     # Written and checked by a program: instructions (our demands on form), ifeval, code (tests), letter (of a choice),
     # value (maths), short (a few words). Weighed: likelihood. As lm-eval has it, prompts and metrics too: lm-eval.
     kind: Literal["instructions", "ifeval", "code", "letter", "value", "short", "likelihood", "lm-eval"]
     data: str  # a JSONL file, catalog:NAME, or the name of a task or group of lm-eval
-    form: str | None = None  # a file in eval/tasks that puts an item into words; default: that of the kind
+    template: str | None = None  # a file in eval/tasks that puts an item into words; default: that of the kind
     max_new_tokens: int | None = Field(None, ge=1)  # default: the suite's
     shots: int | None = Field(None, ge=0)  # lm-eval: worked examples before each item; default: the task's own
     metric: str | None = None  # lm-eval: which of the task's metrics is the score, such as "exact_match,strict-match"
@@ -43,8 +45,8 @@ class TaskConfig(Section):
                 raise ValueError(f"`{key}` is for `kind: lm-eval`; the task `{self.name}` is of kind `{self.kind}`")
         if own and self.metric is None:
             raise ValueError(f"the task `{self.name}` needs `metric`: which of lm-eval's metrics is its score")
-        if own and self.form is not None:
-            raise ValueError(f"`form` is not for `kind: lm-eval`: the task `{self.data}` has its own wording")
+        if own and self.template is not None:
+            raise ValueError(f"`template` is not for `kind: lm-eval`: the task `{self.data}` has its own wording")
         return self
 
 

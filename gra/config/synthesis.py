@@ -46,12 +46,14 @@ class SeedsConfig(Section):
 class EngineConfig(BackendConfig):
     """How models are served; memory in GB."""
 
+    renamed = {"park": "`offload`"}
+
     max_model_len: int = Field(8192, ge=128)
     kv_cache_gb: float | None = Field(None, gt=0)
     memory_gb: float | None = Field(None, gt=0)
     # How a model gives way where memory does not hold all: asleep with its weights in the machine's memory (`sleep-1`)
     # or without them (`sleep-2`), both on CUDA only, or ended. `auto`: the quickest that there is room for.
-    park: Literal["auto", "sleep-1", "sleep-2", "end"] = "auto"
+    offload: Literal["auto", "sleep-1", "sleep-2", "end"] = "auto"
     start_timeout_s: float = Field(900.0, gt=0)
     call_timeout_s: float = Field(600.0, gt=0)
     max_attempts: int = Field(3, ge=1)
@@ -93,11 +95,13 @@ class EnrichmentConfig(Section):
 class DedupConfig(Section):
     """Greedy deduplication in descending score, by text and embedding (paper: MiniLM, cosine below 0.9)."""
 
+    renamed = {"likeness": "`minhash`"}
+
     embedder: str = "catalog:all-minilm-l6-v2"
     threshold: float = Field(0.9, gt=0, le=1)
     text: Literal["instruction", "instruction+response"] = "instruction"
     # MinHash: the Jaccard similarity of character 5-grams at which wording counts as the same too; null leaves it out.
-    likeness: float | None = Field(None, gt=0, le=1)
+    minhash: float | None = Field(None, gt=0, le=1)
 
 
 class ContaminationConfig(Section):
@@ -110,6 +114,8 @@ class ContaminationConfig(Section):
 class SynthesisRecipe(Section):
     """One arm of data synthesis."""
 
+    renamed = {"drafts": "`best_of`", "forms": "`format_constraints`", "accept_licences": "`accept_licenses`"}
+
     name: Name
     seed: int = 0
     arm: Literal["vanilla", "distilled", "refined", "gra", "integrated", "self_guide"] = "gra"
@@ -120,18 +126,18 @@ class SynthesisRecipe(Section):
     engine: EngineConfig = EngineConfig()
     rounds: RoundsConfig = RoundsConfig()
     enrichment: EnrichmentConfig = EnrichmentConfig()
-    forms: FormatConstraintsConfig = FormatConstraintsConfig()
+    format_constraints: FormatConstraintsConfig = FormatConstraintsConfig()
     refine: RefineConfig = RefineConfig()
     review: ReviewConfig = ReviewConfig()
     # Responses the generator writes to an instruction; the best is taken, worse ones make preference pairs with it.
-    drafts: int = Field(1, ge=1, le=16)
+    best_of: int = Field(1, ge=1, le=16)
     dedup: DedupConfig = DedupConfig()
     contamination: ContaminationConfig | None = None  # null: nothing is looked for
     ledger: str | None = None  # a file that several runs share as a cache; null: one in the run folder
     budget: BudgetConfig = BudgetConfig()
     prices: PricesConfig = PricesConfig()
     tracking: TrackingConfig = TrackingConfig()
-    accept_licences: list[str] = []
+    accept_licenses: list[str] = []
 
     @property
     def has_stories(self) -> bool:
@@ -166,45 +172,51 @@ class SynthesisRecipe(Section):
             (m.ask, f"committee.models.{n}.ask") for n, m in (self.committee.models if self.committee else {}).items()
         ]
         for ask, key in asked:
-            if ask == "likelihood" and not self.review.probes:
-                raise ValueError(f"`{key}: likelihood` has no scale of its own; set `review.probes` to calibrate it")
-        for program in self.review.programs:
-            if unknown := sorted(set(program.domains or ()) - set(self.domains)):
+            if ask == "likelihood" and not self.review.control_items:
                 raise ValueError(
-                    f"`review.programs`: `{program.kind}` is for the domain `{unknown[0]}`, which is not in `domains`"
+                    f"`{key}: likelihood` has no scale of its own; set `review.control_items` to calibrate it"
+                )
+        for verifier in self.review.verifiers:
+            if unknown := sorted(set(verifier.domains or ()) - set(self.domains)):
+                raise ValueError(
+                    f"`review.verifiers`: `{verifier.kind}` is for the domain `{unknown[0]}`, which is not in `domains`"
                 )
         return self
 
     @model_validator(mode="after")
     def _drafts_can_be_told_apart(self) -> SynthesisRecipe:
-        if self.drafts == 1:
+        if self.best_of == 1:
             return self
         if self.committee is None or not self.committee.reviewers:
-            raise ValueError(f"`drafts: {self.drafts}` needs reviewers who find the best one; set it to 1 without them")
+            raise ValueError(
+                f"`best_of: {self.best_of}` needs reviewers who find the best one; set it to 1 without them"
+            )
         for name, member in self.committee.models.items():
             if "generator" in member.roles and not member.sampling.temperature:
                 raise ValueError(
-                    f"`drafts: {self.drafts}` would all be the same where `committee.models.{name}` writes at "
-                    "temperature 0; raise its `sampling.temperature`, or set `drafts` to 1"
+                    f"`best_of: {self.best_of}` would all be the same where `committee.models.{name}` writes at "
+                    "temperature 0; raise its `sampling.temperature`, or set `best_of` to 1"
                 )
         return self
 
     @model_validator(mode="after")
     def _forms_are_checked(self) -> SynthesisRecipe:
-        place = f"`forms.share: {self.forms.share}`"
-        if unknown := sorted(set(self.forms.domains or ()) - set(self.domains)):
-            raise ValueError(f"`forms.domains`: `{unknown[0]}` is not in `domains` ({', '.join(self.domains)})")
-        if not self.forms.share:
+        place = f"`format_constraints.share: {self.format_constraints.share}`"
+        if unknown := sorted(set(self.format_constraints.domains or ()) - set(self.domains)):
+            raise ValueError(
+                f"`format_constraints.domains`: `{unknown[0]}` is not in `domains` ({', '.join(self.domains)})"
+            )
+        if not self.format_constraints.share:
             return self
         if not self.writes_samples:
             raise ValueError(f"{place} is for new instructions, and `arm: {self.arm}` has the seeds'; set it to 0")
-        program = next((program for program in self.review.programs if program.kind == "format"), None)
-        if program is None:
-            fix = "add `{kind: format, takes: veto}` to `review.programs`"
+        verifier = next((verifier for verifier in self.review.verifiers if verifier.kind == "format"), None)
+        if verifier is None:
+            fix = "add `{kind: format, mode: filter}` to `review.verifiers`"
             raise ValueError(f"{place} asks for forms that nobody would check; {fix}")
-        checked = program.domains or self.domains
-        if unchecked := sorted(set(self.forms.domains or self.domains) - set(checked)):
-            fix = "leave the `domains` of the program of `kind: format` out, or name the same in `forms.domains`"
+        checked = verifier.domains or self.domains
+        if unchecked := sorted(set(self.format_constraints.domains or self.domains) - set(checked)):
+            fix = "leave the `domains` of the program of `kind: format` out, or name the same in `format_constraints.domains`"
             raise ValueError(f"{place} asks for forms in `{unchecked[0]}`, where nobody would check them; {fix}")
         return self
 

@@ -79,6 +79,8 @@ class DistillTeacherConfig(Section):
 class TrainRecipe(Section):
     """One fine-tuning run; `train` is checked field by field against the method's configuration in TRL."""
 
+    renamed = {"probe": "`stop_rate`", "accept_licences": "`accept_licenses`"}
+
     name: Name
     method: Literal["sft", "preference", "distill"] = "sft"
     model: StudentConfig
@@ -86,9 +88,9 @@ class TrainRecipe(Section):
     data: TrainingDataConfig = TrainingDataConfig()
     lora: AdapterConfig | None = None
     train: dict[str, Any] = {}
-    probe: StopRateConfig = StopRateConfig()
+    stop_rate: StopRateConfig = StopRateConfig()
     tracking: TrackingConfig = TrackingConfig()
-    accept_licences: list[str] = []
+    accept_licenses: list[str] = []
 
     @property
     def adapts(self) -> bool:

@@ -16,6 +16,10 @@ Dimension = Literal["correctness", "clarity", "completeness", "relevance", "cohe
 DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
 
 
+# How a verifier counts: its score beside the reviewers', or as a filter before them.
+VerifierMode = Literal["score", "filter"]
+
+
 @dataclass(frozen=True, slots=True)
 class Seed:
     """One seed sample; keywords and summary may be missing until enrichment."""
@@ -69,8 +73,8 @@ class Ruling:
 class Verified:
     """What a program found to hold and to be broken; `score` (0-10) counts when it takes a reviewer's seat."""
 
-    program: str
-    takes: Literal["seat", "veto"]
+    verifier: str
+    mode: VerifierMode
     held: tuple[str, ...]
     broken: tuple[str, ...]
     score: float
@@ -85,8 +89,8 @@ class Verified:
 class Abstained:
     """A program that had nothing to check, and why; it counts as nothing."""
 
-    program: str
-    takes: Literal["seat", "veto"]
+    verifier: str
+    mode: VerifierMode
     why: str
 
     @property
@@ -193,8 +197,8 @@ class Candidate:
     similarity: float | None = None
     usage: dict[str, Usage] = field(default_factory=dict)
     calls: tuple[str, ...] = ()
-    programs: tuple[Verified | Abstained, ...] = ()
-    drafts: tuple[AlternativeResponse, ...] = ()  # responses to the same instruction that were not taken
+    verifications: tuple[Verified | Abstained, ...] = ()
+    alternatives: tuple[AlternativeResponse, ...] = ()  # responses to the same instruction that were not taken
     tests: str = ""  # of the instruction, where it came with some
     contamination: ContaminationMatch | None = None  # of one that would be accepted, where the recipe names a suite
 
@@ -205,23 +209,28 @@ class Candidate:
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
-        programs = [{"outcome": verdict.outcome, **asdict(verdict)} for verdict in self.programs]
-        return {**asdict(self), "programs": programs}
+        data = asdict(self)
+        data["drafts"] = data.pop("alternatives")
+        data["programs"] = [_verification_to_json(verdict) for verdict in self.verifications]
+        del data["verifications"]
+        return data
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Candidate:
         """The value that `to_json` was made from."""
         return cls(
             **{
-                **data,
+                **{key: value for key, value in data.items() if key not in ("drafts", "programs")},
                 "state": State(data["state"]),
                 "reviewers": tuple(data["reviewers"]),
                 "parents": tuple(data["parents"]),
                 "keywords": tuple(data["keywords"]),
                 "checks": tuple(InstructionReview(**{**c, "failed": tuple(c["failed"])}) for c in data["checks"]),
-                "programs": tuple(map(_program, data["programs"])),
+                "verifications": tuple(map(_verification, data["programs"])),
                 **_judged(data),
-                "drafts": tuple(AlternativeResponse(**{**draft, **_judged(draft)}) for draft in data.get("drafts", ())),
+                "alternatives": tuple(
+                    AlternativeResponse(**{**draft, **_judged(draft)}) for draft in data.get("drafts", ())
+                ),
                 "usage": {role: Usage(**usage) for role, usage in data["usage"].items()},
                 "calls": tuple(data["calls"]),
                 "contamination": ContaminationMatch(**data["contamination"]) if data.get("contamination") else None,
@@ -229,11 +238,23 @@ class Candidate:
         )
 
 
-def _program(data: dict[str, Any]) -> Verified | Abstained:
-    fields = {name: value for name, value in data.items() if name != "outcome"}
+# The ledger and lineage.parquet keep the column names and values of their first version.
+VERIFIER_MODE_IN_FILES: dict[VerifierMode, str] = {"score": "seat", "filter": "veto"}
+_MODE_FROM_JSON: dict[str, VerifierMode] = {written: mode for mode, written in VERIFIER_MODE_IN_FILES.items()}
+
+
+def _verification_to_json(verdict: Verified | Abstained) -> dict[str, Any]:
+    fields = asdict(verdict)
+    named = {"program": fields.pop("verifier"), "takes": VERIFIER_MODE_IN_FILES[fields.pop("mode")]}
+    return {"outcome": verdict.outcome, **named, **fields}
+
+
+def _verification(data: dict[str, Any]) -> Verified | Abstained:
+    fields = {name: value for name, value in data.items() if name not in ("outcome", "program", "takes")}
+    named = {"verifier": data["program"], "mode": _MODE_FROM_JSON[data["takes"]]}
     if data["outcome"] == "abstained":
-        return Abstained(**fields)
-    return Verified(**{**fields, "held": tuple(fields["held"]), "broken": tuple(fields["broken"])})
+        return Abstained(**named, **fields)
+    return Verified(**{**named, **fields, "held": tuple(fields["held"]), "broken": tuple(fields["broken"])})
 
 
 def _judged(data: dict[str, Any]) -> dict[str, Any]:

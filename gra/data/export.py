@@ -124,7 +124,7 @@ def preference_rows(candidate: Candidate) -> list[dict[str, Any]]:
             "score_rejected": draft.verdict_score,
             "reason": draft.reason,
         }
-        for draft in candidate.drafts
+        for draft in candidate.alternatives
         if draft.verdict_score is not None and draft.verdict_score < chosen
     ]
 

@@ -133,7 +133,7 @@ class EnginePool:
 
     def __init__(self, engines: Mapping[str, Engine], memory_gb: float) -> None:
         self.engines = engines
-        self.residency = Swapper(engines, memory_gb)
+        self.swapper = Swapper(engines, memory_gb)
         self._queues = {
             name: PrefixQueue(calls_at_once(engine))
             for name, engine in engines.items()
@@ -146,9 +146,9 @@ class EnginePool:
         name = call.model.name
         engine = self.engines[name]
         if isinstance(engine, RateLimited):
-            return self.residency.hold(name, lambda: engine.gate)
+            return self.swapper.hold(name, lambda: engine.gate)
         prompt = "\0".join((call.model.adapter, *(content for _, content in call.messages)))
-        return self.residency.hold(name, lambda: self._queues[name].turn(prompt))
+        return self.swapper.hold(name, lambda: self._queues[name].turn(prompt))
 
 
 class Broker:
@@ -263,7 +263,7 @@ class Broker:
                 self.progress.in_flight[name] += 1
                 started = self._clock()
                 try:
-                    async with self.pool.residency.clock(name, self._timeout) as clock:
+                    async with self.pool.swapper.clock(name, self._timeout) as clock:
                         reply = await engine.submit(call)
                 except TimeoutError:
                     reply = Fault("timeout", f"no answer in {self._timeout:g} s")

@@ -34,5 +34,5 @@ class MockEngine:
         self.stats.calls += 1
         return self._script(call)
 
-    async def park(self) -> None:
+    async def unload(self) -> None:
         """Nothing to give back."""

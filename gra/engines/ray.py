@@ -63,8 +63,8 @@ class _Replica:
     async def submit(self, call: Call) -> Completion | Fault:
         return await self._engine.submit(call)
 
-    async def park(self) -> None:
-        await self._engine.park()
+    async def unload(self) -> None:
+        await self._engine.unload()
 
 
 @dataclass
@@ -118,7 +118,7 @@ class RayEngine:
             try:
                 await self._free_seat()
             except BaseException:
-                await self.park()
+                await self.unload()
                 raise
             self.stats.started_in = time.monotonic() - begun
 
@@ -253,7 +253,7 @@ class RayEngine:
             self._failure = EngineUnavailable(str(error.args[0] if error.args else error))
         self._changed.set()
 
-    async def park(self) -> None:
+    async def unload(self) -> None:
         """End every replica; the cluster has its resources back when this returns."""
         import ray
 
@@ -269,7 +269,7 @@ class RayEngine:
             with contextlib.suppress(ray.exceptions.RayError, TimeoutError):
                 if seat.up and not gone:
                     async with asyncio.timeout(30):
-                        await seat.actor.park.remote()
+                        await seat.actor.unload.remote()
             ray.kill(seat.actor)
         await asyncio.gather(*(seat.filling for seat in seats if seat.filling), return_exceptions=True)
 

@@ -185,7 +185,7 @@ class Engine(Protocol):
     async def submit(self, call: Call) -> Completion | Fault:
         """Answer one call."""
 
-    async def park(self) -> None:
+    async def unload(self) -> None:
         """Give back the memory; `start` brings the model back."""
 
 

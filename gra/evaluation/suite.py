@@ -94,7 +94,7 @@ class Questions:
     def form(self) -> str:
         """The file in eval/tasks that puts an item into words for lm-eval."""
         by_default = "gra_instruction.yaml" if self.generated else f"gra_{self.task.prompt}.yaml"
-        return self.task.form or _FORMS.get(self.task.kind, by_default)
+        return self.task.template or _FORMS.get(self.task.kind, by_default)
 
     @property
     def metric(self) -> str:

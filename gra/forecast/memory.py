@@ -52,10 +52,10 @@ def memory_plan(recipes: Sequence[SynthesisRecipe]) -> Memory:
     """The memory of every model on this machine, each counted once."""
     engine, gpu = recipes[0].engine, gpu_memory_gb()
     members = [(recipe, member) for recipe in recipes for member in members_of(recipe)]
-    worn: dict[str, dict[str, Adapter]] = {}
+    adapters: dict[str, dict[str, Adapter]] = {}
     for _, member in members:
         if member.adapter is not None:
-            worn.setdefault(member.model, {})[member.adapter] = find_adapter(member.adapter)
+            adapters.setdefault(member.model, {})[member.adapter] = find_adapter(member.adapter)
     models: dict[str, float | None] = {}
     clusters: dict[str, BackendConfig] = {}
     for recipe, member in members:
@@ -63,8 +63,8 @@ def memory_plan(recipes: Sequence[SynthesisRecipe]) -> Memory:
         if served.kind == "ray":
             clusters[member.model] = served
         elif served.kind == "vllm" and member.model not in models:
-            size = _weights(member.model, recipe.accept_licences)
-            beside = adapters_gb(worn.get(member.model, {}).values())
+            size = _weights(member.model, recipe.accept_licenses)
+            beside = adapters_gb(adapters.get(member.model, {}).values())
             models[member.model] = None if size is None else engine_gb(size + beside, engine, gpu is not None)
     return Memory(models, limit_gb(engine, gpu, available_gb()), sum(map(cluster_gpus, clusters.values())))
 
@@ -72,6 +72,6 @@ def memory_plan(recipes: Sequence[SynthesisRecipe]) -> Memory:
 def _weights(name: str, licences: Sequence[str]) -> float | None:
     """The size of a model's weights: of the files when they are here, else by its parameters."""
     if cached(name):
-        return weights_gb(resolve(name, accept_licences=licences).path)
+        return weights_gb(resolve(name, accept_licenses=licences).path)
     entry = find_entry(name.removeprefix("catalog:").partition("@")[0])
     return entry.parameters * _BYTES_A_PARAMETER / 2**30 if entry is not None and entry.parameters else None

@@ -63,7 +63,7 @@ def rehearse(job: Job, seeds: Sequence[Seed]) -> ObservedCosts:
     """Evidence about a recipe that nobody was asked for."""
     with TemporaryDirectory() as folder:
         ledger = Path(folder) / "ledger.sqlite"
-        asyncio.run(_tell(replace(job, screen=None), seeds, ledger))  # it asks nobody and costs next to nothing
+        asyncio.run(_tell(replace(job, decontaminator=None), seeds, ledger))  # it asks nobody and costs next to nothing
         found = read_evidence(ledger, job.recipe.name, "a rehearsal with stand-in models")
     return replace(_timed(found, job.recipe), sure=False)
 
@@ -88,44 +88,44 @@ async def _tell(job: Job, seeds: Sequence[Seed], path: Path) -> None:
     ledger = Ledger(path, recipe.name)
     try:
         pool = EnginePool({name: MockEngine(name, script) for name in sorted(names)}, float("inf"))
-        await pool.residency.warm()
-        workshop, view = _StandIns(recipe.engine), View(quiet=True)
-        workshop.prepared.set()
-        bench = SynthesisContext(job, workshop, Broker(ledger, pool), ledger, view, NullTracker())
+        await pool.swapper.warm()
+        registry, view = _StandIns(recipe.engine), View(quiet=True)
+        registry.prepared.set()
+        context = SynthesisContext(job, registry, Broker(ledger, pool), ledger, view, NullTracker())
         if recipe.arm == "distilled" and recipe.teacher is not None and recipe.teacher.writes == "answers":
-            await answer_seeds(bench, seeds[:_THINGS])
+            await answer_seeds(context, seeds[:_THINGS])
         elif names:
-            await _stories(bench, seeds)
+            await _stories(context, seeds)
     finally:
         ledger.close()
 
 
-async def _stories(bench: SynthesisContext, seeds: Sequence[Seed]) -> None:
+async def _stories(context: SynthesisContext, seeds: Sequence[Seed]) -> None:
     """The arm's steps on a few of everything; probes are answered, and what they would teach is left out."""
-    recipe, members = assemble_committee(bench.workshop, bench.recipe, bench.view)
-    named = await name_domains(bench, members, _few(seeds))
+    recipe, members = assemble_committee(context.registry, context.recipe, context.view)
+    named = await name_domains(context, members, _few(seeds))
     committee = committee_of(recipe)
-    if recipe.review.probes and committee is not None and committee.reviewers:
-        planted = make_control_items(named, min(_PAIRS, recipe.review.probes), recipe.seed)
+    if recipe.review.control_items and committee is not None and committee.reviewers:
+        control_items = make_control_items(named, min(_PAIRS, recipe.review.control_items), recipe.seed)
         judges = [m for m in members.values() if {"reviewer", "adjudicator"} & set(m.roles)]
-        await at_once(*(measure_reviewer(bench.broker, judge, planted) for judge in judges))
+        await at_once(*(measure_reviewer(context.broker, judge, control_items) for judge in judges))
     # Of what stand-ins write there is nothing to run, and they keep no form: every such answer would be rejected.
-    programs = make_verifiers([program for program in recipe.review.programs if program.kind != "tests"], members)
-    setting = CandidateSettings(
-        recipe.model_copy(update={"forms": FormatConstraintsConfig()}), members, programs=programs
+    programs = make_verifiers([program for program in recipe.review.verifiers if program.kind != "tests"], members)
+    settings = CandidateSettings(
+        recipe.model_copy(update={"format_constraints": FormatConstraintsConfig()}), members, verifiers=programs
     )
     stories = []
     if recipe.arm in ("refined", "integrated"):
-        stories += [refine_seed(setting, bench.broker, i, seed) for i, seed in enumerate(named[:_THINGS])]
+        stories += [refine_seed(settings, context.broker, i, seed) for i, seed in enumerate(named[:_THINGS])]
     if recipe.arm != "refined":
         pool: dict[str, list[Seed]] = {}
-        for seed in await enrich_all(bench, members, named):
+        for seed in await enrich_all(context, members, named):
             pool.setdefault(seed.domain, []).append(seed)
         parents = eligible(pool)
         if any(len(parents.get(domain, ())) >= 2 for domain in recipe.domains):
-            stories += [generate_candidate(setting, bench.broker, parents, 1, i) for i in range(_THINGS)]
+            stories += [generate_candidate(settings, context.broker, parents, 1, i) for i in range(_THINGS)]
     for candidate in await at_once(*stories):
-        await bench.ledger.conclude(candidate.id, candidate.to_json())
+        await context.ledger.conclude(candidate.id, candidate.to_json())
 
 
 def _few(seeds: Sequence[Seed]) -> list[Seed]:

@@ -210,7 +210,7 @@ def _arm(job: Job, past: Path | None, sample: int | None, duplicates: Sequence[s
     rounds = recipe.rounds
     work = Work(
         seeds=len(lacking) if grows else sum(not seed.domain for seed in seeds),
-        pairs=min(recipe.review.probes, len(seeds)) if recipe.has_stories else 0,
+        pairs=min(recipe.review.control_items, len(seeds)) if recipe.has_stories else 0,
         answers=len(seeds) if recipe.arm in ("refined", "integrated") or not recipe.has_stories else 0,
         rounds=rounds.count if grows else 0,
         accept=rounds.accept,

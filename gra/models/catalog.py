@@ -108,7 +108,7 @@ def hub_name(name: str) -> tuple[str, str | None] | None:
 def resolve(
     name: str,
     *,
-    accept_licences: Sequence[str] = (),
+    accept_licenses: Sequence[str] = (),
     offline: bool | None = None,
     progress: Progress | None = None,
 ) -> ResolvedModel:
@@ -129,7 +129,7 @@ def resolve(
     if wanted.path is not None:
         return _describe_local(wanted.name, wanted.path)
     if wanted.entry is not None:
-        require_license(wanted.entry, accept_licences)
+        require_license(wanted.entry, accept_licenses)
     if (found := _from_cache(wanted)) is not None:
         return found
     if switched_on("GRA_OFFLINE") if offline is None else offline:

@@ -34,7 +34,7 @@ class Known:
     model: ResolvedModel | None = None
 
 
-def find_configuration(name: str, *, accept_licences: Sequence[str] = (), progress: Progress | None = None) -> Known:
+def find_configuration(name: str, *, accept_licenses: Sequence[str] = (), progress: Progress | None = None) -> Known:
     """As much as can be known of a model without downloading its weights.
 
     Raises:
@@ -43,7 +43,7 @@ def find_configuration(name: str, *, accept_licences: Sequence[str] = (), progre
     from transformers import AutoConfig
 
     if catalog.cached(name):
-        model = catalog.resolve(name, accept_licences=accept_licences, progress=progress)
+        model = catalog.resolve(name, accept_licenses=accept_licenses, progress=progress)
         config = AutoConfig.from_pretrained(model.path, trust_remote_code=model.remote_code)
         return Known(f"on this machine ({model.source_note})", config, model.path, model)
     repository = catalog.hub_name(name)

@@ -41,7 +41,7 @@ def plan_memory(
     on_gpu = gpu_gb is not None
     memory = {name: engine_gb(size, engine, on_gpu) for name, size in weights_gb.items()}
     limit = limit_gb(engine, gpu_gb, host_gb)
-    level = _sleep_level(engine.park, memory, weights_gb, limit, on_gpu, host_gb)
+    level = _sleep_level(engine.offload, memory, weights_gb, limit, on_gpu, host_gb)
     return MemoryPlan(memory, limit, kv_cache_gb(engine, on_gpu), level, _ASLEEP_GB if level else 0.0)
 
 
@@ -71,17 +71,17 @@ def cluster_gpus(served: BackendConfig) -> float:
 
 
 def _sleep_level(
-    park: str, memory: Mapping[str, float], weights: Mapping[str, float], limit: float, on_gpu: bool, host_gb: float
+    offload: str, memory: Mapping[str, float], weights: Mapping[str, float], limit: float, on_gpu: bool, host_gb: float
 ) -> int:
     """The quickest way to give way that memory has room for."""
-    if park in ("sleep-1", "sleep-2"):
+    if offload in ("sleep-1", "sleep-2"):
         if not on_gpu:
             raise RecipeError(
-                f"`engine.park: {park}` needs a CUDA GPU, and there is none here: on a CPU vLLM cannot sleep. "
-                "Set `park: auto` or `park: end`"
+                f"`engine.offload: {offload}` needs a CUDA GPU, and there is none here: on a CPU vLLM cannot sleep. "
+                "Set `offload: auto` or `offload: end`"
             )
-        return int(park[-1])
-    if park == "end" or not on_gpu or sum(memory.values()) <= limit:
+        return int(offload[-1])
+    if offload == "end" or not on_gpu or sum(memory.values()) <= limit:
         return 0
     if max(memory.values()) + _ASLEEP_GB * (len(memory) - 1) > limit:
         return 0  # what the sleeping ones keep would leave no room for the largest

@@ -108,24 +108,24 @@ class ModelRegistry:
         sizes = {
             name: weights_gb(m.path) + adapters_gb(self.adapters.get(name, {}).values()) for name, m in models.items()
         }
-        housing = plan_memory(sizes, self.engine, gpu, available_gb())
+        memory_plan = plan_memory(sizes, self.engine, gpu, available_gb())
         cores = len(os.sched_getaffinity(0))
         engines: dict[str, Engine] = {}
         for name, model in models.items():
             settings = replace(
-                self._settings(name, housing.kv_gb),
+                self._settings(name, memory_plan.kv_gb),
                 threads=0 if gpu is not None else cores,
-                gpu_memory_utilization=0.9 if gpu is None else min(0.92, housing.memory_gb[name] / gpu),
-                sleep_level=housing.sleep_level,
+                gpu_memory_utilization=0.9 if gpu is None else min(0.92, memory_plan.memory_gb[name] / gpu),
+                sleep_level=memory_plan.sleep_level,
             )
             engines[model.name] = VllmEngine(
                 model.name,
                 settings,
-                memory_gb=housing.memory_gb[name],
+                memory_gb=memory_plan.memory_gb[name],
                 log_file=self._log_file(name, logs),
-                asleep_gb=housing.asleep_gb,
+                asleep_gb=memory_plan.asleep_gb,
             )
-        return engines, housing.limit_gb
+        return engines, memory_plan.limit_gb
 
     def _settings(self, name: str, kv_gb: float) -> VllmSettings:
         """What holds wherever the model is served."""
@@ -154,29 +154,29 @@ def find_models(recipes: Sequence[SynthesisRecipe], view: View) -> ModelRegistry
         ModelUnavailable: when a model that a recipe cannot do without is not to be had.
         RecipeError: when a model has no chat template.
     """
-    workshop = ModelRegistry(recipes[0].engine)
+    registry = ModelRegistry(recipes[0].engine)
     for recipe in recipes:
-        if recipe.engine != workshop.engine:
+        if recipe.engine != registry.engine:
             raise RecipeError(
                 f"the arms `{recipes[0].name}` and `{recipe.name}` share engines; give them the same `engine`"
             )
         for member, optional in _members(recipe):
             served = member.engine or recipe.engine
             if member.adapter is not None:
-                _find_worn(workshop, member, served)
+                _find_worn(registry, member, served)
             if served.kind == "openai":
-                _find_served(workshop, member.model, served)
-            elif member.model in workshop.servers:
+                _find_served(registry, member.model, served)
+            elif member.model in registry.servers:
                 raise _two_places(member.model)
             else:
-                _find_here(workshop, member, served, optional, recipe.accept_licences, view)
-    for name, model in workshop.models.items():
-        if name not in workshop.servers and not has_chat_template(model.path):
+                _find_here(registry, member, served, optional, recipe.accept_licenses, view)
+    for name, model in registry.models.items():
+        if name not in registry.servers and not has_chat_template(model.path):
             raise RecipeError(
                 f"`{model.name}` has no chat template (a base model?), so it cannot sit on a committee or teach; "
                 "choose its instruction-tuned version"
             )
-    return workshop
+    return registry
 
 
 def _members(recipe: SynthesisRecipe) -> list[tuple[MemberConfig, bool]]:
@@ -186,7 +186,7 @@ def _members(recipe: SynthesisRecipe) -> list[tuple[MemberConfig, bool]]:
 
 
 def _find_here(
-    workshop: ModelRegistry,
+    registry: ModelRegistry,
     member: MemberConfig,
     served: BackendConfig,
     optional: bool,
@@ -194,17 +194,17 @@ def _find_here(
     view: View,
 ) -> None:
     """Enter a model whose weights are on this machine, to be served here or on a cluster."""
-    known = workshop.served(member)
+    known = registry.served(member)
     if known is None:
-        _find(workshop, member, optional, licences, view)
-    name = workshop.served(member)
+        _find(registry, member, optional, licences, view)
+    name = registry.served(member)
     if name is None:
         return
     place = _place(served) if served.kind == "ray" else None
-    if known is not None and workshop.clusters.get(name) != place:
+    if known is not None and registry.clusters.get(name) != place:
         raise _two_places(name)
     if place is not None:
-        workshop.clusters[name] = place
+        registry.clusters[name] = place
 
 
 def _place(served: BackendConfig) -> BackendConfig:
@@ -212,21 +212,21 @@ def _place(served: BackendConfig) -> BackendConfig:
     return BackendConfig(**served.model_dump(include=set(BackendConfig.model_fields)))
 
 
-def _find(workshop: ModelRegistry, member: MemberConfig, optional: bool, licences: Sequence[str], view: View) -> None:
+def _find(registry: ModelRegistry, member: MemberConfig, optional: bool, licences: Sequence[str], view: View) -> None:
     for name in filter(None, (member.model, member.fallback)):
-        if name in workshop.models:
+        if name in registry.models:
             return
         try:
-            workshop.models[name] = resolve(name, accept_licences=licences, progress=view.note)
+            registry.models[name] = resolve(name, accept_licenses=licences, progress=view.note)
             return
         except ModelUnavailable as error:
             if not optional and (member.fallback is None or name == member.fallback):
                 raise
-            workshop.missing[name] = str(error)
+            registry.missing[name] = str(error)
             view.note(f"! {error}")
 
 
-def _find_worn(workshop: ModelRegistry, member: MemberConfig, served: BackendConfig) -> None:
+def _find_worn(registry: ModelRegistry, member: MemberConfig, served: BackendConfig) -> None:
     """Enter a member's adapter."""
     assert member.adapter is not None
     if served.kind == "openai":
@@ -234,18 +234,18 @@ def _find_worn(workshop: ModelRegistry, member: MemberConfig, served: BackendCon
             f"`adapter: {member.adapter}` cannot be used with a server, which holds its adapters itself: "
             "leave it out and give the name under which the server knows the adapter as `model`"
         )
-    adapters = workshop.adapters.setdefault(member.model, {})
+    adapters = registry.adapters.setdefault(member.model, {})
     if member.adapter not in adapters:
         adapters[member.adapter] = find_adapter(member.adapter)
 
 
-def _find_served(workshop: ModelRegistry, name: str, served: BackendConfig) -> None:
+def _find_served(registry: ModelRegistry, name: str, served: BackendConfig) -> None:
     """Enter a model that a server holds; whether it does is seen when the engine starts."""
     place = _place(served)
-    if name in workshop.models and workshop.servers.get(name) != place:
+    if name in registry.models and registry.servers.get(name) != place:
         raise _two_places(name)
-    workshop.servers[name] = place
-    workshop.models[name] = ResolvedModel(
+    registry.servers[name] = place
+    registry.models[name] = ResolvedModel(
         name=name,
         path=Path(),
         origin="server",
@@ -269,12 +269,12 @@ async def running(pool: EnginePool, view: View) -> AsyncIterator[EnginePool]:
     names = ", ".join(pool.engines)
     try:
         if pool.engines:
-            how = "together" if pool.residency.together() else "in turns, memory does not hold all of them"
+            how = "together" if pool.swapper.together() else "in turns, memory does not hold all of them"
             with view.stage("engines", f"{names} ({how})"):
-                await pool.residency.warm()
+                await pool.swapper.warm()
         yield pool
     finally:
-        await pool.residency.close()
+        await pool.swapper.close()
 
 
 def weights_gb(path: Path) -> float:

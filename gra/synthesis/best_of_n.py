@@ -20,7 +20,7 @@ def pick_best(told: Sequence[Candidate]) -> Candidate:
     order of writing.
     """
     best = min(range(len(told)), key=lambda number: (*_standing(told[number]), number))
-    return replace(told[best], drafts=tuple(_lost(n, told[n]) for n in range(len(told)) if n != best))
+    return replace(told[best], alternatives=tuple(_lost(n, told[n]) for n in range(len(told)) if n != best))
 
 
 def _standing(draft: Candidate) -> tuple[bool, bool, float]:

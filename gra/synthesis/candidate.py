@@ -20,7 +20,7 @@ from gra.config.synthesis import SynthesisRecipe
 from gra.core.concurrency import together
 from gra.core.errors import DataError
 from gra.core.rng import rng
-from gra.core.types import Candidate, Review, Seed, State, Verified
+from gra.core.types import Candidate, Review, Seed, State, Verified, VerifierMode
 from gra.engines.broker import Broker
 from gra.synthesis.best_of_n import pick_best
 from gra.synthesis.committee.adjudicator import adjudicate
@@ -53,9 +53,9 @@ class CandidateSettings:
     late: Mapping[str, Callable[[], Awaitable[Calibration]]] = field(
         default_factory=dict
     )  # of those measured meanwhile
-    programs: Sequence[Verifier] = ()
+    verifiers: Sequence[Verifier] = ()
     fingerprint: str = ""  # of all that a verdict depends on beside the pool
-    screen: Decontaminator | None = None
+    decontaminator: Decontaminator | None = None
 
     def calibration(self, member: Member) -> Calibration:
         """The member's map from raw to calibrated score."""
@@ -72,7 +72,7 @@ def candidate_id(round_: int, index: int) -> str:
 
 
 async def generate_candidate(
-    setting: CandidateSettings, broker: Broker, parents: Pool, round_: int, index: int, domain: str | None = None
+    settings: CandidateSettings, broker: Broker, parents: Pool, round_: int, index: int, domain: str | None = None
 ) -> Candidate:
     """Tell one story to its end; every path leads to a terminal state with a reason.
 
@@ -80,23 +80,29 @@ async def generate_candidate(
         parents: the samples of each domain that can be parents (`eligible`).
         domain: what the candidate is for; without one, domains take turns.
     """
-    recipe = setting.recipe
+    recipe = settings.recipe
     domain = domain or domain_in_turn(recipe, parents, round_, index)
     drawn = rng(recipe.seed, round_, index, "parents").sample(parents[domain], 2)
-    story = _start(setting, broker, candidate_id(round_, index), round_, index, domain, drawn)
-    return await _finish(story, story.tell(drawn))
+    run = _start(settings, broker, candidate_id(round_, index), round_, index, domain, drawn)
+    return await _finish(run, run.generate(drawn))
 
 
-async def refine_seed(setting: CandidateSettings, broker: Broker, index: int, seed: Seed) -> Candidate:
+async def refine_seed(settings: CandidateSettings, broker: Broker, index: int, seed: Seed) -> Candidate:
     """The seed's instruction with a response of the committee's, reviewed like any other."""
-    story = _start(setting, broker, f"refined-{seed.id}", 0, index, seed.domain, [seed])
-    return await _finish(story, story.retell(seed))
+    run = _start(settings, broker, f"refined-{seed.id}", 0, index, seed.domain, [seed])
+    return await _finish(run, run.rewrite(seed))
 
 
 def _start(
-    setting: CandidateSettings, broker: Broker, name: str, round_: int, index: int, domain: str, parents: Sequence[Seed]
+    settings: CandidateSettings,
+    broker: Broker,
+    name: str,
+    round_: int,
+    index: int,
+    domain: str,
+    parents: Sequence[Seed],
 ) -> _CandidateRun:
-    roles = assign_roles(setting.recipe, setting.members, round_, index)
+    roles = assign_roles(settings.recipe, settings.members, round_, index)
     begun = Candidate(
         id=name,
         round=round_,
@@ -104,23 +110,23 @@ def _start(
         domain=domain,
         state=State.FAILED,
         reason="",
-        arm=setting.recipe.arm,
+        arm=settings.recipe.arm,
         generator=roles.generator.name,
         reviewers=tuple(reviewer.name for reviewer in roles.reviewers),
         adjudicator=roles.adjudicator.name if roles.adjudicator else "",
         parents=tuple(parent.id for parent in parents),
     )
-    return _CandidateRun(setting, roles, CallRecorder(broker, name), begun)
+    return _CandidateRun(settings, roles, CallRecorder(broker, name), begun)
 
 
-async def _finish(story: _CandidateRun, telling: Awaitable[Candidate]) -> Candidate:
+async def _finish(run: _CandidateRun, attempt: Awaitable[Candidate]) -> Candidate:
     try:
-        ended = await telling
+        ended = await attempt
     except Unanswered as gap:
-        ended = replace(story.told, state=State.FAILED, reason=str(gap))
+        ended = replace(run.candidate, state=State.FAILED, reason=str(gap))
     # Sorted: reviewers answer in any order, and the same story must read the same.
-    ended = replace(ended, usage=dict(story.notebook.usage), calls=tuple(sorted(story.notebook.calls)))
-    return (await decontaminate(story.setting.screen, [ended]))[0]
+    ended = replace(ended, usage=dict(run.recorder.usage), calls=tuple(sorted(run.recorder.calls)))
+    return (await decontaminate(run.settings.decontaminator, [ended]))[0]
 
 
 def domain_in_turn(recipe: SynthesisRecipe, parents: Pool, round_: int, index: int) -> str:
@@ -155,59 +161,59 @@ class _CandidateRun:
     """The steps of one candidate; `told` is what is known of it so far."""
 
     def __init__(
-        self, setting: CandidateSettings, roles: RoleAssignment, notebook: CallRecorder, begun: Candidate
+        self, settings: CandidateSettings, roles: RoleAssignment, recorder: CallRecorder, begun: Candidate
     ) -> None:
-        self.setting = setting
+        self.settings = settings
         self.roles = roles
-        self.notebook = notebook
-        self.told = begun
+        self.recorder = recorder
+        self.candidate = begun
 
-    async def tell(self, parents: Sequence[Seed]) -> Candidate:
+    async def generate(self, parents: Sequence[Seed]) -> Candidate:
         """Keywords, instruction and response, all new."""
-        generator, domain = self.roles.generator, self.told.domain
+        generator, domain = self.roles.generator, self.candidate.domain
         # A small pool gives the same two parents again: the candidates then differ by their draw of keywords.
-        keywords = await new_keywords(self.notebook, generator, domain, parents, drawn=self.told.index)
-        self.told = replace(self.told, keywords=keywords)
+        keywords = await new_keywords(self.recorder, generator, domain, parents, drawn=self.candidate.index)
+        self.candidate = replace(self.candidate, keywords=keywords)
         instruction = await write_instruction(
-            self.notebook, generator, domain, keywords, parents, self.setting.recipe.rounds.parents
+            self.recorder, generator, domain, keywords, parents, self.settings.recipe.rounds.parents
         )
-        luck = rng(self.setting.recipe.seed, self.told.round, self.told.index, "form")
-        instruction = add_format_constraint(instruction, domain, self.setting.recipe.forms, luck)
-        self.told = replace(self.told, instruction=instruction)
+        luck = rng(self.settings.recipe.seed, self.candidate.round, self.candidate.index, "form")
+        instruction = add_format_constraint(instruction, domain, self.settings.recipe.format_constraints, luck)
+        self.candidate = replace(self.candidate, instruction=instruction)
         if failed := await self._check():
-            return replace(self.told, state=State.REJECTED, reason=f"instruction: {failed}")
-        return await self._answered(lambda number: write_response(self.notebook, generator, instruction, draft=number))
+            return replace(self.candidate, state=State.REJECTED, reason=f"instruction: {failed}")
+        return await self._answered(lambda number: write_response(self.recorder, generator, instruction, draft=number))
 
-    async def retell(self, seed: Seed) -> Candidate:
+    async def rewrite(self, seed: Seed) -> Candidate:
         """A new response to a seed's own instruction, which is taken as it is and not checked."""
-        self.told = replace(self.told, keywords=seed.keywords, instruction=seed.instruction, tests=seed.tests)
+        self.candidate = replace(self.candidate, keywords=seed.keywords, instruction=seed.instruction, tests=seed.tests)
         generator = self.roles.generator
-        if self.setting.recipe.refine.writes == "answer":
+        if self.settings.recipe.refine.writes == "answer":
             return await self._answered(
-                lambda number: write_response(self.notebook, generator, seed.instruction, draft=number)
+                lambda number: write_response(self.recorder, generator, seed.instruction, draft=number)
             )
-        return await self._answered(lambda number: rewrite_response(self.notebook, generator, seed, draft=number))
+        return await self._answered(lambda number: rewrite_response(self.recorder, generator, seed, draft=number))
 
     async def _answered(self, write: Callable[[int], Awaitable[str]]) -> Candidate:
         """Every draft is written and judged; the best is the story's."""
-        return pick_best(await together(*(self._draft(n, write) for n in range(self.setting.recipe.drafts))))
+        return pick_best(await together(*(self._draft(n, write) for n in range(self.settings.recipe.best_of))))
 
     async def _draft(self, number: int, write: Callable[[int], Awaitable[str]]) -> Candidate:
         """The story with one response and its verdict; a question that got no answer ends only this draft."""
-        telling = copy(self)
+        attempt = copy(self)
         try:
-            return await telling._respond(await write(number))
+            return await attempt._respond(await write(number))
         except Unanswered as gap:
-            return replace(telling.told, state=State.FAILED, reason=str(gap))
+            return replace(attempt.candidate, state=State.FAILED, reason=str(gap))
 
     async def _respond(self, response: str) -> Candidate:
         """One response: programs with a veto and every reviewer judge it, and the gate decides."""
-        self.told = replace(self.told, response=response)
-        if _bare(response) == _bare(self.told.instruction):
+        self.candidate = replace(self.candidate, response=response)
+        if _bare(response) == _bare(self.candidate.instruction):
             # Small models do this, and it looks likely to a reviewer that reads likelihoods.
-            return replace(self.told, state=State.REJECTED, reason="response: repeats the instruction")
-        if fault := await self._vetoed():
-            return replace(self.told, state=State.REJECTED, reason=fault)
+            return replace(self.candidate, state=State.REJECTED, reason="response: repeats the instruction")
+        if fault := await self._filtered():
+            return replace(self.candidate, state=State.REJECTED, reason=fault)
         return await self._judge(await self._review())
 
     async def _check(self) -> str:
@@ -215,108 +221,110 @@ class _CandidateRun:
         checks = await together(
             *(
                 check_instruction(
-                    self.notebook, reviewer, self.told.instruction, self.setting.thresholds.get(reviewer.name, {})
+                    self.recorder, reviewer, self.candidate.instruction, self.settings.thresholds.get(reviewer.name, {})
                 )
                 for reviewer in self.roles.reviewers
             )
         )
-        self.told = replace(self.told, checks=tuple(checks))
+        self.candidate = replace(self.candidate, checks=tuple(checks))
         return ", ".join(sorted({name for check in checks for name in check.failed}))
 
-    async def _vetoed(self) -> str:
+    async def _filtered(self) -> str:
         """The programs with a veto, in the recipe's order; why the first one rejects, or an empty text."""
-        for program in self._programs("veto"):
-            await self._consult([program])
-            verdict = self.told.programs[-1]
+        for verifier in self._verifiers("filter"):
+            await self._consult([verifier])
+            verdict = self.candidate.verifications[-1]
             if isinstance(verdict, Verified) and verdict.broken:
-                return f"program {program.kind}: {program.fault}"
+                return f"program {verifier.kind}: {verifier.fault}"
         return ""
 
-    def _programs(self, takes: str) -> list[Verifier]:
-        domain = self.told.domain
+    def _verifiers(self, mode: VerifierMode) -> list[Verifier]:
+        domain = self.candidate.domain
         return [
-            program
-            for program in self.setting.programs
-            if program.recipe.takes == takes and domain in (program.recipe.domains or [domain])
+            verifier
+            for verifier in self.settings.verifiers
+            if verifier.recipe.mode == mode and domain in (verifier.recipe.domains or [domain])
         ]
 
-    async def _consult(self, programs: Sequence[Verifier]) -> None:
-        told = self.told
-        sample = VerifierInput(told.domain, told.instruction, told.response, told.generator, told.tests)
-        verdicts = await together(*(program.judge(sample, self.notebook) for program in programs))
-        self.told = replace(self.told, programs=(*self.told.programs, *verdicts))
+    async def _consult(self, verifiers: Sequence[Verifier]) -> None:
+        candidate = self.candidate
+        sample = VerifierInput(
+            candidate.domain, candidate.instruction, candidate.response, candidate.generator, candidate.tests
+        )
+        verdicts = await together(*(verifier.judge(sample, self.recorder) for verifier in verifiers))
+        self.candidate = replace(self.candidate, verifications=(*self.candidate.verifications, *verdicts))
 
     async def _review(self) -> tuple[Review, ...]:
         reviews = await together(
             *(
                 score_response(
-                    self.notebook,
+                    self.recorder,
                     reviewer,
-                    self.told.instruction,
-                    self.told.response,
-                    comment=self.setting.recipe.review.comments == "always",
-                    calibrate=self.setting.calibration(reviewer),
+                    self.candidate.instruction,
+                    self.candidate.response,
+                    comment=self.settings.recipe.review.comments == "always",
+                    calibrate=self.settings.calibration(reviewer),
                 )
                 for reviewer in self.roles.reviewers
             )
         )
-        self.told = replace(self.told, reviews=tuple(reviews))
-        await self._consult(self._programs("seat"))
+        self.candidate = replace(self.candidate, reviews=tuple(reviews))
+        await self._consult(self._verifiers("score"))
         return tuple(reviews)
 
-    def _seated(self) -> tuple[Review, ...]:
+    def _verifier_reviews(self) -> tuple[Review, ...]:
         """What programs on a reviewer's seat say, as reviews; one that abstains has none."""
         return tuple(
-            Review(f"program {verdict.program}", {}, verdict.score, verdict.score, _remark(verdict))
-            for verdict in self.told.programs
-            if isinstance(verdict, Verified) and verdict.takes == "seat"
+            Review(f"program {verdict.verifier}", {}, verdict.score, verdict.score, _remark(verdict))
+            for verdict in self.candidate.verifications
+            if isinstance(verdict, Verified) and verdict.mode == "score"
         )
 
     async def _judge(self, reviews: Sequence[Review]) -> Candidate:
         """The gate, and the adjudicator where the reviewers disagree."""
-        review = self.setting.recipe.review
-        scores = [r.score for r in (*reviews, *self._seated())]
+        review = self.settings.recipe.review
+        scores = [r.score for r in (*reviews, *self._verifier_reviews())]
         if not scores:
-            return replace(self.told, state=State.ACCEPTED, reason="no reviewers")
+            return replace(self.candidate, state=State.ACCEPTED, reason="no reviewers")
         consensus = decide(scores, review)
-        self.told = replace(self.told, mean=consensus.mean, std=consensus.std)
+        self.candidate = replace(self.candidate, mean=consensus.mean, std=consensus.std)
         match consensus.gate:
             case Gate.REJECT:
-                return replace(self.told, state=State.REJECTED, reason="response: mean score too low")
+                return replace(self.candidate, state=State.REJECTED, reason="response: mean score too low")
             case Gate.ACCEPT:
-                return replace(self.told, state=State.ACCEPTED, reason="reviewers agree")
+                return replace(self.candidate, state=State.ACCEPTED, reason="reviewers agree")
             case Gate.ADJUDICATE:
-                self.told = replace(self.told, disputed=True)
+                self.candidate = replace(self.candidate, disputed=True)
                 return await self._settle(reviews)
 
     async def _settle(self, reviews: Sequence[Review]) -> Candidate:
         """What becomes of a dispute: the adjudicator's word, or in an ablation the recipe's."""
-        recipe, adjudicator = self.setting.recipe, self.roles.adjudicator
+        recipe, adjudicator = self.settings.recipe, self.roles.adjudicator
         if adjudicator is None:
             accepted = recipe.review.disputed == "accept"
             state = State.ACCEPTED if accepted else State.REJECTED
-            return replace(self.told, state=state, reason=f"disputed: {state}, nobody adjudicates")
+            return replace(self.candidate, state=state, reason=f"disputed: {state}, nobody adjudicates")
         if recipe.review.comments == "disputed":
             reviews = await self._comments(reviews)
         ruling = await adjudicate(
-            self.notebook,
+            self.recorder,
             adjudicator,
-            self.told.instruction,
-            self.told.response,
-            (*reviews, *self._seated()),
+            self.candidate.instruction,
+            self.candidate.response,
+            (*reviews, *self._verifier_reviews()),
             accept_score=recipe.review.accept_mean,
-            calibrate=await self.setting.measured(adjudicator),
+            calibrate=await self.settings.measured(adjudicator),
         )
         state = State.ACCEPTED if ruling.kept else State.REJECTED
         reason = "adjudicator kept it" if ruling.kept else "adjudicator rejected it"
-        return replace(self.told, ruling=ruling, state=state, reason=reason)
+        return replace(self.candidate, ruling=ruling, state=state, reason=reason)
 
     async def _comments(self, reviews: Sequence[Review]) -> tuple[Review, ...]:
         commented = await together(
             *(
-                add_comment(self.notebook, reviewer, self.told.instruction, self.told.response, review)
+                add_comment(self.recorder, reviewer, self.candidate.instruction, self.candidate.response, review)
                 for reviewer, review in zip(self.roles.reviewers, reviews, strict=True)
             )
         )
-        self.told = replace(self.told, reviews=tuple(commented))
+        self.candidate = replace(self.candidate, reviews=tuple(commented))
         return tuple(commented)

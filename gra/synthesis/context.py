@@ -30,7 +30,7 @@ class SynthesisContext:
     """What making one arm needs at hand."""
 
     job: Job
-    workshop: ModelRegistry
+    registry: ModelRegistry
     broker: Broker
     ledger: Ledger
     view: View
@@ -57,7 +57,7 @@ class SynthesisContext:
 
         `quietly` only counts it: an earlier start has told of it.
         """
-        self.workshop.prepared.set()
+        self.registry.prepared.set()
         self.ended[candidate.state] += 1
         past = steps(candidate)
         self.gates.update({step: past[step] for step in taken_by(self.recipe)})

@@ -62,7 +62,7 @@ class Decontaminator:
     def judge(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """Each of these candidates, which all would be accepted, with the verdict on it."""
         # Of a candidate with drafts the others may become the worse half of preference pairs.
-        texts = [[c.instruction, c.response, *(draft.response for draft in c.drafts)] for c in candidates]
+        texts = [[c.instruction, c.response, *(draft.response for draft in c.alternatives)] for c in candidates]
         return [self._judged(c, found) for c, found in zip(candidates, self._index.check(texts), strict=True)]
 
     @cached_property
@@ -108,15 +108,15 @@ def open_decontaminator(loaded: Loaded[SynthesisRecipe], read_suite: ReadSuite) 
         ) from None
 
 
-async def decontaminate(screen: Decontaminator | None, candidates: Sequence[Candidate]) -> list[Candidate]:
+async def decontaminate(decontaminator: Decontaminator | None, candidates: Sequence[Candidate]) -> list[Candidate]:
     """The candidates, those that would be accepted with the verdict of the screen, if there is one."""
     told = list(candidates)
-    if screen is None:
+    if decontaminator is None:
         return told
     places = [place for place, candidate in enumerate(told) if candidate.state is State.ACCEPTED]
     for start in range(0, len(places), _ROWS):
         some = places[start : start + _ROWS]
-        judged = await asyncio.to_thread(screen.judge, [told[place] for place in some])
+        judged = await asyncio.to_thread(decontaminator.judge, [told[place] for place in some])
         for place, candidate in zip(some, judged, strict=True):
             told[place] = candidate
     return told

@@ -29,7 +29,7 @@ def plain_reason(candidate: Candidate) -> str:
 
 def taken_by(recipe: SynthesisRecipe) -> tuple[str, ...]:
     """The `STEPS` that a recipe has."""
-    without = {PROGRAMS: not recipe.review.programs, CLEAN: recipe.contamination is None}
+    without = {PROGRAMS: not recipe.review.verifiers, CLEAN: recipe.contamination is None}
     return tuple(step for step in STEPS if not without.get(step))
 
 

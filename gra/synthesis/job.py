@@ -42,7 +42,7 @@ class Job:
     folder: RunFolder
     ledger: Path
     permission: Permission | None = None  # to run code that a model wrote
-    screen: Decontaminator | None = None  # of a recipe that names a suite
+    decontaminator: Decontaminator | None = None  # of a recipe that names a suite
 
     @property
     def recipe(self) -> SynthesisRecipe:
@@ -68,26 +68,28 @@ class Job:
         file, recipe = self.seed_file(), self.recipe
         return load_seeds(file, recipe.domains, recipe.seeds, seed=recipe.seed), file_digest(file)
 
-    def fingerprint(self, workshop: ModelRegistry, *without: str) -> str:
+    def fingerprint(self, registry: ModelRegistry, *without: str) -> str:
         """Changes whenever the dataset could: recipe (but for the sections in `without`), seeds, models, prompts."""
         # Where a model runs is in its identity, as far as it matters, and an adapter is what it holds, not its folder.
         elsewhere = {"engine", "adapter"}
         members: dict[str, Any] = {"committee": {"models": {"__all__": elsewhere}}, "teacher": elsewhere}
         # A suite is what its items are, not its file; forms are told apart below, where any are asked for.
-        left_out = {"tracking", "engine", "ledger", "contamination", "forms", *without}
+        left_out = {"tracking", "engine", "ledger", "contamination", "format_constraints", *without}
         recipe = self.recipe.model_dump(exclude=members | dict.fromkeys(left_out, True))
-        models = {name: asdict(workshop.model_id(name)) for name in sorted(workshop.models)}
-        programs = versions(self.recipe.review.programs)
+        models = {name: asdict(registry.model_id(name)) for name in sorted(registry.models)}
+        programs = versions(self.recipe.review.verifiers)
         committee = committee_of(self.recipe)
         adapters = {
-            name: workshop.model_id(member.model, member.adapter).adapter
+            name: registry.model_id(member.model, member.adapter).adapter
             for name, member in (committee.models.items() if committee else ())
             if member.adapter is not None
         }
         parts = [recipe, self.seeds_sha256, models, digests(), programs]
         parts += [adapters] if adapters else []
         parts += (
-            [{"forms": [FORMAT_CONSTRAINTS_VERSION, self.recipe.forms.model_dump()]}] if self.recipe.forms.share else []
+            [{"forms": [FORMAT_CONSTRAINTS_VERSION, self.recipe.format_constraints.model_dump()]}]
+            if self.recipe.format_constraints.share
+            else []
         )
-        parts += [{"contamination": self.screen.digest}] if self.screen else []
+        parts += [{"contamination": self.decontaminator.digest}] if self.decontaminator else []
         return digest(parts)

@@ -46,7 +46,7 @@ class ModelRates:
 
 @dataclass
 class _ArmProgress:
-    bench: SynthesisContext
+    context: SynthesisContext
     held: GpuTime
     charged: float = 0.0  # GPU-seconds of this process
     # (time, rows accepted, candidates ended)
@@ -104,10 +104,10 @@ class Monitor:
                 self.say()
 
     @contextmanager
-    def arm(self, bench: SynthesisContext, held: GpuTime) -> Iterator[None]:
+    def arm(self, context: SynthesisContext, held: GpuTime) -> Iterator[None]:
         """Watch an arm for the time of the block, and charge it its part of the engines' time."""
         self.tick()
-        arm = _ArmProgress(bench, held)
+        arm = _ArmProgress(context, held)
         self._arms.append(arm)
         self._joined += 1
         self._charge(arm, self._early)
@@ -127,7 +127,7 @@ class Monitor:
         self._early += part if missing > 0 else 0.0
         for arm in self._arms:
             self._charge(arm, part)
-            gates = arm.bench.gates
+            gates = arm.context.gates
             _keep(arm.pace, (now, gates["accepted"], gates["candidates"]), now - _PACE_OVER_S)
         _keep(self._seen, (now, self._tokens()), now - _RATE_OVER_S)
         if self._view.live:  # drawn here, for the terminal is refreshed by a thread while everything changes
@@ -135,13 +135,13 @@ class Monitor:
 
     def _charge(self, arm: _ArmProgress, gpu_seconds: float) -> None:
         arm.charged += gpu_seconds
-        arm.bench.broker.account.gpu_seconds += gpu_seconds
+        arm.context.broker.account.gpu_seconds += gpu_seconds
 
     def _tokens(self) -> dict[str, Tokens]:
         """What each model read and wrote for the arms that are being made."""
         total: dict[str, Tokens] = {}
         for arm in self._arms:
-            for name, paid in arm.bench.broker.progress.paid.items():
+            for name, paid in arm.context.broker.progress.paid.items():
                 sum_ = total.setdefault(name, Tokens())
                 sum_.read += paid.read
                 sum_.cached += paid.cached
@@ -152,13 +152,13 @@ class Monitor:
         """Every model as it stands."""
         if not self._arms:
             return {}
-        pool: EnginePool = self._arms[0].bench.broker.pool
+        pool: EnginePool = self._arms[0].context.broker.pool
         then, before = self._seen[0] if self._seen else (self._last, {})
         seconds = max(self._last - then, 1e-9)
         now = self._tokens()
         found = {}
         for name in pool.engines:
-            progress = [arm.bench.broker.progress for arm in self._arms]
+            progress = [arm.context.broker.progress for arm in self._arms]
             in_flight = sum(p.in_flight[name] for p in progress)
             new, old = now.get(name, Tokens()), before.get(name, Tokens())
             found[name] = ModelRates(
@@ -168,28 +168,28 @@ class Monitor:
                 read_rate=max(0.0, new.read - old.read) / seconds,
                 written_rate=max(0.0, new.written - old.written) / seconds,
                 cached_share=new.cached / new.read if new.read else 0.0,
-                state=self._state(name, pool.residency),
+                state=self._state(name, pool.swapper),
             )
         return found
 
-    def _state(self, name: str, residency: Swapper) -> str:
+    def _state(self, name: str, swapper: Swapper) -> str:
         if name in self._served:
             return "served"
-        if name in residency.resident:
+        if name in swapper.resident:
             return "resident"
-        return "asleep" if name in residency.asleep else "parked"
+        return "asleep" if name in swapper.asleep else "parked"
 
-    def left_s(self, bench: SynthesisContext) -> float | None:
+    def left_s(self, context: SynthesisContext) -> float | None:
         """Seconds until an arm is done at its pace of the last minutes; None while there is no pace."""
-        arm = next((arm for arm in self._arms if arm.bench is bench), None)
+        arm = next((arm for arm in self._arms if arm.context is context), None)
         if arm is None or len(arm.pace) < 2:
             return None
         (then, rows, candidates), (now, rows_now, candidates_now) = arm.pace[0], arm.pace[-1]
         estimates = [
             (goal - have) * (now - then) / (have - had)
             for goal, had, have in (
-                (bench.goal.rows, rows, rows_now),
-                (bench.goal.candidates, candidates, candidates_now),
+                (context.goal.rows, rows, rows_now),
+                (context.goal.candidates, candidates, candidates_now),
             )
             if have > had
         ]
@@ -200,18 +200,18 @@ class Monitor:
         loads = self.loads()
         models = {name: _rounded(load) for name, load in loads.items()}
         for arm in self._arms:
-            bench, account = arm.bench, arm.bench.broker.account
+            context, account = arm.context, arm.context.broker.account
             arm.held.write(arm.charged)
-            left, spent = self.left_s(bench), account.to_json()
+            left, spent = self.left_s(context), account.to_json()
             self._view.event(
-                "load", arm=bench.recipe.name, models=models, gates=dict(bench.gates), spent=spent,
+                "load", arm=context.recipe.name, models=models, gates=dict(context.gates), spent=spent,
                 left_s=None if left is None else round(left),
             )  # fmt: skip
             series = _series(models)
-            series |= {f"gates/{gate}": count for gate, count in bench.gates.items()}
-            series |= {f"synthesis/{state}": count for state, count in bench.ended.items()}
+            series |= {f"gates/{gate}": count for gate, count in context.gates.items()}
+            series |= {f"synthesis/{state}": count for state, count in context.ended.items()}
             series |= {f"spent/{key}": value for key, value in spent.items()}
-            bench.tracker.log(series | ({} if left is None else {"synthesis/left_s": left}))
+            context.tracker.log(series | ({} if left is None else {"synthesis/left_s": left}))
         if self._clock() >= self._next_lines:
             self._next_lines = self._clock() + _LINES_EVERY_S
             for name, load in loads.items():
@@ -227,15 +227,15 @@ class Monitor:
                 name, load.state, str(load.queued), str(load.in_flight), f"{load.read_rate:,.0f}",
                 f"{load.written_rate:,.0f}", f"{load.cached_share:.0%}",
             )  # fmt: skip
-        return Group(table, *(Text(self._story(arm.bench), overflow="fold") for arm in self._arms))
+        return Group(table, *(Text(self._story(arm.context), overflow="fold") for arm in self._arms))
 
-    def _story(self, bench: SynthesisContext) -> str:
-        account, left = bench.broker.account, self.left_s(bench)
-        gates = " → ".join(f"{count} {gate}" for gate, count in bench.gates.items())
+    def _story(self, context: SynthesisContext) -> str:
+        account, left = context.broker.account, self.left_s(context)
+        gates = " → ".join(f"{count} {gate}" for gate, count in context.gates.items())
         cost = f", {account.usd:,.2f} US dollars" if account.usd else ""
         spent = f"{account.tokens:,} tokens, {account.gpu_hours:.2f} GPU-hours{cost} spent"
         time_left = "" if left is None else f"; about {duration(left)} left"
-        return f"{bench.recipe.name}: {gates or 'no candidate yet'}; {spent}{time_left}"
+        return f"{context.recipe.name}: {gates or 'no candidate yet'}; {spent}{time_left}"
 
 
 def _keep(seen: deque[Any], entry: tuple[Any, ...], since: float) -> None:

@@ -56,7 +56,7 @@ class Round:
 
     def __init__(
         self,
-        setting: CandidateSettings,
+        settings: CandidateSettings,
         broker: Broker,
         ledger: Ledger,
         pool: Pool,
@@ -64,7 +64,7 @@ class Round:
         number: int,
         in_flight: int,
     ) -> None:
-        self._setting = setting
+        self._setting = settings
         self._broker = broker
         self._ledger = ledger
         self._parents = eligible(pool)
@@ -72,8 +72,8 @@ class Round:
         self._number = number
         self._in_flight = in_flight
         # A verdict counts again only under the same recipe, models, prompts and pool.
-        told_from = setting.recipe.rounds.parents
-        self._scope = digest([setting.fingerprint, told_from, [[s.id for s in samples] for samples in pool.values()]])
+        told_from = settings.recipe.rounds.parents
+        self._scope = digest([settings.fingerprint, told_from, [[s.id for s in samples] for samples in pool.values()]])
         self._admitted = 0
         self._ended = 0
         self._prefix = 0  # how many candidates, from the first on without a gap, have ended
@@ -86,7 +86,7 @@ class Round:
         self._arrivals: IncrementalDedup | None = None
         self._arrived = 0  # how many of those that passed have arrived at dedup
         self._full: int | None = None  # the shortest prefix that fills the round
-        self._quotas = Quotas(setting.recipe, number)
+        self._quotas = Quotas(settings.recipe, number)
         self._since = 0  # the newest answer in the ledger when the round was first begun
 
     async def run(self, on_end: OnEnd) -> RoundResult:
@@ -232,7 +232,7 @@ class Round:
             pool, shelf = await self._embed(len(self._passed))
             if self._arrivals is None:
                 dedup = self._setting.recipe.dedup
-                self._arrivals = IncrementalDedup(pool, self._pool_texts, dedup.threshold, dedup.likeness)
+                self._arrivals = IncrementalDedup(pool, self._pool_texts, dedup.threshold, dedup.minhash)
             self._full = await asyncio.to_thread(self._filled_by, self._arrivals, shelf.mapped(len(self._passed)))
         return self._full
 
@@ -256,7 +256,7 @@ class Round:
             return []
         pool, shelf = await self._embed(len(passed))
         dedup = self._setting.recipe.dedup
-        said = DedupTexts([c.text for c in passed], self._pool_texts, dedup.likeness)
+        said = DedupTexts([c.text for c in passed], self._pool_texts, dedup.minhash)
         scores = [c.score for c in passed]
         return await asyncio.to_thread(
             greedy_dedup,

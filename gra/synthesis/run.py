@@ -37,33 +37,35 @@ def run_jobs(jobs: Sequence[Job], view: View, logs: Path, group: str | None = No
 
     Returns each arm's manifest section by recipe name.
     """
-    workshop = find_models([job.recipe for job in jobs], view)
+    registry = find_models([job.recipe for job in jobs], view)
     finished: dict[str, dict[str, Any]] = {}
     open_jobs: list[Job] = []
     for job in jobs:
-        done = job.folder.completed("synthesis", job.fingerprint(workshop))
+        done = job.folder.completed("synthesis", job.fingerprint(registry))
         if done is None:
             open_jobs.append(job)
         else:
             view.note(f"  {job.recipe.name}: already made, {done['states']['accepted']} rows")
             finished[job.recipe.name] = done
     if open_jobs:
-        asyncio.run(_run(open_jobs, workshop, view, logs, group, finished))
+        asyncio.run(_run(open_jobs, registry, view, logs, group, finished))
     return finished
 
 
 async def _run(
     jobs: Sequence[Job],
-    workshop: ModelRegistry,
+    registry: ModelRegistry,
     view: View,
     logs: Path,
     group: str | None,
     finished: dict[str, dict[str, Any]],
 ) -> None:
-    async with _engines(jobs, workshop, view, logs) as (pool, watch):
+    async with _engines(jobs, registry, view, logs) as (pool, monitor):
         with view.stage("synthesis", ", ".join(job.recipe.name for job in jobs)), view.bars():
-            async with watch.over(), asyncio.TaskGroup() as group_of_arms:
-                tasks = [group_of_arms.create_task(synthesize(job, workshop, pool, view, group, watch)) for job in jobs]
+            async with monitor.over(), asyncio.TaskGroup() as group_of_arms:
+                tasks = [
+                    group_of_arms.create_task(synthesize(job, registry, pool, view, group, monitor)) for job in jobs
+                ]
     for job, task in zip(jobs, tasks, strict=True):
         finished[job.recipe.name] = task.result()
 
@@ -72,26 +74,28 @@ def run_sample(jobs: Sequence[Job], count: int, view: View, logs: Path) -> dict[
     """Make the first candidates of each arm, as the beginning of the arm itself; duplicates by recipe name."""
 
     async def sample() -> dict[str, list[str]]:
-        async with _engines(jobs, workshop, view, logs) as (pool, watch):
+        async with _engines(jobs, registry, view, logs) as (pool, monitor):
             with view.stage("sample", ", ".join(job.recipe.name for job in jobs)), view.bars():
-                async with watch.over():
-                    found = await at_once(*(synthesize_sample(job, workshop, pool, view, count, watch) for job in jobs))
+                async with monitor.over():
+                    found = await at_once(
+                        *(synthesize_sample(job, registry, pool, view, count, monitor) for job in jobs)
+                    )
         return {job.recipe.name: duplicates for job, duplicates in zip(jobs, found, strict=True)}
 
-    workshop = find_models([job.recipe for job in jobs], view)
+    registry = find_models([job.recipe for job in jobs], view)
     return asyncio.run(sample())
 
 
 @asynccontextmanager
 async def _engines(
-    jobs: Sequence[Job], workshop: ModelRegistry, view: View, logs: Path
+    jobs: Sequence[Job], registry: ModelRegistry, view: View, logs: Path
 ) -> AsyncIterator[tuple[EnginePool, Monitor]]:
     """The engines that some arms share, and who watches them."""
     if not any(job.recipe.has_stories for job in jobs):
-        workshop.prepared.set()
-    watch = Monitor(view, len(jobs), workshop.gpus, frozenset(workshop.servers | workshop.clusters))
-    async with running(workshop.pool(logs), view) as pool:
-        yield pool, watch
+        registry.prepared.set()
+    monitor = Monitor(view, len(jobs), registry.gpus, frozenset(registry.servers | registry.clusters))
+    async with running(registry.pool(logs), view) as pool:
+        yield pool, monitor
         for name, engine in pool.engines.items():
             s = engine.stats
             for note in s.notes:
@@ -121,8 +125,8 @@ def make_job(
     _check_ledger(place)
     if shared and create:
         RunFolder(place.parent).create()
-    screen = open_decontaminator(loaded, read_suite)
-    job = Job(loaded, folder.create() if create else folder, place, permission, screen)
+    decontaminator = open_decontaminator(loaded, read_suite)
+    job = Job(loaded, folder.create() if create else folder, place, permission, decontaminator)
     seeds = job.seeds.rows
     if job.recipe.writes_samples and all(seed.domain for seed in seeds):  # else they are named by a model first
         check_parents(job, seeds)
@@ -131,7 +135,7 @@ def make_job(
         named = {name: ModelId(member.model, member.model, "") for name, member in committee.models.items()}
         members = make_members(committee, job.recipe.review, named)
         check_assignment(job.recipe, members)
-        make_verifiers(job.recipe.review.programs, members, permission)
+        make_verifiers(job.recipe.review.verifiers, members, permission)
     return job
 
 

@@ -33,14 +33,14 @@ ControlItems = Sequence[tuple[Seed, str]]
 class PreparedCommittee:
     """What all stories share, the seeds with the metadata the arm needs, and what was measured."""
 
-    setting: CandidateSettings
+    settings: CandidateSettings
     seeds: list[Seed]
     measured: list[ReviewerMeasurement]
     late: dict[str, asyncio.Task[ReviewerMeasurement]]
 
     async def facts(self) -> dict[str, Any]:
         """What the report should know; adjudicators who were never asked were never measured."""
-        members, recipe = self.setting.members, self.setting.recipe
+        members, recipe = self.settings.members, self.settings.recipe
         committee = committee_of(recipe)
         assert committee is not None
         measured = {m.member: m for m in (*self.measured, *await asyncio.gather(*self.late.values()))}
@@ -53,7 +53,7 @@ class PreparedCommittee:
             "reviewers": {name: measured[name].to_json() for name in members if name in measured},
             "committee_auc": committee_auc(self.measured) if self.measured else None,
             "shared_weights": shared_weights(members),
-            "code_execution": next((t.sandbox.facts() for t in _unit_tests(self.setting.programs)), None),
+            "code_execution": next((t.sandbox.facts() for t in _unit_tests(self.settings.verifiers)), None),
             "members": {
                 m.name: {"model": m.model.name, "ask": m.ask, "roles": list(m.roles)}
                 | ({"adapter": m.model.adapter} if m.model.adapter else {})
@@ -68,92 +68,101 @@ class PreparedCommittee:
         await asyncio.gather(*self.late.values(), return_exceptions=True)
 
 
-async def prepare(bench: SynthesisContext, seeds: Sequence[Seed]) -> PreparedCommittee:
+async def prepare(context: SynthesisContext, seeds: Sequence[Seed]) -> PreparedCommittee:
     """Measure the reviewers and give the seeds their metadata.
 
     Those who only adjudicate are measured at the first dispute: no other story needs to wait for them.
     """
-    recipe, members = assemble_committee(bench.workshop, bench.recipe, bench.view)
-    named = await name_domains(bench, members, seeds)
-    planted = _planted(recipe, named)
-    reviewers = [m for m in members.values() if planted and "reviewer" in m.roles]
+    recipe, members = assemble_committee(context.registry, context.recipe, context.view)
+    named = await name_domains(context, members, seeds)
+    control_items = _planted(recipe, named)
+    reviewers = [m for m in members.values() if control_items and "reviewer" in m.roles]
     if recipe.arm == "refined":
-        measured, parents = await _measure_all(bench, reviewers, planted), named
+        measured, parents = await _measure_all(context, reviewers, control_items), named
     else:
-        if lone := check_parents(bench.job, named):
-            bench.view.note(f"! no candidates for {', '.join(lone)}: a domain needs two seeds")
-        measuring = asyncio.ensure_future(_measure_all(bench, reviewers, planted))
-        enriching = asyncio.ensure_future(enrich_all(bench, members, named))
+        if lone := check_parents(context.job, named):
+            context.view.note(f"! no candidates for {', '.join(lone)}: a domain needs two seeds")
+        measuring = asyncio.ensure_future(_measure_all(context, reviewers, control_items))
+        enriching = asyncio.ensure_future(enrich_all(context, members, named))
         await at_once(measuring, enriching)
         measured, parents = measuring.result(), enriching.result()
-    programs = make_verifiers(recipe.review.programs, members, bench.job.permission)
-    _note_what_tests_can_do(bench, programs, named)
+    programs = make_verifiers(recipe.review.verifiers, members, context.job.permission)
+    _note_what_tests_can_do(context, programs, named)
     late: dict[str, asyncio.Task[ReviewerMeasurement]] = {}
     judges = [m for m in members.values() if "adjudicator" in m.roles and "reviewer" not in m.roles]
-    setting = CandidateSettings(
+    settings = CandidateSettings(
         recipe,
         members,
         {m.member: m.calibration for m in measured},
         {m.member: m.thresholds for m in measured},
-        {m.name: partial(_calibration, bench, m, planted, late) for m in judges if planted and adjudicates(recipe)},
+        {
+            m.name: partial(_calibration, context, m, control_items, late)
+            for m in judges
+            if control_items and adjudicates(recipe)
+        },
         programs,
-        bench.job.fingerprint(bench.workshop, "rounds", "budget", "prices", "dedup"),
-        bench.job.screen,
+        context.job.fingerprint(context.registry, "rounds", "budget", "prices", "dedup"),
+        context.job.decontaminator,
     )
-    return PreparedCommittee(setting, parents, measured, late)
+    return PreparedCommittee(settings, parents, measured, late)
 
 
 def _unit_tests(programs: Sequence[Verifier]) -> list[UnitTestVerifier]:
     return [program for program in programs if isinstance(program, UnitTestVerifier)]
 
 
-def _note_what_tests_can_do(bench: SynthesisContext, programs: Sequence[Verifier], seeds: Sequence[Seed]) -> None:
+def _note_what_tests_can_do(context: SynthesisContext, programs: Sequence[Verifier], seeds: Sequence[Seed]) -> None:
     """Say what the sandbox cannot keep out here, and when no response will have tests to pass."""
     for program in _unit_tests(programs):
         for gap in program.sandbox.isolation.gaps():
-            bench.view.note(f"! where the answers' programs run, {gap}; see docs/evaluation.md")
-        if bench.recipe.arm not in ("refined", "integrated"):
-            bench.view.note(
-                f"! `kind: tests` will abstain: `arm: {bench.recipe.arm}` writes new instructions, which come without "
+            context.view.note(f"! where the answers' programs run, {gap}; see docs/evaluation.md")
+        if context.recipe.arm not in ("refined", "integrated"):
+            context.view.note(
+                f"! `kind: tests` will abstain: `arm: {context.recipe.arm}` writes new instructions, which come without "
                 "tests; `refined` and `integrated` answer the seeds'"
             )
         elif not any(seed.tests for seed in seeds):
-            bench.view.note("! `kind: tests` will abstain: no seed has `tests`")
+            context.view.note("! `kind: tests` will abstain: no seed has `tests`")
 
 
 def _planted(recipe: SynthesisRecipe, seeds: Sequence[Seed]) -> ControlItems:
     """The pairs by which reviewers are measured; none when nobody reviews, or scores are taken as they stand."""
     committee = committee_of(recipe)
-    if not recipe.review.probes or committee is None or not committee.reviewers:
+    if not recipe.review.control_items or committee is None or not committee.reviewers:
         return []
-    return make_control_items(seeds, recipe.review.probes, recipe.seed)
+    return make_control_items(seeds, recipe.review.control_items, recipe.seed)
 
 
 async def _measure_all(
-    bench: SynthesisContext, judges: Sequence[Member], planted: ControlItems
+    context: SynthesisContext, judges: Sequence[Member], control_items: ControlItems
 ) -> list[ReviewerMeasurement]:
-    return await at_once(*(_measure(bench, judge, planted) for judge in judges))
+    return await at_once(*(_measure(context, judge, control_items) for judge in judges))
 
 
-async def _measure(bench: SynthesisContext, judge: Member, planted: ControlItems) -> ReviewerMeasurement:
-    measured = await measure_reviewer(bench.broker, judge, planted)
+async def _measure(context: SynthesisContext, judge: Member, control_items: ControlItems) -> ReviewerMeasurement:
+    measured = await measure_reviewer(context.broker, judge, control_items)
     unanswered = f", {measured.unanswered} answers unusable" if measured.unanswered else ""
-    bench.view.note(f"  reviewer {judge.name}: AUC {measured.auc:.2f} on {len(planted)} planted pairs{unanswered}")
-    bench.tracker.summary({f"reviewers/{judge.name}/auc": measured.auc})
+    context.view.note(
+        f"  reviewer {judge.name}: AUC {measured.auc:.2f} on {len(control_items)} planted pairs{unanswered}"
+    )
+    context.tracker.summary({f"reviewers/{judge.name}/auc": measured.auc})
     return measured
 
 
 async def _calibration(
-    bench: SynthesisContext, judge: Member, planted: ControlItems, late: dict[str, asyncio.Task[ReviewerMeasurement]]
+    context: SynthesisContext,
+    judge: Member,
+    control_items: ControlItems,
+    late: dict[str, asyncio.Task[ReviewerMeasurement]],
 ) -> Calibration:
     if judge.name not in late:
-        late[judge.name] = asyncio.create_task(_measure(bench, judge, planted))
+        late[judge.name] = asyncio.create_task(_measure(context, judge, control_items))
     # Shielded: a story that is cancelled while it waits leaves the measurement to the others.
     return (await asyncio.shield(late[judge.name])).calibration
 
 
 def assemble_committee(
-    workshop: ModelRegistry, recipe: SynthesisRecipe, view: View
+    registry: ModelRegistry, recipe: SynthesisRecipe, view: View
 ) -> tuple[SynthesisRecipe, dict[str, Member]]:
     """The members whose models are here, and the recipe with fewer reviewers when there are fewer members.
 
@@ -162,9 +171,9 @@ def assemble_committee(
     """
     committee = committee_of(recipe)
     assert committee is not None
-    served = {name: workshop.served(member) for name, member in committee.models.items()}
+    served = {name: registry.served(member) for name, member in committee.models.items()}
     present = {
-        name: make_member(name, member, recipe.review, workshop.model_id(model, member.adapter))
+        name: make_member(name, member, recipe.review, registry.model_id(model, member.adapter))
         for name, member in committee.models.items()
         if (model := served[name]) is not None
     }

@@ -38,7 +38,7 @@ class CandidateCounts:
         self._states[c.state] += 1
         self._reasons[plain_reason(c)] += 1
         self._programs.add(c)
-        if c.disputed or any(draft.ruling for draft in c.drafts):
+        if c.disputed or any(draft.ruling for draft in c.alternatives):
             self.judges.add(c.adjudicator)
         if c.mean is not None:
             self._means.append(c.mean)
@@ -69,25 +69,25 @@ class CandidateCounts:
 
 
 def summarize(
-    job: Job, workshop: ModelRegistry, ledger: Ledger, candidates: Iterable[Candidate], facts: Mapping[str, Any]
+    job: Job, registry: ModelRegistry, ledger: Ledger, candidates: Iterable[Candidate], facts: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The manifest's section: counts, tokens by role, models, reviewers."""
     tally = CandidateCounts()
     for candidate in candidates:
         tally.add(candidate)
     return {
-        "fingerprint": job.fingerprint(workshop),
+        "fingerprint": job.fingerprint(registry),
         "name": job.recipe.name,
         "arm": job.recipe.arm,
         **tally.facts(),
         "tokens_by_role": ledger.paid("role"),
         "tokens_by_model": ledger.paid("model"),
         "faults": ledger.faults(),
-        "models": {name: {**asdict(m), "path": m.path.name} for name, m in workshop.models.items()},
-        "missing_models": workshop.missing,
+        "models": {name: {**asdict(m), "path": m.path.name} for name, m in registry.models.items()},
+        "missing_models": registry.missing,
         "prompts": digests(),
         "seeds_sha256": job.seeds_sha256,
-        **({"contamination": job.screen.to_json() | tally.contamination()} if job.screen else {}),
+        **({"contamination": job.decontaminator.to_json() | tally.contamination()} if job.decontaminator else {}),
         **facts,
         **_shown_reviewers(facts, tally.judges),
     }
@@ -102,16 +102,16 @@ def _shown_reviewers(facts: Mapping[str, Any], judges: set[str]) -> dict[str, An
     return {"reviewers": shown} if measured else {}
 
 
-def card_facts(job: Job, workshop: ModelRegistry, content: Mapping[str, Any]) -> dict[str, Any]:
+def card_facts(job: Job, registry: ModelRegistry, content: Mapping[str, Any]) -> dict[str, Any]:
     """What the dataset card shows."""
     members = content.get("members", {})
-    if not members and job.recipe.teacher is not None and (served := workshop.served(job.recipe.teacher)):
-        members = {"teacher": {"model": workshop.models[served].name}}
+    if not members and job.recipe.teacher is not None and (served := registry.served(job.recipe.teacher)):
+        members = {"teacher": {"model": registry.models[served].name}}
     models = [
         {"member": member, "name": m.name, "identity": " + ".join(filter(None, (m.identity, facts.get("adapter")))),
          "licence": m.licence}
         for member, facts in members.items()
-        for m in workshop.models.values()
+        for m in registry.models.values()
         if m.name == facts["model"]
     ]  # fmt: skip
     reviewers = [

@@ -41,7 +41,7 @@ def preview(
     options, recipe = check_arguments(loaded), loaded.recipe
     split, files = read_data(loaded)
     adapter_folder(loaded)
-    student = find_configuration(model_name(recipe.model), accept_licences=recipe.accept_licences, progress=say)
+    student = find_configuration(model_name(recipe.model), accept_licenses=recipe.accept_licenses, progress=say)
     seen: dict[str, Any] = {
         "name": recipe.name,
         "method": recipe.method,
@@ -98,7 +98,7 @@ def _teacher_shape(recipe: TrainRecipe, say: Callable[[str], None]) -> tuple[Sha
 
     if recipe.teacher is None:
         return None, []
-    teacher = find_configuration(model_name(recipe.teacher), accept_licences=recipe.accept_licences, progress=say)
+    teacher = find_configuration(model_name(recipe.teacher), accept_licenses=recipe.accept_licenses, progress=say)
     if teacher.config is None:
         return None, [f"the teacher's memory: not even the configuration of {teacher.source}"]
     return shape_of(teacher.config), []
@@ -122,7 +122,7 @@ def arithmetic(loaded: Loaded[TrainRecipe], launch: Launch, rows: int) -> dict[s
     from gra.models.configuration import find_configuration
 
     options, recipe = check_arguments(loaded), loaded.recipe
-    student = find_configuration(model_name(recipe.model), accept_licences=recipe.accept_licences)
+    student = find_configuration(model_name(recipe.model), accept_licenses=recipe.accept_licenses)
     shape = shape_of(student.config, lora_config(recipe))
     memory = estimate(recipe, options, shape, launch, longest=row_limit(recipe, options) or 1024, cpu=False)
     return {

@@ -88,7 +88,7 @@ def make_plan(loaded: Loaded[TrainRecipe], say: Callable[[str], None] = lambda t
 
     from gra.models.catalog import resolve
 
-    model = resolve(model_name(recipe.model), accept_licences=recipe.accept_licences, progress=say)
+    model = resolve(model_name(recipe.model), accept_licenses=recipe.accept_licenses, progress=say)
     if recipe.model.identity not in (None, model.identity):
         raise Mismatch(
             f"{recipe.model.name} here is {model.identity}, the recipe asks for {recipe.model.identity}; "
@@ -96,7 +96,7 @@ def make_plan(loaded: Loaded[TrainRecipe], say: Callable[[str], None] = lambda t
         )
     teacher = None
     if recipe.teacher is not None:
-        teacher = resolve(model_name(recipe.teacher), accept_licences=recipe.accept_licences, progress=say)
+        teacher = resolve(model_name(recipe.teacher), accept_licenses=recipe.accept_licenses, progress=say)
     tokenizer = student_tokenizer(model.path, loaded, model.remote_code)
     train, heldout = encode_split(recipe, options, tokenizer, split, loaded.path)
     template = fingerprint(tokenizer)
@@ -159,7 +159,7 @@ def row_limit(recipe: TrainRecipe, options: Mapping[str, Any]) -> int | None:
 
 def probe_rows(plan: TrainingPlan) -> list[Row]:
     """The held-out rows that the stop probe asks."""
-    return plan.split.heldout[: plan.recipe.probe.prompts]
+    return plan.split.heldout[: plan.recipe.stop_rate.prompts]
 
 
 def load_student(plan: TrainingPlan) -> Any:

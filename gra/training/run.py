@@ -260,7 +260,7 @@ def _metrics(plan: TrainingPlan, trainer: Any, seconds: float) -> dict[str, Any]
     rows = probe_rows(plan)
     sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     if rows and not sharded and trainer.args.process_index == 0:
-        metrics["stop"] = stop_probe(trainer.model, plan.tokenizer, rows, plan.recipe.probe.max_new_tokens)
+        metrics["stop"] = stop_probe(trainer.model, plan.tokenizer, rows, plan.recipe.stop_rate.max_new_tokens)
     return metrics
 
 

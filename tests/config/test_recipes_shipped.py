@@ -47,7 +47,7 @@ def test_the_papers_constants(path: Path) -> None:
     assert (recipe.arm, committee.reviewers, committee.assignment) == ("gra", 3, "random")
     assert recipe.domains == ["coding", "math", "qa", "reasoning", "role-play", "language", "creation"]
     assert (recipe.review.accept_mean, recipe.review.dispute_std, recipe.review.disputed) == (8.0, 1.5, "adjudicate")
-    assert (recipe.review.ask, recipe.review.comments, recipe.review.probes) == ("integers", "always", 0)
+    assert (recipe.review.ask, recipe.review.comments, recipe.review.control_items) == ("integers", "always", 0)
     assert (recipe.rounds.count, recipe.rounds.accept, recipe.rounds.quotas) == (5, 10_000, None)
     assert (recipe.dedup.embedder, recipe.dedup.threshold) == ("all-minilm-l6-v2", 0.9)
 

@@ -147,12 +147,12 @@ def test_every_planted_item_of_a_templated_suite_is_found() -> None:
 @given(st.lists(st.lists(st.sampled_from(ALPHABET), min_size=8, max_size=30), min_size=1, max_size=8), st.data())
 def test_whatever_is_planted_is_found_and_chunks_do_not_matter(texts: list[list[str]], data: st.DataObject) -> None:
     items = [SuiteItem("t", str(n), " ".join(text)) for n, text in enumerate(texts)]
-    planted = data.draw(st.sampled_from(items))
-    rows = [["zzz yyy xxx " * 5], ["qqq", f"zzz {planted.text}, yyy"], [planted.text[::-1]]]
+    control_items = data.draw(st.sampled_from(items))
+    rows = [["zzz yyy xxx " * 5], ["qqq", f"zzz {control_items.text}, yyy"], [control_items.text[::-1]]]
     index = SuiteIndex(items)
     together = index.check(rows)
     assert verdict_of(together[1]) == "contaminated"
-    assert planted.text in {index.items[m.item].text for m in together[1] if m.score == 1.0}
+    assert control_items.text in {index.items[m.item].text for m in together[1] if m.score == 1.0}
     assert together == [index.check([row])[0] for row in rows]
 
 
@@ -279,11 +279,11 @@ def run_cli(*arguments: object) -> int:
 
 
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    bench = tmp_path / "bench"
-    bench.mkdir()
-    (bench / "tiny.jsonl").write_text(json.dumps({"id": 7, "question": TRAINS, "choices": ["x"]}) + "\n")
+    context = tmp_path / "bench"
+    context.mkdir()
+    (context / "tiny.jsonl").write_text(json.dumps({"id": 7, "question": TRAINS, "choices": ["x"]}) + "\n")
     rows = rows_file(tmp_path)
-    assert run_cli("contamination", rows, bench, "--output", tmp_path / "out", "--json") == 0
+    assert run_cli("contamination", rows, context, "--output", tmp_path / "out", "--json") == 0
     assert json.loads(capsys.readouterr().out)["tasks"]["tiny"]["contaminated"] == 1
     assert run_cli("contamination", rows, tmp_path / "gone", "--output", tmp_path / "out") == 2
     assert "there is no file" in capsys.readouterr().err

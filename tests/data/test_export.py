@@ -49,7 +49,7 @@ FULL = Candidate(
 )  # fmt: skip
 SEED_ROW = Candidate("vanilla-s1", 1, 0, "math", State.ACCEPTED, "seed", "vanilla", instruction="1+1?", response="2")
 DRAFTED = replace(
-    FULL, id="r1-000003", index=3, ruling=None, disputed=False, drafts=(
+    FULL, id="r1-000003", index=3, ruling=None, disputed=False, alternatives=(
         AlternativeResponse(0, "The Danube.", "a better draft was taken", FULL.reviews, 8.1, 0.5),
         AlternativeResponse(2, "A lake.", "adjudicator rejected it", FULL.reviews, 8.4, 1.9, replace(RULING, score=3.0, kept=False)),
         AlternativeResponse(3, "", "generator a: refused"),

@@ -119,7 +119,7 @@ def test_calls_spread_over_the_replicas_and_a_lost_node_costs_its_calls_in_fligh
                 task.cancel()
             await asyncio.gather(*slow, return_exceptions=True)
         finally:
-            await pool.residency.close()
+            await pool.swapper.close()
 
     asyncio.run(story())
     assert engine.stats.starts == 3
@@ -149,7 +149,7 @@ def test_a_cancelled_call_is_given_up_in_the_replica(engine: RayEngine, tmp_path
             while not (tmp_path / "aborted").exists():
                 await asyncio.sleep(0.05)
         assert isinstance(await engine.submit(call("echo")), Completion)
-        await engine.park()
+        await engine.unload()
 
     asyncio.run(story())
 
@@ -172,7 +172,7 @@ def test_a_lost_head_ends_the_run_with_one_sentence(
             with pytest.raises(EngineUnavailable, match="run the same command again"):
                 await engine.submit(call("echo"))
         finally:
-            await engine.park()
+            await engine.unload()
 
     asyncio.run(story())
 
@@ -195,7 +195,7 @@ def test_replicas_lost_with_the_head_use_up_no_attempts(
             with pytest.raises(EngineUnavailable, match=r"head of the Ray cluster at 127\.0\.0\.1:1"):
                 await late
         finally:
-            await pool.residency.close()
+            await pool.swapper.close()
 
     asyncio.run(story())
     assert ledger.faults() == {}

@@ -75,7 +75,9 @@ def near(given: CostRange, actual: float, share: float) -> bool:
     return abs(given.point - actual) <= share * actual
 
 
-@pytest.mark.parametrize("review", [{"comments": "disputed"}, {"comments": "always", "probes": 4, "accept_mean": 6.0}])
+@pytest.mark.parametrize(
+    "review", [{"comments": "disputed"}, {"comments": "always", "control_items": 4, "accept_mean": 6.0}]
+)
 def test_a_past_run_forecasts_another_seed_within_a_fifth(tmp_path: Path, review: dict[str, Any]) -> None:
     past = synthesised(tmp_path / "past", review=review)
     planned = make_plan(

@@ -64,13 +64,13 @@ class Loaded:
     async def sleep(self) -> None:
         if self._insomnia:
             self.asleep_gb = 0.0
-            await self.park()
+            await self.unload()
             return
         self.up, self.dozes = False, self.dozes + 1
         await asyncio.sleep(0)
         self._machine.taken[self.name] = self.asleep_gb
 
-    async def park(self) -> None:
+    async def unload(self) -> None:
         self.up = False
         try:
             await asyncio.sleep(0)
@@ -91,8 +91,8 @@ def run(story: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(guarded())
 
 
-async def use(residency: Swapper, engines: Mapping[str, Loaded], name: str, seconds: float = 0.0) -> None:
-    async with residency.hold(name):
+async def use(swapper: Swapper, engines: Mapping[str, Loaded], name: str, seconds: float = 0.0) -> None:
+    async with swapper.hold(name):
         assert engines[name].up
         await asyncio.sleep(seconds)
         assert engines[name].up or engines[name].asleep_gb, "only a sleeper may go while a call is in flight"

@@ -27,7 +27,7 @@ drafts = st.builds(
     AlternativeResponse, st.integers(0, 9), texts, texts, reviews, st.none() | numbers, st.none() | numbers, rulings
 )
 usage = st.builds(Usage, *(st.integers(0, 10**9) for _ in range(3)))
-takes = st.sampled_from(["seat", "veto"])
+takes = st.sampled_from(["score", "filter"])
 programs = st.builds(Verified, texts, takes, tuples, tuples, numbers) | st.builds(Abstained, texts, takes, texts)
 verdicts = st.sampled_from(["clean", "suspect", "contaminated"])
 contaminations = st.builds(
@@ -44,7 +44,7 @@ candidates = st.builds(
     ruling=rulings,
     disputed=st.booleans(), neighbour=texts, similarity=st.none() | st.floats(-1, 1),
     usage=st.dictionaries(texts, usage, max_size=3), calls=tuples,
-    programs=st.lists(programs, max_size=3).map(tuple),
-    drafts=st.lists(drafts, max_size=2).map(tuple),
+    verifications=st.lists(programs, max_size=3).map(tuple),
+    alternatives=st.lists(drafts, max_size=2).map(tuple),
     contamination=st.none() | contaminations,
 )  # fmt: skip

@@ -59,7 +59,7 @@ def make_setting(recipe: SynthesisRecipe) -> CandidateSettings:
     assert recipe.committee is not None
     ids = {n: ModelId(m.model, f"sha256:{m.model}", "t") for n, m in recipe.committee.models.items()}
     members = make_members(recipe.committee, recipe.review, ids)
-    return CandidateSettings(recipe, members, programs=make_verifiers(recipe.review.programs, members))
+    return CandidateSettings(recipe, members, verifiers=make_verifiers(recipe.review.verifiers, members))
 
 
 async def tell(

@@ -204,7 +204,7 @@ def make(
             threading.Thread(target=die, daemon=True).start()
         return (answer or answer_by_content)(call)
 
-    class ScriptedWorkshop(ModelRegistry):
+    class MockRegistry(ModelRegistry):
         def model_id(self, name: str, adapter: str | None = None) -> ModelId:
             return ModelId(name, f"sha256:{name}", "template", adapter or "")
 
@@ -213,16 +213,16 @@ def make(
     loaded = load_recipe(folder / "recipe.yaml", SynthesisRecipe)
     committee = committee_of(loaded.recipe)
     names = [member.model for member in committee.models.values()] if committee else []
-    workshop = ScriptedWorkshop(loaded.recipe.engine, {name: fake_resolve(name) for name in names})
+    registry = MockRegistry(loaded.recipe.engine, {name: fake_resolve(name) for name in names})
     pool = EnginePool({name: JitteryEngine(name, script) for name in names}, 100.0)
-    workshop.prepared.set()
+    registry.prepared.set()
     screen = open_decontaminator(loaded, suite_items)
     job = arms.Job(loaded, RunFolder(folder).create(), folder / "ledger.sqlite", permission, screen)
 
     async def run() -> None:
         view = View(folder / "log.jsonl", quiet=True)
         async with running(pool, view):
-            await arms.synthesize(job, workshop, pool, view)
+            await arms.synthesize(job, registry, pool, view)
 
     with job.folder.lock():
         asyncio.run(run())

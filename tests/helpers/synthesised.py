@@ -14,7 +14,7 @@ RECIPE: dict[str, Any] = {
     "name": "one",
     "rounds": {"count": 1, "accept": 1000, "max_candidates": 20},
     "review": {"comments": "disputed", "accept_mean": 6.0, "dispute_std": 1.0},
-    "drafts": 2,
+    "best_of": 2,
 }
 
 

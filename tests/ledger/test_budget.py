@@ -95,14 +95,14 @@ def test_a_cap_on_money_is_kept_by_the_recipes_prices(tmp_path: Path) -> None:
 
 
 def test_a_budget_that_reviewers_use_up_leaves_an_empty_dataset_and_goes_on_when_it_is_raised(tmp_path: Path) -> None:
-    facts = made(tmp_path, budget={"tokens": 200}, review={"probes": 4})
+    facts = made(tmp_path, budget={"tokens": 200}, review={"control_items": 4})
     assert facts["stopped"] == ["budget"]
     assert facts["funnel"]["candidates"] == 0
     assert (tmp_path / "dataset" / "train.parquet").is_file()
     notes = [event["text"] for event in read_events(tmp_path / "log.jsonl") if event["event"] == "note"]
     assert facts["spent"]["tokens"] < 200 + 4 * 120
     assert any(note.startswith("! before the first candidate: the budget of 200 tokens is used up") for note in notes)
-    assert made(tmp_path, budget={"tokens": 40_000}, review={"probes": 4})["funnel"]["candidates"] > 5
+    assert made(tmp_path, budget={"tokens": 40_000}, review={"control_items": 4})["funnel"]["candidates"] > 5
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 900), st.integers(0, 900)), max_size=30))

@@ -18,7 +18,7 @@ from gra.engines.broker import call_key
 from gra.engines.ray import RayEngine
 from gra.engines.types import Call, ModelId, SamplingSettings, Text
 from gra.models.adapters import find_adapter
-from gra.serving import models as workshop
+from gra.serving import models as registry
 from gra.serving.memory import plan_memory
 
 CONFIG = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
@@ -94,17 +94,17 @@ def test_an_adapter_goes_with_one_model_and_not_with_a_server(tmp_path: Path) ->
         }
     )  # fmt: skip
     with pytest.raises(RecipeError, match="cannot be used with a server"):
-        workshop.find_models([recipe], View(None, quiet=True))
+        registry.find_models([recipe], View(None, quiet=True))
 
 
-def find(monkeypatch: pytest.MonkeyPatch, models: dict[str, Any], **changes: Any) -> workshop.ModelRegistry:
+def find(monkeypatch: pytest.MonkeyPatch, models: dict[str, Any], **changes: Any) -> registry.ModelRegistry:
     """The workshop of a committee, on models that are nowhere."""
-    monkeypatch.setattr(workshop, "resolve", fake_resolve)
-    monkeypatch.setattr(workshop, "has_chat_template", lambda path: True)
-    monkeypatch.setattr(workshop, "template_digest", lambda path: "t")
-    monkeypatch.setattr(workshop, "context_length", lambda path: 4096)
+    monkeypatch.setattr(registry, "resolve", fake_resolve)
+    monkeypatch.setattr(registry, "has_chat_template", lambda path: True)
+    monkeypatch.setattr(registry, "template_digest", lambda path: "t")
+    monkeypatch.setattr(registry, "context_length", lambda path: 4096)
     committee = {"models": models, "reviewers": 1}
-    return workshop.find_models([make_recipe(committee=committee, **changes)], View(None, quiet=True))
+    return registry.find_models([make_recipe(committee=committee, **changes)], View(None, quiet=True))
 
 
 def test_members_on_shared_weights_share_an_engine_whatever_they_wear(tmp_path: Path, monkeypatch) -> None:
@@ -157,9 +157,9 @@ def test_models_that_fit_together_never_sleep() -> None:
     ],
 )
 def test_models_that_do_not_fit_give_way_in_the_quickest_way_there_is_room_for(gpu, host, park, level) -> None:
-    assert plan_memory(SEVEN_B, EngineConfig(park=park), gpu, host).sleep_level == level
+    assert plan_memory(SEVEN_B, EngineConfig(offload=park), gpu, host).sleep_level == level
 
 
 def test_sleep_without_a_gpu_is_refused() -> None:
-    with pytest.raises(RecipeError, match=r"`engine\.park: sleep-2` needs a CUDA GPU"):
-        plan_memory(SEVEN_B, EngineConfig(park="sleep-2"), None, 64.0)
+    with pytest.raises(RecipeError, match=r"`engine\.offload: sleep-2` needs a CUDA GPU"):
+        plan_memory(SEVEN_B, EngineConfig(offload="sleep-2"), None, 64.0)

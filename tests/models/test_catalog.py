@@ -204,7 +204,7 @@ def test_licence(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RecipeError, match=r"`strict` licence \(https://example.org/mit\)"):
         resolve("terms")
     assert world.asked == []
-    assert resolve("terms", accept_licences=["strict"]).licence == "strict"
+    assert resolve("terms", accept_licenses=["strict"]).licence == "strict"
     with pytest.raises(RecipeError):  # what a recipe accepts is accepted for that recipe
         resolve("terms")
     monkeypatch.setenv("GRA_ACCEPT_LICENCES", "other, strict")

@@ -27,14 +27,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("diff")
     synthesise(folder / "one")
     shutil.copytree(folder / "one", folder / "strict")
-    synthesise(folder / "strict", name="strict", drafts=1, review={**RECIPE["review"], "accept_mean": 8.0})
+    synthesise(folder / "strict", name="strict", best_of=1, review={**RECIPE["review"], "accept_mean": 8.0})
     synthesise(folder / "again")
     return folder
 
 
 def test_a_stricter_gate_on_the_same_answers(runs: Path) -> None:
     found = diff(runs / "one", runs / "strict")
-    assert found.recipe == {"name": ("one", "strict"), "review.accept_mean": (6.0, 8.0), "drafts": (2, 1)}
+    assert found.recipe == {"name": ("one", "strict"), "review.accept_mean": (6.0, 8.0), "best_of": (2, 1)}
     assert (found.seeds, found.models, found.prompts) == (None, {}, {})
     one, two = (
         {
@@ -100,7 +100,7 @@ def test_one_screen_and_json(runs: Path, capsys: pytest.CaptureFixture[str]) -> 
             assert words in text
     assert command("diff", str(runs / "one"), str(runs / "strict"), "--json") == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["recipe"]["drafts"] == [2, 1]
+    assert told["recipe"]["best_of"] == [2, 1]
     assert command("diff", str(runs / "one"), str(runs / "again")) == 0
     assert "given the same recipe, seeds, models and prompts" in capsys.readouterr().out
 

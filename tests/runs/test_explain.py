@@ -25,7 +25,7 @@ def long_story(tmp_path: Path) -> None:
         checks=tuple(InstructionReview(name, dict.fromkeys(CHECKS, 0.9), ()) for name in names),
         reviews=tuple(review(name, 8.0, words) for name in names),
         ruling=Ruling("dot", dict.fromkeys(DIMENSIONS, 7.25), 7.25, words, True),
-        drafts=(AlternativeResponse(1, words, "response: mean score too low", (review("ben", 3.0),), 3.0, 0.0),),
+        alternatives=(AlternativeResponse(1, words, "response: mean score too low", (review("ben", 3.0),), 3.0, 0.0),),
     )  # fmt: skip
     export(tmp_path, [row], CARD)
 

@@ -87,14 +87,14 @@ def test_the_scale_a_reviewer_answers_on_does_not_matter(stretch: float, shift: 
 def test_planted_pairs_take_domains_in_turn_and_swap_within_them() -> None:
     seeds = make_seeds(3)
     domain_of = {seed.response: {s.domain for s in seeds if s.response == seed.response} for seed in seeds}
-    planted = make_control_items(seeds, 4, seed=0)
-    assert sorted(sample.domain for sample, _ in planted) == ["math", "math", "qa", "qa"]
-    assert len({sample.id for sample, _ in planted}) == 4
-    for sample, wrong in planted:
+    control_items = make_control_items(seeds, 4, seed=0)
+    assert sorted(sample.domain for sample, _ in control_items) == ["math", "math", "qa", "qa"]
+    assert len({sample.id for sample, _ in control_items}) == 4
+    for sample, wrong in control_items:
         assert wrong != sample.response
         assert sample.domain in domain_of[wrong]
-    assert make_control_items(seeds, 4, seed=0) == planted
-    assert make_control_items(seeds, 4, seed=1) != planted
+    assert make_control_items(seeds, 4, seed=0) == control_items
+    assert make_control_items(seeds, 4, seed=1) != control_items
     assert len(make_control_items(seeds, 99, seed=0)) == len(seeds)
 
 
@@ -117,10 +117,10 @@ def test_good_reviewers_measure_well_and_coins_do_not(ledger: Ledger, scripted_c
 
     members, _ = scripted_committee("ab", script)
     broker = make_broker(ledger, members, script)
-    planted = make_control_items(seeds, 12, seed=0)
+    control_items = make_control_items(seeds, 12, seed=0)
 
     async def both() -> list[Any]:
-        return [await measure_reviewer(broker, member, planted) for member in members.values()]
+        return [await measure_reviewer(broker, member, control_items) for member in members.values()]
 
     sharp, coin = asyncio.run(both())
     assert (sharp.auc, coin.auc) == (1.0, 0.5)

@@ -39,7 +39,7 @@ told = st.builds(
 def test_the_best_that_passed_is_taken_and_no_draft_vanishes(drafts: list[Candidate]) -> None:
     taken = pick_best(drafts)
     (number,) = set(range(len(drafts))) - {draft.number for draft in taken.drafts}
-    assert replace(taken, drafts=()) == drafts[number]
+    assert replace(taken, alternatives=()) == drafts[number]
     assert [d.number for d in taken.drafts] == [n for n in range(len(drafts)) if n != number]
     passed = [d.verdict_score or 0.0 for d in drafts if d.state is State.ACCEPTED]
     assert (taken.state is State.ACCEPTED) == bool(passed)
@@ -60,7 +60,7 @@ def tell(folder: Path, drafts: int, script: Any = answer_by_content, index: int 
         answer: Completion | Fault = script(call)
         return answer
 
-    setting = make_setting(small(drafts=drafts))
+    setting = make_setting(small(best_of=drafts))
     engines = {m.model.name: MockEngine(m.model.name, note) for m in setting.members.values()}
     ledger = open_ledger(folder / f"{drafts}.sqlite")
     try:
@@ -124,7 +124,7 @@ def test_more_drafts_reuse_every_answer_of_one(tmp_path: Path) -> None:
 
 
 def test_concurrency_never_changes_what_drafts_become(tmp_path: Path) -> None:
-    recipe = make_recipe(rounds={"count": 1, "accept": 1000, "max_candidates": 12}, drafts=3)
+    recipe = make_recipe(rounds={"count": 1, "accept": 1000, "max_candidates": 12}, best_of=3)
     one, many = run(tmp_path, recipe, 1, up_to_s=0.0), run(tmp_path, recipe, 64)
     assert [lineage_row(c) for c in one.candidates] == [lineage_row(c) for c in many.candidates]
     written = [c for c in one.candidates if c.response]
@@ -142,12 +142,12 @@ def test_concurrency_never_changes_what_drafts_become(tmp_path: Path) -> None:
             {"committee": {"models": {n: {"model": n, "sampling": {"temperature": 0}} for n in "abcde"}}},
             "would all be the same",
         ),
-        ({"drafts": 0}, "greater than or equal to 1"),
+        ({"best_of": 0}, "greater than or equal to 1"),
     ],
 )
 def test_drafts_that_make_no_sense_are_one_clear_sentence(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
-        make_recipe(**{"drafts": 2, **changes})
+        make_recipe(**{"best_of": 2, **changes})
 
 
 def test_a_draft_knows_the_score_that_decided() -> None:

@@ -205,8 +205,8 @@ def test_a_draft_that_repeats_an_item_would_be_half_of_a_preference_pair() -> No
         AlternativeResponse(1, "Nothing.", "a better draft was taken"),
         AlternativeResponse(2, f"So: {TRAINS}", "a better draft was taken"),
     )
-    assert judge(replace(ROW, drafts=drafts[:1])).state is State.ACCEPTED
-    assert judge(replace(ROW, drafts=drafts)).state is State.CONTAMINATED
+    assert judge(replace(ROW, alternatives=drafts[:1])).state is State.ACCEPTED
+    assert judge(replace(ROW, alternatives=drafts)).state is State.CONTAMINATED
 
 
 def test_what_is_only_suspect_stays_and_is_marked() -> None:

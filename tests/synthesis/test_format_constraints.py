@@ -21,7 +21,7 @@ from gra.core.types import State
 from gra.synthesis.format_constraints import _WORDINGS, add_format_constraint, draw_constraint
 
 PLAIN = "Why do the tides come later every day?"
-VETO = {"kind": "format", "takes": "veto"}
+VETO = {"kind": "format", "mode": "filter"}
 
 
 @given(st.integers())
@@ -81,7 +81,7 @@ def test_a_demand_does_not_run_into_what_it_stands_behind(instruction: str, apar
 
 
 def test_a_story_asks_for_the_form_and_an_answer_without_it_is_rejected(tmp_path: Path) -> None:
-    recipe = small(forms={"share": 1.0}, review={"comments": "disputed", "programs": [VETO]})
+    recipe = small(format_constraints={"share": 1.0}, review={"comments": "disputed", "verifiers": [VETO]})
     told = list(run(tmp_path, recipe, 8).candidates)
     assert list(run(tmp_path, recipe, 1, up_to_s=0.0).candidates) == told
     answered = [candidate for candidate in told if candidate.response]
@@ -98,15 +98,18 @@ def test_a_story_asks_for_the_form_and_an_answer_without_it_is_rejected(tmp_path
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"forms": {"share": 0.5}}, "add `{kind: format, takes: veto}` to `review.programs`"),
-        ({"forms": {"share": 0.5}, "arm": "refined", "review": {"programs": [VETO]}}, "has the seeds'"),
-        ({"forms": {"share": 0.5, "domains": ["art"]}, "review": {"programs": [VETO]}}, "`art` is not in"),
-        ({"forms": {"share": 0.5, "domains": []}, "review": {"programs": [VETO]}}, "at least 1 item"),
+        ({"format_constraints": {"share": 0.5}}, "add `{kind: format, mode: filter}` to `review.verifiers`"),
+        ({"format_constraints": {"share": 0.5}, "arm": "refined", "review": {"verifiers": [VETO]}}, "has the seeds'"),
         (
-            {"forms": {"share": 0.5}, "review": {"programs": [VETO | {"domains": ["qa"]}]}},
+            {"format_constraints": {"share": 0.5, "domains": ["art"]}, "review": {"verifiers": [VETO]}},
+            "`art` is not in",
+        ),
+        ({"format_constraints": {"share": 0.5, "domains": []}, "review": {"verifiers": [VETO]}}, "at least 1 item"),
+        (
+            {"format_constraints": {"share": 0.5}, "review": {"verifiers": [VETO | {"domains": ["qa"]}]}},
             "forms in `math`, where nobody",
         ),
-        ({"forms": {"share": 1.5}}, "less than or equal to 1"),
+        ({"format_constraints": {"share": 1.5}}, "less than or equal to 1"),
     ],
 )
 def test_forms_that_cannot_work_are_refused(changes: dict[str, Any], words: str) -> None:

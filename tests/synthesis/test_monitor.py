@@ -57,13 +57,13 @@ def bench_on(folder: Path, name: str, pool: EnginePool, view: View) -> Synthesis
     job = Job(Loaded(recipe, folder / "recipe.yaml", {}), RunFolder(folder), folder / "ledger.sqlite")
     ledger = Ledger(job.ledger, name)
     broker = Broker(ledger, pool, account=BudgetAccount(ledger))
-    workshop = ModelRegistry(recipe.engine, {"model-a": fake_resolve("model-a")})
-    return SynthesisContext(job, workshop, broker, ledger, view, Series())
+    registry = ModelRegistry(recipe.engine, {"model-a": fake_resolve("model-a")})
+    return SynthesisContext(job, registry, broker, ledger, view, Series())
 
 
-def ask(bench: SynthesisContext, sample: int) -> Any:
-    question = (("user", f"{bench.recipe.name}, number {sample}"),)
-    return bench.broker.ask(Call(ModelId("model-a", "a", "t"), question, Text(), SAMPLING, sample=sample))
+def ask(context: SynthesisContext, sample: int) -> Any:
+    question = (("user", f"{context.recipe.name}, number {sample}"),)
+    return context.broker.ask(Call(ModelId("model-a", "a", "t"), question, Text(), SAMPLING, sample=sample))
 
 
 @pytest.fixture
@@ -77,11 +77,11 @@ def test_a_load_says_what_is_queued_in_flight_and_how_fast(tmp_path: Path, view:
     async def scenario() -> None:
         engine = MockEngine("model-a", answer, concurrency=3, delay_s=0.02)
         pool = EnginePool({"model-a": engine, "model-b": MockEngine("model-b", answer)}, 1.0)
-        await pool.residency.warm()
-        bench = bench_on(tmp_path, "one", pool, view)
-        watch, held = Monitor(view, 1, 1, frozenset(), clock), GpuTime(bench.job.ledger, "one")
-        with watch.arm(bench, held):
-            asking = [asyncio.create_task(ask(bench, i)) for i in range(8)]
+        await pool.swapper.warm()
+        context = bench_on(tmp_path, "one", pool, view)
+        watch, held = Monitor(view, 1, 1, frozenset(), clock), GpuTime(context.job.ledger, "one")
+        with watch.arm(context, held):
+            asking = [asyncio.create_task(ask(context, i)) for i in range(8)]
             await asyncio.sleep(0.01)
             load = watch.loads()["model-a"]
             assert (load.in_flight, load.queued, load.state) == (3, 5, "resident")
@@ -93,15 +93,15 @@ def test_a_load_says_what_is_queued_in_flight_and_how_fast(tmp_path: Path, view:
             assert (load.in_flight, load.queued) == (0, 0)
             assert (load.read_rate, load.written_rate, load.cached_share) == (80.0, 16.0, 0.25)
             watch.say()
-        bench.ledger.close()
+        context.ledger.close()
         events = [event for event in read_events(tmp_path / "log.jsonl") if event["event"] == "load"]
         assert events[0]["models"]["model-a"] == {
             "queued": 0, "in_flight": 0, "read_rate": 80.0, "written_rate": 16.0, "cached_share": 0.25,
             "state": "resident",
         }  # fmt: skip
         assert events[0]["spent"]["tokens"] == 8 * 120
-        assert isinstance(bench.tracker, Series)
-        point = bench.tracker.points[0]
+        assert isinstance(context.tracker, Series)
+        point = context.tracker.points[0]
         assert (point["engines/model-a/written_rate"], point["engines/model-b/state"]) == (16.0, 0.0)
         assert point["spent/tokens"] == 960
 
@@ -117,19 +117,19 @@ def test_a_model_that_sleeps_is_told_from_one_that_is_gone(tmp_path: Path, view:
 
     async def scenario() -> None:
         pool = EnginePool({f"model-{name}": Sleeping(f"model-{name}", answer, memory_gb=1.0) for name in "abc"}, 1.5)
-        bench = bench_on(tmp_path, "one", pool, view)
+        context = bench_on(tmp_path, "one", pool, view)
         watch = Monitor(view, 1, 1, frozenset(), Clock())
-        with watch.arm(bench, GpuTime(bench.job.ledger, "one")):
+        with watch.arm(context, GpuTime(context.job.ledger, "one")):
             for name in ("model-a", "model-b"):
-                async with pool.residency.hold(name):
+                async with pool.swapper.hold(name):
                     pass
             states = {name: load.state for name, load in watch.loads().items()}
             watch.say()
-        await pool.residency.close()
-        bench.ledger.close()
+        await pool.swapper.close()
+        context.ledger.close()
         assert states == {"model-a": "asleep", "model-b": "resident", "model-c": "parked"}
-        assert isinstance(bench.tracker, Series)
-        assert [bench.tracker.points[0][f"engines/model-{name}/state"] for name in "abc"] == [0.0, 1.0, 0.0]
+        assert isinstance(context.tracker, Series)
+        assert [context.tracker.points[0][f"engines/model-{name}/state"] for name in "abc"] == [0.0, 1.0, 0.0]
 
     asyncio.run(scenario())
 
@@ -138,7 +138,7 @@ def test_arms_that_share_engines_share_their_time_and_nothing_is_charged_twice(t
     clock = Clock()
     pool = EnginePool({"model-a": MockEngine("model-a", answer)}, 1.0)
     one, two = (bench_on(tmp_path, name, pool, view) for name in ("one", "two"))
-    held = {bench.recipe.name: GpuTime(bench.job.ledger, bench.recipe.name) for bench in (one, two)}
+    held = {context.recipe.name: GpuTime(context.job.ledger, context.recipe.name) for context in (one, two)}
     watch = Monitor(view, 2, 1, frozenset(), clock)
     clock.now += 60.0  # models are loaded
     first = watch.arm(one, held["one"])
@@ -147,27 +147,27 @@ def test_arms_that_share_engines_share_their_time_and_nothing_is_charged_twice(t
         with second:
             clock.now += 100.0
         clock.now += 40.0
-    spent = [bench.broker.account.gpu_seconds for bench in (one, two)]
+    spent = [context.broker.account.gpu_seconds for context in (one, two)]
     assert spent == [30.0 + 50.0 + 40.0, 30.0 + 50.0]
     assert sum(spent) == 200.0
     assert GpuTime(one.job.ledger, "one").before() == 120.0
-    for bench in (one, two):
-        bench.ledger.close()
+    for context in (one, two):
+        context.ledger.close()
 
 
 def test_time_left_follows_the_pace_of_the_last_minutes(tmp_path: Path, view: View) -> None:
     clock = Clock()
-    bench = bench_on(tmp_path, "one", EnginePool({}, 1.0), view)
-    bench.goal.rows, bench.goal.candidates = 100, 1000
+    context = bench_on(tmp_path, "one", EnginePool({}, 1.0), view)
+    context.goal.rows, context.goal.candidates = 100, 1000
     watch = Monitor(view, 1, 1, frozenset(), clock)
-    with watch.arm(bench, GpuTime(bench.job.ledger, "one")):
-        assert watch.left_s(bench) is None
+    with watch.arm(context, GpuTime(context.job.ledger, "one")):
+        assert watch.left_s(context) is None
         for _ in range(10):
             clock.now += 6.0
-            bench.gates.update({"accepted": 1, "candidates": 4})
+            context.gates.update({"accepted": 1, "candidates": 4})
             watch.tick()
-        assert watch.left_s(bench) == pytest.approx(90 * 6.0)
-    bench.ledger.close()
+        assert watch.left_s(context) == pytest.approx(90 * 6.0)
+    context.ledger.close()
 
 
 def test_a_terminal_shows_the_board_and_the_bars_and_elsewhere_there_are_lines(tmp_path: Path, view: View) -> None:
@@ -178,21 +178,21 @@ def test_a_terminal_shows_the_board_and_the_bars_and_elsewhere_there_are_lines(t
         screen = View(tmp_path / "other.jsonl")
         screen.console = Console(file=told, force_terminal=live, width=140, height=40, highlight=False)
         screen.live = live
-        bench = bench_on(tmp_path, "one", pool, screen)
+        context = bench_on(tmp_path, "one", pool, screen)
         watch = Monitor(screen, 1, 1, frozenset({"model-a"}))
 
-        async def scenario(screen: View = screen, watch: Monitor = watch, bench: SynthesisContext = bench) -> None:
+        async def scenario(screen: View = screen, watch: Monitor = watch, context: SynthesisContext = context) -> None:
             with screen.bars():
                 async with watch.over():
-                    with watch.arm(bench, GpuTime(bench.job.ledger, "one")):
-                        await ask(bench, 0)
-                        bench.gates.update({"candidates": 3, "scored": 2})
+                    with watch.arm(context, GpuTime(context.job.ledger, "one")):
+                        await ask(context, 0)
+                        context.gates.update({"candidates": 3, "scored": 2})
                         screen.progress("one accepted", 1, 4)
                         watch.tick()
                         await asyncio.sleep(0.6 if screen.live else 0.0)
 
         asyncio.run(scenario())
-        bench.ledger.close()
+        context.ledger.close()
         shown[live] = told.getvalue()
     assert "3 candidates → 2 scored" in shown[True]
     assert "in flight" in shown[True]

@@ -34,7 +34,7 @@ from gra.synthesis.arms import in_rounds as growth
 def limited(candidates: int) -> SynthesisRecipe:
     return make_recipe(
         rounds={"count": 2, "accept": 1000, "max_candidates": candidates},
-        review={"comments": "disputed", "probes": 6, "accept_mean": 6.0, "dispute_std": 1.0},
+        review={"comments": "disputed", "control_items": 6, "accept_mean": 6.0, "dispute_std": 1.0},
     )
 
 

@@ -65,7 +65,7 @@ def test_every_way_of_asking_is_the_same_alone_and_in_a_crowd(folder, ask: str, 
     """Opinions here are noise around the middle of each scale; thresholds so that all three gates fire."""
     models = {n: {"model": n, "ask": ask, "roles": ["reviewer"]} for n in "abc"}
     models |= {n: {"model": n, "ask": "yes_no", "roles": ["generator", "adjudicator"]} for n in "de"}
-    setting = make_setting(make_recipe(committee={"models": models}, review={"probes": 1}))
+    setting = make_setting(make_recipe(committee={"models": models}, review={"control_items": 1}))
     review = setting.recipe.review.model_copy(update={"accept_mean": accept_mean, "dispute_std": dispute_std})
     rounds = setting.recipe.rounds.model_copy(update={"count": 1, "accept": 1000, "max_candidates": 60})
     recipe = setting.recipe.model_copy(update={"review": review, "rounds": rounds})
@@ -204,7 +204,7 @@ def test_a_round_is_deduplicated_row_by_row_and_as_a_whole_only_once(folder: Pat
 
 def test_a_duplicate_says_which_stage_found_it(folder: Path) -> None:
     recipe = make_recipe(
-        rounds={"count": 1, "accept": 1000, "max_candidates": 300}, dedup={"threshold": 0.8, "likeness": 0.6}
+        rounds={"count": 1, "accept": 1000, "max_candidates": 300}, dedup={"threshold": 0.8, "minhash": 0.6}
     )
     result = run(folder, recipe, 16)
     found = Counter(c.reason.removesuffix(f" {c.neighbour}") for c in result.candidates if c.state is State.DUPLICATE)

@@ -45,7 +45,7 @@ def test_preference_from_an_adapter_learns_the_order_of_answers(
     recipe = write_recipe(
         tmp_path, student, pairs, method="preference", lora=None, train={**SHORT, "beta": 0.5},
         model={"adapter": str(tmp_path / "sft")}, data={"train": [{"path": str(pairs)}], "holdout": {"fraction": 0.2}},
-        probe={"prompts": 2, "max_new_tokens": 8},
+        stop_rate={"prompts": 2, "max_new_tokens": 8},
     )  # fmt: skip
     output = tmp_path / "dpo"
     metrics = train(recipe, output)

@@ -96,7 +96,7 @@ def test_the_published_shapes_have_the_published_parameters(name: str, parameter
     from gra.models.configuration import find_configuration
     from gra.training.memory import shape_of
 
-    known = find_configuration(name, accept_licences=["gemma"])
+    known = find_configuration(name, accept_licenses=["gemma"])
     assert known.folder is None
     assert shape_of(known.config).total == parameters
 
@@ -110,7 +110,7 @@ def test_every_model_of_the_table_that_the_catalog_knows_has_the_catalogs_size()
     for name in _shapes():
         entry = find_entry(name)
         if entry is not None and entry.parameters is not None:
-            assert shape_of(find_configuration(name, accept_licences=["gemma"]).config).total == entry.parameters
+            assert shape_of(find_configuration(name, accept_licenses=["gemma"]).config).total == entry.parameters
             compared += 1
     assert compared >= 8
 

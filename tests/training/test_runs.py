@@ -41,7 +41,7 @@ def test_a_student_learns_to_answer_and_to_stop(tmp_path: Path, student: Path, d
         lora=None,
         train={"max_steps": 60, "learning_rate": 0.02},
         data={"train": [{"path": str(data), "weight": 2.0}], "holdout": {"fraction": 0.2}},
-        probe={"prompts": 2, "max_new_tokens": 12},
+        stop_rate={"prompts": 2, "max_new_tokens": 12},
     )
     output = tmp_path / "model"
     metrics = train(recipe, output)

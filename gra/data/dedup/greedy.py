@@ -55,7 +55,7 @@ class DedupTexts:
 
     rows: Sequence[str]
     pool: Sequence[str]
-    likeness: float | None = None
+    minhash: float | None = None
 
 
 def greedy_dedup(
@@ -161,7 +161,7 @@ class _Twins:
     """Which texts are taken, and by whom; with no texts, none is."""
 
     def __init__(self, texts: DedupTexts | None) -> None:
-        self._wording = MinHashText(texts.likeness if texts else None)
+        self._wording = MinHashText(texts.minhash if texts else None)
         pooled = [self._wording.key(text) for text in texts.pool] if texts else []
         self._keys = [self._wording.key(text) for text in texts.rows] if texts else []
         # From the last to the first, so that the first of several with one text gives its name.

@@ -19,13 +19,11 @@ from gra.data.dedup.nearest import BLOCK, Corpus, Matrix, reaches, worker_thread
 class IncrementalDedup:
     """The rows so far, and which of them are kept; earlier rows go before later ones of the same score."""
 
-    def __init__(
-        self, pool: Matrix, pool_texts: Sequence[str], threshold: float, likeness: float | None = None
-    ) -> None:
+    def __init__(self, pool: Matrix, pool_texts: Sequence[str], threshold: float, minhash: float | None = None) -> None:
         self._pool = Corpus(pool)
         self._pool.add(np.arange(len(pool)))
         self._threshold = threshold
-        self._wording = MinHashText(likeness)
+        self._wording = MinHashText(minhash)
         self._pool_keys = {self._wording.key(text) for text in pool_texts}
         self._vectors: Matrix | None = None
         self._scores = np.empty(0)

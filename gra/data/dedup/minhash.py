@@ -33,8 +33,8 @@ class MinHashText:
     `likeness` is the Jaccard similarity from which two texts are alike; None looks for the same text only.
     """
 
-    def __init__(self, likeness: float | None = None) -> None:
-        self._likeness = likeness
+    def __init__(self, minhash: float | None = None) -> None:
+        self._likeness = minhash
         self._keys: dict[bytes, int] = {}
         self._grams: list[NDArray[np.uint32]] = []
         self._buckets: dict[tuple[int, bytes], list[int]] = {}
@@ -54,7 +54,7 @@ class MinHashText:
         """Other keys, of the texts seen so far, whose wording is alike."""
         return self._alike.get(key, [])
 
-    def _compare(self, key: int, likeness: float) -> None:
+    def _compare(self, key: int, minhash: float) -> None:
         grams = self._grams[key]
         others: set[int] = set()
         for band, signature in enumerate(_signature(grams).reshape(_BANDS, _ROWS)):
@@ -63,7 +63,7 @@ class MinHashText:
             bucket.append(key)
         for other in sorted(others):
             shared = len(np.intersect1d(grams, self._grams[other], assume_unique=True))
-            if shared / (len(grams) + len(self._grams[other]) - shared) >= likeness:
+            if shared / (len(grams) + len(self._grams[other]) - shared) >= minhash:
                 self._alike.setdefault(key, []).append(other)
                 self._alike.setdefault(other, []).append(key)
 

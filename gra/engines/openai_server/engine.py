@@ -68,7 +68,7 @@ class OpenAIEngine:
             self.stats.starts += 1
             self.stats.started_in = time.monotonic() - begun
 
-    async def park(self) -> None:
+    async def unload(self) -> None:
         """Close the connections; there is no memory to give back."""
         await self.server.close()
 

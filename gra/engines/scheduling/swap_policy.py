@@ -65,7 +65,7 @@ class Swap:
     `end`: the process of a sleeping one. `wait`: nothing before a call or an engine changes something, or `until`.
     """
 
-    kind: Literal["start", "park", "close", "open", "end", "wait"]
+    kind: Literal["start", "unload", "close", "open", "end", "wait"]
     name: str = ""
     until: float = math.inf
 
@@ -95,7 +95,7 @@ def choose(models: Sequence[ModelLoad], limit_gb: float, now: float) -> Swap:
     for leaving in (m for m in here if m.place == "leaving"):
         if leaving.batch >= wanted.batch:
             return Swap("open", leaving.name)
-        return Swap("wait") if leaving.running else Swap("park", leaving.name)
+        return Swap("wait") if leaving.running else Swap("unload", leaving.name)
     quiet = not any(m.running for m in models if not m.away)
     givers = [(_gives_way_at(m, wanted, quiet), m.batch, m.name, m) for m in here if m.batch < wanted.batch]
     if not givers:
@@ -103,7 +103,7 @@ def choose(models: Sequence[ModelLoad], limit_gb: float, now: float) -> Swap:
     at, _, name, giver = min(givers)
     if at > now:
         return Swap("wait", until=at)
-    return Swap("close" if giver.load and not giver.asleep_gb else "park", name)
+    return Swap("close" if giver.load and not giver.asleep_gb else "unload", name)
 
 
 def _gives_way_at(resident: ModelLoad, wanted: ModelLoad, quiet: bool) -> float:

@@ -65,7 +65,7 @@ class Swapper:
         self._running: dict[str, int] = defaultdict(int)
         self._waiting: dict[str, int] = defaultdict(int)
         self._behind: dict[str, float] = {}  # since when less is served by a model than waits for an absent one
-        self._took: dict[tuple[str, str], float] = {}  # seconds to bring a model back, and ("park") to send it away
+        self._took: dict[tuple[str, str], float] = {}  # seconds to bring a model back, and ("unload") to send it away
         self._failed: dict[str, Exception] = {}
         self._clocks: dict[str, set[Clock]] = defaultdict(set)  # of the calls in flight that have a time limit
         self._stopped: set[str] = set()  # models whose clocks stand still
@@ -188,8 +188,8 @@ class Swapper:
                     self._arrived[move.name].set()
                 case "start":
                     self._spawn(move.name, self._start(move.name))
-                case "park":
-                    self._spawn(move.name, self._park(move.name))
+                case "unload":
+                    self._spawn(move.name, self._unload(move.name))
                 case "end":
                     self._spawn(move.name, self._end(move.name))
                 case "wait":
@@ -237,7 +237,7 @@ class Swapper:
         """What parking a model and bringing it back costs, as seen last."""
         way = "asleep" if self._sleeps(name) else "out"
         back = self._took.get((name, way), _GUESS_S_PER_GB[way] * self._engines[name].memory_gb)
-        return back + self._took.get((name, "park"), 0.0)
+        return back + self._took.get((name, "unload"), 0.0)
 
     def _sleeps(self, name: str) -> bool:
         engine = self._engines[name]
@@ -280,7 +280,7 @@ class Swapper:
             for clock in self._clocks[name]:
                 clock.go_on(asyncio.get_running_loop().time())
 
-    async def _park(self, name: str) -> None:
+    async def _unload(self, name: str) -> None:
         begun = asyncio.get_running_loop().time()
         async with self._move(name):
             self._resident.discard(name)
@@ -292,14 +292,14 @@ class Swapper:
                 if self._sleeps(name):  # where it could not, it has ended
                     self._asleep.add(name)
             else:
-                await engine.park()
-            self._took[name, "park"] = asyncio.get_running_loop().time() - begun
+                await engine.unload()
+            self._took[name, "unload"] = asyncio.get_running_loop().time() - begun
             self.switches += 1
 
     async def _end(self, name: str) -> None:
         async with self._move(name):
             self._asleep.discard(name)
-            await self._engines[name].park()
+            await self._engines[name].unload()
 
     async def close(self) -> None:
         """End every engine, one that is still starting too; nothing starts any more."""
@@ -310,7 +310,7 @@ class Swapper:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.gather(*(self._engines[name].park() for name in begun))
+        await asyncio.gather(*(self._engines[name].unload() for name in begun))
         self._failed = closed
         self._resident.clear()
         self._asleep.clear()

@@ -113,7 +113,7 @@ class VllmEngine:
         self.stats.notes.append(note)
         self._log(note)
         self.asleep_gb = 0.0
-        await self.park()
+        await self.unload()
 
     async def _tell(self, order: dict[str, Any]) -> Fault | None:
         """Have the child do something; the fault when it did not."""
@@ -247,7 +247,7 @@ class VllmEngine:
             if not waiting.done():
                 waiting.set_result(fault)
 
-    async def park(self) -> None:
+    async def unload(self) -> None:
         """End the child; all its memory is free when this returns."""
         self._asleep = False
         if self._reader_task is not None:

@@ -23,58 +23,62 @@ from gra.synthesis.decontamination import decontaminate
 from gra.synthesis.records import CandidateSequence, ConcatenatedCandidates, RecordedCandidates
 
 
-async def copy_seeds(bench: SynthesisContext, seeds: Sequence[Seed]) -> list[Candidate]:
+async def copy_seeds(context: SynthesisContext, seeds: Sequence[Seed]) -> list[Candidate]:
     """The seeds as they are."""
-    recipe = bench.recipe
+    recipe = context.recipe
     copies = [
         _from_seed(recipe, f"{recipe.arm}-{seed.id}", index, seed, seed.response, "seed")
         for index, seed in enumerate(seeds)
     ]
-    return await decontaminate(bench.job.screen, copies)
+    return await decontaminate(context.job.decontaminator, copies)
 
 
-async def answer_seeds(bench: SynthesisContext, seeds: Sequence[Seed]) -> RecordedCandidates:
+async def answer_seeds(context: SynthesisContext, seeds: Sequence[Seed]) -> RecordedCandidates:
     """The teacher answers every seed instruction."""
-    recipe = bench.recipe
+    recipe = context.recipe
     assert recipe.teacher is not None
-    served = bench.workshop.served(recipe.teacher)
+    served = context.registry.served(recipe.teacher)
     assert served is not None
-    known = bench.workshop.model_id(served, recipe.teacher.adapter)
+    known = context.registry.model_id(served, recipe.teacher.adapter)
     teacher = make_member("teacher", recipe.teacher, recipe.review, known)
 
     async def answer(name: str, index: int, seed: Seed) -> Candidate:
-        notebook = CallRecorder(bench.broker, name)
+        recorder = CallRecorder(context.broker, name)
         begun = _from_seed(recipe, name, index, seed, "", "teacher's answer")
         try:
-            response = await write_response(notebook, teacher, seed.instruction, role="teacher")
+            response = await write_response(recorder, teacher, seed.instruction, role="teacher")
             ended = replace(begun, response=response, generator=teacher.name)
         except Unanswered as gap:
             ended = replace(begun, state=State.FAILED, reason=str(gap), generator=teacher.name)
-        ended = replace(ended, usage=dict(notebook.usage), calls=tuple(notebook.calls))
-        return (await decontaminate(bench.job.screen, [ended]))[0]
+        ended = replace(ended, usage=dict(recorder.usage), calls=tuple(recorder.calls))
+        return (await decontaminate(context.job.decontaminator, [ended]))[0]
 
-    await bench.workshop.prepared.wait()
-    scope = bench.job.fingerprint(bench.workshop, "budget", "prices")
-    return await _each(bench, seeds, recipe.arm, scope, calls_at_once(bench.broker.pool.engines[known.name]), answer)
+    await context.registry.prepared.wait()
+    scope = context.job.fingerprint(context.registry, "budget", "prices")
+    return await _each(
+        context, seeds, recipe.arm, scope, calls_at_once(context.broker.pool.engines[known.name]), answer
+    )
 
 
-async def refine_seeds(bench: SynthesisContext, setting: CandidateSettings, seeds: Sequence[Seed]) -> CandidateSequence:
+async def refine_seeds(
+    context: SynthesisContext, settings: CandidateSettings, seeds: Sequence[Seed]
+) -> CandidateSequence:
     """The committee rewrites each seed's response and reviews it; `refine_seed.rejected` says what becomes of the rest."""
 
     async def told(_: str, index: int, seed: Seed) -> Candidate:
-        return await refine_seed(setting, bench.broker, index, seed)
+        return await refine_seed(settings, context.broker, index, seed)
 
-    refined = await _each(bench, seeds, "refined", setting.fingerprint, bench.in_flight, told)
-    if bench.recipe.refine.rejected == "drop":
+    refined = await _each(context, seeds, "refined", settings.fingerprint, context.in_flight, told)
+    if context.recipe.refine.rejected == "drop":
         return refined
     own = [(c.index, seeds[c.index]) for c in refined if c.state is not State.ACCEPTED]
     reason = "seed, its rewriting was not accepted"
-    copies = [_from_seed(bench.recipe, f"seed-{s.id}", i, s, s.response, reason) for i, s in own]
-    return ConcatenatedCandidates([refined, await decontaminate(bench.job.screen, copies)])
+    copies = [_from_seed(context.recipe, f"seed-{s.id}", i, s, s.response, reason) for i, s in own]
+    return ConcatenatedCandidates([refined, await decontaminate(context.job.decontaminator, copies)])
 
 
 async def _each(
-    bench: SynthesisContext,
+    context: SynthesisContext,
     seeds: Sequence[Seed],
     prefix: str,
     scope: str,
@@ -91,29 +95,29 @@ async def _each(
 
     async def one(index: int, seed: Seed) -> str | None:
         name = f"{prefix}-{seed.id}"
-        recorded = bench.ledger.story(name, scope)
+        recorded = context.ledger.story(name, scope)
         if recorded is not None:
-            bench.note(Candidate.from_json(recorded), len(seeds), quietly=True)
+            context.note(Candidate.from_json(recorded), len(seeds), quietly=True)
             return name
         try:
-            await bench.broker.account.admit(name)
+            await context.broker.account.admit(name)
         except BudgetExhausted:
             return None
         ended = await tell(name, index, seed)
-        bench.broker.account.end(name)
-        await bench.ledger.conclude(name, ended.to_json(), scope)
-        bench.note(ended, len(seeds))
+        context.broker.account.end(name)
+        await context.ledger.conclude(name, ended.to_json(), scope)
+        context.note(ended, len(seeds))
         return name
 
-    bench.ended.clear()
-    bench.goal.rows += len(seeds)
-    bench.goal.candidates += len(seeds)
+    context.ended.clear()
+    context.goal.rows += len(seeds)
+    context.goal.candidates += len(seeds)
     await at_once(*(one_after_another() for _ in range(in_flight)))
     told = [name for name in names if name is not None]
     if len(told) < len(seeds):
-        bench.stopped.append("budget")
-        bench.view.note(f"! the budget is spent: {len(seeds) - len(told)} of {len(seeds)} seeds were not begun")
-    return RecordedCandidates(bench.ledger, scope, told)
+        context.stopped.append("budget")
+        context.view.note(f"! the budget is spent: {len(seeds) - len(told)} of {len(seeds)} seeds were not begun")
+    return RecordedCandidates(context.ledger, scope, told)
 
 
 def _from_seed(recipe: SynthesisRecipe, name: str, index: int, seed: Seed, response: str, reason: str) -> Candidate:

@@ -27,14 +27,14 @@ _ENDINGS = 3  # of candidates that are no rows, told where a round ends short
 
 
 async def write_samples(
-    bench: SynthesisContext, setting: CandidateSettings, parents: Sequence[Seed]
+    context: SynthesisContext, settings: CandidateSettings, parents: Sequence[Seed]
 ) -> ConcatenatedCandidates:
     """All rounds: every candidate in its final state, in candidate order.
 
     Raises:
         DataError: when a domain with a quota has no two parents although it had two seeds.
     """
-    recipe, rounds = setting.recipe, setting.recipe.rounds
+    recipe, rounds = settings.recipe, settings.recipe.rounds
     pool = grow({domain: [] for domain in recipe.domains}, parents)
     for domain, rows in (rows_by_domain(recipe) or {}).items():
         if rows and len(eligible(pool)[domain]) < 2:
@@ -42,48 +42,48 @@ async def write_samples(
                 f"`rounds.quotas` asks for {rows} rows of {domain}, but fewer than two of its seeds got keywords and a "
                 "summary (see the notes above); give them in the seed file"
             )
-    embedder = Embedder(resolve(recipe.dedup.embedder, accept_licences=recipe.accept_licences).path)
+    embedder = Embedder(resolve(recipe.dedup.embedder, accept_licenses=recipe.accept_licenses).path)
     told: list[RecordedCandidates] = []
-    bench.goal.rows += rounds.count * rounds.accept
-    bench.goal.candidates += rounds.count * rounds.max_candidates
+    context.goal.rows += rounds.count * rounds.accept
+    context.goal.candidates += rounds.count * rounds.max_candidates
     for number in range(1, rounds.count + 1):
-        bench.ended.clear()
-        this_round = Round(setting, bench.broker, bench.ledger, pool, embedder, number, bench.in_flight)
-        result = await this_round.run(lambda ended, recorded: bench.note(ended, rounds.accept, quietly=recorded))
+        context.ended.clear()
+        this_round = Round(settings, context.broker, context.ledger, pool, embedder, number, context.in_flight)
+        result = await this_round.run(lambda ended, recorded: context.note(ended, rounds.accept, quietly=recorded))
         told.append(result.candidates)
-        bench.stopped.append(result.stopped)
-        bench.beyond.append(result.beyond)
-        _say_how_it_ended(bench, number, result)
+        context.stopped.append(result.stopped)
+        context.beyond.append(result.beyond)
+        _say_how_it_ended(context, number, result)
         if result.stopped == "budget":
             break
         if number < rounds.count:
             fresh = [_as_seed(candidate, recipe) for candidate in result.candidates.accepted()]
             try:
-                with bench.broker.account.strictly():
-                    grown = await enrich_all(bench, setting.members, fresh)
+                with context.broker.account.strictly():
+                    grown = await enrich_all(context, settings.members, fresh)
             except BudgetExhausted as spent:
-                bench.view.note(f"! before round {number + 1}: {spent}")
-                bench.stopped.append("budget")
+                context.view.note(f"! before round {number + 1}: {spent}")
+                context.stopped.append("budget")
                 break
             pool = grow(pool, grown)
     return ConcatenatedCandidates(told)
 
 
-def _say_how_it_ended(bench: SynthesisContext, number: int, result: RoundResult) -> None:
-    rounds, have = bench.recipe.rounds, result.rows
+def _say_how_it_ended(context: SynthesisContext, number: int, result: RoundResult) -> None:
+    rounds, have = context.recipe.rounds, result.rows
     beyond = f"; {result.beyond} more had been begun" if result.beyond else ""
-    bench.view.note(f"  round {number}: {have.total()} rows of {len(result.candidates)} ({result.stopped}{beyond})")
+    context.view.note(f"  round {number}: {have.total()} rows of {len(result.candidates)} ({result.stopped}{beyond})")
     if have.total() == rounds.accept or result.stopped == "budget":
         return
-    wanted = rows_by_domain(bench.recipe) or {}
+    wanted = rows_by_domain(context.recipe) or {}
     short = ", ".join(f"{domain} {have[domain]} of {rows}" for domain, rows in wanted.items() if have[domain] < rows)
-    bench.view.note(
+    context.view.note(
         f"! round {number} ends with {have.total()} of {rounds.accept} rows: {len(result.candidates)} candidates "
         f"are all that `rounds.max_candidates` allows{f' ({short})' if short else ''}"
     )
     others = Counter(f"{c.state}, {plain_reason(c)}" for c in result.candidates if c.state is not State.ACCEPTED)
     for ending, count in others.most_common(_ENDINGS):
-        bench.view.note(f"!   {count} {ending}")
+        context.view.note(f"!   {count} {ending}")
 
 
 def check_parents(job: Job, seeds: Sequence[Seed]) -> list[str]:
@@ -105,35 +105,35 @@ def check_parents(job: Job, seeds: Sequence[Seed]) -> list[str]:
     return lone
 
 
-async def name_domains(bench: SynthesisContext, members: Mapping[str, Member], seeds: Sequence[Seed]) -> list[Seed]:
+async def name_domains(context: SynthesisContext, members: Mapping[str, Member], seeds: Sequence[Seed]) -> list[Seed]:
     """A domain for the seeds that come without one, chosen by a member drawn at random."""
 
     async def one(seed: Seed) -> Seed:
         if seed.domain:
             return seed
-        member = rng(bench.recipe.seed, seed.id, "namer").choice(_writers(members))
+        member = rng(context.recipe.seed, seed.id, "namer").choice(_writers(members))
         try:
             return await name_domain(
-                CallRecorder(bench.broker, f"domain-{seed.id}"), member, seed, bench.recipe.domains
+                CallRecorder(context.broker, f"domain-{seed.id}"), member, seed, context.recipe.domains
             )
         except Unanswered as gap:
-            bench.view.note(f"! {seed.id} has no domain and will not be a parent: {gap}")
+            context.view.note(f"! {seed.id} has no domain and will not be a parent: {gap}")
             return seed
 
     return await at_once(*(one(seed) for seed in seeds))
 
 
-async def enrich_all(bench: SynthesisContext, members: Mapping[str, Member], samples: Sequence[Seed]) -> list[Seed]:
+async def enrich_all(context: SynthesisContext, members: Mapping[str, Member], samples: Sequence[Seed]) -> list[Seed]:
     """Keywords and summary for the samples that lack them, by a member drawn at random (paper: M_P)."""
 
     async def one(sample: Seed) -> Seed:
         if sample.enriched or not sample.domain:
             return sample
-        member = rng(bench.recipe.seed, sample.id, "enricher").choice(_writers(members))
+        member = rng(context.recipe.seed, sample.id, "enricher").choice(_writers(members))
         try:
-            return await enrich(CallRecorder(bench.broker, f"enrich-{sample.id}"), member, sample)
+            return await enrich(CallRecorder(context.broker, f"enrich-{sample.id}"), member, sample)
         except Unanswered as gap:
-            bench.view.note(f"! {sample.id} has no metadata and will not be a parent: {gap}")
+            context.view.note(f"! {sample.id} has no metadata and will not be a parent: {gap}")
             return sample
 
     return await at_once(*(one(sample) for sample in samples))

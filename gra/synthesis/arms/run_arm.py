@@ -43,7 +43,7 @@ from gra.tracking import start_tracking
 
 @contextmanager
 def open_context(
-    job: Job, workshop: ModelRegistry, pool: EnginePool, view: View, group: str | None, watch: Monitor | None
+    job: Job, registry: ModelRegistry, pool: EnginePool, view: View, group: str | None, monitor: Monitor | None
 ) -> Iterator[SynthesisContext]:
     """Everything that making an arm needs, for the time of the block."""
     recipe = job.recipe
@@ -68,19 +68,19 @@ def open_context(
             call_timeout_s=recipe.engine.call_timeout_s,
             account=BudgetAccount(ledger, recipe.budget, recipe.prices, held.before()),
         )
-        bench = SynthesisContext(job, workshop, broker, ledger, view, tracker)
-        if watch is not None:
-            at_the_end.enter_context(watch.arm(bench, held))
-        yield bench
+        context = SynthesisContext(job, registry, broker, ledger, view, tracker)
+        if monitor is not None:
+            at_the_end.enter_context(monitor.arm(context, held))
+        yield context
 
 
 async def synthesize(
     job: Job,
-    workshop: ModelRegistry,
+    registry: ModelRegistry,
     pool: EnginePool,
     view: View,
     group: str | None = None,
-    watch: Monitor | None = None,
+    monitor: Monitor | None = None,
 ) -> dict[str, Any]:
     """Make one arm's dataset and return its section of the manifest.
 
@@ -88,11 +88,11 @@ async def synthesize(
         GraError: for wrong input, a spent disk, or an engine that is lost for good. What was answered is recorded.
     """
     with writing(job.folder.path):
-        return await _synthesize(job, workshop, pool, view, group, watch)
+        return await _synthesize(job, registry, pool, view, group, monitor)
 
 
 async def _synthesize(
-    job: Job, workshop: ModelRegistry, pool: EnginePool, view: View, group: str | None, watch: Monitor | None
+    job: Job, registry: ModelRegistry, pool: EnginePool, view: View, group: str | None, monitor: Monitor | None
 ) -> dict[str, Any]:
     recipe = job.recipe
     resolved = job.folder / RESOLVED
@@ -102,29 +102,29 @@ async def _synthesize(
     if seeds.set_aside:
         view.note(seeds.note(), rows=seeds.set_aside)
     begun = time.monotonic()
-    for note in job.screen.notes() if job.screen else ():
+    for note in job.decontaminator.notes() if job.decontaminator else ():
         view.note(note)
-    with open_context(job, workshop, pool, view, group, watch) as bench:
-        candidates, facts = await make_candidates(bench, seeds.rows)
+    with open_context(job, registry, pool, view, group, monitor) as context:
+        candidates, facts = await make_candidates(context, seeds.rows)
         facts |= {
-            "stopped": bench.stopped,
-            "beyond": bench.beyond,
-            "spent": bench.broker.account.to_json(),
+            "stopped": context.stopped,
+            "beyond": context.beyond,
+            "spent": context.broker.account.to_json(),
             "seeds": {"used": len(seeds.rows), "set_aside": seeds.set_aside},
         }
-        content = summarize(job, workshop, bench.ledger, candidates, facts) | {
+        content = summarize(job, registry, context.ledger, candidates, facts) | {
             "seconds": round(time.monotonic() - begun, 1)
         }
-        files = export(job.folder.path, candidates, card_facts(job, workshop, content))
+        files = export(job.folder.path, candidates, card_facts(job, registry, content))
         resolved.write_text(job.loaded.show() + "\n", encoding="utf-8")
         job.folder.record("synthesis", content, [*files, resolved])
-        bench.tracker.summary({f"synthesis/{state}": count for state, count in content["states"].items()})
-        bench.tracker.artifact(job.folder / "dataset", f"{recipe.name}-dataset", "dataset")
+        context.tracker.summary({f"synthesis/{state}": count for state, count in content["states"].items()})
+        context.tracker.artifact(job.folder / "dataset", f"{recipe.name}-dataset", "dataset")
     return content
 
 
 async def synthesize_sample(
-    job: Job, workshop: ModelRegistry, pool: EnginePool, view: View, count: int, watch: Monitor
+    job: Job, registry: ModelRegistry, pool: EnginePool, view: View, count: int, monitor: Monitor
 ) -> list[str]:
     """The first candidates of an arm, or answers to its first seeds, into its ledger, and nothing else.
 
@@ -136,38 +136,38 @@ async def synthesize_sample(
         rounds = {"count": 1, "max_candidates": min(count, recipe.rounds.max_candidates)}
         recipe = recipe.model_copy(update={"rounds": recipe.rounds.model_copy(update=rounds)})
         job = replace(job, loaded=replace(job.loaded, recipe=recipe))
-    with writing(job.folder.path), open_context(job, workshop, pool, view, None, watch) as bench:
-        candidates, _ = await make_candidates(bench, job.seeds.rows, count)
+    with writing(job.folder.path), open_context(job, registry, pool, view, None, monitor) as context:
+        candidates, _ = await make_candidates(context, job.seeds.rows, count)
         return [candidate.id for candidate in candidates if candidate.state is State.DUPLICATE]
 
 
 async def make_candidates(
-    bench: SynthesisContext, seeds: Sequence[Seed], first: int | None = None
+    context: SynthesisContext, seeds: Sequence[Seed], first: int | None = None
 ) -> tuple[CandidateSequence, dict[str, Any]]:
     """The arm's candidates in their final states, and what the report should know beside them.
 
     With `first`, of arms that go seed by seed only so many.
     """
-    recipe = bench.recipe
+    recipe = context.recipe
     if recipe.arm == "vanilla":
-        return await copy_seeds(bench, seeds), {}
+        return await copy_seeds(context, seeds), {}
     if not recipe.has_stories:
-        return await answer_seeds(bench, seeds[:first]), {}
+        return await answer_seeds(context, seeds[:first]), {}
     parts: list[CandidateSequence] = []
     try:
-        with bench.broker.account.strictly():
-            seated = await prepare(bench, seeds)
+        with context.broker.account.strictly():
+            prepared = await prepare(context, seeds)
     except BudgetExhausted as spent:
-        bench.workshop.prepared.set()  # those that wait for this committee's first candidate go on
-        bench.view.note(f"! before the first candidate: {spent}")
-        bench.stopped.append("budget")
+        context.registry.prepared.set()  # those that wait for this committee's first candidate go on
+        context.view.note(f"! before the first candidate: {spent}")
+        context.stopped.append("budget")
         return ConcatenatedCandidates(parts), {}
     try:
         if recipe.arm in ("refined", "integrated"):
-            parts.append(await refine_seeds(bench, seated.setting, seated.seeds[:first]))
+            parts.append(await refine_seeds(context, prepared.settings, prepared.seeds[:first]))
         if recipe.arm != "refined":
-            parts.append(await write_samples(bench, seated.setting, seated.seeds))
-        return ConcatenatedCandidates(parts), await seated.facts()
+            parts.append(await write_samples(context, prepared.settings, prepared.seeds))
+        return ConcatenatedCandidates(parts), await prepared.facts()
     finally:
-        bench.workshop.prepared.set()  # also when no candidate ever ended
-        await seated.dismiss()
+        context.registry.prepared.set()  # also when no candidate ever ended
+        await prepared.dismiss()

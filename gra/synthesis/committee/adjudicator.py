@@ -19,7 +19,7 @@ from gra.synthesis.prompts import render
 
 
 async def adjudicate(
-    notebook: CallRecorder,
+    recorder: CallRecorder,
     member: Member,
     instruction: str,
     response: str,
@@ -34,12 +34,12 @@ async def adjudicate(
     if member.ask == "integers":
         prompt = render("adjudicate", **shown, question="", dimensions=member.dimensions)
         output = score_schema(member.dimensions, comment=True)
-        call = member.call(prompt, output, role="adjudicator", candidate=notebook.candidate)
-        answer = await notebook.ask(call)
+        call = member.call(prompt, output, role="adjudicator", candidate=recorder.candidate)
+        answer = await recorder.ask(call)
         values = {name: float(answer.value[name]) for name in member.dimensions}
         comment = str(answer.value["comment"])
     else:
         read = yes_probabilities if member.ask == "yes_no" else expected_digits
-        values = await read(notebook, member, "adjudicate", score_questions(member), role="adjudicator", **shown)
+        values = await read(recorder, member, "adjudicate", score_questions(member), role="adjudicator", **shown)
     score = calibrate(fmean(values.values()))
     return Ruling(member.name, values, score, comment, score >= accept_score)

@@ -63,15 +63,17 @@ def make_control_items(seeds: Sequence[Seed], count: int, seed: int) -> list[tup
     for sample in random.sample(list(seeds), len(seeds)):
         domains.setdefault(sample.domain, []).append(sample)
     turns = [group[i] for i in range(max(map(len, domains.values()))) for group in domains.values() if i < len(group)]
-    planted = []
+    control_items = []
     for sample in turns[:count]:
         others = [o for o in domains[sample.domain] if o.response != sample.response]
         others = others or [o for o in seeds if o.response != sample.response]
-        planted.append((sample, random.choice(others).response))
-    return planted
+        control_items.append((sample, random.choice(others).response))
+    return control_items
 
 
-async def measure_reviewer(broker: Broker, member: Member, planted: Sequence[tuple[Seed, str]]) -> ReviewerMeasurement:
+async def measure_reviewer(
+    broker: Broker, member: Member, control_items: Sequence[tuple[Seed, str]]
+) -> ReviewerMeasurement:
     """Ask one reviewer or adjudicator about every planted pair, and a reviewer about every hand-written instruction.
 
     Raises:
@@ -79,22 +81,22 @@ async def measure_reviewer(broker: Broker, member: Member, planted: Sequence[tup
     """
 
     async def score(sample: Seed, response: str, kind: str) -> float:
-        notebook = CallRecorder(broker, f"probe-{kind}-{sample.id}")
+        recorder = CallRecorder(broker, f"probe-{kind}-{sample.id}")
         review = await score_response(
-            notebook, member, sample.instruction, response, comment=False, calibrate=uncalibrated
+            recorder, member, sample.instruction, response, comment=False, calibrate=uncalibrated
         )
         return review.raw
 
     async def check(sample: Seed) -> dict[str, float]:
-        notebook = CallRecorder(broker, f"probe-check-{sample.id}")
-        return (await check_instruction(notebook, member, sample.instruction, {})).values
+        recorder = CallRecorder(broker, f"probe-check-{sample.id}")
+        return (await check_instruction(recorder, member, sample.instruction, {})).values
 
-    names = [sample.id for sample, _ in planted]
-    checked = planted if "reviewer" in member.roles else ()  # an adjudicator checks no instructions
+    names = [sample.id for sample, _ in control_items]
+    checked = control_items if "reviewer" in member.roles else ()  # an adjudicator checks no instructions
     left: list[Unanswered] = []
     good, bad, checks = await asyncio.gather(
-        _answered(names, [score(sample, sample.response, "good") for sample, _ in planted], left),
-        _answered(names, [score(sample, wrong, "bad") for sample, wrong in planted], left),
+        _answered(names, [score(sample, sample.response, "good") for sample, _ in control_items], left),
+        _answered(names, [score(sample, wrong, "bad") for sample, wrong in control_items], left),
         _answered(names[: len(checked)], [check(sample) for sample, _ in checked], left),
     )
     if not (good and bad and (checks or not checked)):
@@ -106,7 +108,7 @@ async def measure_reviewer(broker: Broker, member: Member, planted: Sequence[tup
         if checks and all(name in values for values in checks.values())
     }
     raw = list(good.values()), list(bad.values())
-    unanswered = 2 * len(planted) - len(good) - len(bad)
+    unanswered = 2 * len(control_items) - len(good) - len(bad)
     return ReviewerMeasurement(member.name, auc(*raw), good, bad, unanswered, calibrate(*raw), thresholds)
 
 

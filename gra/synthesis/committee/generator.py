@@ -27,56 +27,56 @@ METADATA = Json(
 
 
 async def new_keywords(
-    notebook: CallRecorder, generator: Member, domain: str, parents: Sequence[Seed], *, drawn: int = 0
+    recorder: CallRecorder, generator: Member, domain: str, parents: Sequence[Seed], *, drawn: int = 0
 ) -> tuple[str, ...]:
     """A keyword triple that the parents inspire and do not contain; every number `drawn` is a draw of its own."""
     prompt = render("keywords", domain=domain, hint=hint(domain), parents=parents)
-    answer = await notebook.ask(
-        generator.call(prompt, KEYWORDS, role="generator", candidate=notebook.candidate, sample=drawn)
+    answer = await recorder.ask(
+        generator.call(prompt, KEYWORDS, role="generator", candidate=recorder.candidate, sample=drawn)
     )
     return tuple(str(word).strip() for word in answer.value["keywords"])
 
 
 async def write_instruction(
-    notebook: CallRecorder, generator: Member, domain: str, keywords: Sequence[str], parents: Sequence[Seed], show: str
+    recorder: CallRecorder, generator: Member, domain: str, keywords: Sequence[str], parents: Sequence[Seed], show: str
 ) -> str:
     """An instruction about the keywords, in the manner of the parents' `show`: "summaries" or "instructions"."""
     prompt = render("instruction", domain=domain, hint=hint(domain), keywords=keywords, parents=parents, show=show)
-    answer = await notebook.ask(generator.call(prompt, INSTRUCTION, role="generator", candidate=notebook.candidate))
+    answer = await recorder.ask(generator.call(prompt, INSTRUCTION, role="generator", candidate=recorder.candidate))
     return str(answer.value["exercise"]).strip()
 
 
 async def write_response(
-    notebook: CallRecorder, author: Member, instruction: str, role: str = "generator", *, draft: int = 0
+    recorder: CallRecorder, author: Member, instruction: str, role: str = "generator", *, draft: int = 0
 ) -> str:
     """The author's answer to an instruction; every draft is drawn anew."""
     prompt = render("response", instruction=instruction)
-    answer = await notebook.ask(author.call(prompt, Text(), role=role, candidate=notebook.candidate, sample=draft))
+    answer = await recorder.ask(author.call(prompt, Text(), role=role, candidate=recorder.candidate, sample=draft))
     return str(answer.value)
 
 
-async def rewrite_response(notebook: CallRecorder, author: Member, seed: Seed, *, draft: int = 0) -> str:
+async def rewrite_response(recorder: CallRecorder, author: Member, seed: Seed, *, draft: int = 0) -> str:
     """The author's better version of a seed's own response; every draft is drawn anew."""
     prompt = render("rewrite", instruction=seed.instruction, response=seed.response)
-    answer = await notebook.ask(
-        author.call(prompt, Text(), role="generator", candidate=notebook.candidate, sample=draft)
+    answer = await recorder.ask(
+        author.call(prompt, Text(), role="generator", candidate=recorder.candidate, sample=draft)
     )
     return str(answer.value)
 
 
-async def name_domain(notebook: CallRecorder, member: Member, sample: Seed, domains: Sequence[str]) -> Seed:
+async def name_domain(recorder: CallRecorder, member: Member, sample: Seed, domains: Sequence[str]) -> Seed:
     """The sample under the domain it fits best, for seeds that come without one."""
     prompt = render("domain", instruction=sample.instruction, domains={domain: hint(domain) for domain in domains})
     choice = {"type": "string", "enum": list(domains)}
     schema = Json({"type": "object", "properties": {"domain": choice}, "required": ["domain"]})
-    answer = await notebook.ask(member.call(prompt, schema, role="enricher", candidate=notebook.candidate))
+    answer = await recorder.ask(member.call(prompt, schema, role="enricher", candidate=recorder.candidate))
     return replace(sample, domain=str(answer.value["domain"]))
 
 
-async def enrich(notebook: CallRecorder, member: Member, sample: Seed) -> Seed:
+async def enrich(recorder: CallRecorder, member: Member, sample: Seed) -> Seed:
     """The sample with keywords and summary, as a pool item must have (paper section 3.4)."""
     prompt = render("enrich", domain=sample.domain, instruction=sample.instruction, response=sample.response)
-    answer = await notebook.ask(member.call(prompt, METADATA, role="enricher", candidate=notebook.candidate))
+    answer = await recorder.ask(member.call(prompt, METADATA, role="enricher", candidate=recorder.candidate))
     keywords = sample.keywords or tuple(str(word).strip() for word in answer.value["keywords"])
     summary = sample.summary or str(answer.value["summary"]).strip()
     return replace(sample, keywords=keywords, summary=summary)

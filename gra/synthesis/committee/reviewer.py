@@ -45,18 +45,18 @@ Calibration = Callable[[float], float]
 
 
 async def check_instruction(
-    notebook: CallRecorder, reviewer: Member, instruction: str, thresholds: Mapping[str, float]
+    recorder: CallRecorder, reviewer: Member, instruction: str, thresholds: Mapping[str, float]
 ) -> InstructionReview:
     """The reviewer's verdict on the three criteria; the instruction passes when all three do."""
     if reviewer.ask == "likelihood":
         return InstructionReview(reviewer.name, {}, ())  # it has no opinion on exercises, only on answers
     if reviewer.ask == "integers":
         prompt = render("check_json", instruction=instruction)
-        answer = await notebook.ask(reviewer.call(prompt, CHECK_JSON, role="reviewer", candidate=notebook.candidate))
+        answer = await recorder.ask(reviewer.call(prompt, CHECK_JSON, role="reviewer", candidate=recorder.candidate))
         values = {name: float(answer.value[name]) for name in CHECKS}
     else:
         scores = await yes_probabilities(
-            notebook, reviewer, "check_yes_no", CHECK_QUESTIONS, role="reviewer", instruction=instruction
+            recorder, reviewer, "check_yes_no", CHECK_QUESTIONS, role="reviewer", instruction=instruction
         )
         values = {name: score / 10 for name, score in scores.items()}
     failed = tuple(name for name in CHECKS if values[name] < thresholds.get(name, 0.5))
@@ -64,7 +64,7 @@ async def check_instruction(
 
 
 async def score_response(
-    notebook: CallRecorder, reviewer: Member, instruction: str, response: str, *, comment: bool, calibrate: Calibration
+    recorder: CallRecorder, reviewer: Member, instruction: str, response: str, *, comment: bool, calibrate: Calibration
 ) -> Review:
     """The reviewer's scores, their mean, and the calibrated mean that the gate uses (all 0-10)."""
     remark = ""
@@ -72,36 +72,36 @@ async def score_response(
     if reviewer.ask == "integers":
         prompt = render("score_json", **shown, comment=comment, dimensions=reviewer.dimensions)
         output = score_schema(reviewer.dimensions, comment=comment)
-        call = reviewer.call(prompt, output, role="reviewer", candidate=notebook.candidate)
-        answer = await notebook.ask(call)
+        call = reviewer.call(prompt, output, role="reviewer", candidate=recorder.candidate)
+        answer = await recorder.ask(call)
         values = {name: float(answer.value[name]) for name in reviewer.dimensions}
         remark = str(answer.value.get("comment", ""))
     elif reviewer.ask == "likelihood":
-        values = {"relevance": await information(notebook, reviewer, instruction, response)}
+        values = {"relevance": await information(recorder, reviewer, instruction, response)}
     elif reviewer.ask == "yes_no":
         asked = score_questions(reviewer)
-        values = await yes_probabilities(notebook, reviewer, "score_yes_no", asked, role="reviewer", **shown)
+        values = await yes_probabilities(recorder, reviewer, "score_yes_no", asked, role="reviewer", **shown)
     else:
         asked = score_questions(reviewer)
-        values = await expected_digits(notebook, reviewer, "score_digit", asked, role="reviewer", **shown)
+        values = await expected_digits(recorder, reviewer, "score_digit", asked, role="reviewer", **shown)
     raw = fmean(values.values())
     review = Review(reviewer.name, values, raw, calibrate(raw), remark)
     if comment and not remark:
-        return await add_comment(notebook, reviewer, instruction, response, review)
+        return await add_comment(recorder, reviewer, instruction, response, review)
     return review
 
 
 async def add_comment(
-    notebook: CallRecorder, reviewer: Member, instruction: str, response: str, review: Review
+    recorder: CallRecorder, reviewer: Member, instruction: str, response: str, review: Review
 ) -> Review:
     """The review with the reviewer's reasons, for an adjudicator to read."""
     prompt = render("comment", instruction=instruction, response=response)
-    answer = await notebook.ask(reviewer.call(prompt, COMMENT, role="reviewer", candidate=notebook.candidate))
+    answer = await recorder.ask(reviewer.call(prompt, COMMENT, role="reviewer", candidate=recorder.candidate))
     return Review(review.reviewer, review.values, review.raw, review.score, str(answer.value["comment"]).strip())
 
 
 async def information(
-    notebook: CallRecorder, member: Member, instruction: str, response: str, *, role: str = "reviewer"
+    recorder: CallRecorder, member: Member, instruction: str, response: str, *, role: str = "reviewer"
 ) -> float:
     """Nats by which the exercise makes the whole answer likelier.
 
@@ -110,24 +110,24 @@ async def information(
     """
     output = Likelihood(response)
     prompts = (render("response", instruction=instruction), "Write something.")
-    calls = [member.call(prompt, output, role=role, candidate=notebook.candidate) for prompt in prompts]
-    given, alone = await together(*(notebook.ask(call) for call in calls))
+    calls = [member.call(prompt, output, role=role, candidate=recorder.candidate) for prompt in prompts]
+    given, alone = await together(*(recorder.ask(call) for call in calls))
     return float(given.value["logprob"] - alone.value["logprob"])
 
 
 async def yes_probabilities(
-    notebook: CallRecorder, member: Member, prompt: str, questions: Mapping[str, str], *, role: str, **shown: object
+    recorder: CallRecorder, member: Member, prompt: str, questions: Mapping[str, str], *, role: str, **shown: object
 ) -> dict[str, float]:
     """Ten times the probability of "yes" among yes and no, per question."""
-    answers = await _ask_each(notebook, member, prompt, YES_NO, questions, role, shown)
+    answers = await _ask_each(recorder, member, prompt, YES_NO, questions, role, shown)
     return {name: 10 * p["yes"] / (p["yes"] + p["no"]) for name, p in answers.items()}
 
 
 async def expected_digits(
-    notebook: CallRecorder, member: Member, prompt: str, questions: Mapping[str, str], *, role: str, **shown: object
+    recorder: CallRecorder, member: Member, prompt: str, questions: Mapping[str, str], *, role: str, **shown: object
 ) -> dict[str, float]:
     """The expected digit per question, stretched from 0-9 to 0-10."""
-    answers = await _ask_each(notebook, member, prompt, DIGITS, questions, role, shown)
+    answers = await _ask_each(recorder, member, prompt, DIGITS, questions, role, shown)
     return {
         name: sum(int(digit) * weight for digit, weight in p.items()) / sum(p.values()) * 10 / 9
         for name, p in answers.items()
@@ -135,7 +135,7 @@ async def expected_digits(
 
 
 async def _ask_each(
-    notebook: CallRecorder,
+    recorder: CallRecorder,
     member: Member,
     prompt: str,
     labels: Choice,
@@ -145,9 +145,9 @@ async def _ask_each(
 ) -> dict[str, dict[str, float]]:
     """Label probabilities per question. The first one alone: it leaves the shared prefix in the cache for the rest."""
     calls = [
-        member.call(render(prompt, question=question, **shown), labels, role=role, candidate=notebook.candidate)
+        member.call(render(prompt, question=question, **shown), labels, role=role, candidate=recorder.candidate)
         for question in questions.values()
     ]
-    first = await notebook.ask(calls[0])
-    rest = await together(*(notebook.ask(call) for call in calls[1:]))
+    first = await recorder.ask(calls[0])
+    rest = await together(*(recorder.ask(call) for call in calls[1:]))
     return {name: answer.value for name, answer in zip(questions, [first, *rest], strict=True)}

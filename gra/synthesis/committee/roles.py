@@ -42,8 +42,8 @@ def adjudicates(recipe: SynthesisRecipe) -> bool:
 
 def _most_seats(recipe: SynthesisRecipe) -> int:
     """How many programs can sit beside the reviewers of one candidate."""
-    seated = [program for program in recipe.review.programs if program.takes == "seat"]
-    return max(sum(domain in (program.domains or recipe.domains) for program in seated) for domain in recipe.domains)
+    prepared = [program for program in recipe.review.verifiers if program.mode == "score"]
+    return max(sum(domain in (program.domains or recipe.domains) for program in prepared) for domain in recipe.domains)
 
 
 def assign_roles(recipe: SynthesisRecipe, members: Mapping[str, Member], round_: int, index: int) -> RoleAssignment:
@@ -54,14 +54,14 @@ def assign_roles(recipe: SynthesisRecipe, members: Mapping[str, Member], round_:
     """
     committee = committee_of(recipe)
     assert committee is not None
-    judged = adjudicates(recipe)
+    adjudicated = adjudicates(recipe)
     match committee.assignment:
         case "random":
-            return random_roles(members, committee.reviewers, recipe.seed, round_, index, judged)
+            return random_roles(members, committee.reviewers, recipe.seed, round_, index, adjudicated)
         case "balanced":
-            return balanced_roles(members, committee.reviewers, recipe.seed, round_, index, judged)
+            return balanced_roles(members, committee.reviewers, recipe.seed, round_, index, adjudicated)
         case "fixed":
-            return fixed_roles(members, committee.reviewers, committee.lead, judged)
+            return fixed_roles(members, committee.reviewers, committee.lead, adjudicated)
         case "single":
             (member,) = members.values()
             return RoleAssignment(member, (member,) * committee.reviewers, None)
@@ -75,14 +75,14 @@ def check_assignment(recipe: SynthesisRecipe, members: Mapping[str, Member]) -> 
     """
     committee = committee_of(recipe)
     assert committee is not None
-    judged = adjudicates(recipe)
+    adjudicated = adjudicates(recipe)
     match committee.assignment:
         case "random":
-            check_roles(members, committee.reviewers, judged)
+            check_roles(members, committee.reviewers, adjudicated)
         case "balanced":
-            _lap(tuple(members.values()), committee.reviewers, 0, 1, 0, judged)
+            _lap(tuple(members.values()), committee.reviewers, 0, 1, 0, adjudicated)
         case "fixed":
-            fixed_roles(members, committee.reviewers, committee.lead, judged)
+            fixed_roles(members, committee.reviewers, committee.lead, adjudicated)
         case "single":
             (member,) = members.values()
             needed = ["generator", *(["reviewer"] if committee.reviewers else [])]
@@ -93,7 +93,7 @@ def check_assignment(recipe: SynthesisRecipe, members: Mapping[str, Member]) -> 
 
 
 def random_roles(
-    members: Mapping[str, Member], reviewers: int, seed: int, round_: int, index: int, judged: bool = True
+    members: Mapping[str, Member], reviewers: int, seed: int, round_: int, index: int, adjudicated: bool = True
 ) -> RoleAssignment:
     """Draw generator, adjudicator and reviewers, disjoint, uniformly among those who may play each role.
 
@@ -106,27 +106,29 @@ def random_roles(
     """
     random = rng(seed, round_, index, "roles")
     generator = random.choice(_generators(members))
-    judges = _adjudicators(members, generator, judged)
+    judges = _adjudicators(members, generator, adjudicated)
     adjudicator = random.choice(judges) if judges else None
-    panel = _panel(members, reviewers, generator, adjudicator, judged)
+    panel = _panel(members, reviewers, generator, adjudicator, adjudicated)
     random.shuffle(panel)
     panel.sort(key=lambda member: member.model.identity == generator.model.identity)
-    return RoleAssignment(generator, tuple(panel[:reviewers]), adjudicator if judged else None)
+    return RoleAssignment(generator, tuple(panel[:reviewers]), adjudicator if adjudicated else None)
 
 
-def check_roles(members: Mapping[str, Member], reviewers: int, judged: bool = True) -> None:
+def check_roles(members: Mapping[str, Member], reviewers: int, adjudicated: bool = True) -> None:
     """Go through every draw that can happen.
 
     Raises:
         RecipeError: when the committee is too small for disjoint roles.
     """
     for generator in _generators(members):
-        judges: Sequence[Member | None] = _adjudicators(members, generator, judged) or [None]
+        judges: Sequence[Member | None] = _adjudicators(members, generator, adjudicated) or [None]
         for adjudicator in judges:
-            _panel(members, reviewers, generator, adjudicator, judged)
+            _panel(members, reviewers, generator, adjudicator, adjudicated)
 
 
-def fixed_roles(members: Mapping[str, Member], reviewers: int, lead: str | None, judged: bool = True) -> RoleAssignment:
+def fixed_roles(
+    members: Mapping[str, Member], reviewers: int, lead: str | None, adjudicated: bool = True
+) -> RoleAssignment:
     """The same cast for every candidate, in the recipe's order: generator, reviewers, and the last who may adjudicates.
 
     Raises:
@@ -136,14 +138,14 @@ def fixed_roles(members: Mapping[str, Member], reviewers: int, lead: str | None,
     if lead is not None and lead not in generators:
         raise RecipeError(f"committee: `lead: {lead}` cannot generate; give it that role, or name another lead")
     generator = generators[lead] if lead is not None else next(iter(generators.values()))
-    judges = _adjudicators(members, generator, judged)
+    judges = _adjudicators(members, generator, adjudicated)
     adjudicator = judges[-1] if judges else None
-    panel = _panel(members, reviewers, generator, adjudicator, judged)
-    return RoleAssignment(generator, tuple(panel[:reviewers]), adjudicator if judged else None)
+    panel = _panel(members, reviewers, generator, adjudicator, adjudicated)
+    return RoleAssignment(generator, tuple(panel[:reviewers]), adjudicator if adjudicated else None)
 
 
 def balanced_roles(
-    members: Mapping[str, Member], reviewers: int, seed: int, round_: int, index: int, judged: bool = True
+    members: Mapping[str, Member], reviewers: int, seed: int, round_: int, index: int, adjudicated: bool = True
 ) -> RoleAssignment:
     """Lap after lap of casts in which every pair of generator and reviewer occurs exactly `reviewers` times.
 
@@ -155,21 +157,21 @@ def balanced_roles(
         RecipeError: when the members' roles do not allow it.
     """
     everyone = tuple(members.values())
-    lap, place = divmod(index, len(_lap(everyone, reviewers, seed, round_, 0, judged)))
-    return _lap(everyone, reviewers, seed, round_, lap, judged)[place]
+    lap, place = divmod(index, len(_lap(everyone, reviewers, seed, round_, 0, adjudicated)))
+    return _lap(everyone, reviewers, seed, round_, lap, adjudicated)[place]
 
 
 @lru_cache(maxsize=64)
 def _lap(
-    everyone: tuple[Member, ...], reviewers: int, seed: int, round_: int, lap: int, judged: bool
+    everyone: tuple[Member, ...], reviewers: int, seed: int, round_: int, lap: int, adjudicated: bool
 ) -> tuple[RoleAssignment, ...]:
     """One lap in its own order: for each generator a ring of its reviewers, and a window that goes once round it."""
     members = {member.name: member for member in everyone}
-    casts = []
+    assignments = []
     for generator in _generators(members):
         random = rng(seed, round_, lap, "ring", generator.name)
         panel = _playing("reviewer", everyone, (generator,))
-        judges = _adjudicators(members, generator, judged) if judged else []
+        judges = _adjudicators(members, generator, adjudicated) if adjudicated else []
         _check_ring(generator, panel, judges, reviewers)
         ring = _spread(panel, random)
         random.shuffle(judges)
@@ -179,9 +181,9 @@ def _lap(
             if judges:
                 # Whoever may review, too, follows the window; others take turns.
                 judge = ring[(turn + reviewers) % len(ring)] if judges[0] in panel else judges[turn % len(judges)]
-            casts.append(RoleAssignment(generator, tuple(window), judge))
-    rng(seed, round_, lap, "casts").shuffle(casts)
-    return tuple(casts)
+            assignments.append(RoleAssignment(generator, tuple(window), judge))
+    rng(seed, round_, lap, "casts").shuffle(assignments)
+    return tuple(assignments)
 
 
 def _check_ring(generator: Member, panel: Sequence[Member], judges: Sequence[Member], reviewers: int) -> None:
@@ -217,20 +219,20 @@ def _generators(members: Mapping[str, Member]) -> list[Member]:
     return generators
 
 
-def _adjudicators(members: Mapping[str, Member], generator: Member, judged: bool) -> list[Member]:
+def _adjudicators(members: Mapping[str, Member], generator: Member, adjudicated: bool) -> list[Member]:
     judges = _playing("adjudicator", members.values(), (generator,))
-    if judged and not judges:
+    if adjudicated and not judges:
         raise RecipeError(f"committee: nobody is left to adjudicate when `{generator.name}` generates; add a member")
     # One who can only adjudicate leaves the others free to review.
     return [judge for judge in judges if "reviewer" not in judge.roles] or judges
 
 
 def _panel(
-    members: Mapping[str, Member], reviewers: int, generator: Member, adjudicator: Member | None, judged: bool
+    members: Mapping[str, Member], reviewers: int, generator: Member, adjudicator: Member | None, adjudicated: bool
 ) -> list[Member]:
     """Those who may review; without disputes to settle, the adjudicator too where it is needed for that."""
     panel = _playing("reviewer", members.values(), (generator, adjudicator))
-    if len(panel) < reviewers and not judged:
+    if len(panel) < reviewers and not adjudicated:
         panel = _playing("reviewer", members.values(), (generator,))
     if len(panel) < reviewers:
         beside = f"`{generator.name}` generating" + (f" and `{adjudicator.name}` adjudicating" if adjudicator else "")

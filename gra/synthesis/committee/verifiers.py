@@ -23,7 +23,7 @@ from gra.checks import instruction_constraints as demands
 from gra.config.review import VerifierConfig
 from gra.core.concurrency import together
 from gra.core.errors import RecipeError
-from gra.core.types import Abstained, Candidate, Verified
+from gra.core.types import VERIFIER_MODE_IN_FILES, Abstained, Candidate, Verified, VerifierMode
 from gra.engines.types import Refused, Text, Truncated, Unparsable
 from gra.sandbox.extract import EXTRACT_VERSION, extract
 from gra.sandbox.job import Limits, SandboxJob
@@ -61,7 +61,7 @@ class Verifier(Protocol):
         """The program's section of the recipe."""
         ...
 
-    async def judge(self, sample: VerifierInput, notebook: CallRecorder) -> Verdict:
+    async def judge(self, sample: VerifierInput, recorder: CallRecorder) -> Verdict:
         """The program's verdict, or its abstention.
 
         Raises:
@@ -117,16 +117,16 @@ class ArithmeticVerifier:
     version: ClassVar[str] = str(arithmetic.ARITHMETIC_VERSION)
     fault: ClassVar[str] = "wrong arithmetic"
 
-    async def judge(self, sample: VerifierInput, notebook: CallRecorder) -> Verdict:
+    async def judge(self, sample: VerifierInput, recorder: CallRecorder) -> Verdict:
         """Broken as soon as one statement is: a chain of steps is as good as its worst."""
         given = {claim.text for claim in arithmetic.claims(sample.instruction)}  # "find the mistake in 2 + 2 = 5"
         found = [claim for claim in arithmetic.claims(sample.response) if claim.text not in given]
         found += _solutions(sample)
         if not found:
-            return Abstained("math", self.recipe.takes, "the response states no arithmetic")
+            return Abstained("math", self.recipe.mode, "the response states no arithmetic")
         held = tuple(claim.text for claim in found if claim.holds)
         broken = tuple(claim.text for claim in found if not claim.holds)
-        return Verified("math", self.recipe.takes, held, broken, 0.0 if broken else 10.0)
+        return Verified("math", self.recipe.mode, held, broken, 0.0 if broken else 10.0)
 
 
 def _solutions(sample: VerifierInput) -> list[arithmetic.Claim]:
@@ -150,17 +150,17 @@ class FormatVerifier:
     recipe: VerifierConfig
     resources: VerifierResources
     kind: ClassVar[str] = "format"
-    version: ClassVar[str] = f"{demands.DEMANDS_VERSION}.{form.CHECKS_VERSION}"
+    version: ClassVar[str] = f"{demands.CONSTRAINTS_VERSION}.{form.CHECKS_VERSION}"
     fault: ClassVar[str] = "a demand on its form is not met"
 
-    async def judge(self, sample: VerifierInput, notebook: CallRecorder) -> Verdict:
+    async def judge(self, sample: VerifierInput, recorder: CallRecorder) -> Verdict:
         """The share of demands that are met, times ten."""
         asked = demands.read_constraints(sample.instruction)
         if not asked:
-            return Abstained("format", self.recipe.takes, "the instruction plainly demands no form")
+            return Abstained("format", self.recipe.mode, "the instruction plainly demands no form")
         broken = tuple(str(check) for check in asked if not check.passes(sample.response))
         held = tuple(str(check) for check in asked if check.passes(sample.response))
-        return Verified("format", self.recipe.takes, held, broken, 10.0 * len(held) / len(asked))
+        return Verified("format", self.recipe.mode, held, broken, 10.0 * len(held) / len(asked))
 
 
 class ConsistencyVerifier:
@@ -179,7 +179,7 @@ class ConsistencyVerifier:
         self._writers = [member for member in resources.members.values() if "generator" in member.roles]
         if not answers.can_compare():
             raise RecipeError(
-                "review.programs: `kind: consistency` compares answers by math-verify, which is not installed; "
+                "review.verifiers: `kind: consistency` compares answers by math-verify, which is not installed; "
                 "install it (pip install 'math-verify[antlr4_13_2]'), or take the program out of the recipe"
             )
         for author in self._writers:
@@ -187,7 +187,7 @@ class ConsistencyVerifier:
                 raise RecipeError(self._nobody(author))
 
     def _nobody(self, author: Member) -> str:
-        where = f"review.programs: `kind: consistency` with `by: {self.recipe.by}`"
+        where = f"review.verifiers: `kind: consistency` with `by: {self.recipe.by}`"
         if self.recipe.by == "author":
             return (
                 f"{where} would have `{author.name}` say the same each time; "
@@ -208,12 +208,12 @@ class ConsistencyVerifier:
                 others.setdefault(member.model.identity, member)
         return list(others.values())
 
-    async def judge(self, sample: VerifierInput, notebook: CallRecorder) -> Verdict:
+    async def judge(self, sample: VerifierInput, recorder: CallRecorder) -> Verdict:
         """Ten times the share that agrees; broken when more than half agree with each other on something else."""
         own = answers.final_answer(sample.response)
         if own is None:
             return self._abstains("the response ends in no plain value")
-        drawn = await together(*(self._draw(member, place, sample, notebook) for member, place in self._plan(sample)))
+        drawn = await together(*(self._draw(member, place, sample, recorder) for member, place in self._plan(sample)))
         values = [value for value in map(answers.final_answer, filter(None, drawn)) if value is not None]
         if len(values) < 2:
             return self._abstains(f"{len(values)} of {len(drawn)} further answers end in a plain value")
@@ -222,13 +222,13 @@ class ConsistencyVerifier:
         score = 10.0 * agreeing / len(values)
         said = f"{agreeing} of {len(values)} further answers agree on {own}"
         if 2 * agreeing >= len(values):
-            return Verified("consistency", self.recipe.takes, (said,), (), score)
+            return Verified("consistency", self.recipe.mode, (said,), (), score)
         if 2 * len(rivals[0]) > len(values):
-            return Verified("consistency", self.recipe.takes, (), (said,), score)
+            return Verified("consistency", self.recipe.mode, (), (said,), score)
         return self._abstains(f"no value has a majority: {said}")
 
     def _abstains(self, why: str) -> Abstained:
-        return Abstained("consistency", self.recipe.takes, why)
+        return Abstained("consistency", self.recipe.mode, why)
 
     def _plan(self, sample: VerifierInput) -> list[tuple[Member, int]]:
         """Who answers, and which of its draws it is; a member that decodes greedily has only one to give."""
@@ -237,11 +237,11 @@ class ConsistencyVerifier:
         turns = [(solvers[i % len(solvers)], 1 + i // len(solvers)) for i in range(self.recipe.draws or _DRAWS)]
         return [(member, place) for member, place in turns if place == 1 or member.sampling.temperature > 0]
 
-    async def _draw(self, member: Member, place: int, sample: VerifierInput, notebook: CallRecorder) -> str:
+    async def _draw(self, member: Member, place: int, sample: VerifierInput, recorder: CallRecorder) -> str:
         prompt = render("response", instruction=sample.instruction)
-        call = member.call(prompt, Text(), role="solver", candidate=notebook.candidate, sample=place)
+        call = member.call(prompt, Text(), role="solver", candidate=recorder.candidate, sample=place)
         try:
-            return str((await notebook.ask(call)).value)
+            return str((await recorder.ask(call)).value)
         except Unanswered as gap:
             if isinstance(gap.outcome, Unparsable | Truncated | Refused):
                 return ""  # this draw ends in no value
@@ -261,15 +261,15 @@ class UnitTestVerifier:
 
     def __init__(self, recipe: VerifierConfig, resources: VerifierResources) -> None:
         self.recipe = recipe
-        permission = require(resources.permission, "`kind: tests` of `review.programs`")
+        permission = require(resources.permission, "`kind: tests` of `review.verifiers`")
         self.sandbox = Sandbox(permission, self.limits)
         # Jobs that wait for a core would use up their wall clock limit.
         self._free = asyncio.Semaphore(self.sandbox.workers)
 
-    async def judge(self, sample: VerifierInput, notebook: CallRecorder) -> Verdict:
+    async def judge(self, sample: VerifierInput, recorder: CallRecorder) -> Verdict:
         """Broken when one test fails, or when there is nothing that could pass."""
         if not sample.tests.strip():
-            return Abstained("tests", self.recipe.takes, "no tests came with the instruction")
+            return Abstained("tests", self.recipe.mode, "no tests came with the instruction")
         program = extract(sample.response)
         if program is None:
             return self._broken("the response holds no program")
@@ -277,10 +277,10 @@ class UnitTestVerifier:
             outcome = await asyncio.to_thread(self.sandbox.run, SandboxJob(program.code, sample.tests))
         if outcome.verdict is not Ended.PASSED:
             return self._broken(f"{outcome.verdict}: {outcome.detail}".removesuffix(": "))
-        return Verified("tests", self.recipe.takes, ("every test that came with the instruction",), (), 10.0)
+        return Verified("tests", self.recipe.mode, ("every test that came with the instruction",), (), 10.0)
 
     def _broken(self, why: str) -> Verified:
-        return Verified("tests", self.recipe.takes, (), (why,), 0.0)
+        return Verified("tests", self.recipe.mode, (), (why,), 0.0)
 
 
 register("math", ArithmeticVerifier)
@@ -294,17 +294,19 @@ class VerifierCounts:
 
     def __init__(self) -> None:
         self._found: dict[str, Counter[str]] = {}
-        self._takes: dict[str, str] = {}
+        self._modes: dict[str, VerifierMode] = {}
 
     def add(self, candidate: Candidate) -> None:
         """Count one more candidate."""
-        for verdict in candidate.programs:
-            self._takes[verdict.program] = verdict.takes
-            self._found.setdefault(verdict.program, Counter())[verdict.outcome] += 1
+        for verdict in candidate.verifications:
+            self._modes[verdict.verifier] = verdict.mode
+            self._found.setdefault(verdict.verifier, Counter())[verdict.outcome] += 1
 
     def summary(self) -> dict[str, dict[str, Any]]:
         """How often each kind came to which verdict."""
-        return {kind: {"takes": self._takes[kind], **counts} for kind, counts in self._found.items()}
+        return {
+            kind: {"takes": VERIFIER_MODE_IN_FILES[self._modes[kind]], **counts} for kind, counts in self._found.items()
+        }
 
 
 def passed(candidate: Candidate) -> bool:

@@ -60,7 +60,7 @@ def served(server: UnreliableServer, use: Callable[[OpenAIEngine], Awaitable[T]]
             try:
                 return await use(engine)
             finally:
-                await engine.park()
+                await engine.unload()
 
     return asyncio.run(scenario())
 

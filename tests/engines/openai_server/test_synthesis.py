@@ -24,7 +24,7 @@ from gra.data.export import read_lineage
 from gra.engines.types import ModelId
 from gra.evaluation.suite import suite_items
 from gra.ledger.ledger import Ledger
-from gra.serving import models as workshop
+from gra.serving import models as registry
 from gra.synthesis.arms import in_rounds as growth
 from gra.synthesis.run import make_job, run_jobs
 
@@ -161,15 +161,15 @@ def test_members_run_where_their_own_engine_says(tmp_path: Path) -> None:
     server = {"kind": "openai", "base_url": "http://host-a:8000/v1", "concurrency": 7}
     models = {n: {"model": f"model-{n}", "engine": server} for n in "abcd"}
     models |= {"e": {"model": "model-e", "engine": server | {"base_url": "http://host-e/v1/"}}}
-    found = workshop.find_models([make_recipe(committee={"models": models})], View(quiet=True))
+    found = registry.find_models([make_recipe(committee={"models": models})], View(quiet=True))
     assert found.model_id("model-e") == ModelId("model-e", "openai:model-e@http://host-e/v1", "server")
     pool = found.pool(tmp_path)
     assert {engine.memory_gb for engine in pool.engines.values()} == {0.0}
-    assert pool.residency.together()
+    assert pool.swapper.together()
     assert pool.engines["model-a"].concurrency == 7
     twice = {**models, "f": {"model": "model-a", "engine": server | {"concurrency": 8}}}
     with pytest.raises(RecipeError, match=r"`model-a` is named with two different `engine`s"):
-        workshop.find_models([make_recipe(committee={"models": twice})], View(quiet=True))
+        registry.find_models([make_recipe(committee={"models": twice})], View(quiet=True))
 
 
 def test_the_run_ends_with_one_sentence_when_the_server_is_gone(tmp_path: Path, monkeypatch) -> None:

@@ -14,13 +14,13 @@ from gra.engines.scheduling.swapper import Swapper
 def test_models_that_can_sleep_keep_their_process_and_close_ends_it() -> None:
     machine = Machine(10)
     engines = {name: Loaded(name, 6, machine, asleep_gb=1) for name in "abc"}
-    residency = Swapper(engines, 10)
+    swapper = Swapper(engines, 10)
 
     async def story() -> None:
         for name in "abcab":
-            await use(residency, engines, name)
+            await use(swapper, engines, name)
         assert machine.taken == {"a": 1, "b": 6, "c": 1}
-        await residency.close()
+        await swapper.close()
 
     run(story())
     assert sum(engine.dozes for engine in engines.values()) == 4
@@ -52,11 +52,11 @@ class Dozing(Loaded):
 def test_calls_in_flight_sleep_with_their_model_and_it_comes_back_for_them() -> None:
     machine = Machine(10)
     engines = {name: Dozing(name, 6, machine, asleep_gb=1) for name in "ab"}
-    residency = Swapper(engines, 10, hasty)
+    swapper = Swapper(engines, 10, hasty)
     ended: list[str] = []
 
     async def story(name: str, steps: int) -> None:
-        async with residency.hold(name), residency.clock(name, 5):
+        async with swapper.hold(name), swapper.clock(name, 5):
             await engines[name].serve(steps)
         ended.append(f"{name}{steps}")
 
@@ -76,13 +76,13 @@ def test_calls_in_flight_sleep_with_their_model_and_it_comes_back_for_them() -> 
 def test_the_time_that_a_call_sleeps_is_not_counted_against_its_limit_and_other_time_is() -> None:
     machine = Machine(10)
     engines = {name: Dozing(name, 6, machine, asleep_gb=1) for name in "ab"}
-    residency = Swapper(engines, 10, hasty)
+    swapper = Swapper(engines, 10, hasty)
 
     slept: list[float] = []
 
     async def story(name: str, seconds: float, limit_s: float) -> str:
         try:
-            async with residency.hold(name), residency.clock(name, limit_s) as clock:
+            async with swapper.hold(name), swapper.clock(name, limit_s) as clock:
                 await asyncio.sleep(seconds)
         except TimeoutError:
             return "late"
@@ -111,20 +111,20 @@ def test_where_falling_asleep_fails_the_calls_in_flight_still_end_at_their_limit
 
     machine = Machine(10)
     engines = {name: Sleepless(name, 6, machine, asleep_gb=1) for name in "ab"}
-    residency = Swapper(engines, 10, hasty)
+    swapper = Swapper(engines, 10, hasty)
 
     async def both() -> None:
         async def forever() -> None:
-            async with residency.hold("a"), residency.clock("a", 0.1):
+            async with swapper.hold("a"), swapper.clock("a", 0.1):
                 await asyncio.sleep(60)
 
         stuck = asyncio.create_task(forever())
         await asyncio.sleep(0.02)
-        await asyncio.gather(*(use(residency, engines, "b", 0.01) for _ in range(4)))
+        await asyncio.gather(*(use(swapper, engines, "b", 0.01) for _ in range(4)))
         with pytest.raises(TimeoutError):
             await stuck
         with pytest.raises(OSError, match="no space"):
-            await use(residency, engines, "a")
+            await use(swapper, engines, "a")
 
     run(both())
 
@@ -132,10 +132,10 @@ def test_where_falling_asleep_fails_the_calls_in_flight_still_end_at_their_limit
 def test_calls_that_give_up_while_their_model_sleeps_do_not_bring_it_back() -> None:
     machine = Machine(10)
     engines = {name: Dozing(name, 6, machine, asleep_gb=1) for name in "ab"}
-    residency = Swapper(engines, 10, hasty)
+    swapper = Swapper(engines, 10, hasty)
 
     async def story(name: str, steps: int) -> None:
-        async with residency.hold(name):
+        async with swapper.hold(name):
             await engines[name].serve(steps)
 
     async def both() -> None:
@@ -154,14 +154,14 @@ def test_calls_that_give_up_while_their_model_sleeps_do_not_bring_it_back() -> N
 def test_sleepers_that_leave_no_room_are_ended() -> None:
     machine = Machine(8)
     engines = {name: Loaded(name, 6, machine, asleep_gb=2) for name in "abc"}
-    residency = Swapper(engines, 8)
+    swapper = Swapper(engines, 8)
 
     async def story() -> None:
         for name in "abc":
-            await use(residency, engines, name)
+            await use(swapper, engines, name)
 
     run(story())
-    assert residency.resident == {"c"}
+    assert swapper.resident == {"c"}
     assert sum(machine.taken.values()) <= 8
 
 
@@ -171,11 +171,11 @@ def test_a_model_that_cannot_sleep_after_all_is_taken_for_ended() -> None:
         "a": Loaded("a", 4, machine, asleep_gb=1, insomnia=True),
         "b": Loaded("b", 5, machine, asleep_gb=1, insomnia=True),
     }
-    residency = Swapper(engines, 6)
+    swapper = Swapper(engines, 6)
 
     async def story() -> None:
         for name in "aba":
-            await use(residency, engines, name)
+            await use(swapper, engines, name)
 
     run(story())
     assert machine.taken == {"a": 4}

@@ -76,7 +76,7 @@ def test_a_model_that_can_sleep_takes_its_calls_with_it_and_they_count_for_its_r
     stragglers = [model("a", "resident", 3, asleep_gb=1.0, behind_since=0.0), model("b", "asleep", waiting=8)]
     assert choose(stragglers, 10, 0.0).until == pytest.approx(12.8)
     models = [model("a", "resident", 2, 1, asleep_gb=1.0, behind_since=0.0), model("b", "asleep", 8, asleep_gb=1.0)]
-    assert choose(models, 11, 99.0) == Swap("park", "a")
+    assert choose(models, 11, 99.0) == Swap("unload", "a")
     # Nobody waits for `b`, but eight calls sleep with it; one alone is no reason to come back at once.
     fuller = [model("a", "resident", 8, asleep_gb=1.0, behind_since=0.0), model("b", "asleep", 1, asleep_gb=1.0)]
     assert choose(fuller, 11, 99.0) == Swap("wait")
@@ -92,7 +92,7 @@ def test_a_model_that_leaves_for_nobody_is_opened_again() -> None:
 def test_when_nothing_runs_there_is_nothing_to_wait_for() -> None:
     models = [model("a", "resident", behind_since=100.0), model("b", "out", waiting=1, switch_s=60.0)]
     assert choose(models, 10, 100.1) == Swap("wait", until=100.0 + LULL_S)
-    assert choose(models, 10, 101.0) == Swap("park", "a")
+    assert choose(models, 10, 101.0) == Swap("unload", "a")
     busy_elsewhere = [*models, model("c", "resident", 8)]
     assert choose(busy_elsewhere, 20, 101.0) == Swap("wait", until=160.0)  # c's stories may come back to a
 
@@ -100,14 +100,14 @@ def test_when_nothing_runs_there_is_nothing_to_wait_for() -> None:
 def test_a_model_that_leaves_is_parked_when_empty_and_reopened_when_it_has_become_the_fuller_one() -> None:
     other = model("b", "out", waiting=5)
     assert choose([model("a", "leaving", 1), other], 10, 0.0) == Swap("wait")
-    assert choose([model("a", "leaving"), other], 10, 0.0) == Swap("park", "a")
+    assert choose([model("a", "leaving"), other], 10, 0.0) == Swap("unload", "a")
     assert choose([model("a", "leaving", 1, 7), other], 10, 0.0) == Swap("open", "a")
 
 
 def test_a_large_model_makes_room_one_by_one_and_a_remote_one_never_gives_way() -> None:
     remote = model("server", "resident", memory_gb=0.0, behind_since=0.0)
     small = [model(name, "resident", behind_since=float(i)) for i, name in enumerate("ab")]
-    assert choose([remote, *small, model("big", "out", waiting=3, memory_gb=20.0)], 20, 99.0) == Swap("park", "a")
+    assert choose([remote, *small, model("big", "out", waiting=3, memory_gb=20.0)], 20, 99.0) == Swap("unload", "a")
 
 
 def test_a_sleeper_is_ended_only_when_room_cannot_be_made_otherwise() -> None:
@@ -133,7 +133,7 @@ def test_whatever_the_state_no_move_breaks_the_limit_and_something_happens_in_th
         assert named is not None
         assert named.away
         assert sum(m.held_gb for m in models if m is not named) + named.memory_gb <= limit
-    if move.kind == "park":
+    if move.kind == "unload":
         assert named is not None
         assert named.asleep_gb or not named.running
     waits_for_nothing = any(m.away and m.load for m in models) and not any(
@@ -282,7 +282,7 @@ class Steps:
     async def start(self) -> None:
         pass
 
-    async def park(self) -> None:
+    async def unload(self) -> None:
         pass
 
     async def submit(self, call: Call) -> Completion:

@@ -24,23 +24,23 @@ def make(limit: float, sizes: dict[str, float], **options: Any) -> tuple[Swapper
 
 
 def test_models_that_fit_are_all_resident_and_never_switched() -> None:
-    residency, engines = make(10, {"a": 4, "b": 6})
-    assert residency.together()
+    swapper, engines = make(10, {"a": 4, "b": 6})
+    assert swapper.together()
 
     async def story() -> None:
-        await residency.warm()
-        await asyncio.gather(*(use(residency, engines, name) for name in "abababab"))
+        await swapper.warm()
+        await asyncio.gather(*(use(swapper, engines, name) for name in "abababab"))
 
     run(story())
-    assert residency.resident == {"a", "b"}
+    assert swapper.resident == {"a", "b"}
     assert [engine.stats.starts for engine in engines.values()] == [1, 1]
-    assert residency.switches == 0
+    assert swapper.switches == 0
 
 
 def test_two_models_that_do_not_fit_take_turns_a_queue_at_a_time() -> None:
-    residency, engines = make(10, {"a": 6, "b": 6})
-    assert not residency.together()
-    run(asyncio.wait_for(_gather(use(residency, engines, name, 0.001) for name in "ab" * 40), 10))
+    swapper, engines = make(10, {"a": 6, "b": 6})
+    assert not swapper.together()
+    run(asyncio.wait_for(_gather(use(swapper, engines, name, 0.001) for name in "ab" * 40), 10))
     assert sum(engine.stats.starts for engine in engines.values()) == 2  # one switch serves forty calls
 
 
@@ -49,47 +49,47 @@ async def _gather(steps: Any) -> None:
 
 
 def test_warm_starts_what_fits_and_no_more() -> None:
-    residency, engines = make(10, {"big": 9, "mid": 5, "small": 3})
-    run(residency.warm())
-    assert residency.resident == {"mid", "small"}
+    swapper, engines = make(10, {"big": 9, "mid": 5, "small": 3})
+    run(swapper.warm())
+    assert swapper.resident == {"mid", "small"}
     assert engines["big"].stats.starts == 0
 
 
 def test_only_what_is_needed_is_parked() -> None:
-    residency, engines = make(10, {"a": 3, "b": 3, "c": 3, "d": 3})
+    swapper, engines = make(10, {"a": 3, "b": 3, "c": 3, "d": 3})
 
     async def story() -> None:
-        await asyncio.gather(*(use(residency, engines, name) for name in "abc"))
-        await asyncio.gather(*(use(residency, engines, "d") for _ in range(20)))
+        await asyncio.gather(*(use(swapper, engines, name) for name in "abc"))
+        await asyncio.gather(*(use(swapper, engines, "d") for _ in range(20)))
 
     run(story())
-    assert residency.switches == 1
-    assert len(residency.resident) == 3
+    assert swapper.switches == 1
+    assert len(swapper.resident) == 3
 
 
 def test_a_moment_without_a_call_is_not_an_empty_queue() -> None:
     machine = Machine(10)
     engines = {name: Loaded(name, 6, machine) for name in "ab"}
-    residency = Swapper(engines, 10)
+    swapper = Swapper(engines, 10)
 
     async def busy() -> None:
         for _ in range(10):
-            await use(residency, engines, "a", 0.001)
+            await use(swapper, engines, "a", 0.001)
             await asyncio.sleep(0.002)
 
     async def story() -> None:
-        await use(residency, engines, "a")
-        await asyncio.gather(busy(), use(residency, engines, "b"))
+        await use(swapper, engines, "a")
+        await asyncio.gather(busy(), use(swapper, engines, "b"))
 
     run(story())
     assert engines["a"].stats.starts == 1
 
 
 def test_a_model_that_cannot_fit_is_refused_with_what_to_do() -> None:
-    residency, engines = make(4, {"big": 9, "small": 1})
+    swapper, engines = make(4, {"big": 9, "small": 1})
     with pytest.raises(EngineUnavailable, match=r"`big` needs about 9\.0 GB and 4\.0 GB are allowed; raise"):
-        run(use(residency, engines, "big"))
-    run(use(residency, engines, "small"))
+        run(use(swapper, engines, "big"))
+    run(use(swapper, engines, "small"))
 
 
 @pytest.mark.parametrize("limit", [6, 100])
@@ -101,29 +101,29 @@ def test_an_engine_that_does_not_start_is_reported_to_all_who_wait(limit: float,
         "bad": Loaded("bad", 4, machine, broken="no weights", start_s=0.01),
         "late": Loaded("late", 4, machine),
     }
-    residency = Swapper(engines, limit)
+    swapper = Swapper(engines, limit)
 
     # More wait for the broken one than for `late`, which must not wait for it for ever.
     names = ["good", *(["bad"] * 5 + ["late"] * 2 if bad_first else ["late"] * 2 + ["bad"] * 5)]
 
     async def story() -> list[Any]:
-        return await asyncio.gather(*(use(residency, engines, n, 0.001) for n in names), return_exceptions=True)
+        return await asyncio.gather(*(use(swapper, engines, n, 0.001) for n in names), return_exceptions=True)
 
     ended = run(story())
     assert [str(end) for end in ended] == ["no weights" if name == "bad" else "None" for name in names]
     assert all(isinstance(end, EngineUnavailable) for end in ended if end is not None)
     assert engines["bad"].stats.starts == 1
     with pytest.raises(EngineUnavailable, match="no weights"):
-        run(use(residency, engines, "bad"))
+        run(use(swapper, engines, "bad"))
 
 
 def test_callers_that_give_up_do_not_hold_up_the_others() -> None:
-    residency, engines = make(6, {"a": 4, "b": 4, "c": 4})
+    swapper, engines = make(6, {"a": 4, "b": 4, "c": 4})
 
     async def story() -> None:
-        async with residency.hold("a"):
-            given_up = [asyncio.create_task(use(residency, engines, "b")) for _ in range(5)]
-            patient = asyncio.create_task(use(residency, engines, "c"))
+        async with swapper.hold("a"):
+            given_up = [asyncio.create_task(use(swapper, engines, "b")) for _ in range(5)]
+            patient = asyncio.create_task(use(swapper, engines, "c"))
             await asyncio.sleep(0.005)
             for task in given_up:
                 task.cancel()
@@ -136,31 +136,31 @@ def test_callers_that_give_up_do_not_hold_up_the_others() -> None:
 def test_close_parks_everything_even_what_is_starting_and_starts_nothing_more() -> None:
     machine = Machine(100)
     engines = {name: Loaded(name, 1, machine, start_s=0.01 * i) for i, name in enumerate("abc")}
-    residency = Swapper(engines, 100)
+    swapper = Swapper(engines, 100)
 
     async def story() -> None:
-        starting = asyncio.gather(*(use(residency, engines, name) for name in "abc"), return_exceptions=True)
+        starting = asyncio.gather(*(use(swapper, engines, name) for name in "abc"), return_exceptions=True)
         await asyncio.sleep(0.005)
-        await residency.close()
+        await swapper.close()
         assert machine.taken == {}
         starting.cancel()
 
     run(story())
     with pytest.raises(EngineUnavailable, match="closed"):
-        run(use(residency, engines, "a"))
+        run(use(swapper, engines, "a"))
 
 
 def test_a_start_is_not_called_off_with_the_call_that_began_it() -> None:
     machine = Machine(1)
     engines = {"a": Loaded("a", 1, machine, start_s=0.01)}
-    residency = Swapper(engines, 1)
+    swapper = Swapper(engines, 1)
 
     async def story() -> None:
-        begun = asyncio.create_task(use(residency, engines, "a"))
+        begun = asyncio.create_task(use(swapper, engines, "a"))
         await asyncio.sleep(0.002)
         begun.cancel()
         await asyncio.gather(begun, return_exceptions=True)
-        await use(residency, engines, "a")
+        await use(swapper, engines, "a")
 
     run(story())
     assert engines["a"].stats.starts == 1
@@ -168,18 +168,18 @@ def test_a_start_is_not_called_off_with_the_call_that_began_it() -> None:
 
 def test_an_engine_that_fails_to_park_is_reported_and_holds_nobody_up() -> None:
     class Stuck(Loaded):
-        async def park(self) -> None:
+        async def unload(self) -> None:
             raise OSError("no such process")
 
     machine = Machine(5)
     engines = {"a": Stuck("a", 4, machine), "b": Loaded("b", 1, machine)}
-    residency = Swapper(engines, 4)
+    swapper = Swapper(engines, 4)
 
     async def story() -> None:
-        await use(residency, engines, "a")
-        await use(residency, engines, "b")
+        await use(swapper, engines, "a")
+        await use(swapper, engines, "b")
         with pytest.raises(OSError, match="no such process"):
-            await use(residency, engines, "a")
+            await use(swapper, engines, "a")
 
     run(story())
 
@@ -189,10 +189,10 @@ def test_a_policy_that_breaks_is_reported_to_all_who_wait() -> None:
         raise ZeroDivisionError("no idea")
 
     engines = {name: Loaded(name, 4, Machine(10)) for name in "ab"}
-    residency = Swapper(engines, 10, broken)
+    swapper = Swapper(engines, 10, broken)
 
     async def story() -> list[Any]:
-        return await asyncio.gather(*(use(residency, engines, n) for n in "aab"), return_exceptions=True)
+        return await asyncio.gather(*(use(swapper, engines, n) for n in "aab"), return_exceptions=True)
 
     assert [str(error) for error in run(story())] == ["no idea"] * 3
 
@@ -222,12 +222,12 @@ def test_any_workload_ends_within_memory(workload: dict[str, Any]) -> None:
         )
         for i, size in enumerate(sizes)
     }  # fmt: skip
-    residency = Swapper(engines, machine.limit, hasty)
+    swapper = Swapper(engines, machine.limit, hasty)
     luck = random.Random(workload["seed"])
 
     async def story(first: int, second: int, pause: int) -> None:
         for model in (first, second, first):
-            await use(residency, engines, str(model % len(sizes)), 0.0005 * pause)
+            await use(swapper, engines, str(model % len(sizes)), 0.0005 * pause)
             for _ in range(luck.randrange(3)):
                 await asyncio.sleep(0)
 
@@ -241,5 +241,5 @@ def test_any_workload_ends_within_memory(workload: dict[str, Any]) -> None:
 
     for ended in run(everything()):
         assert ended is None or isinstance(ended, asyncio.CancelledError | EngineUnavailable), ended
-    assert residency.resident <= {name for name, engine in engines.items() if engine.up}
+    assert swapper.resident <= {name for name, engine in engines.items() if engine.up}
     assert sum(machine.taken.values()) <= machine.limit

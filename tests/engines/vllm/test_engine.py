@@ -62,7 +62,7 @@ def run(engine: VllmEngine, story: Callable[[], Coroutine[Any, Any, Any]]) -> An
             async with asyncio.timeout(60):
                 return await story()
         finally:
-            await engine.park()
+            await engine.unload()
 
     return asyncio.run(guarded())
 
@@ -192,12 +192,12 @@ def test_parking_ends_every_process_answers_what_waits_and_starting_brings_the_m
         await engine.start()
         waiting = asyncio.create_task(engine.submit(call("slow")))
         await asyncio.sleep(0.1)
-        await engine.park()
+        await engine.unload()
         reply = await waiting
         assert isinstance(reply, Fault)
         assert not alive(pids(weights)[0])
         wait_until_gone(weights, 5)
-        await engine.park()  # parking what is parked is nothing
+        await engine.unload()  # parking what is parked is nothing
         await engine.start()
         assert isinstance(await engine.submit(call("echo")), Completion)
 
@@ -314,7 +314,7 @@ def test_a_sleeper_that_is_ended_gives_its_calls_back_untried(sleeper: VllmEngin
         while not (weights / "begun").exists():
             await asyncio.sleep(0.01)
         await sleeper.sleep()
-        await sleeper.park()
+        await sleeper.unload()
         return await asleep
 
     given_back = run(sleeper, story)

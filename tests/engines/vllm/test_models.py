@@ -73,7 +73,7 @@ def run(
             async with asyncio.timeout(500):
                 return await story(Broker(ledger, pool, backoff_s=0.1))
         finally:
-            await pool.residency.close()
+            await pool.swapper.close()
 
     return asyncio.run(whole())
 
@@ -199,7 +199,7 @@ def test_two_models_that_fit_only_alone_take_turns(
         async def candidate(number: int) -> list[Any]:
             return [await broker.ask(call(f"{QUESTION} {number}", likely, name=n)) for n in (NAME, other, NAME)]
 
-        return await asyncio.gather(*map(candidate, range(8))), broker.pool.residency.switches
+        return await asyncio.gather(*map(candidate, range(8))), broker.pool.swapper.switches
 
     told, switches = run(engines, ledger, story, limit=6.0)
     assert all(isinstance(outcome, Answer) for outcomes in told for outcome in outcomes)

@@ -181,7 +181,7 @@ def test_a_spent_budget_leaves_seeds_untold_and_says_so(made, tmp_path: Path) ->
 
 WHOLE = {
     "rounds": {"count": 2, "accept": 1000, "max_candidates": 20},
-    "review": {"comments": "always", "probes": 4, "accept_mean": 6.0, "dispute_std": 1.0},
+    "review": {"comments": "always", "control_items": 4, "accept_mean": 6.0, "dispute_std": 1.0},
 }
 
 
@@ -197,7 +197,7 @@ PINNED = "72e02a129247e6e65a498b2737943252f8a193f01b7b353c88872f784d230d5a"
 def test_who_only_adjudicates_is_measured_when_the_stories_have_begun(made, tmp_path: Path) -> None:
     models = {name: {"model": f"model-{name}", "roles": ["generator", "reviewer", "enricher"]} for name in "abcd"}
     models["judge"] = {"model": "model-judge", "roles": ["adjudicator"]}
-    review = {"comments": "never", "probes": 4, "accept_mean": 5.0, "dispute_std": 0.3}
+    review = {"comments": "never", "control_items": 4, "accept_mean": 5.0, "dispute_std": 0.3}
     few = {"count": 1, "accept": 1000, "max_candidates": 20}
     rows, facts = made(committee={"models": models}, review=review, rounds=few)
     rulings = [row["ruling"] for row in rows if row["ruling"]]

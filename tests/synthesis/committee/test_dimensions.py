@@ -46,10 +46,10 @@ def judged(folder: Path, member: str, ask: str) -> tuple[Review, Ruling, list[Ca
         judge = make_members(recipe, ReviewConfig(ask=ask), models)[member]
         ledger = open_ledger(folder / "ledger.sqlite")
         try:
-            notebook = CallRecorder(Broker(ledger, EnginePool({"m": MockEngine("m", script)}, 1.0)), "c1")
+            recorder = CallRecorder(Broker(ledger, EnginePool({"m": MockEngine("m", script)}, 1.0)), "c1")
             shown = ("Add 2 and 3.", "5")
-            review = await score_response(notebook, judge, *shown, comment=False, calibrate=float)
-            ruling = await adjudicate(notebook, judge, *shown, [review], accept_score=5.0, calibrate=float)
+            review = await score_response(recorder, judge, *shown, comment=False, calibrate=float)
+            ruling = await adjudicate(recorder, judge, *shown, [review], accept_score=5.0, calibrate=float)
         finally:
             ledger.close()
         return review, ruling

@@ -156,12 +156,12 @@ def test_an_ablation_asks_the_reviewers_that_the_full_method_asked(assignment: s
     ("reviewers", "programs", "judged"),
     [
         (1, [], False),
-        (1, [{"kind": "math", "takes": "veto"}], False),
-        (1, [{"kind": "math", "takes": "seat", "domains": ["math"]}], True),
-        (0, [{"kind": "math", "takes": "seat"}], False),
-        (0, [{"kind": "math", "takes": "seat"}, {"kind": "format", "takes": "seat"}], True),
-        (0, [{"kind": "math", "takes": "seat", "domains": ["math"]},
-             {"kind": "format", "takes": "seat", "domains": ["qa"]}], False),
+        (1, [{"kind": "math", "mode": "filter"}], False),
+        (1, [{"kind": "math", "mode": "score", "domains": ["math"]}], True),
+        (0, [{"kind": "math", "mode": "score"}], False),
+        (0, [{"kind": "math", "mode": "score"}, {"kind": "format", "mode": "score"}], True),
+        (0, [{"kind": "math", "mode": "score", "domains": ["math"]},
+             {"kind": "format", "mode": "score", "domains": ["qa"]}], False),
     ],
 )  # fmt: skip
 def test_a_seated_program_is_a_review_that_can_be_disputed(
@@ -175,9 +175,9 @@ def test_a_seated_program_is_a_review_that_can_be_disputed(
 
 
 def test_a_single_member_has_nobody_to_adjudicate() -> None:
-    seat = {"kind": "math", "takes": "seat"}
+    seat = {"kind": "math", "mode": "score"}
     alone = {"models": {"a": "model-a"}, "assignment": "single", "reviewers": 1}
-    assert not adjudicates(make_recipe(committee=alone, review={"programs": [seat]}))
+    assert not adjudicates(make_recipe(committee=alone, review={"verifiers": [seat]}))
 
 
 def test_without_disputes_to_settle_a_committee_may_be_one_smaller() -> None:

@@ -34,8 +34,8 @@ from gra.synthesis.committee.verifiers import UnitTestVerifier, make_verifiers
 
 fresh = itertools.count()
 PERMISSION = Permission("a test")
-VETO = {"kind": "tests", "takes": "veto"}
-SEAT = {"kind": "tests", "takes": "seat"}
+VETO = {"kind": "tests", "mode": "filter"}
+SEAT = {"kind": "tests", "mode": "score"}
 TESTS = "assert double(2) == 4\nassert double(-1) == -2\n"
 RIGHT = "Here it is:\n\n```python\ndef double(n):\n    return 2 * n\n```"
 WRONG = "```python\ndef double(n):\n    return n * n\n```"
@@ -48,7 +48,7 @@ def _little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def recipe_with(section: dict[str, Any], **changes: Any) -> SynthesisRecipe:
-    return make_recipe(arm="refined", review={"comments": "never", "programs": [section]}, **changes)
+    return make_recipe(arm="refined", review={"comments": "never", "verifiers": [section]}, **changes)
 
 
 def judged(folder: Path, response: str, tests: str = TESTS, section: dict[str, Any] = VETO) -> Candidate:
@@ -57,7 +57,7 @@ def judged(folder: Path, response: str, tests: str = TESTS, section: dict[str, A
     assert recipe.committee is not None
     ids = {name: ModelId(m.model, f"sha256:{m.model}", "t") for name, m in recipe.committee.models.items()}
     members = make_members(recipe.committee, recipe.review, ids)
-    setting = CandidateSettings(recipe, members, programs=make_verifiers(recipe.review.programs, members, PERMISSION))
+    setting = CandidateSettings(recipe, members, verifiers=make_verifiers(recipe.review.verifiers, members, PERMISSION))
     seed = Seed("s1", "math", "Write double(n).", RIGHT, tests=tests)
     ledger = open_ledger(folder / f"{next(fresh)}.sqlite")
     try:
@@ -140,7 +140,7 @@ def test_a_hostile_answer_neither_passes_nor_touches_the_machine(tmp_path: Path,
 def test_no_permission_no_program(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
     monkeypatch.setattr("gra.synthesis.run.here", lambda name: True)
     with pytest.raises(CodeExecutionRefused, match=r"`kind: tests` of `review\.programs` runs code that a model wrote"):
-        make_verifiers(recipe_with(VETO).review.programs, {})
+        make_verifiers(recipe_with(VETO).review.verifiers, {})
     write_job(tmp_path, recipe_with(VETO))
     arguments = ["synthesize", str(tmp_path / "recipe.yaml"), "--dry-run", "--runs", str(tmp_path)]
     with pytest.raises(SystemExit) as refused:
@@ -231,7 +231,7 @@ def test_a_whole_run_records_verdicts_and_where_programs_ran(tmp_path: Path) -> 
 
 def test_a_recipe_whose_responses_have_no_tests_says_so(tmp_path: Path) -> None:
     def notes(folder: Path, **changes: Any) -> str:
-        write_job(folder, make_recipe(review={"comments": "never", "programs": [VETO]}, **changes))
+        write_job(folder, make_recipe(review={"comments": "never", "verifiers": [VETO]}, **changes))
         make(folder, permission=PERMISSION)
         return (folder / "log.jsonl").read_text(encoding="utf-8")
 

@@ -57,7 +57,7 @@ def told(
     assert recipe.committee is not None
     ids = {name: ModelId(m.model, f"sha256:{m.model}", "t") for name, m in recipe.committee.models.items()}
     members = make_members(recipe.committee, recipe.review, ids)
-    setting = CandidateSettings(recipe, members, programs=make_verifiers(recipe.review.programs, members))
+    setting = CandidateSettings(recipe, members, verifiers=make_verifiers(recipe.review.verifiers, members))
     ledger = open_ledger(folder / f"{next(fresh)}.sqlite")
     try:
         pool = EnginePool({m.model.name: JitteryEngine(m.model.name, script) for m in members.values()}, 100.0)
@@ -68,9 +68,9 @@ def told(
         ledger.close()
 
 
-MATH_VETO = {"kind": "math", "takes": "veto"}
-FORM_VETO = {"kind": "format", "takes": "veto"}
-FORM_SEAT = {"kind": "format", "takes": "seat"}
+MATH_VETO = {"kind": "math", "mode": "filter"}
+FORM_VETO = {"kind": "format", "mode": "filter"}
+FORM_SEAT = {"kind": "format", "mode": "score"}
 
 
 def test_a_veto_ends_the_story_before_a_reviewer_scores(tmp_path: Path) -> None:
@@ -144,12 +144,12 @@ def test_one_reviewer_and_a_seated_program_can_disagree(tmp_path: Path) -> None:
 
 def test_a_program_is_heard_only_in_its_domains(tmp_path: Path) -> None:
     script = committee("What is 6 times 7?", "6 * 7 = 48.")
-    recipe = make_recipe(review={"programs": [{**MATH_VETO, "domains": ["qa"]}]})
-    assert recipe.review.programs[0].domains == ["qa"]
+    recipe = make_recipe(review={"verifiers": [{**MATH_VETO, "domains": ["qa"]}]})
+    assert recipe.review.verifiers[0].domains == ["qa"]
     ended = told(tmp_path, script, {**MATH_VETO, "domains": ["math"]})
     assert ended.state is State.REJECTED
     with pytest.raises(ValidationError, match="is for the domain `cooking`"):
-        make_recipe(review={"programs": [{**MATH_VETO, "domains": ["cooking"]}]})
+        make_recipe(review={"verifiers": [{**MATH_VETO, "domains": ["cooking"]}]})
 
 
 def test_an_equation_that_the_exercise_gives_is_not_held_against_the_answer(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_a_stated_solution_is_put_into_the_exercises_equation(tmp_path: Path, an
 
 
 needs_math_verify = pytest.mark.skipif(not answers.can_compare(), reason="math-verify is not installed")
-CONSISTENT = {"kind": "consistency", "takes": "veto", "draws": 4}
+CONSISTENT = {"kind": "consistency", "mode": "filter", "draws": 4}
 
 
 def solving(own: str, *further: str) -> Script:
@@ -196,7 +196,7 @@ def test_independent_answers_vote(tmp_path: Path, own: str, further: list[str], 
 
 @needs_math_verify
 def test_the_score_on_a_seat_is_the_share_that_agrees(tmp_path: Path) -> None:
-    ended = told(tmp_path, solving("It is 42.", "42", "42", "42", "41"), {**CONSISTENT, "takes": "seat"})
+    ended = told(tmp_path, solving("It is 42.", "42", "42", "42", "41"), {**CONSISTENT, "mode": "score"})
     assert ended.programs[0] == Verified("consistency", "seat", ("3 of 4 further answers agree on 42",), (), 7.5)
 
 
@@ -265,7 +265,7 @@ class Shortness:
     version: ClassVar[str] = "7"
     fault: ClassVar[str] = "too long"
 
-    async def judge(self, sample: VerifierInput, notebook: CallRecorder) -> Verified | Abstained:
+    async def judge(self, sample: VerifierInput, recorder: CallRecorder) -> Verified | Abstained:
         long = len(sample.response) > 5
         return Verified("tests", self.recipe.takes, (), ("length",) * long, 0.0 if long else 10.0)
 
@@ -273,7 +273,7 @@ class Shortness:
 def test_a_program_can_be_plugged_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(programs, "_MAKERS", dict(programs._MAKERS))
     programs.register("tests", Shortness)
-    section = {"kind": "tests", "takes": "veto"}
+    section = {"kind": "tests", "mode": "filter"}
     assert told(tmp_path, committee("Say something.", "Hello there."), section).reason == "program tests: too long"
     assert told(tmp_path, committee("Say something.", "Hi."), section).state is State.ACCEPTED
     assert versions([VerifierConfig.model_validate(section)]) == {"tests": "7"}
@@ -291,13 +291,13 @@ review:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ("    - {kind: maths, takes: veto}", "did you mean `math`"),
+        ("    - {kind: maths, mode: filter}", "did you mean `math`"),
         ("    - {kind: math}", "takes` is required"),
-        ("    - {kind: math, takes: vote}", "must be one of 'seat' or 'veto'"),
-        ("    - {kind: math, takes: veto, draws: 3}", "`draws` and `by` belong to `kind: consistency`"),
-        ("    - {kind: consistency, takes: veto, draws: 1}", "must be at least 2"),
-        ("    - {kind: math, takes: veto, domain: [math]}", "did you mean `domains`"),
-        ("    - {kind: math, takes: veto}\n    - {kind: math, takes: seat}", "has `kind: math` twice"),
+        ("    - {kind: math, mode: vote}", "must be one of 'score' or 'filter'"),
+        ("    - {kind: math, mode: filter, draws: 3}", "`draws` and `by` belong to `kind: consistency`"),
+        ("    - {kind: consistency, mode: filter, draws: 1}", "must be at least 2"),
+        ("    - {kind: math, mode: filter, domain: [math]}", "did you mean `domains`"),
+        ("    - {kind: math, mode: filter}\n    - {kind: math, mode: score}", "has `kind: math` twice"),
     ],
 )
 def test_a_wrong_section_is_named(tmp_path: Path, lines: str, message: str) -> None:
@@ -309,7 +309,7 @@ def test_a_wrong_section_is_named(tmp_path: Path, lines: str, message: str) -> N
 
 
 def test_a_resolved_recipe_with_programs_reads_back(tmp_path: Path) -> None:
-    (tmp_path / "r.yaml").write_text(RECIPE + "    - {kind: consistency, takes: seat, domains: [math]}\n")
+    (tmp_path / "r.yaml").write_text(RECIPE + "    - {kind: consistency, mode: score, domains: [math]}\n")
     loaded = load_recipe(tmp_path / "r.yaml", SynthesisRecipe)
     (tmp_path / "again.yaml").write_text(loaded.show(), encoding="utf-8")
     assert load_recipe(tmp_path / "again.yaml", SynthesisRecipe).recipe == loaded.recipe
@@ -317,15 +317,15 @@ def test_a_resolved_recipe_with_programs_reads_back(tmp_path: Path) -> None:
 
 def test_lineage_funnel_and_story_say_which_program_said_what(tmp_path: Path) -> None:
     script = committee("What is 6 times 7? Use at most 20 words.", "[red]6 * 7 = 48[/red], so 6 * 7 = 48.")
-    seat = {"kind": "math", "takes": "seat"}
+    seat = {"kind": "math", "mode": "score"}
     vetoed = told(tmp_path, script, MATH_VETO)
     seated = replace(told(tmp_path, script, FORM_VETO, seat), id="r1-000001")
     candidates = [vetoed, seated]
     tally, none = VerifierCounts(), VerifierCounts()
-    tally.add(vetoed), tally.add(seated), none.add(replace(vetoed, programs=()))
+    tally.add(vetoed), tally.add(seated), none.add(replace(vetoed, verifications=()))
     assert (none.summary(), json.dumps([steps(candidate)[PROGRAMS] for candidate in candidates])) == ({}, "[0, 1]")
     of_both, of_none = CandidateCounts(), CandidateCounts()
-    of_both.add(vetoed), of_both.add(seated), of_none.add(replace(vetoed, programs=()))
+    of_both.add(vetoed), of_both.add(seated), of_none.add(replace(vetoed, verifications=()))
     assert (of_both.facts()["funnel"][PROGRAMS], PROGRAMS in of_none.facts()["funnel"]) == (1, False)
     assert tally.summary() == {"math": {"takes": "seat", "failed": 2}, "format": {"takes": "veto", "passed": 1}}
     (tmp_path / "dataset").mkdir()
