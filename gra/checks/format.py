@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
-from gra.config.loader import did_you_mean
+from gra.config.problems import did_you_mean
 from gra.core.errors import DataError
 
 CHECKS_VERSION = 1

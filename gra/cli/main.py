@@ -306,7 +306,7 @@ def models(
         return
     chosen = [entry for entry in entries() if name is None or entry.name == name]
     if not chosen:
-        from gra.config.loader import did_you_mean
+        from gra.config.problems import did_you_mean
         from gra.core.errors import RecipeError
 
         raise RecipeError(

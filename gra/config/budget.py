@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pydantic import Field
 
 from gra.config.committee import BackendConfig, MemberConfig
-from gra.config.loader import Section, did_you_mean
+from gra.config.problems import did_you_mean
+from gra.config.section import Section
 
 
 class BudgetConfig(Section):

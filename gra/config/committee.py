@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from gra.config.loader import Section
+from gra.config.section import Section
 from gra.core.types import Dimension
 
 Role = Literal["generator", "reviewer", "adjudicator", "enricher"]

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from gra.config.loader import Section
 from gra.config.names import Name
+from gra.config.section import Section
 from gra.config.tracking import TrackingConfig
 
 UNTUNED = "untuned"  # the student before its training, beside the arms

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from gra.config.committee import Ask, Dimensions
-from gra.config.loader import Section
+from gra.config.section import Section
 from gra.core.types import DIMENSIONS, VerifierMode
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from gra.config.loader import Section
+from gra.config.section import Section
 
 
 class GenerationConfig(Section):

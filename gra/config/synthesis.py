@@ -11,9 +11,9 @@ from pydantic import AfterValidator, Field, model_validator
 
 from gra.config.budget import BudgetConfig, PricesConfig, check_prices
 from gra.config.committee import Ask, BackendConfig, CommitteeConfig, MemberConfig, TeacherOrName
-from gra.config.loader import Section
 from gra.config.names import Name
 from gra.config.review import ReviewConfig
+from gra.config.section import Section
 from gra.config.tracking import TrackingConfig
 
 

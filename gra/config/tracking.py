@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from gra.config.loader import Section
+from gra.config.section import Section
 
 
 class TrackingConfig(Section):

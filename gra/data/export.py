@@ -13,7 +13,6 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import fields
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -69,6 +68,8 @@ _TEXTS = (
 _LISTS = ("reviewers", "parents", "keywords", "calls")
 # Nested records travel as canonical JSON.
 _JSON = ("checks", "programs", "reviews", "ruling", "drafts", "contamination", "usage")
+# Columns that a Candidate does not hold.
+_LINEAGE_ONLY = ("candidate_id", "prompt_tokens", "completion_tokens")
 LINEAGE_SCHEMA = pa.schema(
     [("candidate_id", pa.string()), ("round", pa.int32()), ("index", pa.int32())]
     + [(name, pa.string()) for name in _TEXTS[1:]]
@@ -289,9 +290,10 @@ def read_lineage(path: Path) -> list[dict[str, Any]]:
 
 def read_candidates(path: Path) -> list[Candidate]:
     """The candidates of a lineage file, as they were when it was written."""
-    known = {field.name for field in fields(Candidate)}
-    told = (row | {"id": row["candidate_id"]} for row in read_lineage(path))
-    return [Candidate.from_json({name: value for name, value in row.items() if name in known}) for row in told]
+    rows = (row | {"id": row["candidate_id"]} for row in read_lineage(path))
+    return [
+        Candidate.from_json({name: value for name, value in row.items() if name not in _LINEAGE_ONLY}) for row in rows
+    ]
 
 
 def card(facts: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ from typing import BinaryIO
 
 from pydantic import Field
 
-from gra.config.loader import Section
+from gra.config.section import Section
 from gra.core.errors import ModelUnavailable
 from gra.downloads.cache import Progress, gigabytes, sha256_of
 

@@ -20,7 +20,8 @@ from typing import Any
 
 from gra.checks.format import CHECKS_VERSION, FormatCheck, parse_checks
 from gra.checks.ifeval import known
-from gra.config.loader import did_you_mean, find_file, load_recipe
+from gra.config.loader import find_file, load_recipe
+from gra.config.problems import did_you_mean
 from gra.config.suite import SuiteConfig, TaskConfig
 from gra.core.errors import DataError, ModelUnavailable
 from gra.core.hashing import digest, file_digest

@@ -44,11 +44,7 @@ def _remembered() -> list[str]:
 
 
 def _ask(entry: CatalogEntry) -> bool:
-    print(
-        f"{entry.name} comes under these terms: {entry.licence_url}\nDo you accept them? [y/N] ",
-        end="",
-        file=sys.stderr,
-    )
+    sys.stderr.write(f"{entry.name} comes under these terms: {entry.licence_url}\nDo you accept them? [y/N] ")
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 

@@ -63,7 +63,8 @@ def main() -> None:
         "cpu_s": of_code["cpu_s"] + of_tests["cpu_s"],
         "wall_s": time.monotonic() - begun,
     }
-    print(json.dumps(outcome), flush=True)
+    sys.stdout.write(json.dumps(outcome) + "\n")
+    sys.stdout.flush()
 
 
 def judge(

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gra.config.experiment import ExperimentRecipe
-from gra.config.loader import Loaded, Section, find_file, load_recipe
+from gra.config.loader import Loaded, find_file, load_recipe
+from gra.config.section import Section
 from gra.config.suite import SuiteConfig
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import RecipeError

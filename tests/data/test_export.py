@@ -200,7 +200,9 @@ def test_every_pair_is_of_a_training_row_and_worse_than_it(made: list[Candidate]
     for pair in parts["preferences"]:
         assert (pair["id"], pair["prompt"], pair["chosen"]) in trained
         assert pair["score_rejected"] < pair["score_chosen"]
-        assert any(pair["rejected"][0]["content"] == d.response for c in made for d in c.drafts if c.id == pair["id"])
+        assert any(
+            pair["rejected"][0]["content"] == d.response for c in made for d in c.alternatives if c.id == pair["id"]
+        )
 
 
 def test_pairs_are_what_trl_calls_conversational_preferences() -> None:

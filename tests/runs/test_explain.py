@@ -10,7 +10,7 @@ from reported_run import CARD, review, reviewed
 from rich.console import Console
 from synthesised import command, synthesise
 
-from gra.core.types import CHECKS, DIMENSIONS, InstructionReview, AlternativeResponse, Ruling, State
+from gra.core.types import CHECKS, DIMENSIONS, AlternativeResponse, InstructionReview, Ruling, State
 from gra.data.export import export, read_candidates
 from gra.runs.explain import explain
 
@@ -46,12 +46,12 @@ def test_explain_fits_the_terminal_and_keeps_every_part(tmp_path: Path, width: i
 
 def test_explain_in_full_shows_every_question_and_answer(tmp_path: Path) -> None:
     run = synthesise(tmp_path / "one")
-    candidate = next(c for c in read_candidates(run / "lineage.parquet") if c.drafts and c.reviews)
+    candidate = next(c for c in read_candidates(run / "lineage.parquet") if c.alternatives and c.reviews)
     assert command("explain", str(run), candidate.id, "--full") == 0
     screen = io.StringIO()
     Console(file=screen, width=4000).print(explain(run, candidate.id, full=True))
     text = screen.getvalue()
-    for piece in (candidate.response, candidate.drafts[0].response, *(key[:12] for key in candidate.calls)):
+    for piece in (candidate.response, candidate.alternatives[0].response, *(key[:12] for key in candidate.calls)):
         assert piece in text
     assert text.count("\ngenerator ") == 4
     assert "Plan one new exercise" in text

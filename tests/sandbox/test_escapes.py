@@ -307,12 +307,12 @@ def _python_processes() -> set[int]:
 
 def test_nothing_is_left_when_the_caller_is_killed(tmp_path: Path) -> None:
     script = """
-from gra.sandbox.job import Job
+from gra.sandbox.job import SandboxJob
 from gra.sandbox.permission import Permission
 from gra.sandbox.sandbox import Sandbox
 sandbox = Sandbox(Permission("a test"))
 print("up", flush=True)
-sandbox.run(Job("import time\\ntime.sleep(60)", "pass"))
+sandbox.run(SandboxJob("import time\\ntime.sleep(60)", "pass"))
 """
     root = str(Path(sandbox_module.__file__).parents[2])
     before = _python_processes()

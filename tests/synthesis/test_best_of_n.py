@@ -38,14 +38,14 @@ told = st.builds(
 @given(st.lists(told, min_size=1, max_size=5))
 def test_the_best_that_passed_is_taken_and_no_draft_vanishes(drafts: list[Candidate]) -> None:
     taken = pick_best(drafts)
-    (number,) = set(range(len(drafts))) - {draft.number for draft in taken.drafts}
+    (number,) = set(range(len(drafts))) - {draft.number for draft in taken.alternatives}
     assert replace(taken, alternatives=()) == drafts[number]
-    assert [d.number for d in taken.drafts] == [n for n in range(len(drafts)) if n != number]
+    assert [d.number for d in taken.alternatives] == [n for n in range(len(drafts)) if n != number]
     passed = [d.verdict_score or 0.0 for d in drafts if d.state is State.ACCEPTED]
     assert (taken.state is State.ACCEPTED) == bool(passed)
     if passed:
         assert (taken.verdict_score or 0.0) == max(passed)
-    for draft in taken.drafts:
+    for draft in taken.alternatives:
         was = drafts[draft.number]
         assert draft.reason == (SECOND_BEST if was.state is State.ACCEPTED else was.reason)
         assert draft.verdict_score == was.verdict_score
@@ -85,10 +85,10 @@ def good(call: Call) -> Completion | Fault:
 def test_three_drafts_are_judged_by_the_same_reviewers_and_the_best_is_the_row(tmp_path: Path) -> None:
     ended, asked = tell(tmp_path, 3, good)
     assert (ended.state, ended.response, ended.mean) == (State.ACCEPTED, "Draft number 2.", 9.0)
-    assert [(d.number, d.response, d.mean, d.reason) for d in ended.drafts] == [
+    assert [(d.number, d.response, d.mean, d.reason) for d in ended.alternatives] == [
         (0, "Draft number 0.", 3.0, "response: mean score too low"), (1, "Draft number 1.", 8.0, SECOND_BEST)
     ]  # fmt: skip
-    assert [[r.reviewer for r in d.reviews] for d in ended.drafts] == [list(ended.reviewers)] * 2
+    assert [[r.reviewer for r in d.reviews] for d in ended.alternatives] == [list(ended.reviewers)] * 2
     assert [pair["score_rejected"] for pair in preference_rows(ended)] == [3.0, 8.0]
     # What the drafts cost is on the candidate, and every answer it stands on is named.
     assert ended.usage["generator"].calls == 2 + 3
@@ -102,7 +102,7 @@ def test_a_draft_that_cannot_be_used_ends_alone(tmp_path: Path) -> None:
 
     ended, _ = tell(tmp_path, 3, script)
     assert (ended.state, ended.response) == (State.ACCEPTED, "Draft number 1.")
-    assert [d.reason for d in ended.drafts] == [f"generator {ended.generator}: refused"] * 2
+    assert [d.reason for d in ended.alternatives] == [f"generator {ended.generator}: refused"] * 2
     assert preference_rows(ended) == []
 
 
@@ -113,13 +113,13 @@ def test_when_no_draft_can_be_used_the_story_fails_with_the_reason(tmp_path: Pat
     for drafts in (1, 3):
         ended, _ = tell(tmp_path, drafts, script)
         assert (ended.state, ended.reason) == (State.FAILED, f"generator {ended.generator}: refused")
-        assert len(ended.drafts) == drafts - 1
+        assert len(ended.alternatives) == drafts - 1
 
 
 def test_more_drafts_reuse_every_answer_of_one(tmp_path: Path) -> None:
     for index in range(6):
         one, three = tell(tmp_path, 1, index=index)[0], tell(tmp_path, 3, index=index)[0]
-        assert one.drafts == ()
+        assert one.alternatives == ()
         assert set(one.calls) <= set(three.calls)
 
 
@@ -129,7 +129,7 @@ def test_concurrency_never_changes_what_drafts_become(tmp_path: Path) -> None:
     assert [lineage_row(c) for c in one.candidates] == [lineage_row(c) for c in many.candidates]
     written = [c for c in one.candidates if c.response]
     assert written
-    assert all(len(c.drafts) == 2 for c in written)
+    assert all(len(c.alternatives) == 2 for c in written)
     assert any(preference_rows(c) for c in written)
 
 

@@ -147,7 +147,7 @@ def test_the_files_are_the_same_at_any_concurrency_and_after_any_kill(
         process.join(60)
         assert process.exitcode == (-signal.SIGKILL if kill_after else 0)
     check_same(tmp_path / "killed", tmp_path / "whole")
-    monkeypatch.setattr(context, "stories_at_once", lambda concurrency: 1)
+    monkeypatch.setattr(context, "candidates_in_flight", lambda concurrency: 1)
     make(prepared(tmp_path / "alone", rounds=rounds))
     check_same(tmp_path / "alone", tmp_path / "whole")
 

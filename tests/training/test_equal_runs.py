@@ -43,7 +43,7 @@ def test_resuming_gives_the_weights_of_an_uninterrupted_run(
                 raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "Seal", Stop)
+        patch.setattr(trainer, "SealCallback", Stop)
         with pytest.raises(KeyboardInterrupt):
             train(recipe, tmp_path / "halves")
     assert not (tmp_path / "halves" / "manifest.json").exists()

@@ -86,7 +86,7 @@ def test_preference_resumes_to_the_weights_of_an_uninterrupted_run(
                 raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "Seal", Stop)
+        patch.setattr(trainer, "SealCallback", Stop)
         with pytest.raises(KeyboardInterrupt):
             train(recipe, tmp_path / "halves")
     train(recipe, tmp_path / "halves")

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from gra.config.loader import did_you_mean
+from gra.config.problems import did_you_mean
 from gra.core.errors import EngineUnavailable
 from gra.engines.openai_server import requests as dialect
 from gra.engines.openai_server.client import Declined, Reply, Server, ServerSettings

@@ -23,7 +23,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from gra.config.loader import Section, did_you_mean, load_recipe
+from gra.config.loader import load_recipe
+from gra.config.problems import did_you_mean
+from gra.config.section import Section
 from gra.core.errors import DataError, ModelUnavailable
 from gra.downloads.cache import (
     Progress,

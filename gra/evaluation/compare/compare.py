@@ -31,7 +31,7 @@ from typing import Any
 
 from rich.table import Table
 
-from gra.config.loader import did_you_mean
+from gra.config.problems import did_you_mean
 from gra.core.errors import Mismatch, RecipeError
 from gra.core.files import atomic_path, write_json
 from gra.core.hashing import digest

@@ -13,7 +13,8 @@ from typing import Any
 
 from pydantic import Field
 
-from gra.config.loader import Section, load_recipe
+from gra.config.loader import load_recipe
+from gra.config.section import Section
 
 PUBLISHED = Path(__file__).parent / "published.yaml"
 _ROUNDING = 0.0101  # ten scores of two decimals, and the average's own

@@ -17,7 +17,8 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from gra.config.loader import Loaded, Where, did_you_mean, load_recipe, place
+from gra.config.loader import Loaded, Where, load_recipe
+from gra.config.problems import did_you_mean, place
 from gra.config.training import TrainRecipe
 from gra.core.errors import RecipeError
 from gra.training.options import option_tables as tables

@@ -42,7 +42,7 @@ def brute_force(
     def same(i: int, other: Matrix, text: str) -> bool:
         told = texts is not None and (
             rows[i].casefold() == text.casefold()
-            or (texts.likeness is not None and jaccard(rows[i], text) >= texts.likeness)
+            or (texts.minhash is not None and jaccard(rows[i], text) >= texts.minhash)
         )
         return told or float(cosine(embeddings[i][None], other[None])[0]) >= threshold
 
@@ -90,14 +90,14 @@ def test_equals_brute_force(world, threshold: float, neighbours: bool, told: boo
 @given(worlds(), thresholds, st.data())
 def test_arrivals_keep_what_greedy_dedup_would_keep_of_all_so_far(world, threshold: float, data: st.DataObject) -> None:
     embeddings, scores, pool, texts = world
-    arrivals = IncrementalDedup(pool, texts.pool, threshold, texts.likeness)
+    arrivals = IncrementalDedup(pool, texts.pool, threshold, texts.minhash)
     counts: list[int] = []
     while len(counts) < len(scores):
         upto = data.draw(st.integers(len(counts) + 1, len(scores)))
         part = slice(len(counts), upto)
         counts += kept_after(arrivals, embeddings[:upto], scores[part], texts.rows[part])
     for count in range(1, len(scores) + 1):
-        so_far = DedupTexts(texts.rows[:count], texts.pool, texts.likeness)
+        so_far = DedupTexts(texts.rows[:count], texts.pool, texts.minhash)
         assert counts[count - 1] == sum(brute_force(embeddings[:count], scores[:count], pool, threshold, so_far))
 
 
@@ -155,8 +155,8 @@ def test_invariants(world, threshold: float) -> None:
             case "text":
                 assert said.casefold() == texts.rows[i].casefold()
             case "wording":
-                assert texts.likeness is not None
-                assert jaccard(said, texts.rows[i]) >= texts.likeness
+                assert texts.minhash is not None
+                assert jaccard(said, texts.rows[i]) >= texts.minhash
             case "embedding":
                 assert decision.similarity >= threshold
             case None:

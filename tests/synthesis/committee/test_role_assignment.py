@@ -167,10 +167,10 @@ def test_an_ablation_asks_the_reviewers_that_the_full_method_asked(assignment: s
 def test_a_seated_program_is_a_review_that_can_be_disputed(
     reviewers: int, programs: list[dict[str, Any]], judged: bool
 ) -> None:
-    made = recipe(committee={"reviewers": reviewers}, review={"programs": programs})
+    made = recipe(committee={"reviewers": reviewers}, review={"verifiers": programs})
     assert adjudicates(made) is judged
     assert (assign_roles(made, seated(made), 1, 0).adjudicator is not None) is judged
-    lenient = recipe(committee={"reviewers": reviewers}, review={"programs": programs, "disputed": "accept"})
+    lenient = recipe(committee={"reviewers": reviewers}, review={"verifiers": programs, "disputed": "accept"})
     assert not adjudicates(lenient)
 
 
@@ -186,7 +186,7 @@ def test_without_disputes_to_settle_a_committee_may_be_one_smaller() -> None:
         check_assignment(four, seated(four))
     lenient = recipe(4, review={"disputed": "reject"})
     check_assignment(lenient, seated(lenient))
-    assert len(random_roles(seated(lenient), 3, 0, 1, 0, judged=False).reviewers) == 3
+    assert len(random_roles(seated(lenient), 3, 0, 1, 0, adjudicated=False).reviewers) == 3
 
 
 def test_what_cannot_be_even_is_refused() -> None:

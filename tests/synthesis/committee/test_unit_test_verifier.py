@@ -70,14 +70,14 @@ def judged(folder: Path, response: str, tests: str = TESTS, section: dict[str, A
 
 def test_a_right_program_passes_and_the_committee_goes_on(tmp_path: Path) -> None:
     ended = judged(tmp_path, RIGHT)
-    assert ended.programs == (Verified("tests", "veto", (EVERY_TEST,), (), 10.0),)
+    assert ended.verifications == (Verified("tests", "filter", (EVERY_TEST,), (), 10.0),)
     assert (ended.state, ended.mean, ended.tests) == (State.ACCEPTED, 9.0, TESTS)
 
 
 def test_a_wrong_program_is_rejected_before_a_reviewer_is_asked(tmp_path: Path) -> None:
     ended = judged(tmp_path, WRONG)
     assert (ended.state, ended.reason) == (State.REJECTED, "program tests: its tests do not pass")
-    (verdict,) = ended.programs
+    (verdict,) = ended.verifications
     assert isinstance(verdict, Verified)
     assert verdict.broken == ("failed: AssertionError in `assert double(-1) == -2`",)
     assert (ended.reviews, ended.mean) == ((), None)
@@ -92,12 +92,12 @@ def test_on_a_seat_it_scores_ten_or_nothing(tmp_path: Path, response: str, score
 
 def test_without_tests_it_abstains_and_the_story_says_why(tmp_path: Path) -> None:
     ended = judged(tmp_path, RIGHT, tests="")
-    assert ended.programs == (Abstained("tests", "veto", "no tests came with the instruction"),)
+    assert ended.verifications == (Abstained("tests", "filter", "no tests came with the instruction"),)
     assert ended.state is State.ACCEPTED
 
 
 def test_an_answer_without_a_program_cannot_pass(tmp_path: Path) -> None:
-    (verdict,) = judged(tmp_path, "You multiply it by two.").programs
+    (verdict,) = judged(tmp_path, "You multiply it by two.").verifications
     assert isinstance(verdict, Verified)
     assert verdict.broken == ("the response holds no program",)
 
@@ -109,7 +109,7 @@ def test_an_answer_without_a_program_cannot_pass(tmp_path: Path) -> None:
 )
 def test_a_hanging_answer_is_ended_by_its_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None:
     monkeypatch.setattr(UnitTestVerifier, "limits", Limits(cpu_s=1, wall_s=3.0))
-    (verdict,) = judged(tmp_path, f"```python\ndef double(n):\n    {body}\n```").programs
+    (verdict,) = judged(tmp_path, f"```python\ndef double(n):\n    {body}\n```").verifications
     assert isinstance(verdict, Verified)
     assert verdict.broken[0].startswith("timeout")
 
@@ -130,7 +130,7 @@ def test_a_hostile_answer_neither_passes_nor_touches_the_machine(tmp_path: Path,
     program = HOSTILE[attempt].replace("{place}", str(place))
     ended = judged(tmp_path, f"```python\n{program}\n```")
     assert ended.state is State.REJECTED
-    assert ended.programs[0].outcome == "failed"
+    assert ended.verifications[0].outcome == "failed"
     assert not place.exists()
 
 
@@ -139,7 +139,9 @@ def test_a_hostile_answer_neither_passes_nor_touches_the_machine(tmp_path: Path,
 
 def test_no_permission_no_program(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
     monkeypatch.setattr("gra.synthesis.run.here", lambda name: True)
-    with pytest.raises(CodeExecutionRefused, match=r"`kind: tests` of `review\.programs` runs code that a model wrote"):
+    with pytest.raises(
+        CodeExecutionRefused, match=r"`kind: tests` of `review\.verifiers` runs code that a model wrote"
+    ):
         make_verifiers(recipe_with(VETO).review.verifiers, {})
     write_job(tmp_path, recipe_with(VETO))
     arguments = ["synthesize", str(tmp_path / "recipe.yaml"), "--dry-run", "--runs", str(tmp_path)]
@@ -214,7 +216,7 @@ def test_a_whole_run_records_verdicts_and_where_programs_ran(tmp_path: Path) -> 
     (tmp_path / "seeds.jsonl").write_text("".join(canonical_json(row) + "\n" for row in rows), encoding="utf-8")
     make(tmp_path, answer=answer, permission=PERMISSION)
     told = {c.parents[0]: c for c in read_candidates(tmp_path / "lineage.parquet")}
-    assert {name: c.programs[0].outcome for name, c in told.items()} == {
+    assert {name: c.verifications[0].outcome for name, c in told.items()} == {
         "s-right": "passed", "s-wrong": "failed", "s-bare": "abstained",
     }  # fmt: skip
     assert told["s-wrong"].reason == "program tests: its tests do not pass"

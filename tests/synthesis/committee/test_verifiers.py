@@ -52,7 +52,7 @@ def told(
     recipe = make_recipe(
         domains=["math"],
         committee={"models": models or {name: f"model-{name}" for name in "abcde"}, "reviewers": reviewers},
-        review={"comments": "never", "programs": list(sections), **review},
+        review={"comments": "never", "verifiers": list(sections), **review},
     )
     assert recipe.committee is not None
     ids = {name: ModelId(m.model, f"sha256:{m.model}", "t") for name, m in recipe.committee.models.items()}
@@ -78,7 +78,7 @@ def test_a_veto_ends_the_story_before_a_reviewer_scores(tmp_path: Path) -> None:
     script = committee("What is 6 times 7?", "6 * 7 = 48, so 48.", asked=asked)
     ended = told(tmp_path, script, MATH_VETO)
     assert (ended.state, ended.reason) == (State.REJECTED, "program math: wrong arithmetic")
-    assert ended.programs == (Verified("math", "veto", (), ("6 * 7 = 48",), 0.0),)
+    assert ended.verifications == (Verified("math", "filter", (), ("6 * 7 = 48",), 0.0),)
     assert (ended.reviews, ended.mean) == ((), None)
     assert sum(call.role == "reviewer" for call in asked) == 3  # the instruction checks
 
@@ -87,9 +87,9 @@ def test_a_veto_that_passes_or_abstains_leaves_the_rest_to_the_committee(tmp_pat
     script = committee("What is 6 times 7?", "6 * 7 = 42.")
     ended = told(tmp_path, script, MATH_VETO, FORM_VETO)
     assert ended.state is State.ACCEPTED
-    passed, silent = ended.programs
-    assert passed == Verified("math", "veto", ("6 * 7 = 42",), (), 10.0)
-    assert silent == Abstained("format", "veto", "the instruction plainly demands no form")
+    passed, silent = ended.verifications
+    assert passed == Verified("math", "filter", ("6 * 7 = 42",), (), 10.0)
+    assert silent == Abstained("format", "filter", "the instruction plainly demands no form")
     assert ended.mean == 9.0  # of the three reviewers alone
 
 
@@ -97,7 +97,7 @@ def test_the_first_veto_in_the_recipes_order_gives_the_reason(tmp_path: Path) ->
     script = committee("What is 6 times 7? Use at most 2 words.", "Well, 6 * 7 = 48.")
     first = told(tmp_path, script, FORM_VETO, MATH_VETO)
     assert first.reason == "program format: a demand on its form is not met"
-    assert [verdict.program for verdict in first.programs] == ["format"]
+    assert [verdict.verifier for verdict in first.verifications] == ["format"]
     assert told(tmp_path, script, MATH_VETO, FORM_VETO).reason.startswith("program math")
 
 
@@ -112,7 +112,7 @@ def test_the_first_veto_in_the_recipes_order_gives_the_reason(tmp_path: Path) ->
 def test_a_seat_counts_in_mean_and_spread(tmp_path: Path, answer: str, score: float, state: State) -> None:
     script = committee("Say hello in lowercase letters and at most 4 words.", answer)
     ended = told(tmp_path, script, FORM_SEAT, dispute_std=2.0)
-    (verdict,) = ended.programs
+    (verdict,) = ended.verifications
     assert isinstance(verdict, Verified)
     assert verdict.score == score
     assert ended.mean == pytest.approx(fmean([9, 9, 9, score]))
@@ -122,7 +122,7 @@ def test_a_seat_counts_in_mean_and_spread(tmp_path: Path, answer: str, score: fl
 
 def test_an_abstention_on_a_seat_is_no_score(tmp_path: Path) -> None:
     ended = told(tmp_path, committee("Greet me, please.", "Hello."), FORM_SEAT)
-    assert isinstance(ended.programs[0], Abstained)
+    assert isinstance(ended.verifications[0], Abstained)
     assert (ended.mean, ended.std, ended.state) == (9.0, 0.0, State.ACCEPTED)
 
 
@@ -188,7 +188,7 @@ def solving(own: str, *further: str) -> Script:
 )
 def test_independent_answers_vote(tmp_path: Path, own: str, further: list[str], outcome: str) -> None:
     ended = told(tmp_path, solving(own, *further), CONSISTENT)
-    assert ended.programs[0].outcome == outcome
+    assert ended.verifications[0].outcome == outcome
     assert (ended.state is State.REJECTED) is (outcome == "failed")
     if outcome == "failed":
         assert ended.reason == "program consistency: independent answers agree on another value"
@@ -197,7 +197,7 @@ def test_independent_answers_vote(tmp_path: Path, own: str, further: list[str], 
 @needs_math_verify
 def test_the_score_on_a_seat_is_the_share_that_agrees(tmp_path: Path) -> None:
     ended = told(tmp_path, solving("It is 42.", "42", "42", "42", "41"), {**CONSISTENT, "mode": "score"})
-    assert ended.programs[0] == Verified("consistency", "seat", ("3 of 4 further answers agree on 42",), (), 7.5)
+    assert ended.verifications[0] == Verified("consistency", "score", ("3 of 4 further answers agree on 42",), (), 7.5)
 
 
 @needs_math_verify
@@ -217,7 +217,7 @@ def test_further_answers_are_asked_of_other_weights_recorded_and_accounted_for(t
     assert len({(call.model.name, call.sample) for call in drawn}) == 4
     assert ended.usage["solver"].calls == 4
     again = told(tmp_path, solving("It is 42.", "42"), {**CONSISTENT, "by": "author"})
-    assert again.programs[0].outcome == "passed"
+    assert again.verifications[0].outcome == "passed"
 
 
 @needs_math_verify
@@ -226,7 +226,9 @@ def test_what_a_solver_could_not_say_is_no_answer_and_a_lost_engine_fails_the_st
         return said("4", "length") if call.role == "solver" and call.sample == 1 else None
 
     ended = told(tmp_path, committee("What is 6 times 7?", "42", fault=cut), {**CONSISTENT, "by": "author"})
-    assert ended.programs[0] == Verified("consistency", "veto", ("3 of 3 further answers agree on 42",), (), 10.0)
+    assert ended.verifications[0] == Verified(
+        "consistency", "filter", ("3 of 3 further answers agree on 42",), (), 10.0
+    )
 
     def lost(call: Call) -> Fault | None:
         return Fault("error", "too long for the context", permanent=True) if call.role == "solver" else None
@@ -267,7 +269,7 @@ class Shortness:
 
     async def judge(self, sample: VerifierInput, recorder: CallRecorder) -> Verified | Abstained:
         long = len(sample.response) > 5
-        return Verified("tests", self.recipe.takes, (), ("length",) * long, 0.0 if long else 10.0)
+        return Verified("tests", self.recipe.mode, (), ("length",) * long, 0.0 if long else 10.0)
 
 
 def test_a_program_can_be_plugged_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,7 +286,7 @@ name: x
 seeds: {source: s.jsonl}
 committee: {models: {a: m, b: m, c: m, d: m, e: m}}
 review:
-  programs:
+  verifiers:
 """
 
 
@@ -292,7 +294,7 @@ review:
     ("lines", "message"),
     [
         ("    - {kind: maths, mode: filter}", "did you mean `math`"),
-        ("    - {kind: math}", "takes` is required"),
+        ("    - {kind: math}", "mode` is required"),
         ("    - {kind: math, mode: vote}", "must be one of 'score' or 'filter'"),
         ("    - {kind: math, mode: filter, draws: 3}", "`draws` and `by` belong to `kind: consistency`"),
         ("    - {kind: consistency, mode: filter, draws: 1}", "must be at least 2"),

@@ -1,0 +1,111 @@
+"""Sentences for what is wrong with a recipe: where, what, and the key that was meant."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel
+
+from gra.config.section import KeyPath, Section
+
+
+def did_you_mean(word: str, choices: Sequence[str]) -> str:
+    """`"; did you mean \\`x\\`?"` when one of `choices` is close to `word`, otherwise an empty text."""
+    close = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
+    return f"; did you mean `{close[0]}`?" if close else ""
+
+
+_SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "missing": lambda c: "is required and is not given",
+    "int_type": lambda c: "must be a whole number",
+    "float_type": lambda c: "must be a number",
+    "string_type": lambda c: "must be text (put quotes around it)",
+    "bool_type": lambda c: "must be true or false",
+    "list_type": lambda c: "must be a list",
+    "dict_type": lambda c: "must be a mapping of keys to values",
+    "model_type": lambda c: "must be a section with keys of its own",
+    "finite_number": lambda c: "must be a finite number",
+    "too_short": lambda c: f"must have at least {c['min_length']}, has {c['actual_length']}",
+    "literal_error": lambda c: f"must be one of {c['expected']}",
+    "greater_than_equal": lambda c: f"must be at least {c['ge']}",
+    "greater_than": lambda c: f"must be more than {c['gt']}",
+    "less_than_equal": lambda c: f"must be at most {c['le']}",
+    "less_than": lambda c: f"must be less than {c['lt']}",
+}
+
+
+def place(origins: Mapping[KeyPath, str], key: KeyPath, path: Path) -> str:
+    """Where a value stands, for a message: "line 3", "base.yaml:3" or "command line (...)"."""
+    while key and key not in origins:
+        key = key[:-1]
+    origin = origins.get(key, "")
+    return f"line {origin.removeprefix(f'{path}:')}" if origin.startswith(f"{path}:") else origin
+
+
+def explain(
+    schema: type[BaseModel], origins: Mapping[KeyPath, str], path: Path, item: Any, elsewhere: Mapping[str, str]
+) -> str:
+    """One pydantic error as a sentence with the place it stands at."""
+    loc: KeyPath = ()
+    for part in item["loc"]:
+        if (*loc, part) in origins or isinstance(part, int) or not _is_union_tag(part):
+            loc = (*loc, part)
+    name = ".".join(str(part) for part in loc)
+    where = place(origins, loc, path)
+    if item["type"] == "extra_forbidden":
+        fields = _fields_at(schema, loc[:-1])
+        listing = "" if len(fields) > 12 else f" (known here: {', '.join(fields)})"
+        key = str(loc[-1])
+        section = _section_at(schema, loc[:-1])
+        if section is not None and (new := section.renamed.get(key)) is not None:
+            return f"{where}: `{name}` has a new name: write {new}"
+        known = elsewhere.get(key)
+        hint = f"; {known}" if known else did_you_mean(key, fields) or listing
+        return f"{where}: unknown key `{name}`{hint}"
+    sentence = _SENTENCES.get(item["type"])
+    context = item.get("ctx") or {}
+    text = sentence(context) if sentence else item["msg"].removeprefix("Value error, ")
+    value = item.get("input")
+    shown = f", not {value!r}" if isinstance(value, (str, int, float, bool)) and sentence else ""
+    near = did_you_mean(str(value), re.findall(r"'([^']*)'", context.get("expected", "")))
+    return f"{where}: `{name}` {text}{shown}{near}" if name else f"{where}: {text}{shown}"
+
+
+def _is_union_tag(part: str) -> bool:
+    # Within a union pydantic adds the branch's type to the location.
+    return part in {"str", "int", "float", "bool", "none"} or part[:1].isupper() or "[" in part
+
+
+def _fields_at(schema: type[BaseModel], loc: KeyPath) -> list[str]:
+    """List the field names of the section at `loc`."""
+    section = _section_at(schema, loc)
+    return list(section.model_fields) if section is not None else []
+
+
+def _section_at(schema: type[BaseModel], loc: KeyPath) -> type[Section] | None:
+    """Find the section class at `loc`."""
+    current: Any = schema
+    for part in loc:
+        if isinstance(current, type) and issubclass(current, BaseModel):
+            info = current.model_fields.get(str(part))
+            current = info.annotation if info else None
+        elif get_origin(current) in (dict, list):
+            current = get_args(current)[-1]
+        current = _section_of(current)
+    return current if isinstance(current, type) and issubclass(current, Section) else None
+
+
+def _section_of(annotation: Any) -> Any:
+    if get_origin(annotation) is Annotated:
+        return _section_of(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        for option in get_args(annotation):
+            inner = _section_of(option)
+            if get_origin(inner) in (dict, list) or (isinstance(inner, type) and issubclass(inner, BaseModel)):
+                return inner
+    return annotation
