@@ -1,6 +1,8 @@
 # The two commands of the README. Each makes the environment (.venv) if it is not there.
 .PHONY: setup quickstart test test-slow lint types check lock clean
 PY := .venv/bin/python
+# The tests mostly wait, so one process more than there are cores. A file stays in one process.
+PARALLEL := -n $(shell echo $$(( $$(nproc) + 1 ))) --dist loadfile
 
 setup:            ## make .venv from the hashed locks
 	@requirements/install.sh
@@ -9,10 +11,10 @@ quickstart: setup ## the main job on embedded defaults: synthesise, train, evalu
 	@.venv/bin/gra run recipes/quickstart.yaml $(ARGS)
 
 test: setup       ## every test but the slow ones
-	@$(PY) -m pytest -m "not slow" $(ARGS)
+	@$(PY) -m pytest $(PARALLEL) -m "not slow" $(ARGS)
 
 test-slow: setup  ## the slow ones too
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest $(PARALLEL) $(ARGS)
 
 lint: setup
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check .
