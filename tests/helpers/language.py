@@ -19,7 +19,6 @@ WORDS = {
     r"stor(?:y|ies)": "candidate",
     r"told|tells?|telling": "generate, say, report",
     r"workshops?|workbench(?:es)?|bench": "registry, context",
-    r"notebooks?": "recorder (a Jupyter notebook is fine)",
     r"hous(?:e|ing|ed)": "memory plan, project",
     r"seat(?:s|ed|ing)?": "role, verifier mode `score`",
     r"veto(?:es|ed)?": "verifier mode `filter`",
@@ -36,6 +35,7 @@ WORDS = {
     r"drafts?": "response, alternative (best of n)",
     r"fall(?:s|en)? asleep|live(?:s|d)? of": "say it plainly",
 }
+NAMES = {r"notebook": "recorder"}  # ruled out in identifiers only: Jupyter notebooks are notebooks
 BRITISH = {
     r"synthesis(?:e|es|ed|ing)": "synthesize", r"optimis\w+": "optimiz-", r"recognis\w+": "recogniz-",
     r"licen[c]es?": "license", r"behaviours?": "behavior", r"colours?": "color", r"neighbours?": "neighbor",
@@ -119,7 +119,7 @@ def problems(path: Path) -> Iterator[str]:
                     yield f"{path}:{line}: `{found[0]}` in a message: {better}"
         for line, name in names(path):
             for part in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name):
-                for pattern, better in WORDS.items():
+                for pattern, better in (WORDS | NAMES).items():
                     if re.fullmatch(pattern, part.lower()):
                         yield f"{path}:{line}: name `{name}`: {better}"
 
