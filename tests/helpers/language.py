@@ -45,7 +45,9 @@ BRITISH = {
 }  # fmt: skip
 # Names in files that users have: columns, manifest keys, old recipe keys. They are written in code marks or as strings.
 _CODE = re.compile(r"`[^`]*`|\{[^{}]*\}|https?://\S+|\b[\w./-]+\.(?:py|md|yaml|json|jinja|parquet)\b|\b\w+_\w+\b")
-_SENTENCE = re.compile(r"(?<=[.!?:;])\s+(?=[A-Z`(\"'])|\n\s*\n|\n\s*[-*|]\s|\n\s*\d+\.\s")
+_SENTENCE = re.compile(
+    r"(?<=[.!?])[*_)\"']*\s+(?=[A-Z*_`(\"'])|(?<=[:;])\s+|\n\s*\n|\n\s*[-*|#]\s|\n\s*\d+\.\s|\n#"
+)  # a clause after a colon or semicolon counts as its own
 
 
 def prose(path: Path) -> Iterator[tuple[int, str]]:
@@ -61,7 +63,11 @@ def prose(path: Path) -> Iterator[tuple[int, str]]:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and node.body:
             first = node.body[0]
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+            if (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
+            ):
                 yield first.lineno, first.value.value
     block: list[str] = []
     begun = last = 0
@@ -104,7 +110,7 @@ def problems(path: Path) -> Iterator[str]:
     """Yield what the style sheet rules out in one file."""
     texts = list(prose(path))
     for line, text in texts:
-        plain = _CODE.sub("x", text)
+        plain = _CODE.sub("X", text)
         for pattern, better in (WORDS | BRITISH).items():
             for found in re.finditer(rf"\b(?:{pattern})\b", plain, re.IGNORECASE):
                 yield f"{path}:{line}: `{found[0]}`: {better}"
