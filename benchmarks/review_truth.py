@@ -1,0 +1,226 @@
+"""Measure whether reviewers tell right answers from wrong ones, on items whose answers a program knows.
+
+Run as: python benchmarks/review_truth.py ask --half choose --count 60 --data-dir DATA/bench --out truth/
+        python benchmarks/review_truth.py ask --half report --count 60 --data-dir DATA/bench --out truth/
+        python benchmarks/review_truth.py table --out truth/
+
+`ask` has members answer the items of `truth_items.py` and scores every answer in every way. It keeps a ledger, so a
+stopped run goes on where it was. `table` prints AUROC, precision at 30, 50 and 70 % acceptance over the base rate, and
+cost (tokens x billions of parameters a review) for every way, beside the length of the answer. Combinations are fitted
+on the half `choose` and scored on the half `report`. Intervals are bootstrap percentiles over items.
+
+Ways to score an answer, by model:
+    logprob      mean log-probability of the answer's tokens given the exercise
+    information  total log-probability given the exercise, less that given no exercise
+    yes_no       mean of six yes-or-no questions; `correctness` is one of them alone
+    reference    yes or no: does the answer agree with the model's own answer?
+    agreement    share of four further answers of the model that come to the same result
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Annotated, Any
+
+import typer
+from truth_items import KINDS, MAX_TOKENS, TruthItem, items
+from truth_table import print_tables
+
+from gra.config.committee import MemberConfig
+from gra.config.review import ReviewConfig
+from gra.config.synthesis import SynthesisRecipe
+from gra.core.concurrency import together
+from gra.core.files import write_json
+from gra.core.progress import View
+from gra.core.run_folder import environment
+from gra.core.types import Usage
+from gra.engines.broker import Broker
+from gra.engines.types import Likelihood, Text
+from gra.ledger.ledger import Ledger
+from gra.serving.models import find_models, running
+from gra.synthesis.committee.calls import CallRecorder, Unanswered
+from gra.synthesis.committee.members import Member, make_member
+from gra.synthesis.committee.reviewer import YES_NO, yes_probabilities
+from gra.synthesis.prompts import SCORE_QUESTIONS
+
+MODELS = {
+    "1.5b": ("qwen2.5-coder-1.5b-instruct", 1.54),
+    "0.5b": ("qwen2.5-coder-0.5b-instruct", 0.49),
+    "135m": ("smollm2-135m-instruct", 0.135),
+}
+FURTHER = 4
+_REFERENCE = """An assistant was given an exercise and answered it. Another answer is given for comparison.
+
+<exercise>
+{instruction}
+</exercise>
+
+<other answer>
+{reference}
+</other answer>
+
+<answer>
+{response}
+</answer>
+
+Do both answers come to the same result? Reply with one word, yes or no."""
+app = typer.Typer(help=__doc__, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+class Asking:
+    """Members, broker and the answers of one half."""
+
+    def __init__(self, broker: Broker, members: dict[str, Member]) -> None:
+        self.broker = broker
+        self.members = members
+        self._further: dict[tuple[str, str], asyncio.Task[list[str]]] = {}
+
+    async def answer(self, who: str, item: TruthItem, sample: int, recorder: CallRecorder) -> str:
+        """Ask a member for an answer; raises Unanswered when it is cut off or unusable."""
+        member = self.members[f"{who}-{item.kind}"]
+        call = member.call(item.instruction, Text(), role="solver", candidate=recorder.candidate, sample=sample)
+        return (await recorder.ask(call)).text.strip()
+
+    async def further(self, who: str, item: TruthItem, recorder: CallRecorder) -> list[str]:
+        """Ask for further answers, once an item."""
+
+        async def one(sample: int) -> str | None:
+            try:
+                return await self.answer(who, item, sample, recorder)
+            except Unanswered:
+                return None
+
+        key = (who, item.kind + item.id)
+        if key not in self._further:
+            task = together(*(one(sample) for sample in range(1, FURTHER + 1)))
+            self._further[key] = asyncio.ensure_future(task)
+        return [text for text in await self._further[key] if text]
+
+    async def score(self, way: str, who: str, item: TruthItem, response: str, name: str) -> tuple[float, float] | None:
+        """Score one answer in one way: the score, and its cost in tokens x billions of parameters."""
+        recorder = CallRecorder(self.broker, name)
+        try:
+            value = await self._score(way, who, item, response, recorder)
+        except Unanswered:
+            return None
+        spent = sum(recorder.usage.values(), Usage())
+        return (value, (spent.prompt_tokens + spent.completion_tokens) * MODELS[who][1]) if value is not None else None
+
+    async def _score(self, way: str, who: str, item: TruthItem, response: str, recorder: CallRecorder) -> float | None:
+        member = self.members[f"{who}-{item.kind}"]
+        shown = {"instruction": item.instruction, "response": response}
+        if way in ("logprob", "information"):
+            prompts = [item.instruction] + (["Write something."] if way == "information" else [])
+            calls = [
+                member.call(prompt, Likelihood(response), role="reviewer", candidate=recorder.candidate)
+                for prompt in prompts
+            ]
+            given = await together(*(recorder.ask(call) for call in calls))
+            if way == "logprob":
+                return float(given[0].value["logprob"] / max(1.0, given[0].value["tokens"]))
+            return float(given[0].value["logprob"] - given[1].value["logprob"])
+        if way in ("yes_no", "correctness"):
+            asked = SCORE_QUESTIONS if way == "yes_no" else {way: SCORE_QUESTIONS[way]}
+            said = await yes_probabilities(recorder, member, "score_yes_no", asked, role="reviewer", **shown)
+            return fmean(said.values())
+        if way == "reference":
+            own = await self.answer(who, item, 9, recorder)
+            prompt = _REFERENCE.format(reference=own, **shown)
+            said = (
+                await recorder.ask(member.call(prompt, YES_NO, role="reviewer", candidate=recorder.candidate))
+            ).value
+            return float(said["yes"] / (said["yes"] + said["no"]))
+        final = item.final(response)
+        others = [item.final(text) for text in await self.further(who, item, recorder)]
+        if item.final("") is None and final is None and item.kind in ("format", "programs"):
+            return None  # answers of this kind have no result to compare
+        return fmean(float(final is not None and o is not None and item.agree(final, o)) for o in others or [None])
+
+
+async def ask_all(half: str, count: int, data: Path, out: Path, kinds: Sequence[str], authors: Sequence[str]) -> None:
+    """Answer and score one half, and write one JSON file."""
+    committee = {
+        f"{who}-{kind}": {"model": model, "sampling": {"temperature": 0.7, "top_p": 1.0, "max_tokens": tokens}}
+        for who, (model, _) in MODELS.items()
+        for kind, tokens in MAX_TOKENS.items()
+    }
+    recipe = SynthesisRecipe.model_validate(
+        {
+            "name": "review-truth",
+            "seeds": {"source": "-"},
+            "committee": {"models": committee, "reviewers": 0},
+            "engine": {"max_model_len": 2048, "concurrency": 32, "kv_cache_gb": 0.6},
+        }
+    )
+    view = View()
+    registry = find_models([recipe], view)
+    members = {
+        name: make_member(name, MemberConfig.model_validate(each), ReviewConfig(), registry.model_id(each["model"]))
+        for name, each in committee.items()
+    }
+    ledger = Ledger(out / "ledger.sqlite", run="review-truth")
+    rows: list[dict[str, Any]] = []
+    async with running(registry.pool(out / "logs"), view) as pool:
+        asking = Asking(Broker(ledger, pool, call_timeout_s=3600.0), members)
+        for kind in kinds:
+            found = await together(
+                *(_row(asking, author, item, kind) for author in authors for item in items(kind, half, count, data))
+            )
+            rows += [row for row in found if row is not None]
+            view.note(f"{half} {kind}: {sum(r['right'] for r in rows if r['kind'] == kind)} right of {len(found)}")
+            write_json(out / f"{half}.json", {"half": half, "rows": rows, "environment": environment()})
+    ledger.close()
+
+
+WAYS = ("logprob", "information", "yes_no", "correctness", "reference", "agreement")
+
+
+async def _row(asking: Asking, author: str, item: TruthItem, kind: str) -> dict[str, Any] | None:
+    name = f"{kind}-{item.id}-{author}"
+    try:
+        response = await asking.answer(author, item, 0, CallRecorder(asking.broker, name))
+    except Unanswered:
+        return None
+    if not response:
+        return None
+    right = await asyncio.to_thread(item.is_right, response)
+    asked = [(who, way) for who in MODELS for way in WAYS if not (who == "135m" and way in ("reference", "agreement"))]
+    scores = await together(*(asking.score(way, who, item, response, f"{name}-{who}-{way}") for who, way in asked))
+    return {
+        "kind": kind, "item": item.id, "author": author, "right": right, "length": len(response), "response": response,
+        "scores": {f"{who} {way}": s[0] for (who, way), s in zip(asked, scores, strict=True) if s is not None},
+        "costs": {f"{who} {way}": s[1] for (who, way), s in zip(asked, scores, strict=True) if s is not None},
+    }  # fmt: skip
+
+
+@app.command()
+def ask(
+    data_dir: Annotated[Path, typer.Option(help="a folder with the benchmark files")],
+    out: Annotated[Path, typer.Option(help="where ledger and scores go")],
+    half: Annotated[str, typer.Option(help="choose or report")] = "choose",
+    count: Annotated[int, typer.Option(help="items a kind")] = 60,
+    kinds: Annotated[str, typer.Option(help="kinds, with commas")] = ",".join(KINDS),
+    authors: Annotated[str, typer.Option(help="models that answer, with commas")] = "1.5b,0.5b",
+) -> None:
+    """Have members answer the items, and score every answer in every way."""
+    out.mkdir(parents=True, exist_ok=True)
+    asyncio.run(ask_all(half, count, data_dir, out, kinds.split(","), authors.split(",")))
+
+
+@app.command()
+def table(out: Annotated[Path, typer.Option(help="what `ask` wrote")]) -> None:
+    """Print the tables and write them as JSON."""
+    halves = {
+        h: json.loads((out / f"{h}.json").read_text())["rows"]
+        for h in ("choose", "report")
+        if (out / f"{h}.json").is_file()
+    }
+    write_json(out / "table.json", print_tables(halves))
+
+
+if __name__ == "__main__":
+    app()
