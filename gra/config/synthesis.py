@@ -192,7 +192,7 @@ class SynthesisRecipe(Section):
                 f"`best_of: {self.best_of}` needs reviewers who find the best one; set it to 1 without them"
             )
         for name, member in self.committee.models.items():
-            if "generator" in member.roles and not member.sampling.temperature:
+            if "generator" in member.roles and member.sampling.temperature == 0:
                 raise ValueError(
                     f"`best_of: {self.best_of}` would all be the same where `committee.models.{name}` writes at "
                     "temperature 0; raise its `sampling.temperature`, or set `best_of` to 1"

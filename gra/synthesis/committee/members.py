@@ -44,8 +44,11 @@ class Member:
 
 
 def greedy(sampling: SamplingSettings) -> SamplingSettings:
-    """The same lengths, always the likeliest token."""
-    return SamplingSettings(0.0, 1.0, 1.0, sampling.max_tokens)
+    """Return the same lengths with the likeliest token always; a setting that is not sent stays so."""
+    temperature = None if sampling.temperature is None else 0.0
+    top_p = None if sampling.top_p is None else 1.0
+    penalty = None if sampling.repetition_penalty is None else 1.0
+    return SamplingSettings(temperature, top_p, penalty, sampling.max_tokens)
 
 
 def make_members(committee: CommitteeConfig, review: ReviewConfig, models: Mapping[str, ModelId]) -> dict[str, Member]:

@@ -200,7 +200,7 @@ class ConsistencyVerifier:
 
     def _solvers(self, author: Member) -> list[Member]:
         if self.recipe.by == "author":
-            return [author] if author.sampling.temperature > 0 else []
+            return [author] if author.sampling.varies else []
         # One member for each set of weights: two would be asked the same question and say the same.
         others: dict[str, Member] = {}
         for member in self._writers:
@@ -235,7 +235,7 @@ class ConsistencyVerifier:
         author = next(member for member in self._writers if member.name == sample.author)
         solvers = self._solvers(author)
         turns = [(solvers[i % len(solvers)], 1 + i // len(solvers)) for i in range(self.recipe.draws or _DRAWS)]
-        return [(member, place) for member, place in turns if place == 1 or member.sampling.temperature > 0]
+        return [(member, place) for member, place in turns if place == 1 or member.sampling.varies]
 
     async def _draw(self, member: Member, place: int, sample: VerifierInput, recorder: CallRecorder) -> str:
         prompt = render("response", instruction=sample.instruction)
