@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import partial
 
+from gra.core.errors import EngineUnavailable
 from gra.core.types import Usage
 from gra.core.vocabulary import FailureCause
 from gra.engines.broker import Broker
@@ -34,6 +35,23 @@ class Unanswered(Exception):
         self.outcome = outcome
         self.cause = failure_cause(outcome)
         super().__init__(f"{call.role} {call.member}: {_why(outcome)}")
+
+
+class MissingAnswers(EngineUnavailable):
+    """Models or servers left calls unanswered that a run cannot do without; running again asks them again."""
+
+    def __init__(self, count: int, what: str, last: str) -> None:
+        """Report missing answers.
+
+        Args:
+            count: how many things lack an answer.
+            what: the things, such as `candidates`.
+            last: the last failure's sentence.
+        """
+        super().__init__(
+            f"no answer for {count:,} {what}, the last because of: {last}. What was answered is recorded; run the same "
+            "command again to ask the rest"
+        )
 
 
 def failure_cause(outcome: Outcome) -> FailureCause:
