@@ -84,7 +84,10 @@ def template_tokens(path: Path) -> frozenset[str]:
     Such a token inside a text would begin or end a turn.
     """
     config, declared = _tokenizer_config(path), _read_json(path / "special_tokens_map.json")
-    added = [*(config.get("added_tokens_decoder") or {}).values(), *_read_json(path / "tokenizer.json").get("added_tokens", ())]
+    added = [
+        *(config.get("added_tokens_decoder") or {}).values(),
+        *_read_json(path / "tokenizer.json").get("added_tokens", ()),
+    ]
     special = {token["content"] for token in added if token.get("special")}
     template = json.dumps(_template_text(path) or "", ensure_ascii=False)
     ends = [section.get("eos_token") for section in (config, declared)]

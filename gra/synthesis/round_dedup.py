@@ -82,9 +82,7 @@ class RoundDedup:
         if self._full is None and len(self.passed) >= max(self._accept, self._arrived + 1):
             pool, vectors = await self._embed(len(self.passed))
             if self._incremental is None:
-                self._incremental = IncrementalDedup(
-                    pool, self._pool_texts, self._dedup.threshold, self._dedup.minhash
-                )
+                self._incremental = IncrementalDedup(pool, self._pool_texts, self._dedup.threshold, self._dedup.minhash)
             mapped = vectors.mapped(len(self.passed))
             self._full = await asyncio.to_thread(self._filled_by, self._incremental, mapped)
         return self._full

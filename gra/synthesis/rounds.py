@@ -98,6 +98,7 @@ class Round:
         self._accepted: Counter[str] = Counter()  # candidates that the gate accepted, by domain
         self._unanswered: set[int] = set()  # candidates that infrastructure left without a verdict
         self._unanswered_in_a_row = 0
+        self.last_failure = ""  # why infrastructure left the last unanswered candidate without a verdict
         self._quotas = Quotas(settings.recipe, number)
         pooled = [sample for samples in pool.values() for sample in samples]
         self._dedup = RoundDedup(settings.recipe, pooled, embedder, ledger.path.parent, self._quotas)
@@ -151,7 +152,9 @@ class Round:
                     return
                 ended = await self._generate(candidate.index, candidate.domain)
                 self._broker.account.end(candidate.id)
-            if not is_unanswered(ended):
+            if is_unanswered(ended):
+                self.last_failure = ended.reason
+            else:
                 left.remove(ended.index)
             if ended.state is State.ACCEPTED:
                 surplus = Disposition(State.SURPLUS, ROUND_FULL, "", None, RejectedAt.QUOTA)
@@ -258,6 +261,7 @@ class Round:
         if is_unanswered(candidate):
             self._unanswered.add(candidate.index)
             self._unanswered_in_a_row += 1
+            self.last_failure = candidate.reason
         else:
             self._unanswered_in_a_row = 0
         self._early[candidate.index] = FinishedCandidate(

@@ -41,9 +41,7 @@ class ArmCandidates:
 class MakeCandidates(Protocol):
     """Make the candidates of one arm."""
 
-    def __call__(
-        self, context: SynthesisContext, seeds: Sequence[Seed], first: int | None
-    ) -> Awaitable[ArmCandidates]:
+    def __call__(self, context: SynthesisContext, seeds: Sequence[Seed], first: int | None) -> Awaitable[ArmCandidates]:
         """Make the candidates.
 
         Args:

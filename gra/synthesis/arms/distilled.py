@@ -18,9 +18,7 @@ from gra.synthesis.context import SynthesisContext
 from gra.synthesis.decontamination import decontaminate
 
 
-async def make_candidates(
-    context: SynthesisContext, seeds: Sequence[Seed], first: int | None = None
-) -> ArmCandidates:
+async def make_candidates(context: SynthesisContext, seeds: Sequence[Seed], first: int | None = None) -> ArmCandidates:
     """Have the teacher answer the seeds."""
     recipe = context.recipe
     assert recipe.teacher is not None

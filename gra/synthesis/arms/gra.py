@@ -11,9 +11,7 @@ from gra.synthesis.context import SynthesisContext
 from gra.synthesis.setup import prepared_committee
 
 
-async def make_candidates(
-    context: SynthesisContext, seeds: Sequence[Seed], first: int | None = None
-) -> ArmCandidates:
+async def make_candidates(context: SynthesisContext, seeds: Sequence[Seed], first: int | None = None) -> ArmCandidates:
     """Prepare the committee and run all rounds."""
     async with prepared_committee(context, seeds) as committee:
         if committee is None:

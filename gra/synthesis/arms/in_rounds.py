@@ -23,7 +23,7 @@ from gra.synthesis.funnel import plain_reason
 from gra.synthesis.job import Job
 from gra.synthesis.quotas import rows_by_domain
 from gra.synthesis.records import ConcatenatedCandidates, RecordedCandidates
-from gra.synthesis.rounds import Round, RoundResult, grow, is_unanswered
+from gra.synthesis.rounds import Round, RoundResult, grow
 
 _REASONS = 3  # the most frequent reasons that a note on a short round lists
 
@@ -64,6 +64,8 @@ async def write_samples(
         context.stopped.append(result.stopped)
         context.beyond.append(result.beyond)
         _note_result(context, number, result)
+        if result.unanswered or result.stopped is StopReason.INFRASTRUCTURE:
+            context.note_unanswered(result.unanswered, this_round.last_failure)
         if result.stopped in (StopReason.BUDGET, StopReason.INFRASTRUCTURE):
             break
         if number < rounds.count:
@@ -84,9 +86,6 @@ def _note_result(context: SynthesisContext, number: int, result: RoundResult) ->
     rounds, have = context.recipe.rounds, result.rows
     beyond = f"; {result.beyond} more had been begun" if result.beyond else ""
     context.view.note(f"  round {number}: {have.total()} rows of {len(result.candidates)} ({result.stopped}{beyond})")
-    if result.unanswered or result.stopped is StopReason.INFRASTRUCTURE:
-        *_, last = (candidate for candidate in result.candidates if is_unanswered(candidate))
-        context.note_unanswered(result.unanswered, last.reason)
     if have.total() == rounds.accept or result.stopped in (StopReason.BUDGET, StopReason.INFRASTRUCTURE):
         return
     wanted = rows_by_domain(context.recipe) or {}

@@ -13,9 +13,7 @@ from gra.synthesis.records import ConcatenatedCandidates
 from gra.synthesis.setup import prepared_committee
 
 
-async def make_candidates(
-    context: SynthesisContext, seeds: Sequence[Seed], first: int | None = None
-) -> ArmCandidates:
+async def make_candidates(context: SynthesisContext, seeds: Sequence[Seed], first: int | None = None) -> ArmCandidates:
     """Prepare the committee, refine the seeds and run all rounds."""
     async with prepared_committee(context, seeds) as committee:
         if committee is None:

@@ -15,9 +15,7 @@ from gra.synthesis.rounds import is_unanswered
 from gra.synthesis.setup import prepared_committee
 
 
-async def make_candidates(
-    context: SynthesisContext, seeds: Sequence[Seed], first: int | None = None
-) -> ArmCandidates:
+async def make_candidates(context: SynthesisContext, seeds: Sequence[Seed], first: int | None = None) -> ArmCandidates:
     """Prepare the committee and refine the seeds."""
     async with prepared_committee(context, seeds) as committee:
         if committee is None:

@@ -12,9 +12,7 @@ from gra.synthesis.context import SynthesisContext
 from gra.synthesis.decontamination import decontaminate
 
 
-async def make_candidates(
-    context: SynthesisContext, seeds: Sequence[Seed], first: int | None = None
-) -> ArmCandidates:
+async def make_candidates(context: SynthesisContext, seeds: Sequence[Seed], first: int | None = None) -> ArmCandidates:
     """Copy the seeds."""
     recipe = context.recipe
     copies = [

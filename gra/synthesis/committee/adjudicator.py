@@ -51,6 +51,8 @@ async def adjudicate(
         comment = str(answer.value["comment"])
     else:
         read = yes_probabilities if member.ask == "yes_no" else expected_digits
-        values = await read(recorder, member, "adjudicate", score_questions(member), role=CallPurpose.ADJUDICATOR, **shown)
+        values = await read(
+            recorder, member, "adjudicate", score_questions(member), role=CallPurpose.ADJUDICATOR, **shown
+        )
     score = calibrate(fmean(values.values()))
     return Ruling(member.name, values, score, comment, score >= accept_score)

@@ -64,7 +64,9 @@ async def check_instruction(
         return InstructionReview(reviewer.name, {}, ())  # likelihood judges responses only
     if reviewer.ask == "integers":
         prompt = render("check_json", instruction=instruction)
-        answer = await recorder.ask(reviewer.call(prompt, CHECK_JSON, role=CallPurpose.REVIEWER, candidate=recorder.candidate))
+        answer = await recorder.ask(
+            reviewer.call(prompt, CHECK_JSON, role=CallPurpose.REVIEWER, candidate=recorder.candidate)
+        )
         values = {name: float(answer.value[name]) for name in CHECKS}
     else:
         scores = await yes_probabilities(
@@ -128,7 +130,13 @@ async def information(
 
 
 async def yes_probabilities(
-    recorder: CallRecorder, member: Member, prompt: str, questions: Mapping[str, str], *, role: CallPurpose, **shown: object
+    recorder: CallRecorder,
+    member: Member,
+    prompt: str,
+    questions: Mapping[str, str],
+    *,
+    role: CallPurpose,
+    **shown: object,
 ) -> dict[str, float]:
     """Return ten times the probability of "yes" among yes and no, by question."""
     answers = await _ask_each(recorder, member, prompt, YES_NO, questions, role, shown)
@@ -136,7 +144,13 @@ async def yes_probabilities(
 
 
 async def expected_digits(
-    recorder: CallRecorder, member: Member, prompt: str, questions: Mapping[str, str], *, role: CallPurpose, **shown: object
+    recorder: CallRecorder,
+    member: Member,
+    prompt: str,
+    questions: Mapping[str, str],
+    *,
+    role: CallPurpose,
+    **shown: object,
 ) -> dict[str, float]:
     """Return the expected digit by question, scaled from 0-9 to 0-10."""
     answers = await _ask_each(recorder, member, prompt, DIGITS, questions, role, shown)

@@ -186,9 +186,7 @@ def _cycle(
     return tuple(assignments)
 
 
-def _check_ring(
-    generator: Member, panel: Sequence[Member], adjudicators: Sequence[Member], reviewers: int
-) -> None:
+def _check_ring(generator: Member, panel: Sequence[Member], adjudicators: Sequence[Member], reviewers: int) -> None:
     both = set(panel) & set(adjudicators)
     if both and both != set(panel) | set(adjudicators):
         raise RecipeError(

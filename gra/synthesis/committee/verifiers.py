@@ -17,9 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
-from gra.checks import answers, arithmetic
+from gra.checks import answers, arithmetic, instruction_constraints
 from gra.checks import format as format_checks
-from gra.checks import instruction_constraints
 from gra.config.review import VerifierConfig
 from gra.core.concurrency import together
 from gra.core.errors import RecipeError
