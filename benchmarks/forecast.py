@@ -19,8 +19,8 @@ from gra.config.loader import load_recipe
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.run_folder import RunFolder
 from gra.evaluation.suite import suite_items
-from gra.forecast.mock_run import rehearse
-from gra.forecast.observed_costs import COLUMNS, ObservedCandidates, ObservedCosts, read_evidence
+from gra.forecast.mock_run import mock_run
+from gra.forecast.observed_costs import COLUMNS, ObservedCandidates, ObservedCosts, read_costs
 from gra.forecast.simulate import Forecast, Work, forecast
 from gra.synthesis.run import make_job
 
@@ -38,7 +38,7 @@ def main() -> None:
     recipe = loaded.recipe
     job = make_job(loaded, RunFolder(Path("runs") / recipe.name), read_suite=suite_items, create=False)
     seeds = job.seeds.rows
-    made = read_evidence(arguments.run / "ledger.sqlite", recipe.name, "the run")
+    made = read_costs(arguments.run / "ledger.sqlite", recipe.name, "the run")
     actual = {name: sum(costs[:, :, COLUMNS.index(name)].sum() for costs in made.units.values()) for name in _SHOWN}
     work = Work(
         seeds=sum(not seed.enriched or not seed.domain for seed in seeds),
@@ -49,7 +49,7 @@ def main() -> None:
         in_flight=12 * len({model for _, model in made.keys}),
     )
     found: dict[str, dict[str, dict[str, float]]] = {}
-    for name, forecasted in _forecasts(rehearse(job, seeds), made, arguments.run, arguments.past, recipe.name, work):
+    for name, forecasted in _forecasts(mock_run(job, seeds), made, arguments.run, arguments.past, recipe.name, work):
         found[name] = {column: _compared(forecasted, column, actual[column]) for column in _SHOWN}
     print(f"{'evidence':28}" + "".join(f"{column:>24}" for column in _SHOWN))
     print(f"{'the run itself':28}" + "".join(f"{actual[column]:>24,.0f}" for column in _SHOWN))
@@ -64,7 +64,7 @@ def _forecasts(
 ) -> Iterator[tuple[str, Forecast]]:
     yield "a rehearsal", forecast(rehearsal, work)
     if past is not None:
-        yield "another run", forecast(read_evidence(past / "ledger.sqlite", name, "another run"), work)
+        yield "another run", forecast(read_costs(past / "ledger.sqlite", name, "another run"), work)
     yield "the whole run", forecast(made, work)
     for count in (4, 8, 12, 16):
         first = ObservedCandidates(made.candidates.passed[:count], made.candidates.round[:count])

@@ -155,11 +155,9 @@ def planned_rows(plan: ExperimentPlan) -> dict[str, int]:
     for name, arm in plan.arms.items():
         recipe = arm.recipe
         new = recipe.rounds.count * recipe.rounds.accept
-        writes = recipe.arm in ("gra", "self_guide") or (
-            recipe.teacher is not None and recipe.teacher.writes == "samples"
-        )
         seeds = load_seeds(find_seeds(recipe.seeds, arm.path), recipe.domains, recipe.seeds, seed=recipe.seed)
-        rows[name] = new if writes else len(seeds.rows) + (new if recipe.arm == "integrated" else 0)
+        spec = recipe.arm_spec
+        rows[name] = len(seeds.rows) * spec.keeps_seed_instructions + new * spec.writes_rounds
     return rows
 
 
@@ -267,16 +265,11 @@ def arm_jobs(plan: ExperimentPlan, *, create: bool = True) -> list[Job]:
 
 
 def _synthesize(plan: ExperimentPlan, view: View) -> None:
-    from gra.synthesis.run import budget_stop, run_jobs
+    from gra.synthesis.run import run_jobs, run_stop
 
     finished = run_jobs(arm_jobs(plan), view, plan.folder / "logs", group=plan.recipe.name)
-    if stop := budget_stop(finished):
+    if stop := run_stop(finished):
         raise stop
-    empty = [name for name, content in finished.items() if not content["states"]["accepted"]]
-    if empty:
-        raise StageFailed(
-            f"{', '.join(empty)}: no row was accepted, so there is nothing to train on; see `gra explain`", 2
-        )
 
 
 def _written_rows(plan: ExperimentPlan) -> dict[str, int]:

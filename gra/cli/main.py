@@ -1,7 +1,8 @@
 """The `gra` command: every verb of the project, with clear errors and fixed exit codes.
 
 Exit codes: 0 done, 2 wrong input (nothing was spent), 3 stopped at the budget with a valid dataset,
-4 an engine, a model or the hub could not be had, 5 verify or compare found a mismatch, 130 interrupted, resumable.
+4 an engine, a model or the hub could not be had or failed to answer (resumable), 5 verify or compare found a
+mismatch, 6 no row was accepted, 130 interrupted, resumable.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def synthesize(
     view.note(f"dataset: {folder / 'dataset'}")
     if destination:
         view.note(f"pushed: {push(folder.path, destination)}")
-    _stop_at_budget(content)
+    _stop_short(content)
 
 
 @app.command(epilog="Example: gra run recipes/quickstart.yaml")
@@ -369,10 +370,10 @@ def _summary(console: Console, as_json: bool, summary: dict[str, Any], table: Ta
         console.print(shown)
 
 
-def _stop_at_budget(content: dict[str, Any]) -> None:
-    from gra.synthesis.run import budget_stop
+def _stop_short(content: dict[str, Any]) -> None:
+    from gra.synthesis.run import run_stop
 
-    if stop := budget_stop({content["name"]: content}):
+    if stop := run_stop({content["name"]: content}):
         raise stop
 
 

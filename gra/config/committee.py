@@ -24,12 +24,22 @@ def _each_once(dimensions: list[Dimension]) -> list[Dimension]:
 Dimensions = Annotated[list[Dimension], Field(min_length=1), AfterValidator(_each_once)]
 
 
-class SamplingConfig(Section):
-    """How a member's tokens are drawn; lengths in tokens."""
+def _is_address(value: str) -> bool:
+    """Return whether a text is a whole web address whose host and port can exist."""
+    try:
+        parts = urlsplit(value)
+        host = (parts.hostname or "").encode("idna")  # refuses `a..b` and labels of more than 63 characters
+        return parts.scheme in ("http", "https") and host != b"" and parts.port != 0 and value.isprintable()
+    except ValueError:
+        return False
 
-    temperature: float = Field(0.7, ge=0)
-    top_p: float = Field(0.95, gt=0, le=1)
-    repetition_penalty: float = Field(1.0, gt=0)
+
+class SamplingConfig(Section):
+    """How a member's tokens are drawn; lengths in tokens. With null a setting is not sent to the engine."""
+
+    temperature: float | None = Field(0.7, ge=0)
+    top_p: float | None = Field(0.95, gt=0, le=1)
+    repetition_penalty: float | None = Field(1.0, gt=0)
     max_tokens: int = Field(1024, ge=1)
 
 
@@ -41,7 +51,7 @@ class BackendConfig(Section):
     api_key_env: str | None = None  # the environment variable that holds the key; the key itself stands nowhere
     # What recorded answers are known by in place of `base_url`, for a server whose address changes between runs.
     served_as: str | None = Field(None, min_length=1)
-    concurrency: int = Field(64, ge=1)  # calls computed at once; on a cluster, by each replica
+    concurrency: int = Field(64, ge=1, le=10_000)  # calls computed at once; on a cluster, by each replica
     # Of a Ray cluster: its address (null: the one that this machine belongs to), how many replicas of each model, and
     # what each takes (null: 1 replica, 1 GPU, 1 CPU; with `gpus: 0` it computes on so many CPUs).
     address: str | None = None
@@ -61,9 +71,9 @@ class BackendConfig(Section):
     def _an_address_and_nothing_secret(cls, value: str | None) -> str | None:
         if value is None:
             return None
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if not _is_address(value):
             raise ValueError("must be a whole address, such as http://localhost:8000/v1")
+        parts = urlsplit(value)
         if parts.username or parts.password or parts.query or parts.fragment:
             raise ValueError("must hold no user, password or query; name the key's variable in `api_key_env`")
         return value

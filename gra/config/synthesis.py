@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from gra.config.arms import ArmName, ArmSpec, find_arm
 from gra.config.budget import BudgetConfig, PricesConfig, check_prices
 from gra.config.committee import Ask, BackendConfig, CommitteeConfig, MemberConfig, TeacherOrName
 from gra.config.names import Name
@@ -118,7 +119,7 @@ class SynthesisRecipe(Section):
 
     name: Name
     seed: int = 0
-    arm: Literal["vanilla", "distilled", "refined", "gra", "integrated", "self_guide"] = "gra"
+    arm: ArmName = "gra"
     seeds: SeedsConfig
     domains: Annotated[list[str], AfterValidator(_each_named_once)] = Field(list(DOMAINS), min_length=1)
     committee: CommitteeConfig | None = None
@@ -140,16 +141,9 @@ class SynthesisRecipe(Section):
     accept_licenses: list[str] = []
 
     @property
-    def has_stories(self) -> bool:
-        """Whether the arm tells stories, for which members are measured and seeds enriched first."""
-        if self.arm == "distilled":
-            return self.teacher is not None and self.teacher.writes == "samples"
-        return self.arm != "vanilla"
-
-    @property
-    def writes_samples(self) -> bool:
-        """Whether the arm writes new samples in rounds."""
-        return self.has_stories and self.arm != "refined"
+    def arm_spec(self) -> ArmSpec:
+        """What the recipe's arm does."""
+        return find_arm(self.arm, self.teacher.writes if self.teacher is not None else None)
 
     @model_validator(mode="after")
     def _money_can_be_counted(self) -> SynthesisRecipe:
@@ -159,14 +153,15 @@ class SynthesisRecipe(Section):
 
     @model_validator(mode="after")
     def _arm_has_its_models(self) -> SynthesisRecipe:
-        if self.arm in ("refined", "gra", "integrated", "self_guide") and self.committee is None:
+        spec = self.arm_spec
+        if spec.needs_committee and self.committee is None:
             raise ValueError(f"`arm: {self.arm}` needs a `committee`")
-        if self.arm == "distilled" and self.teacher is None:
-            raise ValueError("`arm: distilled` needs a `teacher`")
+        if spec.asks_teacher and self.teacher is None:
+            raise ValueError(f"`arm: {self.arm}` needs a `teacher`")
         if self.seeds.domain is not None and self.seeds.domain not in self.domains:
             raise ValueError(f"`seeds.domain: {self.seeds.domain}` is not one of `domains` ({', '.join(self.domains)})")
-        if self.arm == "self_guide" and self.committee and self.committee.assignment != "single":
-            raise ValueError("`arm: self_guide` has one member in every role; set `committee.assignment: single`")
+        if spec.single_member and self.committee and self.committee.assignment != "single":
+            raise ValueError(f"`arm: {self.arm}` has one member in every role; set `committee.assignment: single`")
         asked: list[tuple[Ask | None, str]] = [(self.review.ask, "review.ask")]
         asked += [
             (m.ask, f"committee.models.{n}.ask") for n, m in (self.committee.models if self.committee else {}).items()
@@ -192,7 +187,7 @@ class SynthesisRecipe(Section):
                 f"`best_of: {self.best_of}` needs reviewers who find the best one; set it to 1 without them"
             )
         for name, member in self.committee.models.items():
-            if "generator" in member.roles and not member.sampling.temperature:
+            if "generator" in member.roles and member.sampling.temperature == 0:
                 raise ValueError(
                     f"`best_of: {self.best_of}` would all be the same where `committee.models.{name}` writes at "
                     "temperature 0; raise its `sampling.temperature`, or set `best_of` to 1"
@@ -208,7 +203,7 @@ class SynthesisRecipe(Section):
             )
         if not self.format_constraints.share:
             return self
-        if not self.writes_samples:
+        if not self.arm_spec.writes_rounds:
             raise ValueError(f"{place} is for new instructions, and `arm: {self.arm}` has the seeds'; set it to 0")
         verifier = next((verifier for verifier in self.review.verifiers if verifier.kind == "format"), None)
         if verifier is None:
@@ -218,6 +213,26 @@ class SynthesisRecipe(Section):
         if unchecked := sorted(set(self.format_constraints.domains or self.domains) - set(checked)):
             fix = "leave the `domains` of the program of `kind: format` out, or name the same in `format_constraints.domains`"
             raise ValueError(f"{place} asks for forms in `{unchecked[0]}`, where nobody would check them; {fix}")
+        return self
+
+    @model_validator(mode="after")
+    def _rounds_can_be_filled(self) -> SynthesisRecipe:
+        rounds = self.rounds
+        if self.arm_spec.writes_rounds and rounds.accept > rounds.max_candidates:
+            raise ValueError(
+                f"`rounds.accept: {rounds.accept}` cannot be reached with `rounds.max_candidates: "
+                f"{rounds.max_candidates}`: every accepted row is one candidate. Raise `max_candidates`, or lower "
+                "`accept`"
+            )
+        if self.arm_spec.writes_rounds and self.seeds.limit == 1:
+            raise ValueError(
+                "`seeds.limit: 1` leaves one seed, and a candidate needs two parents; raise it"
+            )
+        if self.arm_spec.writes_rounds and rounds.quotas == "even" and rounds.accept < len(self.domains):
+            raise ValueError(
+                f"`rounds.accept: {rounds.accept}` cannot be split evenly over {len(self.domains)} domains; raise "
+                "`accept`, name fewer `domains`, or leave `rounds.quotas` out"
+            )
         return self
 
     @model_validator(mode="after")
@@ -237,9 +252,10 @@ def committee_of(recipe: SynthesisRecipe) -> CommitteeConfig | None:
 
     Of a `single` committee only the one who leads it is left.
     """
-    if recipe.arm == "distilled" and recipe.teacher is not None:
+    spec = recipe.arm_spec
+    if spec.asks_teacher and recipe.teacher is not None:
         return CommitteeConfig(models={"teacher": recipe.teacher}, reviewers=0, assignment="single")
-    committee = recipe.committee if recipe.arm != "vanilla" else None
+    committee = recipe.committee if spec.needs_committee else None
     if committee is None or committee.assignment != "single":
         return committee
     lead = committee.lead or next(name for name, member in committee.models.items() if "generator" in member.roles)

@@ -1,7 +1,7 @@
 """Every mistake a user can make, as one exception with an exit code and a sentence.
 
 The command line prints `str(error)` and exits with `error.exit_code`; a traceback means a bug in GRA.
-Exit codes: 0 done, 2 wrong input, 3 stopped at the budget, 4 no engine, model or hub, 5 mismatch,
+Exit codes: 0 done, 2 wrong input, 3 stopped at the budget, 4 no engine, model or hub, 5 mismatch, 6 no row accepted,
 130 interrupted.
 """
 
@@ -70,6 +70,12 @@ class Mismatch(GraError):
     """Files do not match their manifest, or two runs cannot be compared."""
 
     exit_code = 5
+
+
+class NoRows(GraError):
+    """A synthesis run finished, and no row was accepted."""
+
+    exit_code = 6
 
 
 _ADVICE = {

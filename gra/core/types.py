@@ -10,6 +10,9 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, get_args
 
+from gra.core.release_0_1 import read_failure_cause, read_rejected_at
+from gra.core.vocabulary import FailureCause, RejectedAt
+
 CHECKS = ("reasonable", "complete", "clear")  # paper section 3.2: three binary criteria for an instruction
 # Paper section 3.2: six scores of a response, 0-10.
 Dimension = Literal["correctness", "clarity", "completeness", "relevance", "coherence", "ethicality"]
@@ -99,7 +102,7 @@ class Abstained:
         return "abstained"
 
 
-SECOND_BEST = "a better draft was taken"  # why a draft that passed the gate is not the row
+SECOND_BEST = "a better draft was taken"  # the reason of an accepted response that is not the best; files hold it
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,7 @@ class AlternativeResponse:
     mean: float | None = None
     std: float | None = None
     ruling: Ruling | None = None
+    rejected_at: RejectedAt | None = None  # None for a response that got no verdict
 
     @property
     def verdict_score(self) -> float | None:
@@ -201,6 +205,9 @@ class Candidate:
     alternatives: tuple[AlternativeResponse, ...] = ()  # responses to the same instruction that were not taken
     tests: str = ""  # of the instruction, where it came with some
     contamination: ContaminationMatch | None = None  # of one that would be accepted, where the recipe names a suite
+    rejected_at: RejectedAt | None = None  # None where accepted or failed
+    failed_by: FailureCause | None = None  # None unless failed
+    thinking: str = ""  # what the author of the response wrote before it, as reasoning models do
 
     @property
     def verdict_score(self) -> float | None:
@@ -218,10 +225,14 @@ class Candidate:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Candidate:
         """The value that `to_json` was made from."""
+        state = State(data["state"])
         return cls(
             **{
                 **{key: value for key, value in data.items() if key not in ("drafts", "programs")},
-                "state": State(data["state"]),
+                "state": state,
+                "rejected_at": _rejected_at(data),
+                "failed_by": _failed_by(data, state),
+                "thinking": data.get("thinking") or "",
                 "reviewers": tuple(data["reviewers"]),
                 "parents": tuple(data["parents"]),
                 "keywords": tuple(data["keywords"]),
@@ -229,7 +240,8 @@ class Candidate:
                 "verifications": tuple(map(_verification, data["programs"])),
                 **_judged(data),
                 "alternatives": tuple(
-                    AlternativeResponse(**{**draft, **_judged(draft)}) for draft in data.get("drafts", ())
+                    AlternativeResponse(**{**draft, **_judged(draft), "rejected_at": _rejected_at(draft)})
+                    for draft in data.get("drafts", ())
                 ),
                 "usage": {role: Usage(**usage) for role, usage in data["usage"].items()},
                 "calls": tuple(data["calls"]),
@@ -255,6 +267,20 @@ def _verification(data: dict[str, Any]) -> Verified | Abstained:
     if data["outcome"] == "abstained":
         return Abstained(**named, **fields)
     return Verified(**{**named, **fields, "held": tuple(fields["held"]), "broken": tuple(fields["broken"])})
+
+
+def _rejected_at(data: dict[str, Any]) -> RejectedAt | None:
+    """Read the step that rejected a candidate or a response; release 0.1 recorded only the reason."""
+    if "rejected_at" not in data:
+        return read_rejected_at(data["reason"])
+    return RejectedAt(data["rejected_at"]) if data["rejected_at"] else None
+
+
+def _failed_by(data: dict[str, Any], state: State) -> FailureCause | None:
+    """Read the cause of a failure; release 0.1 recorded only the reason."""
+    if "failed_by" not in data:
+        return read_failure_cause(data["reason"]) if state is State.FAILED else None
+    return FailureCause(data["failed_by"]) if data["failed_by"] else None
 
 
 def _judged(data: dict[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,8 @@ import pyarrow.parquet as pq
 from gra.core.errors import DataError
 from gra.core.files import atomic_path
 from gra.core.hashing import canonical_json
-from gra.core.types import SECOND_BEST, Candidate, State
+from gra.core.types import AlternativeResponse, Candidate, State
+from gra.core.vocabulary import RejectedAt
 
 _GROUP = 4096  # rows in memory at a time, and in a row group of a file
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
@@ -63,7 +64,7 @@ PREFERENCE_SCHEMA = pa.schema(
 )
 _TEXTS = (
     "id", "domain", "state", "reason", "arm", "generator", "adjudicator",
-    "instruction", "tests", "response", "neighbour",
+    "instruction", "tests", "response", "neighbour", "rejected_at", "failed_by", "thinking",
 )  # fmt: skip
 _LISTS = ("reviewers", "parents", "keywords", "calls")
 # Nested records travel as canonical JSON.
@@ -110,9 +111,6 @@ def contested_row(candidate: Candidate) -> dict[str, Any]:
 
 def preference_rows(candidate: Candidate) -> list[dict[str, Any]]:
     """The accepted response against each draft of the same prompt whose deciding score was lower."""
-    chosen = candidate.verdict_score
-    if candidate.state is not State.ACCEPTED or chosen is None:
-        return []
     row = training_row(candidate)
     return [
         {
@@ -121,13 +119,20 @@ def preference_rows(candidate: Candidate) -> list[dict[str, Any]]:
             "rejected": [{"role": "assistant", "content": draft.response}],
             "id": candidate.id,
             "domain": candidate.domain,
-            "score_chosen": chosen,
+            "score_chosen": candidate.verdict_score,
             "score_rejected": draft.verdict_score,
             "reason": draft.reason,
         }
-        for draft in candidate.alternatives
-        if draft.verdict_score is not None and draft.verdict_score < chosen
+        for draft in worse_responses(candidate)
     ]
+
+
+def worse_responses(candidate: Candidate) -> list[AlternativeResponse]:
+    """Return the alternatives of an accepted candidate whose deciding score is lower than its own."""
+    chosen = candidate.verdict_score
+    if candidate.state is not State.ACCEPTED or chosen is None:
+        return []
+    return [a for a in candidate.alternatives if a.verdict_score is not None and a.verdict_score < chosen]
 
 
 def round_rows(candidates: Sequence[Candidate]) -> dict[int, list[dict[str, Any]]]:
@@ -145,7 +150,7 @@ def lineage_row(candidate: Candidate) -> dict[str, Any]:
     usage = candidate.usage.values()
     return (
         {"candidate_id": candidate.id, "round": candidate.round, "index": candidate.index}
-        | {name: str(story[name]) for name in _TEXTS[1:]}
+        | {name: str(story[name] or "") for name in _TEXTS[1:]}
         | {name: list(story[name]) for name in _LISTS}
         | {name: story[name] for name in ("mean", "std", "similarity", "disputed")}
         | {name: canonical_json(story[name]) for name in _JSON}
@@ -191,7 +196,6 @@ class _Content:
             self.domains[row["domain"]] += 1
             self.rounds[row["round"]] += 1
         elif name == "preferences":
-            self.second_best += row["reason"] == SECOND_BEST
             self.margins.append(row["score_chosen"] - row["score_rejected"])
 
     def facts(self) -> dict[str, Any]:
@@ -216,6 +220,7 @@ def export(folder: Path, candidates: Iterable[Candidate], facts: Mapping[str, An
     with ExitStack() as stack:
         parts = {name: stack.enter_context(_parquet(files[name], schema)) for name, schema in SCHEMAS.items()}
         for candidate in candidates:
+            content.second_best += sum(r.rejected_at is RejectedAt.BEST_OF_N for r in worse_responses(candidate))
             for name, rows in rows_of(candidate).items():
                 for row in rows:
                     parts[name](row)

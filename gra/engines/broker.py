@@ -15,13 +15,13 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gra.core.hashing import canonical_json
 from gra.core.types import Usage
-from gra.engines.json_check import Affirm, affirm
+from gra.engines.outcomes import read_outcome, recorded_text
 from gra.engines.scheduling.prefix_queue import PrefixQueue
 from gra.engines.scheduling.swapper import Swapper
 from gra.engines.types import (
@@ -36,11 +36,8 @@ from gra.engines.types import (
     Likelihood,
     Outcome,
     RateLimited,
-    Refused,
     Text,
     TimedOut,
-    Truncated,
-    Unparsable,
     calls_at_once,
 )
 from gra.ledger.budget import BudgetAccount
@@ -298,6 +295,8 @@ class Broker:
 
 def _livelier(call: Call) -> Call:
     """The call for another attempt: a greedy answer that could not be used would only come again."""
+    if call.sampling.temperature is None:
+        return call
     warm = max(call.sampling.temperature, _RETRY_TEMPERATURE)
     return replace(call, sampling=replace(call.sampling, temperature=warm))
 
@@ -311,7 +310,7 @@ def _recorded(call: Call, key: str, request: str, attempt: int, reply: Completio
         candidate=call.candidate,
         attempt=attempt,
         request=request,
-        text=reply.text,
+        text=recorded_text(reply),
         finish=reply.finish,
         scores=dict(reply.scores),
         prompt_tokens=reply.prompt_tokens,
@@ -319,60 +318,3 @@ def _recorded(call: Call, key: str, request: str, attempt: int, reply: Completio
         cached_tokens=reply.cached_tokens,
         seconds=seconds,
     )
-
-
-def read_outcome(call: Call, recorded: Recorded) -> Outcome:
-    """What a recorded answer means for the output that was asked for."""
-    if recorded.finish == "refusal":
-        return Refused(recorded.text, recorded.key)
-    completion = Completion(
-        recorded.text,
-        "stop",
-        recorded.prompt_tokens,
-        recorded.completion_tokens,
-        recorded.cached_tokens,
-        recorded.seconds,
-        recorded.scores,
-    )
-    match call.output:
-        case Choice(labels):
-            # One token is asked for, so a choice always ends at its length.
-            if set(recorded.scores) != set(labels) or not sum(recorded.scores.values()) > 0:
-                return Unparsable(recorded.text, "no probability for every label", recorded.key)
-            return Answer(recorded.text, dict(recorded.scores), recorded.key, completion)
-        case Likelihood():
-            if not recorded.scores.get("tokens"):
-                return Unparsable(recorded.text, "no likelihood", recorded.key)
-            return Answer(recorded.text, dict(recorded.scores), recorded.key, completion)
-        case _ if recorded.finish == "length":
-            return Truncated(recorded.text, recorded.key)
-        case Json(schema):
-            return _read_json(schema, recorded, completion)
-        case Text():
-            if not recorded.text.strip():
-                return Unparsable(recorded.text, "an empty answer", recorded.key)
-            return Answer(recorded.text.strip(), recorded.text.strip(), recorded.key, completion)
-
-
-@cache
-def _validator(schema: str) -> tuple[Affirm, Any]:
-    # Made once: jsonschema would otherwise check the schema itself again for every answer, for milliseconds.
-    import jsonschema
-
-    return affirm(json.loads(schema)), jsonschema.Draft202012Validator(json.loads(schema))
-
-
-def _read_json(schema: Mapping[str, Any], recorded: Recorded, completion: Completion) -> Outcome:
-    import jsonschema
-
-    try:
-        value = json.loads(recorded.text)
-        certainly, validator = _validator(json.dumps(schema))
-        if not certainly(value):
-            validator.validate(value)
-        canonical_json(value).encode()  # half a surrogate pair is valid JSON but no text to ask about
-    except jsonschema.ValidationError as error:
-        return Unparsable(recorded.text, f"not the schema asked for: {error.message}", recorded.key)
-    except (ValueError, RecursionError) as error:
-        return Unparsable(recorded.text, f"not JSON: {error}", recorded.key)
-    return Answer(recorded.text, value, recorded.key, completion)

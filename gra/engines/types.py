@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeGuard, runtime_checkable
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +44,17 @@ Output = Text | Json | Choice | Likelihood
 
 @dataclass(frozen=True, slots=True)
 class SamplingSettings:
-    """How tokens are drawn."""
+    """How tokens are drawn; a setting that is None is not sent, and the engine's default holds."""
 
-    temperature: float
-    top_p: float
-    repetition_penalty: float
+    temperature: float | None
+    top_p: float | None
+    repetition_penalty: float | None
     max_tokens: int
+
+    @property
+    def varies(self) -> bool:
+        """Whether two answers to the same call may differ."""
+        return self.temperature is None or self.temperature > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +81,22 @@ class Call:
     member: str = ""
 
 
+# How an answer ended. `tool_call`: the model called a tool, although none was offered.
+Finish = Literal["stop", "length", "refusal", "tool_call"]
+
+
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What a model said."""
+    """Hold a model's answer; `thinking` is the trace that the engine returned apart from the text."""
 
     text: str
-    finish: Literal["stop", "length", "refusal"]
+    finish: Finish
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
     seconds: float = 0.0
     scores: Mapping[str, float] = field(default_factory=dict)  # label probabilities, or logprob and tokens
+    thinking: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +163,14 @@ class EngineFailed:
 
 
 Outcome = Answer | Unparsable | Truncated | Refused | TimedOut | EngineFailed
+
+
+def is_infrastructure_failure(outcome: Outcome) -> TypeGuard[TimedOut | EngineFailed]:
+    """Return whether the infrastructure failed: the model gave no verdict, and a later run may get an answer.
+
+    A permanent failure is none: the call itself is impossible, and would fail in every run.
+    """
+    return isinstance(outcome, TimedOut) or (isinstance(outcome, EngineFailed) and not outcome.permanent)
 
 
 @dataclass

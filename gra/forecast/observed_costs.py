@@ -1,14 +1,13 @@
-"""What a ledger tells about costs: calls, tokens and time of every candidate, seed and planted pair that was worked on.
+"""Read from a ledger what each candidate, seed and control item cost: calls, tokens and time.
 
-The time of a run is divided among the calls in flight at each moment, so that the parts add up to the time the engines
-were asked at all, pauses between processes left out. A second division, as if the engines had always been as full as
-they were most of the time, says what a longer run can hope for.
+A run's time is divided among the calls in flight at each moment. The parts add up to the time in which engines were
+busy, without pauses between processes. A second division assumes that the engines were always as busy as at
+their busiest; it is what a longer run can reach.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,25 +19,18 @@ import numpy.typing as npt
 from gra.core.errors import RecipeError
 from gra.core.types import State
 from gra.ledger.reader import LedgerReader
+from gra.synthesis.call_names import WorkKind, read_name, round_of
 
 Floats = npt.NDArray[np.float64]
-Key = tuple[str, str]  # role, model
+Key = tuple[str, str]  # purpose, model
 COLUMNS = ("calls", "read", "cached", "written", "seconds", "full_seconds")
-_SET_BACK_S = 5.0  # processes that share a ledger write out of turn by less
+_SET_BACK_S = 5.0  # processes that share a ledger write out of order by less
 _FULL = 0.9  # the quantile of calls in flight, over time, that counts as full
-# What was worked on, by the name its calls bear.
-_KINDS = (
-    ("candidate", re.compile(r"r\d+-\d{6}")),
-    ("pair", re.compile(r"probe-(?:good|bad|check)-(?P<name>.+)")),
-    ("row", re.compile(r"enrich-r\d+-\d{6}")),
-    ("seed", re.compile(r"(?:enrich|domain)-(?P<name>.+)")),
-    ("answer", re.compile(r"(?:refined|distilled)-.+")),
-)
 
 
 @dataclass(frozen=True)
 class ObservedCandidates:
-    """Candidates that ended, in candidate order: whether each passed all gates, and the round it is of."""
+    """Candidates that ended, in candidate order: whether each passed all gates, and its round."""
 
     passed: npt.NDArray[np.bool_]
     round: npt.NDArray[np.int64]
@@ -46,17 +38,26 @@ class ObservedCandidates:
 
 @dataclass(frozen=True)
 class ObservedCosts:
-    """Costs of things worked on, by kind: arrays of things x (role, model) x `COLUMNS`."""
+    """Costs of the work done, by kind.
+
+    Attributes:
+        keys: pairs of purpose and model.
+        units: by kind of work, an array of shape (items, keys, `COLUMNS`).
+        candidates: how the candidates ended.
+        source: where the costs were observed, for a person.
+        rest: costs of candidates that did not end, of shape (keys, `COLUMNS`).
+        measured: False where lengths, times and rates are assumed.
+    """
 
     keys: tuple[Key, ...]
-    units: Mapping[str, Floats]
+    units: Mapping[WorkKind, Floats]
     candidates: ObservedCandidates
     source: str
-    rest: Floats  # what was paid for candidates that were left half told; (role, model) x `COLUMNS`
-    sure: bool = True  # False: assumed, not measured
+    rest: Floats
+    measured: bool = True
 
-    def of(self, kind: str) -> Floats:
-        """The costs of one kind of thing; empty when there are none."""
+    def of(self, kind: WorkKind) -> Floats:
+        """Return the costs of one kind of work, of shape (items, keys, `COLUMNS`)."""
         return self.units.get(kind, np.zeros((0, len(self.keys), len(COLUMNS))))
 
 
@@ -68,16 +69,8 @@ class _Paid:
     costs: tuple[float, ...]
 
 
-def kind_of(candidate: str) -> tuple[str, str] | None:
-    """The kind of thing that calls under this name are for, and the thing's own name; None for none that is known."""
-    for kind, pattern in _KINDS:
-        if found := pattern.fullmatch(candidate):
-            return kind, found.groupdict().get("name", candidate)
-    return None
-
-
 def runs_of(ledger: Path) -> list[str]:
-    """The runs that paid for answers in a ledger."""
+    """Return the runs that paid for answers in a ledger."""
     reader = LedgerReader(ledger)
     try:
         return sorted({call.run for call in reader.accounts()})
@@ -85,14 +78,14 @@ def runs_of(ledger: Path) -> list[str]:
         reader.close()
 
 
-def read_evidence(ledger: Path, run: str, source: str, duplicates: frozenset[str] = frozenset()) -> ObservedCosts:
-    """What one run paid, thing by thing.
+def read_costs(ledger: Path, run: str, source: str, duplicates: frozenset[str] = frozenset()) -> ObservedCosts:
+    """Read what one run paid for each item of work.
 
     Args:
         ledger: the file.
-        run: the recipe's name; with only one run in the file, that one is taken.
-        source: how the evidence is called.
-        duplicates: candidates that passed the gate and were duplicates, as far as that is known.
+        run: the recipe's name; a file with one run is taken to be that run's.
+        source: where the costs were observed, for a person.
+        duplicates: ids of candidates that the gate accepted and deduplication rejected, where known.
 
     Raises:
         RecipeError: when the ledger holds no answers of that run.
@@ -120,47 +113,54 @@ def read_evidence(ledger: Path, run: str, source: str, duplicates: frozenset[str
 
 
 def _states(records: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """How each thing ended, of the records in the order they were written.
+    """Return the state of each candidate, from records in the order of writing.
 
-    What an earlier recipe of the same name left in a round and nobody told again is no verdict any more.
+    Of each round only the newest scope counts: older verdicts belong to another recipe of the same name.
     """
-    told = {name: json.loads(text) for name, text in records if kind_of(name) is not None}
-    newest = {name.partition("-")[0]: record["scope"] for name, record in told.items()}
-    return {n: r["story"]["state"] for n, r in told.items() if r["scope"] == newest[n.partition("-")[0]]}
+    verdicts = {name: json.loads(text) for name, text in records if read_name(name) is not None}
+    newest = {name.partition("-")[0]: record["scope"] for name, record in verdicts.items()}
+    return {n: r["story"]["state"] for n, r in verdicts.items() if r["scope"] == newest[n.partition("-")[0]]}
 
 
 def _gather(
     paid: Sequence[_Paid], verdicts: Mapping[str, str], duplicates: frozenset[str], source: str
 ) -> ObservedCosts:
     keys = tuple(sorted({call.key for call in paid}))
-    things: dict[str, dict[str, Floats]] = defaultdict(dict)
+    work: dict[WorkKind, dict[str, Floats]] = defaultdict(dict)
     for call in paid:
-        if (known := kind_of(call.candidate)) is None:
+        if (known := read_name(call.candidate)) is None:
             continue
-        kind, name = known
-        costs = things[kind].setdefault(name, np.zeros((len(keys), len(COLUMNS))))
+        costs = work[known.kind].setdefault(known.item, np.zeros((len(keys), len(COLUMNS))))
         costs[keys.index(call.key)] += call.costs
-    told = {n: c for n, c in sorted(things.pop("candidate", {}).items())}
-    ended = [name for name in told if name in verdicts]
+    candidates = dict(sorted(work.pop(WorkKind.CANDIDATE, {}).items()))
+    ended = [name for name in candidates if name in verdicts]
     passed = [verdicts[name] == State.ACCEPTED and name not in duplicates for name in ended]
-    units = {kind: np.stack(list(costs.values())) for kind, costs in things.items() if costs}
+    units = {kind: np.stack(list(costs.values())) for kind, costs in work.items() if costs}
     if ended:
-        units["candidate"] = np.stack([told[name] for name in ended])
-    rounds = np.array([int(name[1:].split("-")[0]) for name in ended], np.int64)
-    candidates = ObservedCandidates(np.array(passed, bool), rounds)
-    rest = sum((costs for name, costs in told.items() if name not in verdicts), np.zeros((len(keys), len(COLUMNS))))
-    return ObservedCosts(keys, units, candidates, source, rest)
+        units[WorkKind.CANDIDATE] = np.stack([candidates[name] for name in ended])
+    rounds = np.array([round_of(name) for name in ended], np.int64)
+    unfinished = [costs for name, costs in candidates.items() if name not in verdicts]
+    rest = sum(unfinished, np.zeros((len(keys), len(COLUMNS))))
+    return ObservedCosts(keys, units, ObservedCandidates(np.array(passed, bool), rounds), source, rest)
 
 
 def forward(times: Floats) -> Floats:
-    """Times in the order in which they were taken, as if the clock had never been set back."""
+    """Return times in the order of writing, corrected for a clock that was set back."""
     falls = np.maximum(0.0, -np.diff(times, prepend=times[:1]))
     moved: Floats = times + np.cumsum(np.where(falls > _SET_BACK_S, falls, 0.0))
     return moved
 
 
 def divide(began: Floats, ended: Floats) -> tuple[Floats, Floats]:
-    """Each call's part of the time, in seconds: as it was, and as if the engines had been full all the time."""
+    """Divide time among calls.
+
+    Args:
+        began: when each call began, in seconds.
+        ended: when each call ended, in seconds.
+
+    Returns:
+        Each call's part in seconds, as measured and as if the engines had always been full.
+    """
     if not len(began):
         return np.zeros(0), np.zeros(0)
     times = np.unique(np.concatenate([began, ended]))

@@ -1,8 +1,8 @@
-"""What a recipe will cost, before it is spent: `gra plan RECIPE [--from RUN | --sample N]`.
+"""Forecast what a recipe will cost: `gra plan RECIPE [--from RUN | --sample N]`.
 
-The forecast stands on the best evidence there is: a past run that is named, a sample that is really made (the run's
-own first candidates, which the run will not ask again), what the run has done already, or else a rehearsal with
-stand-in models. Every number comes with a range, and the text says what it stands on.
+A forecast uses the best costs that are known, in this order: a past run that is named; a sample, which is the run's own
+first candidates, and which the run does not ask again; what the run has done so far; a mock run on stub models. Every
+number comes with a range, and the text says where the costs were observed.
 """
 
 from __future__ import annotations
@@ -25,20 +25,21 @@ from gra.engines.types import BATCHES
 from gra.evaluation.suite import suite_items
 from gra.experiment import ExperimentPlan, arm_jobs, load_experiment
 from gra.forecast.memory import Memory, memory_plan
-from gra.forecast.mock_run import rehearse
-from gra.forecast.observed_costs import COLUMNS, Floats, ObservedCosts, kind_of, read_evidence, runs_of
-from gra.forecast.simulate import CostRange, Forecast, Work, forecast, summarise, together
+from gra.forecast.mock_run import mock_run
+from gra.forecast.observed_costs import COLUMNS, Floats, ObservedCosts, read_costs, runs_of
+from gra.forecast.simulate import CostRange, Forecast, Work, forecast, summarize, together
 from gra.forecast.stages import add, forecast_stages, scaled
 from gra.ledger.budget import token_cost
 from gra.ledger.reader import LedgerReader
 from gra.sandbox.permission import Permission
+from gra.synthesis.call_names import read_name
 from gra.synthesis.job import Job, candidates_in_flight
 from gra.synthesis.run import make_job, run_sample
 
 
 @dataclass(frozen=True)
 class ArmPlan:
-    """One arm: what it is, and what it will cost; an arm that asks nobody costs nothing."""
+    """One arm and its cost forecast; an arm that asks no model costs nothing."""
 
     recipe: SynthesisRecipe
     forecast: Forecast | None
@@ -46,18 +47,19 @@ class ArmPlan:
 
     @property
     def rows(self) -> int | None:
-        """The rows it writes, as far as that is not known from its seeds."""
-        writes = self.forecast is not None and self.recipe.writes_samples
-        return round(self.forecast.rows.point) if self.forecast is not None and writes else None
+        """The rows of an arm that writes rounds; None where the seeds decide their number."""
+        if self.forecast is None or not self.recipe.arm_spec.writes_rounds:
+            return None
+        return round(self.forecast.rows.point)
 
     def usd(self) -> CostRange:
-        """What its tokens cost by the recipe's prices."""
+        """Return what the arm's tokens cost by the recipe's prices."""
         if self.forecast is None:
             return CostRange(0.0, 0.0, 0.0)
-        return summarise(self._cost(self.forecast.expected), self._costs())
+        return summarize(self._cost(self.forecast.expected), self._costs())
 
     def caps(self) -> dict[str, float]:
-        """How likely the recipe's caps are reached: the share of draws, by cap."""
+        """Return how likely the recipe reaches its caps: the share of draws, by cap."""
         budget, found = self.recipe.budget, self.forecast
         if found is None:
             return {}
@@ -82,28 +84,28 @@ class ArmPlan:
 
 @dataclass(frozen=True)
 class Planned:
-    """The forecast of a recipe: every arm's, the stages', and what the machine must hold."""
+    """The forecast of a recipe: each arm, the stages in seconds, and the memory."""
 
     name: str
     arms: Sequence[ArmPlan]
     total: Forecast | None
-    stages: Mapping[str, CostRange]  # seconds
+    stages: Mapping[str, CostRange]
     memory: Memory
     notes: Sequence[str] = field(default_factory=list)
 
     @property
     def seconds(self) -> CostRange:
-        """All stages that could be forecast."""
+        """The time of all stages that could be forecast."""
         return add(self.stages.values())
 
     @property
     def gpu_hours(self) -> CostRange:
-        """Of the synthesis: from the start of the engines to the last answer."""
+        """GPU-hours of synthesis: from the start of the engines to the last answer."""
         held = add(self.stages[name] for name in ("engines", "synthesis") if name in self.stages)
         return scaled(held, self.memory.gpus / 3600)
 
     def usd(self) -> CostRange | None:
-        """Money, where the recipe has prices."""
+        """Return the cost in US dollars; None where the recipe has no prices."""
         priced = [arm for arm in self.arms if arm.recipe.prices.models or arm.recipe.prices.gpu_hour is not None]
         if not priced:
             return None
@@ -119,29 +121,37 @@ def make_plan(
     sample: int | None,
     permission: Permission | None = None,
 ) -> Planned:
-    """Forecast a synthesis recipe, or an experiment; `permission` is for the first, the second says it for its arms.
+    """Forecast a synthesis recipe or an experiment.
+
+    Args:
+        recipe: the recipe's file.
+        overrides: `key=value` settings.
+        runs: the folder of all run folders.
+        past: a past run to take costs from.
+        sample: how many first candidates to make and take costs from.
+        permission: to run code that a model wrote; an experiment states it itself.
 
     Raises:
-        RecipeError: when the recipe is wrong, or the past run knows nothing of its models.
+        RecipeError: when the recipe is wrong, or the past run asked none of its models.
         DataError: when the past run or the seeds cannot be read.
     """
     if past is not None and sample is not None:
-        raise RecipeError("--from and --sample are two ways to know; give one of them")
+        raise RecipeError("--from and --sample exclude each other; give one of them")
     if sample is not None and sample < 1:
         raise RecipeError(f"--sample takes a number of candidates, at least 1, not {sample}")
     experiment = load_experiment(recipe, overrides, runs) if is_experiment(recipe) else None
     folder, jobs = _jobs(recipe, overrides, runs, experiment, permission, create=sample is not None)
     duplicates = _sample(jobs, sample, folder) if sample is not None else {}
     memory = memory_plan([job.recipe for job in jobs])
-    told = [_arm(job, past, sample, duplicates.get(job.recipe.name, [])) for job in jobs]
-    arms = [arm for arm, _ in told]
+    planned = [_arm(job, past, sample, duplicates.get(job.recipe.name, [])) for job in jobs]
+    arms = [arm for arm, _ in planned]
     forecasts = [arm.forecast for arm in arms if arm.forecast is not None]
     keys = sorted({key for each in forecasts for key in each.keys})
     total = together([_on(each, keys) for each in forecasts]) if forecasts else None
     log = (past if past is not None and past.is_dir() else folder.path) / "log.jsonl"
     rows = {arm.recipe.name: arm.rows for arm in arms}
     stages, missing = forecast_stages(total, memory.gpus > 0, log, experiment, rows, past)
-    notes = [note for _, found in told for note in found] + missing
+    notes = [note for _, found in planned for note in found] + missing
     name = jobs[0].recipe.name if experiment is None else experiment.recipe.name
     return Planned(name, arms, total, stages, memory, notes)
 
@@ -155,7 +165,7 @@ def _jobs(
     *,
     create: bool,
 ) -> tuple[RunFolder, list[Job]]:
-    """The arms that the run will make, and the folder it will make them in."""
+    """Return the run's folder and the arms that the run will make."""
     if experiment is None:
         loaded = load_recipe(recipe, SynthesisRecipe, overrides)
         folder = RunFolder(runs / loaded.recipe.name)
@@ -165,7 +175,7 @@ def _jobs(
 
 
 def _sample(jobs: Sequence[Job], count: int, folder: RunFolder) -> dict[str, list[str]]:
-    """Make the first candidates of every arm that asks somebody; the duplicates among them by arm."""
+    """Make the first candidates of every arm that asks a model; return the duplicates among them, by arm."""
     asking = [job for job in jobs if committee_of(job.recipe) is not None]
     if not asking:
         return {}
@@ -174,7 +184,7 @@ def _sample(jobs: Sequence[Job], count: int, folder: RunFolder) -> dict[str, lis
 
 
 def is_experiment(recipe: Path) -> bool:
-    """Whether a recipe file describes a whole job; a file that cannot be read is told of by the loader."""
+    """Return whether a recipe file describes an experiment; the loader reports unreadable files."""
     try:
         content = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
@@ -183,7 +193,7 @@ def is_experiment(recipe: Path) -> bool:
 
 
 def _on(each: Forecast, keys: Sequence[tuple[str, str]]) -> Forecast:
-    """A forecast with room for the roles and models of all arms."""
+    """Extend a forecast to the keys of all arms."""
     places = [keys.index(key) for key in each.keys]
     expected = np.zeros((len(keys), each.expected.shape[1]))
     drawn = np.zeros((len(each.drawn), *expected.shape))
@@ -192,43 +202,43 @@ def _on(each: Forecast, keys: Sequence[tuple[str, str]]) -> Forecast:
 
 
 def _arm(job: Job, past: Path | None, sample: int | None, duplicates: Sequence[str]) -> tuple[ArmPlan, list[str]]:
-    """One arm's forecast, and what a reader should know of it."""
+    """Return one arm's forecast and notes on it."""
     recipe = job.recipe
     if committee_of(recipe) is None:
-        return ArmPlan(recipe, None, "asks nobody"), []
+        return ArmPlan(recipe, None, "asks no model"), []
     seeds = job.seeds.rows
     if past is not None:
-        evidence, own = _from_past(recipe, past), False
+        observed, own = _from_past(recipe, past), False
     elif job.ledger.is_file() and (sample is not None or _begun(job)):
         source = f"the first {sample} candidates, made now" if sample else "what this run has done so far"
         known = frozenset(duplicates or _duplicates(job.folder.path, recipe.name))
-        evidence, own = read_evidence(job.ledger, recipe.name, source, known), True
+        observed, own = read_costs(job.ledger, recipe.name, source, known), True
     else:
-        evidence, own = rehearse(job, seeds), False
+        observed, own = mock_run(job, seeds), False
     lacking = [seed for seed in seeds if not seed.enriched or not seed.domain]
-    grows = recipe.writes_samples
+    spec = recipe.arm_spec
     rounds = recipe.rounds
     work = Work(
-        seeds=len(lacking) if grows else sum(not seed.domain for seed in seeds),
-        pairs=min(recipe.review.control_items, len(seeds)) if recipe.has_stories else 0,
-        answers=len(seeds) if recipe.arm in ("refined", "integrated") or not recipe.has_stories else 0,
-        rounds=rounds.count if grows else 0,
+        seeds=len(lacking) if spec.writes_rounds else sum(not seed.domain for seed in seeds) * spec.prepares_committee,
+        control_items=min(recipe.review.control_items, len(seeds)) if spec.reviews else 0,
+        answers=len(seeds) if spec.keeps_seed_instructions else 0,
+        rounds=rounds.count if spec.writes_rounds else 0,
         accept=rounds.accept,
         most=rounds.max_candidates,
         in_flight=candidates_in_flight(_calls_at_once(recipe).values()),
         own=own,
     )
-    notes = _doubts(recipe, evidence, work)
+    notes = _doubts(recipe, observed, work)
     if own and sample is None and (changed := _changed(job)):
         notes.append(
-            f"{recipe.name}: the recipe has changed since this run was begun ({', '.join(changed)}), and what has "
-            "ended is taken to be done; if the new recipe asks it again, it costs more than this"
+            f"{recipe.name}: the recipe has changed since this run was begun ({', '.join(changed)}); finished "
+            "candidates count as done here, and cost more if the new recipe asks them again"
         )
-    return ArmPlan(recipe, forecast(evidence, work, recipe.seed), evidence.source), notes
+    return ArmPlan(recipe, forecast(observed, work, recipe.seed), observed.source), notes
 
 
 def _calls_at_once(recipe: SynthesisRecipe) -> dict[str, int]:
-    """The calls that each model takes at once (`gra.engines.types.calls_at_once`)."""
+    """Return the calls that each model takes at once (see `gra.engines.types.calls_at_once`)."""
     places = {member.model: member.engine or recipe.engine for member in members_of(recipe)}
     return {
         name: (recipe.engine if served.kind == "vllm" else served).concurrency
@@ -239,17 +249,17 @@ def _calls_at_once(recipe: SynthesisRecipe) -> dict[str, int]:
 
 
 def _begun(job: Job) -> bool:
-    """Whether this run's ledger has ended candidates to go by."""
+    """Return whether this run's ledger has finished candidates."""
     reader = LedgerReader(job.ledger)
     try:
-        ended = any(kind_of(name) is not None for name, _ in reader.verdicts(job.recipe.name))
+        ended = any(read_name(name) is not None for name, _ in reader.verdicts(job.recipe.name))
     finally:
         reader.close()
     return ended and job.recipe.name in runs_of(job.ledger)
 
 
 def _changed(job: Job) -> list[str]:
-    """Where a recipe says other things than when its run was begun, apart from how much and for what price."""
+    """Return the sections that changed since the run was begun, except rounds, budget, prices and tracking."""
     then, now = read_resolved_recipe(job.folder.path), yaml.safe_load(job.loaded.show())
     free = {"rounds", "budget", "prices", "tracking"}
     return [key for key in now if key not in free and key in then and then[key] != now[key]]
@@ -259,19 +269,19 @@ def _from_past(recipe: SynthesisRecipe, past: Path) -> ObservedCosts:
     ledger = past if past.is_file() else find_ledger(past)
     if ledger is None:
         raise DataError(f"{past} has no ledger.sqlite; give a run folder or a ledger file to --from")
-    evidence = read_evidence(ledger, recipe.name, f"the run {past}", frozenset(_duplicates(past, recipe.name)))
-    asked = {model for _, model in evidence.keys}
+    observed = read_costs(ledger, recipe.name, f"the run {past}", frozenset(_duplicates(past, recipe.name)))
+    asked = {model for _, model in observed.keys}
     known = {name for m in members_of(recipe) for name in (m.model, m.fallback) if name}
     if not asked & known:
         raise RecipeError(
             f"{past} asked {', '.join(sorted(asked))} and none of this recipe's models ({', '.join(sorted(known))}), "
-            "so it tells nothing about their cost; make a sample with --sample N"
+            "so their cost is unknown; make a sample with --sample N"
         )
-    return evidence
+    return observed
 
 
 def _duplicates(run: Path, name: str) -> list[str]:
-    """The duplicates of a finished run (of an experiment, of its arm of this name), as its lineage says."""
+    """Return the ids of duplicates from a finished run's lineage; of an experiment, from the arm of this name."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -292,32 +302,32 @@ def _duplicates(run: Path, name: str) -> list[str]:
 
 
 def _made(folder: Path) -> str | None:
-    """The name of the arm that a folder holds."""
+    """Return the name of the arm in a folder."""
     name = RunFolder(folder).manifest().get("synthesis", {}).get("name")
     return None if name is None else str(name)
 
 
-def _doubts(recipe: SynthesisRecipe, evidence: ObservedCosts, work: Work) -> list[str]:
-    """What a reader should know before believing the numbers."""
-    told = len(evidence.candidates.passed)
+def _doubts(recipe: SynthesisRecipe, observed: ObservedCosts, work: Work) -> list[str]:
+    """Return notes on how certain the numbers are."""
+    ended = len(observed.candidates.passed)
     found = []
-    if not evidence.sure:
+    if not observed.measured:
         found.append(
-            f"{recipe.name}: nobody was asked; lengths, speeds and the share that passes are assumed. A sample "
-            "(--sample 8) or a past run (--from RUN) tells more"
+            f"{recipe.name}: no model was asked; lengths, speeds and the share that passes are assumed. A sample "
+            "(--sample 8) or a past run (--from RUN) gives measured ones"
         )
-    elif work.rounds and not told:
-        found.append(f"{recipe.name}: no candidate has ended in {evidence.source}, so half are taken to pass")
+    elif work.rounds and not ended:
+        found.append(f"{recipe.name}: no candidate has ended in {observed.source}, so half are taken to pass")
     elif work.rounds:
-        passed = int(evidence.candidates.passed.sum())
-        found.append(f"{recipe.name}: {passed} of {told} candidates passed all gates in {evidence.source}")
-    if work.rounds and evidence.sure and told < work.accept * work.rounds / 10:
-        found.append(f"{recipe.name}: duplicates grow more frequent in a run much longer than what this stands on")
-    asked = {model for _, model in evidence.keys}
+        passed = int(observed.candidates.passed.sum())
+        found.append(f"{recipe.name}: {passed} of {ended} candidates passed all gates in {observed.source}")
+    if work.rounds and observed.measured and ended < work.accept * work.rounds / 10:
+        found.append(f"{recipe.name}: duplicates grow more frequent in a run much longer than {observed.source}")
+    asked = {model for _, model in observed.keys}
     unseen = {m.model for m in members_of(recipe)} - asked - {m.fallback for m in members_of(recipe)}
     unseen = {name for name in unseen if not any(m.fallback in asked for m in members_of(recipe) if m.model == name)}
-    if unseen and evidence.sure:
+    if unseen and observed.measured:
         found.append(
-            f"{recipe.name}: {', '.join(sorted(unseen))} was never asked in {evidence.source} and costs nothing here"
+            f"{recipe.name}: {', '.join(sorted(unseen))} was never asked in {observed.source} and costs nothing here"
         )
     return found

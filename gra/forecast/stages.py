@@ -1,4 +1,4 @@
-"""How long the stages of a run take: synthesis by its forecast, the others as they took in a past run."""
+"""Forecast how long the stages of a run take: synthesis by simulation, other stages by a past run."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from gra.experiment import ExperimentPlan, planned_rows, training_steps
 from gra.forecast.simulate import CostRange, Forecast
 from gra.runs.timeline import Span, read_timeline
 
-_START = CostRange(45.0, 15.0, 240.0)  # seconds of loading models, where no log tells
-_ALONE = 0.2  # how far off one time alone may be
+_START = CostRange(45.0, 15.0, 240.0)  # seconds of loading models, where no log has them
+_ALONE = 0.2  # the relative uncertainty of a single measured time
 
 Seconds = dict[str, CostRange]
 
 
 def add(ranges: Iterable[CostRange]) -> CostRange:
-    """One after the other; as if all went badly or well together."""
+    """Add ranges, as if all were at their low or high end together."""
     listed = list(ranges)
     return CostRange(sum(r.point for r in listed), sum(r.low for r in listed), sum(r.high for r in listed))
 
 
 def scaled(given: CostRange, factor: float) -> CostRange:
-    """So many times as much."""
+    """Multiply a range by a factor."""
     return CostRange(given.point * factor, given.low * factor, given.high * factor)
 
 
@@ -37,14 +37,14 @@ def forecast_stages(
     rows: Mapping[str, int | None],
     past: Path | None,
 ) -> tuple[Seconds, list[str]]:
-    """Seconds by stage, and a note on what could not be forecast.
+    """Return seconds by stage, and notes on stages that could not be forecast.
 
     Args:
-        total: what all arms ask for.
+        total: the forecast of all arms.
         loaded: whether models are loaded, on this machine or a cluster.
-        log: of the run that is gone by.
+        log: the log of the run that times are taken from.
         experiment: the whole job; None for one arm alone.
-        rows: by recipe name, the rows of arms that write new ones.
+        rows: by recipe name, the rows of arms that write new samples.
         past: the folder of a past run.
     """
     spans = [span for session in read_timeline(read_events(log)).sessions for span in session.spans]
@@ -60,7 +60,7 @@ def forecast_stages(
         return stages, []
     if past is None or not done["train"] or not done["evaluate"]:
         return stages, [
-            "training and evaluation are not in these figures: only a past run of the job (--from RUN) tells"
+            "training and evaluation are not in these figures: a past run of the job (--from RUN) has their times"
         ]
     stages["train"] = _training(experiment, rows, done["train"], past)
     stages["evaluate"] = scaled(_range([span.seconds for span in done["evaluate"]]), 1 + len(experiment.students()))
@@ -68,7 +68,7 @@ def forecast_stages(
 
 
 def _range(seconds: Sequence[float]) -> CostRange:
-    """What several times tell."""
+    """Return the range of several measured times."""
     mean = statistics.fmean(seconds)
     if len(seconds) < 3:
         return CostRange(mean, min(*seconds, (1 - _ALONE) * mean), max(*seconds, (1 + _ALONE) * mean))
@@ -78,7 +78,7 @@ def _range(seconds: Sequence[float]) -> CostRange:
 def _training(
     experiment: ExperimentPlan, rows: Mapping[str, int | None], spans: Sequence[Span], past: Path
 ) -> CostRange:
-    """Every student's training at the past run's time a step, or as long as a student took there."""
+    """Return the time of all trainings, by the past run's time a step or a student."""
     a_step = []
     for span in spans:
         metrics = past / "models" / span.detail / "metrics.json"

@@ -78,6 +78,23 @@ def template_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
+def template_tokens(path: Path) -> frozenset[str]:
+    """Return the special tokens that the chat template writes, and the token that ends an answer.
+
+    Such a token inside a text would begin or end a turn.
+    """
+    config, declared = _tokenizer_config(path), _read_json(path / "special_tokens_map.json")
+    added = [
+        *(config.get("added_tokens_decoder") or {}).values(),
+        *_read_json(path / "tokenizer.json").get("added_tokens", ()),
+    ]
+    special = {token["content"] for token in added if token.get("special")}
+    template = json.dumps(_template_text(path) or "", ensure_ascii=False)
+    ends = [section.get("eos_token") for section in (config, declared)]
+    named = [end.get("content") if isinstance(end, dict) else end for end in ends]
+    return frozenset(token for token in special if token in template) | frozenset(filter(None, named))
+
+
 def context_length(path: Path) -> int:
     """The longest sequence in tokens: the smaller of what the weights and the tokenizer allow.
 

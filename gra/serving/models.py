@@ -1,7 +1,7 @@
-"""The workshop: the models of one or more recipes found, planned into memory, and served.
+"""Find the models of one or more recipes, plan them into memory, and make their engines.
 
-Everything that can go wrong before a token is spent goes wrong here: a model that is not there, a
-missing chat template, a context that is too short, memory that is too small.
+Problems are found here before a token is spent: a missing model or chat template, a context that is too short, too
+little memory.
 """
 
 from __future__ import annotations
@@ -24,46 +24,58 @@ from gra.engines.types import Engine, ModelId
 from gra.engines.vllm.engine import VllmEngine, VllmSettings
 from gra.models.adapters import Adapter, find_adapter
 from gra.models.catalog import ResolvedModel, resolve
-from gra.models.chat import context_length, has_chat_template, template_digest
+from gra.models.chat import context_length, has_chat_template, template_digest, template_tokens
 from gra.serving.memory import adapters_gb, cluster_gpus, kv_cache_gb, plan_memory
 
 
 @dataclass
 class ModelRegistry:
-    """Resolved models by the name the recipe gives them, and who had to be left out."""
+    """The models of one or more recipes, by the name that the recipe gives them.
+
+    Attributes:
+        engine: how models on this machine are served.
+        models: the resolved models.
+        servers: models behind an OpenAI-compatible server.
+        clusters: models on a Ray cluster; their weights are on this machine too.
+        adapters: by model, then by the recipe's name of the adapter.
+        missing: models that could not be resolved, and why.
+        first_candidate_ended: set when a committee's first candidate has ended. Teachers wait for it, because a
+            committee's first row takes many calls, and teachers can use the engines' idle time later.
+    """
 
     engine: EngineConfig
     models: dict[str, ResolvedModel] = field(default_factory=dict)
-    servers: dict[str, BackendConfig] = field(default_factory=dict)  # the models that are not on this machine
-    clusters: dict[str, BackendConfig] = field(
-        default_factory=dict
-    )  # those whose weights are here too, but served by Ray
-    adapters: dict[str, dict[str, Adapter]] = field(default_factory=dict)  # by model, then as the recipe names them
+    servers: dict[str, BackendConfig] = field(default_factory=dict)
+    clusters: dict[str, BackendConfig] = field(default_factory=dict)
+    adapters: dict[str, dict[str, Adapter]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
-    # Set when a committee's first candidate has ended. Teachers wait for it: the way to a committee's first row is
-    # long and they can fill the gaps later.
-    prepared: asyncio.Event = field(default_factory=asyncio.Event)
+    first_candidate_ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     def model_id(self, name: str, adapter: str | None = None) -> ModelId:
-        """What the ledger knows the model by, alone or with one of its adapters."""
+        """Return what identifies the model's answers in the ledger, with or without one of its adapters."""
         model = self.models[name]
-        # A server keeps its chat template to itself; it is part of what the server is.
+        # A server does not show its chat template; its identity stands for it.
         template = "server" if name in self.servers else template_digest(model.path)
-        worn = self.adapters[name][adapter].identity if adapter is not None else ""
-        return ModelId(model.name, model.identity, template, worn)
+        adapted = self.adapters[name][adapter].identity if adapter is not None else ""
+        return ModelId(model.name, model.identity, template, adapted)
+
+    def template_tokens(self) -> frozenset[str]:
+        """Return the chat-template tokens of the models on this machine."""
+        local = (model.path for name, model in self.models.items() if name not in self.servers)
+        return frozenset().union(*map(template_tokens, local))
 
     @property
     def gpus(self) -> float:
-        """What the models hold: one GPU here, or where there is none the machine, and their part of a cluster."""
+        """The GPUs that the models hold: one here (a machine without a GPU counts as one), and those of a cluster."""
         here = len(self.servers) + len(self.clusters) < len(self.models)
         return int(here) + sum(map(cluster_gpus, self.clusters.values()))
 
     def served(self, member: MemberConfig) -> str | None:
-        """The name of the model a member runs on: its own, its fallback, or None when neither can be had."""
+        """Return the model that a member runs on: its own, its fallback, or None when both are missing."""
         return next((n for n in (member.model, member.fallback) if n in self.models), None)
 
     def pool(self, logs: Path) -> EnginePool:
-        """One engine per model; those on this machine are planned into its memory.
+        """Make one engine a model; models on this machine are planned into its memory.
 
         Raises:
             RecipeError: when the variable that should hold a server's key is not set.
@@ -100,7 +112,7 @@ class ModelRegistry:
         return OpenAIEngine(name, settings)
 
     def _local(self, logs: Path) -> tuple[dict[str, Engine], float]:
-        """vLLM engines by model name, and the memory that they may take together, in GB."""
+        """Return vLLM engines by model name, and the memory in GB that they may take together."""
         models = {n: m for n, m in self.models.items() if n not in self.servers and n not in self.clusters}
         if not models:
             return {}, 0.0
@@ -128,9 +140,9 @@ class ModelRegistry:
         return engines, memory_plan.limit_gb
 
     def _settings(self, name: str, kv_gb: float) -> VllmSettings:
-        """What holds wherever the model is served."""
+        """Return the settings that hold on this machine and on a cluster."""
         path = self.models[name].path
-        worn = self.adapters.get(name, {}).values()
+        adapters = self.adapters.get(name, {}).values()
         return VllmSettings(
             path=path,
             max_model_len=min(self.engine.max_model_len, context_length(path)),
@@ -138,9 +150,9 @@ class ModelRegistry:
             threads=0,
             concurrency=self.engine.concurrency,
             start_timeout_s=self.engine.start_timeout_s,
-            adapters={adapter.identity: str(adapter.path) for adapter in worn},
-            lora_rank=max((adapter.rank for adapter in worn), default=0),
-            lora_modules=tuple(sorted({module for adapter in worn for module in adapter.modules})),
+            adapters={adapter.identity: str(adapter.path) for adapter in adapters},
+            lora_rank=max((adapter.rank for adapter in adapters), default=0),
+            lora_modules=tuple(sorted({module for adapter in adapters for module in adapter.modules})),
         )
 
     def _log_file(self, name: str, logs: Path) -> Path:
@@ -148,10 +160,10 @@ class ModelRegistry:
 
 
 def find_models(recipes: Sequence[SynthesisRecipe], view: View) -> ModelRegistry:
-    """Resolve every model that the recipes name; members whose model is gone are noted where the recipe allows it.
+    """Resolve every model that the recipes name; note a missing member where the recipe allows one.
 
     Raises:
-        ModelUnavailable: when a model that a recipe cannot do without is not to be had.
+        ModelUnavailable: when a model that a recipe needs is missing.
         RecipeError: when a model has no chat template.
     """
     registry = ModelRegistry(recipes[0].engine)
@@ -163,7 +175,7 @@ def find_models(recipes: Sequence[SynthesisRecipe], view: View) -> ModelRegistry
         for member, optional in _members(recipe):
             served = member.engine or recipe.engine
             if member.adapter is not None:
-                _find_worn(registry, member, served)
+                _find_adapter(registry, member, served)
             if served.kind == "openai":
                 _find_served(registry, member.model, served)
             elif member.model in registry.servers:
@@ -173,14 +185,14 @@ def find_models(recipes: Sequence[SynthesisRecipe], view: View) -> ModelRegistry
     for name, model in registry.models.items():
         if name not in registry.servers and not has_chat_template(model.path):
             raise RecipeError(
-                f"`{model.name}` has no chat template (a base model?), so it cannot sit on a committee or teach; "
+                f"`{model.name}` has no chat template (a base model?), so it cannot be a member or a teacher; "
                 "choose its instruction-tuned version"
             )
     return registry
 
 
 def _members(recipe: SynthesisRecipe) -> list[tuple[MemberConfig, bool]]:
-    """The members a recipe needs served, and whether it can do without each."""
+    """Return the members of a recipe, and whether it can do without each."""
     committee = committee_of(recipe)
     return [(member, committee.allow_missing) for member in committee.models.values()] if committee else []
 
@@ -193,7 +205,7 @@ def _find_here(
     licences: Sequence[str],
     view: View,
 ) -> None:
-    """Enter a model whose weights are on this machine, to be served here or on a cluster."""
+    """Add a model whose weights are on this machine, to be served here or on a cluster."""
     known = registry.served(member)
     if known is None:
         _find(registry, member, optional, licences, view)
@@ -208,7 +220,7 @@ def _find_here(
 
 
 def _place(served: BackendConfig) -> BackendConfig:
-    """Where a model runs, without what else the recipe's `engine` says."""
+    """Return where a model runs, without the other keys of the recipe's `engine`."""
     return BackendConfig(**served.model_dump(include=set(BackendConfig.model_fields)))
 
 
@@ -226,8 +238,8 @@ def _find(registry: ModelRegistry, member: MemberConfig, optional: bool, licence
             view.note(f"! {error}")
 
 
-def _find_worn(registry: ModelRegistry, member: MemberConfig, served: BackendConfig) -> None:
-    """Enter a member's adapter."""
+def _find_adapter(registry: ModelRegistry, member: MemberConfig, served: BackendConfig) -> None:
+    """Add a member's adapter."""
     assert member.adapter is not None
     if served.kind == "openai":
         raise RecipeError(
@@ -240,7 +252,7 @@ def _find_worn(registry: ModelRegistry, member: MemberConfig, served: BackendCon
 
 
 def _find_served(registry: ModelRegistry, name: str, served: BackendConfig) -> None:
-    """Enter a model that a server holds; whether it does is seen when the engine starts."""
+    """Add a model behind a server; the engine's start checks whether the server has it."""
     place = _place(served)
     if name in registry.models and registry.servers.get(name) != place:
         raise _two_places(name)
@@ -265,7 +277,7 @@ def _two_places(name: str) -> RecipeError:
 
 @asynccontextmanager
 async def running(pool: EnginePool, view: View) -> AsyncIterator[EnginePool]:
-    """Start the engines (together where memory allows), and end them whatever happens."""
+    """Start the engines, together where memory allows, and end them after the block."""
     names = ", ".join(pool.engines)
     try:
         if pool.engines:
@@ -278,5 +290,5 @@ async def running(pool: EnginePool, view: View) -> AsyncIterator[EnginePool]:
 
 
 def weights_gb(path: Path) -> float:
-    """Size of a model's weight files."""
+    """Return the size of a model's weight files in GB."""
     return sum(file.stat().st_size for file in path.glob("*.safetensors")) / 2**30

@@ -1,8 +1,7 @@
-"""Several responses to one instruction (`drafts: N`): the best that passed the gate is the row.
+"""Keep the best of several responses to one instruction (`best_of: N`).
 
-The others stay in the lineage with their reviews, and those that scored lower make preference pairs with
-the row. All come from the same generator and were judged by the same reviewers, so the scores compare.
-The paper writes one response.
+The other responses stay in the lineage with their reviews. Those with a lower score make preference pairs with the row.
+All responses have the same author and the same reviewers, so their scores compare. The paper writes one response.
 """
 
 from __future__ import annotations
@@ -11,23 +10,37 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from gra.core.types import SECOND_BEST, AlternativeResponse, Candidate, State
+from gra.core.vocabulary import RejectedAt
 
 
-def pick_best(told: Sequence[Candidate]) -> Candidate:
-    """The story of the best draft, with the others in its `drafts`.
+def pick_best(decided: Sequence[Candidate]) -> Candidate:
+    """Return the candidate with its best response; the other responses become its `alternatives`.
 
-    Accepted goes before rejected and rejected before failed; then the score that decided counts, then the
-    order of writing.
+    Accepted goes before rejected, and rejected before failed. Then the deciding score counts, then the order of
+    writing.
+
+    Args:
+        decided: the candidate once for each response, with that response's verdict.
     """
-    best = min(range(len(told)), key=lambda number: (*_standing(told[number]), number))
-    return replace(told[best], alternatives=tuple(_lost(n, told[n]) for n in range(len(told)) if n != best))
+    best = min(range(len(decided)), key=lambda number: (*_rank(decided[number]), number))
+    others = tuple(_alternative(n, decided[n]) for n in range(len(decided)) if n != best)
+    return replace(decided[best], alternatives=others)
 
 
-def _standing(draft: Candidate) -> tuple[bool, bool, float]:
-    score = draft.verdict_score
-    return draft.state is not State.ACCEPTED, draft.state is State.FAILED, -(-1.0 if score is None else score)
+def _rank(candidate: Candidate) -> tuple[bool, bool, float]:
+    score = candidate.verdict_score
+    return candidate.state is not State.ACCEPTED, candidate.state is State.FAILED, -(-1.0 if score is None else score)
 
 
-def _lost(number: int, draft: Candidate) -> AlternativeResponse:
-    reason = SECOND_BEST if draft.state is State.ACCEPTED else draft.reason
-    return AlternativeResponse(number, draft.response, reason, draft.reviews, draft.mean, draft.std, draft.ruling)
+def _alternative(number: int, other: Candidate) -> AlternativeResponse:
+    accepted = other.state is State.ACCEPTED
+    return AlternativeResponse(
+        number,
+        other.response,
+        SECOND_BEST if accepted else other.reason,
+        other.reviews,
+        other.mean,
+        other.std,
+        other.ruling,
+        RejectedAt.BEST_OF_N if accepted else other.rejected_at,
+    )

@@ -1,12 +1,12 @@
-"""One candidate's life, as the paper's method section tells it.
+"""Generate, review and decide one candidate, in the order of the paper's method section.
 
-    draw parents -> keywords -> instruction (-> a demand on form) -> every reviewer checks the instruction
-      -> response -> programs check what can be checked -> every reviewer scores the response
-      -> the gate -> (adjudicate) -> (the screen against a suite) -> verdict
+    draw parents -> keywords -> instruction (-> a format constraint) -> reviewers check the instruction
+      -> response -> filtering verifiers -> reviewers and scoring verifiers score the response
+      -> gate -> (adjudicate) -> (search for test items) -> verdict
 
-A refined seed keeps its instruction and enters at the response. A story is a pure function of the run
-seed, its round and index, the pool of the round before, and the recorded answers; it knows nothing of
-batches, GPUs, retries or restarts.
+Section 3.1 is generation, section 3.2 review, section 3.3 adjudication. A refined seed keeps its instruction and
+starts at the response. The result is a pure function of the run's seed, the round and index, the pool of the round
+before, and the recorded answers. Batching, retries and restarts cannot change it.
 """
 
 from __future__ import annotations
@@ -21,64 +21,88 @@ from gra.core.concurrency import together
 from gra.core.errors import DataError
 from gra.core.rng import rng
 from gra.core.types import Candidate, Review, Seed, State, Verified, VerifierMode
+from gra.core.vocabulary import FailureCause, RejectedAt
 from gra.engines.broker import Broker
 from gra.synthesis.best_of_n import pick_best
+from gra.synthesis.call_names import answer_id, candidate_id
 from gra.synthesis.committee.adjudicator import adjudicate
 from gra.synthesis.committee.calls import CallRecorder, Unanswered
 from gra.synthesis.committee.gate import Gate, decide
-from gra.synthesis.committee.generator import new_keywords, rewrite_response, write_instruction, write_response
+from gra.synthesis.committee.generator import (
+    Response,
+    new_keywords,
+    rewrite_response,
+    write_instruction,
+    write_response,
+)
 from gra.synthesis.committee.members import Member
 from gra.synthesis.committee.reviewer import Calibration, add_comment, check_instruction, score_response
 from gra.synthesis.committee.roles import RoleAssignment, assign_roles
 from gra.synthesis.committee.verifiers import Verifier, VerifierInput
 from gra.synthesis.decontamination import Decontaminator, decontaminate
 from gra.synthesis.format_constraints import add_format_constraint
+from gra.synthesis.special_tokens import SpecialTokens
 
 Pool = Mapping[str, Sequence[Seed]]
 
 
 def uncalibrated(raw: float) -> float:
-    """The calibration of a reviewer that was not measured: its score as it stands."""
+    """Return a raw score unchanged, for a reviewer that was not measured."""
     return raw
 
 
 @dataclass(frozen=True)
 class CandidateSettings:
-    """What all stories of a run share: the recipe, the committee and what the probes taught about it."""
+    """What all candidates of a run share.
+
+    Attributes:
+        recipe: the arm's recipe.
+        members: the committee by member name.
+        calibrations: maps from raw to calibrated score (0-10), by reviewer.
+        thresholds: by reviewer, the probability below which each instruction check fails.
+        pending_calibrations: calibrations that are measured when first needed, by adjudicator.
+        verifiers: in the recipe's order.
+        fingerprint: changes with everything but the pool that a verdict depends on.
+        decontaminator: searches for test items, where the recipe names a suite.
+        special_tokens: the chat-template tokens that no text may hold.
+    """
 
     recipe: SynthesisRecipe
     members: Mapping[str, Member]
     calibrations: Mapping[str, Calibration] = field(default_factory=dict)
     thresholds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    late: Mapping[str, Callable[[], Awaitable[Calibration]]] = field(
-        default_factory=dict
-    )  # of those measured meanwhile
+    pending_calibrations: Mapping[str, Callable[[], Awaitable[Calibration]]] = field(default_factory=dict)
     verifiers: Sequence[Verifier] = ()
-    fingerprint: str = ""  # of all that a verdict depends on beside the pool
+    fingerprint: str = ""
     decontaminator: Decontaminator | None = None
+    special_tokens: SpecialTokens = field(default_factory=SpecialTokens)
 
     def calibration(self, member: Member) -> Calibration:
-        """The member's map from raw to calibrated score."""
+        """Return the member's map from raw to calibrated score."""
         return self.calibrations.get(member.name, uncalibrated)
 
-    async def measured(self, member: Member) -> Calibration:
-        """The same for a member that may still be about to be measured."""
-        return await self.late[member.name]() if member.name in self.late else self.calibration(member)
-
-
-def candidate_id(round_: int, index: int) -> str:
-    """The name of a candidate; sorts in candidate order."""
-    return f"r{round_}-{index:06d}"
+    async def measured_calibration(self, member: Member) -> Calibration:
+        """Return the member's calibration; measure the member first where that is pending."""
+        if member.name in self.pending_calibrations:
+            return await self.pending_calibrations[member.name]()
+        return self.calibration(member)
 
 
 async def generate_candidate(
     settings: CandidateSettings, broker: Broker, parents: Pool, round_: int, index: int, domain: str | None = None
 ) -> Candidate:
-    """Tell one story to its end; every path leads to a terminal state with a reason.
+    """Generate one new sample and decide it.
 
     Args:
-        parents: the samples of each domain that can be parents (`eligible`).
-        domain: what the candidate is for; without one, domains take turns.
+        settings: what all candidates of the run share.
+        broker: answers the calls.
+        parents: the samples of each domain that can be parents (see `eligible`).
+        round_: the round's number, from 1.
+        index: the candidate's index within the round, from 0.
+        domain: the candidate's domain; None takes the domains in turn.
+
+    Returns:
+        The candidate in a terminal state, with a reason.
     """
     recipe = settings.recipe
     domain = domain or domain_in_turn(recipe, parents, round_, index)
@@ -88,9 +112,13 @@ async def generate_candidate(
 
 
 async def refine_seed(settings: CandidateSettings, broker: Broker, index: int, seed: Seed) -> Candidate:
-    """The seed's instruction with a response of the committee's, reviewed like any other."""
-    run = _start(settings, broker, f"refined-{seed.id}", 0, index, seed.domain, [seed])
-    return await _finish(run, run.rewrite(seed))
+    """Write a new response to a seed's instruction and review it.
+
+    Returns:
+        The candidate in a terminal state, with a reason.
+    """
+    run = _start(settings, broker, answer_id("refined", seed.id), 0, index, seed.domain, [seed])
+    return await _finish(run, run.refine(seed))
 
 
 def _start(
@@ -119,46 +147,60 @@ def _start(
     return _CandidateRun(settings, roles, CallRecorder(broker, name), begun)
 
 
-async def _finish(run: _CandidateRun, attempt: Awaitable[Candidate]) -> Candidate:
+async def _finish(run: _CandidateRun, steps: Awaitable[Candidate]) -> Candidate:
     try:
-        ended = await attempt
+        ended = await steps
     except Unanswered as gap:
-        ended = replace(run.candidate, state=State.FAILED, reason=str(gap))
-    # Sorted: reviewers answer in any order, and the same story must read the same.
+        ended = fail(run.candidate, gap)
+    # Reviewers answer in any order; sorted keys keep the lineage the same.
     ended = replace(ended, usage=dict(run.recorder.usage), calls=tuple(sorted(run.recorder.calls)))
     return (await decontaminate(run.settings.decontaminator, [ended]))[0]
 
 
+def fail(candidate: Candidate, gap: Unanswered) -> Candidate:
+    """Return the candidate as failed, with what was not answered and why."""
+    return replace(candidate, state=State.FAILED, reason=str(gap), failed_by=gap.cause)
+
+
+def reject(candidate: Candidate, step: RejectedAt, reason: str) -> Candidate:
+    """Return the candidate as rejected by a step of the method."""
+    return replace(candidate, state=State.REJECTED, rejected_at=step, reason=reason)
+
+
 def domain_in_turn(recipe: SynthesisRecipe, parents: Pool, round_: int, index: int) -> str:
-    """Domains take turns, in an order of their own for every lap, so that no domain is favoured."""
+    """Return the domain whose turn it is; the domains' order is drawn anew for every cycle."""
     domains = tuple(domain for domain in recipe.domains if len(parents.get(domain, ())) >= 2)
     if not domains:
         raise DataError("every candidate needs two parents, and no domain has two seeds with keywords and a summary")
-    lap, place = divmod(index, len(domains))
-    return _lap(recipe.seed, round_, lap, domains)[place]
+    cycle, place = divmod(index, len(domains))
+    return _domain_order(recipe.seed, round_, cycle, domains)[place]
 
 
 @lru_cache(maxsize=64)
-def _lap(seed: int, round_: int, lap: int, domains: tuple[str, ...]) -> list[str]:
-    return rng(seed, round_, lap, "domains").sample(domains, len(domains))
+def _domain_order(seed: int, round_: int, cycle: int, domains: tuple[str, ...]) -> list[str]:
+    return rng(seed, round_, cycle, "domains").sample(domains, len(domains))
 
 
 def eligible(pool: Pool) -> dict[str, list[Seed]]:
-    """The samples of each domain that can be parents; the pool holds the others too, for deduplication."""
+    """Return the samples of each domain that can be parents; the others only serve deduplication."""
     return {domain: [sample for sample in samples if sample.enriched] for domain, samples in pool.items()}
 
 
-def _bare(text: str) -> str:
+def _letters(text: str) -> str:
     return "".join(filter(str.isalnum, text.lower()))
 
 
-def _remark(verdict: Verified) -> str:
-    """A program's verdict in words, for an adjudicator to read."""
+def _verifier_comment(verdict: Verified) -> str:
+    """Describe a verifier's verdict for the adjudicator's prompt."""
     return f"a program found wrong: {'; '.join(verdict.broken)}" if verdict.broken else "a program found nothing wrong"
 
 
 class _CandidateRun:
-    """The steps of one candidate; `told` is what is known of it so far."""
+    """The steps of one candidate.
+
+    Attributes:
+        candidate: everything known of the candidate so far.
+    """
 
     def __init__(
         self, settings: CandidateSettings, roles: RoleAssignment, recorder: CallRecorder, begun: Candidate
@@ -169,55 +211,70 @@ class _CandidateRun:
         self.candidate = begun
 
     async def generate(self, parents: Sequence[Seed]) -> Candidate:
-        """Keywords, instruction and response, all new."""
-        generator, domain = self.roles.generator, self.candidate.domain
-        # A small pool gives the same two parents again: the candidates then differ by their draw of keywords.
+        """Write keywords, an instruction and a response (section 3.1)."""
+        generator, domain, recipe = self.roles.generator, self.candidate.domain, self.settings.recipe
+        # A small pool often gives the same two parents; the draw number then makes the keywords differ.
         keywords = await new_keywords(self.recorder, generator, domain, parents, drawn=self.candidate.index)
         self.candidate = replace(self.candidate, keywords=keywords)
         instruction = await write_instruction(
-            self.recorder, generator, domain, keywords, parents, self.settings.recipe.rounds.parents
+            self.recorder, generator, domain, keywords, parents, recipe.rounds.parents
         )
-        luck = rng(self.settings.recipe.seed, self.candidate.round, self.candidate.index, "form")
-        instruction = add_format_constraint(instruction, domain, self.settings.recipe.format_constraints, luck)
+        random = rng(recipe.seed, self.candidate.round, self.candidate.index, "form")
+        instruction = add_format_constraint(instruction, domain, recipe.format_constraints, random)
         self.candidate = replace(self.candidate, instruction=instruction)
-        if failed := await self._check():
-            return replace(self.candidate, state=State.REJECTED, reason=f"instruction: {failed}")
-        return await self._answered(lambda number: write_response(self.recorder, generator, instruction, draft=number))
+        if token := self.settings.special_tokens.find(instruction):
+            return reject(
+                self.candidate, RejectedAt.SPECIAL_TOKEN, f"instruction: holds {token}, a chat template's token"
+            )
+        if failed := await self._failed_checks():
+            return reject(self.candidate, RejectedAt.INSTRUCTION_CHECK, f"instruction: {failed}")
+        return await self._best_response(
+            lambda number: write_response(self.recorder, generator, instruction, number=number)
+        )
 
-    async def rewrite(self, seed: Seed) -> Candidate:
-        """A new response to a seed's own instruction, which is taken as it is and not checked."""
+    async def refine(self, seed: Seed) -> Candidate:
+        """Write a new response to a seed's instruction, which is not checked."""
         self.candidate = replace(self.candidate, keywords=seed.keywords, instruction=seed.instruction, tests=seed.tests)
         generator = self.roles.generator
         if self.settings.recipe.refine.writes == "answer":
-            return await self._answered(
-                lambda number: write_response(self.recorder, generator, seed.instruction, draft=number)
+            return await self._best_response(
+                lambda number: write_response(self.recorder, generator, seed.instruction, number=number)
             )
-        return await self._answered(lambda number: rewrite_response(self.recorder, generator, seed, draft=number))
+        return await self._best_response(lambda number: rewrite_response(self.recorder, generator, seed, number=number))
 
-    async def _answered(self, write: Callable[[int], Awaitable[str]]) -> Candidate:
-        """Every draft is written and judged; the best is the story's."""
-        return pick_best(await together(*(self._draft(n, write) for n in range(self.settings.recipe.best_of))))
+    async def _best_response(self, write: Callable[[int], Awaitable[Response]]) -> Candidate:
+        """Write and review every response of best of n, and keep the best."""
+        return pick_best(await together(*(self._one_response(n, write) for n in range(self.settings.recipe.best_of))))
 
-    async def _draft(self, number: int, write: Callable[[int], Awaitable[str]]) -> Candidate:
-        """The story with one response and its verdict; a question that got no answer ends only this draft."""
+    async def _one_response(self, number: int, write: Callable[[int], Awaitable[Response]]) -> Candidate:
+        """Return the candidate with one response and its verdict.
+
+        Raises:
+            Unanswered: when infrastructure failed: the candidate as a whole is asked again at the next start.
+        """
         attempt = copy(self)
         try:
-            return await attempt._respond(await write(number))
+            return await attempt._decide_response(await write(number))
         except Unanswered as gap:
-            return replace(attempt.candidate, state=State.FAILED, reason=str(gap))
+            if gap.cause is FailureCause.INFRASTRUCTURE:
+                self.candidate = attempt.candidate
+                raise
+            return fail(attempt.candidate, gap)
 
-    async def _respond(self, response: str) -> Candidate:
-        """One response: programs with a veto and every reviewer judge it, and the gate decides."""
-        self.candidate = replace(self.candidate, response=response)
-        if _bare(response) == _bare(self.candidate.instruction):
-            # Small models do this, and it looks likely to a reviewer that reads likelihoods.
-            return replace(self.candidate, state=State.REJECTED, reason="response: repeats the instruction")
-        if fault := await self._filtered():
-            return replace(self.candidate, state=State.REJECTED, reason=fault)
-        return await self._judge(await self._review())
+    async def _decide_response(self, response: Response) -> Candidate:
+        """Decide one response: verifiers that filter, then reviews, then the gate."""
+        self.candidate = replace(self.candidate, response=response.text, thinking=response.thinking)
+        if token := self.settings.special_tokens.find(response.text):
+            return reject(self.candidate, RejectedAt.SPECIAL_TOKEN, f"response: holds {token}, a chat template's token")
+        if _letters(response.text) == _letters(self.candidate.instruction):
+            # Small models do this, and likelihood reviewers score it high.
+            return reject(self.candidate, RejectedAt.REPEATS_INSTRUCTION, "response: repeats the instruction")
+        if fault := await self._filter():
+            return reject(self.candidate, RejectedAt.VERIFIER, fault)
+        return await self._apply_gate(await self._review())
 
-    async def _check(self) -> str:
-        """Every reviewer checks the instruction; the criteria that failed, or an empty text when all passed."""
+    async def _failed_checks(self) -> str:
+        """Have every reviewer check the instruction (section 3.2); return the failed criteria, comma-separated."""
         checks = await together(
             *(
                 check_instruction(
@@ -229,10 +286,10 @@ class _CandidateRun:
         self.candidate = replace(self.candidate, checks=tuple(checks))
         return ", ".join(sorted({name for check in checks for name in check.failed}))
 
-    async def _filtered(self) -> str:
-        """The programs with a veto, in the recipe's order; why the first one rejects, or an empty text."""
+    async def _filter(self) -> str:
+        """Run the verifiers with `mode: filter` in the recipe's order; return why the first one rejects, or ""."""
         for verifier in self._verifiers("filter"):
-            await self._consult([verifier])
+            await self._verify([verifier])
             verdict = self.candidate.verifications[-1]
             if isinstance(verdict, Verified) and verdict.broken:
                 return f"program {verifier.kind}: {verifier.fault}"
@@ -246,7 +303,7 @@ class _CandidateRun:
             if verifier.recipe.mode == mode and domain in (verifier.recipe.domains or [domain])
         ]
 
-    async def _consult(self, verifiers: Sequence[Verifier]) -> None:
+    async def _verify(self, verifiers: Sequence[Verifier]) -> None:
         candidate = self.candidate
         sample = VerifierInput(
             candidate.domain, candidate.instruction, candidate.response, candidate.generator, candidate.tests
@@ -255,6 +312,7 @@ class _CandidateRun:
         self.candidate = replace(self.candidate, verifications=(*self.candidate.verifications, *verdicts))
 
     async def _review(self) -> tuple[Review, ...]:
+        """Have reviewers and scoring verifiers score the response (section 3.2, equation 3)."""
         reviews = await together(
             *(
                 score_response(
@@ -269,19 +327,19 @@ class _CandidateRun:
             )
         )
         self.candidate = replace(self.candidate, reviews=tuple(reviews))
-        await self._consult(self._verifiers("score"))
+        await self._verify(self._verifiers("score"))
         return tuple(reviews)
 
     def _verifier_reviews(self) -> tuple[Review, ...]:
-        """What programs on a reviewer's seat say, as reviews; one that abstains has none."""
+        """Return the verdicts of scoring verifiers as reviews; an abstention is no review."""
         return tuple(
-            Review(f"program {verdict.verifier}", {}, verdict.score, verdict.score, _remark(verdict))
+            Review(f"program {verdict.verifier}", {}, verdict.score, verdict.score, _verifier_comment(verdict))
             for verdict in self.candidate.verifications
             if isinstance(verdict, Verified) and verdict.mode == "score"
         )
 
-    async def _judge(self, reviews: Sequence[Review]) -> Candidate:
-        """The gate, and the adjudicator where the reviewers disagree."""
+    async def _apply_gate(self, reviews: Sequence[Review]) -> Candidate:
+        """Accept, reject or dispute the response by mean and spread of its scores (section 3.2, equations 4-6)."""
         review = self.settings.recipe.review
         scores = [r.score for r in (*reviews, *self._verifier_reviews())]
         if not scores:
@@ -290,20 +348,20 @@ class _CandidateRun:
         self.candidate = replace(self.candidate, mean=consensus.mean, std=consensus.std)
         match consensus.gate:
             case Gate.REJECT:
-                return replace(self.candidate, state=State.REJECTED, reason="response: mean score too low")
+                return reject(self.candidate, RejectedAt.MEAN_SCORE, "response: mean score too low")
             case Gate.ACCEPT:
                 return replace(self.candidate, state=State.ACCEPTED, reason="reviewers agree")
             case Gate.ADJUDICATE:
                 self.candidate = replace(self.candidate, disputed=True)
-                return await self._settle(reviews)
+                return await self._resolve_dispute(reviews)
 
-    async def _settle(self, reviews: Sequence[Review]) -> Candidate:
-        """What becomes of a dispute: the adjudicator's word, or in an ablation the recipe's."""
+    async def _resolve_dispute(self, reviews: Sequence[Review]) -> Candidate:
+        """Adjudicate (section 3.3), or decide as the recipe says where no member adjudicates."""
         recipe, adjudicator = self.settings.recipe, self.roles.adjudicator
         if adjudicator is None:
-            accepted = recipe.review.disputed == "accept"
-            state = State.ACCEPTED if accepted else State.REJECTED
-            return replace(self.candidate, state=state, reason=f"disputed: {state}, nobody adjudicates")
+            if recipe.review.disputed == "accept":
+                return replace(self.candidate, state=State.ACCEPTED, reason="disputed: accepted, nobody adjudicates")
+            return reject(self.candidate, RejectedAt.DISPUTE, "disputed: rejected, nobody adjudicates")
         if recipe.review.comments == "disputed":
             reviews = await self._comments(reviews)
         ruling = await adjudicate(
@@ -313,13 +371,15 @@ class _CandidateRun:
             self.candidate.response,
             (*reviews, *self._verifier_reviews()),
             accept_score=recipe.review.accept_mean,
-            calibrate=await self.settings.measured(adjudicator),
+            calibrate=await self.settings.measured_calibration(adjudicator),
         )
-        state = State.ACCEPTED if ruling.kept else State.REJECTED
-        reason = "adjudicator kept it" if ruling.kept else "adjudicator rejected it"
-        return replace(self.candidate, ruling=ruling, state=state, reason=reason)
+        self.candidate = replace(self.candidate, ruling=ruling)
+        if ruling.kept:
+            return replace(self.candidate, state=State.ACCEPTED, reason="adjudicator kept it")
+        return reject(self.candidate, RejectedAt.ADJUDICATOR, "adjudicator rejected it")
 
     async def _comments(self, reviews: Sequence[Review]) -> tuple[Review, ...]:
+        """Ask the reviewers for their reasons, which the adjudicator reads."""
         commented = await together(
             *(
                 add_comment(self.recorder, reviewer, self.candidate.instruction, self.candidate.response, review)

@@ -1,7 +1,7 @@
-"""The screen: what would be accepted and repeats an item of the recipe's suite does not get into the dataset.
+"""Keep candidates that repeat a test item of the recipe's suite out of the dataset.
 
-What stands in a candidate depends on nothing but its own texts, so the verdict is part of its story: it is recorded
-with it, and neither concurrency nor a restart can change it.
+The verdict depends only on the candidate's own texts. It is recorded with the candidate, so neither concurrency nor a
+restart can change it.
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import ModelUnavailable
 from gra.core.hashing import digest
 from gra.core.types import Candidate, ContaminationMatch, State
+from gra.core.vocabulary import RejectedAt
 from gra.data.contamination import RULES, Match, SuiteIndex, SuiteItem, verdict_of
 
-# From a suite's file (and a folder with benchmark files) to its items, and why which tasks are left out.
+# Reads a suite file (and a folder with benchmark files); returns its items, and why tasks are left out, by task.
 ReadSuite = Callable[[Path, Path | None], tuple[Sequence[SuiteItem], Mapping[str, str]]]
-_ROWS = 512  # looked at in one go
+_ROWS = 512  # rows searched at a time
 _BUILDING = Lock()
 _INDEXES: WeakValueDictionary[str, SuiteIndex] = WeakValueDictionary()  # of the suites in use, by digest
 
 
 class Decontaminator:
-    """A suite's items, held against candidates; the index is built when the first comes."""
+    """Compare candidates with a suite's items; the first candidate builds the index."""
 
     def __init__(self, suite: str, items: Sequence[SuiteItem], left_out: Mapping[str, str]) -> None:
         self._suite = suite
@@ -40,16 +41,16 @@ class Decontaminator:
 
     @cached_property
     def digest(self) -> str:
-        """Of all that a verdict depends on beside the candidate."""
+        """The digest of everything that a verdict depends on, except the candidate."""
         return digest([RULES, [[item.task, item.id, item.text, list(item.choices)] for item in self._items]])
 
     def notes(self) -> Iterator[str]:
-        """What a person should know before the run."""
+        """Say which tasks are not searched for, and why."""
         for task, reason in self._left_out.items():
             yield f"! {task} of {self._suite} is not looked for in the rows: {reason}"
 
     def to_json(self) -> dict[str, Any]:
-        """What is looked for, for the manifest."""
+        """Return what is searched for, for the manifest."""
         tasks = Counter(item.task for item in self._items)
         return {
             "suite": self._suite,
@@ -59,21 +60,21 @@ class Decontaminator:
             "left_out": self._left_out,
         }
 
-    def judge(self, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """Each of these candidates, which all would be accepted, with the verdict on it."""
-        # Of a candidate with drafts the others may become the worse half of preference pairs.
-        texts = [[c.instruction, c.response, *(draft.response for draft in c.alternatives)] for c in candidates]
-        return [self._judged(c, found) for c, found in zip(candidates, self._index.check(texts), strict=True)]
+    def check(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """Return accepted candidates with their contamination verdicts."""
+        # Alternative responses may become the worse half of preference pairs.
+        texts = [[c.instruction, c.response, *(other.response for other in c.alternatives)] for c in candidates]
+        return [self._with_verdict(c, found) for c, found in zip(candidates, self._index.check(texts), strict=True)]
 
     @cached_property
     def _index(self) -> SuiteIndex:
-        with _BUILDING:  # arms that are made side by side share it
+        with _BUILDING:  # arms that run at once share an index
             index = _INDEXES.get(self.digest)
             if index is None:
                 index = _INDEXES[self.digest] = SuiteIndex(self._items)
             return index
 
-    def _judged(self, candidate: Candidate, matches: Sequence[Match]) -> Candidate:
+    def _with_verdict(self, candidate: Candidate, matches: Sequence[Match]) -> Candidate:
         verdict = verdict_of(matches)
         if not matches:
             return replace(candidate, contamination=ContaminationMatch(verdict))
@@ -85,16 +86,17 @@ class Decontaminator:
         if verdict != "contaminated":
             return replace(candidate, contamination=found)
         reason = f"repeats a test item of {item.task}"
-        return replace(candidate, state=State.CONTAMINATED, reason=reason, contamination=found)
+        step = RejectedAt.CONTAMINATION
+        return replace(candidate, state=State.CONTAMINATED, rejected_at=step, reason=reason, contamination=found)
 
 
 def open_decontaminator(loaded: Loaded[SynthesisRecipe], read_suite: ReadSuite) -> Decontaminator | None:
-    """The screen that a recipe asks for.
+    """Return the search for test items that a recipe asks for, or None.
 
     Raises:
-        RecipeError: when the suite or its folder is wrong or not there.
+        RecipeError: when the suite or its folder is wrong or missing.
         DataError: when a row of the suite is wrong.
-        ModelUnavailable: when the data of one of its tasks cannot be had.
+        ModelUnavailable: when the data of one of its tasks is missing and cannot be downloaded.
     """
     asked = loaded.recipe.contamination
     if asked is None:
@@ -109,14 +111,14 @@ def open_decontaminator(loaded: Loaded[SynthesisRecipe], read_suite: ReadSuite) 
 
 
 async def decontaminate(decontaminator: Decontaminator | None, candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The candidates, those that would be accepted with the verdict of the screen, if there is one."""
-    told = list(candidates)
+    """Return the candidates; accepted ones get a contamination verdict where the recipe names a suite."""
+    checked = list(candidates)
     if decontaminator is None:
-        return told
-    places = [place for place, candidate in enumerate(told) if candidate.state is State.ACCEPTED]
+        return checked
+    places = [place for place, candidate in enumerate(checked) if candidate.state is State.ACCEPTED]
     for start in range(0, len(places), _ROWS):
-        some = places[start : start + _ROWS]
-        judged = await asyncio.to_thread(decontaminator.judge, [told[place] for place in some])
-        for place, candidate in zip(some, judged, strict=True):
-            told[place] = candidate
-    return told
+        batch = places[start : start + _ROWS]
+        found = await asyncio.to_thread(decontaminator.check, [checked[place] for place in batch])
+        for place, candidate in zip(batch, found, strict=True):
+            checked[place] = candidate
+    return checked

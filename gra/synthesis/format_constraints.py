@@ -1,8 +1,8 @@
-"""Demands on the form of an answer, for new instructions to end with: "Use at most 20 words."
+"""Add format constraints to new instructions, such as "Use at most 20 words."
 
-Small models ask questions and hardly ever ask for a form, whatever their parents did, and a student of such rows
-unlearns to keep one (docs/reproduction.md). So a program adds the demand, in plain words that `gra/checks/instruction_constraints.py`
-is sure to read, and the `format` program sees whether the answer keeps it. Every change here raises `FORMAT_CONSTRAINTS_VERSION`.
+Small models hardly ever ask for a format, even when their parents do. A student of such rows forgets how to keep one
+(docs/reproduction.md). So a program adds the constraint, in words that `gra/checks/instruction_constraints.py` reads,
+and the `format` verifier checks the response. Every change here raises `FORMAT_CONSTRAINTS_VERSION`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from gra.config.synthesis import FormatConstraintsConfig
 
 FORMAT_CONSTRAINTS_VERSION = 3
 _DRAWS = 4
-# By kind, so that no kind is drawn more often for having more wordings.
+# A kind is drawn first, then a wording: a kind with more wordings is not drawn more often.
 _WORDINGS = {
     "word": ("Answer with one word.", "Reply with a single word."),
     "sentences": ("Answer in one sentence.", "Use exactly {few} sentences.", "Reply in one short sentence."),
@@ -34,32 +34,38 @@ _BEGIN = ("In short", "To begin with", "Here it is", "Well", "The short answer")
 _END = ("That is all.", "Hope this helps!", "The end.", "Thank you.")
 
 
-def add_format_constraint(instruction: str, domain: str, forms: FormatConstraintsConfig, luck: Random) -> str:
-    """The instruction, in the recipe's share of cases with a demand on form behind it.
+def add_format_constraint(instruction: str, domain: str, config: FormatConstraintsConfig, random: Random) -> str:
+    """Return the instruction, with a format constraint appended in the recipe's share of cases.
 
-    It stands in a paragraph of its own where it would else run into a list, a program or a text to be worked on. An
-    instruction that has a demand already stays as it was written, and so does one behind which no demand that is drawn
-    would be read as what it is.
+    The constraint gets its own paragraph where it would run into a list, a program or another text. An instruction that
+    already has a constraint stays unchanged. So does one after which no drawn constraint would be read correctly.
+
+    Args:
+        instruction: the new instruction.
+        domain: the candidate's domain.
+        config: the recipe's share and domains.
+        random: the candidate's own random numbers.
     """
-    if luck.random() >= forms.share or domain not in (forms.domains or [domain]) or read_constraints(instruction):
+    in_domain = domain in (config.domains or [domain])
+    if random.random() >= config.share or not in_domain or read_constraints(instruction):
         return instruction
     bare = instruction.rstrip()
     ends = "\n" not in bare and bare.rstrip("\"')”’").endswith((".", "?", "!"))
     for _ in range(_DRAWS):
-        demand = draw_constraint(luck)
-        asked = f"{bare} {demand}" if ends else f"{bare}\n\n{demand}"
-        if read_constraints(asked) == read_constraints(demand):
-            return asked
+        constraint = draw_constraint(random)
+        constrained = f"{bare} {constraint}" if ends else f"{bare}\n\n{constraint}"
+        if read_constraints(constrained) == read_constraints(constraint):
+            return constrained
     return instruction
 
 
-def draw_constraint(luck: Random) -> str:
-    """One demand in words."""
-    wording = luck.choice(_WORDINGS[luck.choice(sorted(_WORDINGS))])
+def draw_constraint(random: Random) -> str:
+    """Draw one format constraint in words."""
+    wording = random.choice(_WORDINGS[random.choice(sorted(_WORDINGS))])
     return wording.format(
-        few=luck.randint(2, 4),
-        words=luck.choice((12, 15, 20, 25, 30, 40)),
-        keys=luck.choice(_KEYS),
-        begin=luck.choice(_BEGIN),
-        end=luck.choice(_END),
+        few=random.randint(2, 4),
+        words=random.choice((12, 15, 20, 25, 30, 40)),
+        keys=random.choice(_KEYS),
+        begin=random.choice(_BEGIN),
+        end=random.choice(_END),
     )

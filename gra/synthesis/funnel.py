@@ -1,13 +1,14 @@
-"""How many candidates reached each step of the method: for the live view, the manifest and the report."""
+"""Count how many candidates reached each step of the method, for the live view, the manifest and the report."""
 
 from __future__ import annotations
 
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.types import Candidate, State
 from gra.synthesis.committee.verifiers import passed
+from gra.synthesis.round_dedup import DUPLICATE_OF
 
-PROGRAMS = "programs passed"  # left out where no program is asked
-CLEAN = "free of test items"  # left out where no suite is named
+PROGRAMS = "programs passed"  # left out where the recipe has no verifier
+CLEAN = "free of test items"  # left out where the recipe names no suite
 STEPS = (
     "candidates",
     "instruction written",
@@ -23,18 +24,19 @@ STEPS = (
 
 
 def plain_reason(candidate: Candidate) -> str:
-    """Why a candidate ended as it did, without the name of the other that it repeats."""
-    return candidate.reason.removesuffix(f" {candidate.neighbour}" if candidate.neighbour else "")
+    """Return why a candidate ended as it did, without the name of the sample that a duplicate repeats."""
+    step = candidate.rejected_at
+    return DUPLICATE_OF.get(step, candidate.reason) if step is not None else candidate.reason
 
 
 def taken_by(recipe: SynthesisRecipe) -> tuple[str, ...]:
-    """The `STEPS` that a recipe has."""
+    """Return the `STEPS` that a recipe has."""
     without = {PROGRAMS: not recipe.review.verifiers, CLEAN: recipe.contamination is None}
     return tuple(step for step in STEPS if not without.get(step))
 
 
 def steps(candidate: Candidate) -> dict[str, int]:
-    """Which of the `STEPS` a candidate reached, as counts: 1 or 0."""
+    """Return which of the `STEPS` a candidate reached, as counts: 1 or 0."""
     c, scored = candidate, candidate.mean is not None
     reached = (
         True,

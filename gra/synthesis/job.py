@@ -1,4 +1,4 @@
-"""One arm to synthesize: its recipe, folder, ledger and inputs."""
+"""Describe one arm to synthesize: its recipe, folder, ledger and inputs."""
 
 from __future__ import annotations
 
@@ -21,28 +21,35 @@ from gra.synthesis.decontamination import Decontaminator
 from gra.synthesis.format_constraints import FORMAT_CONSTRAINTS_VERSION
 from gra.synthesis.prompts import digests
 
-_CANDIDATES_PER_MODEL = 12  # in flight at least: where engines take few calls, stories also wait for other models
+_CANDIDATES_PER_MODEL = 12  # the least in flight: where engines take few calls, candidates wait for other models
 
 
 def candidates_in_flight(calls: Iterable[int]) -> int:
-    """How many stories may be told at once on engines that take so many calls at once.
+    """Return how many candidates may run at once.
 
-    As many as all of them take together, for a story mostly waits for one call: so engines that are in memory together
-    have full batches, and one that comes back after another's turn finds one. When a round is nearly full, `admission`
-    lets fewer begin.
+    A candidate mostly waits for one call. With as many candidates as all engines take calls, resident engines have full
+    batches, and an engine that is loaded again finds one. Near the end of a round, `admission` allows fewer.
+
+    Args:
+        calls: the calls that each engine takes at once.
     """
     return sum(max(_CANDIDATES_PER_MODEL, each) for each in calls) or _CANDIDATES_PER_MODEL
 
 
 @dataclass(frozen=True)
 class Job:
-    """One arm to be made: its checked recipe and the folder it goes to."""
+    """One arm to synthesize: its checked recipe and the folder it goes to.
+
+    Attributes:
+        permission: to run code that a model wrote.
+        decontaminator: searches for test items, where the recipe names a suite.
+    """
 
     loaded: Loaded[SynthesisRecipe]
     folder: RunFolder
     ledger: Path
-    permission: Permission | None = None  # to run code that a model wrote
-    decontaminator: Decontaminator | None = None  # of a recipe that names a suite
+    permission: Permission | None = None
+    decontaminator: Decontaminator | None = None
 
     @property
     def recipe(self) -> SynthesisRecipe:
@@ -50,17 +57,17 @@ class Job:
         return self.loaded.recipe
 
     def seed_file(self) -> Path:
-        """Where the recipe's seeds are."""
+        """Return the path of the recipe's seeds."""
         return find_seeds(self.recipe.seeds, self.loaded.path)
 
     @property
     def seeds(self) -> Seeds:
-        """The recipe's seeds, and the rows that had to be set aside; read once."""
+        """The recipe's seeds and the rows that were set aside; read once."""
         return self._seeds[0]
 
     @property
     def seeds_sha256(self) -> str:
-        """The digest of the seed file as it was read; who changes it meanwhile changes the next run."""
+        """The digest of the seed file as it was read."""
         return self._seeds[1]
 
     @cached_property
@@ -69,22 +76,27 @@ class Job:
         return load_seeds(file, recipe.domains, recipe.seeds, seed=recipe.seed), file_digest(file)
 
     def fingerprint(self, registry: ModelRegistry, *without: str) -> str:
-        """Changes whenever the dataset could: recipe (but for the sections in `without`), seeds, models, prompts."""
-        # Where a model runs is in its identity, as far as it matters, and an adapter is what it holds, not its folder.
+        """Return a digest of everything that decides the dataset: recipe, seeds, models, prompts.
+
+        Args:
+            registry: the resolved models.
+            without: sections of the recipe to leave out.
+        """
+        # A model's identity holds where it runs, as far as that matters; an adapter's identity is its content.
         elsewhere = {"engine", "adapter"}
         members: dict[str, Any] = {"committee": {"models": {"__all__": elsewhere}}, "teacher": elsewhere}
-        # A suite is what its items are, not its file; forms are told apart below, where any are asked for.
+        # A suite's identity is its items; format constraints are added below, where there are any.
         left_out = {"tracking", "engine", "ledger", "contamination", "format_constraints", *without}
         recipe = self.recipe.model_dump(exclude=members | dict.fromkeys(left_out, True))
         models = {name: asdict(registry.model_id(name)) for name in sorted(registry.models)}
-        programs = versions(self.recipe.review.verifiers)
+        verifiers = versions(self.recipe.review.verifiers)
         committee = committee_of(self.recipe)
         adapters = {
             name: registry.model_id(member.model, member.adapter).adapter
             for name, member in (committee.models.items() if committee else ())
             if member.adapter is not None
         }
-        parts = [recipe, self.seeds_sha256, models, digests(), programs]
+        parts = [recipe, self.seeds_sha256, models, digests(), verifiers]
         parts += [adapters] if adapters else []
         parts += (
             [{"forms": [FORMAT_CONSTRAINTS_VERSION, self.recipe.format_constraints.model_dump()]}]

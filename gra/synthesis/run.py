@@ -1,4 +1,4 @@
-"""Run synthesis jobs on shared engines: what `gra synthesize` (one arm) and `gra run` (several) call."""
+"""Run synthesis jobs on shared engines, for `gra synthesize` (one arm) and `gra run` (several)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from typing import Any
 from gra.config.loader import Loaded
 from gra.config.synthesis import SynthesisRecipe, committee_of, members_of
 from gra.core.concurrency import at_once
-from gra.core.errors import BudgetExhausted, DataError
+from gra.core.errors import BudgetExhausted, DataError, GraError, NoRows
 from gra.core.progress import View
 from gra.core.run_folder import RunFolder
+from gra.core.vocabulary import StopReason
 from gra.engines.broker import EnginePool
 from gra.engines.types import ModelId
 from gra.ledger.reader import LedgerReader
@@ -24,6 +25,7 @@ from gra.sandbox.permission import Permission
 from gra.serving.models import ModelRegistry, find_models, running
 from gra.synthesis.arms.in_rounds import check_parents
 from gra.synthesis.arms.run_arm import synthesize, synthesize_sample
+from gra.synthesis.committee.calls import MissingAnswers
 from gra.synthesis.committee.members import make_members
 from gra.synthesis.committee.roles import check_assignment
 from gra.synthesis.committee.verifiers import make_verifiers
@@ -33,16 +35,17 @@ from gra.synthesis.monitor import Monitor
 
 
 def run_jobs(jobs: Sequence[Job], view: View, logs: Path, group: str | None = None) -> dict[str, dict[str, Any]]:
-    """Make several arms on shared engines; arms already made from the same inputs are not made again.
+    """Make several arms on shared engines; an arm already made from the same inputs is not made again.
 
-    Returns each arm's manifest section by recipe name.
+    Returns:
+        Each arm's section of the manifest, by recipe name.
     """
     registry = find_models([job.recipe for job in jobs], view)
     finished: dict[str, dict[str, Any]] = {}
     open_jobs: list[Job] = []
     for job in jobs:
         done = job.folder.completed("synthesis", job.fingerprint(registry))
-        if done is None:
+        if done is None or done.get("unanswered") or StopReason.INFRASTRUCTURE in done["stopped"]:
             open_jobs.append(job)
         else:
             view.note(f"  {job.recipe.name}: already made, {done['states']['accepted']} rows")
@@ -71,7 +74,11 @@ async def _run(
 
 
 def run_sample(jobs: Sequence[Job], count: int, view: View, logs: Path) -> dict[str, list[str]]:
-    """Make the first candidates of each arm, as the beginning of the arm itself; duplicates by recipe name."""
+    """Make the first candidates of each arm; a later run asks none of them again.
+
+    Returns:
+        The ids of duplicates, by recipe name.
+    """
 
     async def sample() -> dict[str, list[str]]:
         async with _engines(jobs, registry, view, logs) as (pool, monitor):
@@ -90,9 +97,9 @@ def run_sample(jobs: Sequence[Job], count: int, view: View, logs: Path) -> dict[
 async def _engines(
     jobs: Sequence[Job], registry: ModelRegistry, view: View, logs: Path
 ) -> AsyncIterator[tuple[EnginePool, Monitor]]:
-    """The engines that some arms share, and who watches them."""
-    if not any(job.recipe.has_stories for job in jobs):
-        registry.prepared.set()
+    """Start the engines that the arms share, and their monitor."""
+    if not any(job.recipe.arm_spec.prepares_committee for job in jobs):
+        registry.first_candidate_ended.set()
     monitor = Monitor(view, len(jobs), registry.gpus, frozenset(registry.servers | registry.clusters))
     async with running(registry.pool(logs), view) as pool:
         yield pool, monitor
@@ -115,10 +122,10 @@ def make_job(
     create: bool = True,
     permission: Permission | None = None,
 ) -> Job:
-    """The job of one recipe in one run folder, checked as far as it can be without spending anything.
+    """Return the job of one recipe in one run folder, checked as far as possible without spending anything.
 
     Raises:
-        GraError: when something that the recipe names is not there, or does not fit.
+        GraError: when something that the recipe names is missing or does not fit.
     """
     shared = loaded.recipe.ledger
     place = Path(shared).expanduser() if shared else ledger or folder / "ledger.sqlite"
@@ -128,7 +135,7 @@ def make_job(
     decontaminator = open_decontaminator(loaded, read_suite)
     job = Job(loaded, folder.create() if create else folder, place, permission, decontaminator)
     seeds = job.seeds.rows
-    if job.recipe.writes_samples and all(seed.domain for seed in seeds):  # else they are named by a model first
+    if job.recipe.arm_spec.writes_rounds and all(seed.domain for seed in seeds):  # else a model names domains first
         check_parents(job, seeds)
     committee = committee_of(job.recipe)
     if committee is not None:
@@ -140,11 +147,11 @@ def make_job(
 
 
 def _check_ledger(place: Path) -> None:
-    """A ledger that is there must be one to go on with: known here, engines need not start for it."""
+    """Check that an existing ledger can be continued, before any engine starts."""
     if not place.exists():
         return
     if not place.is_file():
-        raise DataError(f"the ledger {place} is not a file; let `ledger` name a file, which is made if it is not there")
+        raise DataError(f"the ledger {place} is not a file; let `ledger` name a file; a missing one is made")
     if not os.access(place, os.W_OK):
         raise DataError(
             f"the ledger {place} cannot be written; check its rights, or choose another with `ledger` or --runs"
@@ -157,13 +164,13 @@ def _check_ledger(place: Path) -> None:
 
 
 def absent_models(recipe: SynthesisRecipe) -> list[str]:
-    """The models that a run would fetch first; those that are here are looked at by their files' headers and sizes.
+    """Return the models that a run would download first; local ones are checked by file headers and sizes.
 
     Raises:
-        RecipeError: when there is no such model or adapter, or its folder is not whole.
-        ModelUnavailable: when what the cache holds is damaged.
+        RecipeError: when a model or adapter does not exist, or its folder is incomplete.
+        ModelUnavailable: when the cache is damaged.
     """
-    wanted: list[list[str]] = [[recipe.dedup.embedder]] if recipe.writes_samples else []
+    wanted: list[list[str]] = [[recipe.dedup.embedder]] if recipe.arm_spec.deduplicates else []
     for member in members_of(recipe):
         if member.adapter is not None:
             find_adapter(member.adapter)
@@ -172,9 +179,22 @@ def absent_models(recipe: SynthesisRecipe) -> list[str]:
     return list(dict.fromkeys(names[0] for names in wanted if not any([here(name) for name in names])))
 
 
+def run_stop(finished: Mapping[str, Mapping[str, Any]]) -> GraError | None:
+    """Return what to report when arms did not end as asked; None when every arm has what it can have.
+
+    Args:
+        finished: each arm's section of the manifest, by recipe name.
+
+    Returns:
+        `BudgetExhausted` when an arm stopped at its budget, `MissingAnswers` when rows are missing because models or
+        servers failed to answer, `NoRows` when an arm accepted no row, in this order.
+    """
+    return budget_stop(finished) or _infrastructure_stop(finished) or _empty_stop(finished)
+
+
 def budget_stop(finished: Mapping[str, Mapping[str, Any]]) -> BudgetExhausted | None:
-    """What to tell the user when arms stopped at their budget."""
-    stopped = {name: content for name, content in finished.items() if "budget" in content.get("stopped", [])}
+    """Return what to report when arms stopped at their budget."""
+    stopped = _stopped_by(finished, StopReason.BUDGET)
     if not stopped:
         return None
     rows = ", ".join(f"{name} with {content['states']['accepted']} rows" for name, content in stopped.items())
@@ -187,3 +207,29 @@ def budget_stop(finished: Mapping[str, Mapping[str, Any]]) -> BudgetExhausted | 
         f"stopped at the budget: {rows}; what was finished is a valid dataset ({spent}). Raise the cap in `budget` and "
         "run the same command to go on"
     )
+
+
+def _infrastructure_stop(finished: Mapping[str, Mapping[str, Any]]) -> MissingAnswers | None:
+    stopped = _stopped_by(finished, StopReason.INFRASTRUCTURE)
+    if not stopped:
+        return None
+    count = sum(content["unanswered"] for content in stopped.values())
+    rows = ", ".join(f"{name}: {content['states']['accepted']} rows" for name, content in stopped.items())
+    last = next((content["last_failure"] for content in stopped.values() if content["last_failure"]), "")
+    return MissingAnswers(count, f"candidates ({rows})", last)
+
+
+def _empty_stop(finished: Mapping[str, Mapping[str, Any]]) -> NoRows | None:
+    empty = {name: content for name, content in finished.items() if not content["states"]["accepted"]}
+    if not empty:
+        return None
+    name, content = next(iter(empty.items()))
+    most = max(content["reasons"].items(), key=lambda item: item[1], default=("no candidate was begun", 0))
+    return NoRows(
+        f"{', '.join(empty)}: no row was accepted ({name}: most often because of: {most[0]}, {most[1]} times); see "
+        "`gra report` and `gra explain`, then change the recipe's `review`, its models or its seeds"
+    )
+
+
+def _stopped_by(finished: Mapping[str, Mapping[str, Any]], reason: StopReason) -> dict[str, Mapping[str, Any]]:
+    return {name: content for name, content in finished.items() if reason in content.get("stopped", [])}

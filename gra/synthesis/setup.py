@@ -1,21 +1,23 @@
-"""Before the first story: the members whose models are here take their seats, and the reviewers are measured.
+"""Prepare a committee before the first candidate: find its members' models, measure reviewers, enrich seeds.
 
-Who only adjudicates is measured when the first dispute comes to it.
+A member that only adjudicates is measured when its first dispute comes.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from gra.config.synthesis import SynthesisRecipe, committee_of
 from gra.core.concurrency import at_once
-from gra.core.errors import RecipeError
+from gra.core.errors import BudgetExhausted, RecipeError
 from gra.core.progress import View
 from gra.core.types import Seed
+from gra.core.vocabulary import StopReason
 from gra.serving.models import ModelRegistry
 from gra.synthesis.arms.in_rounds import check_parents, enrich_all, name_domains
 from gra.synthesis.candidate import CandidateSettings
@@ -31,19 +33,26 @@ ControlItems = Sequence[tuple[Seed, str]]
 
 @dataclass
 class PreparedCommittee:
-    """What all stories share, the seeds with the metadata the arm needs, and what was measured."""
+    """A committee that is ready for candidates.
+
+    Attributes:
+        settings: what all candidates share.
+        seeds: with the metadata that the arm needs.
+        measured: the reviewers' measurements.
+        pending: the measurements of adjudicators that a dispute has come to, by member.
+    """
 
     settings: CandidateSettings
     seeds: list[Seed]
     measured: list[ReviewerMeasurement]
-    late: dict[str, asyncio.Task[ReviewerMeasurement]]
+    pending: dict[str, asyncio.Task[ReviewerMeasurement]]
 
     async def facts(self) -> dict[str, Any]:
-        """What the report should know; adjudicators who were never asked were never measured."""
+        """Return the manifest's facts of the committee; adjudicators that were never asked were never measured."""
         members, recipe = self.settings.members, self.settings.recipe
         committee = committee_of(recipe)
         assert committee is not None
-        measured = {m.member: m for m in (*self.measured, *await asyncio.gather(*self.late.values()))}
+        measured = {m.member: m for m in (*self.measured, *await asyncio.gather(*self.pending.values()))}
         return {
             "committee": {
                 "assignment": committee.assignment,
@@ -61,23 +70,46 @@ class PreparedCommittee:
             },
         }
 
-    async def dismiss(self) -> None:
-        """Measure nobody any more; nothing happens when all have been measured."""
-        for task in self.late.values():
+    async def cancel(self) -> None:
+        """Cancel the measurements that still run."""
+        for task in self.pending.values():
             task.cancel()
-        await asyncio.gather(*self.late.values(), return_exceptions=True)
+        await asyncio.gather(*self.pending.values(), return_exceptions=True)
+
+
+@asynccontextmanager
+async def prepared_committee(
+    context: SynthesisContext, seeds: Sequence[Seed]
+) -> AsyncIterator[PreparedCommittee | None]:
+    """Prepare the arm's committee for the block; yield None when the budget is spent before the first candidate."""
+    committee: PreparedCommittee | None = None
+    try:
+        with context.broker.account.strictly():
+            committee = await prepare(context, seeds)
+    except BudgetExhausted as spent:
+        context.view.note(f"! before the first candidate: {spent}")
+        context.stopped.append(StopReason.BUDGET)
+    if committee is None:
+        context.registry.first_candidate_ended.set()
+        yield None
+        return
+    try:
+        yield committee
+    finally:
+        context.registry.first_candidate_ended.set()  # teachers wait for it, also when no candidate ever ended
+        await committee.cancel()
 
 
 async def prepare(context: SynthesisContext, seeds: Sequence[Seed]) -> PreparedCommittee:
-    """Measure the reviewers and give the seeds their metadata.
+    """Measure the reviewers and enrich the seeds.
 
-    Those who only adjudicate are measured at the first dispute: no other story needs to wait for them.
+    Members that only adjudicate are measured at their first dispute, because no other candidate waits for them.
     """
     recipe, members = assemble_committee(context.registry, context.recipe, context.view)
     named = await name_domains(context, members, seeds)
-    control_items = _planted(recipe, named)
+    control_items = _control_items(recipe, named)
     reviewers = [m for m in members.values() if control_items and "reviewer" in m.roles]
-    if recipe.arm == "refined":
+    if not recipe.arm_spec.writes_rounds:
         measured, parents = await _measure_all(context, reviewers, control_items), named
     else:
         if lone := check_parents(context.job, named):
@@ -86,47 +118,48 @@ async def prepare(context: SynthesisContext, seeds: Sequence[Seed]) -> PreparedC
         enriching = asyncio.ensure_future(enrich_all(context, members, named))
         await at_once(measuring, enriching)
         measured, parents = measuring.result(), enriching.result()
-    programs = make_verifiers(recipe.review.verifiers, members, context.job.permission)
-    _note_what_tests_can_do(context, programs, named)
-    late: dict[str, asyncio.Task[ReviewerMeasurement]] = {}
-    judges = [m for m in members.values() if "adjudicator" in m.roles and "reviewer" not in m.roles]
+    verifiers = make_verifiers(recipe.review.verifiers, members, context.job.permission)
+    _note_unit_tests(context, verifiers, named)
+    pending: dict[str, asyncio.Task[ReviewerMeasurement]] = {}
+    adjudicators = [m for m in members.values() if "adjudicator" in m.roles and "reviewer" not in m.roles]
     settings = CandidateSettings(
         recipe,
         members,
         {m.member: m.calibration for m in measured},
         {m.member: m.thresholds for m in measured},
         {
-            m.name: partial(_calibration, context, m, control_items, late)
-            for m in judges
+            m.name: partial(_calibration, context, m, control_items, pending)
+            for m in adjudicators
             if control_items and adjudicates(recipe)
         },
-        programs,
+        verifiers,
         context.job.fingerprint(context.registry, "rounds", "budget", "prices", "dedup"),
         context.job.decontaminator,
+        context.special_tokens,
     )
-    return PreparedCommittee(settings, parents, measured, late)
+    return PreparedCommittee(settings, parents, measured, pending)
 
 
-def _unit_tests(programs: Sequence[Verifier]) -> list[UnitTestVerifier]:
-    return [program for program in programs if isinstance(program, UnitTestVerifier)]
+def _unit_tests(verifiers: Sequence[Verifier]) -> list[UnitTestVerifier]:
+    return [verifier for verifier in verifiers if isinstance(verifier, UnitTestVerifier)]
 
 
-def _note_what_tests_can_do(context: SynthesisContext, programs: Sequence[Verifier], seeds: Sequence[Seed]) -> None:
-    """Say what the sandbox cannot keep out here, and when no response will have tests to pass."""
-    for program in _unit_tests(programs):
-        for gap in program.sandbox.isolation.gaps():
+def _note_unit_tests(context: SynthesisContext, verifiers: Sequence[Verifier], seeds: Sequence[Seed]) -> None:
+    """Say which protections the sandbox lacks here, and when no response will have tests."""
+    for verifier in _unit_tests(verifiers):
+        for gap in verifier.sandbox.isolation.gaps():
             context.view.note(f"! where the answers' programs run, {gap}; see docs/evaluation.md")
-        if context.recipe.arm not in ("refined", "integrated"):
+        if not context.recipe.arm_spec.keeps_seed_instructions:
             context.view.note(
-                f"! `kind: tests` will abstain: `arm: {context.recipe.arm}` writes new instructions, which come without "
+                f"! `kind: tests` will abstain: `arm: {context.recipe.arm}` writes new instructions, which have no "
                 "tests; `refined` and `integrated` answer the seeds'"
             )
         elif not any(seed.tests for seed in seeds):
             context.view.note("! `kind: tests` will abstain: no seed has `tests`")
 
 
-def _planted(recipe: SynthesisRecipe, seeds: Sequence[Seed]) -> ControlItems:
-    """The pairs by which reviewers are measured; none when nobody reviews, or scores are taken as they stand."""
+def _control_items(recipe: SynthesisRecipe, seeds: Sequence[Seed]) -> ControlItems:
+    """Return the control items; none where no member reviews, or scores stay uncalibrated."""
     committee = committee_of(recipe)
     if not recipe.review.control_items or committee is None or not committee.reviewers:
         return []
@@ -134,37 +167,37 @@ def _planted(recipe: SynthesisRecipe, seeds: Sequence[Seed]) -> ControlItems:
 
 
 async def _measure_all(
-    context: SynthesisContext, judges: Sequence[Member], control_items: ControlItems
+    context: SynthesisContext, members: Sequence[Member], control_items: ControlItems
 ) -> list[ReviewerMeasurement]:
-    return await at_once(*(_measure(context, judge, control_items) for judge in judges))
+    return await at_once(*(_measure(context, member, control_items) for member in members))
 
 
-async def _measure(context: SynthesisContext, judge: Member, control_items: ControlItems) -> ReviewerMeasurement:
-    measured = await measure_reviewer(context.broker, judge, control_items)
+async def _measure(context: SynthesisContext, member: Member, control_items: ControlItems) -> ReviewerMeasurement:
+    measured = await measure_reviewer(context.broker, member, control_items)
     unanswered = f", {measured.unanswered} answers unusable" if measured.unanswered else ""
     context.view.note(
-        f"  reviewer {judge.name}: AUC {measured.auc:.2f} on {len(control_items)} planted pairs{unanswered}"
+        f"  reviewer {member.name}: AUC {measured.auc:.2f} on {len(control_items)} control items{unanswered}"
     )
-    context.tracker.summary({f"reviewers/{judge.name}/auc": measured.auc})
+    context.tracker.summary({f"reviewers/{member.name}/auc": measured.auc})
     return measured
 
 
 async def _calibration(
     context: SynthesisContext,
-    judge: Member,
+    member: Member,
     control_items: ControlItems,
-    late: dict[str, asyncio.Task[ReviewerMeasurement]],
+    pending: dict[str, asyncio.Task[ReviewerMeasurement]],
 ) -> Calibration:
-    if judge.name not in late:
-        late[judge.name] = asyncio.create_task(_measure(context, judge, control_items))
-    # Shielded: a story that is cancelled while it waits leaves the measurement to the others.
-    return (await asyncio.shield(late[judge.name])).calibration
+    if member.name not in pending:
+        pending[member.name] = asyncio.create_task(_measure(context, member, control_items))
+    # A canceled candidate must not cancel the measurement that others wait for.
+    return (await asyncio.shield(pending[member.name])).calibration
 
 
 def assemble_committee(
     registry: ModelRegistry, recipe: SynthesisRecipe, view: View
 ) -> tuple[SynthesisRecipe, dict[str, Member]]:
-    """The members whose models are here, and the recipe with fewer reviewers when there are fewer members.
+    """Return the members whose models are available, and the recipe with fewer reviewers where members are missing.
 
     Raises:
         RecipeError: when a role cannot be filled any more.

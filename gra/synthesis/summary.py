@@ -1,4 +1,4 @@
-"""What a run says of itself when it is done: the manifest's section and the facts of the dataset card."""
+"""Summarize a finished arm: its section of the manifest and the facts of its dataset card."""
 
 from __future__ import annotations
 
@@ -11,57 +11,61 @@ from typing import Any
 import numpy as np
 
 from gra.core.types import Candidate, State
+from gra.core.vocabulary import FailureCause
 from gra.ledger.ledger import Ledger
 from gra.serving.models import ModelRegistry
-from gra.synthesis.committee import verifiers as programs
+from gra.synthesis.committee.verifiers import VerifierCounts
 from gra.synthesis.funnel import CLEAN, PROGRAMS, STEPS, plain_reason, steps
 from gra.synthesis.job import Job
 from gra.synthesis.prompts import digests
 
 
 class CandidateCounts:
-    """What a manifest says of candidates, added up one by one: there may be a million."""
+    """Count what a manifest says of candidates, one by one: there may be a million."""
 
     def __init__(self) -> None:
         self._states: Counter[str] = Counter()
         self._reasons: Counter[str] = Counter()
         self._steps: Counter[str] = Counter()
-        self._programs = programs.VerifierCounts()
+        self._verifiers = VerifierCounts()
         self._means = array("d")
-        self._verdicts: Counter[str] = Counter()  # on candidates that were held against a suite
-        self._tasks: Counter[str] = Counter()  # of that suite, by the candidates that repeat an item
-        self.judges: set[str] = set()  # who settled a dispute
+        self._contamination: Counter[str] = Counter()  # verdicts on candidates compared with a suite
+        self._tasks: Counter[str] = Counter()  # candidates that repeat an item, by task
+        self._unanswered = 0
+        self.adjudicators: set[str] = set()  # members that ruled on a dispute
 
     def add(self, candidate: Candidate) -> None:
         """Count one more candidate."""
         c = candidate
         self._states[c.state] += 1
         self._reasons[plain_reason(c)] += 1
-        self._programs.add(c)
-        if c.disputed or any(draft.ruling for draft in c.alternatives):
-            self.judges.add(c.adjudicator)
+        self._verifiers.add(c)
+        self._unanswered += c.failed_by is FailureCause.INFRASTRUCTURE
+        if c.disputed or any(other.ruling for other in c.alternatives):
+            self.adjudicators.add(c.adjudicator)
         if c.mean is not None:
             self._means.append(c.mean)
         if c.contamination is not None:
-            self._verdicts[c.contamination.verdict] += 1
+            self._contamination[c.contamination.verdict] += 1
             self._tasks[c.contamination.task] += c.state is State.CONTAMINATED
         self._steps.update(steps(c))
 
     def contamination(self) -> dict[str, Any]:
-        """How many candidates that would be accepted are clean, suspect and contaminated, and by which tasks."""
-        rows = {verdict: self._verdicts[verdict] for verdict in ("clean", "suspect", "contaminated")}
+        """Return how many accepted candidates are clean, suspect and contaminated, and the tasks that they repeat."""
+        rows = {verdict: self._contamination[verdict] for verdict in ("clean", "suspect", "contaminated")}
         return {"rows": rows, "tasks": {task: n for task, n in sorted(self._tasks.items()) if n}}
 
     def facts(self) -> dict[str, Any]:
-        """States, reasons, the funnel (how many reached each step of the method), mean score, programs."""
+        """Return states, reasons, the funnel (candidates that reached each step), the mean score and verifiers."""
         reached = {step: self._steps[step] for step in STEPS}
-        if not (verdicts := self._programs.summary()):
+        if not (verdicts := self._verifiers.summary()):
             del reached[PROGRAMS]
-        if not self._verdicts:
+        if not self._contamination:
             del reached[CLEAN]
         return {
             "states": {state.value: self._states[state] for state in State},
             "reasons": dict(self._reasons),
+            "unanswered": self._unanswered,
             "funnel": reached,
             "mean_score": float(np.mean(np.asarray(self._means))) if self._means else None,
             "programs": verdicts,
@@ -71,15 +75,15 @@ class CandidateCounts:
 def summarize(
     job: Job, registry: ModelRegistry, ledger: Ledger, candidates: Iterable[Candidate], facts: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The manifest's section: counts, tokens by role, models, reviewers."""
-    tally = CandidateCounts()
+    """Return the manifest's section: counts, tokens by purpose, models, reviewers."""
+    counts = CandidateCounts()
     for candidate in candidates:
-        tally.add(candidate)
+        counts.add(candidate)
     return {
         "fingerprint": job.fingerprint(registry),
         "name": job.recipe.name,
         "arm": job.recipe.arm,
-        **tally.facts(),
+        **counts.facts(),
         "tokens_by_role": ledger.paid("role"),
         "tokens_by_model": ledger.paid("model"),
         "faults": ledger.faults(),
@@ -87,23 +91,25 @@ def summarize(
         "missing_models": registry.missing,
         "prompts": digests(),
         "seeds_sha256": job.seeds_sha256,
-        **({"contamination": job.decontaminator.to_json() | tally.contamination()} if job.decontaminator else {}),
+        **({"contamination": job.decontaminator.to_json() | counts.contamination()} if job.decontaminator else {}),
         **facts,
-        **_shown_reviewers(facts, tally.judges),
+        **_shown_reviewers(facts, counts.adjudicators),
     }
 
 
-def _shown_reviewers(facts: Mapping[str, Any], judges: set[str]) -> dict[str, Any]:
-    """Reviewers, and of those who only adjudicate the ones who did: others may have been measured for stories that
-    nobody needed in the end, and which these are depends on timing."""
+def _shown_reviewers(facts: Mapping[str, Any], adjudicators: set[str]) -> dict[str, Any]:
+    """Return the measurements of reviewers, and of members that adjudicated.
+
+    Other adjudicators may have been measured for candidates beyond the end of a round, which depends on timing.
+    """
     members = facts.get("members", {})
     measured = facts.get("reviewers", {})
-    shown = {name: m for name, m in measured.items() if "reviewer" in members[name]["roles"] or name in judges}
+    shown = {name: m for name, m in measured.items() if "reviewer" in members[name]["roles"] or name in adjudicators}
     return {"reviewers": shown} if measured else {}
 
 
 def card_facts(job: Job, registry: ModelRegistry, content: Mapping[str, Any]) -> dict[str, Any]:
-    """What the dataset card shows."""
+    """Return what the dataset card shows."""
     members = content.get("members", {})
     if not members and job.recipe.teacher is not None and (served := registry.served(job.recipe.teacher)):
         members = {"teacher": {"model": registry.models[served].name}}

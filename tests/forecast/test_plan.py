@@ -18,7 +18,7 @@ from gra.engines.broker import EnginePool
 from gra.engines.mock import MockEngine
 from gra.engines.types import ModelId
 from gra.forecast.memory import memory_plan
-from gra.forecast.observed_costs import divide, forward, kind_of, read_evidence
+from gra.forecast.observed_costs import divide, forward, kind_of, read_costs
 from gra.forecast.plan import make_plan
 from gra.forecast.simulate import CostRange, Work, forecast, play
 from gra.models.adapters import Adapter
@@ -98,13 +98,13 @@ def test_a_sample_is_the_runs_own_beginning_and_forecasts_the_rest(tmp_path: Pat
     recipe = job(tmp_path)
     planned = make_plan(recipe, [], tmp_path, None, 12)
     ledger = tmp_path / "scripted" / "ledger.sqlite"
-    sampled = read_evidence(ledger, "scripted", "the sample")
+    sampled = read_costs(ledger, "scripted", "the sample")
     assert len(sampled.candidates.passed) == 12
     assert not (tmp_path / "scripted" / "manifest.json").exists()
     answers = rows(ledger)
     facts = synthesised(tmp_path)
     assert answers <= rows(ledger)  # used, and none asked again
-    told = read_evidence(ledger, "scripted", "the run")
+    told = read_costs(ledger, "scripted", "the run")
     assert len(told.candidates.passed) > 12
     assert planned.total is not None
     assert near(planned.total.column("calls"), total(facts, "calls"), 0.35)
@@ -244,15 +244,15 @@ def test_what_an_earlier_recipe_of_the_same_name_left_is_no_evidence(tmp_path: P
     many = synthesised(tmp_path, rounds=rounds, review={"comments": "disputed", "accept_mean": 8.5})
     few = synthesised(tmp_path, rounds=rounds, review={"comments": "disputed", "accept_mean": 3.0})
     assert few["funnel"]["candidates"] + few["beyond"][0] < many["funnel"]["candidates"]
-    evidence = read_evidence(tmp_path / "scripted" / "ledger.sqlite", "scripted", "the run")
+    evidence = read_costs(tmp_path / "scripted" / "ledger.sqlite", "scripted", "the run")
     assert few["funnel"]["candidates"] <= len(evidence.candidates.passed)
     assert len(evidence.candidates.passed) <= few["funnel"]["candidates"] + few["beyond"][0]
     assert evidence.rest[:, 0].sum() > 0
 
 
 def test_more_evidence_makes_a_narrower_range(tmp_path: Path) -> None:
-    synthesised(tmp_path, rounds={"count": 1, "accept": 1000, "max_candidates": 60})
-    evidence = read_evidence(tmp_path / "scripted" / "ledger.sqlite", "scripted", "a run")
+    synthesised(tmp_path, rounds={"count": 1, "accept": 60, "max_candidates": 60})
+    evidence = read_costs(tmp_path / "scripted" / "ledger.sqlite", "scripted", "a run")
     few = type(evidence)(
         evidence.keys,
         evidence.units | {"candidate": evidence.of("candidate")[:8]},

@@ -46,7 +46,7 @@ class Found:
         return [candidate for candidate in self.candidates if candidate.state is State.ACCEPTED]
 
 
-async def told_in(this_round: Round) -> Found:
+async def run_round(this_round: Round) -> Found:
     result = await this_round.run(lambda ended, recorded: None)
     found = Found(list(result.candidates), result.stopped, result.beyond)
     assert len(result.candidates) == len(found.candidates)
@@ -62,7 +62,7 @@ def make_setting(recipe: SynthesisRecipe) -> CandidateSettings:
     return CandidateSettings(recipe, members, verifiers=make_verifiers(recipe.review.verifiers, members))
 
 
-async def tell(
+async def run_one(
     path: Path,
     recipe: SynthesisRecipe,
     in_flight: int,
@@ -80,14 +80,14 @@ async def tell(
     try:
         broker = Broker(ledger, pool, backoff_s=0.0, account=BudgetAccount(ledger, BudgetConfig(tokens=token_budget)))
         samples = grow({}, make_seeds() if seeds is None else seeds)
-        return await told_in(Round(setting, broker, ledger, samples, WordEmbedder(), 1, in_flight))  # type: ignore[arg-type]
+        return await run_round(Round(setting, broker, ledger, samples, WordEmbedder(), 1, in_flight))  # type: ignore[arg-type]
     finally:
         ledger.close()
 
 
 def run(folder: Path, recipe: SynthesisRecipe, in_flight: int, *args: Any, path: Path | None = None, **options: Any):
     path = path or folder / f"{next(fresh)}.sqlite"
-    return asyncio.run(tell(path, recipe, in_flight, *args, **options))
+    return asyncio.run(run_one(path, recipe, in_flight, *args, **options))
 
 
 def small(**changes: Any) -> SynthesisRecipe:

@@ -208,6 +208,9 @@ def make(
         def model_id(self, name: str, adapter: str | None = None) -> ModelId:
             return ModelId(name, f"sha256:{name}", "template", adapter or "")
 
+        def template_tokens(self) -> frozenset[str]:
+            return frozenset({"<|scripted|>"})
+
     growth.Embedder = WordEmbedder  # type: ignore[misc, assignment]
     growth.resolve = fake_resolve
     loaded = load_recipe(folder / "recipe.yaml", SynthesisRecipe)
@@ -215,7 +218,7 @@ def make(
     names = [member.model for member in committee.models.values()] if committee else []
     registry = MockRegistry(loaded.recipe.engine, {name: fake_resolve(name) for name in names})
     pool = EnginePool({name: JitteryEngine(name, script) for name in names}, 100.0)
-    registry.prepared.set()
+    registry.first_candidate_ended.set()
     screen = open_decontaminator(loaded, suite_items)
     job = arms.Job(loaded, RunFolder(folder).create(), folder / "ledger.sqlite", permission, screen)
 

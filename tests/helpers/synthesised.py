@@ -12,7 +12,7 @@ from gra.synthesis.arms import in_rounds as growth
 
 RECIPE: dict[str, Any] = {
     "name": "one",
-    "rounds": {"count": 1, "accept": 1000, "max_candidates": 20},
+    "rounds": {"count": 1, "accept": 20, "max_candidates": 20},
     "review": {"comments": "disputed", "accept_mean": 6.0, "dispute_std": 1.0},
     "best_of": 2,
 }

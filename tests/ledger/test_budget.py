@@ -32,7 +32,7 @@ from gra.ledger.ledger import Ledger
 from gra.synthesis.arms import in_rounds as growth
 from gra.synthesis.run import budget_stop
 
-LONG = {"count": 1, "accept": 1000, "max_candidates": 400}
+LONG = {"count": 1, "accept": 400, "max_candidates": 400}
 PRICES = {"models": {f"model-{name}": {"input": 2.0, "output": 10.0} for name in "abcde"}}
 
 
@@ -231,7 +231,7 @@ def test_what_another_recipe_of_the_name_began_is_not_told_over_the_cap(tmp_path
     run = synthesise(tmp_path / "one")
     spent = RunFolder(run).manifest()["synthesis"]["spent"]["tokens"]
     asked = len((run / "asked.txt").read_text().splitlines())
-    rounds = {"count": 1, "accept": 1000, "max_candidates": 20, "parents": "instructions"}
+    rounds = {"count": 1, "accept": 20, "max_candidates": 20, "parents": "instructions"}
     synthesise(run, rounds=rounds, budget={"tokens": spent})
     made = RunFolder(run).manifest()["synthesis"]
     assert (made["stopped"], made["spent"]["tokens"]) == (["budget"], spent)

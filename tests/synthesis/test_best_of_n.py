@@ -51,7 +51,7 @@ def test_the_best_that_passed_is_taken_and_no_draft_vanishes(drafts: list[Candid
         assert draft.verdict_score == was.verdict_score
 
 
-def tell(folder: Path, drafts: int, script: Any = answer_by_content, index: int = 0) -> tuple[Candidate, list[Call]]:
+def run_one(folder: Path, drafts: int, script: Any = answer_by_content, index: int = 0) -> tuple[Candidate, list[Call]]:
     """One story on a committee whose questions are noted."""
     asked: list[Call] = []
 
@@ -83,7 +83,7 @@ def good(call: Call) -> Completion | Fault:
 
 
 def test_three_drafts_are_judged_by_the_same_reviewers_and_the_best_is_the_row(tmp_path: Path) -> None:
-    ended, asked = tell(tmp_path, 3, good)
+    ended, asked = run_one(tmp_path, 3, good)
     assert (ended.state, ended.response, ended.mean) == (State.ACCEPTED, "Draft number 2.", 9.0)
     assert [(d.number, d.response, d.mean, d.reason) for d in ended.alternatives] == [
         (0, "Draft number 0.", 3.0, "response: mean score too low"), (1, "Draft number 1.", 8.0, SECOND_BEST)
@@ -100,7 +100,7 @@ def test_a_draft_that_cannot_be_used_ends_alone(tmp_path: Path) -> None:
     def script(call: Call) -> Completion | Fault:
         return said("I cannot", "refusal") if isinstance(call.output, Text) and call.sample != 1 else good(call)
 
-    ended, _ = tell(tmp_path, 3, script)
+    ended, _ = run_one(tmp_path, 3, script)
     assert (ended.state, ended.response) == (State.ACCEPTED, "Draft number 1.")
     assert [d.reason for d in ended.alternatives] == [f"generator {ended.generator}: refused"] * 2
     assert preference_rows(ended) == []
@@ -111,20 +111,20 @@ def test_when_no_draft_can_be_used_the_story_fails_with_the_reason(tmp_path: Pat
         return said("I cannot", "refusal") if isinstance(call.output, Text) else good(call)
 
     for drafts in (1, 3):
-        ended, _ = tell(tmp_path, drafts, script)
+        ended, _ = run_one(tmp_path, drafts, script)
         assert (ended.state, ended.reason) == (State.FAILED, f"generator {ended.generator}: refused")
         assert len(ended.alternatives) == drafts - 1
 
 
 def test_more_drafts_reuse_every_answer_of_one(tmp_path: Path) -> None:
     for index in range(6):
-        one, three = tell(tmp_path, 1, index=index)[0], tell(tmp_path, 3, index=index)[0]
+        one, three = run_one(tmp_path, 1, index=index)[0], run_one(tmp_path, 3, index=index)[0]
         assert one.alternatives == ()
         assert set(one.calls) <= set(three.calls)
 
 
 def test_concurrency_never_changes_what_drafts_become(tmp_path: Path) -> None:
-    recipe = make_recipe(rounds={"count": 1, "accept": 1000, "max_candidates": 12}, best_of=3)
+    recipe = make_recipe(rounds={"count": 1, "accept": 12, "max_candidates": 12}, best_of=3)
     one, many = run(tmp_path, recipe, 1, up_to_s=0.0), run(tmp_path, recipe, 64)
     assert [lineage_row(c) for c in one.candidates] == [lineage_row(c) for c in many.candidates]
     written = [c for c in one.candidates if c.response]

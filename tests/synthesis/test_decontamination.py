@@ -39,7 +39,7 @@ SEED = "Say something about tides for qa ."  # the instruction of the seed qa-0
 ITEMS = [("m0", TRAINS), ("m1", SEED), ("m2", "What do worker bees dance for in the dark after they found new clover?")]
 REASON = "repeats a test item of sums"
 RECIPE: dict[str, Any] = {
-    "rounds": {"count": 2, "accept": 1000, "max_candidates": 30},
+    "rounds": {"count": 2, "accept": 30, "max_candidates": 30},
     "review": {"comments": "disputed", "accept_mean": 5.5, "dispute_std": 1.0},
     "contamination": {"suite": "suite.yaml"},
 }
@@ -153,7 +153,7 @@ def test_the_files_are_the_same_at_any_concurrency_and_after_any_kill(
 
 
 def test_a_suite_named_later_asks_nothing_again(tmp_path: Path) -> None:
-    rounds = {"count": 1, "accept": 1000, "max_candidates": 30}
+    rounds = {"count": 1, "accept": 30, "max_candidates": 30}
     make(prepared(tmp_path, contamination=None, rounds=rounds))
     before, unchecked = asked(tmp_path), told(tmp_path)[1]["states"]
     make(prepared(tmp_path, rounds=rounds))

@@ -123,9 +123,9 @@ def test_what_lacks_most_is_asked_for_most(tmp_path: Path) -> None:
 def test_a_verdict_reached_for_another_domain_is_not_used(tmp_path: Path) -> None:
     """Quotas say for which domain a candidate is told; the verdicts in the ledger were reached without them."""
     path = tmp_path / "shared.sqlite"
-    plain = make_recipe(rounds={"count": 1, "accept": 1000, "max_candidates": 20})
+    plain = make_recipe(rounds={"count": 1, "accept": 20, "max_candidates": 20})
     run(tmp_path, plain, 8, path=path)
-    math = make_recipe(rounds={"count": 1, "accept": 1000, "max_candidates": 20, "quotas": {"qa": 0, "math": 1}})
+    math = make_recipe(rounds={"count": 1, "accept": 20, "max_candidates": 20, "quotas": {"qa": 0, "math": 1}})
     result = run(tmp_path, math, 8, path=path)
     assert {c.domain for c in result.candidates} == {"math"}
     again = run(tmp_path, plain, 8, path=path)

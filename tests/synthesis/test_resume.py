@@ -33,7 +33,7 @@ from gra.synthesis.arms import in_rounds as growth
 # Ends by the number of candidates: then even which questions were asked does not depend on timing.
 def limited(candidates: int) -> SynthesisRecipe:
     return make_recipe(
-        rounds={"count": 2, "accept": 1000, "max_candidates": candidates},
+        rounds={"count": 2, "accept": candidates, "max_candidates": candidates},
         review={"comments": "disputed", "control_items": 6, "accept_mean": 6.0, "dispute_std": 1.0},
     )
 

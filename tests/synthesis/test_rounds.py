@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from scripted_rounds import check_ended_once, make_setting, run, small, tell, told_in
+from scripted_rounds import check_ended_once, make_setting, run, run_one, run_round, small
 from scripted_run import (
     JitteryEngine,
     answer_by_content,
@@ -30,7 +30,7 @@ from gra.data.dedup.greedy import greedy_dedup
 from gra.data.export import TRAIN_SCHEMA, lineage_row, training_row
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.types import Call, Completion, Fault
-from gra.synthesis import rounds
+from gra.synthesis import round_dedup
 from gra.synthesis.candidate import candidate_id, generate_candidate
 from gra.synthesis.rounds import Round, grow
 
@@ -67,7 +67,7 @@ def test_every_way_of_asking_is_the_same_alone_and_in_a_crowd(folder, ask: str, 
     models |= {n: {"model": n, "ask": "yes_no", "roles": ["generator", "adjudicator"]} for n in "de"}
     setting = make_setting(make_recipe(committee={"models": models}, review={"control_items": 1}))
     review = setting.recipe.review.model_copy(update={"accept_mean": accept_mean, "dispute_std": dispute_std})
-    rounds = setting.recipe.rounds.model_copy(update={"count": 1, "accept": 1000, "max_candidates": 60})
+    rounds = setting.recipe.rounds.model_copy(update={"count": 1, "accept": 60, "max_candidates": 60})
     recipe = setting.recipe.model_copy(update={"review": review, "rounds": rounds})
     lenient = {n: dict.fromkeys(CHECKS, 0.1) for n in "abc"}
     one = run(folder, recipe, 1, up_to_s=0.0, thresholds=lenient)
@@ -94,7 +94,7 @@ def test_admission_narrows_so_that_little_is_left_over(folder: Path) -> None:
 
 
 def test_the_candidate_limit_ends_a_round_that_cannot_be_filled(folder: Path) -> None:
-    recipe = make_recipe(rounds={"count": 1, "accept": 1000, "max_candidates": 30})
+    recipe = make_recipe(rounds={"count": 1, "accept": 30, "max_candidates": 30})
     one, many = run(folder, recipe, 1, up_to_s=0.0), run(folder, recipe, 64)
     assert one.stopped == many.stopped == "candidate limit"
     assert len(one.candidates) == 30
@@ -106,7 +106,7 @@ def test_a_large_round_decides_the_same_and_names_the_neighbours_of_duplicates_o
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small_, limit = run(folder, small(), 8).candidates, "_NEIGHBOURS_UP_TO"
-    monkeypatch.setattr(rounds, limit, 0)
+    monkeypatch.setattr(round_dedup, limit, 0)
     large = run(folder, small(), 8).candidates
     assert [(c.id, c.state, c.reason) for c in large] == [(c.id, c.state, c.reason) for c in small_]
     kept = [(a.neighbour, b.neighbour) for a, b in zip(small_, large, strict=True) if a.state is State.ACCEPTED]
@@ -116,7 +116,7 @@ def test_a_large_round_decides_the_same_and_names_the_neighbours_of_duplicates_o
 
 
 def test_duplicates_know_their_neighbour(folder: Path) -> None:
-    recipe = make_recipe(rounds={"count": 1, "accept": 1000, "max_candidates": 60}, dedup={"threshold": 0.8})
+    recipe = make_recipe(rounds={"count": 1, "accept": 60, "max_candidates": 60}, dedup={"threshold": 0.8})
     result = run(folder, recipe, 64)
     by_id = {c.id: c for c in result.candidates}
     duplicates = [c for c in result.candidates if c.state is State.DUPLICATE]
@@ -167,7 +167,7 @@ def test_a_round_is_never_fuller_than_asked(folder: Path) -> None:
             return np.array([told[text][0] for text in texts], np.float32).reshape(-1, 3)
 
     class Told(Round):
-        async def _story(self, index: int) -> Candidate:
+        async def _generate(self, index: int, domain: str) -> Candidate:
             name, (_, mean) = list(told.items())[index]
             ended = Candidate(
                 candidate_id(1, index), 1, index, "qa", State.ACCEPTED, "told", instruction=name, mean=mean
@@ -178,7 +178,7 @@ def test_a_round_is_never_fuller_than_asked(folder: Path) -> None:
     ledger = open_ledger(folder / "told.sqlite")
     recipe = make_recipe(rounds={"count": 1, "accept": 2, "max_candidates": 4})
     broker = Broker(ledger, EnginePool({}, 1.0))
-    result = asyncio.run(told_in(Told(make_setting(recipe), broker, ledger, {}, Angles(), 1, 1)))  # type: ignore[arg-type]
+    result = asyncio.run(run_round(Told(make_setting(recipe), broker, ledger, {}, Angles(), 1, 1)))  # type: ignore[arg-type]
     ledger.close()
     assert {c.instruction: c.state.value for c in result.candidates} == {
         "middle": "duplicate", "left": "accepted", "right": "accepted", "top": "surplus"
@@ -193,7 +193,7 @@ def test_a_round_is_deduplicated_row_by_row_and_as_a_whole_only_once(folder: Pat
         calls.append(len(vectors))
         return greedy_dedup(vectors, *args, **options)
 
-    monkeypatch.setattr(rounds, "greedy_dedup", counted)
+    monkeypatch.setattr(round_dedup, "greedy_dedup", counted)
     recipe = make_recipe(rounds={"count": 1, "accept": 20, "max_candidates": 300}, dedup={"threshold": 0.85})
     result = run(folder, recipe, 16)
     assert result.stopped == "enough accepted"
@@ -204,7 +204,7 @@ def test_a_round_is_deduplicated_row_by_row_and_as_a_whole_only_once(folder: Pat
 
 def test_a_duplicate_says_which_stage_found_it(folder: Path) -> None:
     recipe = make_recipe(
-        rounds={"count": 1, "accept": 1000, "max_candidates": 300}, dedup={"threshold": 0.8, "minhash": 0.6}
+        rounds={"count": 1, "accept": 300, "max_candidates": 300}, dedup={"threshold": 0.8, "minhash": 0.6}
     )
     result = run(folder, recipe, 16)
     found = Counter(c.reason.removesuffix(f" {c.neighbour}") for c in result.candidates if c.state is State.DUPLICATE)
@@ -218,7 +218,7 @@ def test_without_two_parents_there_is_one_clear_sentence(folder: Path) -> None:
 
 
 def test_domains_take_turns(folder: Path) -> None:
-    recipe = make_recipe(rounds={"count": 1, "accept": 1000, "max_candidates": 40})
+    recipe = make_recipe(rounds={"count": 1, "accept": 40, "max_candidates": 40})
     counts = Counter(c.domain for c in run(folder, recipe, 64).candidates)
     assert counts == {"qa": 20, "math": 20}
 
@@ -227,7 +227,7 @@ def test_domains_take_turns(folder: Path) -> None:
 
 
 def test_a_spent_budget_stops_admission_finishes_what_is_paid_and_leaves_a_valid_dataset(folder: Path) -> None:
-    recipe = make_recipe(rounds={"count": 1, "accept": 1000, "max_candidates": 200})
+    recipe = make_recipe(rounds={"count": 1, "accept": 200, "max_candidates": 200})
     result = run(folder, recipe, 8, token_budget=20_000)
     assert result.stopped == "budget"
     check_ended_once(result)
@@ -251,7 +251,7 @@ def test_a_third_of_all_calls_failing_in_every_way_leaves_every_candidate_with_o
             ])  # fmt: skip
         return answer_by_content(call)
 
-    recipe = make_recipe(rounds={"count": 1, "accept": 1000, "max_candidates": 60})
+    recipe = make_recipe(rounds={"count": 1, "accept": 60, "max_candidates": 60})
     result = run(folder, recipe, 16, script)
     check_ended_once(result)
     assert len(result.candidates) == 60
@@ -278,11 +278,11 @@ def test_an_engine_lost_for_good_stops_the_round_at_once_and_nothing_goes_on_spe
 
     async def scenario() -> None:
         with pytest.raises(EngineUnavailable, match="lost"):
-            await tell(folder / "lost.sqlite", small(), 16, script)
+            await run_one(folder / "lost.sqlite", small(), 16, script)
         at_the_end = asked
         await asyncio.sleep(0.05)
         assert asked <= at_the_end + 16 * 3  # what was on its way to an engine, and not one story more
-        assert not [t for t in asyncio.all_tasks() if "_story" in repr(t)]
+        assert not [t for t in asyncio.all_tasks() if "_generate" in repr(t)]
 
     asyncio.run(scenario())
 

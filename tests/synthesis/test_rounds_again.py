@@ -61,7 +61,7 @@ def test_a_verdict_that_another_run_took_away_is_one_sentence(tmp_path: Path) ->
 
 def test_running_again_with_a_spent_budget_keeps_every_finished_row(tmp_path: Path) -> None:
     """What was paid for does not vanish because there is no money left to look at it."""
-    recipe = make_recipe(rounds={"count": 1, "accept": 1000, "max_candidates": 200})
+    recipe = make_recipe(rounds={"count": 1, "accept": 200, "max_candidates": 200})
     path = tmp_path / "budget.sqlite"
     first = run(tmp_path, recipe, 8, path=path, token_budget=20_000)
     asked: list[Call] = []

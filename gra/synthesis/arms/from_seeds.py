@@ -1,126 +1,94 @@
-"""Arms that keep the seeds' instructions: `vanilla` copies, `distilled` answers, `refined` answers and reviews.
+"""Make one candidate a seed, in the seeds' order, for arms that keep the seeds' instructions.
 
-One candidate a seed, in the seeds' order. Nothing is deduplicated: a seed set's own repetitions are the
-same in each of these arms.
+Such arms are not deduplicated: a seed file's own repetitions are the same in each of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.concurrency import at_once
 from gra.core.errors import BudgetExhausted
 from gra.core.types import Candidate, Seed, State
-from gra.engines.types import calls_at_once
-from gra.synthesis.candidate import CandidateSettings, refine_seed
-from gra.synthesis.committee.calls import CallRecorder, Unanswered
-from gra.synthesis.committee.generator import write_response
-from gra.synthesis.committee.members import make_member
+from gra.core.vocabulary import RejectedAt, StopReason
+from gra.synthesis.call_names import answer_id
+from gra.synthesis.candidate import reject
 from gra.synthesis.context import SynthesisContext
-from gra.synthesis.decontamination import decontaminate
-from gra.synthesis.records import CandidateSequence, ConcatenatedCandidates, RecordedCandidates
+from gra.synthesis.records import RecordedCandidates
+from gra.synthesis.rounds import is_unanswered
+
+Make = Callable[[str, int, Seed], Awaitable[Candidate]]  # from id, index and seed
+_PASSES = 2  # candidates that infrastructure left unanswered are asked once more when all others have ended
 
 
-async def copy_seeds(context: SynthesisContext, seeds: Sequence[Seed]) -> list[Candidate]:
-    """The seeds as they are."""
-    recipe = context.recipe
-    copies = [
-        _from_seed(recipe, f"{recipe.arm}-{seed.id}", index, seed, seed.response, "seed")
-        for index, seed in enumerate(seeds)
-    ]
-    return await decontaminate(context.job.decontaminator, copies)
-
-
-async def answer_seeds(context: SynthesisContext, seeds: Sequence[Seed]) -> RecordedCandidates:
-    """The teacher answers every seed instruction."""
-    recipe = context.recipe
-    assert recipe.teacher is not None
-    served = context.registry.served(recipe.teacher)
-    assert served is not None
-    known = context.registry.model_id(served, recipe.teacher.adapter)
-    teacher = make_member("teacher", recipe.teacher, recipe.review, known)
-
-    async def answer(name: str, index: int, seed: Seed) -> Candidate:
-        recorder = CallRecorder(context.broker, name)
-        begun = _from_seed(recipe, name, index, seed, "", "teacher's answer")
-        try:
-            response = await write_response(recorder, teacher, seed.instruction, role="teacher")
-            ended = replace(begun, response=response, generator=teacher.name)
-        except Unanswered as gap:
-            ended = replace(begun, state=State.FAILED, reason=str(gap), generator=teacher.name)
-        ended = replace(ended, usage=dict(recorder.usage), calls=tuple(recorder.calls))
-        return (await decontaminate(context.job.decontaminator, [ended]))[0]
-
-    await context.registry.prepared.wait()
-    scope = context.job.fingerprint(context.registry, "budget", "prices")
-    return await _each(
-        context, seeds, recipe.arm, scope, calls_at_once(context.broker.pool.engines[known.name]), answer
-    )
-
-
-async def refine_seeds(
-    context: SynthesisContext, settings: CandidateSettings, seeds: Sequence[Seed]
-) -> CandidateSequence:
-    """The committee rewrites each seed's response and reviews it; `refine_seed.rejected` says what becomes of the rest."""
-
-    async def told(_: str, index: int, seed: Seed) -> Candidate:
-        return await refine_seed(settings, context.broker, index, seed)
-
-    refined = await _each(context, seeds, "refined", settings.fingerprint, context.in_flight, told)
-    if context.recipe.refine.rejected == "drop":
-        return refined
-    own = [(c.index, seeds[c.index]) for c in refined if c.state is not State.ACCEPTED]
-    reason = "seed, its rewriting was not accepted"
-    copies = [_from_seed(context.recipe, f"seed-{s.id}", i, s, s.response, reason) for i, s in own]
-    return ConcatenatedCandidates([refined, await decontaminate(context.job.decontaminator, copies)])
-
-
-async def _each(
-    context: SynthesisContext,
-    seeds: Sequence[Seed],
-    prefix: str,
-    scope: str,
-    in_flight: int,
-    tell: Callable[[str, int, Seed], Awaitable[Candidate]],
+async def one_per_seed(
+    context: SynthesisContext, seeds: Sequence[Seed], prefix: str, scope: str, in_flight: int, make: Make
 ) -> RecordedCandidates:
-    """One candidate a seed: as recorded, or told now. When the budget is spent, no more are begun."""
-    names: list[str | None] = [None] * len(seeds)
-    waiting = iter(enumerate(seeds))
+    """Make one candidate a seed; recorded verdicts count, and no more are begun once the budget is spent.
 
-    async def one_after_another() -> None:
-        for index, seed in waiting:
-            names[index] = await one(index, seed)
+    Args:
+        context: what the arm needs.
+        seeds: in the order of the candidates.
+        prefix: what the candidates' ids begin with.
+        scope: what verdicts depend on; a verdict recorded under another scope does not count.
+        in_flight: how many candidates may run at once.
+        make: makes one candidate.
+    """
+    names = [answer_id(prefix, seed.id) for seed in seeds]
+    begun: set[int] = set()
+    unanswered: dict[int, Candidate] = {}
 
-    async def one(index: int, seed: Seed) -> str | None:
-        name = f"{prefix}-{seed.id}"
+    async def one(index: int) -> None:
+        name = names[index]
         recorded = context.ledger.story(name, scope)
-        if recorded is not None:
-            context.note(Candidate.from_json(recorded), len(seeds), quietly=True)
-            return name
+        if recorded is not None and not is_unanswered(candidate := Candidate.from_json(recorded)):
+            begun.add(index)
+            context.note(candidate, len(seeds), quietly=True)
+            return
         try:
             await context.broker.account.admit(name)
         except BudgetExhausted:
-            return None
-        ended = await tell(name, index, seed)
+            return
+        begun.add(index)
+        ended = await make(name, index, seeds[index])
         context.broker.account.end(name)
         await context.ledger.conclude(name, ended.to_json(), scope)
-        context.note(ended, len(seeds))
-        return name
+        if is_unanswered(ended):
+            unanswered[index] = ended
+        else:
+            context.note(ended, len(seeds))
+
+    async def in_turn(waiting: Sequence[int]) -> None:
+        left = iter(waiting)
+
+        async def worker() -> None:
+            for index in left:
+                await one(index)
+
+        await at_once(*(worker() for _ in range(in_flight)))
 
     context.ended.clear()
     context.goal.rows += len(seeds)
     context.goal.candidates += len(seeds)
-    await at_once(*(one_after_another() for _ in range(in_flight)))
-    told = [name for name in names if name is not None]
-    if len(told) < len(seeds):
-        context.stopped.append("budget")
-        context.view.note(f"! the budget is spent: {len(seeds) - len(told)} of {len(seeds)} seeds were not begun")
-    return RecordedCandidates(context.ledger, scope, told)
+    await in_turn(range(len(seeds)))
+    for _ in range(1, _PASSES):
+        again = sorted(unanswered)
+        unanswered.clear()
+        await in_turn(again)
+    if len(begun) < len(seeds):
+        context.stopped.append(StopReason.BUDGET)
+        context.view.note(f"! the budget is spent: {len(seeds) - len(begun)} of {len(seeds)} seeds were not begun")
+    for candidate in unanswered.values():
+        context.note(candidate, len(seeds))
+    if unanswered:
+        context.stopped.append(StopReason.INFRASTRUCTURE)
+        context.note_unanswered(len(unanswered), unanswered[max(unanswered)].reason)
+    return RecordedCandidates(context.ledger, scope, [names[index] for index in sorted(begun)])
 
 
-def _from_seed(recipe: SynthesisRecipe, name: str, index: int, seed: Seed, response: str, reason: str) -> Candidate:
+def copy_seed(recipe: SynthesisRecipe, name: str, index: int, seed: Seed, reason: str) -> Candidate:
+    """Return an accepted candidate with the seed's instruction and response."""
     return Candidate(
         id=name,
         round=0,
@@ -132,5 +100,13 @@ def _from_seed(recipe: SynthesisRecipe, name: str, index: int, seed: Seed, respo
         parents=(seed.id,),
         keywords=seed.keywords,
         instruction=seed.instruction,
-        response=response,
+        response=seed.response,
     )
+
+
+def reject_special_tokens(context: SynthesisContext, candidate: Candidate) -> Candidate:
+    """Reject a candidate whose texts hold a chat template's token; training refuses such a row."""
+    for place, text in (("instruction", candidate.instruction), ("response", candidate.response)):
+        if token := context.special_tokens.find(text):
+            return reject(candidate, RejectedAt.SPECIAL_TOKEN, f"{place}: holds {token}, a chat template's token")
+    return candidate

@@ -1,16 +1,6 @@
-"""The arms of a comparison through one code path, from the seeds as they are to the whole method.
+"""Run one arm: make its candidates and write its run folder (ledger, lineage, dataset, manifest).
 
-| arm | instructions | responses | review |
-|---|---|---|---|
-| `vanilla` | the seeds' | the seeds' | none |
-| `distilled` | the seeds', or new | one teacher's | none |
-| `refined` | the seeds' | the committee's | of responses |
-| `gra` | new | the committee's | of both |
-| `integrated` | `refined` and `gra` together | | |
-| `self_guide` | new | one model's | none, or its own |
-
-`synthesize` is what `synthesize.py`, `gra synthesize` and `gra run` call. Every arm writes the same run
-folder: ledger, lineage, dataset, manifest.
+`synthesize.py`, `gra synthesize` and `gra run` all call `synthesize`.
 """
 
 from __future__ import annotations
@@ -21,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
-from gra.core.errors import BudgetExhausted, writing
+from gra.core.errors import writing
 from gra.core.progress import View
 from gra.core.resolved_recipe import RESOLVED
 from gra.core.types import Seed, State
@@ -30,13 +20,10 @@ from gra.engines.broker import Broker, EnginePool
 from gra.ledger.budget import BudgetAccount, GpuTime
 from gra.ledger.ledger import Ledger
 from gra.serving.models import ModelRegistry
-from gra.synthesis.arms.from_seeds import answer_seeds, copy_seeds, refine_seeds
-from gra.synthesis.arms.in_rounds import write_samples
+from gra.synthesis.arms import ArmCandidates, find_runner
 from gra.synthesis.context import SynthesisContext
 from gra.synthesis.job import Job
 from gra.synthesis.monitor import Monitor
-from gra.synthesis.records import CandidateSequence, ConcatenatedCandidates
-from gra.synthesis.setup import prepare
 from gra.synthesis.summary import card_facts, summarize
 from gra.tracking import start_tracking
 
@@ -45,13 +32,13 @@ from gra.tracking import start_tracking
 def open_context(
     job: Job, registry: ModelRegistry, pool: EnginePool, view: View, group: str | None, monitor: Monitor | None
 ) -> Iterator[SynthesisContext]:
-    """Everything that making an arm needs, for the time of the block."""
+    """Open what the synthesis of an arm needs, and close it after the block."""
     recipe = job.recipe
-    with ExitStack() as at_the_end:
+    with ExitStack() as stack:
         ledger = Ledger(job.ledger, run=recipe.name)
-        at_the_end.callback(ledger.close)
+        stack.callback(ledger.close)
         held = GpuTime(job.ledger, recipe.name)
-        at_the_end.callback(held.close)
+        stack.callback(held.close)
         tracker = start_tracking(
             recipe.tracking,
             stage="synthesis",
@@ -60,7 +47,7 @@ def open_context(
             config=recipe.model_dump(),
             folder=job.folder.path,
         )
-        at_the_end.callback(tracker.finish)
+        stack.callback(tracker.finish)
         broker = Broker(
             ledger,
             pool,
@@ -70,7 +57,7 @@ def open_context(
         )
         context = SynthesisContext(job, registry, broker, ledger, view, tracker)
         if monitor is not None:
-            at_the_end.enter_context(monitor.arm(context, held))
+            stack.enter_context(monitor.arm(context, held))
         yield context
 
 
@@ -85,7 +72,7 @@ async def synthesize(
     """Make one arm's dataset and return its section of the manifest.
 
     Raises:
-        GraError: for wrong input, a spent disk, or an engine that is lost for good. What was answered is recorded.
+        GraError: for wrong input, a full disk, or an engine that is lost for good. Answers so far are recorded.
     """
     with writing(job.folder.path):
         return await _synthesize(job, registry, pool, view, group, monitor)
@@ -96,7 +83,7 @@ async def _synthesize(
 ) -> dict[str, Any]:
     recipe = job.recipe
     resolved = job.folder / RESOLVED
-    if "synthesis" not in job.folder.manifest():  # a dataset that is there keeps its recipe until the next is whole
+    if "synthesis" not in job.folder.manifest():  # an existing dataset keeps its recipe until the new one is written
         resolved.write_text(job.loaded.show() + "\n", encoding="utf-8")
     seeds = job.seeds
     if seeds.set_aside:
@@ -105,17 +92,18 @@ async def _synthesize(
     for note in job.decontaminator.notes() if job.decontaminator else ():
         view.note(note)
     with open_context(job, registry, pool, view, group, monitor) as context:
-        candidates, facts = await make_candidates(context, seeds.rows)
-        facts |= {
+        made = await make_candidates(context, seeds.rows)
+        facts = made.facts | {
             "stopped": context.stopped,
+            "last_failure": context.last_failure,
             "beyond": context.beyond,
             "spent": context.broker.account.to_json(),
             "seeds": {"used": len(seeds.rows), "set_aside": seeds.set_aside},
         }
-        content = summarize(job, registry, context.ledger, candidates, facts) | {
+        content = summarize(job, registry, context.ledger, made.candidates, facts) | {
             "seconds": round(time.monotonic() - begun, 1)
         }
-        files = export(job.folder.path, candidates, card_facts(job, registry, content))
+        files = export(job.folder.path, made.candidates, card_facts(job, registry, content))
         resolved.write_text(job.loaded.show() + "\n", encoding="utf-8")
         job.folder.record("synthesis", content, [*files, resolved])
         context.tracker.summary({f"synthesis/{state}": count for state, count in content["states"].items()})
@@ -126,48 +114,30 @@ async def _synthesize(
 async def synthesize_sample(
     job: Job, registry: ModelRegistry, pool: EnginePool, view: View, count: int, monitor: Monitor
 ) -> list[str]:
-    """The first candidates of an arm, or answers to its first seeds, into its ledger, and nothing else.
+    """Make the first candidates of an arm, or answers to its first seeds, and write only its ledger.
 
-    It is the beginning of the arm itself: making it later asks none of this again. Returns the ids of duplicates.
+    The sample is the beginning of the arm: a later run asks none of it again.
+
+    Returns:
+        The ids of duplicates.
     """
     recipe = job.recipe
-    # Else `rounds` is left alone: what answers to seeds are known by holds all of the recipe.
-    if recipe.writes_samples:
+    # Other arms keep `rounds`: the scope of their verdicts holds the whole recipe.
+    if recipe.arm_spec.writes_rounds:
         rounds = {"count": 1, "max_candidates": min(count, recipe.rounds.max_candidates)}
         recipe = recipe.model_copy(update={"rounds": recipe.rounds.model_copy(update=rounds)})
         job = replace(job, loaded=replace(job.loaded, recipe=recipe))
     with writing(job.folder.path), open_context(job, registry, pool, view, None, monitor) as context:
-        candidates, _ = await make_candidates(context, job.seeds.rows, count)
-        return [candidate.id for candidate in candidates if candidate.state is State.DUPLICATE]
+        made = await make_candidates(context, job.seeds.rows, count)
+        return [candidate.id for candidate in made.candidates if candidate.state is State.DUPLICATE]
 
 
-async def make_candidates(
-    context: SynthesisContext, seeds: Sequence[Seed], first: int | None = None
-) -> tuple[CandidateSequence, dict[str, Any]]:
-    """The arm's candidates in their final states, and what the report should know beside them.
+async def make_candidates(context: SynthesisContext, seeds: Sequence[Seed], first: int | None = None) -> ArmCandidates:
+    """Make the arm's candidates.
 
-    With `first`, of arms that go seed by seed only so many.
+    Args:
+        context: what the arm needs.
+        seeds: all seeds of the recipe.
+        first: how many seeds to answer, in arms that go seed by seed; None for all.
     """
-    recipe = context.recipe
-    if recipe.arm == "vanilla":
-        return await copy_seeds(context, seeds), {}
-    if not recipe.has_stories:
-        return await answer_seeds(context, seeds[:first]), {}
-    parts: list[CandidateSequence] = []
-    try:
-        with context.broker.account.strictly():
-            prepared = await prepare(context, seeds)
-    except BudgetExhausted as spent:
-        context.registry.prepared.set()  # those that wait for this committee's first candidate go on
-        context.view.note(f"! before the first candidate: {spent}")
-        context.stopped.append("budget")
-        return ConcatenatedCandidates(parts), {}
-    try:
-        if recipe.arm in ("refined", "integrated"):
-            parts.append(await refine_seeds(context, prepared.settings, prepared.seeds[:first]))
-        if recipe.arm != "refined":
-            parts.append(await write_samples(context, prepared.settings, prepared.seeds))
-        return ConcatenatedCandidates(parts), await prepared.facts()
-    finally:
-        context.registry.prepared.set()  # also when no candidate ever ended
-        await prepared.dismiss()
+    return await find_runner(context.recipe.arm_spec)(context, seeds, first)

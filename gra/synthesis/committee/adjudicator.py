@@ -1,4 +1,4 @@
-"""The adjudicator: re-scores a disputed sample with the reviews in view; its word is final (paper section 3.3)."""
+"""Adjudicate a disputed sample: score it again with the reviews in view, and decide (section 3.3)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from gra.core.types import Review, Ruling
+from gra.core.vocabulary import CallPurpose
 from gra.synthesis.committee.calls import CallRecorder
 from gra.synthesis.committee.members import Member
 from gra.synthesis.committee.reviewer import (
@@ -28,18 +29,30 @@ async def adjudicate(
     accept_score: float,
     calibrate: Calibration,
 ) -> Ruling:
-    """The ruling: kept when the adjudicator's own score reaches `accept_score`."""
+    """Score the response again and rule on it.
+
+    Args:
+        recorder: asks on behalf of the candidate.
+        member: the adjudicator.
+        instruction: the candidate's instruction.
+        response: the disputed response.
+        reviews: the disagreeing reviews, which the prompt shows.
+        accept_score: the score (0-10) from which on the response is kept.
+        calibrate: maps the adjudicator's raw score to the calibrated one.
+    """
     shown = {"instruction": instruction, "response": response, "reviews": reviews, "form": member.ask}
     comment = ""
     if member.ask == "integers":
         prompt = render("adjudicate", **shown, question="", dimensions=member.dimensions)
         output = score_schema(member.dimensions, comment=True)
-        call = member.call(prompt, output, role="adjudicator", candidate=recorder.candidate)
+        call = member.call(prompt, output, role=CallPurpose.ADJUDICATOR, candidate=recorder.candidate)
         answer = await recorder.ask(call)
         values = {name: float(answer.value[name]) for name in member.dimensions}
         comment = str(answer.value["comment"])
     else:
         read = yes_probabilities if member.ask == "yes_no" else expected_digits
-        values = await read(recorder, member, "adjudicate", score_questions(member), role="adjudicator", **shown)
+        values = await read(
+            recorder, member, "adjudicate", score_questions(member), role=CallPurpose.ADJUDICATOR, **shown
+        )
     score = calibrate(fmean(values.values()))
     return Ruling(member.name, values, score, comment, score >= accept_score)

@@ -1,10 +1,9 @@
-"""Planted pairs: what each reviewer is worth, before it is trusted.
+"""Measure and calibrate each reviewer on control items, before its scores count.
 
-Seeds give pairs whose verdict is known: a seed with its own response is good; with another seed's
-response it is bad. Every reviewer answers the same pairs in the way it will be asked later. From that
-come its AUC, which the report shows, and its calibration, which puts all reviewers on one scale:
-10 times the probability that a response belongs to its instruction. Hand-written instructions also set
-how sure a reviewer must be before an instruction fails a check.
+A control item is a seed: with its own response it is good, with another seed's response it is bad. Every reviewer
+scores the same items in the way it will be asked later. Its AUC goes to the report. Its calibration puts all reviewers
+on one scale: 10 times the probability that a response belongs to its instruction. The seeds' own instructions
+also set how low a check's probability must be before an instruction fails.
 """
 
 from __future__ import annotations
@@ -20,9 +19,10 @@ import numpy as np
 from gra.core.errors import ModelUnavailable
 from gra.core.rng import rng
 from gra.core.types import CHECKS, Seed
+from gra.core.vocabulary import FailureCause
 from gra.engines.broker import Broker
-from gra.engines.types import EngineFailed, Outcome, TimedOut
 from gra.stats.reliability import Logistic, auc, calibrate
+from gra.synthesis.call_names import ControlItemCall, control_item_name
 from gra.synthesis.candidate import uncalibrated
 from gra.synthesis.committee.calls import CallRecorder, Unanswered
 from gra.synthesis.committee.members import Member
@@ -33,7 +33,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ReviewerMeasurement:
-    """One reviewer on the probes; `good` and `bad` are its raw scores by seed, without the pairs it left unanswered."""
+    """How one reviewer judged the control items.
+
+    Attributes:
+        good: raw scores of seeds with their own response, by seed id, without unanswered ones.
+        bad: raw scores of seeds with another seed's response.
+        unanswered: how many responses got no usable score.
+        calibration: maps raw to calibrated scores (0-10).
+        thresholds: the probability below which each instruction check fails.
+    """
 
     member: str
     auc: float
@@ -44,7 +52,7 @@ class ReviewerMeasurement:
     thresholds: dict[str, float]
 
     def to_json(self) -> dict[str, Any]:
-        """For the manifest and the report."""
+        """Return plain JSON values for the manifest and the report."""
         c = self.calibration
         return {
             "auc": self.auc,
@@ -57,7 +65,7 @@ class ReviewerMeasurement:
 
 
 def make_control_items(seeds: Sequence[Seed], count: int, seed: int) -> list[tuple[Seed, str]]:
-    """`count` seeds, domains in turn, each with the response of another seed: of its own domain where there is one."""
+    """Draw `count` seeds, domains in turn, each with another seed's response, of the same domain where possible."""
     random = rng(seed, "probes")
     domains: dict[str, list[Seed]] = {}
     for sample in random.sample(list(seeds), len(seeds)):
@@ -74,21 +82,21 @@ def make_control_items(seeds: Sequence[Seed], count: int, seed: int) -> list[tup
 async def measure_reviewer(
     broker: Broker, member: Member, control_items: Sequence[tuple[Seed, str]]
 ) -> ReviewerMeasurement:
-    """Ask one reviewer or adjudicator about every planted pair, and a reviewer about every hand-written instruction.
+    """Have one reviewer or adjudicator score every control item; a reviewer also checks the instructions.
 
     Raises:
-        ModelUnavailable: when the reviewer cannot answer in the form it is asked in.
+        ModelUnavailable: when the reviewer answers nothing in the form it is asked in.
     """
 
-    async def score(sample: Seed, response: str, kind: str) -> float:
-        recorder = CallRecorder(broker, f"probe-{kind}-{sample.id}")
+    async def score(sample: Seed, response: str, kind: ControlItemCall) -> float:
+        recorder = CallRecorder(broker, control_item_name(kind, sample.id))
         review = await score_response(
             recorder, member, sample.instruction, response, comment=False, calibrate=uncalibrated
         )
         return review.raw
 
     async def check(sample: Seed) -> dict[str, float]:
-        recorder = CallRecorder(broker, f"probe-check-{sample.id}")
+        recorder = CallRecorder(broker, control_item_name("check", sample.id))
         return (await check_instruction(recorder, member, sample.instruction, {})).values
 
     names = [sample.id for sample, _ in control_items]
@@ -100,8 +108,8 @@ async def measure_reviewer(
         _answered(names[: len(checked)], [check(sample) for sample, _ in checked], left),
     )
     if not (good and bad and (checks or not checked)):
-        raise ModelUnavailable(_useless(member, left))
-    # An instruction fails when a reviewer believes in it less than in (nearly) any hand-written one.
+        raise ModelUnavailable(_no_answers(member, left))
+    # An instruction fails when its probability is below that of nearly all seeds' instructions.
     thresholds = {
         name: min(0.5, float(np.quantile([values[name] for values in checks.values()], 0.05)))
         for name in CHECKS
@@ -112,27 +120,18 @@ async def measure_reviewer(
     return ReviewerMeasurement(member.name, auc(*raw), good, bad, unanswered, calibrate(*raw), thresholds)
 
 
-def _useless(member: Member, left: Sequence[Unanswered]) -> str:
-    who, last = f"the reviewer `{member.name}` ({member.model.name})", left[-1]
-    if all(_may_pass(one.outcome) for one in left):
-        return f"{who} could not be asked about the planted pairs ({last}); run the same command again to go on"
+def _no_answers(member: Member, left: Sequence[Unanswered]) -> str:
+    reviewer, last = f"the reviewer `{member.name}` ({member.model.name})", left[-1]
+    if all(gap.cause is FailureCause.INFRASTRUCTURE for gap in left):
+        return f"{reviewer} could not be asked about the control items ({last}); run the same command again to go on"
     return (
-        f"{who} gave no usable answer to any planted pair when asked by `{member.ask}` ({last}); give it another "
+        f"{reviewer} gave no usable answer to any control item when asked by `{member.ask}` ({last}); give it another "
         "`ask`, or take it off the committee"
     )
 
 
-def _may_pass(outcome: Outcome) -> bool:
-    """Whether another run may have better luck, with the same reviewer asked in the same way."""
-    match outcome:
-        case TimedOut() | EngineFailed(permanent=False):
-            return True
-        case _:
-            return False
-
-
 async def _answered(names: Sequence[str], steps: Sequence[Awaitable[T]], left: list[Unanswered]) -> dict[str, T]:
-    """The results by name; what stayed unanswered is added to `left`."""
+    """Return the results by name; append what stayed unanswered to `left`."""
     found: dict[str, T] = {}
     for name, result in zip(names, await asyncio.gather(*steps, return_exceptions=True), strict=True):
         if isinstance(result, Unanswered):
@@ -145,7 +144,7 @@ async def _answered(names: Sequence[str], steps: Sequence[Awaitable[T]], left: l
 
 
 def committee_auc(measured: Sequence[ReviewerMeasurement]) -> float:
-    """AUC of the mean calibrated score of those who answered: what the committee is worth together."""
+    """Return the AUC of the mean calibrated score of all reviewers that answered."""
 
     def means(kind: str) -> list[float]:
         scores: dict[str, list[float]] = {}

@@ -1,22 +1,64 @@
-"""A story's accounts: every question goes through here, so that a candidate knows what it cost."""
+"""Ask questions on behalf of one candidate, and record what they cost."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
 
+from gra.core.errors import EngineUnavailable
 from gra.core.types import Usage
+from gra.core.vocabulary import FailureCause
 from gra.engines.broker import Broker
-from gra.engines.types import Answer, Call, EngineFailed, Outcome, Refused, TimedOut, Truncated, Unparsable
+from gra.engines.types import (
+    Answer,
+    Call,
+    EngineFailed,
+    Outcome,
+    Refused,
+    TimedOut,
+    Truncated,
+    Unparsable,
+    is_infrastructure_failure,
+)
 from gra.ledger.ledger import Recorded
 
 
 class Unanswered(Exception):
-    """A question that got no usable answer in any attempt; it ends the story as failed, with this reason."""
+    """Report that no attempt gave a usable answer; the candidate fails with this reason.
+
+    Attributes:
+        outcome: what the last attempt gave.
+        cause: why there is no answer.
+    """
 
     def __init__(self, call: Call, outcome: Outcome) -> None:
         self.outcome = outcome
+        self.cause = failure_cause(outcome)
         super().__init__(f"{call.role} {call.member}: {_why(outcome)}")
+
+
+class MissingAnswers(EngineUnavailable):
+    """Models or servers left calls unanswered that a run cannot do without; running again asks them again."""
+
+    def __init__(self, count: int, what: str, last: str) -> None:
+        """Report missing answers.
+
+        Args:
+            count: how many things lack an answer.
+            what: the things, such as `candidates`.
+            last: the last failure's sentence.
+        """
+        super().__init__(
+            f"no answer for {count:,} {what}, the last because of: {last}. What was answered is recorded; run the same "
+            "command again to ask the rest"
+        )
+
+
+def failure_cause(outcome: Outcome) -> FailureCause:
+    """Classify an outcome that is no answer."""
+    if is_infrastructure_failure(outcome):
+        return FailureCause.INFRASTRUCTURE
+    return FailureCause.REQUEST if isinstance(outcome, EngineFailed) else FailureCause.ANSWER
 
 
 def _why(outcome: Outcome) -> str:
@@ -35,7 +77,14 @@ def _why(outcome: Outcome) -> str:
 
 @dataclass
 class CallRecorder:
-    """Asks on behalf of one candidate and adds up what it used."""
+    """Asks on behalf of one candidate and adds up what it used.
+
+    Attributes:
+        broker: answers the calls.
+        candidate: the name that the ledger records the calls under.
+        usage: calls and tokens by purpose, of usable and unusable answers alike.
+        calls: the keys of all answers used.
+    """
 
     broker: Broker
     candidate: str
@@ -43,10 +92,10 @@ class CallRecorder:
     calls: list[str] = field(default_factory=list)
 
     async def ask(self, call: Call) -> Answer:
-        """The answer to a call.
+        """Return the answer to a call.
 
         Raises:
-            Unanswered: when there is none.
+            Unanswered: when no attempt gave a usable answer.
         """
         outcome = await self.broker.ask(call, partial(self._paid, call.role))
         if not isinstance(outcome, Answer):
@@ -54,7 +103,7 @@ class CallRecorder:
         return outcome
 
     def _paid(self, role: str, answer: Recorded) -> None:
-        """Whatever was answered was paid for, whether or not it could be used."""
+        """Count an answer; unusable answers cost as much."""
         spent = Usage(1, answer.prompt_tokens, answer.completion_tokens)
         self.usage[role] = self.usage.get(role, Usage()) + spent
         self.calls.append(answer.key)

@@ -1,4 +1,4 @@
-"""From reviews to a decision: mean, spread and the three-way gate (paper section 3.2, equations 4-6)."""
+"""Decide a reviewed response by the mean and spread of its scores (section 3.2, equations 4-6)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gra.config.review import ReviewConfig
 
 
 class Gate(StrEnum):
-    """What happens to a reviewed response."""
+    """The three decisions on a reviewed response."""
 
     ACCEPT = "accept"
     REJECT = "reject"
@@ -20,7 +20,7 @@ class Gate(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Consensus:
-    """Mean and standard deviation of the reviewers' scores, and what the gate makes of them."""
+    """Mean and standard deviation of the scores (0-10), and the decision."""
 
     mean: float
     std: float
@@ -30,8 +30,7 @@ class Consensus:
 def decide(scores: Sequence[float], review: ReviewConfig) -> Consensus:
     """Reject below `accept_mean`; accept when the spread is at most `dispute_std`; otherwise adjudicate.
 
-    Boundaries belong to the better side: a mean equal to `accept_mean` passes and a spread equal to
-    `dispute_std` is agreement.
+    A mean equal to `accept_mean` passes, and a spread equal to `dispute_std` is agreement.
     """
     mean = fmean(scores)
     spread = pstdev if review.std == "population" else stdev

@@ -1,12 +1,13 @@
-"""The generator's three steps: new keywords, an instruction from them, a response (paper section 3.1)."""
+"""Generate a sample in the paper's three steps: keywords, an instruction from them, a response (section 3.1)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from gra.core.types import Seed
-from gra.engines.types import Json, Text
+from gra.core.vocabulary import CallPurpose
+from gra.engines.types import Call, Json, Text
 from gra.synthesis.committee.calls import CallRecorder
 from gra.synthesis.committee.members import Member
 from gra.synthesis.prompts import hint, render
@@ -26,13 +27,21 @@ METADATA = Json(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A response without its author's thinking, and that thinking."""
+
+    text: str
+    thinking: str = ""
+
+
 async def new_keywords(
     recorder: CallRecorder, generator: Member, domain: str, parents: Sequence[Seed], *, drawn: int = 0
 ) -> tuple[str, ...]:
-    """A keyword triple that the parents inspire and do not contain; every number `drawn` is a draw of its own."""
+    """Write three keywords that the parents inspire and do not contain; each number `drawn` is an independent draw."""
     prompt = render("keywords", domain=domain, hint=hint(domain), parents=parents)
     answer = await recorder.ask(
-        generator.call(prompt, KEYWORDS, role="generator", candidate=recorder.candidate, sample=drawn)
+        generator.call(prompt, KEYWORDS, role=CallPurpose.GENERATOR, candidate=recorder.candidate, sample=drawn)
     )
     return tuple(str(word).strip() for word in answer.value["keywords"])
 
@@ -40,43 +49,74 @@ async def new_keywords(
 async def write_instruction(
     recorder: CallRecorder, generator: Member, domain: str, keywords: Sequence[str], parents: Sequence[Seed], show: str
 ) -> str:
-    """An instruction about the keywords, in the manner of the parents' `show`: "summaries" or "instructions"."""
+    """Write an instruction about the keywords.
+
+    Args:
+        recorder: asks on behalf of the candidate.
+        generator: the member that writes.
+        domain: the candidate's domain.
+        keywords: what the instruction is about.
+        parents: two samples of the domain that serve as examples.
+        show: what the generator sees of the parents, `summaries` (the paper) or `instructions`.
+    """
     prompt = render("instruction", domain=domain, hint=hint(domain), keywords=keywords, parents=parents, show=show)
-    answer = await recorder.ask(generator.call(prompt, INSTRUCTION, role="generator", candidate=recorder.candidate))
+    call = generator.call(prompt, INSTRUCTION, role=CallPurpose.GENERATOR, candidate=recorder.candidate)
+    answer = await recorder.ask(call)
     return str(answer.value["exercise"]).strip()
 
 
 async def write_response(
-    recorder: CallRecorder, author: Member, instruction: str, role: str = "generator", *, draft: int = 0
-) -> str:
-    """The author's answer to an instruction; every draft is drawn anew."""
+    recorder: CallRecorder,
+    author: Member,
+    instruction: str,
+    role: CallPurpose = CallPurpose.GENERATOR,
+    *,
+    number: int = 0,
+) -> Response:
+    """Write a response to an instruction; each number is an independent draw.
+
+    Raises:
+        Unanswered: when there is no answer, or only thinking.
+    """
     prompt = render("response", instruction=instruction)
-    answer = await recorder.ask(author.call(prompt, Text(), role=role, candidate=recorder.candidate, sample=draft))
-    return str(answer.value)
-
-
-async def rewrite_response(recorder: CallRecorder, author: Member, seed: Seed, *, draft: int = 0) -> str:
-    """The author's better version of a seed's own response; every draft is drawn anew."""
-    prompt = render("rewrite", instruction=seed.instruction, response=seed.response)
-    answer = await recorder.ask(
-        author.call(prompt, Text(), role="generator", candidate=recorder.candidate, sample=draft)
+    return await _ask_for_text(
+        recorder, author.call(prompt, Text(), role=role, candidate=recorder.candidate, sample=number)
     )
-    return str(answer.value)
+
+
+async def rewrite_response(recorder: CallRecorder, author: Member, seed: Seed, *, number: int = 0) -> Response:
+    """Write a better version of a seed's own response; each number is an independent draw.
+
+    Raises:
+        Unanswered: when there is no answer, or only thinking.
+    """
+    prompt = render("rewrite", instruction=seed.instruction, response=seed.response)
+    role = CallPurpose.GENERATOR
+    return await _ask_for_text(
+        recorder, author.call(prompt, Text(), role=role, candidate=recorder.candidate, sample=number)
+    )
+
+
+async def _ask_for_text(recorder: CallRecorder, call: Call) -> Response:
+    answer = await recorder.ask(call)
+    return Response(str(answer.value), answer.completion.thinking)
 
 
 async def name_domain(recorder: CallRecorder, member: Member, sample: Seed, domains: Sequence[str]) -> Seed:
-    """The sample under the domain it fits best, for seeds that come without one."""
+    """Return a seed that has no domain with the one that the member chooses."""
     prompt = render("domain", instruction=sample.instruction, domains={domain: hint(domain) for domain in domains})
     choice = {"type": "string", "enum": list(domains)}
     schema = Json({"type": "object", "properties": {"domain": choice}, "required": ["domain"]})
-    answer = await recorder.ask(member.call(prompt, schema, role="enricher", candidate=recorder.candidate))
+    call = member.call(prompt, schema, role=CallPurpose.ENRICHER, candidate=recorder.candidate)
+    answer = await recorder.ask(call)
     return replace(sample, domain=str(answer.value["domain"]))
 
 
 async def enrich(recorder: CallRecorder, member: Member, sample: Seed) -> Seed:
-    """The sample with keywords and summary, as a pool item must have (paper section 3.4)."""
+    """Return the sample with keywords and a summary, which every parent needs (section 3.4)."""
     prompt = render("enrich", domain=sample.domain, instruction=sample.instruction, response=sample.response)
-    answer = await recorder.ask(member.call(prompt, METADATA, role="enricher", candidate=recorder.candidate))
+    call = member.call(prompt, METADATA, role=CallPurpose.ENRICHER, candidate=recorder.candidate)
+    answer = await recorder.ask(call)
     keywords = sample.keywords or tuple(str(word).strip() for word in answer.value["keywords"])
     summary = sample.summary or str(answer.value["summary"]).strip()
     return replace(sample, keywords=keywords, summary=summary)

@@ -1,6 +1,6 @@
-"""Who sits on the committee: a member is weights plus a system prompt, sampling and the way it is asked.
+"""Committee members: weights with a system prompt, sampling settings and a way of being asked.
 
-Which of them plays which role for a candidate is decided in assignment.py.
+roles.py assigns members to the roles of each candidate.
 """
 
 from __future__ import annotations
@@ -11,13 +11,19 @@ from dataclasses import dataclass
 from gra.config.committee import Ask, CommitteeConfig, MemberConfig, Role
 from gra.config.review import ReviewConfig
 from gra.core.types import DIMENSIONS
+from gra.core.vocabulary import CallPurpose
 from gra.engines.types import Call, ModelId, Output, SamplingSettings
 from gra.models.entries import find_entry
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A committee member ready to be asked."""
+    """A committee member on its resolved model.
+
+    Attributes:
+        family: models of one pre-training run share it; empty where it is not known.
+        dimensions: what the member scores as a reviewer or adjudicator.
+    """
 
     name: str
     model: ModelId
@@ -25,17 +31,17 @@ class Member:
     sampling: SamplingSettings
     roles: tuple[Role, ...]
     ask: Ask
-    family: str = ""  # empty: known to share its pre-training with nobody
-    dimensions: tuple[str, ...] = DIMENSIONS  # what it scores
+    family: str = ""
+    dimensions: tuple[str, ...] = DIMENSIONS
 
-    def call(self, prompt: str, output: Output, *, role: str, candidate: str, sample: int = 0) -> Call:
-        """A question to this member; probabilities and scores are read greedily, whatever the sampling."""
+    def call(self, prompt: str, output: Output, *, role: CallPurpose, candidate: str, sample: int = 0) -> Call:
+        """Return a call to this member; judgments decode greedily, whatever the sampling settings."""
         system = (("system", self.system),) if self.system else ()
         return Call(
             model=self.model,
             messages=(*system, ("user", prompt)),
             output=output,
-            sampling=self.sampling if role in ("generator", "enricher", "teacher", "solver") else greedy(self.sampling),
+            sampling=self.sampling if role.writes else greedy(self.sampling),
             sample=sample,
             role=role,
             candidate=candidate,
@@ -44,17 +50,20 @@ class Member:
 
 
 def greedy(sampling: SamplingSettings) -> SamplingSettings:
-    """The same lengths, always the likeliest token."""
-    return SamplingSettings(0.0, 1.0, 1.0, sampling.max_tokens)
+    """Return settings with the same length limit that always take the likeliest token; unset settings stay unset."""
+    temperature = None if sampling.temperature is None else 0.0
+    top_p = None if sampling.top_p is None else 1.0
+    penalty = None if sampling.repetition_penalty is None else 1.0
+    return SamplingSettings(temperature, top_p, penalty, sampling.max_tokens)
 
 
 def make_members(committee: CommitteeConfig, review: ReviewConfig, models: Mapping[str, ModelId]) -> dict[str, Member]:
-    """The members of a recipe; `models` maps each member's name to its resolved model."""
+    """Return the members of a recipe; `models` maps each member's name to its resolved model."""
     return {name: make_member(name, recipe, review, models[name]) for name, recipe in committee.models.items()}
 
 
 def make_member(name: str, recipe: MemberConfig, review: ReviewConfig, model: ModelId) -> Member:
-    """One member of a recipe on its resolved model."""
+    """Return one member of a recipe on its resolved model."""
     s = recipe.sampling
     sampling = SamplingSettings(s.temperature, s.top_p, s.repetition_penalty, s.max_tokens)
     entry = find_entry(recipe.model.removeprefix("catalog:").partition("@")[0])
@@ -64,7 +73,7 @@ def make_member(name: str, recipe: MemberConfig, review: ReviewConfig, model: Mo
 
 
 def shared_weights(members: Mapping[str, Member]) -> dict[str, list[str]]:
-    """Weights that more than one member uses: model name to member names. The report says so."""
+    """Return the models that more than one member uses, with those members' names; the report shows them."""
     users: dict[str, list[str]] = {}
     for member in members.values():
         users.setdefault(member.model.name, []).append(member.name)

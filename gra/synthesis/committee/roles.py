@@ -1,9 +1,8 @@
-"""Who plays which role for a candidate (paper section 3.1): random, balanced, fixed or single.
+"""Assign the roles of each candidate: random (section 3.1), balanced, fixed or single.
 
-Roles are disjoint: the generator never reviews its own sample and the adjudicator is neither, except where
-one member plays all of them. The adjudicator's seat is kept free even where a recipe never adjudicates, as
-far as the committee is large enough: an ablation then asks its reviewers what the full method asked them,
-and finds the answers in a shared ledger.
+Roles are disjoint: the generator never reviews its own sample, and the adjudicator does neither. Only a `single` member
+plays all roles. A large enough committee keeps one member free as adjudicator even where the recipe never adjudicates.
+An ablation then asks its reviewers the same questions as the full method, and a shared ledger has the answers.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from gra.synthesis.committee.members import Member
 
 @dataclass(frozen=True, slots=True)
 class RoleAssignment:
-    """One candidate's cast; nobody adjudicates where a dispute cannot come up or is settled by the recipe."""
+    """The members in each role of one candidate; no adjudicator where no dispute can arise."""
 
     generator: Member
     reviewers: tuple[Member, ...]
@@ -30,24 +29,24 @@ class RoleAssignment:
 
 
 def adjudicates(recipe: SynthesisRecipe) -> bool:
-    """Whether a dispute can come up and goes to an adjudicator; one review alone has no spread.
+    """Return whether a dispute can arise and goes to an adjudicator.
 
-    A program on a reviewer's seat is a review like a member's. A `single` member has nobody to go to.
+    One review alone has no spread. A scoring verifier counts as a review. A `single` committee has no adjudicator.
     """
     committee = committee_of(recipe)
     if committee is None or committee.assignment == "single" or recipe.review.disputed != "adjudicate":
         return False
-    return committee.reviewers + _most_seats(recipe) > 1
+    return committee.reviewers + _most_scoring_verifiers(recipe) > 1
 
 
-def _most_seats(recipe: SynthesisRecipe) -> int:
-    """How many programs can sit beside the reviewers of one candidate."""
-    prepared = [program for program in recipe.review.verifiers if program.mode == "score"]
-    return max(sum(domain in (program.domains or recipe.domains) for program in prepared) for domain in recipe.domains)
+def _most_scoring_verifiers(recipe: SynthesisRecipe) -> int:
+    """Return the largest number of scoring verifiers that one candidate can have."""
+    scoring = [verifier for verifier in recipe.review.verifiers if verifier.mode == "score"]
+    return max(sum(domain in (verifier.domains or recipe.domains) for verifier in scoring) for domain in recipe.domains)
 
 
 def assign_roles(recipe: SynthesisRecipe, members: Mapping[str, Member], round_: int, index: int) -> RoleAssignment:
-    """The roles of one candidate, as the recipe assigns them.
+    """Assign the roles of one candidate as the recipe says.
 
     Raises:
         RecipeError: when the committee is too small for disjoint roles.
@@ -68,7 +67,7 @@ def assign_roles(recipe: SynthesisRecipe, members: Mapping[str, Member], round_:
 
 
 def check_assignment(recipe: SynthesisRecipe, members: Mapping[str, Member]) -> None:
-    """Go through every cast that the recipe's assignment can bring.
+    """Check every role assignment that the recipe can bring.
 
     Raises:
         RecipeError: when a role cannot be filled, or not as evenly as `balanced` promises.
@@ -80,7 +79,7 @@ def check_assignment(recipe: SynthesisRecipe, members: Mapping[str, Member]) -> 
         case "random":
             check_roles(members, committee.reviewers, adjudicated)
         case "balanced":
-            _lap(tuple(members.values()), committee.reviewers, 0, 1, 0, adjudicated)
+            _cycle(tuple(members.values()), committee.reviewers, 0, 1, 0, adjudicated)
         case "fixed":
             fixed_roles(members, committee.reviewers, committee.lead, adjudicated)
         case "single":
@@ -95,19 +94,18 @@ def check_assignment(recipe: SynthesisRecipe, members: Mapping[str, Member]) -> 
 def random_roles(
     members: Mapping[str, Member], reviewers: int, seed: int, round_: int, index: int, adjudicated: bool = True
 ) -> RoleAssignment:
-    """Draw generator, adjudicator and reviewers, disjoint, uniformly among those who may play each role.
+    """Draw generator, adjudicator and reviewers, disjoint, uniformly among the members that may play each role.
 
-    The adjudicator is drawn before the reviewers so that a small committee never runs out of one.
-    Members with other weights than the generator's review first: the same weights under another
-    prompt are not an independent opinion.
+    The adjudicator is drawn before the reviewers, so that a small committee always has one. Members with other weights
+    than the generator's review first, because the same weights under another prompt are no independent opinion.
 
     Raises:
         RecipeError: when the committee is too small for disjoint roles.
     """
     random = rng(seed, round_, index, "roles")
     generator = random.choice(_generators(members))
-    judges = _adjudicators(members, generator, adjudicated)
-    adjudicator = random.choice(judges) if judges else None
+    adjudicators = _adjudicators(members, generator, adjudicated)
+    adjudicator = random.choice(adjudicators) if adjudicators else None
     panel = _panel(members, reviewers, generator, adjudicator, adjudicated)
     random.shuffle(panel)
     panel.sort(key=lambda member: member.model.identity == generator.model.identity)
@@ -115,21 +113,21 @@ def random_roles(
 
 
 def check_roles(members: Mapping[str, Member], reviewers: int, adjudicated: bool = True) -> None:
-    """Go through every draw that can happen.
+    """Check every random draw.
 
     Raises:
         RecipeError: when the committee is too small for disjoint roles.
     """
     for generator in _generators(members):
-        judges: Sequence[Member | None] = _adjudicators(members, generator, adjudicated) or [None]
-        for adjudicator in judges:
+        adjudicators: Sequence[Member | None] = _adjudicators(members, generator, adjudicated) or [None]
+        for adjudicator in adjudicators:
             _panel(members, reviewers, generator, adjudicator, adjudicated)
 
 
 def fixed_roles(
     members: Mapping[str, Member], reviewers: int, lead: str | None, adjudicated: bool = True
 ) -> RoleAssignment:
-    """The same cast for every candidate, in the recipe's order: generator, reviewers, and the last who may adjudicates.
+    """Return the same roles for every candidate, in the recipe's order; the last possible adjudicator adjudicates.
 
     Raises:
         RecipeError: when the lead is gone or may not generate, or when the committee is too small.
@@ -138,8 +136,8 @@ def fixed_roles(
     if lead is not None and lead not in generators:
         raise RecipeError(f"committee: `lead: {lead}` cannot generate; give it that role, or name another lead")
     generator = generators[lead] if lead is not None else next(iter(generators.values()))
-    judges = _adjudicators(members, generator, adjudicated)
-    adjudicator = judges[-1] if judges else None
+    adjudicators = _adjudicators(members, generator, adjudicated)
+    adjudicator = adjudicators[-1] if adjudicators else None
     panel = _panel(members, reviewers, generator, adjudicator, adjudicated)
     return RoleAssignment(generator, tuple(panel[:reviewers]), adjudicator if adjudicated else None)
 
@@ -147,48 +145,50 @@ def fixed_roles(
 def balanced_roles(
     members: Mapping[str, Member], reviewers: int, seed: int, round_: int, index: int, adjudicated: bool = True
 ) -> RoleAssignment:
-    """Lap after lap of casts in which every pair of generator and reviewer occurs exactly `reviewers` times.
+    """Return roles in cycles in which every pair of generator and reviewer occurs exactly `reviewers` times.
 
-    Where all members may play all roles, every pair of generator and adjudicator occurs once a lap, too.
-    So a reviewer's severity, and what it thinks of its own family's work, can be estimated from the
-    reviews; members of one family sit on one panel as rarely as that leaves room for.
+    Where all members may play all roles, every pair of generator and adjudicator also occurs once a cycle. So each
+    reviewer's severity and its preference for its own family can be estimated from the reviews. Members of
+    one family share a panel as rarely as possible.
 
     Raises:
         RecipeError: when the members' roles do not allow it.
     """
     everyone = tuple(members.values())
-    lap, place = divmod(index, len(_lap(everyone, reviewers, seed, round_, 0, adjudicated)))
-    return _lap(everyone, reviewers, seed, round_, lap, adjudicated)[place]
+    cycle, place = divmod(index, len(_cycle(everyone, reviewers, seed, round_, 0, adjudicated)))
+    return _cycle(everyone, reviewers, seed, round_, cycle, adjudicated)[place]
 
 
 @lru_cache(maxsize=64)
-def _lap(
-    everyone: tuple[Member, ...], reviewers: int, seed: int, round_: int, lap: int, adjudicated: bool
+def _cycle(
+    everyone: tuple[Member, ...], reviewers: int, seed: int, round_: int, number: int, adjudicated: bool
 ) -> tuple[RoleAssignment, ...]:
-    """One lap in its own order: for each generator a ring of its reviewers, and a window that goes once round it."""
+    """Return one cycle, shuffled: for each generator, a window moves once round a ring of its reviewers."""
     members = {member.name: member for member in everyone}
     assignments = []
     for generator in _generators(members):
-        random = rng(seed, round_, lap, "ring", generator.name)
+        random = rng(seed, round_, number, "ring", generator.name)
         panel = _playing("reviewer", everyone, (generator,))
-        judges = _adjudicators(members, generator, adjudicated) if adjudicated else []
-        _check_ring(generator, panel, judges, reviewers)
+        adjudicators = _adjudicators(members, generator, adjudicated) if adjudicated else []
+        _check_ring(generator, panel, adjudicators, reviewers)
         ring = _spread(panel, random)
-        random.shuffle(judges)
+        random.shuffle(adjudicators)
         for turn in range(max(1, len(ring))):
             window = [ring[(turn + place) % len(ring)] for place in range(reviewers)]
-            judge = None
-            if judges:
-                # Whoever may review, too, follows the window; others take turns.
-                judge = ring[(turn + reviewers) % len(ring)] if judges[0] in panel else judges[turn % len(judges)]
-            assignments.append(RoleAssignment(generator, tuple(window), judge))
-    rng(seed, round_, lap, "casts").shuffle(assignments)
+            adjudicator = None
+            if adjudicators:
+                # An adjudicator that may also review follows the window; others take turns.
+                reviewing = adjudicators[0] in panel
+                following = ring[(turn + reviewers) % len(ring)] if ring else None
+                adjudicator = following if reviewing else adjudicators[turn % len(adjudicators)]
+            assignments.append(RoleAssignment(generator, tuple(window), adjudicator))
+    rng(seed, round_, number, "casts").shuffle(assignments)
     return tuple(assignments)
 
 
-def _check_ring(generator: Member, panel: Sequence[Member], judges: Sequence[Member], reviewers: int) -> None:
-    both = set(panel) & set(judges)
-    if both and both != set(panel) | set(judges):
+def _check_ring(generator: Member, panel: Sequence[Member], adjudicators: Sequence[Member], reviewers: int) -> None:
+    both = set(panel) & set(adjudicators)
+    if both and both != set(panel) | set(adjudicators):
         raise RecipeError(
             f"committee: `assignment: balanced` cannot be even when only some of `{generator.name}`'s reviewers may "
             "adjudicate; give all of them the role `adjudicator`, or one member that role alone"
@@ -201,36 +201,36 @@ def _check_ring(generator: Member, panel: Sequence[Member], judges: Sequence[Mem
 
 
 def _spread(members: Sequence[Member], random: Random) -> list[Member]:
-    """The members in a ring drawn by lot, with each family spread evenly over it."""
+    """Return the members in a random ring, with each family spread evenly over it."""
     families: dict[str, list[Member]] = {}
     for member in members:
         families.setdefault(member.family or member.model.identity, []).append(member)
     places: list[tuple[float, Member]] = []
-    for kin in families.values():
-        random.shuffle(kin)
+    for family in families.values():
+        random.shuffle(family)
         offset = random.random()
-        places += [((number + offset) / len(kin), member) for number, member in enumerate(kin)]
+        places += [((number + offset) / len(family), member) for number, member in enumerate(family)]
     return [member for _, member in sorted(places, key=lambda placed: placed[0])]
 
 
 def _generators(members: Mapping[str, Member]) -> list[Member]:
     if not (generators := _playing("generator", members.values(), ())):
-        raise RecipeError("committee: nobody is left to generate; add a member with the role `generator`")
+        raise RecipeError("committee: no member is left to generate; add one with the role `generator`")
     return generators
 
 
 def _adjudicators(members: Mapping[str, Member], generator: Member, adjudicated: bool) -> list[Member]:
-    judges = _playing("adjudicator", members.values(), (generator,))
-    if adjudicated and not judges:
-        raise RecipeError(f"committee: nobody is left to adjudicate when `{generator.name}` generates; add a member")
-    # One who can only adjudicate leaves the others free to review.
-    return [judge for judge in judges if "reviewer" not in judge.roles] or judges
+    able = _playing("adjudicator", members.values(), (generator,))
+    if adjudicated and not able:
+        raise RecipeError(f"committee: no member is left to adjudicate when `{generator.name}` generates; add one")
+    # A member that can only adjudicate leaves the others free to review.
+    return [member for member in able if "reviewer" not in member.roles] or able
 
 
 def _panel(
     members: Mapping[str, Member], reviewers: int, generator: Member, adjudicator: Member | None, adjudicated: bool
 ) -> list[Member]:
-    """Those who may review; without disputes to settle, the adjudicator too where it is needed for that."""
+    """Return the members that may review; the adjudicator reviews only where needed and no dispute can arise."""
     panel = _playing("reviewer", members.values(), (generator, adjudicator))
     if len(panel) < reviewers and not adjudicated:
         panel = _playing("reviewer", members.values(), (generator,))

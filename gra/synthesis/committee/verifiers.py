@@ -1,12 +1,12 @@
-"""Programs that review what can be checked without an opinion: arithmetic, form, agreement of independent answers.
+"""Verifiers: programs that review what can be checked, such as arithmetic, form and unit tests.
 
-A program takes a reviewer's seat (its score, 0-10, counts in mean and spread like a member's) or a veto
-(what it finds broken ends the story, before any reviewer is paid for). Where it has nothing to check it
-abstains, which is a type and never a number. Programs are deterministic; one that needs a model asks
-through the notebook, so that the answers are recorded and replayed like all others.
+With `mode: score` a verifier's score (0-10) counts in mean and spread like a reviewer's. With `mode: filter` a failed
+verification rejects the candidate before any reviewer is asked. A verifier that has nothing to check abstains;
+an abstention is a type and never a number. Verifiers are deterministic. One that needs a model asks through the
+`CallRecorder`, so that its answers are recorded and replayed like all others.
 
-A program of your own is a class with `kind`, `version`, `fault` and `judge`, made from its section of the
-recipe and the run's `VerifierResources`; `register` puts it in the place of the one of its kind.
+A verifier of your own is a class with `kind`, `version`, `fault` and `judge`. It is made from its section of the recipe
+and the run's `VerifierResources`. `register` puts it in the place of the one of its kind.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
-from gra.checks import answers, arithmetic
-from gra.checks import format as form
-from gra.checks import instruction_constraints as demands
+from gra.checks import answers, arithmetic, instruction_constraints
+from gra.checks import format as format_checks
 from gra.config.review import VerifierConfig
 from gra.core.concurrency import together
 from gra.core.errors import RecipeError
 from gra.core.types import VERIFIER_MODE_IN_FILES, Abstained, Candidate, Verified, VerifierMode
-from gra.engines.types import Refused, Text, Truncated, Unparsable
+from gra.core.vocabulary import CallPurpose, FailureCause, RejectedAt
+from gra.engines.types import Text
 from gra.sandbox.extract import EXTRACT_VERSION, extract
 from gra.sandbox.job import Limits, SandboxJob
 from gra.sandbox.job import Verdict as Ended
@@ -40,39 +40,50 @@ _DRAWS = 4
 
 @dataclass(frozen=True, slots=True)
 class VerifierInput:
-    """What a program is shown."""
+    """What a verifier sees of a candidate.
+
+    Attributes:
+        author: the name of the member that wrote the response.
+        tests: Python tests that came with the instruction; empty where there are none.
+    """
 
     domain: str
     instruction: str
     response: str
-    author: str  # the member who wrote it
-    tests: str = ""  # what came with the instruction, in Python
+    author: str
+    tests: str = ""
 
 
 class Verifier(Protocol):
-    """A reviewer that is a program."""
+    """A program that reviews responses.
+
+    Attributes:
+        kind: the recipe's `kind`.
+        version: changes whenever the verifier's verdicts change.
+        fault: the candidate's reason when the verifier rejects it.
+    """
 
     kind: ClassVar[str]
-    version: ClassVar[str]  # changes whenever the program judges differently than before
-    fault: ClassVar[str]  # the reason a story ends with when a veto falls
+    version: ClassVar[str]
+    fault: ClassVar[str]
 
     @property
     def recipe(self) -> VerifierConfig:
-        """The program's section of the recipe."""
+        """The verifier's section of the recipe."""
         ...
 
     async def judge(self, sample: VerifierInput, recorder: CallRecorder) -> Verdict:
-        """The program's verdict, or its abstention.
+        """Verify a response, or abstain.
 
         Raises:
-            Unanswered: when it needs a model and the infrastructure failed.
+            Unanswered: when the verifier needs a model and the infrastructure failed.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class VerifierResources:
-    """What programs may draw on: the committee, and the user's word that code may run."""
+    """What verifiers may use: the committee, and the user's permission to run code."""
 
     members: Mapping[str, Member]
     permission: Permission | None = None
@@ -83,33 +94,33 @@ _MAKERS: dict[str, Maker] = {}
 
 
 def register(kind: str, maker: Maker) -> None:
-    """Make programs of a kind by `maker` from now on."""
+    """Make verifiers of a kind with `maker` from now on."""
     _MAKERS[kind] = maker
 
 
 def make_verifiers(
     recipes: Sequence[VerifierConfig], members: Mapping[str, Member], permission: Permission | None = None
 ) -> tuple[Verifier, ...]:
-    """The programs of a recipe, in its order.
+    """Return the verifiers of a recipe, in its order.
 
     Raises:
-        RecipeError: for one that the committee cannot serve.
-        CodeExecutionRefused: for one that runs code, without permission.
-        SandboxBroken: for one that runs code, where the sandbox does not work.
+        RecipeError: when a verifier needs members that the committee lacks.
+        CodeExecutionRefused: when a verifier runs code, and there is no permission.
+        SandboxBroken: when a verifier runs code, and the sandbox does not work here.
     """
     resources = VerifierResources(members, permission)
     return tuple(_MAKERS[recipe.kind](recipe, resources) for recipe in recipes)
 
 
 def versions(recipes: Sequence[VerifierConfig]) -> dict[str, str]:
-    """Version by kind: verdicts that were recorded under another version are not taken up again."""
+    """Return each verifier's version by kind; verdicts recorded under another version do not count."""
     made: Mapping[str, Any] = _MAKERS
     return {recipe.kind: str(getattr(made[recipe.kind], "version", "")) for recipe in recipes}
 
 
 @dataclass(frozen=True)
 class ArithmeticVerifier:
-    """Computes again what the response states: equations between numbers, and the solution of a given equation."""
+    """Recompute the equations that a response states, and its solution of a given equation."""
 
     recipe: VerifierConfig
     resources: VerifierResources
@@ -118,7 +129,7 @@ class ArithmeticVerifier:
     fault: ClassVar[str] = "wrong arithmetic"
 
     async def judge(self, sample: VerifierInput, recorder: CallRecorder) -> Verdict:
-        """Broken as soon as one statement is: a chain of steps is as good as its worst."""
+        """Fail a response as soon as one of its statements is wrong."""
         given = {claim.text for claim in arithmetic.claims(sample.instruction)}  # "find the mistake in 2 + 2 = 5"
         found = [claim for claim in arithmetic.claims(sample.response) if claim.text not in given]
         found += _solutions(sample)
@@ -130,7 +141,7 @@ class ArithmeticVerifier:
 
 
 def _solutions(sample: VerifierInput) -> list[arithmetic.Claim]:
-    """Whether the values the response gives for the unknown solve the instruction's equation."""
+    """Return, for each value that the response gives for the unknown, whether it solves the given equation."""
     equation = arithmetic.equation(sample.instruction)
     if equation is None:
         return []
@@ -145,17 +156,17 @@ def _solutions(sample: VerifierInput) -> list[arithmetic.Claim]:
 
 @dataclass(frozen=True)
 class FormatVerifier:
-    """Checks the demands on form that the instruction states in words."""
+    """Check the format constraints that the instruction states in words."""
 
     recipe: VerifierConfig
     resources: VerifierResources
     kind: ClassVar[str] = "format"
-    version: ClassVar[str] = f"{demands.CONSTRAINTS_VERSION}.{form.CHECKS_VERSION}"
+    version: ClassVar[str] = f"{instruction_constraints.CONSTRAINTS_VERSION}.{format_checks.CHECKS_VERSION}"
     fault: ClassVar[str] = "a demand on its form is not met"
 
     async def judge(self, sample: VerifierInput, recorder: CallRecorder) -> Verdict:
-        """The share of demands that are met, times ten."""
-        asked = demands.read_constraints(sample.instruction)
+        """Score ten times the share of format constraints that the response meets."""
+        asked = instruction_constraints.read_constraints(sample.instruction)
         if not asked:
             return Abstained("format", self.recipe.mode, "the instruction plainly demands no form")
         broken = tuple(str(check) for check in asked if not check.passes(sample.response))
@@ -164,10 +175,10 @@ class FormatVerifier:
 
 
 class ConsistencyVerifier:
-    """Has the exercise answered several times more and compares (self-consistency, Wang et al. 2022, arXiv 2203.11171).
+    """Compare with further answers to the instruction (self-consistency, Wang et al. 2022, arXiv 2203.11171).
 
-    `by: others` lets members with other weights than the author's answer, who share fewer of its mistakes;
-    `by: author` draws from the author again.
+    With `by: others`, members with other weights than the author's answer; they share fewer of its mistakes. With
+    `by: author`, the author answers again.
     """
 
     kind: ClassVar[str] = "consistency"
@@ -180,13 +191,13 @@ class ConsistencyVerifier:
         if not answers.can_compare():
             raise RecipeError(
                 "review.verifiers: `kind: consistency` compares answers by math-verify, which is not installed; "
-                "install it (pip install 'math-verify[antlr4_13_2]'), or take the program out of the recipe"
+                "install it (pip install 'math-verify[antlr4_13_2]'), or take the verifier out of the recipe"
             )
         for author in self._writers:
             if not self._solvers(author):
-                raise RecipeError(self._nobody(author))
+                raise RecipeError(self._no_solver(author))
 
-    def _nobody(self, author: Member) -> str:
+    def _no_solver(self, author: Member) -> str:
         where = f"review.verifiers: `kind: consistency` with `by: {self.recipe.by}`"
         if self.recipe.by == "author":
             return (
@@ -194,14 +205,14 @@ class ConsistencyVerifier:
                 "it needs a `sampling.temperature` above 0, or set `by: others`"
             )
         return (
-            f"{where} has nobody to answer again when `{author.name}` generates; "
+            f"{where} has no member to answer again when `{author.name}` generates; "
             "add a member with the role `generator` and other weights, or set `by: author`"
         )
 
     def _solvers(self, author: Member) -> list[Member]:
         if self.recipe.by == "author":
-            return [author] if author.sampling.temperature > 0 else []
-        # One member for each set of weights: two would be asked the same question and say the same.
+            return [author] if author.sampling.varies else []
+        # One member for each set of weights: the same weights would give the same answer.
         others: dict[str, Member] = {}
         for member in self._writers:
             if member.model.identity != author.model.identity:
@@ -209,7 +220,7 @@ class ConsistencyVerifier:
         return list(others.values())
 
     async def judge(self, sample: VerifierInput, recorder: CallRecorder) -> Verdict:
-        """Ten times the share that agrees; broken when more than half agree with each other on something else."""
+        """Score ten times the share that agrees; fail when more than half agree on another value."""
         own = answers.final_answer(sample.response)
         if own is None:
             return self._abstains("the response ends in no plain value")
@@ -231,27 +242,27 @@ class ConsistencyVerifier:
         return Abstained("consistency", self.recipe.mode, why)
 
     def _plan(self, sample: VerifierInput) -> list[tuple[Member, int]]:
-        """Who answers, and which of its draws it is; a member that decodes greedily has only one to give."""
+        """Return the members that answer, each with its draw's number; greedy decoding gives only one draw."""
         author = next(member for member in self._writers if member.name == sample.author)
         solvers = self._solvers(author)
         turns = [(solvers[i % len(solvers)], 1 + i // len(solvers)) for i in range(self.recipe.draws or _DRAWS)]
-        return [(member, place) for member, place in turns if place == 1 or member.sampling.temperature > 0]
+        return [(member, place) for member, place in turns if place == 1 or member.sampling.varies]
 
     async def _draw(self, member: Member, place: int, sample: VerifierInput, recorder: CallRecorder) -> str:
         prompt = render("response", instruction=sample.instruction)
-        call = member.call(prompt, Text(), role="solver", candidate=recorder.candidate, sample=place)
+        call = member.call(prompt, Text(), role=CallPurpose.SOLVER, candidate=recorder.candidate, sample=place)
         try:
             return str((await recorder.ask(call)).value)
         except Unanswered as gap:
-            if isinstance(gap.outcome, Unparsable | Truncated | Refused):
-                return ""  # this draw ends in no value
+            if gap.cause is FailureCause.ANSWER:
+                return ""  # this draw gives no value
             raise
 
 
 class UnitTestVerifier:
-    """Runs the program in the response against the tests that came with its instruction, in the sandbox.
+    """Run the program in the response against its instruction's tests, in the sandbox.
 
-    A time limit can be met or missed by a hair; the recorded verdict stands, as every verdict does.
+    A run near its time limit may pass once and fail once; the recorded verdict stands.
     """
 
     kind: ClassVar[str] = "tests"
@@ -263,11 +274,11 @@ class UnitTestVerifier:
         self.recipe = recipe
         permission = require(resources.permission, "`kind: tests` of `review.verifiers`")
         self.sandbox = Sandbox(permission, self.limits)
-        # Jobs that wait for a core would use up their wall clock limit.
+        # A job that waits for a core would use up its time limit.
         self._free = asyncio.Semaphore(self.sandbox.workers)
 
     async def judge(self, sample: VerifierInput, recorder: CallRecorder) -> Verdict:
-        """Broken when one test fails, or when there is nothing that could pass."""
+        """Fail a response whose tests fail, or that holds no program."""
         if not sample.tests.strip():
             return Abstained("tests", self.recipe.mode, "no tests came with the instruction")
         program = extract(sample.response)
@@ -290,7 +301,7 @@ register("tests", UnitTestVerifier)
 
 
 class VerifierCounts:
-    """What each program did, added up candidate by candidate, for the manifest."""
+    """Count the verdicts of each verifier over all candidates, for the manifest."""
 
     def __init__(self) -> None:
         self._found: dict[str, Counter[str]] = {}
@@ -303,12 +314,12 @@ class VerifierCounts:
             self._found.setdefault(verdict.verifier, Counter())[verdict.outcome] += 1
 
     def summary(self) -> dict[str, dict[str, Any]]:
-        """How often each kind came to which verdict."""
+        """Return the number of verdicts of each kind, by verifier."""
         return {
             kind: {"takes": VERIFIER_MODE_IN_FILES[self._modes[kind]], **counts} for kind, counts in self._found.items()
         }
 
 
 def passed(candidate: Candidate) -> bool:
-    """Whether a candidate has a response that no program vetoed."""
-    return bool(candidate.response) and not candidate.reason.startswith("program ")
+    """Return whether a candidate has a response that no verifier rejected."""
+    return bool(candidate.response) and candidate.rejected_at is not RejectedAt.VERIFIER

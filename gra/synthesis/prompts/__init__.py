@@ -1,4 +1,4 @@
-"""The prompts: Jinja files beside this module, rendered strictly, with their digests for the records."""
+"""Render the prompts: Jinja files beside this module, with their digests for the manifest."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gra.core.types import CHECKS, DIMENSIONS
 
 FOLDER = Path(__file__).parent
 
-# What a domain is about, for models too small to guess it from its name.
+# Small models cannot infer a domain's content from its name.
 HINTS = {
     "coding": "short programs, bugs, SQL, the shell; the answer is code or its output",
     "math": "arithmetic, algebra, geometry and word problems with one numeric answer",
@@ -47,15 +47,15 @@ def _template(name: str) -> Template:
 
 
 def render(name: str, **values: Any) -> str:
-    """One prompt with its values filled in; a missing value is an error, never an empty text."""
+    """Fill in a prompt; a missing value is an error, never an empty text."""
     return _template(name).render(**values).strip()
 
 
 def hint(domain: str) -> str:
-    """What a domain is about; a domain of the user's own stands for itself."""
+    """Return what a domain is about; for a domain of the user's own, its name."""
     return HINTS.get(domain, domain)
 
 
 def digests() -> dict[str, str]:
-    """SHA-256 of every prompt file, for the manifest and the dataset card."""
+    """Return the SHA-256 of every prompt file, for the manifest and the dataset card."""
     return {file.stem: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(FOLDER.glob("*.jinja"))}

@@ -64,7 +64,7 @@ def synthesize(
         async with server:
             recipe = make_recipe(
                 engine={"kind": "openai", "base_url": server.base_url, "concurrency": 16} | engine,
-                rounds={"count": 2, "accept": 1000, "max_candidates": 30},
+                rounds={"count": 2, "accept": 30, "max_candidates": 30},
                 **(changes or {}),
             )
             write_job(folder, recipe)

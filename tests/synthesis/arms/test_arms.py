@@ -180,7 +180,7 @@ def test_a_spent_budget_leaves_seeds_untold_and_says_so(made, tmp_path: Path) ->
 # --- the default path ----------------------------------------------------------------------------------------------
 
 WHOLE = {
-    "rounds": {"count": 2, "accept": 1000, "max_candidates": 20},
+    "rounds": {"count": 2, "accept": 20, "max_candidates": 20},
     "review": {"comments": "always", "control_items": 4, "accept_mean": 6.0, "dispute_std": 1.0},
 }
 
@@ -198,7 +198,7 @@ def test_who_only_adjudicates_is_measured_when_the_stories_have_begun(made, tmp_
     models = {name: {"model": f"model-{name}", "roles": ["generator", "reviewer", "enricher"]} for name in "abcd"}
     models["judge"] = {"model": "model-judge", "roles": ["adjudicator"]}
     review = {"comments": "never", "control_items": 4, "accept_mean": 5.0, "dispute_std": 0.3}
-    few = {"count": 1, "accept": 1000, "max_candidates": 20}
+    few = {"count": 1, "accept": 20, "max_candidates": 20}
     rows, facts = made(committee={"models": models}, review=review, rounds=few)
     rulings = [row["ruling"] for row in rows if row["ruling"]]
     assert rulings
@@ -244,7 +244,7 @@ def measured(name: str, told: dict[str, Any]) -> ReviewerMeasurement:
 )
 def test_ablations_end_every_candidate_once_and_repeat_what_can_be_repeated(made, tmp_path, changes, fewer) -> None:
     base: dict[str, Any] = {
-        "rounds": {"count": 1, "accept": 1000, "max_candidates": 30},
+        "rounds": {"count": 1, "accept": 30, "max_candidates": 30},
         "review": {"comments": "always", "accept_mean": 6.0, "dispute_std": 0.8},
         "committee": {"models": {name: f"model-{name}" for name in "abcde"}},
     }
@@ -292,14 +292,14 @@ def test_the_pool_grows_with_what_was_accepted_and_only_with_that(made) -> None:
 
 
 def test_a_round_that_cannot_be_filled_says_so_and_the_next_one_begins(made, tmp_path: Path) -> None:
-    rows, facts = made(rounds={"count": 2, "accept": 30, "max_candidates": 25, "quotas": "even"})
+    rows, facts = made(rounds={"count": 2, "accept": 24, "max_candidates": 25, "quotas": "even"})
     assert facts["stopped"] == ["candidate limit"] * 2
     count = Counter((row["round"], row["domain"]) for row in accepted(rows))
     notes = [event["text"] for event in read_events(tmp_path / "run" / "log.jsonl") if event["event"] == "note"]
     total = count[1, "qa"] + count[1, "math"]
     assert (
-        f"! round 1 ends with {total} of 30 rows: 25 candidates are all that `rounds.max_candidates` allows "
-        f"(qa {count[1, 'qa']} of 15, math {count[1, 'math']} of 15)"
+        f"! round 1 ends with {total} of 24 rows: 25 candidates are all that `rounds.max_candidates` allows "
+        f"(qa {count[1, 'qa']} of 12, math {count[1, 'math']} of 12)"
     ) in notes
     lost = Counter(row["state"] for row in rows if row["round"] == 1 and row["state"] != "accepted")
     told = [note.split() for note in notes if note.startswith("!   ")]

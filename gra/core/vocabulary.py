@@ -1,0 +1,59 @@
+"""Enumerations of the facts that code branches on; sentences for people are written beside them.
+
+Ledgers, manifests and lineage files hold these values, so existing values never change.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class RejectedAt(StrEnum):
+    """Name the step that kept a candidate out of the dataset."""
+
+    INSTRUCTION_CHECK = "instruction_check"
+    REPEATS_INSTRUCTION = "repeats_instruction"
+    SPECIAL_TOKEN = "special_token"  # the text holds a token that ends or begins a turn of a chat template
+    VERIFIER = "verifier"
+    MEAN_SCORE = "mean_score"
+    DISPUTE = "dispute"  # the recipe rejects disputed candidates without an adjudicator
+    ADJUDICATOR = "adjudicator"
+    BEST_OF_N = "best_of_n"  # accepted by the gate; another response to the same instruction was better
+    SAME_TEXT = "same_text"
+    SAME_WORDING = "same_wording"
+    SAME_EMBEDDING = "same_embedding"
+    CONTAMINATION = "contamination"
+    QUOTA = "quota"
+
+
+class FailureCause(StrEnum):
+    """Name what left a candidate without a verdict."""
+
+    ANSWER = "answer"  # a model answered, and no attempt gave a usable answer
+    REQUEST = "request"  # the call cannot be answered at all, such as a prompt longer than the context
+    INFRASTRUCTURE = "infrastructure"  # time-outs, lost connections, server errors: asked again at the next start
+
+
+class StopReason(StrEnum):
+    """Name what ended a round, or a run over the seeds; the manifest lists these values as `stopped`."""
+
+    ENOUGH_ACCEPTED = "enough accepted"
+    CANDIDATE_LIMIT = "candidate limit"
+    BUDGET = "budget"
+    INFRASTRUCTURE = "infrastructure"  # rows are missing because models or servers failed to answer
+
+
+class CallPurpose(StrEnum):
+    """Name what a call is for; the ledger's column `role` holds these values."""
+
+    GENERATOR = "generator"
+    REVIEWER = "reviewer"
+    ADJUDICATOR = "adjudicator"
+    ENRICHER = "enricher"
+    TEACHER = "teacher"
+    SOLVER = "solver"  # a verifier's further answer to the same instruction
+
+    @property
+    def writes(self) -> bool:
+        """Whether the call uses the member's sampling settings; other calls decode greedily."""
+        return self in (CallPurpose.GENERATOR, CallPurpose.ENRICHER, CallPurpose.TEACHER, CallPurpose.SOLVER)

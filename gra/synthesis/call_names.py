@@ -1,0 +1,84 @@
+"""Name what a call belongs to, and read such a name back.
+
+The ledger's column `candidate` holds these names, so their form never changes.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+
+class WorkKind(StrEnum):
+    """Name the kind of work that a group of calls does; `gra plan` forecasts costs by kind."""
+
+    CANDIDATE = "candidate"  # a new sample of a round
+    CONTROL_ITEM = "pair"  # one seed of which reviewers judge the right and a wrong response
+    ROW = "row"  # an accepted row that gets keywords and a summary
+    SEED = "seed"  # a seed that gets a domain, or keywords and a summary
+    ANSWER = "answer"  # a new response to a seed's own instruction
+
+
+ControlItemCall = Literal["good", "bad", "check"]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Identify a piece of work: calls of the same kind and item are paid for together."""
+
+    kind: WorkKind
+    item: str
+
+
+_FORMS = (
+    (WorkKind.CANDIDATE, re.compile(r"r\d+-\d{6}")),
+    (WorkKind.CONTROL_ITEM, re.compile(r"probe-(?:good|bad|check)-(?P<item>.+)")),
+    (WorkKind.ROW, re.compile(r"enrich-r\d+-\d{6}")),
+    (WorkKind.SEED, re.compile(r"(?:enrich|domain)-(?P<item>.+)")),
+    (WorkKind.ANSWER, re.compile(r"(?:refined|distilled)-.+")),
+)
+
+
+def candidate_id(round_: int, index: int) -> str:
+    """Return the id of a new sample; ids sort in candidate order."""
+    return f"r{round_}-{index:06d}"
+
+
+def round_of(candidate: str) -> int:
+    """Return the round of a new sample from its id."""
+    return int(candidate.removeprefix("r").partition("-")[0])
+
+
+def index_of(candidate: str) -> int:
+    """Return the index of a new sample within its round from its id."""
+    return int(candidate.rpartition("-")[2])
+
+
+def control_item_name(call: ControlItemCall, seed_id: str) -> str:
+    """Name the calls that measure a reviewer on one seed."""
+    return f"probe-{call}-{seed_id}"
+
+
+def domain_name(seed_id: str) -> str:
+    """Name the call that chooses a seed's domain."""
+    return f"domain-{seed_id}"
+
+
+def enrichment_name(sample_id: str) -> str:
+    """Name the call that writes a sample's keywords and summary."""
+    return f"enrich-{sample_id}"
+
+
+def answer_id(arm: str, seed_id: str) -> str:
+    """Return the id of a candidate that keeps a seed's instruction."""
+    return f"{arm}-{seed_id}"
+
+
+def read_name(name: str) -> Work | None:
+    """Return the work that calls of this name belong to, or None for a name of another form."""
+    for kind, form in _FORMS:
+        if found := form.fullmatch(name):
+            return Work(kind, found.groupdict().get("item", name))
+    return None
