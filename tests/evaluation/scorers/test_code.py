@@ -201,7 +201,7 @@ def test_mbpp_rows_of_both_kinds() -> None:
 def test_the_shared_files_give_the_pinned_bytes(shared_data: Path, name: str, items: int) -> None:
     [pinned] = [b for b in benchmarks() if b.name == name]
     found = resolve_benchmark(name, data_dir=shared_data / "bench")
-    assert (found.samples, found.digest) == (items, pinned.sha256)
+    assert (found.items, found.digest) == (items, pinned.sha256)
 
 
 def test_the_shipped_suite(shared_data: Path) -> None:
