@@ -41,7 +41,8 @@ _QUANTITY = re.compile(rf"({_NUMBER}(?:/\d++)?)(?:{_UNITS}){{0,4}}")
 _SPACING = r"(?:\\[,;:! ]|\\quad|~|[ \t])*+"
 _LATEX_UNIT = re.compile(
     rf"{_SPACING}(?:\\(?:text|textrm|textit|textbf|textsf|textnormal|mathrm|mathit|mathbf|mbox|hbox|operatorname|unit|si)"
-    r"[ \t]?\{[ \t]*+(?![ \t]*(?:and|or|to)\b)[^{}\d]*+\}|\^\{?\\circ\}?(?:[ \t]*\\?(?:text|mathrm)?\{?[CFK]\}?)?|\\degree|\\%)"
+    r"[ \t]?\{[ \t]*+(?![ \t]*(?:and|or|to)\b)[^{}\d]*+\}"
+    r"|\^\{?\\circ\}?(?:[ \t]*\\?(?:text|mathrm)?\{?[CFK]\}?)?|\\degree|\\%)"
     r"(?:\^\{?-?\d\}?)?"
 )
 _DIVIDED = re.compile(r"(?:[ \t]*(?:/|\\cdot|\\times|\\per)[ \t]*|[ \t]*)")
@@ -54,6 +55,8 @@ _COSTLY = re.compile(
     r"|\^[ \t]*\{?[ \t]*[-+]?\d+[ \t]*\}?[ \t]*(?:\\right)?[)}\]][ \t]*\^[ \t]*\{?[ \t]*[-+]?\d{2,}"
     r"|[)}\]][ \t]*\^[^()]*\)[ \t]*\^"
 )
+# A sum with unknowns to a high power: (a+b+c)^{99}.
+_EXPANDED = re.compile(r"[)\]}][ \t]*\^[ \t]*\{?[ \t]*[-+]?\d{2,}")
 
 
 def final_answer(response: str) -> str | None:
@@ -182,6 +185,8 @@ def _readable(text: str) -> bool:
     """Return whether a text may be a formula: short, whole, cheap to compute, and without words."""
     if len(text) > _MOST_CHARACTERS or text.count("{") != text.count("}") or _COSTLY.search(text):
         return False
+    if _EXPANDED.search(text) and re.search(r"[a-zA-Z]", re.sub(r"\\[a-zA-Z]+", "", text)):
+        return False
     return not re.search(r"(?<![\\a-zA-Z])[a-zA-Z]{2,}", re.sub(r"\\(?:text|mathrm)\{[^{}]*\}", "", text))
 
 
@@ -217,7 +222,10 @@ def _equal_formulas(one: str, two: str) -> bool:
 
 
 def formula_comparer() -> Callable[[str, str], bool]:
-    """Return the function that compares two formulas with math-verify; `gra.core.bounded` runs it in a child process."""
+    """Return the function that compares two formulas with math-verify.
+
+    `gra.core.bounded` runs it in a child process.
+    """
     from math_verify import parse, verify
 
     # Its own time limits need signals in the main thread and end no computation in C, so they are off.
