@@ -25,7 +25,8 @@ import yaml
 from gra.core.files import write_json
 from gra.core.run_folder import environment
 from gra.evaluation.results import read_records
-from gra.evaluation.suite import Questions, load_suite, read_questions, task_form
+from gra.evaluation.suite import load_suite, load_tasks
+from gra.evaluation.task import LoadedTask, template_file
 from gra.models.catalog import resolve
 
 ROOT = Path(__file__).parent.parent
@@ -50,13 +51,13 @@ def suite_file(folder: Path, tasks: list[dict[str, Any]], limit: int, dtype: str
     return path
 
 
-def task_files(folder: Path, questions: list[Questions]) -> Path:
+def task_files(folder: Path, loaded: list[LoadedTask]) -> Path:
     """The same items and forms for lm-eval's command line: a YAML file and a JSON Lines file for each task."""
-    for task in questions:
-        rows = [{"id": i.id, "text": i.text, "choices": list(i.choices), "answer": i.answer} for i in task.items]
+    for task in loaded:
+        rows = [{"id": i.id, "text": i.text, "choices": list(i.choices), "answer": i.answer} for i in task.samples]
         data = folder / f"{task.name}.jsonl"
         data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        form = yaml.safe_load(task_form(task.form)[0].read_text(encoding="utf-8"))
+        form = yaml.safe_load(template_file(task.template)[0].read_text(encoding="utf-8"))
         form |= {"task": f"overhead_{task.name}", "dataset_path": "json", "metadata": {"version": 1}}
         form["dataset_kwargs"] = {"data_files": {"test": str(data)}}
         if task.generated:
@@ -87,7 +88,7 @@ def samples(folder: Path, name: str) -> dict[str, dict[str, Any]]:
     return {row["doc"]["id"]: row for row in rows}
 
 
-def agreement(task: Questions, ours: dict[str, dict[str, Any]], theirs: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def agreement(task: LoadedTask, ours: dict[str, dict[str, Any]], theirs: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """How far two runs of one task are the same."""
     if task.generated:
         same = sum(ours[item]["output"] == theirs[item]["resps"][0][0] for item in ours)
@@ -114,13 +115,13 @@ def measure(
     with TemporaryDirectory(prefix="gra-overhead-") as name:
         folder = Path(name)
         suite = suite_file(folder, tasks, limit, dtype, backend, batch)
-        questions = read_questions(load_suite(suite), data_dir)
+        loaded = load_tasks(load_suite(suite), data_dir)
         (folder / "tasks").mkdir()
-        task_files(folder / "tasks", questions)
+        task_files(folder / "tasks", loaded)
         where = ["--data-dir", str(data_dir)] if data_dir else []
         ours = timed(["eval/run.py", str(suite), "--model", model, "--output", str(folder / "ours"), *where])
-        chat = ["--apply_chat_template"] if questions[0].chat else []
-        names = [f"overhead_{task.name}" for task in questions]
+        chat = ["--apply_chat_template"] if loaded[0].chat else []
+        names = [f"overhead_{task.name}" for task in loaded]
         theirs = timed([
             "-m", "lm_eval", "run", "--model", backend, "--model_args", f"pretrained={base.path},dtype={dtype}",
             "--tasks", *names, "--include_path", str(folder / "tasks"), "--batch_size", str(batch),
@@ -133,7 +134,7 @@ def measure(
                 {row["item"]: row for row in rows if row["task"] == task.name},
                 samples(folder / "theirs", task.name),
             )
-            for task in questions
+            for task in loaded
         }
     return {
         "wall_ours": ours[0], "wall_lm_eval": theirs[0], "wall_ratio": ours[0] / theirs[0],

@@ -87,6 +87,7 @@ def load_experiment(path: Path, overrides: Sequence[str], runs: Path) -> Experim
     Raises:
         RecipeError: for the first file that has problems, naming all of that file's.
     """
+    from gra.evaluation.scorers.kinds import TASK_KINDS
     from gra.evaluation.suite import load_suite
 
     loaded = load_recipe(path, ExperimentRecipe, overrides)
@@ -102,11 +103,11 @@ def load_experiment(path: Path, overrides: Sequence[str], runs: Path) -> Experim
     suite = load_recipe(find_file(recipe.suite, path), SuiteConfig)
     suite = replace(suite, recipe=load_suite(suite.path))  # with its data files found
     for task in suite.recipe.tasks:
-        if task.kind == "code":
+        if TASK_KINDS[task.kind].needs_sandbox:
             require(permission_of(recipe, path), f"the task `{task.name}` of {suite.path}")
     for arm in arms.values():
         if arm.recipe.contamination is not None:
-            load_recipe(find_file(arm.recipe.contamination.suite, arm.path), SuiteConfig)
+            load_suite(find_file(arm.recipe.contamination.suite, arm.path))
         if any(program.kind == "tests" for program in arm.recipe.review.verifiers):
             require(permission_of(recipe, path), f"`kind: tests` of `review.verifiers` in {arm.path}")
     return ExperimentPlan(loaded, list(overrides), RunFolder(runs / recipe.name), arms, student, suite)
@@ -230,7 +231,7 @@ def check_ahead(plan: ExperimentPlan, view: View) -> None:
         GraError: when the student's recipe is none for the installed trainer, or a model or the suite's data is not
             to be had.
     """
-    from gra.evaluation.suite import read_exam
+    from gra.evaluation.suite import load_samples
     from gra.models.catalog import resolve
     from gra.training.options.trl_config import check_arguments
 
@@ -238,7 +239,7 @@ def check_ahead(plan: ExperimentPlan, view: View) -> None:
         check_arguments(plan.student)
         for name in _trained(plan):
             resolve(name, accept_licenses=_licences(plan), progress=view.note)
-        read_exam(plan.suite.recipe)
+        load_samples(plan.suite.recipe)
 
 
 def arm_jobs(plan: ExperimentPlan, *, create: bool = True) -> list[Job]:

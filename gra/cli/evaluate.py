@@ -140,34 +140,32 @@ def _parser(prog: str, description: str, epilog: str) -> argparse.ArgumentParser
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:
     from gra.evaluation.model import ModelUnderTest, require_device
-    from gra.evaluation.scorers.code import needs_permission
-    from gra.evaluation.suite import load_suite, read_exam, suite_digest
+    from gra.evaluation.suite import load_samples, load_suite, suite_digest
     from gra.models.catalog import resolve
 
     overrides = [*options.overrides, *([f"backend={options.backend}"] if options.backend else [])]
     suite = load_suite(options.suite, overrides, limit=options.limit)
     view = View()
-    exam = read_exam(suite, options.data_dir)
-    questions = exam.questions
-    for task, reason in exam.left_out.items():
+    loaded = load_samples(suite, options.data_dir)
+    for task, reason in loaded.left_out.items():
         view.note(f"! {task} is left out: {reason}")
     permission = Permission(FLAG) if options.allow_code_execution else None
-    needs_permission(questions, permission)
+    loaded.require_permission(permission)
     base = resolve(options.model, accept_licenses=options.accept_licence, progress=view.note)
     name = _name(options)
     model = ModelUnderTest(name, base.path, options.adapter, options.chat_template, base.identity, base.remote_code)
     model.check()
     if not options.score_only:
         require_device(options.device)
-    if any(task.chat for task in questions):
+    if any(task.chat for task in loaded.tasks):
         model.template()
     output = options.output or Path("runs") / name / "eval"
     if options.dry_run:
-        items = {task.name: len(task.items) for task in questions}
+        items = {task.name: len(task.samples) for task in loaded.tasks}
         listed = ", ".join(f"{task} ({count} items)" for task, count in items.items())
         view.note(f"{options.suite}: valid; {name} would be asked {listed}, into {output}; nothing was spent")
-        plan = {"name": name, "output": str(output), "tasks": items, "suite_digest": suite_digest(questions)}
-        return {**plan, "left_out": exam.left_out}
+        plan = {"name": name, "output": str(output), "tasks": items, "suite_digest": suite_digest(loaded.tasks)}
+        return {**plan, "left_out": loaded.left_out}
     from gra.evaluation.run import evaluate
 
     with view.bars():

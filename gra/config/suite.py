@@ -23,7 +23,8 @@ class TaskConfig(Section):
     name: str = Field(pattern=r"^[\w.-]+$")
     # Written and checked by a program: instructions (our demands on form), ifeval, code (tests), letter (of a choice),
     # value (maths), short (a few words). Weighed: likelihood. As lm-eval has it, prompts and metrics too: lm-eval.
-    kind: Literal["instructions", "ifeval", "code", "letter", "value", "short", "likelihood", "lm-eval"]
+    # The table of kinds, and what each adds to these checks, is in gra/evaluation/scorers.
+    kind: str
     data: str  # a JSONL file, catalog:NAME, or the name of a task or group of lm-eval
     template: str | None = None  # a file in eval/tasks that puts an item into words; default: that of the kind
     max_new_tokens: int | None = Field(None, ge=1)  # default: the suite's
@@ -36,18 +37,6 @@ class TaskConfig(Section):
     chat: bool | None = None
     # How an item is put: "Question: ... Answer:" or, for code, a request; or the bare text that the answer continues.
     prompt: Literal["question", "continue"] = "question"
-
-    @model_validator(mode="after")
-    def _keys_fit_the_kind(self) -> TaskConfig:
-        own = self.kind == "lm-eval"
-        for key in ("shots", "metric"):
-            if getattr(self, key) is not None and not own:
-                raise ValueError(f"`{key}` is for `kind: lm-eval`; the task `{self.name}` is of kind `{self.kind}`")
-        if own and self.metric is None:
-            raise ValueError(f"the task `{self.name}` needs `metric`: which of lm-eval's metrics is its score")
-        if own and self.template is not None:
-            raise ValueError(f"`template` is not for `kind: lm-eval`: the task `{self.data}` has its own wording")
-        return self
 
 
 class SuiteConfig(Section):

@@ -1,7 +1,8 @@
 """lm-eval, embedded: the only module that imports it.
 
-lm-eval builds the prompts, sends the requests and scores the choices. The model side is `gra.evaluation.hf_backend`, the
-reference, or lm-eval's own vLLM backend. Its own tasks (`kind: lm-eval`) are asked as they are, wording and metrics.
+lm-eval builds the prompts, sends the requests and scores the choices. The model is loaded by
+`gra.evaluation.hf_backend`, the reference, or by lm-eval's own vLLM backend.
+Tasks of `kind: lm-eval` keep lm-eval's wording and metrics.
 """
 
 from __future__ import annotations
@@ -24,35 +25,38 @@ from lm_eval.tasks import TaskManager
 from gra.config.suite import SuiteConfig, TaskConfig
 from gra.core.errors import DataError, EngineUnavailable, ModelUnavailable
 from gra.core.hashing import digest
+from gra.core.thinking import split_thinking
 from gra.evaluation.lm_eval_data import local_datasets
 from gra.evaluation.model import ModelUnderTest
-from gra.evaluation.results import Answer
-from gra.evaluation.suite import Item, Questions, task_form
+from gra.evaluation.task import LoadedTask, Sample, SampleOutput, template_file
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
 
     from gra.evaluation.hf_backend import Finish, HFModel
 
-__all__ = ["TransformersLM", "ask", "load_vllm", "native_items", "quiet", "tasks_of", "verifier"]
+__all__ = ["TransformersLM", "ask", "load_vllm", "native_samples", "quiet", "tasks_of", "verifier"]
 
 _TOKENS = 256  # lm-eval's own limit where a task of its names none
 Tasks = dict[str, Any]  # lm-eval's tasks by name
 
 
-def ask(lm: TemplateLM, tasks: Tasks, task: Questions, items: Sequence[Item]) -> list[Answer]:
-    """Put some items to the model.
+def ask(lm: TemplateLM, tasks: Tasks, task: LoadedTask, samples: Sequence[Sample]) -> list[SampleOutput]:
+    """Ask the model some samples of a task.
 
     Args:
         lm: the model.
-        tasks: what `tasks_of` made of the task.
+        tasks: the task as `tasks_of` returns it.
         task: the task.
-        items: those of its items that are asked.
+        samples: the samples that are asked.
+
+    Returns:
+        One output for each sample, in their order.
     """
-    places = {item.id: place for place, item in enumerate(task.items)}
+    places = {sample.id: place for place, sample in enumerate(task.samples)}
     chosen: dict[str, list[int]] = {}
-    for item in items:
-        name, place = _native_place(item.id) if task.task.kind == "lm-eval" else (task.name, places[item.id])
+    for sample in samples:
+        name, place = _native_place(sample.id) if task.kind.native else (task.name, places[sample.id])
         chosen.setdefault(name, []).append(place)
     lm.chat = task.chat
     result = lm_evaluate(
@@ -63,76 +67,76 @@ def ask(lm: TemplateLM, tasks: Tasks, task: Questions, items: Sequence[Item]) ->
         log_samples=True,
         apply_chat_template=task.chat,
     )
-    samples: dict[str, list[dict[str, Any]]] = {}
-    for name, found in result["samples"].items():
-        for sample in found:
-            own = f"{name}/{sample['doc_id']}" if task.task.kind == "lm-eval" else sample["doc"]["id"]
-            samples.setdefault(own, []).append(sample)
-    return [_answer(lm, task, item, samples[item.id]) for item in items]
+    logged: dict[str, list[dict[str, Any]]] = {}
+    for name, entries in result["samples"].items():
+        for entry in entries:
+            own = f"{name}/{entry['doc_id']}" if task.kind.native else entry["doc"]["id"]
+            logged.setdefault(own, []).append(entry)
+    return [_output(lm, task, sample, logged[sample.id]) for sample in samples]
 
 
-def _answer(lm: TemplateLM, task: Questions, item: Item, samples: list[dict[str, Any]]) -> Answer:
-    """One answer; a task of lm-eval's own has a sample for each of its filters."""
-    sample = samples[0]
-    asked, prompt_hash = item.asked, sample["prompt_hash"]
-    metrics = _metrics(samples) if task.task.kind == "lm-eval" else None
+def _output(lm: TemplateLM, task: LoadedTask, sample: Sample, entries: list[dict[str, Any]]) -> SampleOutput:
+    """Make one output of lm-eval's entries; a task of lm-eval's own has an entry for each of its filters."""
+    entry = entries[0]
+    asked, prompt_hash = sample.asked, entry["prompt_hash"]
+    metrics = _metrics(entries) if task.kind.native else None
     if task.generated:
-        end = lm.finishes[sample["arguments"][0][0]]
-        return Answer(item.id, asked, prompt_hash, end.text, end.reason, end.tokens, metrics=metrics)
-    weights = [float(resps[0][0]) for resps in sample["resps"]]
-    accuracies = {"acc": sample.get("acc"), "acc_norm": sample.get("acc_norm")}
-    return Answer(item.id, asked, prompt_hash, loglikelihoods=weights, **accuracies, metrics=metrics)
+        end = lm.finishes[entry["arguments"][0][0]]
+        return SampleOutput(sample.id, asked, prompt_hash, end.text, end.reason, end.tokens, metrics=metrics)
+    weights = [float(resps[0][0]) for resps in entry["resps"]]
+    accuracies = {"acc": entry.get("acc"), "acc_norm": entry.get("acc_norm")}
+    return SampleOutput(sample.id, asked, prompt_hash, loglikelihoods=weights, **accuracies, metrics=metrics)
 
 
-def _metrics(samples: list[dict[str, Any]]) -> str:
-    """Every metric of every filter, named as lm-eval names them, but for the filter "none"."""
+def _metrics(entries: list[dict[str, Any]]) -> str:
+    """Return every metric of every filter as JSON, under lm-eval's names, without the filter's name "none"."""
     found = {}
-    for sample in samples:
-        for name in sample["metrics"]:
-            value = sample[name]
+    for entry in entries:
+        for name in entry["metrics"]:
+            value = entry[name]
             if isinstance(value, bool | int | float):
-                found[name if sample["filter"] == "none" else f"{name},{sample['filter']}"] = float(value)
+                found[name if entry["filter"] == "none" else f"{name},{entry['filter']}"] = float(value)
     return json.dumps(found)
 
 
-def tasks_of(task: Questions, suite: SuiteConfig, data_dir: Path | None) -> Tasks:
-    """The task as lm-eval sees it: a form from eval/tasks and our items, handed over in memory; or its own."""
-    if task.task.kind == "lm-eval":
-        return _native(task.task, data_dir)
+def tasks_of(task: LoadedTask, suite: SuiteConfig, data_dir: Path | None) -> Tasks:
+    """Return a task in lm-eval's form: a template of eval/tasks with the samples in memory, or a task of its own."""
+    if task.kind.native:
+        return _native(task.config, data_dir)
     rows = [
-        {"id": i.id, "text": i.text, "choices": list(i.choices), "answer": i.answer, "category": i.category}
-        for i in task.items
+        {"id": s.id, "text": s.text, "choices": list(s.choices), "answer": s.answer, "category": s.category}
+        for s in task.samples
     ]
 
-    def items(**_: Any) -> dict[str, Any]:
-        # Not through `load_dataset`: it would write a cache and count the download on a server.
+    def samples(**_: Any) -> dict[str, Any]:
+        # `load_dataset` would write a cache and count the download on a server.
         from datasets import Dataset
 
         return {"test": Dataset.from_list(rows)}
 
-    form = task_form(task.form)[0]
-    config = {**yaml.safe_load(form.read_text(encoding="utf-8")), "task": task.name, "custom_dataset": items}
+    template = template_file(task.template)[0].read_text(encoding="utf-8-sig")
+    config = {**yaml.safe_load(template), "task": task.name, "custom_dataset": samples}
     if task.generated:
-        config["generation_kwargs"] |= {"max_gen_toks": task.task.max_new_tokens or suite.generation.max_new_tokens}
+        config["generation_kwargs"] |= {"max_gen_toks": task.config.max_new_tokens or suite.generation.max_new_tokens}
     return dict(TaskManager(include_defaults=False).load([config])["tasks"])
 
 
-def native_items(task: TaskConfig, data_dir: Path | None) -> tuple[list[Item], bool]:
-    """The items of a task or group of lm-eval's own, and whether they are answered in writing.
+def native_samples(task: TaskConfig, data_dir: Path | None) -> tuple[list[Sample], bool]:
+    """Read the samples of a task or group of lm-eval's own, and say whether the model writes its answers.
 
     Raises:
         DataError: when lm-eval has no such task.
         ModelUnavailable: when its data cannot be had.
     """
     built = _native(task, data_dir)
-    items = []
+    samples = []
     for name, own in built.items():
         for place, doc in enumerate(own.eval_docs):
             text = own.doc_to_text(doc)
-            said = json.dumps(doc, sort_keys=True, ensure_ascii=False, default=str)
+            document = json.dumps(doc, sort_keys=True, ensure_ascii=False, default=str)
             category = name if len(built) > 1 else ""
             # The whole document is in the digest, so it needs no target of its own.
-            items.append(Item(f"{name}/{place}", category, str(text), choices=(digest([said]),)))
+            samples.append(Sample(f"{name}/{place}", category, str(text), choices=(digest([document]),)))
     for own in built.values():
         filters = [str(one["name"]) for one in own.config.filter_list or ()]
         listed = [f"{metric}{f',{one}' if one else ''}" for metric in own.aggregation() for one in filters or [""]]
@@ -143,11 +147,11 @@ def native_items(task: TaskConfig, data_dir: Path | None) -> tuple[list[Item], b
     kinds = {own.OUTPUT_TYPE for own in built.values()}
     if len(kinds) > 1 or not kinds <= {"generate_until", "multiple_choice"}:
         raise DataError(f"lm-eval's task `{task.data}` mixes ways of answering ({', '.join(sorted(kinds))})")
-    return items, kinds == {"generate_until"}
+    return samples, kinds == {"generate_until"}
 
 
-def _native_place(item: str) -> tuple[str, int]:
-    name, _, place = item.rpartition("/")
+def _native_place(sample: str) -> tuple[str, int]:
+    name, _, place = sample.rpartition("/")
     return name, int(place)
 
 
@@ -248,7 +252,7 @@ class TransformersLM(TemplateLM):  # type: ignore[misc]
         raise NotImplementedError("perplexity tasks are not part of any suite")
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Greedy answers; how each ended is kept in `finishes`, by prompt."""
+        """Return greedy answers without thinking, which lm-eval scores; `finishes` keeps each whole, by prompt."""
         groups: dict[tuple[int, tuple[str, ...]], list[str]] = {}
         for request in requests:
             prompt, options = request.args
@@ -258,7 +262,7 @@ class TransformersLM(TemplateLM):  # type: ignore[misc]
         self.finishes = {}
         for (limit, stops), prompts in groups.items():
             self.finishes |= zip(prompts, self._student.generate(prompts, limit, stops), strict=True)
-        return [self.finishes[request.args[0]].text for request in requests]
+        return [split_thinking(self.finishes[request.args[0]].text)[1] for request in requests]
 
 
 def load_vllm(suite: SuiteConfig, model: ModelUnderTest, tokenizer: Any, scratch: Path) -> TemplateLM:
@@ -299,7 +303,7 @@ def load_vllm(suite: SuiteConfig, model: ModelUnderTest, tokenizer: Any, scratch
                 if end is None:
                     raise DataError(f"a prompt is too long for the model; it begins: {prompt[:60]!r}")
                 self.finishes[prompt] = Finish(text, len(end.token_ids), str(end.finish_reason))
-            return texts
+            return [split_thinking(text)[1] for text in texts]
 
         def _loglikelihood_tokens(self, requests: Any, disable_tqdm: bool = True) -> list[tuple[float, bool]]:
             for (context, _), tokens, more in requests:

@@ -1,8 +1,8 @@
-"""An evaluation: one model is asked a suite, its answers are recorded, and the records are scored.
+"""Evaluate one model: ask it a suite, record its answers, and score the records.
 
-Asking and scoring are apart. Answers are recorded batch by batch, so a killed run loses only the batch in flight; what
-is on record for the same model, wording and decoding is not asked again, whichever other items are asked beside it;
-and changed checks, targets or tests score the recorded answers without the model.
+Asking and scoring are apart. Answers are recorded batch by batch, so a killed run loses only the batch in flight.
+A sample with a recorded answer of the same model, wording and decoding is not asked again.
+Changed checks, targets or tests score the recorded answers without the model.
 """
 
 from __future__ import annotations
@@ -14,20 +14,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from gra.checks.ifeval import broken
 from gra.config.suite import SuiteConfig
 from gra.core.errors import DataError
 from gra.core.files import write_json
 from gra.core.hardware import gpu_count
 from gra.core.hashing import digest
 from gra.core.run_folder import RunFolder
-from gra.evaluation.generate import Progress, Sitting, ask
+from gra.evaluation.generate import EvaluationRun, Progress, ask
 from gra.evaluation.model import Device, ModelUnderTest
-from gra.evaluation.results import RESULTS, Answer, AnswerStore, score, summarise, write_records
-from gra.evaluation.scorers.answers import Broken
-from gra.evaluation.scorers.code import judge, needs_permission, open_sandbox
+from gra.evaluation.results import RESULTS, OutputStore, score_task, summarize, write_records
+from gra.evaluation.scorers.code import LIMITS
 from gra.evaluation.shards import ask_in_shards
-from gra.evaluation.suite import Questions, read_exam, suite_digest
+from gra.evaluation.suite import load_samples, suite_digest
+from gra.evaluation.task import LoadedTask, SampleOutput
 from gra.sandbox.permission import Permission
 from gra.sandbox.sandbox import Sandbox
 
@@ -49,60 +48,57 @@ def evaluate(
     shards: int = 1,
     score_only: bool = False,
 ) -> dict[str, Any]:
-    """Ask one model the whole suite and score its answers; what is on record is not asked again.
+    """Ask one model the whole suite and score its answers; recorded answers are not asked for again.
 
     Args:
-        suite: what is asked.
-        model: who is asked.
+        suite: the suite.
+        model: the model.
         output: the folder of this evaluation: answers/, records.parquet, results.json, manifest.json.
         data_dir: a folder that holds benchmark files.
         device: where the network runs.
-        progress: called with (task, items done, items) whenever a batch is finished.
-        permission: the user's word that programs of the model may run; only suites with such tasks need it.
-        shards: how many processes ask; each takes every so-manyth batch, and a GPU of its own where there are several.
-        score_only: score what is on record and load no model.
+        progress: called with (task, samples done, samples) after each batch.
+        permission: the user's consent that programs of the model may run; only suites with such tasks need it.
+        shards: the number of processes that ask; each has a GPU of its own where there are several.
+        score_only: score the recorded answers and load no model.
 
     Returns:
-        what results.json holds.
+        The content of results.json.
 
     Raises:
         GraError: when the suite, its data or the model cannot be used.
     """
     model.check()
-    exam = read_exam(suite, data_dir)
-    questions = exam.questions
-    needs_permission(questions, permission)
-    suite = suite.model_copy(update={"backend": backend_of(suite, questions, device)})
-    verifier, breaks = _verifier(questions)
-    keys, fingerprint = fingerprints(suite, model, questions, verifier)
+    loaded = load_samples(suite, data_dir)
+    tasks, allowed = loaded.tasks, loaded.require_permission(permission)
+    suite = suite.model_copy(update={"backend": backend_of(suite, tasks, device)})
+    verifier = next((name for task in tasks if (name := task.kind.program()) is not None), None)
+    keys, fingerprint = fingerprints(suite, model, tasks, verifier)
     folder = RunFolder(output).create()
     with folder.lock():
         if folder.completed("evaluation", fingerprint) is not None:
-            for task in questions:
-                progress(task.name, len(task.items), len(task.items))
+            for task in tasks:
+                progress(task.name, len(task.samples), len(task.samples))
             return dict(json.loads((output / RESULTS).read_text(encoding="utf-8")))
         begun = time.monotonic()
-        stores = {
-            task.name: AnswerStore(output / "answers" / f"{task.name}-{keys[task.name][:12]}") for task in questions
-        }
-        sitting = Sitting(suite, model, questions, stores, data_dir, device)
+        stores = {task.name: OutputStore(output / "answers" / f"{task.name}-{keys[task.name][:12]}") for task in tasks}
+        run = EvaluationRun(suite, model, tasks, stores, data_dir, device)
         if score_only:
-            _see_all_there(sitting, output)
+            _require_all(run, output)
         elif shards > 1:
-            ask_in_shards(sitting, progress, shards)
+            ask_in_shards(run, progress, shards)
         else:
-            ask(sitting, progress)
-        answers = sitting.answers()
-        sandbox = open_sandbox(questions, permission)
-        rows = {task.name: _score(task, answers[task.name], sandbox, breaks, progress) for task in questions}
+            ask(run, progress)
+        outputs = run.outputs()
+        sandbox = Sandbox(allowed, LIMITS) if allowed is not None else None
+        rows = {task.name: _score(task, outputs[task.name], sandbox, progress) for task in tasks}
         records = write_records(output, [row for group in rows.values() for row in group])
         results = {
             "model": {"name": model.name, "identity": model.identity, "adapter": str(model.adapter or "") or None},
-            "suite": {"name": suite.name, "digest": suite_digest(questions)},
+            "suite": {"name": suite.name, "digest": suite_digest(tasks)},
             "decoding": decoding(suite),
             "fingerprint": fingerprint,
-            "tasks": {task.name: summarise(task, rows[task.name]) for task in questions},
-            "left_out": exam.left_out,
+            "tasks": {task.name: summarize(task, rows[task.name]) for task in tasks},
+            "left_out": loaded.left_out,
             "ifeval_verifier": verifier,
             "seconds": round(time.monotonic() - begun, 1),
             "code_execution": sandbox.facts() if sandbox is not None else None,
@@ -113,16 +109,16 @@ def evaluate(
     return results
 
 
-def backend_of(suite: SuiteConfig, questions: Sequence[Questions], device: Device) -> Literal["hf", "vllm"]:
-    """What asks the model: vLLM where it can and there is something to write, else transformers, the reference."""
+def backend_of(suite: SuiteConfig, tasks: Sequence[LoadedTask], device: Device) -> Literal["hf", "vllm"]:
+    """Choose the backend: vLLM on a GPU where answers are written, else transformers, the reference."""
     if suite.backend != "auto":
         return suite.backend
     able = device != "cpu" and gpu_count() > 0 and importlib.util.find_spec("vllm") is not None
-    return "vllm" if able and any(task.generated for task in questions) else "hf"
+    return "vllm" if able and any(task.generated for task in tasks) else "hf"
 
 
 def decoding(suite: SuiteConfig) -> dict[str, Any]:
-    """The settings that answers depend on; batch size and device are left out on purpose."""
+    """Return the settings that answers depend on; batch size and device are no part of them."""
     limit = suite.generation.max_new_tokens
     own = {task.name: task.max_new_tokens for task in suite.tasks if task.max_new_tokens is not None}
     settings = {"backend": suite.backend, "dtype": suite.dtype, "max_new_tokens": limit, "greedy": True}
@@ -130,28 +126,37 @@ def decoding(suite: SuiteConfig) -> dict[str, Any]:
 
 
 def fingerprints(
-    suite: SuiteConfig, model: ModelUnderTest, questions: Sequence[Questions], verifier: str | None = None
+    suite: SuiteConfig, model: ModelUnderTest, tasks: Sequence[LoadedTask], verifier: str | None = None
 ) -> tuple[dict[str, str], str]:
-    """A key for the answers to each task, and one for the whole scored evaluation.
+    """Return a key for the answers to each task, and one for the whole scored evaluation.
 
-    The model's identity, its adapter, its chat template, the wording and the decoding are in the key of the answers, so
-    that no model is served another's; the items are beside it, one by one. The targets, and what judges, are in the
-    second only: changed checks score the recorded answers again.
+    The key of the answers holds the model's identity, adapter and chat template, the wording and the decoding.
+    So no model gets the recorded answers of another. Samples are compared one by one, beside the key.
+    The second key also holds targets and scorers: changed checks score the recorded answers again.
+
+    Args:
+        suite: the suite, its backend resolved.
+        model: the model.
+        tasks: the loaded tasks.
+        verifier: the name of the program that decides IFEval.
+
+    Returns:
+        The key of each task's answers by its name, and the key of the evaluation.
     """
     own = model.fingerprint()
     keys = {}
-    for task in questions:
+    for task in tasks:
         template = digest(model.template()) if task.chat else None
-        limit = task.task.max_new_tokens or suite.generation.max_new_tokens if task.generated else None
+        limit = task.config.max_new_tokens or suite.generation.max_new_tokens if task.generated else None
         settings = [suite.backend, suite.dtype, limit]
         keys[task.name] = digest([_VERSION, own, template, settings, task.wording()])
-    exam = [[task.asked(), task.target(), task.metric] for task in questions]
-    return keys, digest([model.name, keys, exam, verifier])
+    scored = [[task.asked(), task.target(), task.metric] for task in tasks]
+    return keys, digest([model.name, keys, scored, verifier])
 
 
-def _see_all_there(sitting: Sitting, output: Path) -> None:
-    if missing := sitting.missing():
-        sizes = {task.name: len(task.items) for task in sitting.questions}
+def _require_all(run: EvaluationRun, output: Path) -> None:
+    if missing := run.missing():
+        sizes = {task.name: len(task.samples) for task in run.tasks}
         gaps = ", ".join(f"{name} {count} of {sizes[name]}" for name, count in missing.items())
         raise DataError(
             f"`--score-only` asks nothing, and {output} lacks answers of this model to this suite: {gaps}; run without "
@@ -159,23 +164,10 @@ def _see_all_there(sitting: Sitting, output: Path) -> None:
         )
 
 
-def _verifier(questions: Sequence[Questions]) -> tuple[str | None, Broken]:
-    """Who judges IFEval: lm-eval's program where it works, else ours; None when nothing of it is asked."""
-    if all(task.task.kind != "ifeval" for task in questions):
-        return None, broken
-    from gra.evaluation.lm_eval import verifier
-
-    return verifier() or ("gra", broken)
-
-
 def _score(
-    task: Questions, answers: list[Answer], sandbox: Sandbox | None, breaks: Broken, progress: Progress
+    task: LoadedTask, outputs: list[SampleOutput], sandbox: Sandbox | None, progress: Progress
 ) -> list[dict[str, Any]]:
-    """Rows with metrics; programs are judged in the sandbox, whatever was said about them before."""
-    if task.task.kind != "code" or sandbox is None:
-        return score(task, answers, breaks=breaks)
+    def scored(done: int) -> None:
+        progress(f"{task.name}, judged", done, len(task.samples))
 
-    def judged(done: int) -> None:
-        progress(f"{task.name}, judged", done, len(task.items))
-
-    return score(task, answers, judge(sandbox, task, answers, judged))
+    return score_task(task, outputs, sandbox, scored)

@@ -21,18 +21,18 @@ from typing import IO, Any
 
 from gra.core.errors import EngineUnavailable, GraError
 from gra.core.hardware import gpu_count
-from gra.evaluation.generate import Progress, Sitting, ask
+from gra.evaluation.generate import EvaluationRun, Progress, ask
 
 Message = tuple[int, dict[str, Any] | None]  # (shard, what it said; None when its output ended)
 
 
-def ask_in_shards(sitting: Sitting, progress: Progress, shards: int) -> None:
+def ask_in_shards(run: EvaluationRun, progress: Progress, shards: int) -> None:
     """Ask what is not on record in several processes, and return when all of it is recorded.
 
     Raises:
         GraError: what a shard could not do, or that it died.
     """
-    jobs = [pickle.dumps((sitting, (number, shards))) for number in range(shards)]
+    jobs = [pickle.dumps((run, (number, shards))) for number in range(shards)]
     said: SimpleQueue[Message] = SimpleQueue()
     children = [_start(number, shards) for number in range(shards)]
     try:
@@ -42,7 +42,7 @@ def ask_in_shards(sitting: Sitting, progress: Progress, shards: int) -> None:
             with suppress(BrokenPipeError):  # it died already, which is told below
                 child.stdin.write(len(job).to_bytes(8, "big") + job)
                 child.stdin.flush()
-        _follow(children, said, {task.name: len(task.items) for task in sitting.questions}, progress)
+        _follow(children, said, {task.name: len(task.samples) for task in run.tasks}, progress)
     finally:
         for child in children:
             child.kill()
@@ -102,7 +102,7 @@ def _shard() -> None:
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever libraries print is no message
     size = int.from_bytes(sys.stdin.buffer.read(8), "big")
-    sitting, share = pickle.loads(sys.stdin.buffer.read(size))
+    run, share = pickle.loads(sys.stdin.buffer.read(size))
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
 
     def say(**message: Any) -> None:
@@ -110,7 +110,7 @@ def _shard() -> None:
         channel.flush()
 
     try:
-        ask(sitting, lambda task, done, _: say(task=task, done=done), share)
+        ask(run, lambda task, done, _: say(task=task, done=done), share)
     except GraError as error:
         say(error=str(error), exit_code=error.exit_code)
     else:

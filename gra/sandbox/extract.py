@@ -1,28 +1,34 @@
 """Find the program in a model's answer: in a fence, bare, or as the body of a function whose beginning was given.
 
-Nothing is run here, and no answer is mended: text is chosen, never changed, save that a body is put below its
-beginning and that what follows the last complete statement of an unfenced answer is left out.
+Nothing is run here, and no answer is mended. Text is chosen and changed in three ways only:
+
+- a body is put below its beginning
+- an indented fence loses its indentation
+- what follows the last complete statement of an unfenced answer is left out
 """
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from dataclasses import dataclass
 from typing import Literal
 
+from gra.core.thinking import split_thinking
+
 How = Literal["fenced", "bare", "body"]
 
-EXTRACT_VERSION = 1  # raise when the same answer would give another program
+EXTRACT_VERSION = 2  # raise when the same answer would give another program
 _MOST = 100_000  # characters; a longer answer is no solution of an exercise and could stall the parser
 _DEEPEST = 90  # brackets in each other; the parser of some versions gives up, or worse, above a hundred
-_FENCE = re.compile(
-    r"^[ \t]*(`{3,}|~{3,})[ \t]*([\w+#.-]*)[^\n`]*\n(.*?)(?:^[ \t]*\1[ \t]*$|\Z)", re.MULTILINE | re.DOTALL
-)
+# A fence may stand in a list, behind the item's mark.
+_OPENS = re.compile(r"([ \t]*+(?:(?:[-*+]|\d{1,9}[.)])[ \t]++)*+)(`{3,}+|~{3,}+)[ \t]*+([\w+#.-]*+)[^`]*+")
+_CLOSES = re.compile(r"[ \t]*+(`{3,}+|~{3,}+)[ \t]*+")
 _TRIES = 100  # how often an unfenced answer is parsed
+_PARSED = 1_000_000  # characters that are parsed in all of these tries
 _PYTHON = {"", "python", "python3", "py", "python-repl"}
 _STARTS = re.compile(r"(?:async\s+def|def|class|import|from|@)[\s\w]|[A-Za-z_]\w*\s*=(?!=)")
-_THINKING = re.compile(r"\A.*?</think>", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +48,10 @@ def extract(answer: str, beginning: str = "", entry_point: str | None = None) ->
             its imports and helper functions are there.
         entry_point: the function that is wanted; a block that defines it is preferred.
     """
-    answer = _THINKING.sub("", answer).replace("\r\n", "\n")
+    answer = _without_thinking(answer).replace("\r\n", "\n")
     if len(answer) > _MOST or not answer.strip():
         return None
-    blocks = [m[3] for m in _FENCE.finditer(answer) if m[2].lower() in _PYTHON and m[3].strip()]
+    blocks = _blocks(answer)
     if blocks:
         return _placed(_best(blocks, entry_point), beginning, "fenced")
     if beginning and (body := _body(answer)) and _parses(beginning + body):
@@ -62,6 +68,45 @@ def closed(beginning: str) -> str:
     head = beginning.rstrip()
     last = head.rpartition("\n")[2]
     return f"{head}\n{last[: len(last) - len(last.lstrip())]}    pass\n"
+
+
+def _without_thinking(text: str) -> str:
+    """Return a text without the model's thinking; the indentation of its first line stays."""
+    answer = split_thinking(text)[1]
+    if answer == text:
+        return text
+    line = text[: max(0, text.rfind(answer))].rpartition("\n")[2]
+    return (line if line.isspace() else "") + answer
+
+
+def _blocks(answer: str) -> list[str]:
+    """Return the content of every fence that is marked as Python, or not marked; the last one may be open.
+
+    Lines of an indented fence, as in a list, lose the indentation that all of them share with it.
+    """
+    blocks: list[str] = []
+    fence: re.Match[str] | None = None
+    lines: list[str] = []
+    for line in answer.split("\n"):
+        if fence is None:
+            fence, lines = _OPENS.fullmatch(line), []
+        elif (end := _CLOSES.fullmatch(line)) and end[1][0] == fence[2][0] and len(end[1]) >= len(fence[2]):
+            blocks += _block(fence, [*lines, ""])
+            fence = None
+        else:
+            lines.append(line)
+    if fence is not None:
+        blocks += _block(fence, lines)
+    return blocks
+
+
+def _block(fence: re.Match[str], lines: list[str]) -> list[str]:
+    if fence[3].lower() not in _PYTHON:
+        return []
+    margins = [line[: len(line) - len(line.lstrip(" \t"))] for line in lines if line.strip()]
+    margin = min(len(os.path.commonprefix(margins)), len(fence[1]))
+    code = "\n".join(line[margin:] if line.strip() else line.strip(" \t") if margin else line for line in lines)
+    return [code] if code.strip() else []
 
 
 def _best(blocks: list[str], entry_point: str | None) -> str:
@@ -102,14 +147,16 @@ def _bare(answer: str) -> str | None:
     # A program begins and stops at the margin.
     margins = [place for place, line in enumerate(lines) if line.strip() and line[0] not in " \t)]}"]
     runs: list[str] = []
-    done, tries = 0, _TRIES
+    done, tries, parsed = 0, _TRIES, 0
     for start in margins:
         end = len(lines)
-        while start >= done and tries and end > start and _STARTS.match(lines[start]):
+        while start >= done and tries and parsed < _PARSED and end > start and _STARTS.match(lines[start]):
             tries -= 1
-            wrong = _error_line("\n".join(lines[start:end]))
+            code = "\n".join(lines[start:end])
+            parsed += len(code)
+            wrong = _error_line(code)
             if wrong is None:
-                runs.append("\n".join(lines[start:end]))
+                runs.append(code)
                 done = end
             else:  # stop before the line at the margin that holds, or leads to, what does not parse
                 end = max((place for place in margins if start < place < min(end, start + wrong)), default=start)

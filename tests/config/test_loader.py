@@ -301,10 +301,11 @@ def test_show_of_a_whole_recipe_loads_to_the_same_recipe(write) -> None:
 
 
 def test_lists_of_sections_and_experiments(write) -> None:
-    suite = "name: s\ntasks:\n  - {name: a, kind: instructions, data: d}\n  - {name: b, kind: liklihood, data: d}\n"
+    suite = "name: s\ntasks:\n  - {name: a, kind: instructions, data: d}\n"
+    suite += "  - {name: b, kind: value, data: d, prompt: qestion}\n"
     (problem,) = problems(write(suite), SuiteConfig)
-    assert problem.startswith("line 4: `tasks.1.kind` must be one of")
-    assert "did you mean `likelihood`" in problem
+    assert problem.startswith("line 4: `tasks.1.prompt` must be one of")
+    assert "did you mean `question`" in problem
     (problem,) = problems(write("name: e\narms: {GRA: a}\nstudent: s\nsuite: t\nbaseline: gra\n"), ExperimentRecipe)
     assert problem == "line 1: `baseline: gra` is not one of the arms (GRA)"
 

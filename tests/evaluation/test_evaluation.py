@@ -14,12 +14,12 @@ from paths import ROOT
 from training_tiny import make_student
 
 from gra.cli.evaluate import main_run
-from gra.core.errors import DataError, RecipeError
+from gra.core.errors import DataError
 from gra.core.run_folder import RunFolder
 from gra.evaluation import generate as asking
 from gra.evaluation import run as harness
-from gra.evaluation.results import AnswerStore, read_records
-from gra.evaluation.suite import Item, draw, load_suite, read_questions, suite_digest
+from gra.evaluation.results import OutputStore, read_records
+from gra.evaluation.task import Sample
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     counts: Counter[str] = Counter()
     ask, load = lm.ask, asking.load
 
-    def counting_ask(network: Any, tasks: Any, task: Any, items: list[Item]) -> Any:
+    def counting_ask(network: Any, tasks: Any, task: Any, items: list[Sample]) -> Any:
         counts[task.name] += len(items)
         return ask(network, tasks, task, items)
 
@@ -160,15 +160,15 @@ def test_a_killed_run_goes_on_from_its_last_batch(
     whole = harness.evaluate(suite, under_test(base), tmp_path / "whole")
     asked.clear()
     with monkeypatch.context() as dying:
-        save, saved = AnswerStore.save, []
+        save, saved = OutputStore.save, []
 
-        def save_three_then_die(store: AnswerStore, answers: Any) -> None:
+        def save_three_then_die(store: OutputStore, answers: Any) -> None:
             if len(saved) == 3:
                 raise KeyboardInterrupt
             saved.append(answers)
             save(store, answers)
 
-        dying.setattr(AnswerStore, "save", save_three_then_die)
+        dying.setattr(OutputStore, "save", save_three_then_die)
         with pytest.raises(KeyboardInterrupt):
             harness.evaluate(suite, under_test(base), tmp_path / "run")
     assert not (tmp_path / "run" / "records.parquet").exists()
@@ -205,9 +205,6 @@ def test_a_benchmark_of_the_catalog_is_read_from_the_data_folder(base: Path, tmp
     assert all(len(row["loglikelihoods"]) >= 3 for row in read_records(tmp_path / "run"))
 
 
-# Suites and items
-
-
 def test_a_limit_is_a_beginning(base: Path, tmp_path: Path, asked: Counter[str]) -> None:
     suite = tiny_suite(tmp_path)
     few = suite.model_copy(update={"tasks": [t.model_copy(update={"limit": 5}) for t in suite.tasks]})
@@ -226,89 +223,6 @@ def test_score_only_never_asks(base: Path, tmp_path: Path, asked: Counter[str]) 
     again = harness.evaluate(suite, under_test(base), tmp_path / "run", score_only=True)
     assert again["tasks"] == first["tasks"]
     assert asked == {}
-
-
-@pytest.mark.parametrize("name", ["quickstart", "smoke"])
-def test_shipped_suites_are_valid(name: str) -> None:
-    suite = load_suite(ROOT / "eval" / "suites" / f"{name}.yaml")
-    own = suite.model_copy(update={"tasks": [t for t in suite.tasks if not t.data.startswith("catalog:")]})
-    (questions,) = read_questions(own)
-    assert len(questions.items) == (questions.task.limit or 120)
-    assert {task.data for task in suite.tasks} - {questions.task.data} == (
-        {"catalog:arc_easy", "catalog:sciq"} if name == "quickstart" else {"catalog:arc_easy"}
-    )
-
-
-def test_the_draw_depends_on_ids_and_seed_only_and_serves_every_category() -> None:
-    items = [Item(f"i{n}", "abc"[n % 3], "?") for n in range(30)]
-    chosen = draw(items, 10, seed=0)
-    assert {item.id for item in chosen} == {item.id for item in draw(items[::-1], 10, seed=0)}
-    assert {item.id for item in chosen} != {item.id for item in draw(items, 10, seed=1)}
-    assert sorted(Counter(item.category for item in chosen).values()) == [3, 3, 4]
-    assert {item.id for item in draw(items, 4, seed=0)} < {item.id for item in chosen}
-    assert draw(items, 99, seed=0) == items
-
-
-def test_the_digest_of_a_suite_is_that_of_the_exam_and_not_of_its_files(tmp_path: Path) -> None:
-    one, two = tiny_suite(tmp_path / "a"), tiny_suite(tmp_path / "b", batch_size=2, name="other")
-    assert suite_digest(read_questions(one)) == suite_digest(read_questions(two))
-    fewer = tiny_suite(tmp_path / "c", instructions=INSTRUCTIONS[1:])
-    assert suite_digest(read_questions(one)) != suite_digest(read_questions(fewer))
-
-
-@pytest.mark.parametrize(
-    ("file", "line", "message"),
-    [
-        (
-            "instructions.jsonl",
-            '{"id": "a", "instruction": "x", "checks": [{"kind": "lowcase"}]}',
-            "no check `lowcase`",
-        ),
-        ("instructions.jsonl", '{"id": "a", "instruction": "", "checks": []}', "`instruction` must be a text"),
-        ("instructions.jsonl", '{"id": "i00", "instruction": "x", "checks": [{"kind": "no_commas"}]}', "used before"),
-        ("instructions.jsonl", "{", "this line is not JSON"),
-        ("instructions.jsonl", "[" * 100_000, "this line is not JSON"),
-        ("instructions.jsonl", "[]", "a row is a JSON object"),
-        ("questions.jsonl", '{"id": "a", "question": "x", "choices": ["y"], "answer": 0}', "at least two texts"),
-        (
-            "questions.jsonl",
-            '{"id": "a", "question": "x", "choices": ["y", "z"], "answer": 2}',
-            "index (0 to 1) or the",
-        ),
-        ("questions.jsonl", '{"id": "a", "question": "x", "choices": ["y", "z"], "answer": "w"}', "not 'w'"),
-        (
-            "questions.jsonl",
-            '{"id": "a", "question": "x", "choices": ["y", "z"], "answer": 0, "category": 1}',
-            "`category`",
-        ),
-    ],
-)
-def test_a_wrong_row_is_named(tmp_path: Path, file: str, line: str, message: str) -> None:
-    suite = tiny_suite(tmp_path)
-    rows = (tmp_path / file).read_text().splitlines()
-    (tmp_path / file).write_text("\n".join([*rows, "", line]))
-    with pytest.raises(DataError) as caught:
-        read_questions(suite)
-    assert str(caught.value).startswith(f"{tmp_path / file}:{len(rows) + 2}: ")
-    assert message in str(caught.value)
-
-
-def test_an_answer_may_be_given_as_text(tmp_path: Path) -> None:
-    suite = tiny_suite(tmp_path)
-    (tmp_path / "questions.jsonl").write_text('{"id": "a", "question": "x", "choices": ["y", "z"], "answer": "z"}\n')
-    assert read_questions(suite)[1].items[0].answer == 1
-
-
-def test_wrong_suites(tmp_path: Path) -> None:
-    task = {"name": "t", "kind": "instructions", "data": "instructions.jsonl"}
-    with pytest.raises(RecipeError, match=r"two tasks have the same `name` \(t\)"):
-        tiny_suite(tmp_path, tasks=[task, task])
-    with pytest.raises(RecipeError, match="is not there"):
-        tiny_suite(tmp_path, tasks=[{**task, "data": "instruction.jsonl"}])
-    suite = tiny_suite(tmp_path)
-    (tmp_path / "instructions.jsonl").write_text("\n")
-    with pytest.raises(DataError, match="no rows"):
-        read_questions(suite)
 
 
 # The command line

@@ -14,8 +14,9 @@ from training_tiny import make_student
 
 from gra.core.errors import DataError, GraError, ModelUnavailable
 from gra.evaluation import run as harness
-from gra.evaluation.results import Answer, read_records
-from gra.evaluation.suite import load_suite, read_questions
+from gra.evaluation.results import read_records
+from gra.evaluation.suite import load_suite, load_tasks
+from gra.evaluation.task import SampleOutput
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +57,13 @@ def test_a_task_whose_data_cannot_be_had_is_left_out_in_so_many_words(
     gpqa = {"name": "gpqa", "kind": "letter", "data": "catalog:gpqa_diamond"}
     sums = {"name": "sums", "kind": "likelihood", "data": "questions.jsonl"}
     with pytest.raises(ModelUnavailable, match="gpqa_diamond is not in the cache"):
-        read_questions(tiny_suite(tmp_path, tasks=[gpqa, sums]))
+        load_tasks(tiny_suite(tmp_path, tasks=[gpqa, sums]))
     suite = tiny_suite(tmp_path, tasks=[{**gpqa, "optional": True}, sums])
     results = harness.evaluate(suite, under_test(base), tmp_path / "run")
     assert set(results["tasks"]) == {"sums"}
     assert "gpqa_diamond is not in the cache" in results["left_out"]["gpqa"]
     with pytest.raises(DataError, match="has nothing to ask"):
-        read_questions(tiny_suite(tmp_path, tasks=[{**gpqa, "optional": True}]))
+        load_tasks(tiny_suite(tmp_path, tasks=[{**gpqa, "optional": True}]))
 
 
 REPLIES = {
@@ -82,7 +83,7 @@ def test_kinds_whose_answer_is_read_from_the_reply(
         "short": {"answer": "Yes"}, "ifeval": {"instructions": [{"id": "punctuation:no_comma"}]},
     }[kind]  # fmt: skip
     rows = [{"id": f"r{n}", "question": f"Question {n}?", "category": "x", **own} for n in range(3)]
-    replies = {f"r{n}": Answer(f"r{n}", "", "", said[0], "stop", 5) for n, said in enumerate(REPLIES[kind])}
+    replies = {f"r{n}": SampleOutput(f"r{n}", "", "", said[0], "stop", 5) for n, said in enumerate(REPLIES[kind])}
     monkeypatch.setattr(
         "gra.evaluation.lm_eval.ask",
         lambda lm, tasks, task, items: [replace(replies[i.id], asked=i.asked) for i in items],
@@ -107,7 +108,7 @@ def test_the_ten_benchmarks_have_their_sizes(shared_data: Path, monkeypatch: pyt
     suite = load_suite(ROOT / "eval" / "suites" / "paper10.yaml")
     here = suite.model_copy(update={"tasks": [task for task in suite.tasks if task.name not in ("math", "gpqa")]})
     assert [task.name for task in suite.tasks if task not in here.tasks] == ["math", "gpqa"]  # in no file of the folder
-    sizes = {task.name: len(task.items) for task in read_questions(here, shared_data / "bench")}
+    sizes = {task.name: len(task.samples) for task in load_tasks(here, shared_data / "bench")}
     assert sizes == {
         "gsm8k": 1319, "humaneval": 164, "mbpp": 500, "hellaswag": 10042, "arc_challenge": 1172, "bbh": 6511,
         "mmlu": 14042, "ifeval": 541,
@@ -120,15 +121,17 @@ def test_every_form_of_the_ten_benchmarks(shared_data: Path) -> None:
     suite = load_suite(ROOT / "eval" / "suites" / "paper10.yaml", limit=27)
     chosen = [task for task in suite.tasks if task.name in ("gsm8k", "hellaswag", "arc_challenge", "bbh", "mmlu")]
     prompts = {}
-    for task in read_questions(suite.model_copy(update={"tasks": chosen}), shared_data / "bench"):
+    for task in load_tasks(suite.model_copy(update={"tasks": chosen}), shared_data / "bench"):
         own = tasks_of(task, suite, None)[task.name]
         assert own.config.generation_kwargs["max_gen_toks"] == 4096
-        prompts[task.name] = [(item, own.doc_to_text(doc)) for item, doc in zip(task.items, own.eval_docs, strict=True)]
+        prompts[task.name] = [
+            (item, own.doc_to_text(doc)) for item, doc in zip(task.samples, own.eval_docs, strict=True)
+        ]
     for task_prompts in prompts.values():
         assert all(item.text in prompt for item, prompt in task_prompts)
     assert len({item.category for item, _ in prompts["bbh"]}) == 27
     for item, prompt in prompts["bbh"]:
-        wanted = "such as (A)" if item.gold in ("(A)", "(B)", "(C)", "(D)") else "It has to be"
+        wanted = "such as (A)" if item.target in ("(A)", "(B)", "(C)", "(D)") else "It has to be"
         assert wanted in prompt.split(item.text)[1]
     for name in ("hellaswag", "arc_challenge", "mmlu"):
         for item, prompt in prompts[name]:
@@ -172,7 +175,7 @@ def test_worked_examples_and_filters_of_lm_eval(base: Path, tmp_path: Path) -> N
     flexible = "exact_match,flexible-extract"
     task = native("gsm8k", flexible, shots=2, max_new_tokens=4, limit=3)
     with pytest.raises(ModelUnavailable, match=r"shows 2 worked examples, and .* holds none"):
-        read_questions(tiny_suite(tmp_path, tasks=[task]), tmp_path / "data")
+        load_tasks(tiny_suite(tmp_path, tasks=[task]), tmp_path / "data")
     write_rows(tmp_path / "more" / "gsm8k_test.jsonl", rows)
     write_rows(tmp_path / "more" / "gsm8k_train.jsonl", rows[3:])
     suite = tiny_suite(tmp_path, tasks=[task])
@@ -182,4 +185,4 @@ def test_worked_examples_and_filters_of_lm_eval(base: Path, tmp_path: Path) -> N
     assert {flexible, "exact_match,strict-match"} <= set(figures["metrics"])
     for change, message in (({"metric": "acc"}, "has no metric `acc`; it has"), ({"data": "gsm9k"}, "has no task")):
         with pytest.raises(DataError, match=message):
-            read_questions(tiny_suite(tmp_path, tasks=[{**task, **change}]), tmp_path / "more")
+            load_tasks(tiny_suite(tmp_path, tasks=[{**task, **change}]), tmp_path / "more")

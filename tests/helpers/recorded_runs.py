@@ -10,8 +10,8 @@ import pytest
 from evaluation_tiny import tiny_suite, under_test
 
 from gra.evaluation import run as harness
-from gra.evaluation.generate import Sitting
-from gra.evaluation.results import Answer
+from gra.evaluation.generate import EvaluationRun
+from gra.evaluation.task import SampleOutput
 
 MakeRun = Callable[..., Path]
 
@@ -34,10 +34,9 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeRun:
     ) -> Path:
         folder = tmp_path / f"suite-{name}"
 
-        def answers(sitting: Sitting) -> dict[str, list[Answer]]:
-            questions = sitting.questions
-            told = [
-                Answer(
+        def outputs(run: EvaluationRun) -> dict[str, list[SampleOutput]]:
+            written = [
+                SampleOutput(
                     item.id,
                     item.asked,
                     prompt,
@@ -45,18 +44,18 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeRun:
                     "stop" if stops else "length",
                     2,
                 )
-                for item in questions[0].items
+                for item in run.tasks[0].samples
             ]
             sums = [
-                Answer(
+                SampleOutput(
                     item.id, item.asked, "s", loglikelihoods=[0.0], acc=1.0, acc_norm=float(int(item.id[1:]) in right)
                 )
-                for item in questions[1].items
+                for item in run.tasks[1].samples
             ]
-            return {"instructions": told, "sums": sums}
+            return {"instructions": written, "sums": sums}
 
         monkeypatch.setattr(harness, "ask", lambda *_: None)
-        monkeypatch.setattr(Sitting, "answers", answers)
+        monkeypatch.setattr(EvaluationRun, "outputs", outputs)
         harness.evaluate(tiny_suite(folder, **suite), under_test(model, name=name.split("#")[0]), tmp_path / name)
         return tmp_path / name
 

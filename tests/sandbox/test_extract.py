@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,6 +49,13 @@ def result(program: ExtractedProgram | None, *arguments: int) -> object:
         (f"{BEGINNING}{BODY}", "bare"),
         (f"```python\n{BEGINNING}{BODY}```", "fenced"),
         (f"```python\nfrom __future__ import annotations\n{WHOLE}```", "fenced"),
+        # In a list, the code is indented as its fence is.
+        ("1. The function:\n   ```python\n   def add(a, b):\n       return a + b\n   ```\n2. Done.", "fenced"),
+        ("- ```python\n  def add(a, b):\n\n      return a + b\n  ```", "fenced"),
+        ("* Code:\n\n\t```python\n\tdef add(a, b):\n\t\treturn a + b\n\t```", "fenced"),
+        ("   ```python\n   def add(a, b):\n       return a + b", "fenced"),  # never closed
+        ("1. Go on:\n   ```python\n       c = a + b\n       return c\n   ```", "body"),
+        (f"So I add.\n</think>\n{BODY}", "body"),
     ],
 )
 def test_the_function_is_found(answer: str, how: str) -> None:
@@ -106,6 +115,20 @@ def test_nothing_shakes_the_parser(code: str) -> None:
     ):
         program = extract(answer, "", "add")
         assert program is None or isinstance(program.code, str)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["~" * 32_000, "`" * 32_000, "```" + " " * 32_000, "[" * 16_000, "1+1" * 2_000, "```\n" * 8_000,
+     "def f():\n" * 9_000,
+     "import os\nx = (\n" * 5_000, "</think>" * 4_000, "- " * 40_000 + "```", "1. " * 30_000],
+    ids=lambda answer: repr(answer[:12]),
+)  # fmt: skip
+def test_reading_a_long_answer_is_bounded(answer: str) -> None:
+    begun = time.process_time()
+    extract(answer, "", "add")
+    extract(answer, BEGINNING, "add")
+    assert time.process_time() - begun < 2
 
 
 @given(

@@ -1,1 +1,1 @@
-"""Scorers: one module per task kind."""
+"""SampleScore answers: one module a kind of task, and the table of kinds in kinds.py."""

@@ -1,30 +1,33 @@
-"""Programs as answers (HumanEval, MBPP and files like them): asked by the harness, judged in the sandbox.
+"""Task kind `code`: programs as answers (HumanEval, MBPP and files like them), scored in the sandbox.
 
-A row is `{"id", "question", "beginning", "entry_point", "tests"}`: `beginning` is code that the answer goes on with
-(or ""), `entry_point` the function that is wanted (or null), `tests` Python that raises unless the program is right.
-Judging is separate from generation: changed tests are applied to the recorded answers.
+A row is `{"id", "question", "beginning", "entry_point", "tests"}`:
+
+- `beginning`: code that the answer continues, or ""
+- `entry_point`: the function that is wanted, or null
+- `tests`: Python that raises unless the program is right
+
+Scoring is separate from generation: changed tests are applied to the recorded answers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
+from gra.config.suite import TaskConfig
 from gra.core.errors import DataError
 from gra.core.hashing import digest
+from gra.evaluation.rows import Row, label_field, text_field
+from gra.evaluation.task import LoadedTask, Sample, SampleOutput, SampleScore, Scored, TaskKind
 from gra.sandbox.extract import EXTRACT_VERSION, closed, extract
 from gra.sandbox.job import Limits, SandboxJob, SandboxOutcome, Verdict
-from gra.sandbox.permission import Permission, require
 from gra.sandbox.sandbox import SANDBOX_VERSION, Sandbox
 
-if TYPE_CHECKING:
-    from gra.evaluation.results import Answer
-    from gra.evaluation.suite import Item, Questions
-
-# In our own words; no examples are shown.
+# No examples are shown.
 _REQUEST = "Answer with the complete code, with its imports and helper functions, in one Python code block."
-_LIMITS = Limits()
+LIMITS = Limits()
+_NO_CODE = SandboxOutcome(Verdict.NO_CODE, "the answer holds no program")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,22 +38,45 @@ class Exercise:
     entry_point: str | None
     tests: str
 
-    @property
-    def target(self) -> str:
-        """Digest of everything that decides a verdict, given the answer."""
-        return digest([asdict(self), asdict(_LIMITS), SANDBOX_VERSION, EXTRACT_VERSION])
+
+class CodeTask(TaskKind):
+    """Programs that pass tests; the target of a sample is an `Exercise`."""
+
+    name = "code"
+    needs_sandbox = True
+    extracts = True
+    verdicts = tuple(verdict.value for verdict in Verdict)
+
+    def parse(self, row: Row, where: str, config: TaskConfig) -> Sample:
+        """Make a sample of one row."""
+        text, exercise = parse_exercise(row, where, config.prompt)
+        category, cluster = label_field(row, "category", where), label_field(row, "cluster", where)
+        return Sample(text_field(row, "id", where), category, text, target=exercise, cluster=cluster)
+
+    def target_digest(self, sample: Sample) -> str:
+        """Return a digest of the tests, the limits, and the programs that find and run the code."""
+        return digest([asdict(sample.target), asdict(LIMITS), SANDBOX_VERSION, EXTRACT_VERSION])
+
+    def score_all(
+        self, task: LoadedTask, outputs: Sequence[SampleOutput], sandbox: Sandbox | None, scored: Scored
+    ) -> list[SampleScore]:
+        """Run every program against its tests."""
+        assert sandbox is not None, "the caller opens a sandbox for kinds that need one"
+        jobs = [_job(sample, output.output or "") for sample, output in zip(task.samples, outputs, strict=True)]
+        outcomes = iter(sandbox.run_all([job for job in jobs if job is not None], scored))
+        return [_score(_NO_CODE if job is None else next(outcomes)) for job in jobs]
 
 
-def parse_exercise(row: Mapping[str, Any], where: str, prompt: Literal["question", "continue"]) -> tuple[str, Exercise]:
-    """What the model is shown and what makes its answer right.
+def parse_exercise(row: Row, where: str, prompt: Literal["question", "continue"]) -> tuple[str, Exercise]:
+    """Return what the model is shown, and what makes its answer right.
 
     Args:
         row: a row of the file.
-        where: "file:line", for the message.
+        where: "file:line", for messages.
         prompt: "question" asks in words, for chat models; "continue" shows the beginning alone, for base models.
 
     Raises:
-        DataError: for a row that is not like that.
+        DataError: when the row is wrong.
     """
     values = {key: row.get(key, "") for key in ("question", "beginning", "tests")}
     for key, value in values.items():
@@ -64,7 +90,7 @@ def parse_exercise(row: Mapping[str, Any], where: str, prompt: Literal["question
     for key, code in {"beginning": closed(values["beginning"]), "tests": values["tests"]}.items():
         try:
             compile(code, where, "exec", dont_inherit=True)
-        except (SyntaxError, ValueError) as error:
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise DataError(
                 f"{where}: `{key}` is not Python ({error}), so no program could be right; mend the row"
             ) from None
@@ -80,46 +106,15 @@ def _question(question: str, exercise: Exercise) -> str:
     return "\n\n".join(part for part in (question.strip(), block, _REQUEST) if part)
 
 
-def needs_permission(questions: Iterable[Questions], permission: Permission | None) -> None:
-    """See that code may run if any task needs it.
-
-    Raises:
-        CodeExecutionRefused: naming the first task that does, when it may not.
-    """
-    for task in questions:
-        if task.task.kind == "code":
-            require(permission, f"the task `{task.name}`")
-
-
-def open_sandbox(questions: Iterable[Questions], permission: Permission | None) -> Sandbox | None:
-    """The sandbox that the suite's programs are judged in, or None when there are none.
-
-    Raises:
-        CodeExecutionRefused: when one is needed and may not be used.
-        SandboxBroken: when it does not work here.
-    """
-    asked = [task.name for task in questions if task.task.kind == "code"]
-    return Sandbox(require(permission, f"the task `{asked[0]}`"), _LIMITS) if asked else None
-
-
-def judge(
-    sandbox: Sandbox, questions: Questions, answers: Iterable[Answer], progress: Callable[[int], None] | None = None
-) -> dict[str, SandboxOutcome]:
-    """The outcome of every item's answer, by the item's id."""
-    said = {answer.item: answer.output or "" for answer in answers}
-    jobs = {item.id: _job(item, said[item.id]) for item in questions.items}
-    found = {name: job for name, job in jobs.items() if job is not None}
-    outcomes = dict(zip(found, sandbox.run_all(list(found.values()), progress), strict=True))
-    nothing = SandboxOutcome(Verdict.NO_CODE, "the answer holds no program")
-    return {name: outcomes.get(name, nothing) for name in jobs}
-
-
-def _job(item: Item, output: str) -> SandboxJob | None:
-    exercise = item.exercise
-    assert exercise is not None
+def _job(sample: Sample, output: str) -> SandboxJob | None:
+    exercise: Exercise = sample.target
     program = extract(output, exercise.beginning, exercise.entry_point)
     if program is None:
         return None
     return SandboxJob(
         program.code, exercise.tests, preamble=closed(exercise.beginning), entry_point=exercise.entry_point
     )
+
+
+def _score(outcome: SandboxOutcome) -> SampleScore:
+    return SampleScore(outcome.verdict is Verdict.PASSED, outcome.verdict.value, detail=outcome.detail)

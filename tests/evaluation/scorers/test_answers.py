@@ -10,8 +10,10 @@ import pytest
 
 from gra.checks.answers import equals, stated_value
 from gra.checks.ifeval import broken, follows, known, loosened
-from gra.evaluation.scorers.answers import alike, judge_reply, letter, short
-from gra.evaluation.suite import Item
+from gra.evaluation.scorers.kinds import TASK_KINDS
+from gra.evaluation.scorers.letter import read_letter
+from gra.evaluation.scorers.short import alike, read_short
+from gra.evaluation.task import Sample
 
 CHOICES = ["a planet", "the Moon", "a star", "ice"]
 LETTERS: list[tuple[str, str | None]] = [
@@ -45,17 +47,17 @@ LETTERS: list[tuple[str, str | None]] = [
 
 @pytest.mark.parametrize(("reply", "wanted"), LETTERS)
 def test_the_letter_of_a_reply(reply: str, wanted: str | None) -> None:
-    assert letter(reply, CHOICES, ended=True) == wanted
+    assert read_letter(reply, CHOICES, ended=True) == wanted
 
 
 def test_a_cut_reply_counts_only_when_it_states_its_answer() -> None:
-    assert letter("the Moon", CHOICES, ended=False) is None
-    assert letter("Answer: B, since", CHOICES, ended=False) == "B"
-    item = Item("i", "", "?", gold="12")
-    assert judge_reply(item, "value", "We add 5 and 7, which is 12", "stop").verdict == "right"
-    assert judge_reply(item, "value", "We add 5 and 7, which is 12", "length").verdict == "no_answer"
-    assert judge_reply(item, "value", "The answer is 12. Then", "length").verdict == "right"
-    assert short("Yes", ended=False) is None
+    assert read_letter("the Moon", CHOICES, ended=False) is None
+    assert read_letter("Answer: B, since", CHOICES, ended=False) == "B"
+    item = Sample("i", "", "?", target="12")
+    assert TASK_KINDS["value"].score(item, "We add 5 and 7, which is 12", "stop").verdict == "right"
+    assert TASK_KINDS["value"].score(item, "We add 5 and 7, which is 12", "length").verdict == "no_answer"
+    assert TASK_KINDS["value"].score(item, "The answer is 12. Then", "length").verdict == "right"
+    assert read_short("Yes", ended=False) is None
 
 
 @pytest.mark.parametrize(
@@ -237,11 +239,9 @@ def test_loose_answers() -> None:
     said = 'Here it is:\n"so"'
     assert broken(one, said) == ["startend:quotation"]
     assert any(not broken(one, text) for text in loosened(said))
-    item = Item("i", "", "?", instructions=tuple(one))
-    assert (judge_reply(item, "ifeval", said, "stop").verdict, judge_reply(item, "ifeval", said, "stop").loose) == (
-        "wrong",
-        True,
-    )
+    item = Sample("i", "", "?", target=tuple(one))
+    score = TASK_KINDS["ifeval"].score(item, said, "stop")
+    assert (score.verdict, score.passed_loose) == ("wrong", True)
 
 
 def test_every_instruction_of_the_published_rows_can_be_checked(shared_data: Path) -> None:

@@ -17,8 +17,9 @@ from gra.core.run_folder import RunFolder
 from gra.evaluation import run as harness
 from gra.evaluation.benchmarks.convert import SHAPES
 from gra.evaluation.benchmarks.load import benchmarks, resolve_benchmark
-from gra.evaluation.results import Answer, read_records
-from gra.evaluation.suite import load_suite, read_questions
+from gra.evaluation.results import read_records
+from gra.evaluation.suite import load_suite, load_tasks
+from gra.evaluation.task import SampleOutput
 from gra.experiment import load_experiment
 from gra.sandbox.permission import CodeExecutionRefused, Permission
 
@@ -51,9 +52,9 @@ def answering(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The model says ANSWERS, and what was asked of it is listed."""
     asked: list[list[str]] = []
 
-    def ask(lm: Any, tasks: Any, task: Any, items: list[Any]) -> list[Answer]:
+    def ask(lm: Any, tasks: Any, task: Any, items: list[Any]) -> list[SampleOutput]:
         asked.append([item.id for item in items])
-        return [Answer(item.id, item.asked, "hash", ANSWERS[item.id], finish="stop", tokens=9) for item in items]
+        return [SampleOutput(item.id, item.asked, "hash", ANSWERS[item.id], finish="stop", tokens=9) for item in items]
 
     monkeypatch.setattr("gra.evaluation.lm_eval.ask", ask)
     monkeypatch.setattr("gra.evaluation.generate.load", lambda *_: object())
@@ -103,13 +104,13 @@ def test_a_real_model_is_asked_through_the_harness(base: Path, tmp_path: Path) -
 
 
 def test_how_a_program_is_asked_for(tmp_path: Path) -> None:
-    [asked] = read_questions(code_suite(tmp_path / "a"))
-    text = {item.id: item.text for item in asked.items}
+    [asked] = load_tasks(code_suite(tmp_path / "a"))
+    text = {item.id: item.text for item in asked.samples}
     assert text["e0"].startswith("Add one.\n\n```python\ndef f(x):\n```\n\nAnswer with the complete code")
     assert text["e2"].startswith("Write h.\n\nAnswer with the complete code")
     assert asked.chat
-    [going_on] = read_questions(code_suite(tmp_path / "b", EXERCISES[:2], prompt="continue"))
-    assert {item.id: item.text for item in going_on.items} == {"e0": "def f(x):\n", "e1": "def g(x):\n"}
+    [going_on] = load_tasks(code_suite(tmp_path / "b", EXERCISES[:2], prompt="continue"))
+    assert {item.id: item.text for item in going_on.samples} == {"e0": "def f(x):\n", "e1": "def g(x):\n"}
     assert not going_on.chat
     assert going_on.asked() != asked.asked()
 
@@ -127,13 +128,13 @@ def test_how_a_program_is_asked_for(tmp_path: Path) -> None:
 )
 def test_a_wrong_row_is_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=r"exercises\.jsonl:2: ") as caught:
-        read_questions(code_suite(tmp_path, [EXERCISES[0], EXERCISES[1] | change]))
+        load_tasks(code_suite(tmp_path, [EXERCISES[0], EXERCISES[1] | change]))
     assert message in str(caught.value)
 
 
 def test_going_on_needs_a_beginning(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"jsonl:3: `beginning`.*prompt: continue"):
-        read_questions(code_suite(tmp_path, prompt="continue"))
+        load_tasks(code_suite(tmp_path, prompt="continue"))
 
 
 # ---- command line and experiments ---------------------------------------------------------------------------
@@ -204,6 +205,6 @@ def test_the_shared_files_give_the_pinned_bytes(shared_data: Path, name: str, it
 
 
 def test_the_shipped_suite(shared_data: Path) -> None:
-    questions = read_questions(load_suite(ROOT / "eval/suites/code.yaml"), shared_data / "bench")
-    assert {task.name: len(task.items) for task in questions} == {"humaneval": 164, "mbpp": 500}
-    assert all(task.chat and task.metric == "pass" for task in questions)
+    tasks = load_tasks(load_suite(ROOT / "eval/suites/code.yaml"), shared_data / "bench")
+    assert {task.name: len(task.samples) for task in tasks} == {"humaneval": 164, "mbpp": 500}
+    assert all(task.chat and task.metric == "pass" for task in tasks)
