@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gra.checks.format import _KINDS, FormatCheck, failed, parse_checks
+from gra.checks.format import FormatCheck, failed, parse_checks
+from gra.checks.format_kinds import KINDS
 from gra.core.errors import DataError
 
 # kind, arguments, answers that pass, answers that do not
@@ -68,7 +69,7 @@ def test_each_kind(kind: str, arguments: dict[str, object], good: list[str], bad
 
 
 def test_every_kind_has_a_case() -> None:
-    assert {case[0] for case in CASES} == set(_KINDS)
+    assert {case[0] for case in CASES} == set(KINDS)
 
 
 def test_a_row_fails_on_each_demand_it_misses() -> None:
