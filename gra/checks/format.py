@@ -108,7 +108,11 @@ def _check_argument(kind: str, name: str, value: Any, where: str) -> None:
         good = isinstance(value, list) and value != [] and all(isinstance(v, str) and v for v in value)
         what = "a list of texts"
     elif wanted == dict[str, str]:
-        good = isinstance(value, dict) and value != {} and all(isinstance(v, str) and v in JSON_TYPES for v in value.values())
+        good = (
+            isinstance(value, dict)
+            and value != {}
+            and all(isinstance(v, str) and v in JSON_TYPES for v in value.values())
+        )
         what = f"a mapping of paths to types ({', '.join(JSON_TYPES)})"
     elif wanted == dict[str, Any]:
         good, what = isinstance(value, dict) and value != {}, "a mapping of paths to values"

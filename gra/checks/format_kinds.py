@@ -275,7 +275,9 @@ def postscript(answer: str, *, marker: str) -> bool:
     lines = [line.casefold().lstrip("*_#> \t\"'“(") for line in answer.splitlines()]
     for place, line in enumerate(lines):
         if (found := pattern.match(line)) and letters and _apart(line, len(found[0].rstrip("."))):
-            return any(map(str.isalnum, line[found.end() :])) or any(any(map(str.isalnum, s)) for s in lines[place + 1 :])
+            return any(map(str.isalnum, line[found.end() :])) or any(
+                any(map(str.isalnum, s)) for s in lines[place + 1 :]
+            )
     return not letters and any(line.startswith(marker.casefold()) for line in lines)
 
 
@@ -372,9 +374,7 @@ def json_values(answer: str, *, values: dict[str, Any], ignore_case: bool = Fals
 def _json(answer: str) -> Any:
     """Return the JSON value that an answer is; `_MISSING` for anything else, duplicate keys and NaN included."""
     try:
-        return json.loads(
-            unfenced(answer.lstrip("\ufeff")), object_pairs_hook=_unique, parse_constant=_refuse_constant
-        )
+        return json.loads(unfenced(answer.lstrip("\ufeff")), object_pairs_hook=_unique, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         return _MISSING
 

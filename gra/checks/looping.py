@@ -14,6 +14,7 @@ _LONGEST_PHRASE = 60  # words
 _LONGEST_UNIT = 24  # characters
 _MOST_CHARACTERS = 200_000
 _SHORTEST_RUN = 60  # characters that repeat what stands one period before
+_BLANKS = np.array([ord(c) for c in " \t\n\r"], np.uint32)
 _RULES = np.array([ord(c) for c in "-=_*~.#+|:…— \t\n\r"], np.uint32)  # dividers and blanks may repeat
 
 
@@ -43,11 +44,12 @@ def _phrases(found: Sequence[str]) -> bool:
 
 def _characters(text: str) -> bool:
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-    plain = ~np.isin(codes, _RULES)
+    plain, blank = ~np.isin(codes, _RULES), np.isin(codes, _BLANKS)
     for period in range(1, min(_LONGEST_UNIT, len(codes) // 3) + 1):
         starts, lengths = _runs(codes[period:] == codes[:-period])
         for start in starts[lengths >= _SHORTEST_RUN]:
-            if plain[start : start + period].any():
+            unit = slice(start, start + period)
+            if plain[unit].any() and not blank[unit].any():  # words are compared as such
                 return True
     return False
 
