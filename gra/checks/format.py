@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import inspect
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from re import _constants as regex_codes  # type: ignore[attr-defined]
 from re import _parser as regex_parser  # type: ignore[attr-defined]
 from typing import Any, get_type_hints
 
-from gra.checks.format_kinds import JSON_TYPES, KINDS
+from gra.checks.format_kinds import KINDS
+from gra.checks.json_text import JSON_TYPES, composed
 from gra.config.problems import did_you_mean
 from gra.core.errors import DataError
 
@@ -37,8 +37,8 @@ class FormatCheck:
 
         Texts are compared in Unicode's composed form (NFC).
         """
-        given = {name: _composed(value) if name != "pattern" else value for name, value in self.arguments.items()}
-        return bool(answer.strip()) and KINDS[self.kind](_composed(answer), **given)
+        given = {name: composed(value) if name != "pattern" else value for name, value in self.arguments.items()}
+        return bool(answer.strip()) and KINDS[self.kind](composed(answer), **given)
 
     def __str__(self) -> str:
         shown = ", ".join(f"{name} {value}" for name, value in self.arguments.items())
@@ -63,16 +63,6 @@ def parse_checks(rows: Any, where: str) -> tuple[FormatCheck, ...]:
 def failed(checks: Sequence[FormatCheck], answer: str) -> list[str]:
     """List the kinds of the checks that an answer does not pass; empty when it passes all."""
     return [check.kind for check in checks if not check.passes(answer)]
-
-
-def _composed(value: Any) -> Any:
-    if isinstance(value, str):
-        return unicodedata.normalize("NFC", value)
-    if isinstance(value, list):
-        return [_composed(part) for part in value]
-    if isinstance(value, dict):
-        return {_composed(key): _composed(part) for key, part in value.items()}
-    return value
 
 
 def _parse(row: Any, where: str) -> FormatCheck:
@@ -154,12 +144,11 @@ def _splits_freely(parsed: Any) -> bool:
     # In "\w+\s+" each of the two ends the other.
     marked = len(repeated) > 1 or any(code in _FIXED for code, _ in parsed)
     for code, argument in parsed:
-        if _unbounded(code, argument):
-            if not marked or any(inner is regex_codes.ANY for inner, _ in argument[2]):
-                return True
-        elif code in (regex_codes.SUBPATTERN, regex_codes.BRANCH) and not marked:
-            if any(map(_splits_freely, _parts(code, argument))):
-                return True
+        if _unbounded(code, argument) and (not marked or any(item is regex_codes.ANY for item, _ in argument[2])):
+            return True
+        inner = [] if marked or code not in (regex_codes.SUBPATTERN, regex_codes.BRANCH) else _parts(code, argument)
+        if any(map(_splits_freely, inner)):
+            return True
     return False
 
 

@@ -6,37 +6,26 @@ The keyword arguments of a function are the arguments of its kind, and their typ
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
+from gra.checks.json_text import JSON_TYPES, MISSING, at_path, equal_json, read_json
 from gra.checks.looping import loops
-from gra.checks.markdown_blocks import Fence, fences, list_items, unfenced
-from gra.checks.text_units import count_sentences, tokens, words
+from gra.checks.markdown_blocks import Fence, fences, list_items
+from gra.checks.text_units import STRAIGHT_QUOTES, count_sentences, spaced, tokens, words
 
 KINDS: dict[str, Callable[..., bool]] = {}
-JSON_TYPES: dict[str, Callable[[Any], bool]] = {
-    "string": lambda value: isinstance(value, str),
-    "number": lambda value: isinstance(value, int | float) and not isinstance(value, bool),
-    "integer": lambda value: not isinstance(value, bool) and isinstance(value, int | float) and value == value // 1,
-    "boolean": lambda value: isinstance(value, bool),
-    "array": lambda value: isinstance(value, list),
-    "object": lambda value: isinstance(value, dict),
-    "null": lambda value: value is None,
-}
 MOST_MATCHED = 10_000  # characters: a pattern of the row's author may take the square of their number
 _QUOTES = "\"'`“”‘’«»„"
 _PAIRS = {'"': '"', "'": "'", "`": "`", "“": "”", "„": "“”", "‘": "’", "«": "»", "»": "«"}
-_STRAIGHT = str.maketrans("“”„‟‘’‚‛", "\"\"\"\"''''")
 _OPENING = re.compile(r"[\s\"'“‘„«(\[*_`~>#]*+")
 _CLOSING = "\"'”’“»)]*_`~ \t\r\n"
 _EMPHASIS = re.compile(r"\*{1,3}|_{2,3}|(?<!\w)_|_(?!\w)|`")
 _HIGHLIGHT = re.compile(r"(?<![*\w])(\*{1,3})(?=[^\s*])[^*\n]++(?<=\S)\1(?![*\w])")
 _DIVIDER = re.compile(r"^[ \t]*+\*\*\*[ \t]*+$", re.MULTILINE)
 _COMMAS = ",，،、﹐､"
-_MISSING = object()
 
 
 def _kind(function: Callable[..., bool]) -> Callable[..., bool]:
@@ -199,7 +188,7 @@ def _openings(answer: str, text: str) -> list[str]:
     stripped = answer.strip()
     bare = stripped[match.end() :] if (match := _OPENING.match(stripped)) else stripped
     short = bare[: 4 * len(text) + 40]
-    return [stripped, bare, _EMPHASIS.sub("", short), _EMPHASIS.sub("", short.translate(_STRAIGHT))]
+    return [stripped, bare, _EMPHASIS.sub("", short), _EMPHASIS.sub("", short.translate(STRAIGHT_QUOTES))]
 
 
 def _endings(answer: str, text: str) -> list[str]:
@@ -207,7 +196,7 @@ def _endings(answer: str, text: str) -> list[str]:
     # A mark that the text itself ends with is no closing mark.
     bare = stripped.rstrip("".join(c for c in _CLOSING if c not in text[-1:]))
     short = bare[-(4 * len(text) + 40) :]
-    return [stripped, bare, _EMPHASIS.sub("", short), _EMPHASIS.sub("", short.translate(_STRAIGHT))]
+    return [stripped, bare, _EMPHASIS.sub("", short), _EMPHASIS.sub("", short.translate(STRAIGHT_QUOTES))]
 
 
 def _apart(text: str, place: int) -> bool:
@@ -250,21 +239,17 @@ def last_words(answer: str, *, text: str) -> bool:
 @_kind
 def one_of(answer: str, *, options: list[str]) -> bool:
     """Pass an answer that is one of the options; case, emphasis, quotes and a final "." or "!" do not count."""
-    return not {_bare(answer), _spaced(answer)}.isdisjoint({form for o in options for form in (_bare(o), _spaced(o))})
-
-
-def _spaced(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFC", text).casefold().translate(_STRAIGHT).split())
+    return not {_bare(answer), spaced(answer)}.isdisjoint({form for o in options for form in (_bare(o), spaced(o))})
 
 
 def _bare(text: str) -> str:
     """Return a text without the marks around it; with them where nothing else is in it."""
-    spaced = _spaced(text)
+    whole = spaced(text)
     marks = _QUOTES + "*_~ "
-    bare = spaced.strip(marks).rstrip(".!…").strip(marks)
+    bare = whole.strip(marks).rstrip(".!…").strip(marks)
     if bare.startswith("(") and bare.endswith(")") and bare.count("(") == 1:
         bare = bare[1:-1].strip(marks)
-    return bare or spaced
+    return bare or whole
 
 
 @_kind
@@ -340,13 +325,13 @@ def code_block(answer: str, *, language: str | None = None) -> bool:
 @_kind
 def json_value(answer: str) -> bool:
     """Pass an answer that is a JSON object or list and nothing else; a code fence around it does not count."""
-    return isinstance(_json(answer), dict | list)
+    return isinstance(read_json(answer), dict | list)
 
 
 @_kind
 def json_keys(answer: str, *, keys: list[str], exact: bool = False) -> bool:
     """Pass an answer that is a JSON object with these keys (`exact`: and no others)."""
-    value = _json(answer)
+    value = read_json(answer)
     if not isinstance(value, dict):
         return False
     return set(value) == set(keys) if exact else set(value) >= set(keys)
@@ -358,59 +343,16 @@ def json_types(answer: str, *, types: dict[str, str]) -> bool:
 
     A path is a key, or keys and list places joined by points: "items.0.name". The empty path is the whole value.
     """
-    value = _json(answer)
-    return value is not _MISSING and all(
-        (found := _at(value, path)) is not _MISSING and JSON_TYPES[kind](found) for path, kind in types.items()
+    value = read_json(answer)
+    return value is not MISSING and all(
+        (found := at_path(value, path)) is not MISSING and JSON_TYPES[kind](found) for path, kind in types.items()
     )
 
 
 @_kind
 def json_values(answer: str, *, values: dict[str, Any], ignore_case: bool = False) -> bool:
     """Pass an answer that is JSON with this value at each path (see `json_types`); true is not 1."""
-    value = _json(answer)
-    return value is not _MISSING and all(_equal(_at(value, path), want, ignore_case) for path, want in values.items())
-
-
-def _json(answer: str) -> Any:
-    """Return the JSON value that an answer is; `_MISSING` for anything else, duplicate keys and NaN included."""
-    try:
-        return json.loads(unfenced(answer.lstrip("\ufeff")), object_pairs_hook=_unique, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
-        return _MISSING
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a key is given twice")
-    return found
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
-
-
-def _at(value: Any, path: str) -> Any:
-    """Return what stands at a path of a JSON value; `_MISSING` where there is nothing."""
-    if isinstance(value, dict) and path in value:
-        return value[path]
-    for part in path.split(".") if path else []:
-        if isinstance(value, dict) and part in value:
-            value = value[part]
-        elif isinstance(value, list) and part.isascii() and part.isdigit() and len(part) < 8 and int(part) < len(value):
-            value = value[int(part)]
-        else:
-            return _MISSING
-    return value
-
-
-def _equal(one: Any, other: Any, ignore_case: bool) -> bool:
-    if isinstance(one, bool) or isinstance(other, bool):
-        return one is other
-    if isinstance(one, str) and isinstance(other, str) and ignore_case:
-        return _spaced(one) == _spaced(other)
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(_equal(a, b, ignore_case) for a, b in zip(one, other, strict=True))
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return one.keys() == other.keys() and all(_equal(one[key], other[key], ignore_case) for key in other)
-    return bool(one == other)
+    value = read_json(answer)
+    return value is not MISSING and all(
+        equal_json(at_path(value, path), want, ignore_case) for path, want in values.items()
+    )

@@ -10,6 +10,7 @@ import unicodedata
 
 from gra.checks.markdown_blocks import Fence, fences, unmarked_line
 
+STRAIGHT_QUOTES = str.maketrans("“”„‟‘’‚‛", "\"\"\"\"''''")
 _URL = re.compile(r"\b[a-zA-Z]{2,10}://\S++|\bwww\.\S++")
 # Chinese characters and Japanese kana stand without spaces; word processors count each as a word.
 _IDEOGRAPH = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
@@ -36,21 +37,27 @@ _SPEECH = re.compile(
 )
 _DOTTED = re.compile(r"(?:[A-Za-z]{1,2}\.)+[A-Za-z]|[A-Z]")
 _GO_ON = (",", ";", ":", "–", "—", "-", "،", "，", "、")  # at the end of a line that the next one carries on
-_TITLES = frozenset("mr mrs ms dr prof st gen sen rep gov capt lt sgt col rev hon pres messrs mme mlle mt ft".split())
-_NEVER_END = frozenset("vs e.g i.e eg ie cf viz approx al".split())
-_BEFORE_NUMBER = frozenset("no nos fig figs eq sec vol ch art p pp chap ex".split())
-_MAY_END = frozenset(
-    "inc ltd co corp jr sr est dept min max hr hrs jan feb apr aug sept sep oct nov dec ave blvd rd bros".split()
+
+
+def _listed(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_TITLES = _listed("mr mrs ms dr prof st gen sen rep gov capt lt sgt col rev hon pres messrs mme mlle mt ft")
+_NEVER_END = _listed("vs e.g i.e eg ie cf viz approx al")
+_BEFORE_NUMBER = _listed("no nos fig figs eq sec vol ch art p pp chap ex")
+_MAY_END = _listed(
+    "inc ltd co corp jr sr est dept min max hr hrs jan feb apr aug sept sep oct nov dec ave blvd rd bros"
 )
-_CALENDAR = frozenset(
-    "monday tuesday wednesday thursday friday saturday sunday january february march april may june july august "
-    "september october november december est pst cet gmt utc".split()
+_CALENDAR = _listed(
+    "monday tuesday wednesday thursday friday saturday sunday january february march april may june july "
+    "august september october november december est pst cet gmt utc"
 )
 # Words that begin a sentence far more often than they follow an abbreviation or an initial.
-_STARTERS = frozenset(
-    "the a an it its he she they we you i this that these those there then when while after before but and so in on at "
-    "for if his her their our my your what who where why how however now next later finally also as both many most some "
-    "all no not yes please".split()
+_STARTERS = _listed(
+    "the a an it its he she they we you i this that these those there then when while after before but and so "
+    "in on at for if his her their our my your what who where why how however now next later finally also as "
+    "both many most some all no not yes please"
 )
 
 
@@ -68,6 +75,11 @@ def tokens(text: str) -> list[str]:
     text = _HYPHEN.sub("-", _APOSTROPHE.sub("", unicodedata.normalize("NFC", text).casefold()))
     spaced = "".join(c if c.isalnum() or c in "-_" or unicodedata.category(c)[0] == "M" else " " for c in text)
     return [token for part in spaced.split() for piece in part.split("--") if (token := piece.strip("-_"))]
+
+
+def spaced(text: str) -> str:
+    """Return a text without case, with single spaces and straight quotes."""
+    return " ".join(unicodedata.normalize("NFC", text).casefold().translate(STRAIGHT_QUOTES).split())
 
 
 def count_sentences(text: str) -> int:
