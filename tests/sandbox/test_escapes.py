@@ -11,16 +11,16 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from pathlib import Path
 
 import pytest
-from sandbox_attempts import TESTS
+from sandbox_attempts import TESTS, attempts
+from sandbox_layers import DOCKER, PLAIN_FOLDER, MarkedProcesses, command_without, weaker_sandbox
 
 from gra.sandbox import sandbox as sandbox_module
 from gra.sandbox.job import Limits, SandboxJob
 from gra.sandbox.permission import Permission
-from gra.sandbox.sandbox import Sandbox
+from gra.sandbox.sandbox import IsolationChoice, Sandbox
 
 LIMITS = Limits(cpu_s=1, wall_s=15.0, memory_mb=256, file_mb=4)
 
@@ -143,13 +143,10 @@ def f():
 def test_the_folder_is_removed_without_following_links(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        sandbox_module, "_COMMAND", without("mount_folder", "lambda *a: False", "filter_syscalls", "lambda: False")
-    )
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    plain = Sandbox(Permission("a test"), LIMITS)
+    plain = weaker_sandbox(monkeypatch, "seccomp", *PLAIN_FOLDER, limits=LIMITS)
     assert not plain.isolation.private_folder
-    assert "the total size of written files is not limited" in plain.isolation.gaps()
+    assert "the total size of written files is only measured, ten times a second" in plain.isolation.gaps()
     kept = tmp_path / "kept"
     kept.mkdir()
     (kept / "file").write_text("safe")
@@ -248,15 +245,6 @@ def f():
     assert outcome.verdict == "passed", outcome.detail
 
 
-def without(*pairs: str) -> list[str]:
-    """The command of a supervisor in which functions of `confine` are replaced: (name, expression), …"""
-    command = list(sandbox_module._COMMAND)
-    changes = "".join(f"c.{name} = {pairs[i + 1]}; " for i, name in enumerate(pairs) if i % 2 == 0)
-    place = command.index(sandbox_module._START)
-    command[place] = sandbox_module._START.replace("main()", f"import gra.sandbox.confine as c; {changes}main()")
-    return command
-
-
 DAEMON = """
 import os, time
 def f(x):
@@ -274,61 +262,42 @@ open("alive", "w").close()
 
 
 @pytest.mark.parametrize("namespaces", [True, False])
-def test_children_do_not_outlive_the_job_even_without_the_filter(
+def test_children_end_with_the_job_without_the_filter(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, namespaces: bool
 ) -> None:
-    changes = ["filter_syscalls", "lambda: False", "mount_folder", "lambda *a: False"]
-    changes += [] if namespaces else ["enter_namespaces", "lambda: ()"]
-    monkeypatch.setattr(sandbox_module, "_COMMAND", without(*changes))
+    marked = MarkedProcesses()
+    command = command_without("seccomp", *PLAIN_FOLDER, *(() if namespaces else DOCKER))
+    monkeypatch.setattr(sandbox_module, "_COMMAND", marked.command(command))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    before = _python_processes()
-    weaker = Sandbox(Permission("a test"), LIMITS)
+    weaker = Sandbox(Permission("a test"), LIMITS, isolation=IsolationChoice.BUILTIN)
     assert not weaker.isolation.seccomp
     assert weaker.run(SandboxJob(DAEMON, TESTS)).verdict == "passed"
-    deadline = time.monotonic() + 5
-    while (left := _python_processes() - before) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not left
+    assert marked.wait_until(running=False), marked.running()
+    assert not list(tmp_path.iterdir())
     if not namespaces:
         assert "the network can be reached" in weaker.isolation.gaps()
 
 
-def _python_processes() -> set[int]:
-    """Processes that run a supervisor's command."""
-    found = set()
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if b"gra.sandbox.launcher" in path.read_bytes():
-                found.add(int(path.parent.name))
-        except OSError:
-            continue
-    return found
-
-
-def test_nothing_is_left_when_the_caller_is_killed(tmp_path: Path) -> None:
-    script = """
+def test_killed_caller_leaves_no_process(tmp_path: Path) -> None:
+    marked = MarkedProcesses()
+    script = f"""
+from gra.sandbox import sandbox
 from gra.sandbox.job import SandboxJob
 from gra.sandbox.permission import Permission
-from gra.sandbox.sandbox import Sandbox
-sandbox = Sandbox(Permission("a test"))
+quiet = sandbox.Sandbox(Permission("a test"))
+sandbox._COMMAND = [*sandbox._COMMAND, {marked.mark!r}]
 print("up", flush=True)
-sandbox.run(SandboxJob("import time\\ntime.sleep(60)", "pass"))
+quiet.run(SandboxJob("import time\\ntime.sleep(60)", "pass"))
 """
     root = str(Path(sandbox_module.__file__).parents[2])
-    before = _python_processes()
     with subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, env={"PYTHONPATH": root, "TMPDIR": str(tmp_path)}
     ) as caller:
         assert caller.stdout is not None
         assert caller.stdout.readline() == b"up\n"
-        deadline = time.monotonic() + 10
-        while not _python_processes() - before and time.monotonic() < deadline:
-            time.sleep(0.01)
+        assert marked.wait_until(running=True)
         caller.kill()
-    deadline = time.monotonic() + 10
-    while (left := _python_processes() - before) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not left
+    assert marked.wait_until(running=False), marked.running()
 
 
 def test_threads_of_the_caller_share_one_sandbox(sandbox: Sandbox) -> None:
