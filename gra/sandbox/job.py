@@ -46,6 +46,10 @@ class SandboxJob:
     entry_point: str | None = None
 
 
+_FLAGS = "seccomp", "private_folder", "private_root", "own_user", "limited_threads"
+_WRAPPED = {"user", "process", "network", "ipc", "mount"}  # what a wrapper keeps apart
+
+
 @dataclass(frozen=True, slots=True)
 class Isolation:
     """Which layers stood between the code and the machine.
@@ -55,37 +59,64 @@ class Isolation:
         landlock: the version of Landlock that confines files, 0 without it.
         seccomp: whether system calls are filtered.
         private_folder: whether the working folder is a small memory file system of its own.
+        private_root: whether only the folder and the Python installation are in the file system.
+        own_user: whether the process belongs to a user that no other process has.
+        limited_threads: whether the kernel counts its threads.
+        wrapper: the program around all of it, "bubblewrap" or "".
     """
 
     namespaces: tuple[str, ...]
     landlock: int
     seccomp: bool
     private_folder: bool
+    private_root: bool = False
+    own_user: bool = False
+    limited_threads: bool = False
+    wrapper: str = ""
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Isolation:
-        """What the confined process reported."""
-        return cls(
-            tuple(value["namespaces"]), int(value["landlock"]), bool(value["seccomp"]), bool(value["private_folder"])
-        )
+    def from_json(cls, value: Mapping[str, Any], wrapper: str = "") -> Isolation:
+        """Return what the confined process reported, or what `to_json` wrote."""
+        flags = {name: bool(value.get(name)) for name in _FLAGS}
+        return cls(tuple(value["namespaces"]), int(value["landlock"]), **flags, wrapper=value.get("wrapper", wrapper))
+
+    def reported(self) -> dict[str, Any]:
+        """Return what a confined process reports when it has this isolation."""
+        report = {**asdict(self), "namespaces": list(self.namespaces)}
+        del report["wrapper"]
+        return report
 
     def gaps(self) -> list[str]:
-        """What this machine cannot keep the code from, in words; empty when every layer is there."""
+        """Return what this machine does not keep from the code, a sentence each; empty when every layer is there."""
+        apart = _WRAPPED if self.wrapper else set(self.namespaces)
+        hidden = self.private_root or bool(self.wrapper)
         gaps = []
-        if not self.seccomp and "network" not in self.namespaces:
+        if not self.seccomp and "network" not in apart:
             gaps.append("the network can be reached")
-        if not self.landlock:
-            gaps.append("files of this user can be read and written")
-            if "user" not in self.namespaces:
-                gaps.append("the memory of this user's processes, expected answers too, can be reached through /proc")
-        if not self.seccomp and "process" not in self.namespaces:
-            gaps.append("processes can be started, and other processes of this user signalled")
+        elif not self.seccomp and not hidden:
+            gaps.append("Unix sockets of this machine can be reached by their path")
+        if not self.landlock and not hidden:
+            if self.own_user:
+                gaps.append("files that every user may read or write can be read or written")
+            else:
+                gaps.append("files of this user can be read and written")
+                if "user" not in apart:
+                    gaps.append("the memory of this user's other processes can be reached through /proc")
+        elif not self.seccomp and not hidden and not self.own_user:
+            gaps.append("rights, times and attributes of this user's files can be changed")
+        if not hidden:
+            gaps.append("names, owners, sizes and times of files, and which processes run, can be seen")
+        if not self.seccomp and "process" not in apart:
+            whose = "" if self.own_user else ", and other processes of this user signalled"
+            gaps.append(f"processes can be started{whose}")
         if not self.private_folder:
-            gaps.append("the total size of written files is not limited")
+            gaps.append("the total size of written files is only measured, ten times a second")
+        if not self.limited_threads:
+            gaps.append("the number of threads is only measured, ten times a second")
         return gaps
 
     def to_json(self) -> dict[str, Any]:
-        """For manifests and reports."""
+        """Return a mapping for manifests and reports."""
         return {**asdict(self), "namespaces": list(self.namespaces), "gaps": self.gaps()}
 
 

@@ -18,12 +18,15 @@ from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any
 
-from gra.sandbox import confine
+from gra.sandbox import confine, mounts, usage
 from gra.sandbox.exchange import Channel, CodeHost, Tester
 
 _MEGABYTE = 2**20
+_TICK_S = 0.1  # between two looks at what a confined process uses
+_MAX_VERDICT_BYTES, _MAX_DETAIL = 1 << 16, 1000
 _OUT_OF_MEMORY, _NOT_CONFINED = 77, 78  # exit statuses of a confined process
 Status = dict[str, Any]
+Settings = Mapping[str, Any]  # limits, the expected isolation, and whether root started the sandbox
 
 
 def main() -> None:
@@ -31,6 +34,7 @@ def main() -> None:
     begun = time.monotonic()
     first = _read_message()
     confine.die_with_parent(first["caller"])
+    confine.hide_memory()  # the second message holds the expected answers
     limits, folder = first["limits"], first["folder"]
     most = int(limits["reply_mb"] * _MEGABYTE)
     ask_read, ask_write = os.pipe()
@@ -39,7 +43,8 @@ def main() -> None:
     def code() -> None:
         CodeHost(Channel(ask_read, reply_write, most)).serve(first["code"])
 
-    code_keeper = _Keeper(code, {ask_read, reply_write}, f"{folder}/code", limits)
+    settings = {name: first[name] for name in ("limits", "isolation", "root")}
+    code_keeper = _Keeper(code, {ask_read, reply_write}, f"{folder}/code", settings)
     second = _read_message()
     verdict_read, verdict_write = os.pipe()
 
@@ -47,14 +52,15 @@ def main() -> None:
         found = Tester(Channel(reply_read, ask_write, most)).verdict(second)
         os.write(verdict_write, json.dumps(found).encode())
 
-    tests_keeper = _Keeper(tests, {reply_read, ask_write, verdict_write}, f"{folder}/tests", limits)
+    tests_keeper = _Keeper(tests, {reply_read, ask_write, verdict_write}, f"{folder}/tests", settings)
     for handle in (ask_read, ask_write, reply_read, reply_write, verdict_write):
         os.close(handle)
-    message = _read_all(verdict_read)  # ends with the process of the tests, which its keeper ends at the latest
+    # Ends with the process of the tests, which its keeper ends at the latest.
+    content = _read_all(verdict_read, _MAX_VERDICT_BYTES)
     of_tests = tests_keeper.finish()
     of_code = code_keeper.finish()
     broken = of_code.get("broken") or of_tests.get("broken")
-    verdict, detail = judge(json.loads(message) if message else None, of_code, of_tests, limits)
+    verdict, detail = judge(read_verdict(content), of_code, of_tests, limits)
     outcome = {
         "verdict": verdict,
         "detail": detail,
@@ -67,6 +73,21 @@ def main() -> None:
     sys.stdout.flush()
 
 
+def read_verdict(content: bytes) -> dict[str, str] | None:
+    """Return what the process of the tests wrote as its verdict, or None when it wrote none or anything else.
+
+    Tests come with datasets, and a test can write into every handle of its process.
+    """
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict) or found.get("verdict") not in ("passed", "failed", "memory", "gone"):
+        return None
+    detail = found.get("detail")
+    return {"verdict": found["verdict"], "detail": detail[:_MAX_DETAIL] if isinstance(detail, str) else ""}
+
+
 def judge(
     message: Mapping[str, str] | None, of_code: Status, of_tests: Status, limits: Mapping[str, float]
 ) -> tuple[str, str]:
@@ -74,6 +95,8 @@ def judge(
     if message is not None and message["verdict"] != "gone":
         return message["verdict"], message["detail"]
     for status in (of_code, of_tests):
+        if status["excess"]:
+            return "crashed", status["excess"]
         if status["timed_out"]:
             return "timeout", f"more than {limits['wall_s']:g} s"
         late = status["signal"] == signal.SIGKILL and status["cpu_s"] >= limits["cpu_s"] - 0.1
@@ -92,13 +115,13 @@ def judge(
 class _Keeper:
     """A process that waits for one confined process; what it learns comes through a pipe."""
 
-    def __init__(self, work: Callable[[], None], keep: set[int], folder: str, limits: Mapping[str, Any]) -> None:
+    def __init__(self, work: Callable[[], None], keep: set[int], folder: str, settings: Settings) -> None:
         self._status, write = os.pipe()
         supervisor = os.getpid()
         self._pid = os.fork()
         if self._pid == 0:
             confine.die_with_parent(supervisor)
-            _leave(lambda: _keep(work, keep, folder, limits, write))
+            _leave(lambda: _keep(work, keep, folder, settings, write))
         os.close(write)
 
     def finish(self) -> Status:
@@ -106,14 +129,16 @@ class _Keeper:
         os.kill(self._pid, signal.SIGTERM)  # it is ours and was not waited for, so the number is still its own
         lines = _read_all(self._status).splitlines()
         os.waitpid(self._pid, 0)
-        status: Status = {"timed_out": False, "stopped": False, "signal": 0, "exit": 0, "cpu_s": 0.0}
+        status: Status = {"timed_out": False, "stopped": False, "excess": "", "signal": 0, "exit": 0, "cpu_s": 0.0}
         status["broken"] = "it could not be started"
         for line in lines:
             status |= json.loads(line)
         return status
 
 
-def _keep(work: Callable[[], None], keep: set[int], folder: str, limits: Mapping[str, Any], write: int) -> None:
+def _keep(work: Callable[[], None], keep: set[int], folder: str, settings: Settings, write: int) -> None:
+    """Start the confined process, end it at its limits, and write how it ended."""
+    limits = settings["limits"]
     confine.adopt_orphans()
     stop = {signal.SIGTERM, signal.SIGALRM, signal.SIGCHLD}
     signal.pthread_sigmask(signal.SIG_BLOCK, stop)
@@ -123,23 +148,26 @@ def _keep(work: Callable[[], None], keep: set[int], folder: str, limits: Mapping
     child = os.fork()
     if child == 0:
         confine.die_with_parent(keeper)
-        _leave(lambda: _confined(work, keep | {write}, folder, limits, namespaces, write))
+        _leave(lambda: _confined(work, keep | {write}, folder, settings, namespaces, keeper, write))
     _close_all_but({write})
     ended: tuple[int, int, Any] = (0, 0, None)
-    timed_out = stopped = False
+    timed_out, stopped, excess = False, False, ""
     while not ended[0]:
         left = limits["wall_s"] - (time.monotonic() - begun)
-        got = signal.sigtimedwait(stop, left) if left > 0 else None
+        got = signal.sigtimedwait(stop, min(left, _TICK_S)) if left > 0 else None
         ended = os.wait4(child, os.WNOHANG)
-        if not ended[0] and (got is None or got.si_signo != signal.SIGCHLD):
-            timed_out, stopped = got is None, got is not None
+        if ended[0] or (got is not None and got.si_signo == signal.SIGCHLD):
+            continue
+        timed_out, stopped = left <= 0, got is not None
+        excess = "" if timed_out or stopped else usage.excess(child, folder, limits)
+        if timed_out or stopped or excess:
             os.kill(child, signal.SIGKILL)
             ended = os.wait4(child, 0)
     _end_descendants()
     status = os.waitstatus_to_exitcode(ended[1])
     used = ended[2].ru_utime + ended[2].ru_stime
-    report = {"timed_out": timed_out, "stopped": stopped, "signal": max(0, -status), "exit": max(0, status)}
-    os.write(write, json.dumps(report | {"cpu_s": used}).encode() + b"\n")
+    report = {"timed_out": timed_out, "stopped": stopped, "excess": excess, "cpu_s": used}
+    os.write(write, json.dumps(report | {"signal": max(0, -status), "exit": max(0, status)}).encode() + b"\n")
 
 
 def _end_descendants() -> None:
@@ -158,36 +186,86 @@ def _confined(
     work: Callable[[], None],
     keep: set[int],
     folder: str,
-    limits: Mapping[str, Any],
+    settings: Settings,
     namespaces: tuple[str, ...],
+    keeper: int,
     report: int,
 ) -> None:
-    """Give up everything, say what was given up, and do the work."""
-    os.setsid()
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    _close_all_but(keep)
+    """Give up everything, report what was given up, and do the work."""
+    found: dict[str, Any] = {"broken": None}
+    expected = settings["isolation"]
+    try:
+        os.setsid()
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        _close_all_but(keep)
+        _silence()
+        found["isolation"] = _confine(folder, settings, namespaces, keeper)
+    except OSError as error:
+        found["broken"] = str(error)
+    else:
+        if expected is not None and found["isolation"] != expected:
+            found["broken"] = f"the isolation changed from {expected} to {found['isolation']} while jobs ran"
+    os.write(report, json.dumps(found).encode() + b"\n")
+    os.close(report)
+    if found["broken"] is not None:
+        os._exit(_NOT_CONFINED)
+    work()
+
+
+def _silence() -> None:
+    """Connect the three standard handles to nothing."""
     nothing = os.open("/dev/null", os.O_RDWR)
     for standard in (0, 1, 2):
         os.dup2(nothing, standard)
     os.close(nothing)
-    private = "mount" in namespaces and confine.mount_folder(folder, limits["file_mb"])
-    os.chdir(folder)
+
+
+def _confine(folder: str, settings: Settings, namespaces: tuple[str, ...], keeper: int) -> dict[str, Any]:
+    """Apply every layer that this machine has, and return which it had."""
+    confine.die_first()
+    root, private, own = _enter_folder(folder, settings["limits"]["file_mb"], namespaces)
+    if own:
+        confine.die_with_parent(keeper)
     os.umask(0o077)
     _forget_the_package()
-    confine.limit_resources(limits, count_threads="user" in namespaces)
+    # The kernel does not count the processes of root, in a user namespace either.
+    counted = own or ("user" in namespaces and not settings["root"])
+    confine.limit_resources(settings["limits"], count_threads=counted)
     if not confine.drop_privileges():
-        os.write(report, json.dumps({"broken": "privileges could not be given up"}).encode() + b"\n")
-        os._exit(_NOT_CONFINED)
+        raise OSError("privileges could not be given up")
     landlock = confine.confine_files(folder)
-    seccomp = confine.filter_syscalls()
-    isolation = {"namespaces": namespaces, "landlock": landlock, "seccomp": seccomp, "private_folder": private}
-    os.write(report, json.dumps({"isolation": isolation, "broken": None}).encode() + b"\n")
-    os.close(report)
-    work()
+    return {
+        "namespaces": list(namespaces),
+        "landlock": landlock,
+        "seccomp": confine.filter_syscalls(),
+        "private_folder": private,
+        "private_root": root,
+        "own_user": own,
+        "limited_threads": counted,
+    }
+
+
+def _enter_folder(folder: str, size_mb: int, namespaces: tuple[str, ...]) -> tuple[bool, bool, bool]:
+    """Go to the working folder, as private as this machine allows.
+
+    Returns:
+        Whether the root is private, whether the folder is a file system of its own, and whether the user is.
+    """
+    changes = "user" not in namespaces and confine.may_change_user()
+    owner = confine.spare_user() if changes else os.getuid()
+    root = "mount" in namespaces and mounts.enter_private_root(folder, size_mb, owner)
+    private = root or ("mount" in namespaces and mounts.mount_folder(folder, size_mb, owner))
+    if changes and not private:
+        os.chown(folder, owner, owner)
+    os.chdir(folder)
+    own = changes and confine.become_user(owner, folder)
+    if changes and not own:
+        os.chown(folder, 0, 0)
+    return root, private, own
 
 
 def _forget_the_package() -> None:
-    """The interpreter as a program finds it: no environment, no arguments, none of our modules or paths."""
+    """Leave the interpreter as a program finds it: no environment, arguments, modules or paths of this package."""
     sys.path.remove(sys.argv[1])
     sys.argv[:] = ["solution"]
     os.environ.clear()
@@ -234,9 +312,10 @@ def _read_exactly(size: int) -> bytes:
     return b"".join(parts)
 
 
-def _read_all(handle: int) -> bytes:
-    parts = []
-    while part := os.read(handle, 1 << 16):
-        parts.append(part)
+def _read_all(handle: int, max_bytes: int = 1 << 20) -> bytes:
+    """Read until the other end is closed, or one byte more than allowed, which makes it unreadable as JSON."""
+    content = b""
+    while len(content) <= max_bytes and (part := os.read(handle, 1 << 16)):
+        content += part
     os.close(handle)
-    return b"".join(parts)
+    return content if len(content) <= max_bytes else b""

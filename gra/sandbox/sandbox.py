@@ -1,83 +1,134 @@
 """Run jobs in the sandbox and collect their verdicts.
 
     sandbox = Sandbox(permission)               # finds out which isolation this machine offers
-    sandbox.run(Job(code, tests)).verdict       # "passed", "failed", …
+    sandbox.run(SandboxJob(code, tests)).verdict       # "passed", "failed", …
 
 Every job gets a fresh interpreter with an empty environment and a folder of its own (`launcher.py`). What is
-covered and what is not stands in docs/evaluation.md; `Sandbox.isolation` says which layers this machine has.
+covered and what is not stands in docs/security.md; `Sandbox.isolation` says which layers this machine has.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import gra
-from gra.core.errors import EngineUnavailable
+from gra.core.errors import EngineUnavailable, GraError
+from gra.sandbox import bubblewrap
 from gra.sandbox.job import Isolation, Limits, SandboxJob, SandboxOutcome, Verdict
 from gra.sandbox.permission import Permission
+from gra.sandbox.removal import remove_tree
 
-SANDBOX_VERSION = 1  # raise when the same job would get another verdict
-_ROOT = str(Path(gra.__file__).parent.parent)
+SANDBOX_VERSION = 2  # raise when the same job would get another verdict
+ENVIRONMENT_VARIABLE = "GRA_SANDBOX"
+_log = logging.getLogger(__name__)
+_PACKAGE = Path(gra.__file__).parent
 # The package's folder last: what it holds besides must not stand before the standard library. No site-packages, no
-# user's folder; the only variable makes the order of sets, and so verdicts, the same in every run.
+# user's folder. The only variable makes the order of sets, and so verdicts, the same in every run.
 _START = "import sys; sys.path.append(sys.argv[1]); from gra.sandbox.launcher import main; main()"
-_COMMAND = [sys.executable, "-P", "-s", "-S", "-B", "-X", "utf8", "-c", _START, _ROOT]
+_COMMAND = [sys.executable, "-P", "-s", "-S", "-B", "-X", "utf8", "-c", _START, str(_PACKAGE.parent)]
 _ENVIRONMENT = {"PYTHONHASHSEED": "0"}
 _GRACE_S = 15.0  # beyond the wall limit, for the supervisor itself
+_TRIES = 2  # of a job that ends without a verdict
+_TRIVIAL = SandboxJob("def one():\n    return 1\n", "assert one() == 1\n")
 
 
 class SandboxBroken(EngineUnavailable):
     """The sandbox does not work on this machine; no verdict was given."""
 
 
+class SandboxUnavailable(GraError):
+    """The isolation that was asked for cannot be had here; nothing was run."""
+
+    exit_code = 2
+
+
+class IsolationChoice(StrEnum):
+    """What to put around the layers that the sandbox applies itself."""
+
+    AUTO = "auto"  # bubblewrap where it adds something
+    BUILTIN = "builtin"  # nothing
+    BUBBLEWRAP = "bubblewrap"
+
+
 class Sandbox:
-    """A place to run code that nobody has read.
+    """Runs code that has not been reviewed by a person.
 
     Args:
-        permission: the user's word; without one there is no sandbox (see `permission.require`).
+        permission: the user's; without it there is no sandbox (see `permission.require`).
         limits: what each job may use.
-        workers: jobs at a time; default: one for each processor that may be used.
+        workers: jobs at a time; default: the number of processors that may be used.
+        isolation: default: the environment variable `GRA_SANDBOX`, or `auto`.
 
     Raises:
         SandboxBroken: when a trivial job does not pass here.
+        SandboxUnavailable: when the isolation that was asked for cannot be had.
     """
 
-    def __init__(self, permission: Permission, limits: Limits | None = None, workers: int | None = None) -> None:
+    def __init__(
+        self,
+        permission: Permission,
+        limits: Limits | None = None,
+        workers: int | None = None,
+        isolation: IsolationChoice | None = None,
+    ) -> None:
         self.permission, self.limits = permission, limits or Limits()
         self.workers = workers or len(os.sched_getaffinity(0))
-        outcome, self.isolation = self._run(SandboxJob("def one():\n    return 1\n", "assert one() == 1\n"))
-        if outcome.verdict is not Verdict.PASSED:
-            raise SandboxBroken(f"a trivial program did not pass in the sandbox: {outcome.verdict}, {outcome.detail}")
+        self._expected: Isolation | None = None
+        self._wrapper: str | None = None
+        choice, found = isolation or _chosen(), bubblewrap.find()
+        if choice is IsolationChoice.BUBBLEWRAP:
+            if found is None:
+                raise SandboxUnavailable(
+                    f"the sandbox is set to `{choice}`, and no `bwrap` is installed here; install the package "
+                    f"bubblewrap, or set `{IsolationChoice.AUTO}`"
+                )
+            self._wrapper = found
+        self.isolation = self._try()
+        if choice is IsolationChoice.AUTO and found is not None and not self.isolation.namespaces:
+            self._prefer(found)
+        self._expected = self.isolation
 
     def run(self, job: SandboxJob) -> SandboxOutcome:
-        """The verdict on one job.
+        """Return the verdict on one job.
+
+        A job that ends without a verdict is run again. When it does so again and a trivial job passes, the verdict
+        is `CRASHED`: then this job did it, and not the machine.
 
         Raises:
-            SandboxBroken: when the job could not be run as isolated as the first one; never for what code does.
+            SandboxBroken: when a trivial job does not pass either, or not as isolated as the first one.
         """
-        outcome, isolation = self._run(job)
+        problem: SandboxBroken | None = None
+        for _ in range(_TRIES):
+            try:
+                outcome, isolation = self._run(job)
+            except SandboxBroken as error:
+                problem = error
+            else:
+                if isolation == self.isolation:
+                    return outcome
+                problem = self._changed(isolation)
+        isolation = self._try()
         if isolation != self.isolation:
-            raise SandboxBroken(
-                f"the isolation changed from {self.isolation} to {isolation} while jobs ran; run the same command again"
-            )
-        return outcome
+            raise self._changed(isolation)
+        return SandboxOutcome(Verdict.CRASHED, f"the job ended without a verdict: {problem}")
 
     def run_all(
         self, jobs: Sequence[SandboxJob], progress: Callable[[int], None] | None = None
     ) -> list[SandboxOutcome]:
-        """The verdicts on many jobs, in their order; `progress` is told how many are done."""
+        """Return the verdicts on jobs, in their order; `progress` is called with the number of finished jobs."""
         outcomes = []
         pool = ThreadPoolExecutor(self.workers)
         try:
@@ -90,7 +141,7 @@ class Sandbox:
         return outcomes
 
     def facts(self) -> dict[str, Any]:
-        """For the manifest: who allowed it, the limits, and the isolation there was."""
+        """Return for the manifest: who allowed it, the limits, and the isolation there was."""
         return {
             "version": SANDBOX_VERSION,
             "allowed_by": self.permission.given_by,
@@ -98,19 +149,59 @@ class Sandbox:
             "isolation": self.isolation.to_json(),
         }
 
+    def _prefer(self, wrapper: str) -> None:
+        """Use a wrapper from now on if it closes gaps."""
+        without, self._wrapper = self.isolation, wrapper
+        with suppress(SandboxBroken):
+            self.isolation = self._try()
+        if self.isolation == without or len(self.isolation.gaps()) >= len(without.gaps()):
+            self.isolation, self._wrapper = without, None
+
+    def _try(self) -> Isolation:
+        """Run the trivial job and return its isolation."""
+        outcome, isolation = self._run(_TRIVIAL)
+        if outcome.verdict is not Verdict.PASSED:
+            raise SandboxBroken(f"a trivial program did not pass in the sandbox: {outcome.verdict}, {outcome.detail}")
+        return isolation
+
+    def _changed(self, isolation: Isolation) -> SandboxBroken:
+        return SandboxBroken(
+            f"the isolation changed from {self.isolation} to {isolation} while jobs ran; run the same command again"
+        )
+
     def _run(self, job: SandboxJob) -> tuple[SandboxOutcome, Isolation]:
-        with _folder() as folder:
-            first = {"caller": os.getpid(), "limits": asdict(self.limits), "folder": str(folder), "code": job.code}
-            second = {"tests": job.tests, "preamble": job.preamble, "entry_point": job.entry_point}
-            found = _supervise(_message(first) + _message(second), folder, self.limits.wall_s + _GRACE_S)
-        isolation = Isolation.from_json(found["isolation"])
+        expected = self._expected.reported() if self._expected is not None else None
+        try:
+            with _folder() as folder:
+                parent = bubblewrap.INNER_PARENT if self._wrapper else os.getpid()
+                first = {"caller": parent, "limits": asdict(self.limits), "folder": str(folder), "code": job.code}
+                second = {"tests": job.tests, "preamble": job.preamble, "entry_point": job.entry_point}
+                command = _COMMAND
+                if self._wrapper:
+                    command = bubblewrap.wrap(self._wrapper, _COMMAND, folder, _PACKAGE)
+                first |= {"isolation": expected, "root": os.geteuid() == 0}
+                content = _message(first) + _message(second)
+                found = _supervise(command, content, folder, self.limits.wall_s + _GRACE_S)
+        except OSError as error:
+            raise SandboxBroken(f"the sandbox could not start a job: {error}") from None
+        isolation = Isolation.from_json(found["isolation"], bubblewrap.NAME if self._wrapper else "")
         detail = found["detail"].encode(errors="replace").decode()  # the program chose its characters
         return SandboxOutcome(Verdict(found["verdict"]), detail, found["cpu_s"], found["wall_s"]), isolation
 
 
-def _supervise(job: bytes, folder: Path, seconds: float) -> dict[str, Any]:
+def _chosen() -> IsolationChoice:
+    text = os.environ.get(ENVIRONMENT_VARIABLE, IsolationChoice.AUTO)
+    try:
+        return IsolationChoice(text)
+    except ValueError:
+        raise SandboxUnavailable(
+            f"`{ENVIRONMENT_VARIABLE}` is {text!r}, which is no isolation; set one of {', '.join(IsolationChoice)}"
+        ) from None
+
+
+def _supervise(command: Sequence[str], job: bytes, folder: Path, seconds: float) -> dict[str, Any]:
     with subprocess.Popen(
-        _COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=folder,
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=folder,
         env=_ENVIRONMENT, start_new_session=True,
     ) as process:  # fmt: skip
         try:
@@ -121,10 +212,10 @@ def _supervise(job: bytes, folder: Path, seconds: float) -> dict[str, Any]:
             raise SandboxBroken(f"the sandbox's supervisor did not answer in {seconds:g} s") from None
     try:
         found = dict(json.loads(output))
-    except ValueError:
+    except (ValueError, TypeError):
         last = errors.decode(errors="replace").strip().rpartition("\n")[2]
         raise SandboxBroken(
-            f"the sandbox's supervisor ended with status {process.returncode} ({last or 'it said nothing'})"
+            f"the sandbox's supervisor ended with status {process.returncode} ({last or 'it wrote no error'})"
         ) from None
     if found["broken"]:
         raise SandboxBroken(f"the sandbox could not confine a process: {found['broken']}")
@@ -138,15 +229,14 @@ def _message(content: dict[str, Any]) -> bytes:
 
 @contextmanager
 def _folder() -> Iterator[Path]:
-    """A folder with a room each for code and tests, removed whatever was done to the rights of what is in it."""
+    """Make a folder with a subfolder each for code and tests, and remove it with everything that was put into it."""
     folder = Path(tempfile.mkdtemp(prefix="gra-sandbox-"))
     try:
-        for room in ("code", "tests"):
-            (folder / room).mkdir(mode=0o700)
+        for name in ("code", "tests"):
+            (folder / name).mkdir(mode=0o700)
+        if os.geteuid() == 0:
+            folder.chmod(0o711)  # the processes may belong to another user, who passes through
         yield folder
     finally:
-        for room, inner, _ in os.walk(folder):  # from the top, so that each can be entered once it is unlocked
-            for name in inner:
-                if not os.path.islink(os.path.join(room, name)):
-                    os.chmod(os.path.join(room, name), 0o700)
-        shutil.rmtree(folder, ignore_errors=True)
+        for problem in remove_tree(folder):
+            _log.warning("%s", problem)

@@ -5,23 +5,26 @@ Every attempt is written so that it stays bounded if a layer should fail: this r
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
-import time
 from pathlib import Path
 
 import pytest
-from sandbox_attempts import TESTS
+from sandbox_attempts import TESTS, attempts
+from sandbox_layers import DOCKER, PLAIN_FOLDER, MarkedProcesses, command_without, weaker_sandbox
 
+from gra.sandbox import bubblewrap
 from gra.sandbox import sandbox as sandbox_module
 from gra.sandbox.job import Limits, SandboxJob
 from gra.sandbox.permission import Permission
-from gra.sandbox.sandbox import Sandbox
+from gra.sandbox.sandbox import IsolationChoice, Sandbox, SandboxBroken, SandboxUnavailable
 
+SEEN = "names, owners, sizes and times of files, and which processes run, can be seen"
 LIMITS = Limits(cpu_s=1, wall_s=15.0, memory_mb=256, file_mb=4)
 
 
@@ -35,6 +38,25 @@ def confined_files(sandbox: Sandbox) -> Sandbox:
     if not sandbox.isolation.landlock:
         pytest.skip("this kernel has no Landlock")
     return sandbox
+
+
+@pytest.mark.parametrize("name", attempts("attacks"))
+def test_attack_finds_no_way_out(confined_files: Sandbox, name: str) -> None:
+    if not confined_files.isolation.seccomp:
+        pytest.skip("system calls cannot be filtered here")
+    outcome = confined_files.run(attempts("attacks")[name].job)
+    assert outcome.verdict == attempts("attacks")[name].verdict, outcome.detail
+
+
+@pytest.mark.parametrize("name", attempts("attacks"))
+def test_attack_finds_no_way_out_of_weaker_machine(
+    confined_files: Sandbox, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """As in Docker: Landlock and the filter without namespaces."""
+    if not confined_files.isolation.seccomp:
+        pytest.skip("system calls cannot be filtered here")
+    outcome = weaker_sandbox(monkeypatch, *DOCKER, limits=LIMITS).run(attempts("attacks")[name].job)
+    assert outcome.verdict == attempts("attacks")[name].verdict, outcome.detail
 
 
 # ---- to reach out -------------------------------------------------------------------------------------------
@@ -143,13 +165,10 @@ def f():
 def test_the_folder_is_removed_without_following_links(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        sandbox_module, "_COMMAND", without("mount_folder", "lambda *a: False", "filter_syscalls", "lambda: False")
-    )
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    plain = Sandbox(Permission("a test"), LIMITS)
+    plain = weaker_sandbox(monkeypatch, "seccomp", *PLAIN_FOLDER, limits=LIMITS)
     assert not plain.isolation.private_folder
-    assert "the total size of written files is not limited" in plain.isolation.gaps()
+    assert "the total size of written files is only measured, ten times a second" in plain.isolation.gaps()
     kept = tmp_path / "kept"
     kept.mkdir()
     (kept / "file").write_text("safe")
@@ -180,6 +199,122 @@ def test_the_network(sandbox: Sandbox, tmp_path: Path) -> None:
             listener.settimeout(0.1)
             with pytest.raises(TimeoutError):
                 listener.accept()
+
+
+DATAGRAM = """
+import array, os, socket
+def f():
+    refused = []
+    for kind in (socket.SOCK_DGRAM, socket.SOCK_SEQPACKET, socket.SOCK_STREAM):
+        for address in ({path!r}, {abstract!r}):
+            for way in range(4):
+                try:
+                    one, two = socket.socketpair(socket.AF_UNIX, kind)
+                    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0]))]
+                    if way == 0:
+                        one.sendto(b"out", address)
+                    elif way == 1:
+                        one.sendmsg([b"out"], rights, 0, address)
+                    elif way == 2:
+                        one.connect(address)
+                    else:
+                        socket.socket(socket.AF_UNIX, kind).connect(address)
+                except OSError:
+                    refused.append(way)
+    return len(refused)
+"""
+
+
+@pytest.mark.parametrize("missing", [(), DOCKER, ("seccomp",), ("seccomp", "own user"), ("seccomp", "landlock")])
+def test_datagram_does_not_leave(
+    monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, tmp_path: Path, missing: tuple[str, ...]
+) -> None:
+    weaker = weaker_sandbox(monkeypatch, *missing, limits=LIMITS)
+    if "the network can be reached" in weaker.isolation.gaps() or not (
+        weaker.isolation.seccomp or weaker.isolation.private_root
+    ):
+        pytest.skip("this machine lacks the layers")
+    path, abstract = str(tmp_path / "s"), "\0" + tmp_path.name
+    for kind in (socket.SOCK_DGRAM, socket.SOCK_SEQPACKET, socket.SOCK_STREAM):
+        with contextlib.ExitStack() as stack:
+            listeners = [stack.enter_context(socket.socket(socket.AF_UNIX, kind)) for _ in range(2)]
+            for listener, address in zip(listeners, (path, abstract), strict=True):
+                listener.bind(address)
+                if kind != socket.SOCK_DGRAM:
+                    listener.listen()
+                listener.settimeout(0.05)
+            code = DATAGRAM.format(path=path, abstract=abstract)
+            # Without the filter, some sockets take an address, ignore it, and send to their own other end.
+            least = 24 if weaker.isolation.seccomp else 18
+            outcome = weaker.run(SandboxJob(code, f"assert f() >= {least}, f()"))
+            assert outcome.verdict == "passed", outcome.detail
+            for listener in listeners:
+                with pytest.raises(TimeoutError):
+                    listener.recv(10) if kind == socket.SOCK_DGRAM else listener.accept()
+        Path(path).unlink()
+
+
+def test_private_root_hides_names_of_files(sandbox: Sandbox, tmp_path: Path) -> None:
+    if not sandbox.isolation.private_root:
+        pytest.skip("the file system of the machine is in sight here, and `gaps` says so")
+    (tmp_path / "secret").write_text("x")
+    places = [
+        str(tmp_path / "secret"),
+        str(tmp_path),
+        "/etc/passwd",
+        "/proc/1",
+        "/proc/self",
+        "/home",
+        "/var",
+        "/usr/bin",
+    ]
+    code = f"import os\ndef f():\n    return [path for path in {places!r} if os.path.lexists(path)]"
+    outcome = sandbox.run(SandboxJob(code, "assert f() == [], f()"))
+    assert outcome.verdict == "passed", outcome.detail
+
+
+def test_bubblewrap_hides_names_of_files(tmp_path: Path) -> None:
+    if bubblewrap.find() is None:
+        pytest.skip("bubblewrap is not installed")
+    try:
+        wrapped = Sandbox(Permission("a test"), LIMITS, isolation=IsolationChoice.BUBBLEWRAP)
+    except SandboxBroken as error:
+        pytest.skip(f"bubblewrap does not work here: {error}")
+    assert wrapped.isolation.wrapper == "bubblewrap"
+    (tmp_path / "secret").write_text("x")
+    code = (
+        f"import os\ndef f():\n    return os.path.lexists({str(tmp_path / 'secret')!r}), os.path.lexists('/etc/passwd')"
+    )
+    assert wrapped.run(SandboxJob(code, "assert f() == (False, False), f()")).verdict == "passed"
+    assert wrapped.facts()["isolation"]["wrapper"] == "bubblewrap"
+    for name in ("honest", "attacks"):
+        for attempt in list(attempts(name).values())[:12]:
+            outcome = wrapped.run(attempt.job)
+            assert outcome.verdict == attempt.verdict, (attempt.name, outcome.detail)
+
+
+def test_bubblewrap_is_used_where_it_closes_gaps(monkeypatch: pytest.MonkeyPatch) -> None:
+    if bubblewrap.find() is None:
+        pytest.skip("bubblewrap is not installed")
+    monkeypatch.setattr(sandbox_module, "_COMMAND", command_without("namespaces"))
+    chosen = Sandbox(Permission("a test"), LIMITS)
+    if chosen.isolation.wrapper != "bubblewrap":
+        pytest.skip("bubblewrap does not work here")
+    assert SEEN not in chosen.isolation.gaps()
+    assert Sandbox(Permission("a test"), LIMITS, isolation=IsolationChoice.BUILTIN).isolation.wrapper == ""
+
+
+def test_missing_bubblewrap_is_an_error_only_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("GRA_SANDBOX", "bubblewrap")
+    with pytest.raises(SandboxUnavailable, match="install the package bubblewrap") as refusal:
+        Sandbox(Permission("a test"))
+    assert refusal.value.exit_code == 2
+    monkeypatch.setenv("GRA_SANDBOX", "none")
+    with pytest.raises(SandboxUnavailable, match="set one of auto, builtin, bubblewrap"):
+        Sandbox(Permission("a test"))
+    monkeypatch.setenv("GRA_SANDBOX", "auto")
+    assert Sandbox(Permission("a test")).isolation.wrapper == ""
 
 
 def test_signals(sandbox: Sandbox) -> None:
@@ -248,15 +383,6 @@ def f():
     assert outcome.verdict == "passed", outcome.detail
 
 
-def without(*pairs: str) -> list[str]:
-    """The command of a supervisor in which functions of `confine` are replaced: (name, expression), …"""
-    command = list(sandbox_module._COMMAND)
-    changes = "".join(f"c.{name} = {pairs[i + 1]}; " for i, name in enumerate(pairs) if i % 2 == 0)
-    place = command.index(sandbox_module._START)
-    command[place] = sandbox_module._START.replace("main()", f"import gra.sandbox.confine as c; {changes}main()")
-    return command
-
-
 DAEMON = """
 import os, time
 def f(x):
@@ -274,61 +400,42 @@ open("alive", "w").close()
 
 
 @pytest.mark.parametrize("namespaces", [True, False])
-def test_children_do_not_outlive_the_job_even_without_the_filter(
+def test_children_end_with_the_job_without_the_filter(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, namespaces: bool
 ) -> None:
-    changes = ["filter_syscalls", "lambda: False", "mount_folder", "lambda *a: False"]
-    changes += [] if namespaces else ["enter_namespaces", "lambda: ()"]
-    monkeypatch.setattr(sandbox_module, "_COMMAND", without(*changes))
+    marked = MarkedProcesses()
+    command = command_without("seccomp", *PLAIN_FOLDER, *(() if namespaces else DOCKER))
+    monkeypatch.setattr(sandbox_module, "_COMMAND", marked.command(command))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    before = _python_processes()
-    weaker = Sandbox(Permission("a test"), LIMITS)
+    weaker = Sandbox(Permission("a test"), LIMITS, isolation=IsolationChoice.BUILTIN)
     assert not weaker.isolation.seccomp
     assert weaker.run(SandboxJob(DAEMON, TESTS)).verdict == "passed"
-    deadline = time.monotonic() + 5
-    while (left := _python_processes() - before) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not left
+    assert marked.wait_until(running=False), marked.running()
+    assert not list(tmp_path.iterdir())
     if not namespaces:
         assert "the network can be reached" in weaker.isolation.gaps()
 
 
-def _python_processes() -> set[int]:
-    """Processes that run a supervisor's command."""
-    found = set()
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if b"gra.sandbox.launcher" in path.read_bytes():
-                found.add(int(path.parent.name))
-        except OSError:
-            continue
-    return found
-
-
-def test_nothing_is_left_when_the_caller_is_killed(tmp_path: Path) -> None:
-    script = """
+def test_killed_caller_leaves_no_process(tmp_path: Path) -> None:
+    marked = MarkedProcesses()
+    script = f"""
+from gra.sandbox import sandbox
 from gra.sandbox.job import SandboxJob
 from gra.sandbox.permission import Permission
-from gra.sandbox.sandbox import Sandbox
-sandbox = Sandbox(Permission("a test"))
+quiet = sandbox.Sandbox(Permission("a test"))
+sandbox._COMMAND = [*sandbox._COMMAND, {marked.mark!r}]
 print("up", flush=True)
-sandbox.run(SandboxJob("import time\\ntime.sleep(60)", "pass"))
+quiet.run(SandboxJob("import time\\ntime.sleep(60)", "pass"))
 """
     root = str(Path(sandbox_module.__file__).parents[2])
-    before = _python_processes()
     with subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, env={"PYTHONPATH": root, "TMPDIR": str(tmp_path)}
     ) as caller:
         assert caller.stdout is not None
         assert caller.stdout.readline() == b"up\n"
-        deadline = time.monotonic() + 10
-        while not _python_processes() - before and time.monotonic() < deadline:
-            time.sleep(0.01)
+        assert marked.wait_until(running=True)
         caller.kill()
-    deadline = time.monotonic() + 10
-    while (left := _python_processes() - before) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not left
+    assert marked.wait_until(running=False), marked.running()
 
 
 def test_threads_of_the_caller_share_one_sandbox(sandbox: Sandbox) -> None:

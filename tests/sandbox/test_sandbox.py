@@ -67,12 +67,42 @@ def test_facts_for_the_manifest(sandbox: Sandbox) -> None:
     assert facts["isolation"]["gaps"] == sandbox.isolation.gaps()
 
 
-def test_gaps_are_named() -> None:
-    everything = Isolation(("user", "process", "network", "ipc", "mount"), 6, True, True)
-    assert everything.gaps() == []
-    assert len(Isolation((), 0, False, False).gaps()) == 5
-    assert Isolation((), 4, True, False).gaps() == ["the total size of written files is not limited"]
-    assert Isolation.from_json(json.loads(json.dumps(everything.to_json()))) == everything
+EVERYTHING = Isolation(("user", "process", "network", "ipc", "mount"), 6, True, True, True, True, True)
+SEEN = "names, owners, sizes and times of files, and which processes run, can be seen"
+MEASURED = [
+    "the total size of written files is only measured, ten times a second",
+    "the number of threads is only measured, ten times a second",
+]
+
+
+def test_isolation_names_its_gaps() -> None:
+    assert EVERYTHING.gaps() == []
+    assert Isolation((), 4, True, False).gaps() == [SEEN, *MEASURED]
+    assert Isolation((), 0, False, False).gaps() == [
+        "the network can be reached",
+        "files of this user can be read and written",
+        "the memory of this user's other processes can be reached through /proc",
+        SEEN,
+        "processes can be started, and other processes of this user signalled",
+        *MEASURED,
+    ]
+    without_filter = Isolation(EVERYTHING.namespaces, 6, False, True, limited_threads=True)
+    assert without_filter.gaps() == [
+        "Unix sockets of this machine can be reached by their path",
+        "rights, times and attributes of this user's files can be changed",
+        SEEN,
+    ]
+    own_user = Isolation((), 0, True, False, own_user=True, limited_threads=True)
+    assert own_user.gaps() == ["files that every user may read or write can be read or written", SEEN, MEASURED[0]]
+    assert Isolation((), 6, True, False, wrapper="bubblewrap").gaps() == MEASURED
+
+
+def test_isolation_survives_json() -> None:
+    for isolation in (EVERYTHING, Isolation((), 4, True, False, wrapper="bubblewrap")):
+        assert Isolation.from_json(json.loads(json.dumps(isolation.to_json()))) == isolation
+        assert Isolation.from_json(isolation.reported(), isolation.wrapper) == isolation
+    of_version_1 = {"namespaces": [], "landlock": 4, "seccomp": True, "private_folder": False, "gaps": []}
+    assert Isolation.from_json(of_version_1) == Isolation((), 4, True, False)
 
 
 def test_a_sandbox_that_does_not_work_is_an_error_and_never_a_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +118,7 @@ def test_less_isolation_than_at_the_start_is_an_error(sandbox: Sandbox, monkeypa
         sandbox.run(SandboxJob("x = 1", "assert x == 1"))
 
 
-QUIET = {"timed_out": False, "stopped": False, "signal": 0, "exit": 0, "cpu_s": 0.1}
+QUIET = {"excess": "", "timed_out": False, "stopped": False, "signal": 0, "exit": 0, "cpu_s": 0.1}
 LIMITS = {"cpu_s": 5, "wall_s": 20}
 
 
@@ -106,6 +136,7 @@ LIMITS = {"cpu_s": 5, "wall_s": 20}
         ({"verdict": "gone", "detail": ""}, {"signal": 11}, {}, "crashed"),
         ({"verdict": "gone", "detail": ""}, {"exit": 0}, {}, "crashed"),
         (None, {"signal": 9, "stopped": True}, {"signal": 11}, "crashed"),
+        ({"verdict": "gone", "detail": ""}, {"signal": 9, "excess": "more than 16 MB of files"}, {}, "crashed"),
     ],
 )
 def test_judging(message: dict[str, str] | None, code: dict[str, Any], tests: dict[str, Any], expected: str) -> None:
