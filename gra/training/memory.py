@@ -9,12 +9,14 @@ taken to be as long as the longest.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from gra.config.training import TrainRecipe
 from gra.training.launch import Launch
+from gra.training.model_fit import empty_model
 
 _BUCKET = 500_000_000  # elements in DeepSpeed's reduce and all-gather buffers
 _LIVE = 1_000_000_000  # gathered parameters that ZeRO-3 keeps at once
@@ -54,12 +56,7 @@ def shape_of(config: Any, lora: Any = None) -> Shape:
         config: the model's configuration.
         lora: the PEFT configuration, or None when every parameter is trained.
     """
-    from accelerate import init_empty_weights
-    from transformers import AutoModelForCausalLM
-
-    with init_empty_weights():
-        model = AutoModelForCausalLM.from_config(config)
-    model.tie_weights()
+    model = empty_model(config)
     sizes = {name: weight.numel() for name, weight in model.named_parameters()}
     total = sum(sizes.values())
     text = config.get_text_config()
@@ -74,9 +71,9 @@ def shape_of(config: Any, lora: Any = None) -> Shape:
         total=total,
         trained=trained,
         layers=layers,
-        layer=sum(size for name, size in sizes.items() if ".layers." in name) // layers,
+        layer=sum(size for name, size in sizes.items() if re.search(r"\.\d+\.", name)) // layers,
         hidden=text.hidden_size,
-        intermediate=text.intermediate_size,
+        intermediate=getattr(text, "intermediate_size", None) or _feed_forward(sizes, text.hidden_size),
         queries=width * text.num_attention_heads,
         keys=width * (getattr(text, "num_key_value_heads", None) or text.num_attention_heads),
         heads=text.num_attention_heads,
@@ -216,3 +213,8 @@ def _card(size: float) -> str:
 
 def _gb(size: float) -> float:
     return round(size / 1e9, 2)
+
+
+def _feed_forward(sizes: Mapping[str, int], hidden: int) -> int:
+    """Return the width of a layer's feed-forward part, from its largest matrix, where the configuration has no name for it."""
+    return max(size for name, size in sizes.items() if re.search(r"\.\d+\.", name)) // hidden

@@ -31,12 +31,21 @@ class Row:
     completion: tuple[Message, ...]
     origin: str
 
+    def alternatives(self) -> list[Row]:
+        """Return the row once for each of its answers."""
+        return [self]
+
 
 @dataclass(frozen=True)
 class Pair(Row):
     """A prompt with the answer that was chosen (`completion`) and the one that was rejected."""
 
     rejected: tuple[Message, ...]
+
+    def alternatives(self) -> list[Row]:
+        """Return the prompt with the chosen answer and with the rejected one."""
+        sides = (("chosen", self.completion), ("rejected", self.rejected))
+        return [Row(self.prompt, answer, f"{self.origin} ({side})") for side, answer in sides]
 
 
 @dataclass(frozen=True)
