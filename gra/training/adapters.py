@@ -74,9 +74,8 @@ def check_adapter(loaded: Loaded[TrainRecipe], model: Any, folder: Path | None, 
             _check_new_adapter(loaded, model)
         return []
     config = adapter_config(loaded, folder)
-    notes = _check_base(loaded, folder, config, identity)
     _check_stored_adapter(loaded, model, config, folder)
-    return notes
+    return _check_base(loaded, folder, config, identity)
 
 
 def adapter_config(loaded: Loaded[TrainRecipe], folder: Path) -> Any:

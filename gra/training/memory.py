@@ -216,5 +216,5 @@ def _gb(size: float) -> float:
 
 
 def _feed_forward(sizes: Mapping[str, int], hidden: int) -> int:
-    """Return the width of a layer's feed-forward part, from its largest matrix, where the configuration has no name for it."""
+    """Return the width of the feed-forward part, from its largest matrix, for configurations that do not name it."""
     return max(size for name, size in sizes.items() if re.search(r"\.\d+\.", name)) // hidden

@@ -207,6 +207,7 @@ def _numbered(tensor: str) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
+    """Return the first names, and how many there are beside them."""
     return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 

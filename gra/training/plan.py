@@ -1,7 +1,7 @@
 """Plan a training run before the student's weights are loaded.
 
-A plan resolves the student, reads and tokenizes the rows, and checks that model, tokenizer and adapter fit. It names the
-inputs that decide the result: two runs with the same inputs make the same student, so resuming compares inputs.
+A plan resolves the student, reads and tokenizes the rows, and checks that model, tokenizer and adapter fit. It names
+the inputs that decide the result. Two runs with the same inputs make the same student, so resuming compares inputs.
 """
 
 from __future__ import annotations
@@ -111,9 +111,10 @@ def make_plan(loaded: Loaded[TrainRecipe], say: Callable[[str], None] = lambda t
     teacher = None
     if recipe.teacher is not None:
         teacher = resolve(model_name(recipe.teacher), accept_licenses=recipe.accept_licenses, progress=say)
+    student = _stored(loaded, recipe.model.name, model)
     tokenizer = student_tokenizer(model.path, loaded, model.remote_code)
     train, heldout = encode_split(recipe, options, tokenizer, split, loaded.path)
-    warnings = check_fit(loaded, options, (train, heldout), tokenizer, _stored(loaded, recipe.model.name, model))
+    warnings = check_fit(loaded, options, (train, heldout), tokenizer, student)
     if teacher is not None:
         warnings += check_teacher(loaded, tokenizer, _stored(loaded, teacher.name, teacher))
     template = fingerprint(tokenizer)

@@ -69,7 +69,7 @@ class Encoded:
             return ""
         rows = list(dict.fromkeys(self.set_aside))  # a weight repeats rows
         more = f"\n  and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
-        return f"{len(rows)} rows do not fit the chat template:\n  " + "\n  ".join(rows[:_SHOWN]) + more
+        return f"rows that do not fit the chat template: {len(rows)}\n  " + "\n  ".join(rows[:_SHOWN]) + more
 
 
 def tokenized(
@@ -122,7 +122,7 @@ def student_tokenizer(folder: Path, loaded: Loaded[TrainRecipe], remote_code: bo
     eos = loaded.recipe.train.get("eos_token")
     if eos is not None:
         if eos not in tokenizer.get_vocab():
-            raise RecipeError(f"`train.eos_token: {eos}` is not a token of {loaded.recipe.model.name}", loaded.path)
+            raise RecipeError(f"`train.eos_token: {eos!r}` is not a token of {loaded.recipe.model.name}", loaded.path)
         tokenizer.eos_token = eos
     if tokenizer.eos_token is None:
         raise RecipeError(f"{loaded.recipe.model.name} has no stop token; set `train.eos_token`", loaded.path)
