@@ -6,6 +6,7 @@ model: that is checked from configurations and file headers, before any weights 
 
 from __future__ import annotations
 
+import copy
 import re
 import warnings
 from collections.abc import Iterator
@@ -88,7 +89,8 @@ def adapter_config(loaded: Loaded[TrainRecipe], folder: Path) -> Any:
 
     what = f"`model.adapter: {loaded.recipe.model.adapter}`"
     try:
-        config = PeftConfig.from_pretrained(str(folder))
+        with _quiet():
+            config = PeftConfig.from_pretrained(str(folder))
     except Exception as error:  # PEFT fails in many ways on a configuration of another kind
         raise RecipeError(
             f"{what}: PEFT cannot read adapter_config.json ({short(error)}); give the folder that `gra train` or PEFT "
@@ -98,16 +100,23 @@ def adapter_config(loaded: Loaded[TrainRecipe], folder: Path) -> Any:
     if config.is_prompt_learning:
         kind = getattr(config.peft_type, "value", config.peft_type)
         raise RecipeError(f"{what} is of the kind {kind}, which cannot be trained further; give a LoRA", loaded.path)
+    config.inference_mode = False  # a finished adapter is stored as one to use, not to train
     return config
 
 
-def _check_new_adapter(loaded: Loaded[TrainRecipe], model: Any) -> None:
+def with_adapter(model: Any, config: Any) -> Any:
+    """Return a model with a new adapter of this PEFT configuration."""
     from peft import get_peft_model
 
+    with _quiet():
+        return get_peft_model(model, copy.deepcopy(config))  # PEFT writes the model's name into it
+
+
+def _check_new_adapter(loaded: Loaded[TrainRecipe], model: Any) -> None:
     assert loaded.recipe.lora is not None
     modules = loaded.recipe.lora.target_modules
     try:
-        get_peft_model(model, lora_config(loaded.recipe))
+        with_adapter(model, lora_config(loaded.recipe))
     except (ValueError, re.error) as error:
         raise RecipeError(
             f"`lora.target_modules: {modules}` does not fit {loaded.recipe.model.name} ({short(error)}); write "
@@ -151,13 +160,13 @@ def _weights_of(identity: str) -> str:
 
 
 def _check_stored_adapter(loaded: Loaded[TrainRecipe], model: Any, config: Any, folder: Path) -> None:
-    from peft import get_peft_model, get_peft_model_state_dict
+    from peft import get_peft_model_state_dict
     from peft.utils import set_peft_model_state_dict
 
     stored = _adapter_tensors(loaded, folder)
     with _quiet():
         try:
-            adapted = get_peft_model(model, config)
+            adapted = with_adapter(model, config)
             expected = get_peft_model_state_dict(adapted, save_embedding_layers=False)
         except Exception as error:  # PEFT fails in many ways on the modules of another model
             raise _other_base(loaded, short(error)) from error

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gra.config.training import TrainRecipe
+from gra.training.adapters import with_adapter
 from gra.training.launch import Launch
 from gra.training.model_fit import empty_model
 
@@ -63,9 +64,7 @@ def shape_of(config: Any, lora: Any = None) -> Shape:
     layers = text.num_hidden_layers
     trained = total
     if lora is not None:
-        from peft import get_peft_model
-
-        trained = get_peft_model(model, lora).get_nb_trainable_parameters()[0]
+        trained = with_adapter(model, lora).get_nb_trainable_parameters()[0]
     width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return Shape(
         total=total,
