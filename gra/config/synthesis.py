@@ -33,7 +33,7 @@ class SeedsConfig(Section):
     """Where seeds come from: a .jsonl, .json, .parquet or .csv file, or a dataset on the hub."""
 
     source: str
-    format: Literal["auto", "gra", "alpaca", "sharegpt", "messages", "prompt_completion"] = "auto"
+    format: Literal["auto", "gra", "alpaca", "self_instruct", "sharegpt", "messages", "prompt_completion"] = "auto"
     domain: str | None = None  # of rows that have none
     limit: int | None = Field(None, ge=1)  # drawn evenly over the domains
     max_bad: float = Field(0.01, ge=0, le=1)  # the share of rows that may be set aside before the run stops

@@ -48,6 +48,8 @@ class TrainingDataConfig(Section):
 
     train: list[DataSourceConfig] = []
     holdout: HoldoutConfig = HoldoutConfig()
+    # The share of rows that may be set aside because the chat template cannot write them; above 0, one row always may.
+    max_bad: float = Field(0.01, ge=0, le=1)
 
 
 class AdapterConfig(Section):

@@ -11,14 +11,25 @@ from typing import Any
 from gra.config.loader import Loaded
 from gra.config.training import TrainRecipe
 from gra.core.hashing import digest
+from gra.training.adapters import adapter_config, adapter_folder, lora_config
 from gra.training.data.dataset import Split
 from gra.training.data.methods import METHODS
 from gra.training.data.tokenize import Encoded, fingerprint, student_tokenizer
 from gra.training.launch import Launch
 from gra.training.memory import Shape, estimate, shape_of
+from gra.training.model_fit import readable
 from gra.training.options.steps import effective_batch, packed_rows, steps
 from gra.training.options.trl_config import check_arguments
-from gra.training.plan import adapter_folder, encode_split, inputs_of, lora_config, model_name, read_data, row_limit
+from gra.training.plan import (
+    answer_room,
+    check_fit,
+    check_teacher,
+    encode_split,
+    inputs_of,
+    model_name,
+    read_data,
+    row_limit,
+)
 from gra.training.quantization import quantization_problem
 
 
@@ -41,7 +52,8 @@ def preview(
     options, recipe = check_arguments(loaded), loaded.recipe
     split, files = read_data(loaded)
     adapter_folder(loaded)
-    student = find_configuration(model_name(recipe.model), accept_licenses=recipe.accept_licenses, progress=say)
+    with readable(recipe.model.name, loaded.path):
+        student = find_configuration(model_name(recipe.model), accept_licenses=recipe.accept_licenses, progress=say)
     seen: dict[str, Any] = {
         "name": recipe.name,
         "method": recipe.method,
@@ -53,15 +65,18 @@ def preview(
     warnings = [problem] if recipe.model.quantization and (problem := quantization_problem(launch, cpu=cpu)) else []
     unknown: list[str] = []
     encoded: Encoded | None = None
+    tokenizer = None
+    both: tuple[Encoded, ...] = ()
     if student.folder is None:
         unknown.append("tokens, truncation, the template and a decoded row: the tokenizer is not on this machine")
     else:
         tokenizer = student_tokenizer(student.folder, loaded, bool(student.model and student.model.remote_code))
-        encoded, heldout = encode_split(recipe, options, tokenizer, split, loaded.path)
+        both = encoded, heldout = encode_split(recipe, options, tokenizer, split, loaded.path)
         seen["rows"] = {"read": split.read, "train": encoded.counts(), "heldout": heldout.counts()}
         seen |= {"template": fingerprint(tokenizer), "row": METHODS[recipe.method].show(tokenizer, encoded)}
         if student.model is not None and recipe.teacher is None:
-            inputs = inputs_of(loaded, options, student.model.identity, seen["template"], files)
+            set_aside = len(encoded.set_aside) + len(heldout.set_aside)
+            inputs = inputs_of(loaded, options, student.model.identity, seen["template"], files, set_aside)
             seen["fingerprint"] = digest(inputs)
     seen.setdefault("rows", {"read": split.read, "train": {"rows": len(split.train)},
                              "heldout": {"rows": len(split.heldout)}})  # fmt: skip
@@ -72,8 +87,9 @@ def preview(
     if student.config is None:
         unknown.append(f"memory: not even the configuration of {student.source}")
     else:
-        teacher, missing = _teacher_shape(recipe, say)
-        unknown += missing
+        warnings += check_fit(loaded, options, both, tokenizer, student)
+        teacher, notes, missing = _teacher(loaded, tokenizer, say)
+        warnings, unknown = warnings + notes, unknown + missing
         shape = shape_of(student.config, _adapter_config(loaded))
         seen["memory"] = estimate(recipe, options, shape, launch, longest=longest, cpu=cpu, teacher=teacher)
     return {**seen, "warnings": warnings, "unknown": unknown}
@@ -84,7 +100,7 @@ def _rows_and_longest(
 ) -> tuple[int, int]:
     """Rows that batches are made of, and tokens of the longest; without a tokenizer the longest that is allowed."""
     limit = row_limit(recipe, options)
-    written = options.get("max_completion_length", 512) if recipe.method == "distill" else 0
+    written = answer_room(recipe, options)
     if encoded is None:
         return len(split.train), (limit or 1024) + written
     lengths = encoded.lengths()
@@ -93,24 +109,25 @@ def _rows_and_longest(
     return len(lengths), max(lengths) + written
 
 
-def _teacher_shape(recipe: TrainRecipe, say: Callable[[str], None]) -> tuple[Shape | None, list[str]]:
+def _teacher(
+    loaded: Loaded[TrainRecipe], tokenizer: Any, say: Callable[[str], None]
+) -> tuple[Shape | None, list[str], list[str]]:
+    """Return the teacher's shape, warnings, and what is not known of it."""
     from gra.models.configuration import find_configuration
 
+    recipe = loaded.recipe
     if recipe.teacher is None:
-        return None, []
-    teacher = find_configuration(model_name(recipe.teacher), accept_licenses=recipe.accept_licenses, progress=say)
+        return None, [], []
+    with readable(recipe.teacher.name, loaded.path):
+        teacher = find_configuration(model_name(recipe.teacher), accept_licenses=recipe.accept_licenses, progress=say)
     if teacher.config is None:
-        return None, [f"the teacher's memory: not even the configuration of {teacher.source}"]
-    return shape_of(teacher.config), []
+        return None, [], [f"the teacher's memory: not even the configuration of {teacher.source}"]
+    return shape_of(teacher.config), check_teacher(loaded, tokenizer, teacher), []
 
 
 def _adapter_config(loaded: Loaded[TrainRecipe]) -> Any:
     folder = adapter_folder(loaded)
-    if folder is None:
-        return lora_config(loaded.recipe)
-    from peft import PeftConfig
-
-    return PeftConfig.from_pretrained(str(folder))
+    return lora_config(loaded.recipe) if folder is None else adapter_config(loaded, folder)
 
 
 def arithmetic(loaded: Loaded[TrainRecipe], launch: Launch, rows: int) -> dict[str, Any]:

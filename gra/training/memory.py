@@ -9,12 +9,15 @@ taken to be as long as the longest.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from gra.config.training import TrainRecipe
+from gra.training.adapters import with_adapter
 from gra.training.launch import Launch
+from gra.training.model_fit import empty_model
 
 _BUCKET = 500_000_000  # elements in DeepSpeed's reduce and all-gather buffers
 _LIVE = 1_000_000_000  # gathered parameters that ZeRO-3 keeps at once
@@ -54,29 +57,22 @@ def shape_of(config: Any, lora: Any = None) -> Shape:
         config: the model's configuration.
         lora: the PEFT configuration, or None when every parameter is trained.
     """
-    from accelerate import init_empty_weights
-    from transformers import AutoModelForCausalLM
-
-    with init_empty_weights():
-        model = AutoModelForCausalLM.from_config(config)
-    model.tie_weights()
+    model = empty_model(config)
     sizes = {name: weight.numel() for name, weight in model.named_parameters()}
     total = sum(sizes.values())
     text = config.get_text_config()
     layers = text.num_hidden_layers
     trained = total
     if lora is not None:
-        from peft import get_peft_model
-
-        trained = get_peft_model(model, lora).get_nb_trainable_parameters()[0]
+        trained = with_adapter(model, lora).get_nb_trainable_parameters()[0]
     width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return Shape(
         total=total,
         trained=trained,
         layers=layers,
-        layer=sum(size for name, size in sizes.items() if ".layers." in name) // layers,
+        layer=sum(size for name, size in sizes.items() if re.search(r"\.\d+\.", name)) // layers,
         hidden=text.hidden_size,
-        intermediate=text.intermediate_size,
+        intermediate=getattr(text, "intermediate_size", None) or _feed_forward(sizes, text.hidden_size),
         queries=width * text.num_attention_heads,
         keys=width * (getattr(text, "num_key_value_heads", None) or text.num_attention_heads),
         heads=text.num_attention_heads,
@@ -216,3 +212,8 @@ def _card(size: float) -> str:
 
 def _gb(size: float) -> float:
     return round(size / 1e9, 2)
+
+
+def _feed_forward(sizes: Mapping[str, int], hidden: int) -> int:
+    """Return the width of the feed-forward part, from its largest matrix, for configurations that do not name it."""
+    return max(size for name, size in sizes.items() if re.search(r"\.\d+\.", name)) // hidden

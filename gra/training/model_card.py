@@ -66,7 +66,7 @@ def _data(section: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
         f"{rows['read']} rows read; {rows['train']['rows']} in training ({rows['train']['tokens']} tokens, "
         f"{rows['train']['loss_tokens']} in the loss), {rows['heldout']['rows']} held out, "
         f"{rows['train']['truncated']} cut at the length limit, {rows['train']['dropped']} dropped because no answer "
-        "was left.",
+        f"was left, {rows['train']['set_aside']} set aside because the chat template cannot write them.",
     ]
     return "\n".join(lines)
 

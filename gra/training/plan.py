@@ -1,13 +1,13 @@
-"""Everything about a training run that is settled before the student's weights are loaded.
+"""Plan a training run before the student's weights are loaded.
 
-A plan resolves the student, reads and tokenises the rows, and names the inputs that decide the result.
-Two runs with the same inputs make the same student, so inputs are what resuming compares.
+A plan resolves the student, reads and tokenizes the rows, and checks that model, tokenizer and adapter fit. It names
+the inputs that decide the result. Two runs with the same inputs make the same student, so resuming compares inputs.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,16 +16,25 @@ from gra.config.loader import Loaded, find_file
 from gra.config.training import TrainRecipe
 from gra.core.errors import DataError, Mismatch, RecipeError
 from gra.core.hashing import digest, file_digest
-from gra.models.weights import damage
+from gra.training.adapters import adapter_folder, check_adapter
 from gra.training.data.dataset import Row, Split, split_rows
 from gra.training.data.methods import METHODS
 from gra.training.data.tokenize import Encoded, fingerprint, student_tokenizer
+from gra.training.model_fit import (
+    check_model,
+    check_positions,
+    check_tokens,
+    check_vocabularies,
+    readable,
+    short,
+)
 from gra.training.options.trl_config import check_arguments, on_cpu
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from gra.models.catalog import ResolvedModel
+    from gra.models.configuration import Known
 
 # Raise when the same inputs begin to train another student.
 METHOD = 2
@@ -54,6 +63,7 @@ class TrainingPlan:
     files: list[dict[str, Any]]
     template: str
     inputs: dict[str, Any]
+    warnings: list[str]
 
     @property
     def recipe(self) -> TrainRecipe:
@@ -66,7 +76,7 @@ class TrainingPlan:
         return digest(self.inputs)
 
     def rows(self) -> dict[str, Any]:
-        """Counts for the report: rows read, in training and held out, tokens, truncated, dropped."""
+        """Return counts for the report: rows read, in training and held out, tokens, truncated, dropped, set aside."""
         return {"read": self.split.read, "train": self.train.counts(), "heldout": self.heldout.counts()}
 
     def show(self) -> str:
@@ -75,7 +85,11 @@ class TrainingPlan:
 
 
 def make_plan(loaded: Loaded[TrainRecipe], say: Callable[[str], None] = lambda text: None) -> TrainingPlan:
-    """Check the recipe, resolve the student, read, split and tokenise the rows; `say` hears of downloads.
+    """Check the recipe, resolve the student, read, split and tokenize the rows, and check that all of it fits.
+
+    Args:
+        loaded: the recipe.
+        say: receives notes about downloads.
 
     Raises:
         RecipeError, DataError: with the line of the recipe, or the file and row, that is wrong.
@@ -97,13 +111,85 @@ def make_plan(loaded: Loaded[TrainRecipe], say: Callable[[str], None] = lambda t
     teacher = None
     if recipe.teacher is not None:
         teacher = resolve(model_name(recipe.teacher), accept_licenses=recipe.accept_licenses, progress=say)
+    student = _stored(loaded, recipe.model.name, model)
     tokenizer = student_tokenizer(model.path, loaded, model.remote_code)
     train, heldout = encode_split(recipe, options, tokenizer, split, loaded.path)
+    warnings = check_fit(loaded, options, (train, heldout), tokenizer, student)
+    if teacher is not None:
+        warnings += check_teacher(loaded, tokenizer, _stored(loaded, teacher.name, teacher))
     template = fingerprint(tokenizer)
-    inputs = inputs_of(loaded, options, model.identity, template, files)
+    inputs = inputs_of(loaded, options, model.identity, template, files, len(train.set_aside) + len(heldout.set_aside))
     if teacher is not None:
         inputs["teacher.identity"] = teacher.identity
-    return TrainingPlan(loaded, options, model, teacher, tokenizer, split, train, heldout, files, template, inputs)
+    return TrainingPlan(
+        loaded, options, model, teacher, tokenizer, split, train, heldout, files, template, inputs, warnings
+    )
+
+
+def _stored(loaded: Loaded[TrainRecipe], name: str, model: ResolvedModel) -> Known:
+    """Return the configuration of a model on this machine."""
+    from transformers import AutoConfig
+
+    from gra.models.configuration import Known
+
+    with readable(name, loaded.path):
+        config = AutoConfig.from_pretrained(model.path, trust_remote_code=model.remote_code)
+    return Known(model.source_note, config, model.path, model)
+
+
+def check_fit(
+    loaded: Loaded[TrainRecipe],
+    options: Mapping[str, Any],
+    encoded: Sequence[Encoded],
+    tokenizer: PreTrainedTokenizerBase | None,
+    student: Known,
+) -> list[str]:
+    """Check that the student's weights, tokenizer, template, rows and adapter fit each other.
+
+    Args:
+        loaded: the recipe.
+        options: the checked `train` section.
+        encoded: training and held-out rows.
+        tokenizer: None when it is not on this machine.
+        student: what is known of the student, with a configuration.
+
+    Returns:
+        Warnings that do not keep the run from starting, the rows that were set aside among them.
+
+    Raises:
+        RecipeError: when something does not fit.
+    """
+    recipe = loaded.recipe
+    notes = [note for rows in encoded if (note := rows.note())]
+    model, more = check_model(recipe.model.name, student, loaded.path)
+    notes += more
+    if tokenizer is not None:
+        notes += check_tokens(loaded, model, tokenizer, encoded)
+        longest = max((length for rows in encoded for length in rows.lengths()), default=0)
+        notes += check_positions(loaded, model, longest + answer_room(recipe, options))
+    identity = student.model.identity if student.model else None
+    return notes + check_adapter(loaded, model, adapter_folder(loaded), identity)
+
+
+def check_teacher(loaded: Loaded[TrainRecipe], tokenizer: PreTrainedTokenizerBase | None, teacher: Known) -> list[str]:
+    """Check the teacher's weights, and its vocabulary against the student's tokenizer where both are here.
+
+    Raises:
+        RecipeError: when something does not fit.
+    """
+    from gra.models.chat import load_tokenizer
+
+    assert loaded.recipe.teacher is not None
+    _, notes = check_model(loaded.recipe.teacher.name, teacher, loaded.path)
+    if tokenizer is not None and teacher.folder is not None:
+        theirs = load_tokenizer(teacher.folder, remote_code=bool(teacher.model and teacher.model.remote_code))
+        check_vocabularies(loaded, tokenizer, theirs.get_vocab())
+    return notes
+
+
+def answer_room(recipe: TrainRecipe, options: Mapping[str, Any]) -> int:
+    """Return the tokens that the trainer of `distill` writes after a prompt."""
+    return int(options.get("max_completion_length", 512)) if recipe.method == "distill" else 0
 
 
 def model_name(model: Any) -> str:
@@ -145,10 +231,12 @@ def encode_split(
     """
     limit = row_limit(recipe, options)
     encode = METHODS[recipe.method].encode
-    train = encode(tokenizer, split.train, limit)
+    train = encode(tokenizer, split.train, limit, recipe.data.max_bad)
     if not len(train):
+        if train.set_aside:
+            raise DataError(f"no training row is left: {train.note()}")
         raise RecipeError(f"no row has an answer left within `train.max_length: {limit}`; raise it", where)
-    return train, encode(tokenizer, split.heldout, limit)
+    return train, encode(tokenizer, split.heldout, limit, recipe.data.max_bad)
 
 
 def row_limit(recipe: TrainRecipe, options: Mapping[str, Any]) -> int | None:
@@ -157,69 +245,47 @@ def row_limit(recipe: TrainRecipe, options: Mapping[str, Any]) -> int | None:
     return limit
 
 
-def probe_rows(plan: TrainingPlan) -> list[Row]:
-    """The held-out rows that the stop probe asks."""
+def stop_rate_rows(plan: TrainingPlan) -> list[Row]:
+    """Return the held-out rows whose prompts are answered to measure the stop rate."""
     return plan.split.heldout[: plan.recipe.stop_rate.prompts]
 
 
 def load_student(plan: TrainingPlan) -> Any:
-    """The student's weights, with the adapter that training goes on from."""
+    """Load the student's weights, with the adapter that training goes on from.
+
+    Raises:
+        RecipeError: when Transformers or PEFT refuses what the recipe asks for.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
     recipe = plan.recipe
     adapter = adapter_folder(plan.loaded)
-    quantised: dict[str, Any] = {}
+    quantized: dict[str, Any] = {}
     if recipe.model.quantization is not None:
         from gra.training.quantization import four_bit
 
-        quantised = four_bit()
-    model = AutoModelForCausalLM.from_pretrained(
-        plan.model.path,
-        dtype=getattr(torch, recipe.model.dtype),
-        attn_implementation=recipe.model.attn_implementation,
-        trust_remote_code=plan.model.remote_code,
-        **quantised,
-        **(plan.options.get("model_init_kwargs") or {}),
-    )
-    if adapter:
-        from peft import PeftModel
+        quantized = four_bit()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            plan.model.path,
+            dtype=getattr(torch, recipe.model.dtype),
+            attn_implementation=recipe.model.attn_implementation,
+            trust_remote_code=plan.model.remote_code,
+            **quantized,
+            **(plan.options.get("model_init_kwargs") or {}),
+        )
+        if adapter:
+            from peft import PeftModel
 
-        model = PeftModel.from_pretrained(model, adapter, is_trainable=True)
+            model = PeftModel.from_pretrained(model, adapter, is_trainable=True)
+    except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
+        raise RecipeError(
+            f"{recipe.model.name} cannot be loaded as the `model` section and `train.model_init_kwargs` ask: "
+            f"{short(error)}",
+            plan.loaded.path,
+        ) from error
     return model
-
-
-def adapter_folder(loaded: Loaded[TrainRecipe]) -> Path | None:
-    """The folder of the adapter that training goes on from, or None.
-
-    Raises:
-        RecipeError: when it holds no adapter, or a damaged one.
-    """
-    name = loaded.recipe.model.adapter
-    if name is None:
-        return None
-    folder = find_file(name, loaded.path)
-    if not (folder / "adapter_config.json").is_file():
-        raise RecipeError(f"`model.adapter: {name}` holds no adapter_config.json; give a trained student's folder, "
-                          "or its path as `model.name` when every parameter was trained", loaded.path)  # fmt: skip
-    if problem := damage(folder):
-        raise RecipeError(f"`model.adapter: {name}`: {problem}; copy that file again, or train once more", loaded.path)
-    return folder
-
-
-def lora_config(recipe: TrainRecipe) -> Any:
-    """The PEFT configuration of a new adapter, or None."""
-    if recipe.lora is None:
-        return None
-    from peft import LoraConfig
-
-    return LoraConfig(
-        r=recipe.lora.r,
-        lora_alpha=recipe.lora.alpha,
-        lora_dropout=recipe.lora.dropout,
-        target_modules=recipe.lora.target_modules,
-        task_type="CAUSAL_LM",
-    )
 
 
 def use_all_cores(train: Mapping[str, Any]) -> None:
@@ -239,8 +305,18 @@ def inputs_of(
     identity: str,
     template: str,
     files: list[dict[str, Any]],
+    set_aside: int = 0,
 ) -> dict[str, Any]:
-    """What decides the result, flat, so that a difference can be named."""
+    """Return the inputs that decide the result, flat, so that a difference can be named.
+
+    Args:
+        loaded: the recipe.
+        options: the checked `train` section.
+        identity: the student's.
+        template: fingerprint of the chat template.
+        files: the training files with their digests.
+        set_aside: rows that do not fit the template.
+    """
     recipe = loaded.recipe
     inputs: dict[str, Any] = {"method": METHOD, "model.identity": identity, "model.template": template}
     inputs |= {f"model.{key}": getattr(recipe.model, key) for key in ("dtype", "attn_implementation")}
@@ -249,6 +325,8 @@ def inputs_of(
     inputs |= {f"lora.{key}": value for key, value in (recipe.lora.model_dump() if recipe.lora else {}).items()}
     inputs |= {f"train.{key}": value for key, value in options.items() if key not in _WITHOUT_EFFECT}
     # Named only where they are used, so that runs without them keep their fingerprint.
+    if set_aside:
+        inputs["data.set_aside"] = set_aside
     adapter = adapter_folder(loaded)
     if adapter is not None:
         weights = {file.name: file_digest(file) for file in sorted(adapter.glob("adapter_*"))}

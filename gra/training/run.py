@@ -21,14 +21,15 @@ from gra.core.files import write_json
 from gra.core.progress import View
 from gra.core.resolved_recipe import RESOLVED
 from gra.core.run_folder import MANIFEST, RunFolder
+from gra.training.adapters import adapter_folder
 from gra.training.checkpoints import Checkpoint, newest_whole, refuse_difference, remove_broken
 from gra.training.launch import Launch, command_after, launch_from_environment
 from gra.training.model_card import write_card
 from gra.training.options.trl_config import build_arguments, check_arguments, on_cpu
-from gra.training.plan import TrainingPlan, adapter_folder, load_student, make_plan, probe_rows, use_all_cores
+from gra.training.plan import TrainingPlan, load_student, make_plan, stop_rate_rows, use_all_cores
 from gra.training.provenance import gpu_hours, hardware, origin_of, pinned
 from gra.training.quantization import require_quantization
-from gra.training.stop_rate import set_stop_tokens, stop_probe
+from gra.training.stop_rate import measure_stop_rate, set_stop_tokens
 
 SECTION = "training"
 METRICS = "metrics.json"
@@ -138,8 +139,11 @@ def _run(
     counts = plan.train.counts()
     view.note(
         f"{counts['rows']} rows, {counts['tokens']} tokens, {counts['loss_tokens']} in the loss; "
-        f"{counts['truncated']} truncated, {counts['dropped']} dropped, {len(plan.heldout)} held out"
+        f"{counts['truncated']} truncated, {counts['dropped']} dropped, "
+        f"{counts['set_aside']} set aside, {len(plan.heldout)} held out"
     )
+    for warning in plan.warnings:
+        view.note(f"! {warning}")
     view.note(f"a row, with what the loss sees marked:\n{plan.show()}")
     if not plan.recipe.adapts and plan.recipe.model.dtype == "bfloat16" and arguments.deepspeed_plugin is None:
         view.note("! every weight is trained in bfloat16 without a float32 copy: small updates are lost. "
@@ -257,10 +261,10 @@ def _metrics(plan: TrainingPlan, trainer: Any, seconds: float) -> dict[str, Any]
     }
     if len(plan.heldout):
         metrics["eval_loss"] = round(trainer.evaluate()["eval_loss"], 4)
-    rows = probe_rows(plan)
+    rows = stop_rate_rows(plan)
     sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     if rows and not sharded and trainer.args.process_index == 0:
-        metrics["stop"] = stop_probe(trainer.model, plan.tokenizer, rows, plan.recipe.stop_rate.max_new_tokens)
+        metrics["stop"] = measure_stop_rate(trainer.model, plan.tokenizer, rows, plan.recipe.stop_rate.max_new_tokens)
     return metrics
 
 

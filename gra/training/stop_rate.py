@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gra.training.data.dataset import Row
 
 
-def stop_probe(model: Any, tokenizer: Any, rows: Sequence[Row], max_new_tokens: int) -> dict[str, Any]:
+def measure_stop_rate(model: Any, tokenizer: Any, rows: Sequence[Row], max_new_tokens: int) -> dict[str, Any]:
     """Answer the prompts of `rows` greedily, in one batch of at most `max_new_tokens` tokens.
 
     Returns:

@@ -59,6 +59,44 @@ def test_a_row_nested_without_end_is_named(tmp_path: Path) -> None:
         read_rows(tmp_path / "rows.jsonl")
 
 
+def test_half_a_surrogate_pair_is_named_with_its_row(tmp_path: Path) -> None:
+    rows = [row("a", "b"), row("half \ud83d", "b"), row("a", "\udc00")]
+    with pytest.raises(DataError) as caught:
+        read_rows(write_rows(tmp_path / "rows.jsonl", rows))
+    assert r"row 2: `prompt` has half of a surrogate pair (\ud83d) in a message of the user" in str(caught.value)
+    assert r"row 3: `completion` has half of a surrogate pair (\udc00) in a message of the assistant" in str(
+        caught.value
+    )
+    str(caught.value).encode()  # the sentence itself can be printed
+
+
+def test_a_line_that_is_too_long_or_no_text_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from functools import partial
+
+    from gra.core.lines import bounded_lines
+    from gra.training.data import dataset
+
+    monkeypatch.setattr(dataset, "bounded_lines", partial(bounded_lines, longest=200))
+    path = write_rows(tmp_path / "rows.jsonl", [row("a", "b"), row("a" * 300, "b")])
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes() + b'{"prompt": "\xff"}\n')
+    with pytest.raises(DataError, match=r"(?s)2 bad rows.*row 2: .*longer than 64 MiB.*row 3: .*not UTF-8 text"):
+        read_rows(path)
+
+
+def test_a_parquet_column_that_is_no_text_is_named(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    texts = pa.array([b"\xff", b"\xfe"]).view(pa.string())
+    messages = pa.ListArray.from_arrays(
+        pa.array([0, 1, 2], pa.int32()),
+        pa.StructArray.from_arrays([pa.array(["user", "user"]), texts], ["role", "content"]),
+    )
+    pq.write_table(pa.table({"prompt": messages, "completion": messages}), tmp_path / "rows.parquet")
+    with pytest.raises(DataError, match=r"rows\.parquet has a column that cannot be read"):
+        read_rows(tmp_path / "rows.parquet")
+
+
 @pytest.mark.parametrize("name", ["empty.jsonl", "rows.csv", "torn.parquet"])
 def test_a_file_without_rows_is_an_error(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"")
@@ -210,6 +248,71 @@ def test_an_answer_that_writes_the_stop_token_is_refused(plain: Any) -> None:
 
     with pytest.raises(DataError, match="contains <eos>"):
         encode(plain, [made("a", "b<eos>c")], None)
+
+
+def test_rows_with_a_token_of_the_template_are_set_aside_up_to_a_share(plain: Any) -> None:
+    from gra.training.data.tokenize import encode
+
+    good, bad = made("a", "b"), [made("a", "b<eos>"), made("<bos>a", "b")]
+    encoded = encode(plain, [good] * 198 + bad, None, 0.01)
+    assert len(encoded) == 198
+    assert encoded.counts()["set_aside"] == 2
+    assert encoded.set_aside == [
+        "here: the message of the assistant contains <eos>, with which the chat template marks turns; remove it from "
+        "the text",
+        "here: the message of the user contains <bos>, with which the chat template marks turns; remove it from the "
+        "text",
+    ]
+    assert len(encode(plain, [good, bad[0]], None, 0.01)) == 1  # one row never stops a small set
+    for rows, share in (([good] * 197 + bad, 0.01), ([good] * 199 + bad[:1], 0.0)):
+        with pytest.raises(DataError, match=r"(?s)rows that do not fit the chat template.*`data\.max_bad` is"):
+            encode(plain, rows, None, share)
+
+
+def test_a_run_reports_the_rows_it_sets_aside(student: Path, tmp_path: Path) -> None:
+    from training_tiny import train
+
+    rows = [row(*pair) for pair in PAIRS]
+    data = write_rows(tmp_path / "rows.jsonl", [*rows[:4], row("Say it.", "a<eos>b"), *rows[4:]])
+    recipe = write_recipe(tmp_path, student, data, train={"max_steps": 1})
+    plan = train(recipe, tmp_path / "model", dry_run=True)
+    metrics = train(recipe, tmp_path / "model")
+    for counts in (plan["rows"]["train"], metrics["rows"]["train"]):
+        assert (counts["rows"], counts["set_aside"]) == (9, 1)
+    assert f"{data} row 5: the message of the assistant contains <eos>" in plan["warnings"][0]
+    assert "1 set aside because the chat template cannot write them" in (tmp_path / "model/README.md").read_text()
+    with pytest.raises(DataError, match="row 5"):
+        train(recipe, tmp_path / "strict", "data.max_bad=0", dry_run=True)
+
+
+def test_thinking_in_an_answer_stays_as_given(plain: Any) -> None:
+    from gra.training.data.tokenize import encode, show_row
+
+    encoded = encode(plain, [made("Why?", "<think>\nHm.\n</think>\n\nSo.")], None)
+    assert show_row(plain, encoded).endswith("⟦<think>\nHm.\n</think>\n\nSo.<eos>⟧")
+
+
+def test_a_template_that_leaves_out_a_part_of_the_answer_is_refused(student: Path, tmp_path: Path) -> None:
+    from gra.training.data.tokenize import encode, student_tokenizer
+
+    (tmp_path / "t.jinja").write_text(
+        "{{ bos_token }}{% for m in messages %}{{ m.content.split('</think>')[-1].strip() }}"
+        "{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+    )
+    recipe = write_recipe(tmp_path, student, tmp_path / "x.jsonl", model={"chat_template": "t.jinja"})
+    tokenizer = student_tokenizer(student, load(recipe))
+    assert len(encode(tokenizer, [made("Why?", " So.\n")], None)) == 1
+    with pytest.raises(DataError, match="the chat template leaves out or changes a part of the answer"):
+        encode(tokenizer, [made("Why?", "<think>Hm.</think>So.")], None)
+
+
+def test_a_template_that_writes_half_a_surrogate_pair_is_refused(student: Path, tmp_path: Path) -> None:
+    from gra.training.data.tokenize import encode, student_tokenizer
+
+    (tmp_path / "t.jinja").write_text("{{ '\\ud83d' }}{{ messages[0].content }}")
+    recipe = write_recipe(tmp_path, student, tmp_path / "x.jsonl", model={"chat_template": "t.jinja"})
+    with pytest.raises((DataError, RecipeError), match="chat template"):
+        encode(student_tokenizer(student, load(recipe)), [made("a", "b")], None)
 
 
 @pytest.mark.parametrize(

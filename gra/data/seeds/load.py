@@ -1,8 +1,9 @@
-"""Seeds from a file: typed rows, the rows that had to be set aside, and an even draw over the domains."""
+"""Load seeds from a file: typed rows, the rows that are set aside, and an even draw over the domains."""
 
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain, zip_longest
@@ -14,7 +15,7 @@ from gra.core.errors import DataError
 from gra.core.hashing import digest
 from gra.core.types import Seed
 from gra.data.seeds.files import BadRow, PlacedRow, Row, read_rows
-from gra.data.seeds.formats import SHAPES, recognised
+from gra.data.seeds.formats import SHAPES, recognized
 
 _CANDIDATE = re.compile(r"r\d+-\d{6}")
 _SHOWN = 10  # problems listed before "and N more"
@@ -51,14 +52,14 @@ def load_seeds(path: Path, domains: Sequence[str], source: SeedsConfig | None = 
     found = Seeds([])
     used: dict[str, str] = {}
     for each in placed:
-        made = each.row if isinstance(each.row, BadRow) else _seed(each, each.row, shape, domains, source)
-        if isinstance(made, Seed) and made.id in used:
-            made = BadRow(f"the id `{made.id}` is already used at {used[made.id]}")
+        made = each.row if isinstance(each.row, BadRow) else _seeds(each, each.row, shape, domains, source)
+        if isinstance(made, list) and (twice := [seed.id for seed in made if seed.id in used]):
+            made = BadRow(f"the id `{twice[0]}` is already used at {used[twice[0]]}")
         if isinstance(made, BadRow):
             found.set_aside.append(f"{each.where}: {made.problem}")
-        else:
-            used[made.id] = each.where
-            found.rows.append(made)
+            continue
+        used.update({seed.id: each.where for seed in made})
+        found.rows.extend(made)
     if not placed:
         raise DataError(f"the seed file {path} has no rows")
     if not found.rows or len(found.set_aside) > source.max_bad * len(placed):
@@ -81,7 +82,7 @@ def _shape(path: Path, placed: Sequence[PlacedRow], source: SeedsConfig) -> str:
         return source.format
     readable = [(each.where, each.row) for each in placed if not isinstance(each.row, BadRow)]
     for where, row in readable:
-        forms = recognised(row)
+        forms = recognized(row)
         if len(forms) > 1:
             raise DataError(f"{where}: this could be {' or '.join(forms)}; say which with `seeds.format`")
         if forms:
@@ -93,17 +94,24 @@ def _shape(path: Path, placed: Sequence[PlacedRow], source: SeedsConfig) -> str:
     return "gra"
 
 
-def _seed(each: PlacedRow, row: Row, shape: str, domains: Sequence[str], source: SeedsConfig) -> Seed | BadRow:
-    """A seed, or what is wrong with the row."""
-    exchange = SHAPES[shape][1](row, source.turns)
-    if isinstance(exchange, BadRow):
-        return exchange
+def _seeds(each: PlacedRow, row: Row, shape: str, domains: Sequence[str], source: SeedsConfig) -> list[Seed] | BadRow:
+    """Return the seeds of a row, more than one where it has several instances, or what is wrong with it."""
+    exchanges = SHAPES[shape][1](row, source.turns)
+    if isinstance(exchanges, BadRow):
+        return exchanges
+    if any("\0" in text for exchange in exchanges for text in exchange):
+        return BadRow("the text has a NUL character (U+0000); remove it")
     domain: Any = row.get("domain") or source.domain or ""
     if domain and domain not in domains:
         return BadRow(f"`domain` is {domain!r}; the recipe's domains are {', '.join(domains)}")
-    identity = f"seed-{each.number:06d}"
+    identity: str | BadRow = f"seed-{each.number:06d}"
+    if shape in ("gra", "self_instruct"):
+        identity = _identity(row.get("id"), str(identity))
+    if isinstance(identity, BadRow):
+        return identity
+    names = [identity, *(f"{identity}-{number}" for number in range(2, len(exchanges) + 1))]
     if shape != "gra":
-        return Seed(identity, domain, *exchange)
+        return [Seed(name, domain, *exchange) for name, exchange in zip(names, exchanges, strict=True)]
     keywords, summary = row.get("keywords") or [], row.get("summary") or ""
     if keywords and not (
         isinstance(keywords, list) and len(keywords) == 3 and all(isinstance(k, str) and k.strip() for k in keywords)
@@ -114,21 +122,35 @@ def _seed(each: PlacedRow, row: Row, shape: str, domains: Sequence[str], source:
     tests = row.get("tests") or ""
     if (fault := _not_python(tests)) is not None:
         return fault
-    if row.get("id") not in (None, ""):
-        identity = row["id"]
-    if not isinstance(identity, str):
-        return BadRow("`id` must be text, or left out")
-    if _CANDIDATE.fullmatch(identity):
-        return BadRow(f"the id `{identity}` is what candidates of a run are called; give the row another")
-    return Seed(identity, domain, *exchange, tuple(keywords), summary, tests)
+    return [Seed(identity, domain, *exchanges[0], tuple(keywords), summary, tests)]
+
+
+def _identity(value: Any, otherwise: str) -> str | BadRow:
+    """Return the id of a row as text.
+
+    Args:
+        value: text or a whole number; tables with gaps hold 7 as 7.0, and a gap as NaN.
+        otherwise: the id of a row that has none.
+    """
+    if value is None or value == "" or value != value:
+        return otherwise
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        return BadRow("`id` must be text or a whole number, or left out")
+    if _CANDIDATE.fullmatch(str(value)):
+        return BadRow(f"the id `{value}` is what candidates of a run are called; give the row another")
+    return str(value)
 
 
 def _not_python(tests: Any) -> BadRow | None:
-    """What is wrong with a row's tests, which are read here and never run."""
+    """Return what is wrong with a row's tests, which are compiled here and never run."""
     if not isinstance(tests, str):
         return BadRow("`tests` must be Python code as text, or left out")
     try:
-        compile(tests, "<tests>", "exec", dont_inherit=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # such as an odd escape, which is the author's matter
+            compile(tests, "<tests>", "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         return BadRow(f"`tests` is not Python ({error}), so no program could pass it")
     return None

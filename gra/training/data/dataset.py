@@ -17,6 +17,7 @@ from typing import Any
 
 from gra.core.errors import DataError
 from gra.core.hashing import canonical_json
+from gra.core.lines import LONGEST_LINE, bounded_lines
 
 Message = dict[str, str]
 _ROLES = ("system", "user", "assistant")
@@ -31,12 +32,21 @@ class Row:
     completion: tuple[Message, ...]
     origin: str
 
+    def alternatives(self) -> list[Row]:
+        """Return the row once for each of its answers."""
+        return [self]
+
 
 @dataclass(frozen=True)
 class Pair(Row):
     """A prompt with the answer that was chosen (`completion`) and the one that was rejected."""
 
     rejected: tuple[Message, ...]
+
+    def alternatives(self) -> list[Row]:
+        """Return the prompt with the chosen answer and with the rejected one."""
+        sides = (("chosen", self.completion), ("rejected", self.rejected))
+        return [Row(self.prompt, answer, f"{self.origin} ({side})") for side, answer in sides]
 
 
 @dataclass(frozen=True)
@@ -139,7 +149,7 @@ def _parquet(path: Path, columns: list[str]) -> Iterator[tuple[int, Any]]:
 
     try:
         file = pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} cannot be read as Parquet ({error}); write it again") from None
     missing = set(columns) - set(file.schema_arrow.names)
     if missing:
@@ -148,23 +158,41 @@ def _parquet(path: Path, columns: list[str]) -> Iterator[tuple[int, Any]]:
             f"this training needs `{'` and `'.join(columns)}`, each a list of messages"
         )
     number = 0
-    for batch in file.iter_batches(columns=columns):
-        for value in batch.to_pylist():
-            number += 1
-            yield number, value
+    try:
+        for batch in file.iter_batches(columns=columns):
+            for value in _values_of(path, batch):
+                number += 1
+                yield number, value
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} cannot be read as Parquet ({error}); write it again") from None
+
+
+def _values_of(path: Path, batch: Any) -> list[Any]:
+    try:
+        return list(batch.to_pylist())
+    except (ValueError, OverflowError) as error:  # not UTF-8, or a time that no calendar has
+        raise DataError(f"{path} has a column that cannot be read ({error}); write it again") from None
 
 
 def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                yield number, json.loads(line)
-            except ValueError as error:
-                yield number, error
-            except RecursionError:
-                yield number, ValueError("nested too deeply")
+    with path.open("rb") as stream:
+        for number, line in bounded_lines(stream):
+            if line is None:
+                yield number, ValueError(f"the line is longer than {LONGEST_LINE >> 20} MiB")
+            elif line.strip():
+                yield number, _parsed(line, "utf-8-sig" if number == 1 else "utf-8")
+
+
+def _parsed(line: bytes, encoding: str) -> Any:
+    """Return the value of a line of JSON, or the ValueError that says what is wrong with it."""
+    try:
+        return json.loads(line.decode(encoding))
+    except UnicodeDecodeError:
+        return ValueError("not UTF-8 text")
+    except ValueError as error:
+        return error
+    except RecursionError:
+        return ValueError("nested too deeply")
 
 
 def _problem(value: Any, answers: Sequence[str]) -> str | None:
@@ -198,6 +226,11 @@ def _message_problem(message: Any) -> str | None:
         return f"has a message with the role {message['role']!r}; roles are {', '.join(_ROLES)}"
     if not isinstance(message["content"], str) or not message["content"].strip():
         return f"has an empty message of the {message['role']}"
+    try:
+        message["content"].encode()
+    except UnicodeEncodeError as error:
+        half = message["content"][error.start].encode("unicode_escape").decode()
+        return f"has half of a surrogate pair ({half}) in a message of the {message['role']}, which is no character"
     return None
 
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gra.training.data.dataset import Pair, Row, read_pairs, read_rows
-from gra.training.data.tokenize import Encoded, border, check_special_tokens, encode, prompt_ids, show_row
+from gra.training.data.dataset import Row, read_pairs, read_rows
+from gra.training.data.tokenize import Encoded, encode, prompt_ids, show_row, tokenized
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -63,49 +63,54 @@ class Method:
     """How one method reads files, encodes rows and shows one of them."""
 
     read: Callable[[Path], list[Row]]
-    encode: Callable[[Any, Sequence[Row], int | None], Encoded]
+    encode: Callable[[Any, Sequence[Row], int | None, float], Encoded]
     show: Callable[[Any, Any], str]
 
 
-def encode_pairs(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Row], max_length: int | None) -> EncodedPairs:
-    """Tokenise pairs; both answers carry the loss.
+def encode_pairs(
+    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Row], max_length: int | None, max_bad: float = 0.0
+) -> EncodedPairs:
+    """Tokenize pairs; both answers carry the loss.
+
+    Args:
+        tokenizer: the student's, with its chat template.
+        pairs: read pairs.
+        max_length: tokens of a prompt with either answer; the rest is cut.
+        max_bad: the share of pairs that may be set aside because they do not fit the template.
 
     Raises:
-        DataError, RecipeError: as `gra.training.data.tokenize.encode`.
+        DataError, RecipeError: as `gra.training.data.tokenize.tokenized`.
     """
     encoded = EncodedPairs()
-    for pair in pairs:
-        assert isinstance(pair, Pair)
-        answers = {}
-        for side, completion in (("chosen", pair.completion), ("rejected", pair.rejected)):
-            row = Row(pair.prompt, completion, f"{pair.origin} ({side})")
-            prompt, whole = border(tokenizer, row)
-            check_special_tokens(tokenizer, row, prompt, whole)
-            answers[side] = whole[len(prompt) :]
-        longest = len(prompt) + max(map(len, answers.values()))
+    for _, prompt, (chosen, rejected) in tokenized(tokenizer, pairs, encoded, max_bad):
+        longest = len(prompt) + max(len(chosen), len(rejected))
         if max_length is not None and len(prompt) >= max_length:
             encoded.truncated += 1
             encoded.dropped += 1
             continue
-        if max_length is not None and longest > max_length:
-            encoded.truncated += 1
-            answers = {side: ids[: max_length - len(prompt)] for side, ids in answers.items()}
-        encoded.columns["prompt_ids"].append(prompt)
-        for side, ids in answers.items():
-            encoded.columns[f"{side}_ids"].append(ids)
+        room = longest if max_length is None else max_length - len(prompt)
+        encoded.truncated += max(len(chosen), len(rejected)) > room
+        for name, ids in (("prompt", prompt), ("chosen", chosen[:room]), ("rejected", rejected[:room])):
+            encoded.columns[f"{name}_ids"].append(ids)
     return encoded
 
 
-def encode_prompts(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], max_length: int | None) -> EncodedPrompts:
-    """Check each row's prompt under the template; prompts of more than `max_length` tokens are dropped.
+def encode_prompts(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], max_length: int | None, max_bad: float = 0.0
+) -> EncodedPrompts:
+    """Check each row's prompt under the template and drop longer prompts than `max_length` tokens.
+
+    Args:
+        tokenizer: the student's, with its chat template.
+        rows: read rows.
+        max_length: tokens of a prompt.
+        max_bad: the share of rows that may be set aside because they do not fit the template.
 
     Raises:
-        DataError, RecipeError: as `gra.training.data.tokenize.encode`.
+        DataError, RecipeError: as `gra.training.data.tokenize.tokenized`.
     """
     encoded = EncodedPrompts()
-    for row in rows:
-        prompt, whole = border(tokenizer, row)
-        check_special_tokens(tokenizer, row, prompt, whole)
+    for row, prompt, _ in tokenized(tokenizer, rows, encoded, max_bad):
         if max_length is not None and len(prompt) > max_length:
             encoded.dropped += 1
             continue

@@ -1,16 +1,16 @@
-"""Rows as tokens: the chat template, the border between prompt and answer, and the stop token.
+"""Turn rows into tokens with the chat template, and mark the answer and its stop token for the loss.
 
-What is trained must be what is asked at inference: the tokens of the prompt are a prefix of the tokens
-of the row, and the answer ends with the token on which generation stops, inside the loss.
+Training and inference must read the same prompt: a prompt's tokens are a prefix of its row's tokens. The answer ends
+with the token on which generation stops. Rows that do not fit the template are set aside and counted.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from gra.config.loader import Loaded, find_file
 from gra.config.training import TrainRecipe
@@ -21,17 +21,25 @@ if TYPE_CHECKING:
 
     from gra.training.data.dataset import Row
 
+RowT = TypeVar("RowT", bound="Row")
 IGNORED = -100  # the label of a token outside the loss
 _BUILTIN = "builtin:"
+_SHOWN = 5
+
+
+class RowMisfit(DataError):
+    """One row cannot be written with the chat template as it stands."""
 
 
 @dataclass
 class Encoded:
-    """Rows as `input_ids` and `labels`, with what happened to them on the way."""
+    """Rows as `input_ids` and `labels`, with counts of rows that were cut, dropped or set aside."""
 
     columns: dict[str, Any] = field(default_factory=lambda: {"input_ids": [], "labels": []})
     truncated: int = 0
     dropped: int = 0
+    set_aside: list[str] = field(default_factory=list)  # a row's file, number and problem
+    largest: tuple[int, str] = (-1, "")  # the largest token number, and the row that has it
 
     def __len__(self) -> int:
         return len(self.columns["input_ids"])
@@ -52,7 +60,54 @@ class Encoded:
             "loss_tokens": in_loss,
             "truncated": self.truncated,
             "dropped": self.dropped,
+            "set_aside": len(self.set_aside),
         }
+
+    def note(self) -> str:
+        """Return a sentence that names the rows that were set aside; empty when there are none."""
+        if not self.set_aside:
+            return ""
+        rows = list(dict.fromkeys(self.set_aside))  # a weight repeats rows
+        more = f"\n  and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
+        return f"rows that do not fit the chat template: {len(rows)}\n  " + "\n  ".join(rows[:_SHOWN]) + more
+
+
+def tokenized(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[RowT], encoded: Encoded, max_bad: float
+) -> Iterator[tuple[RowT, list[int], list[list[int]]]]:
+    """Yield each row that fits the template with the tokens of its prompt and of its answers.
+
+    Args:
+        tokenizer: the student's, with its chat template.
+        rows: read rows.
+        encoded: notes the rows that are set aside and the largest token number.
+        max_bad: the share of rows that may be set aside; one row always may, unless the share is 0.
+
+    Yields:
+        The row, the prompt's tokens, and the tokens of each answer with its stop token.
+
+    Raises:
+        DataError: when more rows do not fit.
+        RecipeError: when the template never ends an answer with the stop token, or begins with `bos` twice.
+    """
+    own = template_tokens(tokenizer)
+    for row in rows:
+        try:
+            sides = [(prompt, whole[len(prompt) :]) for prompt, whole in (
+                _tokens_of(tokenizer, one, own) for one in row.alternatives()
+            )]  # fmt: skip
+        except RowMisfit as misfit:
+            encoded.set_aside.append(str(misfit))
+            continue
+        prompt = sides[0][0]
+        top = max(prompt + [token for _, answer in sides for token in answer])
+        encoded.largest = max(encoded.largest, (top, row.origin))
+        yield row, prompt, [answer for _, answer in sides]
+    if len(encoded.set_aside) > (max(1, int(max_bad * len(rows))) if max_bad else 0):
+        raise DataError(
+            f"{encoded.note()}\n  `data.max_bad` is {max_bad:g}, the share of rows that may be set aside; remove these "
+            "rows, or use another `model.chat_template`"
+        )
 
 
 def student_tokenizer(folder: Path, loaded: Loaded[TrainRecipe], remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -67,7 +122,7 @@ def student_tokenizer(folder: Path, loaded: Loaded[TrainRecipe], remote_code: bo
     eos = loaded.recipe.train.get("eos_token")
     if eos is not None:
         if eos not in tokenizer.get_vocab():
-            raise RecipeError(f"`train.eos_token: {eos}` is not a token of {loaded.recipe.model.name}", loaded.path)
+            raise RecipeError(f"`train.eos_token: {eos!r}` is not a token of {loaded.recipe.model.name}", loaded.path)
         tokenizer.eos_token = eos
     if tokenizer.eos_token is None:
         raise RecipeError(f"{loaded.recipe.model.name} has no stop token; set `train.eos_token`", loaded.path)
@@ -107,23 +162,31 @@ def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Any]) -> list[int]:
-    """The tokens an answer follows, exactly as at inference: the template writes every special token."""
-    text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
-    return _ids(tokenizer, text)
-
-
-def encode(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], max_length: int | None) -> Encoded:
-    """Tokenise rows; only the answer and its stop token carry labels.
+    """Return the tokens before an answer, as at inference: the template writes every special token.
 
     Raises:
-        DataError: naming the row whose prompt is no prefix of the whole, or that writes the stop token itself.
-        RecipeError: when the template never ends an answer with the stop token, or begins with `bos` twice.
+        RowMisfit: when the template refuses the messages.
+    """
+    return _ids(tokenizer, _rendered(tokenizer, messages, prompt=True))
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], max_length: int | None, max_bad: float = 0.0
+) -> Encoded:
+    """Tokenize rows; only the answer and its stop token carry labels.
+
+    Args:
+        tokenizer: the student's, with its chat template.
+        rows: read rows.
+        max_length: tokens of a row; the rest is cut.
+        max_bad: the share of rows that may be set aside because they do not fit the template.
+
+    Raises:
+        DataError, RecipeError: as `tokenized`.
     """
     encoded = Encoded()
-    for row in rows:
-        prompt, whole = border(tokenizer, row)
-        check_special_tokens(tokenizer, row, prompt, whole)
-        labels = [IGNORED] * len(prompt) + whole[len(prompt) :]
+    for _, prompt, (answer,) in tokenized(tokenizer, rows, encoded, max_bad):
+        whole, labels = prompt + answer, [IGNORED] * len(prompt) + answer
         if max_length is not None and len(whole) > max_length:
             encoded.truncated += 1
             whole, labels = whole[:max_length], labels[:max_length]
@@ -142,30 +205,69 @@ def show_row(tokenizer: PreTrainedTokenizerBase, encoded: Encoded, index: int = 
     return f"{tokenizer.decode(ids[:start])}⟦{tokenizer.decode(ids[start:])}⟧"
 
 
-def border(tokenizer: PreTrainedTokenizerBase, row: Row) -> tuple[list[int], list[int]]:
-    """Tokens of the prompt and of prompt and answer together."""
+def template_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:
+    """Return the control tokens that the chat template writes around messages, such as <|im_end|>."""
+    control = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    written = set(tokenizer.convert_ids_to_tokens(_ids(tokenizer, sample_text(tokenizer))))
+    return frozenset(control & (written | {tokenizer.eos_token}))
+
+
+def sample_text(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return what the chat template makes of a short exchange; empty when it refuses every form of it."""
+    system, asked = {"role": "system", "content": "a"}, {"role": "user", "content": "b"}
+    answered = {"role": "assistant", "content": "c"}
+    texts = []
+    for messages in ([system, asked, answered], [asked, answered], [asked]):
+        try:
+            texts.append(_rendered(tokenizer, messages, prompt=messages[-1] is asked))
+        except RowMisfit:
+            continue
+    return "\n".join(texts)
+
+
+def _tokens_of(tokenizer: PreTrainedTokenizerBase, row: Row, own: frozenset[str]) -> tuple[list[int], list[int]]:
+    """Return the tokens of the prompt, and of prompt and answer together.
+
+    Raises:
+        RowMisfit: when the template refuses the row, changes its answer, or reads its text as control tokens.
+        RecipeError: when the template itself is wrong for this tokenizer.
+    """
+    for message in (*row.prompt, *row.completion):
+        for token in sorted(own):
+            if token in message["content"]:
+                raise RowMisfit(
+                    f"{row.origin}: the message of the {message['role']} contains {token}, with which the chat "
+                    "template marks turns; remove it from the text"
+                )
     try:
-        prompt = prompt_ids(tokenizer, row.prompt)
-        text = tokenizer.apply_chat_template([*row.prompt, *row.completion], tokenize=False)
-    except Exception as error:  # templates raise whatever their author chose
-        raise DataError(f"{row.origin}: the chat template refuses this row ({error})") from None
+        prompt = _ids(tokenizer, _rendered(tokenizer, row.prompt, prompt=True))
+        text = _rendered(tokenizer, [*row.prompt, *row.completion])
+    except RowMisfit as misfit:
+        raise RowMisfit(f"{row.origin}: {misfit}") from None
     whole = _ids(tokenizer, text)
     if whole[: len(prompt)] != prompt:
         same = next((i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), len(whole))
-        raise DataError(
+        raise RowMisfit(
             f"{row.origin}: the prompt's tokens are not a prefix of the row's; they part at "
             f"{tokenizer.decode(prompt[same:])!r} against {tokenizer.decode(whole[same : same + 8])!r}. The model "
             "would be trained on another prompt than it is asked with: remove white space at the start of the answer, "
             "or use another `model.chat_template`"
         )
+    answer = row.completion[-1]["content"]
+    if "".join(answer.split()) not in "".join(text.split()):
+        raise RowMisfit(
+            f"{row.origin}: the chat template leaves out or changes a part of the answer; use another "
+            "`model.chat_template`"
+        )
+    _check_special_tokens(tokenizer, row, prompt, whole)
     return prompt, whole
 
 
-def check_special_tokens(tokenizer: PreTrainedTokenizerBase, row: Row, prompt: list[int], whole: list[int]) -> None:
-    """See that the row begins as the model's texts do and that its answer ends with one stop token.
+def _check_special_tokens(tokenizer: PreTrainedTokenizerBase, row: Row, prompt: list[int], whole: list[int]) -> None:
+    """Check that the row begins as the model's texts do and that its answer ends with one stop token.
 
     Raises:
-        DataError, RecipeError: when it does not.
+        RowMisfit, RecipeError: when it does not.
     """
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     if bos is not None and whole[:2] == [bos, bos]:
@@ -180,7 +282,21 @@ def check_special_tokens(tokenizer: PreTrainedTokenizerBase, row: Row, prompt: l
             "to the token that the template writes"
         )
     if stops > 1:
-        raise DataError(f"{row.origin}: the answer contains {tokenizer.eos_token}, the stop token, as text; remove it")
+        raise RowMisfit(f"{row.origin}: the answer contains {tokenizer.eos_token}, the stop token, as text; remove it")
+
+
+def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Any], *, prompt: bool = False) -> str:
+    """Return messages as the chat template writes them; `prompt` adds the beginning of an answer.
+
+    Raises:
+        RowMisfit: when the template refuses the messages.
+    """
+    try:
+        text = str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=prompt))
+        text.encode()
+    except Exception as error:  # templates raise whatever their author chose
+        raise RowMisfit(f"the chat template refuses this row ({error})") from None
+    return text
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

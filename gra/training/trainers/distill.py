@@ -8,13 +8,11 @@ which TRL calls experimental, so it may change with any release.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from transformers import TrainerCallback
 from trl import DistillationTrainer
 
-from gra.core.errors import RecipeError
 from gra.training.plan import TrainingPlan
 from gra.training.trainers.sft import GraTrainer, make_sft_trainer
 
@@ -56,13 +54,8 @@ def _load_teacher(plan: TrainingPlan, student: Any) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from gra.models.chat import load_tokenizer
-
     assert plan.teacher is not None
     assert plan.recipe.teacher is not None
-    if _one_vocabulary(plan):
-        theirs = load_tokenizer(plan.teacher.path, remote_code=plan.teacher.remote_code)
-        _require_one_vocabulary(plan, theirs.get_vocab())
     teacher = AutoModelForCausalLM.from_pretrained(
         plan.teacher.path,
         dtype=getattr(torch, plan.recipe.teacher.dtype),
@@ -74,16 +67,3 @@ def _load_teacher(plan: TrainingPlan, student: Any) -> Any:
         # Models of one family pad one vocabulary to different sizes; the rows beyond it stand for no token.
         teacher.resize_token_embeddings(size)
     return teacher.eval()
-
-
-def _require_one_vocabulary(plan: TrainingPlan, theirs: Mapping[str, int]) -> None:
-    ours = plan.tokenizer.get_vocab()
-    differ = {token for token, number in ours.items() if theirs.get(token) != number}
-    if differ:
-        assert plan.recipe.teacher is not None
-        raise RecipeError(
-            f"{plan.recipe.model.name} and {plan.recipe.teacher.name} number {len(differ)} tokens differently, so the "
-            "teacher's probabilities would be read as those of other tokens; choose a teacher of the same family, or "
-            "set `teacher.vocabulary: other` (experimental)",
-            plan.loaded.path,
-        )

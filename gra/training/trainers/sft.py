@@ -17,9 +17,10 @@ from trl import SFTTrainer
 
 from gra.core.progress import View
 from gra.tracking import Tracker
+from gra.training.adapters import lora_config
 from gra.training.checkpoints import Inputs, seal
 from gra.training.data.tokenize import IGNORED
-from gra.training.plan import TrainingPlan, lora_config
+from gra.training.plan import TrainingPlan
 from gra.training.trainers.frozen_head_loss import FrozenHeadLoss, parts_of_like_length
 
 

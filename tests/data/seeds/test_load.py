@@ -5,8 +5,12 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import os
+import tracemalloc
 from collections import Counter
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -17,10 +21,14 @@ from hypothesis import strategies as st
 
 from gra.config.synthesis import SeedsConfig
 from gra.core.errors import DataError
+from gra.core.lines import bounded_lines
 from gra.data.seeds.load import Seeds, load_seeds
 
 DOMAINS = ["qa", "math"]
 GOOD = {"domain": "qa", "instruction": "Name a river.", "response": "The Nile."}
+
+
+LINE = json.dumps(GOOD).encode() + b"\n"
 
 
 def seed_file(folder: Path, *rows: Any) -> Path:
@@ -57,9 +65,16 @@ def without(key: str) -> dict[str, Any]:
         ({**GOOD, "keywords": ["a", "b", 3]}, "`keywords` must be a list of three texts"),
         ({**GOOD, "keywords": ["a", "", "c"]}, "`keywords` must be a list of three texts"),
         ({**GOOD, "summary": {"a": 1}}, "`summary` must be text"),
-        ({**GOOD, "id": 7}, "`id` must be text"),
+        ({**GOOD, "id": 7.5}, "`id` must be text or a whole number"),
+        ({**GOOD, "id": True}, "`id` must be text or a whole number"),
+        ({**GOOD, "id": ["a"]}, "`id` must be text or a whole number"),
         ({**GOOD, "id": "r1-000003"}, "the id `r1-000003` is what candidates of a run are called"),
-        ({**GOOD, "input": "about it"}, "`input` would be lost"),
+        ({**GOOD, "input": ["about it"]}, "`input` is not text"),
+        ({**GOOD, "context": 3}, "`context` is not text"),
+        ({**GOOD, "system": {}}, "`system` is not text"),
+        ({**GOOD, "history": [["a", "b"]]}, "`history` would be lost"),
+        ({**GOOD, "instruction": "a\0b"}, "the text has a NUL character"),
+        ({**GOOD, "response": "a\0b"}, "the text has a NUL character"),
         ({**GOOD, "id": "first"}, "the id `first` is already used at"),
         ('{"domain": "qa", "instruction": "half \\ud83d", "response": "x"}', "not text that can be asked about"),
         ('{"domain": "qa", "instruction": "a", "response": "x", "score": NaN}', "not text that can be asked about"),
@@ -168,6 +183,19 @@ SYSTEM = {"role": "system", "content": "Be brief."}
         ("alpaca", {"instruction": ASKED, "output": SAID}, ASKED),
         ("alpaca", {"instruction": ASKED, "input": "", "output": SAID, "text": "all of it"}, ASKED),
         ("alpaca", {"instruction": ASKED, "input": "In Africa. ", "output": SAID}, f"{ASKED}\n\nIn Africa."),
+        (
+            "alpaca",
+            {"instruction": ASKED, "output": SAID, "system": "Be brief.", "history": []},
+            f"Be brief.\n\n{ASKED}",
+        ),
+        ("gra", {"instruction": ASKED, "input": "In Africa.", "response": SAID}, f"{ASKED}\n\nIn Africa."),
+        ("gra", {"instruction": ASKED, "context": "In Africa.", "response": SAID}, f"{ASKED}\n\nIn Africa."),
+        ("self_instruct", {"instruction": ASKED, "instances": [{"input": "", "output": SAID}]}, ASKED),
+        (
+            "self_instruct",
+            {"id": None, "instruction": ASKED, "instances": [{"input": "In Africa.", "output": SAID}]},
+            f"{ASKED}\n\nIn Africa.",
+        ),
         ("sharegpt", {"id": "x_0", "conversations": [HUMAN, GPT]}, ASKED),
         (
             "sharegpt",
@@ -194,6 +222,11 @@ def test_every_form_is_recognised_and_can_be_asked_for(tmp_path: Path, form: str
     [
         ({"instruction": ASKED, "output": ""}, "`output` is missing, empty or not text"),
         ({"instruction": ASKED, "input": 3, "output": SAID}, "`input` is not text"),
+        ({"instruction": ASKED, "instances": []}, "`instances` is missing, empty or not a list"),
+        ({"instruction": ASKED, "instances": {"input": "", "output": SAID}}, "`instances` is missing, empty or not a"),
+        ({"instruction": ASKED, "instances": [SAID]}, "an instance in `instances` is not an `input` and an `output`"),
+        ({"instruction": ASKED, "instances": [{"input": "a"}]}, "`output` is missing, empty or not text"),
+        ({"instruction": ASKED, "instances": [{"output": SAID}], "input": "a"}, "`input` would be lost"),
         ({"conversations": [HUMAN, GPT, HUMAN, GPT]}, "has 4 turns; `seeds.turns: first` takes"),
         ({"conversations": [GPT, HUMAN]}, "does not begin with a question and its answer"),
         ({"conversations": [HUMAN]}, "does not begin with a question and its answer"),
@@ -224,6 +257,48 @@ def test_of_a_longer_conversation_the_first_exchange_if_asked_for(tmp_path: Path
     path = seed_file(tmp_path, {"conversations": [HUMAN, GPT, *again]})
     (found,) = read(path, domain="qa", turns="first").rows
     assert (found.instruction, found.response) == (ASKED, SAID)
+
+
+@pytest.mark.parametrize(
+    ("given", "identity"),
+    [(7, "7"), (0, "0"), (-3, "-3"), (7.0, "7"), ("07", "07"), (None, "seed-000001"), ("", "seed-000001"),
+     (10**30, str(10**30))],
+)  # fmt: skip
+def test_ids_are_text_or_whole_numbers(tmp_path: Path, given: Any, identity: str) -> None:
+    (seed,) = read(seed_file(tmp_path, {**GOOD, "id": given})).rows
+    assert seed.id == identity
+
+
+def test_ids_of_a_table_with_gaps_are_whole_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "seeds.parquet"
+    texts = pa.array(["a", "b", "c"])
+    ids = pa.array([1.0, float("nan"), None], pa.float64())
+    pq.write_table(pa.table({"id": ids, "instruction": texts, "response": texts}), path)
+    assert [seed.id for seed in read(path).rows] == ["1", "seed-000002", "seed-000003"]
+
+
+def test_number_and_text_of_one_id_are_a_duplicate(tmp_path: Path) -> None:
+    path = seed_file(tmp_path, {**GOOD, "id": 7}, {**GOOD, "id": "7"}, {**GOOD, "id": 7.0})
+    found = read(path, max_bad=0.9)
+    assert [seed.id for seed in found.rows] == ["7"]
+    assert found.set_aside == [f"{path}:{line}: the id `7` is already used at {path}:1" for line in (2, 3)]
+
+
+def test_every_instance_of_a_task_is_a_seed(tmp_path: Path) -> None:
+    instances = [{"input": place, "output": river} for place, river in (("Egypt", "Nile"), ("Peru", "Amazon"))]
+    task = {"id": "seed_task_0", "name": "rivers", "instruction": ASKED, "instances": instances}
+    path = seed_file(tmp_path, task, {**task, "id": 3, "instances": instances[:1], "is_classification": False})
+    assert [(seed.id, seed.instruction, seed.response) for seed in read(path).rows] == [
+        ("seed_task_0", f"{ASKED}\n\nEgypt", "Nile"),
+        ("seed_task_0-2", f"{ASKED}\n\nPeru", "Amazon"),
+        ("3", f"{ASKED}\n\nEgypt", "Nile"),
+    ]
+
+
+def test_tests_of_a_row_are_compiled_without_a_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    (seed,) = read(seed_file(tmp_path, {**GOOD, "tests": 'assert "\\d" is 1'})).rows
+    assert seed.tests
+    assert not recwarn.list
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
@@ -315,6 +390,12 @@ def test_a_parquet_file_with_two_columns_of_one_name(tmp_path: Path) -> None:
         ("a.jsonl", b"{}\n{}\n\xff\n", r"a\.jsonl:3: not UTF-8 text; save the file as UTF-8"),
         ("a.json", b"[" * 100_000, "not valid JSON"),
         ("a.jsonl.gz", b"no gzip", "cannot be read"),
+        ("a.jsonl.gz", gzip.compress(LINE * 3)[:-8] + b"\0" * 8, "cannot be read: CRC check failed"),
+        ("a.jsonl.gz", gzip.compress(LINE * 9)[:-12], "cannot be read: Compressed file ended"),
+        ("a.jsonl.gz", gzip.compress(b"{}\n\xff\n"), r"a\.jsonl\.gz:2: not UTF-8 text"),
+        ("a.json", b'[\n"\xff"]', r"a\.json:2: not UTF-8 text"),
+        ("a.json", b"\xff\xfe[\0]\0", r"a\.json:1: not UTF-8 text"),
+        ("a.parquet", b"", "cannot be read"),
         ("a.xlsx", b"", "its form is not known"),
     ],
 )
@@ -322,6 +403,68 @@ def test_files_that_are_not_what_they_are_called(tmp_path: Path, name: str, data
     (tmp_path / name).write_bytes(data)
     with pytest.raises(DataError, match=problem):
         read(tmp_path / name)
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz"])
+def test_line_without_end_is_set_aside_in_bounded_memory(tmp_path: Path, ending: str, monkeypatch: Any) -> None:
+    from gra.data.seeds import files
+
+    monkeypatch.setattr(files, "bounded_lines", partial(bounded_lines, longest=1 << 20))
+    path = tmp_path / f"seeds{ending}"
+    with gzip.open(path, "wb") if ending.endswith("gz") else path.open("wb") as file:
+        file.write(LINE + b'{"instruction": "')
+        for _ in range(64):
+            file.write(b"a" * (1 << 20))
+        file.write(b'"}\n' + LINE)
+    tracemalloc.start()
+    found = read(path, max_bad=0.5)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.set_aside == [f"{path}:2: the line is longer than 64 MiB"]
+    assert [seed.id for seed in found.rows] == ["seed-000001", "seed-000003"]
+    assert most < 16 << 20
+
+
+def test_line_without_end_in_a_csv_file_is_named(tmp_path: Path, monkeypatch: Any) -> None:
+    from gra.data.seeds import files
+
+    monkeypatch.setattr(files, "bounded_lines", partial(bounded_lines, longest=1000))
+    path = tmp_path / "seeds.csv"
+    path.write_text("instruction,response\na,b\n" + "c" * 2000 + ",d\n")
+    with pytest.raises(DataError, match=r"seeds\.csv:3: the line is longer than 64 MiB; split the file there"):
+        read(path)
+
+
+def test_file_that_unpacks_to_many_times_its_size_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
+    from gra.data.seeds import files
+
+    monkeypatch.setattr(files, "_UNPACKED", 1 << 20)
+    packed = tmp_path / "seeds.jsonl.gz"
+    packed.write_bytes(gzip.compress(b"\n" * (8 << 20)))
+    table = tmp_path / "seeds.parquet"
+    pq.write_table(pa.table({"instruction": ["a" * 20_000] * 5_000, "response": ["b"] * 5_000}), table)
+    for path in (packed, table):
+        with pytest.raises(DataError, match=r"unpacks to more than 200 times its size; unpack it yourself"):
+            read(path)
+
+
+def test_batches_of_a_parquet_file_with_large_values_are_small() -> None:
+    from gra.data.seeds.files import _batch_rows
+
+    def metadata(size: int) -> Any:
+        column = SimpleNamespace(total_uncompressed_size=size)
+        group = SimpleNamespace(num_columns=1, column=lambda number: column)
+        return SimpleNamespace(num_row_groups=1, row_group=lambda number: group)
+
+    assert [_batch_rows(metadata(size)) for size in (0, 1 << 20, 64 << 20, 4 << 30)] == [1024, 1024, 16, 1]
+
+
+def test_device_is_no_seed_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    (tmp_path / "folder.csv").mkdir()
+    for name in ("pipe.jsonl", "folder.csv"):
+        with pytest.raises(DataError, match="it is a folder or a device"):
+            read(tmp_path / name)
 
 
 def test_a_row_of_a_parquet_file_is_named_by_its_number(tmp_path: Path) -> None:
@@ -355,6 +498,16 @@ def test_a_limit_is_a_draw_and_not_the_beginning(tmp_path: Path) -> None:
 
 
 # --- public data ----------------------------------------------------------------------------------------------------
+
+
+def test_public_seed_tasks_are_read_as_they_are(shared_data: Path) -> None:
+    path = shared_data / "seeds" / "self_instruct_seed_tasks.jsonl"
+    found = read(path, domain="qa")
+    tasks = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    assert [seed.id for seed in found.rows] == [task["id"] for task in tasks]
+    assert [seed.response for seed in found.rows] == [task["instances"][0]["output"].strip() for task in tasks]
+    assert len(found.rows) == 175
+    assert not found.set_aside
 
 
 def test_public_seed_tasks_in_every_form(shared_data: Path, tmp_path: Path) -> None:

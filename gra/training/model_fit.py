@@ -1,0 +1,217 @@
+"""Check that model, tokenizer and teacher fit each other before any weights are read.
+
+Models are built on PyTorch's meta device, which has no storage: only configurations and file headers are read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gra.config.loader import Loaded
+from gra.config.training import TrainRecipe
+from gra.core.errors import GraError, RecipeError
+from gra.training.data.tokenize import Encoded, sample_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from gra.models.configuration import Known
+
+_SHOWN = 5
+# Marks of a turn in published chat templates, such as <|im_start|> and <start_of_turn>.
+_MARK = re.compile(r"<\|[\w./-]+\|>|<(?:start|end)_of_\w+>")
+
+
+@contextmanager
+def readable(name: str, recipe: Path) -> Iterator[None]:
+    """Turn the failures of Transformers to read or build a model into one sentence.
+
+    Raises:
+        RecipeError: in place of the library's error.
+    """
+    try:
+        yield
+    except GraError:
+        raise
+    except Exception as error:  # a configuration is a foreign file, and libraries fail on it in many ways
+        raise RecipeError(
+            f"{name} cannot be trained as a causal language model ({short(error)}); check its config.json, or name "
+            "another model",
+            recipe,
+        ) from error
+
+
+def empty_model(config: Any) -> Any:
+    """Return a causal language model with this Transformers configuration on the meta device."""
+    from accelerate import init_empty_weights
+    from transformers import AutoModelForCausalLM
+
+    with init_empty_weights():
+        model = AutoModelForCausalLM.from_config(config)
+    model.tie_weights()
+    return model
+
+
+def check_model(name: str, known: Known, recipe: Path) -> tuple[Any, list[str]]:
+    """Compare the stored weights of a model with its configuration.
+
+    Args:
+        name: the model as the recipe names it.
+        known: its configuration, and its weights when they are on this machine.
+        recipe: the file to name in an error.
+
+    Returns:
+        The model on the meta device, and warnings.
+
+    Raises:
+        RecipeError: when Transformers cannot build the model, or tensors are missing or have other shapes.
+    """
+    from transformers import AutoModelForCausalLM
+
+    weights = known.model
+    with readable(name, recipe):
+        model = empty_model(known.config)
+        # Weights that are stored in fewer bits have shapes of their own; a dry run starts no code of a model's.
+        if weights is None or weights.remote_code or getattr(known.config, "quantization_config", None) is not None:
+            return model, []
+        _, seen = AutoModelForCausalLM.from_pretrained(
+            weights.path, device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    if seen["mismatched_keys"]:
+        tensor, stored, described = min(seen["mismatched_keys"])
+        raise RecipeError(
+            f"{name}: `{tensor}` has the shape {list(stored)} in the weights and {list(described)} by config.json; "
+            "take weights and configuration from one place, or save the model again",
+            recipe,
+        )
+    if missing := sorted(seen["missing_keys"]):
+        raise RecipeError(
+            f"{name}: the weights lack {len(missing)} tensors that config.json describes ({listed(missing)}), so they "
+            "would begin as random numbers; take weights and configuration from one place",
+            recipe,
+        )
+    described = {_numbered(tensor) for tensor in model.state_dict()}
+    beyond = sorted(tensor for tensor in seen["unexpected_keys"] if _numbered(tensor) in described)
+    if not beyond:
+        return model, []
+    return model, [
+        f"{name}: config.json describes fewer layers than are stored; {len(beyond)} tensors are left out "
+        f"({listed(beyond)})"
+    ]
+
+
+def check_tokens(
+    loaded: Loaded[TrainRecipe], model: Any, tokenizer: PreTrainedTokenizerBase, encoded: Sequence[Encoded]
+) -> list[str]:
+    """Compare the tokens that rows, template and padding use with the model's embeddings.
+
+    Args:
+        loaded: the recipe.
+        model: the student on the meta device.
+        tokenizer: its tokenizer with the recipe's chat template.
+        encoded: training and held-out rows.
+
+    Returns:
+        Warnings: tokens that are not used and have no embedding, and marks of the template that are no tokens.
+
+    Raises:
+        RecipeError: when a token that is used has no embedding.
+    """
+    name, count = loaded.recipe.model.name, int(model.get_input_embeddings().weight.shape[0])
+    beyond = sorted(token for token, number in tokenizer.get_vocab().items() if number >= count)
+    users = {which: getattr(tokenizer, f"{which}_id") for which in ("eos_token", "pad_token", "bos_token")}
+    used = [(number, f"the tokenizer's `{which}`") for which, number in users.items() if number is not None]
+    number, user = max(used + [rows.largest for rows in encoded])
+    if number >= count:
+        raise RecipeError(
+            f"{name}: {user} uses token {number} ({tokenizer.convert_ids_to_tokens(number)}), and the model has "
+            f"embeddings for {count} tokens; {len(beyond)} tokens were added to the tokenizer without resizing the "
+            "embeddings. Call `model.resize_token_embeddings(len(tokenizer))` and save the model, or use the tokenizer "
+            "that came with it",
+            loaded.path,
+        )
+    notes = []
+    if beyond:
+        notes.append(
+            f"{name}: {len(beyond)} tokens of the tokenizer have no embedding ({listed(beyond)}); no row uses them"
+        )
+    if loaded.recipe.model.chat_template is not None and (pieces := _split_marks(tokenizer)):
+        notes.append(
+            f"`model.chat_template` writes {' and '.join(pieces)}, which {name} has no tokens for and reads as "
+            "plain text; use `builtin:plain`, or a template that was made for this model"
+        )
+    return notes
+
+
+def _split_marks(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Return the marks that the chat template writes and the tokenizer cuts into pieces."""
+    vocabulary = tokenizer.get_vocab()
+    return sorted({mark for mark in _MARK.findall(sample_text(tokenizer)) if mark not in vocabulary})
+
+
+def check_positions(loaded: Loaded[TrainRecipe], model: Any, longest: int) -> list[str]:
+    """Compare the tokens of the longest row with the positions that the model knows.
+
+    Returns:
+        A warning when the model computes positions and was made for fewer.
+
+    Raises:
+        RecipeError: when positions are learned, so that later ones have no embedding.
+    """
+    from torch.nn import Embedding
+
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if not isinstance(limit, int) or longest <= limit:
+        return []
+    name, words = loaded.recipe.model.name, model.get_input_embeddings()
+    text = f"{name} has {limit} positions, and the longest row has {longest} tokens"
+    tables = [part for part in model.modules() if isinstance(part, Embedding) and part is not words]
+    if any(limit <= table.num_embeddings < longest for table in tables):
+        raise RecipeError(f"{text}; set `train.max_length: {limit}`", loaded.path)
+    return [f"{text}; it was not made for rows of this length"]
+
+
+def check_vocabularies(
+    loaded: Loaded[TrainRecipe], student: PreTrainedTokenizerBase, teacher: Mapping[str, int]
+) -> None:
+    """Check that a teacher with `vocabulary: same` numbers tokens as the student does.
+
+    Args:
+        loaded: the recipe.
+        student: the student's tokenizer.
+        teacher: the numbers of the teacher's tokens.
+
+    Raises:
+        RecipeError: when a token of the student has another number, or none.
+    """
+    recipe = loaded.recipe
+    if recipe.teacher is None or recipe.teacher.vocabulary != "same":
+        return
+    differ = [token for token, number in student.get_vocab().items() if teacher.get(token) != number]
+    if differ:
+        raise RecipeError(
+            f"{recipe.model.name} and {recipe.teacher.name} number {len(differ)} tokens differently, so the "
+            "teacher's probabilities would be read as those of other tokens; choose a teacher of the same family, or "
+            "set `teacher.vocabulary: other` (experimental)",
+            loaded.path,
+        )
+
+
+def _numbered(tensor: str) -> str:
+    """Return a tensor's name without the numbers of layers."""
+    return re.sub(r"\.\d+\.", ".N.", tensor)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return the first names, and how many there are beside them."""
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+
+
+def short(error: Exception) -> str:
+    """Return the first 200 characters of a library's message as one line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:200]}…"
