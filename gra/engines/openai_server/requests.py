@@ -31,8 +31,11 @@ _TOP_TOKENS = (20, 5)
 # A label that is not among the likeliest tokens counts as impossible only when it can hardly weigh anything.
 _NEGLIGIBLE = 0.01
 _FINISH: dict[FinishKind, Finish] = {
-    FinishKind.STOP: "stop", FinishKind.LENGTH: "length", FinishKind.REFUSAL: "refusal", FinishKind.TOOL_CALL: "tool_call"
-}  # fmt: skip
+    FinishKind.STOP: "stop",
+    FinishKind.LENGTH: "length",
+    FinishKind.REFUSAL: "refusal",
+    FinishKind.TOOL_CALL: "tool_call",
+}
 _SCHEMA_NOTE = (
     "\n\nAnswer with one JSON object and nothing else: no explanation, no code fence. "
     "It must satisfy this JSON schema:\n{schema}"
