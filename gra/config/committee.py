@@ -29,7 +29,13 @@ def _is_address(value: str) -> bool:
     try:
         parts = urlsplit(value)
         host = (parts.hostname or "").encode("idna")  # refuses `a..b` and labels of more than 63 characters
-        return parts.scheme in ("http", "https") and host != b"" and parts.port != 0 and value.isprintable()
+        return (
+            parts.scheme in ("http", "https")
+            and host != b""
+            and parts.port != 0
+            and value.isprintable()
+            and " " not in value
+        )
     except ValueError:
         return False
 

@@ -194,7 +194,10 @@ class Broker:
         return last
 
     async def _attempt(self, call: Call, attempt: int, paid: Callable[[Recorded], None] | None) -> Outcome:
-        key, request = _identify(call, attempt)
+        try:
+            key, request = _identify(call, attempt)
+        except UnicodeEncodeError:
+            return EngineFailed("the question holds half a surrogate pair, which is no character", permanent=True)
         recorded = self.ledger.lookup(key)
         if recorded is None:
             found = await self._shared(call, key, request, attempt)

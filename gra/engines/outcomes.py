@@ -30,6 +30,8 @@ from gra.engines.types import (
 )
 from gra.ledger.ledger import Recorded
 
+_OPEN, _CLOSE = "<think>\n", "\n</think>\n\n"  # around thinking that was returned apart
+
 
 def well_formed(text: str) -> str:
     """Replace each half of a surrogate pair by U+FFFD: it is no character, and no file can hold it."""
@@ -42,7 +44,7 @@ def well_formed(text: str) -> str:
 
 def recorded_text(reply: Completion) -> str:
     """Return the text that the ledger records for an answer: its thinking, if any, and what the model said."""
-    text = f"<think>\n{reply.thinking}\n</think>\n\n{reply.text}" if reply.thinking else reply.text
+    text = f"{_OPEN}{reply.thinking}{_CLOSE}{reply.text}" if reply.thinking else reply.text
     return well_formed(text)
 
 
@@ -114,9 +116,18 @@ def read_value(schema: Mapping[str, Any], text: str) -> Any:
     return value
 
 
+def _split_json(text: str) -> tuple[str, str]:
+    """Return the thinking before a JSON object, and the object; tags in the object's values divide nothing."""
+    if text.lstrip().startswith("{"):
+        return "", text
+    thinking, closed, value = text.partition(_CLOSE)
+    if thinking.startswith(_OPEN) and closed and value.lstrip().startswith("{"):
+        return thinking.removeprefix(_OPEN), value
+    return split_thinking(text)
+
+
 def _read_json(schema: Mapping[str, Any], recorded: Recorded, completion: Completion) -> Outcome:
-    # A JSON text is split only where thinking stands before it: one of its values may speak of such tags.
-    thinking, text = ("", recorded.text) if recorded.text.lstrip()[:1] == "{" else split_thinking(recorded.text)
+    thinking, text = _split_json(recorded.text)
     try:
         value = read_value(schema, text)
     except ValueError as error:

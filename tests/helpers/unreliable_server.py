@@ -1,7 +1,7 @@
-"""An OpenAI-compatible server for tests: answers like a scripted committee, and fails on cue in seven ways.
+"""Serve an OpenAI-compatible API for tests: answers of a scripted committee, and failures on cue in seven ways.
 
-What it can do is chosen (schemas, JSON mode, probabilities, vLLM's own endpoints), so that every way a client has to
-fall back can be seen. It keeps account of what it was asked, how it failed, and which answers it gave.
+A test chooses what the server takes, such as schemas, JSON mode and probabilities. The function `instead` replaces any
+reply by one of the test's own. The server counts what it was asked, how it failed, and which answers it gave.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LIKELY = {"yes": -0.2, "no": -1.8}
 
 @dataclass
 class UnreliableServer:
-    """Its abilities, its temper, and its accounts."""
+    """Hold what the server takes, how it fails, and what it was asked."""
 
     script: Callable[[Call], Completion | Fault] = answer_by_content
     models: tuple[str, ...] = ("model-a",)
@@ -36,6 +36,8 @@ class UnreliableServer:
     usage: bool = True
     length_key: str = "max_tokens"
     fails: Callable[[], str | None] = lambda: None
+    instead: Callable[[web.Request, dict[str, Any]], web.StreamResponse | None] = lambda request, body: None
+    elsewhere: bool = False  # it also answers at other paths than the API's
     asked: list[dict[str, Any]] = field(default_factory=list)
     failed: Counter[str] = field(default_factory=Counter)
     given: list[str] = field(default_factory=list)  # good answers, sent in full
@@ -48,6 +50,8 @@ class UnreliableServer:
             web.get("/v1/models", self._models), web.post("/v1/chat/completions", self._chat),
             web.post("/v1/completions", self._score), web.post("/tokenize", self._tokenize),
         ])  # fmt: skip
+        if self.elsewhere:
+            app.add_routes([web.route("*", "/{path:.*}", self._elsewhere)])
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
@@ -62,17 +66,22 @@ class UnreliableServer:
     def base_url(self) -> str:
         return f"http://127.0.0.1:{self.port}/v1"
 
-    async def _models(self, request: web.Request) -> web.Response:
+    async def _models(self, request: web.Request) -> web.StreamResponse:
+        if (other := self.instead(request, {})) is not None:
+            return other
         if (refused := self._stranger(request)) is not None:
             return refused
         owner = "vllm" if self.vllm else "somebody"
         return web.json_response({"data": [{"id": m, "owned_by": owner, "max_model_len": 4096} for m in self.models]})
 
+    async def _elsewhere(self, request: web.Request) -> web.StreamResponse:
+        return self.instead(request, {}) or problem(404, "Not Found")
+
     def _stranger(self, request: web.Request) -> web.Response | None:
-        told = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        if self.key is None or told == self.key:
+        sent = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        if self.key is None or sent == self.key:
             return None
-        return problem(401, f"Incorrect API key provided: {told}", code="invalid_api_key")
+        return problem(401, f"Incorrect API key provided: {sent}", code="invalid_api_key")
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
@@ -80,12 +89,15 @@ class UnreliableServer:
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         try:
-            return self._stranger(request) or self._unable(body) or await self._reply(request, body)
+            other = self.instead(request, body)
+            if other is None:
+                other = self._stranger(request) or self._unable(body)
+            return await self._reply(request, body) if other is None else other
         finally:
             self.at_once -= 1
 
     def _unable(self, body: dict[str, Any]) -> web.Response | None:
-        """400 for what this server does not understand, typed as OpenAI does it."""
+        """Return 400 for what this server does not take, typed as OpenAI does it."""
         wanted = body.get("response_format", {}).get("type")
         if (wanted == "json_schema" and not self.schemas) or (wanted == "json_object" and not self.json_mode):
             return problem(400, f"{wanted} is not supported", param="response_format")
@@ -153,16 +165,20 @@ class UnreliableServer:
               {"token": "Maybe", "logprob": -6.0}]  # fmt: skip
         return {"content": [{**listed[0], "top_logprobs": listed[: body["top_logprobs"]]}]}
 
-    async def _tokenize(self, request: web.Request) -> web.Response:
+    async def _tokenize(self, request: web.Request) -> web.StreamResponse:
         if not self.vllm:
             return problem(404, "Not Found")
         body = await request.json()
+        if (other := self.instead(request, body)) is not None:
+            return other
         text = body["prompt"] if "prompt" in body else "".join(f"<{m['role']}>{m['content']}" for m in body["messages"])
         return web.json_response({"tokens": [ord(c) for c in text]})
 
-    async def _score(self, request: web.Request) -> web.Response:
+    async def _score(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.asked.append(body)
+        if (other := self.instead(request, body)) is not None:
+            return other
         at = [None] + [{str(token): {"logprob": -0.01 * (token % 7)}} for token in body["prompt"][1:]]
         return web.json_response({
             "choices": [{"text": "x", "finish_reason": "length", "prompt_logprobs": at}],
@@ -176,7 +192,7 @@ def problem(status: int, message: str, **fields: Any) -> web.Response:
 
 
 def as_call(body: dict[str, Any]) -> Call:
-    """The call that a chat completion request puts."""
+    """Return the call that a chat completion request puts."""
     wanted = body.get("response_format", {})
     output: Any = Text()
     if wanted.get("type") == "json_schema":
@@ -184,11 +200,11 @@ def as_call(body: dict[str, Any]) -> Call:
     elif body.get("logprobs"):
         output = Choice(("yes", "no"))
     messages = tuple((m["role"], m["content"]) for m in body["messages"])
-    sampling = SamplingSettings(body["temperature"], body.get("top_p", 1.0), 1.0, body.get("max_tokens", 0))
+    sampling = SamplingSettings(body.get("temperature"), body.get("top_p", 1.0), 1.0, body.get("max_tokens", 0))
     return Call(ModelId(body["model"], body["model"], ""), messages, output, sampling)
 
 
 def moody(share: float, ways: tuple[str, ...] = WAYS, seed: int = 0) -> Callable[[], str | None]:
-    """Fails this share of requests, in each way equally often."""
+    """Return a function that fails this share of requests, in each way equally often."""
     luck = random.Random(seed)
     return lambda: luck.choice(ways) if luck.random() < share else None

@@ -1,7 +1,7 @@
 """The real worker process of the vLLM engine around a stand-in for vLLM: `python vllm_stand_in.py SOCKET_FD`.
 
-The folder that stands for the weights says in `mode` how it behaves, and gets the worker's process ids and the aborted
-calls written into it. A grandchild plays vLLM's engine core, which does not notice when its parent is gone.
+The folder that stands for the weights says in `mode` how it behaves. The worker's process ids and the aborted calls are
+written into it. A grandchild plays vLLM's engine core, which does not notice when its parent is gone.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class _Engine:
 
 
 class StandIn:
-    """Answers by what the prompt says: echo, adapter, die, break, slow, huge, wrong, odd."""
+    """Answer by the first word of the prompt: echo, adapter, environment, die, break, slow, huge, garbled, wrong, odd."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self.folder = Path(settings["path"])
@@ -83,6 +83,10 @@ class StandIn:
                     aborted.write(f"{prompt}\n")
                 raise
         text = "x" * 2_000_000 if word == "huge" else prompt
+        if word == "environment":
+            text = " ".join(os.environ)
+        if word == "garbled":
+            return {"id": request["id"], "completion": {"text": "x" * 70_000_000}}
         if word == "adapter":
             text = request["adapter"] or "none"
         return {"id": request["id"], "completion": {

@@ -1,7 +1,8 @@
-"""The engine for OpenAI-compatible servers: `vllm serve`, llama.cpp, Ollama, and paid services.
+"""Run calls on OpenAI-compatible servers: `vllm serve`, llama.cpp, Ollama, and paid services.
 
-Whatever a server does becomes a completion, a typed fault, or, when no call can ever succeed, one clear
-error that ends the run resumably. What it understands is found out by asking, and remembered.
+Every reply becomes a completion, a typed fault, or, when no call can succeed, one sentence that ends the run resumably.
+What a server takes is found out by asking, and remembered. What a status means is not read from its wording: a short
+control call says whether it is about the call, or about the key, the model or the settings.
 """
 
 from __future__ import annotations
@@ -9,18 +10,35 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from gra.config.problems import did_you_mean
 from gra.core.errors import EngineUnavailable
-from gra.engines.openai_server import requests as dialect
-from gra.engines.openai_server.client import Declined, Reply, Server, ServerSettings
-from gra.engines.types import Call, Choice, Completion, EngineStats, Fault, Likelihood
+from gra.engines.openai_server import requests
+from gra.engines.openai_server.bodies import MIB
+from gra.engines.openai_server.client import Server, ServerSettings
+from gra.engines.openai_server.control import ABOUT_ONE_CALL, ControlCalls
+from gra.engines.openai_server.negotiation import FormChoice, SamplingChoice
+from gra.engines.openai_server.replies import (
+    ModelCard,
+    NoProbabilities,
+    Problem,
+    read_chat,
+    read_token_ids,
+)
+from gra.engines.outcomes import read_value
+from gra.engines.types import Call, Choice, Completion, EngineStats, Fault, Json, Likelihood
 
 __all__ = ["OpenAIEngine", "ServerSettings"]
 
-# So many calls declined and none ever taken: the recipe asks for something this server does not do.
+# Calls declined with none ever taken (the recipe asks for what the server does not do), or in a row.
 _ALL_DECLINED = 10
+_REFUSAL_CODES = {"content_filter", "content_policy_violation", "responsibleaipolicyviolation", "moderation_blocked"}
+_TOO_LONG_CODES = {"context_length_exceeded", "string_above_max_length", "request_too_large"}
+_WITHHELD_CODES = {"json_validate_failed"}  # the answer did not satisfy the schema, and is not given (Groq)
+_ANSWER_BYTES = 256  # the most that one token of an answer takes in a reply, escapes included
+_SCORED_BYTES = 1024  # the same for a token of the prompt with its probability
 
 
 class OpenAIEngine:
@@ -41,30 +59,35 @@ class OpenAIEngine:
         self.gate = self.server.gate
         self._starting = asyncio.Lock()
         self._vllm = False
+        self._cards: dict[str, ModelCard] = {}
         self._context: int | None = None
-        self._length_key = "max_tokens"
-        self._known: dict[str, int] = {}  # which form of a question this server takes
+        self._forms = FormChoice()
+        self._sampling = SamplingChoice()
+        self._control = ControlCalls(name, self.server, self._sampling)
         self._label_ids: dict[tuple[str, ...], dict[str, int] | None] = {}
-        self._declined = 0
+        self._declined = 0  # calls in a row
+        self._reported: set[str] = set()  # settings that were not taken
+        self._gives_probabilities = False
 
     async def start(self) -> None:
         """Connect, and learn what the server is.
 
         Raises:
-            EngineUnavailable: when nobody answers there, the key is refused, or the model is not served.
+            EngineUnavailable: when no server answers there, the key is refused, or the model is not served.
         """
         async with self._starting:
             if self.server.connected:
                 return
             begun, model = time.monotonic(), self.settings.model
-            cards = await self.server.connect()
-            self._vllm = any(card.get("owned_by") == "vllm" for card in cards.values())
-            if self._vllm and model not in cards:
+            self._cards = await self.server.connect()
+            self._vllm = any(card.owner == "vllm" for card in self._cards.values())
+            if self._vllm and model not in self._cards:
                 await self.server.close()
-                hint = did_you_mean(model, list(cards)) or f"; it serves {', '.join(cards)}"
+                names = [self.server.clean(name) for name in self._cards]
+                hint = did_you_mean(model, names) or f"; it serves {', '.join(names[:10])}"
                 raise EngineUnavailable(f"the server at {self.server.base} does not serve `{model}`{hint}")
-            limit = cards.get(model, {}).get("max_model_len")
-            self._context = limit if isinstance(limit, int) else None
+            card = self._cards.get(model)
+            self._context = card.max_model_len if card else None
             self.stats.starts += 1
             self.stats.started_in = time.monotonic() - begun
 
@@ -76,18 +99,16 @@ class OpenAIEngine:
         """Answer one call.
 
         Raises:
-            EngineUnavailable: when no call can succeed: key refused, no such model, no answer for too long, or a
-                kind of question that this server cannot answer at all.
+            EngineUnavailable: when no call can succeed: key refused, account used up, no such model, no answer for
+                too long, or a kind of question that this server cannot answer at all.
         """
         if not self.server.connected:
             await self.start()
         self.server.be_patient()
         begun = time.monotonic()
-        try:
-            reply = await (self._likelihood(call) if isinstance(call.output, Likelihood) else self._chat(call))
-        except dialect.Garbled as error:
-            return Fault("error", f"{self.server.base} answered something that cannot be read: {error}")
+        reply = await (self._likelihood(call) if isinstance(call.output, Likelihood) else self._chat(call))
         if isinstance(reply, Completion):
+            self._declined = 0
             self.stats.calls += 1
             self.stats.prompt_tokens += reply.prompt_tokens
             self.stats.completion_tokens += reply.completion_tokens
@@ -96,46 +117,155 @@ class OpenAIEngine:
         return reply
 
     def overdue(self, seconds: float) -> None:
-        """A server that hangs may be asked too much."""
+        """Count a call that was given up: a server that hangs may be asked too much."""
         self.gate.failed(self.gate.now() - seconds, overloaded=True)
 
+    # --- chat completions ---------------------------------------------------------------------------------------------
+
     async def _chat(self, call: Call) -> Completion | Fault:
-        """Go down the forms of the question until the server takes one, and remember which."""
+        """Put a call in the form that works here, or in the next ones where the server declines it."""
         ids = await self._first_tokens(call.output.labels) if isinstance(call.output, Choice) else None
         if isinstance(ids, Fault):
             return ids
-        forms = dialect.forms(call, tuple(ids.values()) if ids else None)
-        question = dialect.question(call)
-        reason = ""
-        for place in range(self._known.get(question, 0), len(forms)):
-            reply = await self._sized(call, forms[place])
+        forms = requests.forms(call, tuple(ids.values()) if ids else None)
+        question = requests.question(call)
+        declined: list[tuple[int, Problem]] = []
+        without_probabilities = False
+        for place in self._forms.order(question, len(forms)):
+            try:
+                reply = await self._negotiated(call, forms[place], ids)
+            except NoProbabilities:
+                without_probabilities = True
+                self._forms.answered(question, place, obeyed=False)
+                continue
             if isinstance(reply, Fault):
                 return reply
-            if isinstance(reply, Declined):
-                reason = reason or reply.message
+            if isinstance(reply, Problem):
+                declined.append((place, reply))
+                if reply.code.lower() in _TOO_LONG_CODES:
+                    break
                 continue
             if not forms[place].enough:
-                raise EngineUnavailable(self._no_probabilities())
-            try:
-                completion = dialect.read_completion(call, reply, ids)
-            except dialect.NoProbabilities:
-                raise EngineUnavailable(self._no_probabilities()) from None
-            self._known[question] = place
-            return completion
-        return self._declines(reason)
+                without_probabilities = True
+                continue
+            for earlier, problem in declined:
+                named = problem.param.partition(".")[0] in forms[earlier].extra
+                self._forms.passed_over(question, earlier, named=named)
+            self._learn(call, question, place, reply)
+            return reply
+        if without_probabilities:
+            return self._no_probabilities()
+        return await self._declines(declined[0][1])
 
-    async def _sized(self, call: Call, form: dialect.RequestForm) -> Reply | Declined | Fault:
-        """One request; OpenAI's newer models want the length limit under its newer name."""
-        body = dialect.payload(call, form, self.settings.model, self._length_key)
-        reply = await self.server.post("/chat/completions", body)
-        if isinstance(reply, Declined) and reply.param == "max_tokens" and reply.code == "unsupported_parameter":
-            self._length_key = "max_completion_tokens"
-            body = dialect.payload(call, form, self.settings.model, self._length_key)
-            reply = await self.server.post("/chat/completions", body)
+    def _learn(self, call: Call, question: str, place: int, reply: Completion) -> None:
+        """Note whether an answer has the shape that its form asks for."""
+        if reply.finish != "stop" and isinstance(call.output, Json):
+            return  # cut off or refused: nothing is known of the form
+        obeyed = True
+        if isinstance(call.output, Json):
+            try:
+                read_value(call.output.schema, reply.text)
+            except ValueError:
+                obeyed = False
+        elif isinstance(call.output, Choice):
+            self._gives_probabilities = True
+        self._forms.answered(question, place, obeyed=obeyed)
+
+    async def _negotiated(
+        self, call: Call, form: requests.RequestForm, ids: Mapping[str, int] | None
+    ) -> Completion | Problem | Fault:
+        """Send a call in one form; where the server does not take the sampling settings, find out which it takes."""
+        fields = requests.sampling_fields(call)
+        omitted, length_key = self._sampling.omitted(fields), self._sampling.length_key
+        reply = await self._sent(call, form, ids, omitted, length_key)
+        while isinstance(reply, Problem) and reply.code.lower() not in _TOO_LONG_CODES:
+            if reply.param in fields.keys() - omitted:
+                omitted |= {reply.param}
+            elif reply.param == length_key == self._sampling.length_key:
+                length_key = self._sampling.other_length_key(length_key)
+            elif reply.param:
+                return reply  # it is about something else
+            else:
+                found = await self._control.find_settings(fields)
+                if isinstance(found, Fault):
+                    return found
+                if found is None or found == (omitted, length_key):
+                    return reply
+                omitted, length_key = found
+            reply = await self._sent(call, form, ids, omitted, length_key)
+        if isinstance(reply, Completion):
+            self._adopt(fields, omitted, length_key)
         return reply
 
+    def _adopt(self, fields: Mapping[str, float], omitted: frozenset[str], length_key: str) -> None:
+        """Remember the settings that were taken, and report those that were not."""
+        self._sampling.answered(fields, omitted, length_key)
+        settings = ", ".join(f"{name} {fields[name]:g}" for name in sorted(omitted))
+        if settings and settings not in self._reported:
+            self._reported.add(settings)
+            self.stats.notes.append(
+                f"the server of `{self.name}` does not take {settings}, so its own default held; set it to null in "
+                "`sampling` if that is what you want"
+            )
+
+    async def _sent(
+        self,
+        call: Call,
+        form: requests.RequestForm,
+        ids: Mapping[str, int] | None,
+        omitted: frozenset[str],
+        length_key: str,
+    ) -> Completion | Problem | Fault:
+        """Send one chat completion request."""
+        body = requests.payload(call, form, self.settings.model, length_key, omitted)
+        limit = MIB + _ANSWER_BYTES * call.sampling.max_tokens
+        answers = self.server.answers
+        reply = await self.server.post("/chat/completions", body, read_chat, limit)
+        if isinstance(reply, Problem):
+            return await self._about(call, reply, answers)
+        if isinstance(reply, Fault):
+            return reply
+        completion = requests.read_completion(call, reply, ids)
+        return replace(completion, text=self.server.clean_answer(completion.text))
+
+    async def _about(self, call: Call, problem: Problem, answers: int) -> Completion | Problem | Fault:
+        """Return what a declined call means: a refusal of this call, a form that is not taken, or the end of the run.
+
+        Raises:
+            EngineUnavailable: when a control call is turned down as well.
+        """
+        codes = {problem.code.lower(), problem.kind.lower()}
+        if codes & _REFUSAL_CODES:
+            return requests.refused(call)
+        if codes & _WITHHELD_CODES:
+            return requests.undone(call, problem.failed_generation)
+        if problem.status not in ABOUT_ONE_CALL:
+            return problem
+        if problem.status == 404 and problem.code == "model_not_found" and self.settings.model not in self._cards:
+            raise self.server.not_served(problem)
+        fault = await self._control.confirm(problem, answers)
+        if fault is not None:
+            return fault
+        return requests.refused(call) if problem.status in (403, 451) else problem
+
+    async def _declines(self, problem: Problem) -> Fault:
+        """Return the fault of a call that is impossible here; where every call is, the run is."""
+        self._declined += 1
+        if self._declined >= _ALL_DECLINED and not self.stats.calls:
+            raise EngineUnavailable(
+                f"the server at {self.server.base} declined the first {self._declined} calls to `{self.name}`: "
+                f"{problem.message}"
+            )
+        if self._declined >= _ALL_DECLINED:
+            self._declined = 0
+            if (fault := await self._control.confirm(problem, self.server.answers)) is not None:
+                return fault
+        return Fault("error", f"the server declined the call: {problem.message}", permanent=True)
+
+    # --- likelihoods and labels ---------------------------------------------------------------------------------------
+
     async def _likelihood(self, call: Call) -> Completion | Fault:
-        """vLLM's probabilities of the prompt's tokens, the answer being part of the prompt."""
+        """Read vLLM's probabilities of the prompt's tokens, the answer being part of the prompt."""
         assert isinstance(call.output, Likelihood)
         messages = [{"role": role, "content": content} for role, content in call.messages]
         prompt = await self._tokenize({"messages": messages, "add_generation_prompt": True})
@@ -149,19 +279,24 @@ class OpenAIEngine:
                 f"`{self.name}` is asked by likelihood, and the server at {self.server.base} does not give the "
                 "probability of a given text (vLLM's does); set `ask: integers` for this member, or serve it with vLLM"
             )
-        if self._context is not None and len(prompt) + len(answer) >= self._context:
-            message = f"the prompt has {len(prompt) + len(answer)} tokens and the context holds {self._context}"
+        tokens = len(prompt) + len(answer)
+        if self._context is not None and tokens >= self._context:
+            message = f"the prompt has {tokens} tokens and the context holds {self._context}"
             return Fault("error", message, permanent=True)
-        body = dialect.likelihood_payload(self.settings.model, prompt, answer)
-        reply = await self.server.post("/completions", body)
-        if isinstance(reply, Fault):
-            return reply
-        if isinstance(reply, Declined):
-            return self._declines(reply.message)
-        return dialect.read_likelihood(call, reply, prompt, answer)
+        body = requests.likelihood_payload(self.settings.model, prompt, answer)
+        answers = self.server.answers
+        reply = await self.server.post(
+            "/completions",
+            body,
+            lambda content: requests.read_likelihood(call, content, len(prompt), answer),
+            MIB + _SCORED_BYTES * tokens,
+        )
+        if isinstance(reply, Problem):
+            reply = await self._about(call, reply, answers)
+        return await self._declines(reply) if isinstance(reply, Problem) else reply
 
     async def _first_tokens(self, labels: tuple[str, ...]) -> dict[str, int] | Fault | None:
-        """The first token of each label where the server shows its tokenizer; None elsewhere."""
+        """Return the first token of each label where the server shows its tokenizer; None elsewhere."""
         if labels in self._label_ids:
             return self._label_ids[labels]
         found: dict[str, int] = {}
@@ -181,28 +316,24 @@ class OpenAIEngine:
         return self._label_ids[labels]
 
     async def _tokenize(self, request: Mapping[str, Any]) -> list[int] | Fault | None:
-        """Token ids from vLLM's own endpoint; None where there is none."""
+        """Return token ids from vLLM's own endpoint; None where there is none."""
         if not self._vllm:
             return None
-        reply = await self.server.post_beside("/tokenize", {"model": self.settings.model, **request})
-        if isinstance(reply, Declined):
-            return self._declines(reply.message)
-        if isinstance(reply, Fault) or reply is None:
-            return reply
-        tokens = reply.get("tokens")
-        return tokens if isinstance(tokens, list) else None
+        body = {"model": self.settings.model, **request}
+        reply = await self.server.post_beside("/tokenize", body, read_token_ids, MIB + 64 * len(str(request)))
+        if isinstance(reply, Problem):
+            return None if reply.status in (404, 405) else await self._declines(reply)
+        return reply
 
-    def _declines(self, reason: str) -> Fault:
-        """The call is impossible here; when no call ever was possible, the run is."""
-        self._declined += 1
-        if self._declined >= _ALL_DECLINED and not self.stats.calls:
-            raise EngineUnavailable(
-                f"the server at {self.server.base} declined the first {self._declined} calls to `{self.name}`: {reason}"
-            )
-        return Fault("error", f"the server declined the call: {reason}", permanent=True)
+    def _no_probabilities(self) -> Fault:
+        """Return the fault of a choice that was answered without probabilities in every form.
 
-    def _no_probabilities(self) -> str:
-        return (
+        Raises:
+            EngineUnavailable: when the server never gave any.
+        """
+        if self._gives_probabilities:
+            return Fault("error", f"{self.server.base} sent an answer without probabilities")
+        raise EngineUnavailable(
             f"`{self.name}` is asked for probabilities of labels, and the server at {self.server.base} gives none "
             "(`logprobs`, `top_logprobs`); set `ask: integers` for this member, or serve it with vLLM"
         )

@@ -1,25 +1,41 @@
-"""What is said to an OpenAI-compatible server, and how its replies are read; no I/O.
+"""Write the requests to an OpenAI-compatible server and turn its replies into completions; no I/O.
 
-Servers differ in what they understand. Each question therefore has several forms, the most
-constrained first; the engine goes down the list when the server declines one, and remembers.
+Servers differ in what they take. Each question therefore has several forms, the most constrained first; which one is
+used is decided in `negotiation`.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
-from gra.engines.types import Call, Choice, Completion, Json
+from gra.core.thinking import split_thinking
+from gra.engines.openai_server.replies import (
+    ChatReply,
+    FinishKind,
+    JsonObject,
+    NoProbabilities,
+    TokenCounts,
+    read_counts,
+    read_prompt_logprobs,
+)
+from gra.engines.types import Call, Choice, Completion, Finish, Json
 
 Payload = dict[str, Any]
 # As many of the likeliest tokens as OpenAI and vLLM give by default, then what stricter servers give.
 _TOP_TOKENS = (20, 5)
 # A label that is not among the likeliest tokens counts as impossible only when it can hardly weigh anything.
 _NEGLIGIBLE = 0.01
+_FINISH: dict[FinishKind, Finish] = {
+    FinishKind.STOP: "stop",
+    FinishKind.LENGTH: "length",
+    FinishKind.REFUSAL: "refusal",
+    FinishKind.TOOL_CALL: "tool_call",
+}
 _SCHEMA_NOTE = (
     "\n\nAnswer with one JSON object and nothing else: no explanation, no code fence. "
     "It must satisfy this JSON schema:\n{schema}"
@@ -28,7 +44,7 @@ _SCHEMA_NOTE = (
 
 @dataclass(frozen=True, slots=True)
 class RequestForm:
-    """One way to put a question: what is added to the request, and a note to the last message."""
+    """Describe one way to put a question: what is added to the request, and a note to the last message."""
 
     extra: Mapping[str, Any]
     note: str = ""
@@ -39,7 +55,7 @@ PLAIN = RequestForm({})
 
 
 def question(call: Call) -> str:
-    """What forms are remembered by: one server may take one schema and not another."""
+    """Return what forms are remembered by: a server may take one schema and not another."""
     match call.output:
         case Json(schema):
             return json.dumps(schema)
@@ -50,7 +66,12 @@ def question(call: Call) -> str:
 
 
 def forms(call: Call, label_ids: Sequence[int] | None) -> tuple[RequestForm, ...]:
-    """The ways to put a call, the most constrained first; `label_ids` are known where a server shows its tokenizer."""
+    """Return the ways to put a call, the most constrained first.
+
+    Args:
+        call: what is asked.
+        label_ids: the first token of each label, where the server shows its tokenizer.
+    """
     match call.output:
         case Json(schema):
             return _json_forms(json.dumps(schema))
@@ -62,7 +83,7 @@ def forms(call: Call, label_ids: Sequence[int] | None) -> tuple[RequestForm, ...
 
 @cache
 def _json_forms(text: str) -> tuple[RequestForm, ...]:
-    """By grammar, as any JSON object, by words alone."""
+    """Return three forms: by grammar, as any JSON object, by words alone."""
     schema = {"name": "answer", "strict": True, "schema": _closed(json.loads(text))}
     note = _SCHEMA_NOTE.format(schema=text)
     return (
@@ -73,7 +94,7 @@ def _json_forms(text: str) -> tuple[RequestForm, ...]:
 
 
 def _closed(schema: Any) -> Any:
-    """The schema with every object closed to properties it does not name, as strict servers demand."""
+    """Return the schema with every object closed to properties it does not name, as strict servers demand."""
     if isinstance(schema, list):
         return [_closed(part) for part in schema]
     if not isinstance(schema, dict):
@@ -84,7 +105,10 @@ def _closed(schema: Any) -> Any:
 
 @cache
 def _exact(label_ids: tuple[int, ...]) -> RequestForm:
-    """vLLM: the probabilities of just these tokens (older releases give the likeliest ones, which are read as well)."""
+    """Return vLLM's form for the probabilities of these tokens alone.
+
+    Older releases give the likeliest tokens instead, which are read as well.
+    """
     ids = list(label_ids)
     extra = {"logprob_token_ids": ids, "allowed_token_ids": ids, "return_tokens_as_token_ids": True}
     return RequestForm({"logprobs": True, "top_logprobs": _TOP_TOKENS[0], **extra})
@@ -95,81 +119,66 @@ def _top_forms() -> tuple[RequestForm, ...]:
     return tuple(RequestForm({"logprobs": True, "top_logprobs": count}) for count in _TOP_TOKENS)
 
 
-def payload(call: Call, form: RequestForm, model: str, length_key: str) -> Payload:
-    """The body of a chat completion request."""
+def sampling_fields(call: Call) -> dict[str, float]:
+    """Return the sampling settings that a call wants sent, by their names in the interface."""
+    if isinstance(call.output, Choice):
+        return {"temperature": 0.0}
+    sampling = call.sampling
+    fields = {"temperature": sampling.temperature, "top_p": sampling.top_p}
+    if sampling.repetition_penalty != 1.0:  # not part of OpenAI's own interface
+        fields["repetition_penalty"] = sampling.repetition_penalty
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def payload(
+    call: Call, form: RequestForm, model: str, length_key: str, omitted: Collection[str] = frozenset()
+) -> Payload:
+    """Return the body of a chat completion request, without the sampling settings that the server does not take."""
     messages = [{"role": role, "content": content} for role, content in call.messages]
     if form.note:
         messages[-1]["content"] += form.note
     body: Payload = {"model": model, "messages": messages}
-    if isinstance(call.output, Choice):
-        body |= {"temperature": 0.0, length_key: 1}
-    else:
-        sampling = call.sampling
-        body |= {"temperature": sampling.temperature, "top_p": sampling.top_p, length_key: sampling.max_tokens}
-        if sampling.repetition_penalty != 1.0:  # not part of OpenAI's own interface
-            body["repetition_penalty"] = sampling.repetition_penalty
+    body |= {name: value for name, value in sampling_fields(call).items() if name not in omitted}
+    body[length_key] = 1 if isinstance(call.output, Choice) else call.sampling.max_tokens
     return {**body, **form.extra}
 
 
-class Garbled(Exception):
-    """A reply that is not what the interface promises."""
-
-
-class NoProbabilities(Exception):
-    """The server took the call and gave no token probabilities."""
-
-
-def read_completion(call: Call, reply: Mapping[str, Any], label_ids: Mapping[str, int] | None) -> Completion:
-    """The completion in a chat completion reply.
+def read_completion(call: Call, reply: ChatReply, label_ids: Mapping[str, int] | None) -> Completion:
+    """Return the completion in a chat completion reply.
 
     Raises:
-        Garbled: the reply has no message.
         NoProbabilities: probabilities were asked for and none came.
     """
-    try:
-        choice = reply["choices"][0]
-        message = choice["message"]
-        text = message.get("content") or ""
-        if not isinstance(text, str):
-            raise Garbled("the message is not text")
-        finish = _finish(choice, message)
-    except (KeyError, IndexError, TypeError, AttributeError):
-        raise Garbled("the reply holds no message") from None
     scores: Mapping[str, float] = {}
+    text, thinking = reply.text, reply.thinking
     match call.output:
-        case Choice(labels) if finish != "refusal":
-            scores = label_probabilities(labels, choice, label_ids)
+        case Choice(labels) if reply.ending is not FinishKind.REFUSAL:
+            scores = label_probabilities(labels, reply.alternatives, label_ids)
         case Json():
+            if not text.lstrip().startswith("{"):
+                found, text = split_thinking(text)
+                thinking = thinking or found
             text = only_object(text)
-    return _completion(text, finish, reply, call, scores)
+    return _completion(text, _FINISH[reply.ending], reply.counts, call, scores, thinking)
 
 
-def _finish(choice: Mapping[str, Any], message: Mapping[str, Any]) -> Literal["stop", "length", "refusal"]:
-    if message.get("refusal") or choice.get("finish_reason") == "content_filter":
-        return "refusal"
-    return "length" if choice.get("finish_reason") == "length" else "stop"
+def refused(call: Call) -> Completion:
+    """Return the completion of a call that a server refused in place of answering it."""
+    return _completion("", "refusal", TokenCounts(None, None), call, {})
+
+
+def undone(call: Call, text: str) -> Completion:
+    """Return the completion of a call whose answer a server withheld, because it did not satisfy the schema."""
+    return _completion(text, "stop", TokenCounts(None, None), call, {})
 
 
 def _completion(
-    text: str,
-    finish: Literal["stop", "length", "refusal"],
-    reply: Mapping[str, Any],
-    call: Call,
-    scores: Mapping[str, float],
+    text: str, finish: Finish, counts: TokenCounts, call: Call, scores: Mapping[str, float], thinking: str = ""
 ) -> Completion:
-    usage = reply.get("usage") or {}
-    details = usage.get("prompt_tokens_details") or {}
-    prompt = usage.get("prompt_tokens")
-    said = usage.get("completion_tokens")
-    return Completion(
-        text,
-        finish,
-        # A server that does not count is counted for, roughly, so that a budget still ends.
-        _estimate("".join(content for _, content in call.messages)) if prompt is None else int(prompt),
-        _estimate(text) if said is None else int(said),
-        int(details.get("cached_tokens") or 0),
-        scores=scores,
-    )
+    # Tokens that a server does not count are estimated, so that a budget still ends. A prompt always has some.
+    prompt = counts.prompt or _estimate("".join(content for _, content in call.messages))
+    answered = counts.completion or _estimate(text + thinking)
+    return Completion(text, finish, prompt, answered, counts.cached, scores=scores, thinking=thinking)
 
 
 def _estimate(text: str) -> int:
@@ -177,23 +186,24 @@ def _estimate(text: str) -> int:
 
 
 def label_probabilities(
-    labels: Sequence[str], choice: Mapping[str, Any], label_ids: Mapping[str, int] | None
+    labels: Sequence[str], alternatives: Sequence[tuple[str, float]], label_ids: Mapping[str, int] | None
 ) -> dict[str, float]:
-    """The probability of each label among the labels, from the first token's alternatives.
+    """Return the probability of each label among the labels, from the first token's alternatives.
 
     A label that the server does not list is given 0 when all such labels together can weigh no more than one
     hundredth of what is listed. Otherwise it is left out, and the answer is not usable.
 
+    Args:
+        labels: the labels that were asked for.
+        alternatives: tokens with their log-probabilities, in nats.
+        label_ids: the first token of each label, where the server shows its tokenizer.
+
     Raises:
-        NoProbabilities: the reply lists no alternatives.
+        NoProbabilities: there are no alternatives.
     """
-    try:
-        first = choice["logprobs"]["content"][0]
-        listed = {entry["token"]: math.exp(entry["logprob"]) for entry in [*first["top_logprobs"], first]}
-    except (KeyError, IndexError, TypeError):
-        raise NoProbabilities from None
-    if not listed:
+    if not alternatives:
         raise NoProbabilities
+    listed = {token: math.exp(logprob) for token, logprob in alternatives}
     weights = dict.fromkeys(labels, 0.0)
     names = {label.casefold(): label for label in labels}
     if label_ids:
@@ -209,7 +219,7 @@ def label_probabilities(
 
 
 def only_object(text: str) -> str:
-    """The JSON object in a text that holds exactly one, among reasoning, a code fence or polite words; else the text.
+    """Return the JSON object in a text that holds exactly one, in a code fence or among words; else the text.
 
     Whether it satisfies the schema is checked later. A text with the beginning of a second object is left as it
     is: which one was meant, or whether it was cut off, cannot be known.
@@ -225,7 +235,7 @@ def only_object(text: str) -> str:
 
 
 def likelihood_payload(model: str, prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> Payload:
-    """The body of a vLLM completion request that scores an answer instead of decoding one."""
+    """Return the body of a vLLM completion request that scores an answer instead of decoding one."""
     return {
         "model": model,
         "prompt": [*prompt_ids, *answer_ids],
@@ -235,17 +245,12 @@ def likelihood_payload(model: str, prompt_ids: Sequence[int], answer_ids: Sequen
     }
 
 
-def read_likelihood(
-    call: Call, reply: Mapping[str, Any], prompt_ids: Sequence[int], answer_ids: Sequence[int]
-) -> Completion:
-    """The likelihood of the answer, in nats, from the prompt's token probabilities.
+def read_likelihood(call: Call, reply: JsonObject, prompt_tokens: int, answer_ids: Sequence[int]) -> Completion:
+    """Return the likelihood of the answer, in nats, from the probabilities of the prompt's tokens.
 
     Raises:
         Garbled: the reply does not hold them.
     """
-    try:
-        positions = reply["choices"][0]["prompt_logprobs"][len(prompt_ids) :]
-        logprob = sum(at[str(token)]["logprob"] for token, at in zip(answer_ids, positions, strict=True))
-    except (KeyError, IndexError, TypeError, ValueError):
-        raise Garbled("the reply holds no probabilities of the prompt's tokens") from None
-    return _completion("", "stop", reply, call, {"logprob": float(logprob), "tokens": float(len(answer_ids))})
+    logprob = read_prompt_logprobs(reply, prompt_tokens, answer_ids)
+    scores = {"logprob": logprob, "tokens": float(len(answer_ids))}
+    return _completion("", "stop", read_counts(reply), call, scores)

@@ -27,6 +27,17 @@ from gra.core.errors import EngineUnavailable
 from gra.engines.types import BATCHES, Call, Choice, Completion, EngineStats, Fault, Json, Likelihood
 
 _MAX_LINE = 64 * 2**20
+# What the interpreter, the loader and the libraries below vLLM read.
+_INHERITED = {
+    "PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TEMP", "TMP", "CC", "CXX", "VIRTUAL_ENV",
+    "LD_LIBRARY_PATH", "LD_PRELOAD", "HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME",
+    "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR", "CONDA_PREFIX",
+}  # fmt: skip
+_INHERITED_PREFIXES = (
+    "PYTHON", "LC_", "CUDA_", "NVIDIA_", "NCCL_", "GLOO_", "TORCH", "PYTORCH_", "TRITON_", "VLLM_", "FLASHINFER_",
+    "OMP_", "KMP_", "MKL_", "GOMP_", "MALLOC_", "ROCM_", "ROCR_", "HIP_", "HSA_", "AMD_", "TPU_", "XLA_", "NEURON_",
+)  # fmt: skip
+_SECRET = {"KEY", "APIKEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "CREDENTIALS", "AUTH"}
 _RESTARTS = 3  # of a child that is lost again and again without an answer in between
 
 
@@ -214,8 +225,8 @@ class VllmEngine:
             await self._launch()
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
-        # A reset or half a line is a child that died while it spoke or was spoken to.
-        with contextlib.suppress(ConnectionError):
+        # A reset or half a line is a child that died in the middle of it; a line too long to read is as good as lost.
+        with contextlib.suppress(ConnectionError, ValueError):
             while (line := await reader.readline()).endswith(b"\n"):
                 self._deliver(json.loads(line))
         self._lose(Fault("died", f"the engine of `{self.name}` died with this call in flight"))
@@ -282,13 +293,22 @@ def _request(call: Call) -> dict[str, Any]:
     return request
 
 
+def inherited_environment() -> dict[str, str]:
+    """Return what a child needs of this process's environment; keys and tokens of services are not passed on."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if (name in _INHERITED or name.startswith(_INHERITED_PREFIXES)) and not _SECRET & set(name.upper().split("_"))
+    }
+
+
 def child_environment(settings: VllmSettings) -> dict[str, str]:
     """The child's environment: offline, quiet, and on a CPU with the right number of unpinned threads.
 
     vLLM's automatic binding keeps a core free and pins every engine of a machine to the same cores, so
     several engines would share one. Threads are counted here and left to the scheduler instead.
     """
-    environment = os.environ | {
+    environment = inherited_environment() | {
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",

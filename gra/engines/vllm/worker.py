@@ -177,6 +177,9 @@ class Worker:
         final = await self._say(tokens + given, params, str(request["id"]), self.adapters.get(request["adapter"]))
         await self.well.wait()
         said = final.outputs[0]
+        if said.finish_reason not in ("stop", "length"):  # aborted, for one
+            message = f"vLLM ended the answer with finish_reason {said.finish_reason!r}"
+            return {"id": request["id"], "fault": message, "permanent": False}
         scores: dict[str, float] = {}
         if labels:
             found = said.logprobs[0]
@@ -209,7 +212,8 @@ def sampling_params(request: dict[str, Any], room: int, labels: list[int], likel
         options |= {"max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0}
     else:
         sampling = request["sampling"]
-        options |= {key: sampling[key] for key in ("temperature", "top_p", "repetition_penalty")}
+        names = ("temperature", "top_p", "repetition_penalty")
+        options |= {name: sampling[name] for name in names if sampling[name] is not None}
         options["max_tokens"] = min(sampling["max_tokens"], room)
     if "json" in request:
         options["structured_outputs"] = StructuredOutputsParams(json=request["json"])

@@ -161,9 +161,8 @@ def test_a_server_without_probabilities_ends_the_run_with_what_to_do() -> None:
 
 
 def test_a_label_that_may_weigh_something_is_never_made_up() -> None:
-    def listed(*tokens: tuple[str, float]) -> dict[str, Any]:
-        top = [{"token": token, "logprob": logprob} for token, logprob in tokens]
-        return {"logprobs": {"content": [{**top[0], "top_logprobs": top}]}}
+    def listed(*tokens: tuple[str, float]) -> tuple[tuple[str, float], ...]:
+        return tokens
 
     labels = tuple("0123456789")
     peaked = label_probabilities(labels, listed(("8", -0.1), ("9", -3.0), ("the", -14.0)), None)

@@ -262,6 +262,33 @@ def test_nothing_outlives_a_parent_that_is_killed(weights: Path, python: str, mo
     wait_until_gone(weights)
 
 
+def test_child_inherits_no_secret(engine: VllmEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    secrets = ("OPENAI_API_KEY", "HF_TOKEN", "WANDB_API_KEY", "VLLM_API_KEY", "NVIDIA_API_KEY", "MY_SECRET", "PGPASSWORD",
+               "AWS_SECRET_ACCESS_KEY", "HTTPS_PROXY", "PYTHON_KEYRING_PASSWORD")  # fmt: skip
+    for name in secrets:
+        monkeypatch.setenv(name, "sk-very-secret-0123456789")
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "ERROR")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+
+    async def scenario() -> Any:
+        await engine.start()
+        return await engine.submit(call("environment"))
+
+    names = run(engine, scenario).text.split()
+    assert not set(secrets) & set(names)
+    assert {"PATH", "VLLM_LOGGING_LEVEL", "CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE"} <= set(names)
+
+
+def test_line_too_long_to_read_is_a_lost_engine_and_no_call_waits_for_ever(engine: VllmEngine) -> None:
+    async def scenario() -> list[Any]:
+        await engine.start()
+        async with asyncio.timeout(60):
+            return [await engine.submit(call("garbled")), await engine.submit(call("echo"))]
+
+    lost, answered = run(engine, scenario)
+    assert (lost.kind, type(answered)) == ("died", Completion)
+
+
 # --- sleep ------------------------------------------------------------------------------------------------------------
 
 
