@@ -332,7 +332,11 @@ def _evaluate(plan: ExperimentPlan, view: View) -> dict[str, Path]:
     from gra.training.plan import model_name
 
     student = plan.student.recipe
-    base = resolve(model_name(student.model), accept_licenses=_licences(plan))
+    base = resolve(
+        model_name(student.model),
+        accept_licenses=_licences(plan),
+        allow_remote_code=student.model.allow_remote_code,
+    )
     permission = permission_of(plan.recipe, plan.loaded.path)
     runs: dict[str, Path] = {}
     subjects = [(UNTUNED, None), *((key, plan.folder / "models" / key) for key, _, _ in plan.students())]
