@@ -23,6 +23,7 @@ from gra.config.suite import SuiteConfig
 from gra.config.synthesis import SynthesisRecipe
 from gra.config.training import TrainRecipe
 from gra.core.errors import GraError, RecipeError
+from gra.core.files import write_text
 from gra.core.hardware import gpu_count
 from gra.core.progress import View
 from gra.core.resolved_recipe import RESOLVED
@@ -212,7 +213,7 @@ def run_experiment(plan: ExperimentPlan) -> Result:
     plan.folder.create()
     view = View(plan.folder / "log.jsonl")
     with plan.folder.lock():
-        (plan.folder / RESOLVED).write_text(plan.loaded.show() + "\n", encoding="utf-8")
+        write_text(plan.folder / RESOLVED, plan.loaded.show() + "\n")
         check_ahead(plan, view)
         for warning in unequal_steps(training_steps(plan, planned_rows(plan))):
             view.note(warning)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gra.core.errors import Mismatch, ModelUnavailable, RecipeError
+from gra.core.errors import Mismatch, ModelUnavailable, RecipeError, user_path
 from gra.downloads.cache import Progress, cache_dir, damage, locked, read_seal, switched_on
 from gra.downloads.hub import hub_reachable, name_problem
 from gra.models import hub, weights
@@ -172,7 +172,7 @@ def _understand(name: str) -> _Wanted:
         if (entry := find_entry(name.removeprefix("catalog:"))) is None:
             raise RecipeError(f"there is no `{name}`{suggestion(name.removeprefix('catalog:'))} (see `gra models`)")
         return _Wanted(name, entry=entry, hub_id=entry.hub_id, revision=entry.revision)
-    path = Path(name).expanduser()
+    path = user_path(name, "a model's name")
     if name.startswith(("/", "./", "../", "~")) or weights.looks_like_model(path):
         return _Wanted(name, path=_checked(path))
     if (entry := find_entry(name)) is not None:

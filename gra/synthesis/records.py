@@ -67,7 +67,7 @@ class RecordedCandidates:
         return (self._read(name) for name, settled in self._settled.items() if settled.state is State.ACCEPTED)
 
     def _read(self, name: str) -> Candidate:
-        story = self._ledger.story(name, self._scope)
+        story = self._ledger.candidate_record(name, self._scope)
         if story is None:
             raise DataError(
                 f"the verdict on {name} is no longer in {self._ledger.path}: another run that is also called "

@@ -97,7 +97,7 @@ class Round:
         rounds, dedup = self._setting.recipe.rounds, self._setting.recipe.dedup
         asked = [rounds.model_dump(exclude={"count"}), dedup.model_dump()]
         name, scope = f"round-{self._number}", digest([self._scope, asked])
-        recorded = self._ledger.story(name, scope)
+        recorded = self._ledger.candidate_record(name, scope)
         if recorded and "stopped" in recorded:
             result = self._result(recorded)
             for candidate in result.candidates:
@@ -186,7 +186,7 @@ class Round:
 
     def _recorded(self, index: int) -> Candidate | None:
         """A story's end as an earlier start recorded it."""
-        recorded = self._ledger.story(candidate_id(self._number, index), self._scope)
+        recorded = self._ledger.candidate_record(candidate_id(self._number, index), self._scope)
         if recorded is None or recorded["domain"] != self._domain(index):  # other quotas, other domains
             return None
         return Candidate.from_json(recorded)

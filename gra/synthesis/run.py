@@ -12,7 +12,7 @@ from typing import Any
 from gra.config.loader import Loaded
 from gra.config.synthesis import SynthesisRecipe, committee_of, members_of
 from gra.core.concurrency import at_once
-from gra.core.errors import BudgetExhausted, DataError
+from gra.core.errors import BudgetExhausted, DataError, user_path
 from gra.core.progress import View
 from gra.core.run_folder import RunFolder
 from gra.engines.broker import EnginePool
@@ -121,7 +121,7 @@ def make_job(
         GraError: when something that the recipe names is not there, or does not fit.
     """
     shared = loaded.recipe.ledger
-    place = Path(shared).expanduser() if shared else ledger or folder / "ledger.sqlite"
+    place = user_path(shared, "`ledger`") if shared else ledger or folder / "ledger.sqlite"
     _check_ledger(place)
     if shared and create:
         RunFolder(place.parent).create()

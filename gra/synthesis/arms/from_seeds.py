@@ -95,7 +95,7 @@ async def _each(
 
     async def one(index: int, seed: Seed) -> str | None:
         name = f"{prefix}-{seed.id}"
-        recorded = context.ledger.story(name, scope)
+        recorded = context.ledger.candidate_record(name, scope)
         if recorded is not None:
             context.note(Candidate.from_json(recorded), len(seeds), quietly=True)
             return name
