@@ -241,7 +241,7 @@ def plant(path: Path, count: int) -> None:
     asyncio.run(tell(path, 200, scripted_committee.answer, lambda: None))
     ledger = Ledger(path, "benchmark")
     made = make_round(ledger, count, no_answer)
-    stories = [story for _, story in ledger.stories(candidate_id(1, 0), candidate_id(1, 199), made._scope)]
+    stories = [story for _, story in ledger.candidate_records(candidate_id(1, 0), candidate_id(1, 199), made._scope)]
     by_domain = {name: [s for s in stories if s["domain"] == name] for name in scripted_committee.DOMAINS}
 
     def rows() -> Iterator[tuple[Any, ...]]:

@@ -23,6 +23,7 @@ from gra.config.suite import SuiteConfig
 from gra.config.synthesis import SynthesisRecipe
 from gra.config.training import TrainRecipe
 from gra.core.errors import GraError, RecipeError
+from gra.core.files import write_text
 from gra.core.hardware import gpu_count
 from gra.core.progress import View
 from gra.core.resolved_recipe import RESOLVED
@@ -211,7 +212,7 @@ def run_experiment(plan: ExperimentPlan) -> Result:
     plan.folder.create()
     view = View(plan.folder / "log.jsonl")
     with plan.folder.lock():
-        (plan.folder / RESOLVED).write_text(plan.loaded.show() + "\n", encoding="utf-8")
+        write_text(plan.folder / RESOLVED, plan.loaded.show() + "\n")
         check_ahead(plan, view)
         for warning in unequal_steps(training_steps(plan, planned_rows(plan))):
             view.note(warning)
@@ -326,7 +327,11 @@ def _evaluate(plan: ExperimentPlan, view: View) -> dict[str, Path]:
     from gra.training.plan import model_name
 
     student = plan.student.recipe
-    base = resolve(model_name(student.model), accept_licenses=_licences(plan))
+    base = resolve(
+        model_name(student.model),
+        accept_licenses=_licences(plan),
+        allow_remote_code=student.model.allow_remote_code,
+    )
     permission = permission_of(plan.recipe, plan.loaded.path)
     runs: dict[str, Path] = {}
     subjects = [(UNTUNED, None), *((key, plan.folder / "models" / key) for key, _, _ in plan.students())]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gra.config.tracking import TrackingConfig
+from gra.core.errors import user_path
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ def _mode(tracking: TrackingConfig) -> str:
         return tracking.wandb
     if os.environ.get("WANDB_MODE"):
         return os.environ["WANDB_MODE"]
-    netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    netrc = user_path(os.environ.get("NETRC", "~/.netrc"), "NETRC")
     logged_in = "WANDB_API_KEY" in os.environ or (netrc.is_file() and "wandb" in netrc.read_text(errors="ignore"))
     return "online" if logged_in else "offline"
 

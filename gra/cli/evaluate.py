@@ -99,6 +99,11 @@ def _run_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         FLAG, action="store_true", help="run programs that the model writes, in a sandbox (see docs/evaluation.md)"
     )
+    parser.add_argument(
+        "--allow-remote-code",
+        action="store_true",
+        help="run Python code that a catalog model brings along, at the commit that the catalog pins",
+    )
     parser.add_argument("--dry-run", action="store_true", help="check everything, ask nothing")
     return parser
 
@@ -151,7 +156,10 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         view.note(f"! {task} is left out: {reason}")
     permission = Permission(FLAG) if options.allow_code_execution else None
     loaded.require_permission(permission)
-    base = resolve(options.model, accept_licenses=options.accept_licence, progress=view.note)
+    allow_code = options.allow_remote_code and not options.dry_run
+    base = resolve(
+        options.model, accept_licenses=options.accept_licence, progress=view.note, allow_remote_code=allow_code
+    )
     name = _name(options)
     model = ModelUnderTest(name, base.path, options.adapter, options.chat_template, base.identity, base.remote_code)
     model.check()

@@ -225,9 +225,7 @@ class SynthesisRecipe(Section):
                 "`accept`"
             )
         if self.arm_spec.writes_rounds and self.seeds.limit == 1:
-            raise ValueError(
-                "`seeds.limit: 1` leaves one seed, and a candidate needs two parents; raise it"
-            )
+            raise ValueError("`seeds.limit: 1` leaves one seed, and a candidate needs two parents; raise it")
         if self.arm_spec.writes_rounds and rounds.quotas == "even" and rounds.accept < len(self.domains):
             raise ValueError(
                 f"`rounds.accept: {rounds.accept}` cannot be split evenly over {len(self.domains)} domains; raise "

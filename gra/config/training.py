@@ -16,6 +16,8 @@ class StudentConfig(Section):
 
     name: str
     revision: str | None = None
+    # Lets a catalog model run the Python code it brings along, at the commit that the catalog pins.
+    allow_remote_code: bool = False
     # Refuse any other weights; `recipe.resolved.yaml` of a trained student holds those it was made from.
     identity: str | None = None
     # A trained student's folder with a LoRA adapter of this model: training goes on from it.
@@ -73,6 +75,7 @@ class DistillTeacherConfig(Section):
 
     name: str
     revision: str | None = None
+    allow_remote_code: bool = False  # as for `model`
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     # `same`: TRL's DistillationTrainer. `other`: TRL's GOLD, which aligns two vocabularies; experimental there.
     vocabulary: Literal["same", "other"] = "same"

@@ -110,6 +110,24 @@ def from_system(error: OSError, place: Path | str | None = None) -> DataError | 
     return DataError(f"{where}{os.strerror(number)}; {advice} and run the same command again, what is done is kept")
 
 
+def user_path(text: str, what: str) -> Path:
+    """Return a path that a user wrote, with `~` and `~user` replaced.
+
+    Args:
+        text: the path.
+        what: names the setting or file, for the error.
+
+    Raises:
+        RecipeError: no path can be made of the text.
+    """
+    if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise RecipeError(f"{what} has a character that no path can have; write another path")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise RecipeError(f"{what} names the home of an unknown user ({text}); write the whole path") from None
+
+
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
     """Turn what the system refuses below a folder into one sentence that names the place.

@@ -1,7 +1,7 @@
-"""What a person sees while GRA works, and the same for machines: progress on standard error, events in `log.jsonl`.
+"""Show progress on standard error, and write events to `log.jsonl`.
 
-In a terminal there are live bars with rates and time left, above them whatever board a stage shows; elsewhere a
-line every few seconds. Standard output is left to `--json`.
+A terminal has live bars with rates and time left, below the board of a stage. Elsewhere a line is printed every few
+seconds. Standard output is left to `--json`. Foreign text is printed through `gra.core.plain_text`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from gra.core.files import open_plain
+from gra.core.plain_text import printable, printable_line
+from gra.core.stored import check_type
+from gra.core.stored_types import EVENTS, Event
+
 _LINE_EVERY_S = 10.0
 
 
@@ -35,7 +40,7 @@ class View:
     def __init__(self, log_file: Path | None = None, *, quiet: bool = False) -> None:
         self.console = Console(stderr=True, quiet=quiet, highlight=False)
         self.live = self.console.is_terminal and not quiet
-        self.board: Callable[[], RenderableType] | None = None  # drawn above the bars, again and again
+        self.board: Callable[[], RenderableType] | None = None  # drawn above the bars at every refresh
         self._log_file = log_file
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
@@ -47,29 +52,33 @@ class View:
         if (file := self._log_file) is None:
             return
         line = json.dumps({"time": round(time.time(), 3), "event": kind, **fields}, ensure_ascii=False)
+        encoded = line.encode("utf-8", "backslashreplace")  # half a surrogate pair becomes its JSON escape
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            with file.open("ab+") as log:
-                # A process that was killed while it wrote leaves half a line; this one begins on a line of its own.
+            with open_plain(file, "ab+") as log:
+                # A process that was killed during a write leaves half a line; the next event begins a new one.
                 torn = log.tell() > 0 and log.seek(-1, os.SEEK_END) >= 0 and log.read(1) != b"\n"
-                log.write(b"\n" * torn + line.encode() + b"\n")
-        except OSError as error:  # what the disk must hold says so itself; a log must not hide that
+                log.write(b"\n" * torn + encoded + b"\n")
+        except OSError as error:  # a full disk is reported by the writers of results; the log must not hide that
             self._log_file = None
             self.note(f"! {file} ends here: {error.strerror}")
 
     def note(self, text: str, **fields: Any) -> None:
-        """One line for the person and the log."""
-        self.console.print(text, markup=False, soft_wrap=True)
+        """Print a line and log it."""
+        self._print(text)
         self.event("note", text=text, **fields)
 
     def line(self, text: str) -> None:
-        """One line for a person without a live view."""
+        """Print a line where there is no live view."""
         if not self.live:
-            self.console.print(text, markup=False, soft_wrap=True)
+            self._print(text)
+
+    def _print(self, text: str) -> None:
+        self.console.print(printable(text), markup=False, soft_wrap=True)
 
     @contextmanager
     def stage(self, name: str, detail: str = "") -> Iterator[None]:
-        """Time a part of the run; it appears in the report's timeline."""
+        """Time a part of the run and log it, for the timeline of the report."""
         begun, since = time.time(), time.monotonic()
         self.note(f"▸ {name}{': ' + detail if detail else ''}")
         outcome = "interrupted"
@@ -86,18 +95,18 @@ class View:
 
     @contextmanager
     def bars(self) -> Iterator[None]:
-        """Show progress for the time of the block."""
+        """Show progress during the block."""
         self._begun, self._tasks = {}, {}
         if not self.live:
             yield
             return
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[detail]}", style="dim"),
+            TextColumn("{task.fields[detail]}", style="dim", markup=False),
         )
         self._bars = Progress(*columns, console=self.console)
         try:
@@ -111,11 +120,12 @@ class View:
         return Group(self.board(), self._bars) if self.board is not None else self._bars
 
     def progress(self, name: str, done: int, total: int | None, detail: str = "") -> None:
-        """Move one bar, or print its line when the last one is old enough (and always at the end)."""
+        """Move one bar; without bars, print a line every few seconds and at the end."""
         if self._bars is not None:
             if name not in self._tasks:
-                self._tasks[name] = self._bars.add_task(name, total=total, detail=detail)
-            self._bars.update(self._tasks[name], completed=done, total=total, detail=detail)
+                shown = printable_line(name)
+                self._tasks[name] = self._bars.add_task(shown, total=total, detail="")
+            self._bars.update(self._tasks[name], completed=done, total=total, detail=printable_line(detail))
             return
         now = time.monotonic()
         self._begun.setdefault(name, now)
@@ -125,24 +135,31 @@ class View:
         elapsed = now - self._begun[name]
         left = f", about {elapsed / done * (total - done):.0f} s left" if total and done and done < total else ""
         of = total if total is not None else "?"
-        self.console.print(f"  {name} {done}/{of} {detail}{left}", markup=False, soft_wrap=True)
+        self._print(f"  {printable_line(name)} {done}/{of} {detail}{left}")
 
 
 def read_events(log_file: Path) -> list[dict[str, Any]]:
-    """The events of a run, over all its resumes; a line that was cut off is left out."""
-    events = []
-    for line in log_file.read_text(encoding="utf-8", errors="replace").split("\n") if log_file.is_file() else ():
+    """Read the events of a run, over all its resumes; a line that was cut off is left out.
+
+    Raises:
+        DataError: a line is whole, and no event.
+    """
+    events: list[dict[str, Any]] = []
+    if not log_file.is_file():
+        return events
+    for number, line in enumerate(log_file.read_text(encoding="utf-8", errors="replace").split("\n"), 1):
         try:
             event = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # the process died while writing this line
-        if isinstance(event, dict) and {"time", "event"} <= event.keys():
-            events.append(event)
+        except (ValueError, RecursionError):
+            continue  # the process died during the write of this line
+        kind = event.get("event") if isinstance(event, dict) else None
+        where = f"{log_file}, line {number},"
+        events.append(check_type(event, EVENTS.get(kind, Event) if isinstance(kind, str) else Event, where))
     return events
 
 
 def duration(seconds: float) -> str:
-    """A time a person can read, on one line: 8.3 s, 2 min 05 s, 3 h 12 min."""
+    """Format a time in seconds on one line: 8.3 s, 2 min 05 s, 3 h 12 min."""
     if seconds < 59.95:
         return f"{seconds:.1f}\u00a0s"
     minutes, rest = divmod(round(seconds), 60)

@@ -1,40 +1,42 @@
-"""What a run folder says of the recipe that made it: its copy with every value, and the ledger of its answers."""
+"""Find the resolved recipe and the ledger of a run folder."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from gra.core.errors import DataError
+from gra.core.errors import DataError, user_path
+from gra.core.stored import check_type, damaged, load_plain_yaml
+from gra.core.stored_types import ResolvedRecipe
 
 RESOLVED = "recipe.resolved.yaml"
 
 
 def read_resolved_recipe(folder: Path) -> dict[str, Any]:
-    """The recipe with every value, as plain values; empty where the folder has none.
+    """Read the recipe with every value, as plain values; empty where the folder has none.
 
     Raises:
-        DataError: when it is damaged.
+        DataError: it is damaged.
     """
     file = folder / RESOLVED
     if not file.is_file():
         return {}
     try:
-        return dict(yaml.safe_load(file.read_text(encoding="utf-8")) or {})
-    except (yaml.YAMLError, TypeError, ValueError) as error:
-        raise DataError(f"{file} is damaged ({error}); run the stage that writes it again") from None
+        content = load_plain_yaml(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(damaged(file, str(error))) from None
+    return dict(check_type(content or {}, ResolvedRecipe, file))
 
 
 def find_ledger(folder: Path) -> Path | None:
-    """The ledger an arm's answers are in: that of its recipe, its own, or the one its experiment's arms share.
+    """Find the ledger of an arm: the one its recipe names, its own, or the one that its experiment's arms share.
 
     Raises:
         DataError: when the folder's recipe is damaged.
     """
     above = folder.resolve().parent.parent  # for runs/NAME what a recipe's path starts from
     places = [folder / "ledger.sqlite", folder.resolve().parent / "ledger.sqlite", above / "ledger.sqlite"]
-    if isinstance(named := read_resolved_recipe(folder).get("ledger"), str) and named:
-        places = [above / Path(named).expanduser(), Path(named).expanduser().absolute(), *places]
+    if named := read_resolved_recipe(folder).get("ledger"):
+        path = user_path(named, f"`ledger` in {folder / RESOLVED}")
+        places = [above / path, path.absolute(), *places]
     return next((file for file in places if file.is_file()), None)

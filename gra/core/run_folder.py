@@ -1,14 +1,13 @@
-"""The run folder and its manifest: what made a file, with digests, so that stages can trust each other.
+"""The run folder, its lock and its manifest.
 
-Stages share nothing but files. Each writes its section of `manifest.json` when it is done; `verify`
-re-hashes every file that a section lists.
+Stages share nothing but files. Each writes its section of `manifest.json` with the digests of its files when it is
+done; `verify` computes the digests again.
 """
 
 from __future__ import annotations
 
 import fcntl
 import importlib.metadata
-import json
 import os
 import platform
 import subprocess
@@ -18,9 +17,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from gra.core.child import child_environment
 from gra.core.errors import DataError, GraError, Mismatch, writing
-from gra.core.files import _UNFINISHED, write_json
+from gra.core.files import open_plain, unfinished_files, write_json
 from gra.core.hashing import file_digest
+from gra.core.stored import check_type, read_json
+from gra.core.stored_types import Manifest, Section
 
 MANIFEST = "manifest.json"
 MANIFEST_VERSION = 1
@@ -55,7 +57,11 @@ class RunFolder:
         return self.path / name
 
     def create(self) -> RunFolder:
-        """Make the folder; a clear error when the disk or the rights do not allow it."""
+        """Make the folder.
+
+        Raises:
+            DataError: the disk or the rights do not allow it, or there is a link in the folder.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -63,18 +69,19 @@ class RunFolder:
             raise DataError(
                 f"the run folder {self.path} cannot be made ({reason}); choose another with --runs"
             ) from None
+        unfinished_files(self.path)
         return self
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the run for this process, and clear away what a killed one had begun to write.
+        """Hold the run for this process, and remove the unfinished files of a killed one.
 
         Raises:
-            RunLocked: when another process holds it.
-            DataError: when the folder cannot be written.
+            RunLocked: another process holds it.
+            DataError: the folder cannot be written, or there is a link in it.
         """
         with writing(self.path):
-            handle = (self.path / ".lock").open("a+")
+            handle = open_plain(self.path / ".lock", "a+")
         with handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -87,23 +94,20 @@ class RunFolder:
             handle.truncate(0)
             handle.write(str(os.getpid()))
             handle.flush()
-            for unfinished in self.path.rglob(f".*{_UNFINISHED}"):
+            for unfinished in unfinished_files(self.path):
                 unfinished.unlink(missing_ok=True)
             yield
 
     def manifest(self) -> dict[str, Any]:
-        """The manifest as it stands; empty before the first section is written."""
-        try:
-            content = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}
-        except ValueError as error:
-            raise _damaged(self.path / MANIFEST, str(error)) from None
-        if not isinstance(content, dict):
-            raise _damaged(self.path / MANIFEST, "it is not a JSON object")
-        for name, section in content.items():
-            if isinstance(section, dict) and not isinstance(section.get("files"), dict):
-                raise _damaged(self.path / MANIFEST, f"`{name}` lists no files")
+        """Read the manifest; empty before the first section is written.
+
+        Raises:
+            DataError: it is damaged.
+        """
+        content: dict[str, Any] = read_json(self.path / MANIFEST, Manifest)
+        for section in content.values():
+            if isinstance(section, dict):
+                check_type(section, Section, self.path / MANIFEST)
         return content
 
     def record(self, section: str, content: Mapping[str, Any], files: list[Path] | None = None) -> None:
@@ -114,7 +118,7 @@ class RunFolder:
         write_json(self.path / MANIFEST, manifest)
 
     def completed(self, section: str, fingerprint: str) -> dict[str, Any] | None:
-        """A section that was written for the same inputs and whose files are unharmed, or None to do it again."""
+        """Return the section of the same inputs whose files are as written; None when the stage must run again."""
         found = self.manifest().get(section)
         if not isinstance(found, dict) or found.get("fingerprint") != fingerprint:
             return None
@@ -125,7 +129,7 @@ class RunFolder:
         return dict(found)
 
     def verify(self) -> int:
-        """Re-hash every file the manifest lists and return how many there were.
+        """Compare every file that the manifest lists with its digest, and return their number.
 
         Raises:
             DataError: when there is no manifest.
@@ -148,12 +152,8 @@ class RunFolder:
         return count
 
 
-def _damaged(manifest: Path, why: str) -> DataError:
-    return DataError(f"{manifest} is damaged ({why}); move it away and run again")
-
-
 def environment() -> dict[str, Any]:
-    """Versions, hardware and the code's commit, for the manifest."""
+    """Return versions, hardware and the commit of the code, for the manifest."""
     versions = {}
     for name in _PACKAGES:
         try:
@@ -176,7 +176,7 @@ def _commit() -> str | None:
         return None
     done = subprocess.run(
         ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"],
-        capture_output=True, text=True, check=False,
+        capture_output=True, text=True, check=False, env=child_environment(), stdin=subprocess.DEVNULL,
     )  # fmt: skip
     return done.stdout.strip() or None
 

@@ -32,7 +32,9 @@ class Embedder:
             from transformers.utils.logging import disable_progress_bar
 
             disable_progress_bar()
-            self._model = SentenceTransformer(str(self._path), device="cpu", local_files_only=True)
+            self._model = SentenceTransformer(
+                str(self._path), device="cpu", local_files_only=True, trust_remote_code=False
+            )
             self._gpu = self._gpu and torch.cuda.is_available()
         if self._gpu:
             try:

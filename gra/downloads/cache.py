@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gra.core.errors import DataError, ModelUnavailable
+from gra.core.errors import DataError, ModelUnavailable, user_path
 
 Progress = Callable[[str], None]
 
@@ -30,7 +30,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 def cache_dir() -> Path:
     """Where models and benchmark data are kept: $GRA_CACHE, else $XDG_CACHE_HOME/gra, else ~/.cache/gra."""
     if own := os.environ.get("GRA_CACHE"):
-        return Path(own).expanduser().absolute()
+        return user_path(own, "GRA_CACHE").absolute()
     shared = os.environ.get("XDG_CACHE_HOME")
     return (Path(shared) if shared else Path.home() / ".cache") / "gra"
 

@@ -56,6 +56,10 @@ class ModelUnderTest:
         with_own = self.adapter is not None and (self.adapter / "tokenizer_config.json").is_file()
         return self.adapter if with_own and self.adapter is not None else self.path
 
+    def _may_run_code_of(self, folder: Path) -> bool:
+        """Whether code in a folder may run: only that of the catalog's model, never that of an adapter's folder."""
+        return self.remote_code and folder == self.path
+
     @property
     def _is_lora(self) -> bool:
         return self.adapter is not None and (self.adapter / "adapter_config.json").is_file()
@@ -104,7 +108,7 @@ class ModelUnderTest:
 
     def load_tokenizer(self, template: str | None) -> PreTrainedTokenizerBase:
         """The tokenizer, with the chat template if one is given."""
-        tokenizer = load_tokenizer(self.tokenizer, remote_code=self.remote_code)
+        tokenizer = load_tokenizer(self.tokenizer, remote_code=self._may_run_code_of(self.tokenizer))
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         tokenizer.padding_side = "left"
@@ -129,7 +133,10 @@ class ModelUnderTest:
         try:
             with _no_bars():
                 network = AutoModelForCausalLM.from_pretrained(
-                    self.weights, dtype=getattr(torch, dtype), trust_remote_code=self.remote_code
+                    self.weights,
+                    dtype=getattr(torch, dtype),
+                    trust_remote_code=self._may_run_code_of(self.weights),
+                    use_safetensors=True,
                 )
             if self._is_lora:
                 network = self._merge(network)

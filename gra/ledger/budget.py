@@ -127,7 +127,7 @@ class BudgetAccount:
     def _learn(self, ledger: Ledger) -> None:
         """What the dearest candidate of earlier processes took."""
         told: dict[str, Paid] = defaultdict(Paid)
-        for candidate, model, *tokens in ledger.paid_for_stories():
+        for candidate, model, *tokens in ledger.paid_for_candidates():
             told[candidate] += self._cost(model, *tokens)
         if told:
             most = Paid(max(p.tokens for p in told.values()), max(p.usd for p in told.values()))
@@ -280,7 +280,10 @@ class GpuTime:
     def before(self) -> float:
         """GPU-seconds of the run's other processes."""
         query = "SELECT TOTAL(gpu_seconds) FROM held WHERE run = ? AND process != ?"
-        return float(self._db.execute(query, (self._run, self._process)).fetchone()[0])
+        try:
+            return float(self._db.execute(query, (self._run, self._process)).fetchone()[0])
+        except sqlite3.Error as error:
+            raise DataError(sentence(self._path, error)) from None
 
     def write(self, gpu_seconds: float) -> None:
         """Note this process's GPU-seconds so far.

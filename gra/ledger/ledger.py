@@ -1,9 +1,8 @@
-"""Every answer that was paid for and every verdict, in one SQLite file that survives any crash.
+"""Recorded answers and verdicts in one SQLite file, durable at every commit.
 
-Answers are keyed by the content of the call, so resuming is running again: what is here is never
-asked twice. Writes are grouped: whatever gathers while one commit is on its way to the disk goes
-into the next, and a writer is told only after its row is durable. Several runs, also of several
-processes, may share a file: they share answers, and each has its own verdicts and accounts.
+Answers are keyed by the content of the call, so a resumed run repeats its calls and pays for none twice. Writes are
+grouped: rows that arrive during a commit go into the next one. A write returns when its row is durable. Several runs
+and processes may share a file: they share answers, and each run has its own verdicts and accounts.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from gra.core.errors import DataError
-from gra.ledger.schema import COLUMNS, Recorded, connect, prepare, read, row, sentence
+from gra.ledger.schema import COLUMNS, Recorded, connect, prepare, read, read_verdict, row, seal_verdict, sentence
 
 __all__ = ["Ledger", "Recorded"]
 
@@ -27,7 +26,7 @@ _LOOKUP = f"SELECT {', '.join(COLUMNS)} FROM calls WHERE key = ?"
 _RECORD = (
     f"INSERT OR IGNORE INTO calls (run, {', '.join(COLUMNS)}, written) VALUES ({', '.join('?' * (len(COLUMNS) + 2))})"
 )
-_CONCLUDE = "INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?, ?)"
+_CONCLUDE = "INSERT OR REPLACE INTO verdicts (run, candidate, story, written, seal) VALUES (?, ?, ?, ?, ?)"
 _FAULT = "INSERT INTO faults VALUES (?, ?, ?, ?, ?, ?, ?)"
 _COUNTED = ("prompt_tokens", "completion_tokens", "cached_tokens")
 
@@ -60,63 +59,80 @@ class Ledger:
         self._flusher: asyncio.Task[None] | None = None
 
     def lookup(self, key: str) -> Recorded | None:
-        """The answer to a call, if it was ever given."""
+        """Return the recorded answer to a call, or None."""
         found = self._one(_LOOKUP, (key,))
         return read(self.path, found) if found else None
 
     async def record(self, answer: Recorded) -> Recorded:
-        """Write one answer; returns, when it is durable, the answer that stands.
+        """Write one answer; returns the recorded one when it is durable.
 
-        That is another one when a process that shares the ledger was first: what is used is what is recorded.
+        When another process recorded an answer to the same call first, that answer is returned and used.
         """
         if await self._write(_RECORD, (self.run, *row(answer), time.time())):
             return answer
         return self.lookup(answer.key) or answer
 
-    async def conclude(self, candidate: str, story: dict[str, Any], scope: str = "") -> None:
-        """Write a candidate's terminal verdict with its whole story; returns when it is durable.
+    async def conclude(self, candidate: str, record: dict[str, Any], scope: str = "") -> None:
+        """Write a candidate's terminal verdict; returns when it is durable.
 
-        `scope` names what the verdict was reached under (recipe, models, prompts, pool).
+        Args:
+            candidate: its id.
+            record: the candidate as JSON values, with its verdict.
+            scope: names what the verdict depends on (recipe, models, prompts, pool).
         """
-        record = json.dumps({"scope": scope, "story": story}, ensure_ascii=False)
-        await self._write(_CONCLUDE, (self.run, candidate, record, time.time()))
+        text = json.dumps({"scope": scope, "story": record}, ensure_ascii=False)
+        checksum = seal_verdict(self.run, candidate, text)
+        await self._write(_CONCLUDE, (self.run, candidate, text, time.time(), checksum))
 
     async def fault(self, role: str, model: str, candidate: str, kind: str, message: str) -> None:
-        """Note what the infrastructure did; never used as an answer."""
+        """Record a failure of the infrastructure; it is never used as an answer."""
         await self._write(_FAULT, (self.run, role, model, candidate, kind, message, time.time()))
 
-    def story(self, candidate: str, scope: str = "") -> dict[str, Any] | None:
-        """A candidate's recorded story, if it has ended under the same `scope`; its calls are recorded in any case."""
-        found = self._one("SELECT story FROM verdicts WHERE run = ? AND candidate = ?", (self.run, candidate))
-        return _within(found[0], scope) if found else None
+    def candidate_record(self, candidate: str, scope: str = "") -> dict[str, Any] | None:
+        """Return a candidate as it was recorded with its verdict; None without a verdict under the same `scope`.
 
-    def stories(self, first: str, end: str, scope: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-        """The recorded stories from candidate `first` to `end` under the same `scope`, in candidate order."""
+        Raises:
+            DataError: when the record is not what was written.
+        """
+        query = "SELECT story, seal FROM verdicts WHERE run = ? AND candidate = ?"
+        found = self._one(query, (self.run, candidate))
+        if found is None:
+            return None
+        recorded, record = read_verdict(self.path, self.run, candidate, *found)
+        return record if recorded == scope else None
+
+    def candidate_records(self, first: str, end: str, scope: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield the recorded candidates from `first` to `end` under the same `scope`, in candidate order.
+
+        Raises:
+            DataError: when a record is not what was written.
+        """
         where = "run = ? AND candidate BETWEEN ? AND ? ORDER BY candidate"
-        query = f"SELECT candidate, story FROM verdicts WHERE {where}"
-        for candidate, text in self._select(query, (self.run, first, end)):
-            if (story := _within(text, scope)) is not None:
-                yield candidate, story
+        query = f"SELECT candidate, story, seal FROM verdicts WHERE {where}"
+        for candidate, *found in self._select(query, (self.run, first, end)):
+            recorded, record = read_verdict(self.path, self.run, candidate, *found)
+            if recorded == scope:
+                yield candidate, record
 
     def last_answer(self) -> int:
-        """The number of the newest answer in the file, whoever paid for it; those to come have higher ones."""
+        """Return the number of the newest answer in the file, of any run; later answers have higher numbers."""
         found = self._one("SELECT MAX(id) FROM calls", ())
         return (found and found[0]) or 0
 
     def last_candidate(self, first: str, end: str, since: int) -> str | None:
-        """The highest candidate id from `first` to `end` that this run paid for after the answer of number `since`."""
+        """Return the highest candidate id from `first` to `end` with an answer of this run newer than `since`."""
         highest = "SELECT MAX(candidate) FROM calls WHERE run = ? AND candidate BETWEEN ? AND ? AND id > ?"
         found = self._one(highest, (self.run, first, end, since))
         return found[0] if found else None
 
     def answers(self) -> Iterator[Recorded]:
-        """Every answer this run paid for, in the order they were written."""
+        """Yield the answers that this run paid for, in the order they were written."""
         query = f"SELECT {', '.join(COLUMNS)} FROM calls WHERE run = ? ORDER BY id"
         for found in self._select(query, (self.run,)):
             yield read(self.path, found)
 
     def paid(self, by: str) -> dict[str, dict[str, int]]:
-        """Calls and tokens that this run paid for, over all its resumes, by `role` or by `model`."""
+        """Return calls and tokens that this run paid for, over all its resumes, by `role` or by `model`."""
         assert by in ("role", "model")
         sums = ", ".join(f"SUM({name})" for name in _COUNTED)
         query = f"SELECT {by}, COUNT(*), {sums} FROM calls WHERE run = ? GROUP BY {by} ORDER BY MIN(id)"
@@ -126,18 +142,18 @@ class Ledger:
         }
 
     def spent(self) -> int:
-        """Tokens this run has paid for, prompt and completion, over all its resumes."""
+        """Return the prompt and completion tokens that this run paid for, over all its resumes."""
         return sum(paid["prompt_tokens"] + paid["completion_tokens"] for paid in self.paid("model").values())
 
-    def paid_for_stories(self) -> Iterator[tuple[Any, ...]]:
-        """Tokens by candidate that has ended and by model: prompt, cached, completion."""
-        told = "candidate IN (SELECT candidate FROM verdicts WHERE run = ?)"
+    def paid_for_candidates(self) -> Iterator[tuple[Any, ...]]:
+        """Yield (candidate, model, prompt, cached, completion) in tokens, for candidates with a verdict."""
+        ended = "candidate IN (SELECT candidate FROM verdicts WHERE run = ?)"
         sums = ", ".join(f"SUM({name})" for name in ("prompt_tokens", "cached_tokens", "completion_tokens"))
-        query = f"SELECT candidate, model, {sums} FROM calls WHERE run = ? AND {told} GROUP BY candidate, model"
+        query = f"SELECT candidate, model, {sums} FROM calls WHERE run = ? AND {ended} GROUP BY candidate, model"
         yield from self._select(query, (self.run, self.run))
 
     def faults(self) -> dict[str, int]:
-        """How often the infrastructure failed, by kind."""
+        """Count the failures of the infrastructure, by kind."""
         return dict(self._select("SELECT kind, COUNT(*) FROM faults WHERE run = ? GROUP BY kind", (self.run,)))
 
     def _one(self, query: str, values: tuple[Any, ...]) -> tuple[Any, ...] | None:
@@ -154,7 +170,7 @@ class Ledger:
             raise DataError(sentence(self.path, error)) from None
 
     async def _write(self, statement: str, values: tuple[Any, ...]) -> bool:
-        """Whether the row was new; returns when it is durable."""
+        """Write one row; returns when it is durable, and whether it was new."""
         durable: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiting.append((statement, values, durable))
         if self._flusher is None or self._flusher.done():
@@ -167,7 +183,7 @@ class Ledger:
             batch, self._waiting = self._waiting, []
             try:
                 new = await loop.run_in_executor(self._thread, self._commit, batch)
-            except Exception as error:  # whatever it is, no writer may wait for ever
+            except Exception as error:  # of any type: no writer may wait forever
                 failure = DataError(sentence(self.path, error)) if isinstance(error, sqlite3.Error) else error
                 for _, _, durable in batch:
                     if not durable.done():
@@ -178,7 +194,7 @@ class Ledger:
                     durable.set_result(fresh)
 
     def _commit(self, batch: list[_Waiting]) -> list[bool]:
-        """Write a batch in one transaction; which rows were new."""
+        """Write a batch in one transaction; returns for each row whether it was new."""
         execute = self._db.execute
         execute("BEGIN IMMEDIATE")
         try:
@@ -193,13 +209,8 @@ class Ledger:
     def close(self) -> None:
         """Finish pending commits and close the file."""
         self._thread.shutdown(wait=True)
-        if self._waiting:  # of stories that were called off: nobody waits, and the answers are paid for
+        if self._waiting:  # of candidates that were canceled: no task waits, but the answers are paid for
             with contextlib.suppress(sqlite3.Error):
                 self._commit(self._waiting)
         self._reader.close()
         self._db.close()
-
-
-def _within(record: str, scope: str) -> dict[str, Any] | None:
-    content = json.loads(record)
-    return dict(content["story"]) if content["scope"] == scope else None

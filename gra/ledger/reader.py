@@ -1,4 +1,4 @@
-"""A ledger looked at from outside, by `gra verify`, `gra diff` and `gra explain`: nothing is written."""
+"""Read-only access to a ledger, for `gra verify`, `gra diff` and `gra explain`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gra.ledger.schema import COLUMNS, Recorded, problems, read, sentence, usabl
 
 @dataclass(frozen=True, slots=True)
 class RunAccount:
-    """What one answer cost; `written` is when it was recorded, in seconds since the epoch."""
+    """Cost of one answer; `written` is the time of recording, in seconds since the epoch."""
 
     run: str
     candidate: str
@@ -27,7 +27,7 @@ class RunAccount:
 
 
 class LedgerReader:
-    """A ledger looked at from outside: nothing is written, whoever is writing is not disturbed."""
+    """Read-only connection to a ledger; it never blocks a process that writes."""
 
     def __init__(self, path: Path) -> None:
         """Open the file for reading.
@@ -36,7 +36,7 @@ class LedgerReader:
             DataError: when it cannot be opened.
         """
         self.path = path
-        # Without a write-ahead log beside it nobody is writing, and none need be made to read.
+        # Without a write-ahead log beside the file no process writes, and reading must not create one.
         how = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "immutable=1"
         try:
             self._db = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, timeout=30)
@@ -55,14 +55,14 @@ class LedgerReader:
             raise DataError(sentence(self.path, error)) from None
 
     def payments(self) -> dict[str, float]:
-        """When each answer was paid for, by its key; the same answer in two ledgers has one time if one is a copy."""
+        """Return the time of payment of each answer by its key, in seconds; a copied ledger has the same times."""
         try:
             return dict(self._db.execute("SELECT key, written FROM calls"))
         except sqlite3.Error as error:
             raise DataError(sentence(self.path, error)) from None
 
     def accounts(self) -> Iterator[RunAccount]:
-        """What every answer cost, in the order they were given."""
+        """Yield the cost of every answer, in the order they were given."""
         columns = "run, candidate, role, model, prompt_tokens, cached_tokens, completion_tokens, seconds, written"
         try:
             for row in self._db.execute(f"SELECT {columns} FROM calls ORDER BY id"):
@@ -71,7 +71,7 @@ class LedgerReader:
             raise DataError(sentence(self.path, error)) from None
 
     def verdicts(self, run: str) -> list[tuple[str, str]]:
-        """Each ended candidate of a run with its record (JSON), in the order they were written."""
+        """Return (candidate, record as JSON) of each verdict of a run, in the order they were written."""
         try:
             return list(
                 self._db.execute("SELECT candidate, story FROM verdicts WHERE run = ? ORDER BY written", (run,))
@@ -80,7 +80,7 @@ class LedgerReader:
             raise DataError(sentence(self.path, error)) from None
 
     def answers(self, keys: Iterable[str]) -> list[Recorded]:
-        """The answers of these keys that are there, in the order they were given."""
+        """Return the recorded answers of these keys, in the order they were given."""
         query = f"SELECT {', '.join(COLUMNS)}, id FROM calls WHERE key = ?"
         try:
             rows = [row for key in keys for row in self._db.execute(query, (key,))]
@@ -89,11 +89,11 @@ class LedgerReader:
         return [read(self.path, row[:-1]) for row in sorted(rows, key=lambda row: row[-1])]
 
     def problems(self) -> Iterator[str]:
-        """What is wrong with the file."""
+        """Yield a sentence for each damage of the file."""
         try:
             yield from problems(self._db)
         except sqlite3.Error as error:
-            yield f"it cannot be read to its end ({error})"
+            raise DataError(sentence(self.path, error)) from None
 
     def close(self) -> None:
         """Close the file."""

@@ -1,6 +1,7 @@
-"""The file a ledger is: its tables, its version, and its care (`gra ledger check`, `gra ledger compact`).
+"""The ledger's file: its tables and their version, and the verbs `gra ledger check` and `gra ledger compact`.
 
-A row of `calls` proves itself: its key is the SHA-256 of its request, and `seal` is a checksum of the answer.
+Damage shows in every row: the key of an answer is the SHA-256 of its request, and `seal` is a checksum of the
+answer. Verdicts have a checksum too, over run, candidate and record.
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from gra.core.errors import DataError, Mismatch
+from gra.core.files import refuse_link
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+_WITHOUT_VERDICT_SEALS = 2  # the version before, which can be read as it is
 _WAIT_S = 30.0
+_BEGINNING = b"SQLite format 3\0"
 # Accounts are read from an index that holds all they need, so that they never touch the texts.
 _TABLES = """
 CREATE TABLE calls (
@@ -34,7 +38,7 @@ CREATE INDEX accounts ON calls (
 );
 CREATE TABLE verdicts (
   run TEXT NOT NULL, candidate TEXT NOT NULL, story TEXT NOT NULL, written REAL NOT NULL,
-  PRIMARY KEY (run, candidate)
+  seal INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (run, candidate)
 ) WITHOUT ROWID;
 CREATE TABLE faults (
   run TEXT NOT NULL, role TEXT NOT NULL, model TEXT NOT NULL, candidate TEXT NOT NULL,
@@ -69,19 +73,29 @@ _SEALED = slice(COLUMNS.index("text"), COLUMNS.index("seconds"))
 
 
 def seal(values: tuple[Any, ...]) -> int:
-    """A checksum of what a row says was answered: text, finish, scores and token counts."""
-    return zlib.crc32("\0".join(map(str, values[_SEALED])).encode())
+    """Compute the checksum of an answer from a row of `COLUMNS`: text, finish, scores and token counts."""
+    return _checksum(values[_SEALED])
+
+
+def seal_verdict(run: str, candidate: str, record: str) -> int:
+    """Compute the checksum of a verdict."""
+    return _checksum((run, candidate, record))
+
+
+def _checksum(values: tuple[Any, ...]) -> int:
+    # A damaged row may hold bytes that are not UTF-8; `check` reads them as lone surrogates.
+    return zlib.crc32("\0".join(map(str, values)).encode("utf-8", "surrogateescape"))
 
 
 def row(answer: Recorded) -> tuple[Any, ...]:
-    """The values of `COLUMNS` for an answer."""
+    """Return the values of `COLUMNS` for an answer."""
     values = [getattr(answer, name) for name in COLUMNS[:-1]]
     values[_SCORES] = json.dumps(answer.scores)
     return (*values, seal(tuple(values)))
 
 
 def read(path: Path, values: tuple[Any, ...]) -> Recorded:
-    """The answer in a row of `COLUMNS`.
+    """Return the answer in a row of `COLUMNS`.
 
     Raises:
         DataError: when the row is not what was written.
@@ -92,13 +106,30 @@ def read(path: Path, values: tuple[Any, ...]) -> Recorded:
     return Recorded(**named | {"scores": json.loads(values[_SCORES])})
 
 
+def read_verdict(path: Path, run: str, candidate: str, record: str, checksum: int) -> tuple[str, dict[str, Any]]:
+    """Return the scope and the candidate of a recorded verdict.
+
+    Raises:
+        DataError: when the row is not what was written.
+    """
+    content = _verdict(record) if seal_verdict(run, candidate, record) == checksum else None
+    if content is None:
+        raise DataError(
+            f"{path}: the verdict on {candidate} is not what was written (see `gra ledger check {path}`); take a copy "
+            "of the ledger, or move it away and run again"
+        )
+    return content
+
+
 def connect(path: Path) -> sqlite3.Connection:
-    """A connection in autocommit mode that waits for other writers."""
+    """Open a connection in autocommit mode that waits for other writers."""
+    for file in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm", "-journal"))):
+        refuse_link(file)
     return sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=_WAIT_S)
 
 
 def prepare(db: sqlite3.Connection, path: Path) -> None:
-    """Make an empty file a ledger, bring an older one up to date, and set how it is written.
+    """Make an empty file a ledger, bring an older one up to date, and set how commits reach the disk.
 
     Raises:
         DataError: when the file was written by a newer GRA.
@@ -107,11 +138,11 @@ def prepare(db: sqlite3.Connection, path: Path) -> None:
     _write_ahead(db)
     db.execute("PRAGMA synchronous=FULL")
     if version < SCHEMA_VERSION:
-        _create(db)
+        _bring_up_to_date(db)
 
 
 def usable_version(db: sqlite3.Connection, path: Path) -> int:
-    """The version of a ledger that this release can go on with; 0 for an empty file.
+    """Return the version of a ledger that this release can use; 0 for an empty file.
 
     Raises:
         DataError: when a newer GRA or another program wrote the file.
@@ -147,20 +178,24 @@ def _write_ahead(db: sqlite3.Connection) -> None:
             time.sleep(0.02)
 
 
-def _create(db: sqlite3.Connection) -> None:
-    """The tables, with what an older release wrote; in one transaction, so that no other process sees half of it."""
+def _bring_up_to_date(db: sqlite3.Connection) -> None:
+    """Create or convert the tables, in one transaction, so that no other process sees them half done."""
+    db.create_function("seal_verdict", 3, seal_verdict, deterministic=True)
     db.execute("BEGIN IMMEDIATE")
     try:
         version = _version(db)  # another process may have been first
-        old = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'calls'").fetchone() is not None
-        if version < SCHEMA_VERSION:
-            if old:
-                for table in ("calls", "verdicts", "faults"):
-                    db.execute(f"ALTER TABLE {table} RENAME TO old_{table}")
+        if version == _WITHOUT_VERDICT_SEALS:
+            db.execute("ALTER TABLE verdicts ADD COLUMN seal INTEGER NOT NULL DEFAULT 0")
+            db.execute("UPDATE verdicts SET seal = seal_verdict(run, candidate, story)")
+        elif version < _WITHOUT_VERDICT_SEALS:
+            old = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'calls'").fetchone() is not None
+            for table in ("calls", "verdicts", "faults") if old else ():
+                db.execute(f"ALTER TABLE {table} RENAME TO old_{table}")
             for statement in filter(str.strip, _TABLES.split(";\n")):
                 db.execute(statement)
             if old:
-                _take_over(db)
+                _convert_version_1(db)
+        if version < SCHEMA_VERSION:
             db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         db.execute("COMMIT")
     except BaseException:
@@ -169,23 +204,26 @@ def _create(db: sqlite3.Connection) -> None:
         raise
 
 
-def _take_over(db: sqlite3.Connection) -> None:
-    """What a file of version 1 holds; its answers had no seal."""
+def _convert_version_1(db: sqlite3.Connection) -> None:
+    """Copy the rows of version 1, which had no seals."""
     db.create_function("seal", len(COLUMNS) - 1, lambda *values: seal(values), deterministic=True)
     names = ", ".join(COLUMNS[:-1])
     db.execute(
         f"INSERT INTO calls (run, {names}, seal, written) "
         f"SELECT run, {names}, seal({names}), written FROM old_calls ORDER BY written, key"
     )
-    for table in ("verdicts", "faults"):
-        db.execute(f"INSERT INTO {table} SELECT * FROM old_{table}")
+    db.execute(
+        "INSERT INTO verdicts SELECT run, candidate, story, written, seal_verdict(run, candidate, story) "
+        "FROM old_verdicts"
+    )
+    db.execute("INSERT INTO faults SELECT * FROM old_faults")
     for table in ("calls", "verdicts", "faults"):
         db.execute(f"DROP TABLE old_{table}")
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What a ledger holds; sizes in bytes."""
+    """Contents of a sound ledger; `size` in bytes."""
 
     runs: dict[str, dict[str, int]]  # answers, verdicts, faults by run
     key_versions: dict[str, int]
@@ -198,13 +236,15 @@ def check(path: Path) -> Checked:
 
     Raises:
         DataError: when it is no ledger of this release or cannot be read.
-        Mismatch: when a row is not what was written, with the first of them by name.
+        Mismatch: when the file is damaged or a row is not what was written, with the first of them by name.
     """
     with _opened(path) as db:
+        # Seen before `prepare` writes: sealing a damaged verdict would hide the damage.
         found = list(problems(db))
         if found:
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
             raise Mismatch(f"{path}: {found[0]}{more}; take a copy of the ledger, or move it away and run again")
+        prepare(db, path)
         runs: dict[str, dict[str, int]] = {}
         for table, name in (("calls", "answers"), ("verdicts", "verdicts"), ("faults", "faults")):
             for run, count in db.execute(f"SELECT run, COUNT(*) FROM {table} GROUP BY run"):
@@ -217,11 +257,24 @@ def check(path: Path) -> Checked:
 
 
 def problems(db: sqlite3.Connection) -> Iterator[str]:
-    """Read a whole ledger and say what is wrong with it: its structure, every key, every seal and every verdict.
+    """Read a whole ledger and report its damage: its structure, every key, every seal and every verdict.
 
-    Nothing is written, so a connection that may only read will do.
+    Nothing is written, so a read-only connection is enough. Verdicts of version 2 have no checksum to compare.
     """
-    if (version := _version(db)) != SCHEMA_VERSION:
+    try:
+        yield from _problems(db)
+    except sqlite3.Error as error:
+        if not _is_corrupt(error) and getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) != sqlite3.SQLITE_ERROR:
+            raise  # such as a lock held by another process, which is no damage
+        yield f"it cannot be read to its end ({error})"
+    except (TypeError, ValueError, IndexError) as error:  # a damaged schema gives columns of other kinds
+        yield f"its tables are not those of a ledger ({error})"
+
+
+def _problems(db: sqlite3.Connection) -> Iterator[str]:
+    db.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
+    version = _version(db)
+    if version not in (SCHEMA_VERSION, _WITHOUT_VERDICT_SEALS):
         todo = "`gra ledger check` brings it up to date" if version < SCHEMA_VERSION else "update GRA"
         yield f"it has ledger version {version} and this GRA reads version {SCHEMA_VERSION}; {todo}"
         return
@@ -231,27 +284,36 @@ def problems(db: sqlite3.Connection) -> Iterator[str]:
     for values in db.execute(f"SELECT {', '.join(COLUMNS)} FROM calls"):
         key, request = values[_KEY], values[_REQUEST]
         if seal(values) != values[-1]:
-            yield f"the answer {key[:12]} is not what was written"
-        if request and hashlib.sha256(request.encode()).hexdigest() != key:  # a compact ledger has no requests
-            yield f"the answer {key[:12]} does not belong to the question recorded with it"
-    for run, candidate, story in db.execute("SELECT run, candidate, story FROM verdicts"):
-        if not _is_verdict(story):
+            yield f"the answer {key!s:.12} is not what was written"
+        if (
+            request and hashlib.sha256(str(request).encode("utf-8", "surrogateescape")).hexdigest() != key
+        ):  # a compact ledger has no requests
+            yield f"the answer {key!s:.12} does not belong to the question recorded with it"
+    sealed = "seal" if version == SCHEMA_VERSION else "NULL"
+    for run, candidate, record, checksum in db.execute(f"SELECT run, candidate, story, {sealed} FROM verdicts"):
+        if _verdict(record) is None:
             yield f"the verdict on {candidate} of `{run}` cannot be read"
+        elif checksum is not None and seal_verdict(run, candidate, record) != checksum:
+            yield f"the verdict on {candidate} of `{run}` is not what was written"
 
 
-def _is_verdict(text: str) -> bool:
+def _verdict(text: str) -> tuple[str, dict[str, Any]] | None:
+    """Return the scope and the candidate of a record; None when it is no record of a verdict."""
     try:
         content = json.loads(text)
-        return isinstance(content["story"], dict) and isinstance(content["scope"], str)
-    except (ValueError, KeyError, TypeError):
-        return False
+        scope, candidate = content["scope"], content["story"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return (scope, candidate) if isinstance(scope, str) and isinstance(candidate, dict) else None
 
 
 def compact(path: Path, *, drop_requests: bool = False) -> tuple[int, int]:
-    """Check a ledger and give back the space it does not need; its size before and after, in bytes.
+    """Check a ledger and free the space it does not need.
 
-    `drop_requests` also removes the texts of the questions. Answers are found by key, so runs resume as
-    before; what was asked can then be seen in lineage and prompts only.
+    `drop_requests` also removes the texts of the requests. Answers are found by key, so runs resume as before.
+
+    Returns:
+        The size of the file before and after, in bytes.
 
     Raises:
         DataError: when it is no ledger of this release, another process writes to it, or the disk is full.
@@ -269,19 +331,32 @@ def compact(path: Path, *, drop_requests: bool = False) -> tuple[int, int]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[sqlite3.Connection]:
-    """A ledger of this release, with SQLite's failures turned into sentences."""
+    """Open a ledger of this release or an earlier one, with SQLite's failures turned into sentences."""
     if not path.is_file():
         raise DataError(f"there is no ledger {path}")
     db = connect(path)
     try:
-        if _version(db) == 0:
+        if _is_no_ledger(db, path):
             raise DataError(f"{path} is not a ledger")
-        prepare(db, path)
+        if usable_version(db, path) < _WITHOUT_VERDICT_SEALS:
+            prepare(db, path)
         yield db
     except sqlite3.Error as error:
+        if isinstance(error, sqlite3.DatabaseError) and _is_corrupt(error):
+            raise Mismatch(f"{path}: {error}; take a copy of the ledger, or move it away and run again") from None
         raise DataError(sentence(path, error)) from None
     finally:
         db.close()
+
+
+def _is_no_ledger(db: sqlite3.Connection, path: Path) -> bool:
+    with path.open("rb") as file:
+        begins = file.read(len(_BEGINNING))
+    return begins != _BEGINNING or _version(db) == 0
+
+
+def _is_corrupt(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def _damaged(path: Path) -> str:
@@ -289,7 +364,7 @@ def _damaged(path: Path) -> str:
 
 
 def sentence(path: Path, error: sqlite3.Error) -> str:
-    """What to tell the user about an SQLite failure, by its code."""
+    """Return the sentence for an SQLite failure, by its error code."""
     code = getattr(error, "sqlite_errorname", "")
     if code.startswith("SQLITE_FULL"):
         return f"no space left on the disk of {path}; free some and run the same command again, nothing is lost"
@@ -300,7 +375,7 @@ def sentence(path: Path, error: sqlite3.Error) -> str:
             f"the ledger {path} cannot be written; check its rights and those of its folder, or choose another with "
             "`ledger` or --runs"
         )
-    if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+    if _is_corrupt(error):
         return _damaged(path)
     if code.startswith("SQLITE_BUSY"):
         return (

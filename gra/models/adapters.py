@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gra.core.errors import RecipeError
+from gra.core.errors import RecipeError, user_path
 from gra.downloads.cache import sha256_of
 from gra.models.weights import damage, tensors_in
 
@@ -38,7 +38,7 @@ def find_adapter(name: str) -> Adapter:
     Raises:
         RecipeError: when there is none, or it is not a LoRA adapter that an engine can serve.
     """
-    path = Path(name).expanduser()
+    path = user_path(name, f"`adapter: {name}`")
     config_file, weights = path / "adapter_config.json", path / _WEIGHTS
     if not config_file.is_file() or not weights.is_file():
         raise RecipeError(

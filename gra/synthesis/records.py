@@ -93,7 +93,7 @@ class RecordedCandidates:
         return map(self._read, kept)
 
     def _read(self, name: str) -> Candidate:
-        record = self._ledger.story(name, self._scope)
+        record = self._ledger.candidate_record(name, self._scope)
         if record is None:
             raise DataError(
                 f"the verdict on {name} is no longer in {self._ledger.path}: another run that is also called "

@@ -115,7 +115,7 @@ class Round:
         rounds, dedup = self._settings.recipe.rounds, self._settings.recipe.dedup
         asked = [rounds.model_dump(exclude={"count"}), dedup.model_dump()]
         name, scope = f"round-{self._number}", digest([self._scope, asked])
-        recorded = self._ledger.story(name, scope)
+        recorded = self._ledger.candidate_record(name, scope)
         if recorded and "stopped" in recorded:
             result = self._result(recorded)
             # Rounds of release 0.1 did not count unanswered candidates.
@@ -238,7 +238,7 @@ class Round:
 
     def _recorded(self, index: int) -> Candidate | None:
         """Return a candidate with the verdict of an earlier start, if there is one."""
-        recorded = self._ledger.story(candidate_id(self._number, index), self._scope)
+        recorded = self._ledger.candidate_record(candidate_id(self._number, index), self._scope)
         if recorded is None or recorded["domain"] != self._domain(index):  # other quotas, other domains
             return None
         candidate = Candidate.from_json(recorded)

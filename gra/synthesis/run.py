@@ -12,7 +12,7 @@ from typing import Any
 from gra.config.loader import Loaded
 from gra.config.synthesis import SynthesisRecipe, committee_of, members_of
 from gra.core.concurrency import at_once
-from gra.core.errors import BudgetExhausted, DataError, GraError, NoRows
+from gra.core.errors import BudgetExhausted, DataError, GraError, NoRows, user_path
 from gra.core.progress import View
 from gra.core.run_folder import RunFolder
 from gra.core.vocabulary import StopReason
@@ -128,7 +128,7 @@ def make_job(
         GraError: when something that the recipe names is missing or does not fit.
     """
     shared = loaded.recipe.ledger
-    place = Path(shared).expanduser() if shared else ledger or folder / "ledger.sqlite"
+    place = user_path(shared, "`ledger`") if shared else ledger or folder / "ledger.sqlite"
     _check_ledger(place)
     if shared and create:
         RunFolder(place.parent).create()

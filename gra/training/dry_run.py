@@ -70,7 +70,7 @@ def preview(
     if student.folder is None:
         unknown.append("tokens, truncation, the template and a decoded row: the tokenizer is not on this machine")
     else:
-        tokenizer = student_tokenizer(student.folder, loaded, bool(student.model and student.model.remote_code))
+        tokenizer = student_tokenizer(student.folder, loaded)  # a dry run executes no remote code
         both = encoded, heldout = encode_split(recipe, options, tokenizer, split, loaded.path)
         seen["rows"] = {"read": split.read, "train": encoded.counts(), "heldout": heldout.counts()}
         seen |= {"template": fingerprint(tokenizer), "row": METHODS[recipe.method].show(tokenizer, encoded)}

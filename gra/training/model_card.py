@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from gra.config.training import TrainRecipe
+from gra.core.files import write_text
 from gra.core.run_folder import environment
 
 _TAGS = {"sft": "sft", "preference": "dpo", "distill": "distillation"}
@@ -38,7 +39,7 @@ def write_card(output: Path, recipe: TrainRecipe, section: Mapping[str, Any], me
     }
     path = output / "README.md"
     body = "\n\n".join([_intro(recipe, model), _data(section, metrics), _numbers(metrics), _again(section)])
-    path.write_text(f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n\n# {recipe.name}\n\n{body}\n", encoding="utf-8")
+    write_text(path, f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n\n# {recipe.name}\n\n{body}\n")
     return path
 
 

@@ -102,7 +102,12 @@ def make_plan(loaded: Loaded[TrainRecipe], say: Callable[[str], None] = lambda t
 
     from gra.models.catalog import resolve
 
-    model = resolve(model_name(recipe.model), accept_licenses=recipe.accept_licenses, progress=say)
+    model = resolve(
+        model_name(recipe.model),
+        accept_licenses=recipe.accept_licenses,
+        progress=say,
+        allow_remote_code=recipe.model.allow_remote_code,
+    )
     if recipe.model.identity not in (None, model.identity):
         raise Mismatch(
             f"{recipe.model.name} here is {model.identity}, the recipe asks for {recipe.model.identity}; "
@@ -110,7 +115,12 @@ def make_plan(loaded: Loaded[TrainRecipe], say: Callable[[str], None] = lambda t
         )
     teacher = None
     if recipe.teacher is not None:
-        teacher = resolve(model_name(recipe.teacher), accept_licenses=recipe.accept_licenses, progress=say)
+        teacher = resolve(
+            model_name(recipe.teacher),
+            accept_licenses=recipe.accept_licenses,
+            progress=say,
+            allow_remote_code=recipe.teacher.allow_remote_code,
+        )
     student = _stored(loaded, recipe.model.name, model)
     tokenizer = student_tokenizer(model.path, loaded, model.remote_code)
     train, heldout = encode_split(recipe, options, tokenizer, split, loaded.path)
@@ -272,6 +282,7 @@ def load_student(plan: TrainingPlan) -> Any:
             dtype=getattr(torch, recipe.model.dtype),
             attn_implementation=recipe.model.attn_implementation,
             trust_remote_code=plan.model.remote_code,
+            use_safetensors=True,
             **quantized,
             **(plan.options.get("model_init_kwargs") or {}),
         )

@@ -17,7 +17,7 @@ from typing import Any
 from gra.config.loader import Loaded
 from gra.config.training import TrainRecipe
 from gra.core.errors import RecipeError
-from gra.core.files import write_json
+from gra.core.files import write_json, write_text
 from gra.core.progress import View
 from gra.core.resolved_recipe import RESOLVED
 from gra.core.run_folder import MANIFEST, RunFolder
@@ -195,7 +195,7 @@ def _save(plan: TrainingPlan, folder: RunFolder, trainer: Any, seconds: float) -
         (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; the recipe says the same
         section = _section(plan, folder.path, metrics)
         write_json(folder / METRICS, metrics)
-        (folder / RESOLVED).write_text(pinned(plan.loaded, section).show() + "\n", encoding="utf-8")
+        write_text(folder / RESOLVED, pinned(plan.loaded, section).show() + "\n")
         write_card(folder.path, plan.recipe, section, metrics)
         files = [path for path in folder.path.iterdir() if path.is_file() and path.name not in _NOT_THE_MODEL]
         folder.record(SECTION, section, files)

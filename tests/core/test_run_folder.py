@@ -113,7 +113,15 @@ def test_a_folder_without_or_with_a_damaged_manifest(tmp_path: Path, run: RunFol
     with pytest.raises(DataError, match=r"manifest\.json is damaged \(it is not a JSON object\)"):
         run.verify()
     (run / MANIFEST).write_text('{"synthesis": 5}')
-    assert run.completed("synthesis", "f") is None
+    with pytest.raises(DataError, match=r"manifest\.json is damaged \(`synthesis` is not a JSON object\)"):
+        run.completed("synthesis", "f")
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/hosts", "a/../../b", "", "nul\\u0000"])
+def test_manifest_with_files_outside_the_folder_is_refused(run: RunFolder, name: str) -> None:
+    (run / MANIFEST).write_text(f'{{"other": {{"files": {{"{name}": "0"}}}}}}')
+    with pytest.raises(DataError, match="is not the name of a file in this folder"):
+        run.manifest()
 
 
 def test_a_run_folder_that_cannot_be_made(tmp_path: Path) -> None:

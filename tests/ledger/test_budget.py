@@ -120,7 +120,7 @@ class _NoLedger:
     def paid(self, by: str) -> dict[str, dict[str, int]]:
         return {}
 
-    def paid_for_stories(self) -> list[Any]:
+    def paid_for_candidates(self) -> list[Any]:
         return []
 
 

@@ -83,7 +83,7 @@ def test_runs_that_share_a_ledger_share_answers_but_not_verdicts_or_accounts(tmp
     asyncio.run(scenario())
     assert two.lookup("k") == answer()
     assert (one.spent(), two.spent()) == (12, 0)
-    assert (one.story("r1-000000"), two.story("r1-000000")) == ({"state": "accepted"}, None)
+    assert (one.candidate_record("r1-000000"), two.candidate_record("r1-000000")) == ({"state": "accepted"}, None)
     assert (one.faults(), two.faults()) == ({"died": 1}, {})
     one.close()
     two.close()
@@ -92,8 +92,8 @@ def test_runs_that_share_a_ledger_share_answers_but_not_verdicts_or_accounts(tmp
 def test_a_verdict_is_kept_whole(ledger: Ledger) -> None:
     story = {"id": "r1-000001", "text": "naïve ☃ \u2028", "scores": [1.5, None], "nested": {"a": [1]}}
     asyncio.run(ledger.conclude("r1-000001", story))
-    assert ledger.story("r1-000001") == story
-    assert ledger.story("r1-000002") is None
+    assert ledger.candidate_record("r1-000001") == story
+    assert ledger.candidate_record("r1-000002") is None
 
 
 def test_the_last_candidate_of_a_round_is_by_its_calls_and_by_none_before_a_given_one(ledger: Ledger) -> None:
@@ -154,7 +154,7 @@ def test_damage_inside_is_an_error_and_never_a_lost_answer(tmp_path: Path) -> No
     data[4096:] = b"\xff" * (len(data) - 4096)
     path.write_bytes(bytes(data))
     harmed = Ledger(path, "run")
-    for read in (lambda: harmed.lookup("k"), lambda: harmed.story("r1-000000"), lambda: list(harmed.answers()),
+    for read in (lambda: harmed.lookup("k"), lambda: harmed.candidate_record("r1-000000"), lambda: list(harmed.answers()),
                  harmed.spent):  # fmt: skip
         with pytest.raises(DataError, match="damaged"):
             read()

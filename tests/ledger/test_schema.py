@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import multiprocessing
 import sqlite3
@@ -10,11 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gra.cli.main import main
-from gra.core.errors import DataError, Mismatch
+from gra.core.errors import DataError, GraError, Mismatch
 from gra.core.hashing import canonical_json, digest
+from gra.ledger.budget import GpuTime
 from gra.ledger.ledger import Ledger, Recorded
+from gra.ledger.reader import LedgerReader
 from gra.ledger.schema import SCHEMA_VERSION, check, compact
 
 # The tables of the first release, as it made them.
@@ -89,6 +94,19 @@ def test_a_sound_ledger_is_counted(filled: Path) -> None:
         ("UPDATE calls SET completion_tokens = 0", r"is not what was written \(and 19 more\)"),
         ("UPDATE calls SET request = '{}' WHERE id = 7", "does not belong to the question"),
         ("UPDATE verdicts SET story = '{' WHERE candidate = 'r1-000003'", "the verdict on r1-000003 of `one`"),
+        (
+            "UPDATE verdicts SET story = replace(story, 'long', 'lomg') WHERE candidate = 'r1-000003'",
+            "the verdict on r1-000003 of `one` is not what was written",
+        ),
+        ("UPDATE verdicts SET candidate = 'r1-000099' WHERE candidate = 'r1-000003'", "the verdict on r1-000099"),
+        ("UPDATE verdicts SET seal = seal + 1", r"is not what was written \(and 19 more\)"),
+        (
+            "UPDATE verdicts SET story = CAST(X'7B22FF' AS TEXT) WHERE candidate = 'r1-000003'",
+            "the verdict on r1-000003 of `one` cannot be read",
+        ),
+        ("UPDATE calls SET text = CAST(X'FF' AS TEXT) WHERE id = 7", "is not what was written"),
+        ("DROP TABLE verdicts", "cannot be read to its end"),
+        ("ALTER TABLE calls RENAME COLUMN seal TO seel", "cannot be read to its end"),
     ],
 )
 def test_a_row_that_is_not_what_was_written_is_found(filled: Path, damage: str, message: str) -> None:
@@ -110,6 +128,97 @@ def test_an_answer_that_was_changed_is_never_used(filled: Path) -> None:
     ledger.close()
 
 
+def test_changed_verdict_is_never_used(filled: Path) -> None:
+    change(filled, "UPDATE verdicts SET story = replace(story, 'long', 'lomg') WHERE candidate = 'r1-000003'")
+    ledger = Ledger(filled, "one")
+    assert ledger.candidate_record("r1-000002", "s") is not None
+    with pytest.raises(DataError, match="the verdict on r1-000003 is not what was written"):
+        ledger.candidate_record("r1-000003", "s")
+    with pytest.raises(DataError, match="r1-000003"):
+        list(ledger.candidate_records("r1-000000", "r1-999999", "s"))
+    ledger.close()
+
+
+def as_version_2(path: Path) -> None:
+    """Take the seals of verdicts out, as the release before wrote them."""
+    change(path, "ALTER TABLE verdicts DROP COLUMN seal")
+    change(path, "PRAGMA user_version=2")
+
+
+def test_verdicts_of_version_2_are_sealed_when_the_ledger_is_opened(filled: Path) -> None:
+    as_version_2(filled)
+    reader = LedgerReader(filled)
+    assert list(reader.problems()) == []  # read as it is, and left as it is
+    reader.close()
+    ledger = Ledger(filled, "one")
+    assert ledger.candidate_record("r1-000003", "s") == {"run": "one", "text": "a long answer " * 300}
+    ledger.close()
+    assert check(filled).runs == {"one": {"answers": 20, "verdicts": 20, "faults": 0}}
+    change(filled, "UPDATE verdicts SET story = replace(story, 'long', 'lomg') WHERE candidate = 'r1-000003'")
+    with pytest.raises(Mismatch, match="r1-000003"):
+        check(filled)
+
+
+def test_damaged_verdict_of_version_2_is_not_sealed_by_a_check(filled: Path) -> None:
+    as_version_2(filled)
+    change(filled, "UPDATE verdicts SET story = '{' WHERE candidate = 'r1-000003'")
+    before = filled.read_bytes()
+    with pytest.raises(Mismatch, match="the verdict on r1-000003 of `one` cannot be read"):
+        check(filled)
+    assert filled.read_bytes() == before
+
+
+def harm_at_random(path: Path, offsets: list[int], cut: int | None) -> None:
+    content = bytearray(path.read_bytes())
+    for offset in offsets:
+        content[offset % len(content)] ^= 1 << (offset % 8)
+    path.write_bytes(bytes(content if cut is None else content[: cut % len(content)]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(offsets=st.lists(st.integers(0, 10**7), max_size=4), cut=st.none() | st.integers(0, 10**7))
+def test_damaged_file_gives_a_sentence_everywhere(
+    tmp_path_factory: pytest.TempPathFactory, offsets: list[int], cut: int | None
+) -> None:
+    """Flip bits and cut the file short, beside a journal of the whole one."""
+    path = tmp_path_factory.mktemp("harmed") / "ledger.sqlite"
+    writer = Ledger(path, "one")
+
+    async def scenario() -> None:
+        for number in range(3):
+            await writer.record(answer(number))
+            await writer.conclude(f"r1-{number:06d}", {"n": number}, "s")
+
+    asyncio.run(scenario())
+    beside = path.with_name("kept-wal")
+    beside.write_bytes(path.with_name("ledger.sqlite-wal").read_bytes())
+    writer.close()
+    beside.rename(path.with_name("ledger.sqlite-wal"))
+    harm_at_random(path, offsets, cut)
+
+    def run() -> None:
+        ledger = Ledger(path, "one")
+        try:
+            found = dict(ledger.candidate_records("r1-000000", "r1-999999", "s"))
+            assert all(record == {"n": int(name[-1])} for name, record in found.items())
+            list(ledger.answers())
+            GpuTime(path, "one").before()
+            asyncio.run(ledger.conclude("r1-000009", {}, "s"))
+        finally:
+            ledger.close()
+
+    def read() -> None:
+        reader = LedgerReader(path)
+        list(reader.problems())
+        list(reader.accounts())
+        reader.verdicts("one")
+        reader.close()
+
+    for use in (read, lambda: check(path), run, lambda: compact(path)):
+        with contextlib.suppress(GraError):
+            use()
+
+
 def test_compacting_gives_back_space_and_loses_no_answer(filled: Path) -> None:
     change(filled, "DELETE FROM calls WHERE id > 4")
     before, after = compact(filled)
@@ -121,7 +230,7 @@ def test_compacting_gives_back_space_and_loses_no_answer(filled: Path) -> None:
     kept = ledger.lookup(answer(3).key)
     assert kept is not None
     assert (kept.text, kept.request) == ("a long answer " * 300, "")
-    assert ledger.story("r1-000003", "s") == {"run": "one", "text": "a long answer " * 300}
+    assert ledger.candidate_record("r1-000003", "s") == {"run": "one", "text": "a long answer " * 300}
     ledger.close()
 
 
@@ -141,7 +250,7 @@ def test_a_ledger_of_the_first_release_is_taken_over_whole(tmp_path: Path) -> No
     db.close()
     ledger = Ledger(path, "one")
     assert list(ledger.answers()) == [answer(number) for number in (4, 3, 2, 1, 0)]  # in the order of writing
-    assert (ledger.spent(), ledger.story("r1-000000", "s"), ledger.faults()) == (60, {}, {"died": 1})
+    assert (ledger.spent(), ledger.candidate_record("r1-000000", "s"), ledger.faults()) == (60, {}, {"died": 1})
     ledger.close()
     assert check(path).runs == {"one": {"answers": 5, "verdicts": 1, "faults": 1}}
     left = sqlite3.connect(path)
@@ -195,7 +304,7 @@ def test_two_processes_share_a_ledger_and_agree_on_every_answer(tmp_path: Path) 
     assert sum(counts["answers"] for counts in found.runs.values()) == 150
     assert all(counts["verdicts"] == 150 for counts in found.runs.values())
     one, two = Ledger(path, "one"), Ledger(path, "two")
-    told = [dict(ledger.stories("r1-000000", "r1-999999", "s")) for ledger in (one, two)]
+    told = [dict(ledger.candidate_records("r1-000000", "r1-999999", "s")) for ledger in (one, two)]
     assert [s["text"] for s in told[0].values()] == [s["text"] for s in told[1].values()]
     assert one.spent() + two.spent() == 150 * 12  # each answer is on one account only
     one.close()
@@ -238,7 +347,7 @@ def test_stories_come_in_candidate_order_and_only_of_their_scope(tmp_path: Path)
 
     asyncio.run(scenario())
     told = [("r1-000001", {"n": 1}), ("r1-000003", {"n": 3})]
-    assert list(ledger.stories("r1-000000", "r1-999999", "new")) == told
+    assert list(ledger.candidate_records("r1-000000", "r1-999999", "new")) == told
     ledger.close()
 
 

@@ -93,7 +93,9 @@ def test_identity_depends_on_configuration_not_on_the_library_version(world: Wor
 def test_hub_before_packages(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commit = "a" * 40
     monkeypatch.setattr(catalog, "hub_reachable", lambda: True)
-    monkeypatch.setattr(hub, "download", lambda hub_id, revision, say: write_model(tmp_path / "snapshots" / commit))
+    monkeypatch.setattr(
+        hub, "download", lambda hub_id, revision, say, code: write_model(tmp_path / "snapshots" / commit)
+    )
     found = resolve("tiny")
     assert (found.origin, found.identity) == ("hub", f"hub:org/Tiny@{commit}")
     assert world.asked == []
@@ -102,7 +104,7 @@ def test_hub_before_packages(world: World, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_packages_when_the_hub_fails(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(hub_id: str, revision: str | None, say: object) -> Path:
+    def broken(hub_id: str, revision: str | None, say: object, *, code: bool) -> Path:
         raise ModelUnavailable("org/Tiny is gated")
 
     monkeypatch.setattr(catalog, "hub_reachable", lambda: True)

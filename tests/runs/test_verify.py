@@ -113,6 +113,8 @@ def turned_round(rows: list[dict]) -> list[dict]:
         (edit_ledger("UPDATE calls SET request = replace(request, 'exercise', 'task')"), "does not belong to"),
         (edit_ledger("UPDATE calls SET text = 'no' WHERE id = 1"), "is not what was written"),
         (edit_ledger("UPDATE verdicts SET story = '{' WHERE candidate = 'r1-000003'"), "verdict on r1-000003 of `one`"),
+        (edit_ledger("UPDATE verdicts SET story = replace(story, 'e', 'f') WHERE candidate = 'r1-000003'"),
+         "verdict on r1-000003 of `one`"),
         (edit_ledger("DELETE FROM calls WHERE role = 'generator'"), "answers that are in no ledger"),
         (overwrite_ledger, "damage|cannot be read|version"),
         (set_ledger_version(1), "version 1 .* `gra ledger check` brings it up to date"),

@@ -83,7 +83,7 @@ class Worker:
 
         arguments = engine_arguments(settings)
         self.engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
-        self.tokenizer = AutoTokenizer.from_pretrained(settings["path"], local_files_only=True)
+        self.tokenizer = AutoTokenizer.from_pretrained(settings["path"], local_files_only=True, trust_remote_code=False)
         self.max_model_len = int(settings["max_model_len"])
         self.tasks: dict[int, asyncio.Task[None]] = {}
         self.adapters = {

@@ -41,7 +41,7 @@ async def one_per_seed(
 
     async def one(index: int) -> None:
         name = names[index]
-        recorded = context.ledger.story(name, scope)
+        recorded = context.ledger.candidate_record(name, scope)
         if recorded is not None and not is_unanswered(candidate := Candidate.from_json(recorded)):
             begun.add(index)
             context.note(candidate, len(seeds), quietly=True)

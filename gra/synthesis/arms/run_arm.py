@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from gra.core.errors import writing
+from gra.core.files import write_text
 from gra.core.progress import View
 from gra.core.resolved_recipe import RESOLVED
 from gra.core.types import Seed, State
@@ -84,7 +85,7 @@ async def _synthesize(
     recipe = job.recipe
     resolved = job.folder / RESOLVED
     if "synthesis" not in job.folder.manifest():  # an existing dataset keeps its recipe until the new one is written
-        resolved.write_text(job.loaded.show() + "\n", encoding="utf-8")
+        write_text(resolved, job.loaded.show() + "\n")
     seeds = job.seeds
     if seeds.set_aside:
         view.note(seeds.note(), rows=seeds.set_aside)
@@ -104,7 +105,7 @@ async def _synthesize(
             "seconds": round(time.monotonic() - begun, 1)
         }
         files = export(job.folder.path, made.candidates, card_facts(job, registry, content))
-        resolved.write_text(job.loaded.show() + "\n", encoding="utf-8")
+        write_text(resolved, job.loaded.show() + "\n")
         job.folder.record("synthesis", content, [*files, resolved])
         context.tracker.summary({f"synthesis/{state}": count for state, count in content["states"].items()})
         context.tracker.artifact(job.folder / "dataset", f"{recipe.name}-dataset", "dataset")

@@ -264,4 +264,8 @@ OPTIMISER_PACKAGES = (
     ("ademamix", "bitsandbytes", "bitsandbytes"),
 )
 # What `model.<key>` decides, so that loading the weights is told once.
-MODEL_KEYS = ("dtype", "torch_dtype", "attn_implementation", "revision", "quantization_config", "trust_remote_code")
+MODEL_KEYS = (
+    "dtype", "torch_dtype", "attn_implementation", "experts_implementation", "revision", "quantization_config",
+    # What could run code or read pickles that come with a model.
+    "trust_remote_code", "code_revision", "allow_all_kernels", "use_safetensors", "weights_only", "config",
+)  # fmt: skip

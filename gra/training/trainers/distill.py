@@ -61,6 +61,7 @@ def _load_teacher(plan: TrainingPlan, student: Any) -> Any:
         dtype=getattr(torch, plan.recipe.teacher.dtype),
         attn_implementation=plan.recipe.model.attn_implementation,
         trust_remote_code=plan.teacher.remote_code,
+        use_safetensors=True,
     )
     size = student.config.get_text_config().vocab_size
     if _one_vocabulary(plan) and teacher.config.get_text_config().vocab_size != size:
