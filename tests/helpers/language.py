@@ -101,9 +101,10 @@ def strings(path: Path) -> Iterator[tuple[int, str]]:
         and isinstance(node.body[0], ast.Expr)
     }
     for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documented:
-            if len(node.value.split()) >= 3:
-                yield node.lineno, node.value
+        if not isinstance(node, ast.Constant) or not isinstance(node.value, str) or id(node) in documented:
+            continue
+        if len(node.value.split()) >= 3:
+            yield node.lineno, node.value
 
 
 def problems(path: Path) -> Iterator[str]:
