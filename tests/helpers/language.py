@@ -73,7 +73,8 @@ def prose(path: Path) -> Iterator[tuple[int, str]]:
     begun = last = 0
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT and not token.string.startswith(("# type:", "# fmt:", "# noqa", "#!")):
-            if block and token.start[0] != last + 1:
+            alone = not token.line[: token.start[1]].strip()
+            if block and (token.start[0] != last + 1 or not alone):
                 yield begun, " ".join(block)
                 block = []
             begun = begun if block else token.start[0]
