@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from gra.stats.aggregation import fit_weights
 from gra.stats.reliability import auc
 
 Row = Mapping[str, Any]
@@ -30,7 +31,8 @@ def print_tables(halves: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
             figures = {name: _figures(values, rows) for name, values in scores.items()}
             costs = {name: _cost(name, rows) for name in scores}
             print(
-                "| way | AUROC | right in the best 30 / 50 / 70 % over all | tokens x 10^9 parameters |\n|---|---|---|---|"
+                "| way | AUROC | right in the best 30 / 50 / 70 % over all | tokens x 10^9 parameters |"
+                "\n|---|---|---|---|"
             )
             for name, f in sorted(figures.items(), key=lambda pair: -pair[1]["auc"]):
                 gains = " / ".join(f"{100 * gain:+.0f}" for gain in f["gains"])
@@ -52,7 +54,7 @@ def _features(rows: Sequence[Row], names: Sequence[str]) -> np.ndarray:
 
 
 def _combined(fit: Sequence[Row], rows: Sequence[Row]) -> dict[str, np.ndarray]:
-    """Logistic combinations, fitted on the other half."""
+    """Combine scores by weights that were fitted on the other half."""
     sets = {
         "logprob + correctness 1.5b": ["1.5b logprob", "1.5b correctness"],
         "logprob + agreement + correctness 1.5b": ["1.5b logprob", "1.5b agreement", "1.5b correctness"],
@@ -67,30 +69,14 @@ def _combined(fit: Sequence[Row], rows: Sequence[Row]) -> dict[str, np.ndarray]:
     found = {}
     for label, wanted in sets.items():
         names = [name for name in wanted if any(name in row["scores"] for row in fit)]
-        right = np.array([row["right"] for row in fit], float)
-        if not names or right.min() == right.max():
+        right = np.array([row["right"] for row in fit], bool)
+        if not names or right.all() or not right.any():
             continue
         train, test = _features(fit, names), _features(rows, names)
         centre, scale = np.nanmean(train, axis=0), np.nanstd(train, axis=0) + 1e-9
-        weights = _logistic(np.nan_to_num((train - centre) / scale), right)
-        found[f"logistic: {label}"] = np.nan_to_num((test - centre) / scale) @ weights
+        fitted = fit_weights(names, (train - centre) / scale, right)
+        found[f"weighted: {label}"] = np.nan_to_num((test - centre) / scale) @ np.array(fitted.weights)
     return found
-
-
-def _logistic(x: np.ndarray, y: np.ndarray, ridge: float = 4.0) -> np.ndarray:
-    weights, intercept = np.zeros(x.shape[1]), 0.0
-    for _ in range(200):
-        z = np.clip(x @ weights + intercept, -30, 30)
-        p = 1 / (1 + np.exp(-z))
-        v = p * (1 - p) + 1e-9
-        full = np.column_stack([x, np.ones(len(x))])
-        penalty = np.diag([ridge] * x.shape[1] + [1e-6])
-        gradient = full.T @ (y - p) - penalty @ np.append(weights, intercept)
-        step = np.linalg.solve((full * v[:, None]).T @ full + penalty, gradient)
-        weights, intercept = weights + step[:-1], intercept + step[-1]
-        if np.abs(step).max() < 1e-8:
-            break
-    return weights
 
 
 def _figures(values: np.ndarray, rows: Sequence[Row]) -> dict[str, Any]:

@@ -73,7 +73,8 @@ def prose(path: Path) -> Iterator[tuple[int, str]]:
     begun = last = 0
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT and not token.string.startswith(("# type:", "# fmt:", "# noqa", "#!")):
-            if block and token.start[0] != last + 1:
+            alone = not token.line[: token.start[1]].strip()
+            if block and (token.start[0] != last + 1 or not alone):
                 yield begun, " ".join(block)
                 block = []
             begun = begun if block else token.start[0]
@@ -101,9 +102,10 @@ def strings(path: Path) -> Iterator[tuple[int, str]]:
         and isinstance(node.body[0], ast.Expr)
     }
     for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documented:
-            if len(node.value.split()) >= 3:
-                yield node.lineno, node.value
+        if not isinstance(node, ast.Constant) or not isinstance(node.value, str) or id(node) in documented:
+            continue
+        if len(node.value.split()) >= 3:
+            yield node.lineno, node.value
 
 
 def problems(path: Path) -> Iterator[str]:
