@@ -22,6 +22,7 @@ from gra.evaluation.suite import suite_items
 from gra.forecast.mock_run import mock_run
 from gra.forecast.observed_costs import COLUMNS, ObservedCandidates, ObservedCosts, read_costs
 from gra.forecast.simulate import Forecast, Work, forecast
+from gra.synthesis.call_names import WorkKind
 from gra.synthesis.run import make_job
 
 _SHOWN = ("calls", "read", "written", "seconds")
@@ -42,7 +43,7 @@ def main() -> None:
     actual = {name: sum(costs[:, :, COLUMNS.index(name)].sum() for costs in made.units.values()) for name in _SHOWN}
     work = Work(
         seeds=sum(not seed.enriched or not seed.domain for seed in seeds),
-        pairs=min(recipe.review.control_items, len(seeds)),
+        control_items=min(recipe.review.control_items, len(seeds)),
         rounds=recipe.rounds.count,
         accept=recipe.rounds.accept,
         most=recipe.rounds.max_candidates,
@@ -68,7 +69,7 @@ def _forecasts(
     yield "the whole run", forecast(made, work)
     for count in (4, 8, 12, 16):
         first = ObservedCandidates(made.candidates.passed[:count], made.candidates.round[:count])
-        units = made.units | {"candidate": made.of("candidate")[:count]}
+        units = made.units | {WorkKind.CANDIDATE: made.of(WorkKind.CANDIDATE)[:count]}
         evidence = replace(made, units=units, candidates=first)
         yield f"its first {count} candidates", forecast(evidence, replace(work, own=True))
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from random_candidates import candidates
 
 from gra.core.types import AlternativeResponse, Candidate, InstructionReview, Review, Ruling, State, Usage
+from gra.core.vocabulary import RejectedAt
 from gra.data.export import (
     CONTESTED_SCHEMA,
     LINEAGE_SCHEMA,
@@ -40,6 +41,7 @@ FACTS: dict[str, Any] = {
     "committee_auc": 0.91,
     "prompts": {"enrich": "0" * 64},
 }
+BEST = RejectedAt.BEST_OF_N
 RULING = Ruling("e", {"clarity": 9.0}, 9.0, "Fine — naïve ☃", True)
 FULL = Candidate(
     "r1-000001", 1, 1, "qa", State.ACCEPTED, "adjudicator kept it", "gra", "a", ("b", "c", "d"), "e", ("s1", "s2"),
@@ -50,10 +52,10 @@ FULL = Candidate(
 SEED_ROW = Candidate("vanilla-s1", 1, 0, "math", State.ACCEPTED, "seed", "vanilla", instruction="1+1?", response="2")
 DRAFTED = replace(
     FULL, id="r1-000003", index=3, ruling=None, disputed=False, alternatives=(
-        AlternativeResponse(0, "The Danube.", "a better draft was taken", FULL.reviews, 8.1, 0.5),
+        AlternativeResponse(0, "The Danube.", "a better draft was taken", FULL.reviews, 8.1, 0.5, rejected_at=BEST),
         AlternativeResponse(2, "A lake.", "adjudicator rejected it", FULL.reviews, 8.4, 1.9, replace(RULING, score=3.0, kept=False)),
         AlternativeResponse(3, "", "generator a: refused"),
-        AlternativeResponse(4, "The Rhine.", "a better draft was taken", FULL.reviews, 8.25, 0.5),
+        AlternativeResponse(4, "The Rhine.", "a better draft was taken", FULL.reviews, 8.25, 0.5, rejected_at=BEST),
     ),
 )  # fmt: skip
 REJECTED = replace(FULL, id="r1-000002", index=2, state=State.REJECTED, ruling=replace(RULING, kept=False))
@@ -73,7 +75,7 @@ def test_the_schemas_are_a_promise() -> None:
     )  # fmt: skip
     texts = ["candidate_id", "domain", "state", "reason", "arm", "generator", "adjudicator", "instruction", "tests",
              "response", "neighbour", "checks", "programs", "reviews", "ruling", "drafts", "contamination",
-             "usage"]  # fmt: skip
+             "usage", "rejected_at", "failed_by", "thinking"]  # fmt: skip
     lists = ["reviewers", "parents", "keywords", "calls"]
     assert types(LINEAGE_SCHEMA) == (
         dict.fromkeys(texts, "string") | dict.fromkeys(lists, "list<element: string>")

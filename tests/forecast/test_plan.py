@@ -18,13 +18,14 @@ from gra.engines.broker import EnginePool
 from gra.engines.mock import MockEngine
 from gra.engines.types import ModelId
 from gra.forecast.memory import memory_plan
-from gra.forecast.observed_costs import divide, forward, kind_of, read_costs
+from gra.forecast.observed_costs import divide, forward, read_costs
 from gra.forecast.plan import make_plan
-from gra.forecast.simulate import CostRange, Work, forecast, play
+from gra.forecast.simulate import CostRange, Work, forecast, simulate_round
 from gra.models.adapters import Adapter
 from gra.serving.models import ModelRegistry
 from gra.synthesis import run as jobs
 from gra.synthesis.arms import in_rounds as growth
+from gra.synthesis.call_names import WorkKind, read_name
 from gra.synthesis.job import candidates_in_flight
 
 ROUNDS = {"count": 2, "accept": 14, "max_candidates": 90}
@@ -117,7 +118,7 @@ def test_a_sample_is_the_runs_own_beginning_and_forecasts_the_rest(tmp_path: Pat
     assert near(after.total.column("calls"), total(facts, "calls"), 0.08)
     assert not any("has changed" in note for note in after.notes)
     changed = make_plan(recipe, ["review.accept_mean=9", "rounds.accept=20"], tmp_path, None, None)
-    assert any("the recipe has changed since this run was begun (review), " in note for note in changed.notes)
+    assert any("the recipe has changed since this run was begun (review)" in note for note in changed.notes)
 
 
 def rows(ledger: Path) -> set[tuple[str, float]]:
@@ -134,7 +135,7 @@ def test_with_nothing_to_go_by_a_rehearsal_counts_the_recipes_questions(tmp_path
     assert not (tmp_path / "scripted").exists()
     found = planned.total.column("calls")
     assert found.low / 2 < total(facts, "calls") < found.high * 2
-    assert any("nobody was asked" in note for note in planned.notes)
+    assert any("no model was asked" in note for note in planned.notes)
     assert planned.arms[0].caps() == {"tokens": 1.0}
     usd = planned.usd()
     assert usd is not None
@@ -220,23 +221,23 @@ def test_kinds_of_things_are_told_by_their_names() -> None:
         "domain-qa-1",
         "refined-qa-1",
     ]
-    assert [kind_of(name) for name in names] == [
+    assert [(work.kind, work.item) for work in map(read_name, names) if work is not None] == [
         ("candidate", "r1-000003"), ("pair", "qa-1"), ("pair", "qa-1"), ("row", "enrich-r1-000003"),
         ("seed", "qa-1"), ("seed", "qa-1"), ("answer", "refined-qa-1"),
     ]  # fmt: skip
-    assert kind_of("something else") is None
+    assert read_name("something else") is None
 
 
 @pytest.mark.parametrize("most", [30, 100_000])
 def test_a_round_is_played_to_its_rows_or_its_limit(most: int) -> None:
     work = Work(rounds=1, accept=20, most=most, in_flight=24)
-    played = [play(work, 0, 0, 0.25, np.random.default_rng(i)) for i in range(200)]
+    played = [simulate_round(work, 0, 0, 0.25, np.random.default_rng(i)) for i in range(200)]
     if most == 30:
         assert all(passes + fails == 30 for passes, fails, _ in played if passes < 20)
     else:
         assert all(passes >= 20 for passes, _, _ in played)
         assert 75 < np.mean([passes + fails for passes, fails, _ in played]) < 105
-    assert play(work, 20, 40, 0.25, np.random.default_rng(0)) == (0, 0, 0.0)
+    assert simulate_round(work, 20, 40, 0.25, np.random.default_rng(0)) == (0, 0, 0.0)
 
 
 def test_what_an_earlier_recipe_of_the_same_name_left_is_no_evidence(tmp_path: Path) -> None:
@@ -255,7 +256,7 @@ def test_more_evidence_makes_a_narrower_range(tmp_path: Path) -> None:
     evidence = read_costs(tmp_path / "scripted" / "ledger.sqlite", "scripted", "a run")
     few = type(evidence)(
         evidence.keys,
-        evidence.units | {"candidate": evidence.of("candidate")[:8]},
+        evidence.units | {WorkKind.CANDIDATE: evidence.of(WorkKind.CANDIDATE)[:8]},
         type(evidence.candidates)(evidence.candidates.passed[:8], evidence.candidates.round[:8]),
         "a little",
         evidence.rest,

@@ -154,7 +154,7 @@ def test_a_pair_without_a_usable_answer_is_left_out_and_counted(ledger: Ledger, 
 def test_a_reviewer_that_never_answers_is_an_error_with_what_to_do(ledger: Ledger, scripted_committee) -> None:
     members, _ = scripted_committee("a")
     broker = make_broker(ledger, members, lambda call: said("I would rather not"))
-    with pytest.raises(ModelUnavailable, match=r"`a` .*no usable answer to any planted pair .*another `ask`"):
+    with pytest.raises(ModelUnavailable, match=r"`a` .*no usable answer to any control item .*another `ask`"):
         asyncio.run(measure_reviewer(broker, members["a"], make_control_items(make_seeds(3), 6, seed=0)))
 
 

@@ -132,7 +132,7 @@ def test_without_the_key_nothing_is_looked_for(tmp_path: Path) -> None:
     assert "Not checked for overlap" in (tmp_path / "dataset" / "README.md").read_text()
 
 
-@pytest.mark.parametrize("accept", [1000, 5])
+@pytest.mark.parametrize("accept", [30, 5])
 def test_the_files_are_the_same_at_any_concurrency_and_after_any_kill(
     processes, tmp_path: Path, monkeypatch, accept: int
 ) -> None:
@@ -195,7 +195,7 @@ ROW = Candidate("r1-000000", 1, 0, "qa", State.ACCEPTED, "reviewers agree", inst
 
 
 def judge(candidate: Candidate) -> Candidate:
-    return Decontaminator("suite.yaml", [SuiteItem("sums", name, text) for name, text in ITEMS], {}).judge([candidate])[
+    return Decontaminator("suite.yaml", [SuiteItem("sums", name, text) for name, text in ITEMS], {}).check([candidate])[
         0
     ]
 

@@ -167,6 +167,9 @@ def test_a_round_is_never_fuller_than_asked(folder: Path) -> None:
             return np.array([told[text][0] for text in texts], np.float32).reshape(-1, 3)
 
     class Told(Round):
+        def _domain(self, index: int) -> str:
+            return "qa"
+
         async def _generate(self, index: int, domain: str) -> Candidate:
             name, (_, mean) = list(told.items())[index]
             ended = Candidate(

@@ -41,7 +41,7 @@ class Member:
             model=self.model,
             messages=(*system, ("user", prompt)),
             output=output,
-            sampling=self.sampling if role.writes else greedy(self.sampling),
+            sampling=self.sampling if CallPurpose(role).writes else greedy(self.sampling),
             sample=sample,
             role=role,
             candidate=candidate,

@@ -83,9 +83,9 @@ def test_one_who_can_only_adjudicate_does_so() -> None:
     ("roles", "reviewers", "problem"),
     [
         (dict.fromkeys("abcd", ALL), 3, "3 reviewers are asked for"),
-        (dict.fromkeys("a", ALL), 0, "nobody is left to adjudicate when `a` generates"),
-        ({"a": ("generator", "adjudicator"), "b": ("reviewer",)}, 1, "nobody is left to adjudicate when `a` generates"),
-        ({"a": ("reviewer",), "b": ("adjudicator",)}, 1, "nobody is left to generate"),
+        (dict.fromkeys("a", ALL), 0, "no member is left to adjudicate when `a` generates"),
+        ({"a": ("generator", "adjudicator"), "b": ("reviewer",)}, 1, "no member is left to adjudicate when `a` generates"),
+        ({"a": ("reviewer",), "b": ("adjudicator",)}, 1, "no member is left to generate"),
         # Only when `c` generates is a reviewer missing: sampling might never see it.
         ({"a": ("generator",), "j": ("adjudicator",), "b": ("reviewer",), "c": ("generator", "reviewer")}, 2,
          "with `c` generating and `j` adjudicating only 1 are left; add members or lower `reviewers`"),

@@ -183,7 +183,7 @@ def test_a_plan_runs_nothing_and_needs_the_word_that_the_run_will_need(
     with pytest.raises(SystemExit) as allowed:
         main([*asked, FLAG])
     assert allowed.value.code == 0
-    assert "a rehearsal with stand-in models" in capsys.readouterr().out
+    assert "a mock run on stub models" in capsys.readouterr().out
     assert not (tmp_path / "runs").exists()
 
 
@@ -238,5 +238,5 @@ def test_a_recipe_whose_responses_have_no_tests_says_so(tmp_path: Path) -> None:
         return (folder / "log.jsonl").read_text(encoding="utf-8")
 
     rounds = {"count": 1, "accept": 2, "max_candidates": 4}
-    assert "`arm: gra` writes new instructions, which come without tests" in notes(tmp_path / "gra", rounds=rounds)
+    assert "`arm: gra` writes new instructions, which have no tests" in notes(tmp_path / "gra", rounds=rounds)
     assert "no seed has `tests`" in notes(tmp_path / "refined", arm="refined")
