@@ -1,7 +1,7 @@
-"""The broker: every call goes through `ask`, which never pays twice and never returns a failure as a value.
+"""Send every call through one broker, which never pays twice and never returns a failure as a value.
 
-It looks the call up in the ledger by content, shares one question that is asked twice at once, waits
-for the model to be resident, retries with back-off, and turns what came back into an `Outcome`.
+The broker looks a call up in the ledger by its content, and shares a call that is asked twice at once. It waits until
+the model is resident, retries with back-off, and turns the reply into an `Outcome`.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ from gra.ledger.ledger import Ledger, Recorded
 
 KEY_VERSION = 1
 _RETRY_TEMPERATURE = 0.7
-# A call in flight when its engine is lost is asked again whatever `max_attempts` says, but not for ever: it may be
-# the one that the engine dies of.
+# A call in flight when its engine is lost is sent again beyond `max_attempts`, but not without end: it may be the call
+# that makes the engine crash.
 _DEATHS = 3
-# What a key is made of. Everything else (concurrency, time-outs, batch size, device, role, candidate)
-# is left out on purpose: it must not change what a recorded answer answers.
+# The content of a key. Everything else (concurrency, time-outs, batch size, device, role, candidate) is left out on
+# purpose: it must not change which call a recorded answer belongs to.
 KEY_FIELDS = ("version", "messages", "model", "template", "adapter", "sampling", "output", "sample", "attempt")
 
 
 def call_request(call: Call, attempt: int) -> dict[str, Any]:
-    """The content of a call that decides its answer."""
+    """Return the content of a call that decides its answer."""
     match call.output:
         case Json(schema):
             # As text: the order of its properties is the order of decoding, and canonical JSON would sort them.
@@ -84,19 +84,19 @@ def call_request(call: Call, attempt: int) -> dict[str, Any]:
 
 
 def call_key(call: Call, attempt: int = 0) -> str:
-    """SHA-256 of the canonical JSON of `call_request`."""
+    """Return the SHA-256 of the canonical JSON of `call_request`."""
     return _identify(call, attempt)[0]
 
 
 def _identify(call: Call, attempt: int) -> tuple[str, str]:
-    """A call's key, and the text that it is the digest of."""
+    """Return a call's key, and the text that it is the digest of."""
     request = canonical_json(call_request(call, attempt))
     return hashlib.sha256(request.encode()).hexdigest(), request
 
 
 @dataclass
 class _Asking:
-    """A question on its way to an engine, for which broker, and how many of its stories wait for the answer."""
+    """Track a call on its way to an engine: its broker, and the number of candidates that wait for the answer."""
 
     broker: Broker
     paying: asyncio.Task[Recorded | TimedOut | EngineFailed]
@@ -105,7 +105,7 @@ class _Asking:
 
 @dataclass
 class Tokens:
-    """What a model read and wrote."""
+    """Count the tokens that a model read and wrote."""
 
     read: int = 0
     cached: int = 0
@@ -114,7 +114,7 @@ class Tokens:
 
 @dataclass
 class BrokerProgress:
-    """What the terminal shows while the broker works."""
+    """Count what the terminal shows while the broker works."""
 
     usage: dict[str, Usage] = field(default_factory=lambda: defaultdict(Usage))
     replayed: int = 0
@@ -126,7 +126,7 @@ class BrokerProgress:
 
 
 class EnginePool:
-    """The engines of a machine: who is resident, and how many calls each takes at once. Brokers may share it."""
+    """Hold the engines of a machine: which are resident, and how many calls each takes at once; brokers may share it."""
 
     def __init__(self, engines: Mapping[str, Engine], memory_gb: float) -> None:
         self.engines = engines
@@ -139,7 +139,7 @@ class EnginePool:
         self.asking: dict[tuple[Path, str], _Asking] = {}  # by ledger and key
 
     def turn(self, call: Call) -> AbstractAsyncContextManager[None]:
-        """A place at the call's engine while its model is there, in the order of the engine's queue."""
+        """Return a place at the call's engine while its model is resident, in the order of the engine's queue."""
         name = call.model.name
         engine = self.engines[name]
         if isinstance(engine, RateLimited):
@@ -149,7 +149,7 @@ class EnginePool:
 
 
 class Broker:
-    """Between stories and engines: ledger, single flight, residency, retries, budget."""
+    """Connect candidates to engines: ledger, shared calls, residency, retries, budget."""
 
     def __init__(
         self,
@@ -173,7 +173,7 @@ class Broker:
         self.account = account or BudgetAccount(ledger)
 
     def check_budget(self) -> None:
-        """Called before a new candidate is admitted; candidates already paid for may finish.
+        """Check the caps before a new candidate is admitted; candidates already paid for may finish.
 
         Raises:
             BudgetExhausted: when a cap, counted over all resumes, leaves no room for another.
@@ -181,9 +181,11 @@ class Broker:
         self.account.check()
 
     async def ask(self, call: Call, paid: Callable[[Recorded], None] | None = None) -> Outcome:
-        """One question, one outcome; recorded answers are used as they stand.
+        """Return the outcome of a call; recorded answers are used as they stand.
 
-        `paid` is told of every recorded answer that the question took, also of those that could not be used.
+        Args:
+            call: The question.
+            paid: Called with every recorded answer that the call took, also with unusable ones.
         """
         last: Outcome = EngineFailed("never asked")
         for attempt in range(self._max_attempts):
@@ -212,11 +214,11 @@ class Broker:
         return read_outcome(call, recorded)
 
     async def _shared(self, call: Call, key: str, request: str, attempt: int) -> Recorded | TimedOut | EngineFailed:
-        """Stories that ask the same thing at once share one answer; it is called off when the last of them is."""
+        """Share one answer among the candidates that ask the same; cancel it when the last of them is canceled."""
         place = (self._file, key)
         asking = self.pool.asking.get(place)
         if asking is not None and asking.broker is not self:
-            # Another arm asks it, and will have recorded the answer in the same ledger; if not, this one asks.
+            # Another arm asks it and records the answer in the same ledger; where it fails, this one asks.
             await asyncio.wait([asking.paying])
             return self.ledger.lookup(key) or await self._shared(call, key, request, attempt)
         if asking is None:
@@ -230,7 +232,7 @@ class Broker:
         finally:
             asking.waiters -= 1
             if not asking.waiters:
-                self._forget(place, asking)  # at once: who asks from now on begins afresh
+                self._forget(place, asking)  # at once, so that a later call begins anew
                 asking.paying.cancel()
 
     def _forget(self, place: tuple[Path, str], asking: _Asking) -> None:
@@ -244,12 +246,12 @@ class Broker:
         model: str,
         paying: asyncio.Task[Recorded | TimedOut | EngineFailed],
     ) -> None:
-        """A question has come to its end, answered or called off."""
+        """Clean up after a call that was answered or canceled."""
         self._forget(place, asking)
         self.progress.asking[model] -= 1
         self.account.end_call(place[1])
         if not paying.cancelled():
-            paying.exception()  # seen here too, for the stories that asked may have been cancelled
+            paying.exception()  # retrieved here too: the candidates that asked may have been canceled
 
     async def _pay(self, call: Call, key: str, request: str, attempt: int) -> Recorded | TimedOut | EngineFailed:
         name = call.model.name
@@ -277,7 +279,7 @@ class Broker:
                 return await self.ledger.record(_recorded(call, key, request, attempt, reply, seconds))
             await self.ledger.fault(call.role, name, call.candidate, reply.kind, reply.message)
             if reply.kind == "busy":
-                continue  # the engine's gate, or its turn, holds the call until it may be asked again
+                continue  # the engine's gate holds the call until it may be sent again
             if reply.kind == "died":
                 deaths += 1
             else:
@@ -297,7 +299,7 @@ class Broker:
 
 
 def _livelier(call: Call) -> Call:
-    """The call for another attempt: a greedy answer that could not be used would only come again."""
+    """Return the call for another attempt: greedy decoding would give the same unusable answer again."""
     if call.sampling.temperature is None:
         return call
     warm = max(call.sampling.temperature, _RETRY_TEMPERATURE)

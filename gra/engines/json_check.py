@@ -1,7 +1,7 @@
-"""Whether an answer has the shape that its schema asks for, said quickly where it has.
+"""Check quickly whether an answer has the shape that its schema asks for.
 
-jsonschema needs as long for a review of six integers as the whole way through broker and ledger. Nearly all answers
-are right, so `affirm` goes first; what it does not affirm is not yet wrong, and jsonschema decides and says why.
+jsonschema takes as long for a review of six integers as broker and ledger together. Nearly all answers are right, so
+`affirm` goes first. What it does not affirm is not yet wrong: jsonschema decides, and gives the reason.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _TYPES: dict[str, tuple[type, set[str]]] = {
 
 
 def affirm(schema: Mapping[str, Any]) -> Affirm:
-    """A check that is true only of valid values; of none where the schema says what is not understood here."""
+    """Return a check that is true only of valid values, and of no value where the schema has an unknown keyword."""
     kind, known = _TYPES.get(str(schema.get("type")), (None, set()))
     rest = {name: demand for name, demand in schema.items() if name not in _SILENT | {"type"}}
     if kind is dict:

@@ -1,4 +1,4 @@
-"""A deterministic engine for tests of logic and benchmarks of our own overhead; never the main job."""
+"""Answer calls by a function: for tests of logic, mock runs, and benchmarks of the overhead around engines."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Script = Callable[[Call], Completion | Fault]
 
 
 class MockEngine:
-    """Answers by a function of the call, after an optional delay in seconds."""
+    """Answer by a function of the call, after an optional delay in seconds."""
 
     def __init__(
         self, name: str, script: Script, *, concurrency: int = 64, memory_gb: float = 1.0, delay_s: float = 0.0
@@ -24,15 +24,15 @@ class MockEngine:
         self._delay = delay_s
 
     async def start(self) -> None:
-        """Nothing to load."""
+        """Count the start; there is nothing to load."""
         self.stats.starts += 1
 
     async def submit(self, call: Call) -> Completion | Fault:
-        """The script's answer."""
+        """Return the script's answer."""
         if self._delay:
             await asyncio.sleep(self._delay)
         self.stats.calls += 1
         return self._script(call)
 
     async def unload(self) -> None:
-        """Nothing to give back."""
+        """Do nothing; no memory is held."""

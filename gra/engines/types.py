@@ -1,8 +1,8 @@
-"""What is asked of a model and what can come back.
+"""Define what is asked of a model and what can come back.
 
-A `Call` is a pure value; its content is its identity (see `gra.engines.broker.call_key`). An engine
-turns it into a `Completion`, or a `Fault` when the infrastructure failed; the broker turns that into
-an `Outcome`. A failure is a type, never a number, None or an empty text.
+A `Call` is a pure value; its content is its identity (see `gra.engines.broker.call_key`). An engine turns it into a
+`Completion`, or into a `Fault` when the infrastructure failed. The broker turns that into an `Outcome`. A failure is a
+type, never a number, None or an empty text.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from typing import Any, Literal, Protocol, TypeGuard, runtime_checkable
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Free text."""
+    """Ask for free text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Json:
-    """JSON that satisfies a schema; the grammar is enforced while decoding."""
+    """Ask for JSON that satisfies a schema; the grammar is enforced while decoding."""
 
     schema: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One of a few labels; the answer is the probability of each as the first token of the answer."""
+    """Ask for the probability of each of a few labels as the first token of the answer."""
 
     labels: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Likelihood:
-    """How likely the model finds a given answer: `logprob` (sum over tokens, nats) and `tokens`; nothing is decoded."""
+    """Ask how likely a given answer is: `logprob` (sum over tokens, in nats) and `tokens`; nothing is decoded."""
 
     answer: str
 
@@ -44,7 +44,7 @@ Output = Text | Json | Choice | Likelihood
 
 @dataclass(frozen=True, slots=True)
 class SamplingSettings:
-    """How tokens are drawn; a setting that is None is not sent, and the engine's default holds."""
+    """Set how tokens are drawn; a setting that is None is not sent, and the engine's default holds."""
 
     temperature: float | None
     top_p: float | None
@@ -59,7 +59,7 @@ class SamplingSettings:
 
 @dataclass(frozen=True, slots=True)
 class ModelId:
-    """What makes a model's answers its own: weights, chat template, adapter."""
+    """Identify a model by everything that decides its answers: weights, chat template, adapter."""
 
     name: str
     identity: str
@@ -69,7 +69,7 @@ class ModelId:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One question to one model. `role`, `candidate` and `member` are for accounts, not part of its identity."""
+    """Ask one question of one model; `role`, `candidate` and `member` are for accounts, no part of its identity."""
 
     model: ModelId
     messages: tuple[tuple[str, str], ...]  # (role, content)
@@ -101,10 +101,10 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What the infrastructure did instead; asked again, never recorded as an answer.
+    """Report a failure of the infrastructure: the call is sent again, and no answer is recorded.
 
-    `permanent` faults (the call itself is impossible, such as a prompt longer than the context) are not retried.
-    A `busy` fault is no attempt at all: the call was not taken, or given back when its engine was ended to make room.
+    A `permanent` fault is not retried: the call itself is impossible, such as a prompt longer than the context. A `busy`
+    fault counts as no attempt: the call was not taken, or its engine was ended to make room.
     """
 
     kind: Literal["timeout", "died", "error", "busy"]
@@ -114,7 +114,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A usable answer: text, the parsed JSON value, the label probabilities, or the likelihood."""
+    """Hold a usable answer: text, the parsed JSON value, the label probabilities, or the likelihood."""
 
     text: str
     value: Any
@@ -124,7 +124,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Unparsable:
-    """The model answered something that does not satisfy the output asked for."""
+    """Report an answer that does not satisfy the output that was asked for."""
 
     text: str
     why: str
@@ -133,7 +133,7 @@ class Unparsable:
 
 @dataclass(frozen=True, slots=True)
 class Truncated:
-    """The answer hit the length limit; it is not an answer."""
+    """Report an answer that was cut off at the length limit, and is none."""
 
     text: str
     key: str
@@ -141,7 +141,7 @@ class Truncated:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The server declined to answer."""
+    """Report that model or server declined to answer."""
 
     text: str
     key: str
@@ -149,14 +149,14 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class TimedOut:
-    """No answer within the time limit, in every attempt."""
+    """Report that no attempt got an answer within the time limit."""
 
     message: str
 
 
 @dataclass(frozen=True, slots=True)
 class EngineFailed:
-    """The engine could not answer, in every attempt; a permanent failure would come again."""
+    """Report that the engine answered no attempt; a permanent failure would come again."""
 
     message: str
     permanent: bool = False
@@ -175,7 +175,7 @@ def is_infrastructure_failure(outcome: Outcome) -> TypeGuard[TimedOut | EngineFa
 
 @dataclass
 class EngineStats:
-    """What an engine has done so far; seconds of wall time."""
+    """Count what an engine has done so far; seconds of wall time."""
 
     started_in: float = 0.0
     starts: int = 0
@@ -186,11 +186,11 @@ class EngineStats:
     cached_tokens: int = 0
     completion_tokens: int = 0
     busy_seconds: float = 0.0
-    notes: list[str] = field(default_factory=list)  # what a person should be told at the end
+    notes: list[str] = field(default_factory=list)  # for a person to read at the end
 
 
 class Engine(Protocol):
-    """A served model: submit calls, start, park."""
+    """Serve a model: start, submit calls, unload."""
 
     name: str
     concurrency: int
@@ -198,50 +198,50 @@ class Engine(Protocol):
     stats: EngineStats
 
     async def start(self) -> None:
-        """Load the model, or wake it. Raises EngineUnavailable when it cannot be had."""
+        """Load the model, or wake it; raise EngineUnavailable when that is impossible."""
 
     async def submit(self, call: Call) -> Completion | Fault:
         """Answer one call."""
 
     async def unload(self) -> None:
-        """Give back the memory; `start` brings the model back."""
+        """Free the memory; `start` loads the model again."""
 
 
 @runtime_checkable
 class RateLimited(Protocol):
-    """An engine that decides for itself, from moment to moment, how many calls it takes at once."""
+    """Mark an engine that decides for itself, and anew each moment, how many calls it takes at once."""
 
     gate: AbstractAsyncContextManager[None]
 
     def overdue(self, seconds: float) -> None:
-        """A call was given up after so many seconds without an answer; calls that nobody needs any more are not."""
+        """Count a call that was given up after this number of seconds without an answer; a canceled call is none."""
 
 
-# Of the batches that vLLM is given at once, one is computed and the other waits at its door: all calls of a batch may
-# end in one step, and one that is sent only then comes a step or two too late.
+# vLLM is given two batches at once: one is computed and one is queued. All calls of a batch may end in one step, and a
+# call that is sent only then arrives one or two steps too late.
 BATCHES = 2
 
 
 @runtime_checkable
 class Buffered(Protocol):
-    """An engine at whose door calls wait."""
+    """Mark an engine that queues calls of its own."""
 
-    ahead: int  # how many, beyond the `concurrency` that are computed at once
+    ahead: int  # calls queued, beyond the `concurrency` that are computed at once
 
 
 def calls_at_once(engine: Engine) -> int:
-    """How many calls an engine takes before it has answered one."""
+    """Return the number of calls that an engine takes before it has answered one."""
     return engine.concurrency + (engine.ahead if isinstance(engine, Buffered) else 0)
 
 
 @runtime_checkable
 class Sleepable(Protocol):
-    """An engine that may give back most of its memory and keep its process; `start` wakes it.
+    """Mark an engine that can free most of its memory and keep its process; `start` wakes it.
 
-    Calls in flight fall asleep with it and go on when it wakes.
+    Calls in flight are paused meanwhile, and resume when it wakes.
     """
 
-    asleep_gb: float  # the memory it keeps meanwhile; 0 when it cannot sleep, and is parked instead
+    asleep_gb: float  # the memory that it keeps meanwhile; 0: it cannot sleep and is unloaded instead
 
     async def sleep(self) -> None:
-        """Give back the memory; an engine that fails to ends its process and sets `asleep_gb` to 0."""
+        """Free the memory; an engine that cannot ends its process and sets `asleep_gb` to 0."""

@@ -22,7 +22,7 @@ class _Engine:
 
 
 class StandIn:
-    """Answer by the first word of the prompt: echo, adapter, environment, die, break, slow, huge, garbled, wrong, odd."""
+    """Answer by the first word of the prompt, such as echo, environment, die, slow or garbled."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self.folder = Path(settings["path"])

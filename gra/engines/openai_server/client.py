@@ -1,7 +1,7 @@
 """Send requests to one OpenAI-compatible server; return parsed replies and typed faults, or end the run.
 
-The client is aiohttp: small per request, and unlike the `openai` package without retries of its own, which
-would hide failures from the ledger. The API key is sent to the server's own address alone: no redirect is followed and
+The client is aiohttp. The `openai` package takes longer for a request, and its own retries would hide failures from the
+ledger. The API key is sent to the server's own address alone: no redirect is followed and
 no `.netrc` is read. It is removed from every text that the server sends.
 """
 
@@ -66,7 +66,7 @@ class ServerSettings:
 
 
 class Server:
-    """Send requests to one server and tell its replies apart."""
+    """Send requests to one server and turn its replies into types."""
 
     def __init__(self, settings: ServerSettings) -> None:
         """Read the key from the environment.
@@ -165,10 +165,10 @@ class Server:
         """Send one request to a path below the address.
 
         Args:
-            path: such as `/chat/completions`.
-            body: the request.
-            read: turns a reply into a value, or raises Garbled.
-            limit: the most bytes of a reply.
+            path: Such as `/chat/completions`.
+            body: The request.
+            read: Turns a reply into a value, or raises Garbled.
+            limit: The most bytes of a reply.
 
         Returns:
             What `read` made of the reply, the problem for which the server declined the request, or a fault.
@@ -358,7 +358,7 @@ def _seconds(value: float) -> float:
 
 
 def _sent_at(headers: Mapping[str, str]) -> float:
-    """Return when the server says that it answered, by the clock of its dates; by this machine's where it does not."""
+    """Return when the server sent its reply, by its own clock; by this machine's clock where it does not say."""
     with contextlib.suppress(KeyError, ValueError, TypeError, OverflowError):
         return email.utils.parsedate_to_datetime(headers["Date"]).timestamp()
     return time.time()

@@ -1,6 +1,6 @@
-"""Tell by short control calls what a declined call was declined for: itself, its settings, or the key and the model.
+"""Find out by short control calls why a call was declined: for itself, its settings, the key or the model.
 
-The wording of an error is for people. What decides is whether a call that every model answers is declined as well.
+The wording of an error is for people. It matters only whether a call that every model answers is declined as well.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class ControlCalls:
     async def find_settings(self, fields: Mapping[str, float]) -> tuple[frozenset[str], str] | Fault | None:
         """Find the settings that the server takes, with short control calls; None where that is not the problem.
 
-        A call that was declined says nothing about settings by itself: it may be too long, or of a kind that is not
-        served. A control call is answered with the right settings and declined with wrong ones.
+        A declined call proves nothing about settings: it may be too long, or of a kind that is not served. A control
+        call is answered with the right settings and declined with wrong ones.
         """
         async with self._asking:
             known = self._sampling.omitted(fields), self._sampling.length_key

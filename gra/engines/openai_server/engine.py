@@ -1,8 +1,8 @@
 """Run calls on OpenAI-compatible servers: `vllm serve`, llama.cpp, Ollama, and paid services.
 
-Every reply becomes a completion, a typed fault, or, when no call can succeed, one sentence that ends the run resumably.
-What a server takes is found out by asking, and remembered. What a status means is not read from its wording: a short
-control call says whether it is about the call, or about the key, the model or the settings.
+Every reply becomes a completion or a typed fault. When no call can succeed, one sentence ends the run resumably. What a
+server takes is found out by asking, and remembered. The meaning of an error is never read from its wording: a short
+control call shows whether it is about the call, or about key, model or settings.
 """
 
 from __future__ import annotations
@@ -36,9 +36,11 @@ __all__ = ["OpenAIEngine", "ServerSettings"]
 _ALL_DECLINED = 10
 _REFUSAL_CODES = {"content_filter", "content_policy_violation", "responsibleaipolicyviolation", "moderation_blocked"}
 _TOO_LONG_CODES = {"context_length_exceeded", "string_above_max_length", "request_too_large"}
-_WITHHELD_CODES = {"json_validate_failed"}  # the answer did not satisfy the schema, and is not given (Groq)
-_ANSWER_BYTES = 256  # the most that one token of an answer takes in a reply, escapes included
-_SCORED_BYTES = 1024  # the same for a token of the prompt with its probability
+_WITHHELD_CODES = {"json_validate_failed"}  # Groq: the answer did not satisfy the schema.
+
+# The most bytes of a reply for a token of the answer, and for a token of the prompt with its probability.
+_ANSWER_BYTES = 256
+_SCORED_BYTES = 1024
 
 
 class OpenAIEngine:
@@ -99,8 +101,8 @@ class OpenAIEngine:
         """Answer one call.
 
         Raises:
-            EngineUnavailable: when no call can succeed: key refused, account used up, no such model, no answer for
-                too long, or a kind of question that this server cannot answer at all.
+            EngineUnavailable: When no call can succeed: the key is refused, the account is used up, or the model is
+                not served. Also when no answer comes for too long, or the server cannot answer such calls at all.
         """
         if not self.server.connected:
             await self.start()
@@ -229,7 +231,7 @@ class OpenAIEngine:
         return replace(completion, text=self.server.clean_answer(completion.text))
 
     async def _about(self, call: Call, problem: Problem, answers: int) -> Completion | Problem | Fault:
-        """Return what a declined call means: a refusal of this call, a form that is not taken, or the end of the run.
+        """Return what a declined call means: a refusal of this call, or a form that is not taken.
 
         Raises:
             EngineUnavailable: when a control call is turned down as well.

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
 
-# A form is given up when it has never worked in this number of answers, or in less than half of a larger number.
+# A form is given up when it never worked in a few answers, or seldom in many.
 _NEVER_OBEYED = 2
 _RARELY_OBEYED = 10
 _OBEYED_SHARE = 0.5
@@ -25,10 +25,10 @@ Fields = frozenset[tuple[str, float]]
 class FormRecord:
     """Count what became of calls that were put in one form."""
 
-    obeyed: int = 0  # answered in the shape that was asked for
-    disobeyed: int = 0  # answered in another shape
-    passed_over: int = 0  # declined, and answered in a later form
-    refused: bool = False  # declined by the name of its field, and answered in a later form
+    obeyed: int = 0  # Answered in the shape that was asked for.
+    disobeyed: int = 0  # Answered in another shape.
+    passed_over: int = 0  # Declined, and answered in a later form.
+    refused: bool = False  # Declined by the name of its field, and answered in a later form.
 
     @property
     def answered(self) -> int:
@@ -76,9 +76,9 @@ class FormChoice:
         """Count a call that was declined in this form and answered in a later one.
 
         Args:
-            question: what was asked.
-            place: the form's place.
-            named: whether the server named the form's own field as the reason.
+            question: What was asked.
+            place: The form's place.
+            named: Whether the server named the form's own field as the reason.
         """
         record = self._records[question, place]
         record.passed_over += 1

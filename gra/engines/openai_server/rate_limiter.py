@@ -1,8 +1,8 @@
-"""How hard a server is asked: as many requests at once as it takes, learned from how it answers.
+"""Limit the requests that a server gets at once, by how it answers.
 
-The limit follows TCP (Chiu and Jain 1989): each answer raises it a little, each sign of overload halves
-it, at most once per round trip. `Retry-After` closes the gate for everybody. When nothing but failures
-comes back, one request at a time is let through, at growing intervals, until the server answers again.
+The limit follows TCP (Chiu and Jain 1989). Each answer raises it a little, and each sign of overload halves it, at most
+once per round trip. `Retry-After` closes the gate for all requests. After failures alone, one request at a time is let
+through, at growing intervals, until the server answers again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LONGEST_PAUSE_S = 30.0
 
 
 class RateLimiter:
-    """An asynchronous gate: `async with` holds one place for the time of one request."""
+    """Open an asynchronous gate: `async with` holds one place for the time of one request."""
 
     def __init__(self, most: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.limit = float(most)
@@ -45,7 +45,7 @@ class RateLimiter:
         try:
             await place
         except asyncio.CancelledError:
-            if place.done() and not place.cancelled():  # let in and called off in the same moment
+            if place.done() and not place.cancelled():  # admitted and canceled in the same moment
                 self._leave()
             raise
 
@@ -53,23 +53,29 @@ class RateLimiter:
         self._leave()
 
     def now(self) -> float:
-        """The gate's clock, in seconds."""
+        """Return the time of the gate's clock, in seconds."""
         return self._clock()
 
     def answered(self) -> None:
-        """The server gave an answer of its own."""
+        """Count an answer of the server."""
         self._bursts = 0
         self._failing_since = None
         self.limit = min(float(self._most), self.limit + 1 / self.limit)
 
     def failed(self, asked_at: float, *, overloaded: bool, wait_s: float = 0.0) -> None:
-        """The request sent at `asked_at` (on this gate's clock) failed; the server may have named a time to wait."""
+        """Count the failure of a request.
+
+        Args:
+            asked_at: When it was sent, on this gate's clock.
+            overloaded: Whether the server has too much to do.
+            wait_s: The seconds that the server asks to wait.
+        """
         now = self._clock()
         if self._failing_since is None:
             self._failing_since = now
         self._closed_until = max(self._closed_until, now + wait_s)
         if asked_at < self._last_burst:
-            return  # sent before the last failure was known, so it says nothing new
+            return  # sent before the last failure was known, so it is no news
         self._last_burst = now
         self._bursts += 1
         if overloaded:
@@ -79,7 +85,7 @@ class RateLimiter:
             self._closed_until = max(self._closed_until, now + pause)
 
     def silent_for(self) -> float:
-        """Seconds since the first of the failures that no answer has interrupted; 0 when the server is well."""
+        """Return the seconds since the first failure after the last answer; 0 while the server works."""
         if self._failing_since is None or self._bursts < _OUT_OF_ORDER:
             return 0.0
         return self._clock() - self._failing_since

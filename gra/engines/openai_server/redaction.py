@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-_PART = 8  # characters of a key that already are a secret
-_LONG = 20  # characters from which on a key without a digit is taken for a secret
+_PART = 8  # Characters of a key that already are a secret.
+_LONG = 20  # Characters from which on a key without a digit counts as a secret.
 _SHORTEST = 4
 _MASK = "***"
 _MESSAGE_CHARS = 300

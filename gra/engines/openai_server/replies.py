@@ -50,7 +50,7 @@ _ENDINGS = {
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Hold what a server says is wrong; `status` is that of HTTP, or the number in the body of a 200."""
+    """Hold the error that a server reports; `status` is HTTP's, or the number in the body of a 200."""
 
     message: str
     param: str = ""
@@ -98,7 +98,7 @@ def parse(body: bytes) -> Any:
 
 
 def read_problem(body: bytes, status: int = 0) -> Problem:
-    """Return the problem that a body describes, in any of the forms in use; the body itself where it has none."""
+    """Return the problem that a body describes, in any of the forms in use; else the body as a message."""
     content = parse(body)
     if isinstance(content, list) and content and isinstance(content[0], dict):
         content = content[0]

@@ -69,8 +69,8 @@ def forms(call: Call, label_ids: Sequence[int] | None) -> tuple[RequestForm, ...
     """Return the ways to put a call, the most constrained first.
 
     Args:
-        call: what is asked.
-        label_ids: the first token of each label, where the server shows its tokenizer.
+        call: What is asked.
+        label_ids: The first token of each label, where the server shows its tokenizer.
     """
     match call.output:
         case Json(schema):
@@ -190,13 +190,13 @@ def label_probabilities(
 ) -> dict[str, float]:
     """Return the probability of each label among the labels, from the first token's alternatives.
 
-    A label that the server does not list is given 0 when all such labels together can weigh no more than one
-    hundredth of what is listed. Otherwise it is left out, and the answer is not usable.
+    A label that the server does not list is given 0 when it can hardly weigh anything: all such labels together no
+    more than one hundredth of the listed ones. Otherwise it is left out, and the answer is not usable.
 
     Args:
-        labels: the labels that were asked for.
-        alternatives: tokens with their log-probabilities, in nats.
-        label_ids: the first token of each label, where the server shows its tokenizer.
+        labels: The labels that were asked for.
+        alternatives: Tokens with their log-probabilities, in nats.
+        label_ids: The first token of each label, where the server shows its tokenizer.
 
     Raises:
         NoProbabilities: there are no alternatives.
@@ -219,10 +219,10 @@ def label_probabilities(
 
 
 def only_object(text: str) -> str:
-    """Return the JSON object in a text that holds exactly one, in a code fence or among words; else the text.
+    """Return the JSON object in a text that holds exactly one, such as in a code fence; else the text.
 
-    Whether it satisfies the schema is checked later. A text with the beginning of a second object is left as it
-    is: which one was meant, or whether it was cut off, cannot be known.
+    Whether it satisfies the schema is checked later. A text with the beginning of a second object is left as it is: it
+    is not known which one was meant.
     """
     begin = text.find("{", max(text.rfind("</think>"), 0))
     if begin < 0 or (begin == 0 and text.endswith("}")):

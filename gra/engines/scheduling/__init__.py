@@ -1,1 +1,1 @@
-"""Which model is resident, and which call is next."""
+"""Decide which model is resident, and which call is next."""

@@ -1,9 +1,9 @@
-"""The queue before an engine: so many calls at once, and next the one whose prompt shares most with the last.
+"""Queue the calls to an engine, so that the next prompt shares as much as possible with the last one.
 
-Prompts of one role, and of one candidate, begin alike. An engine with a prefix cache reads a common beginning once, as
-long as the calls that share it come close together. In sorted order they are neighbours, so the next call is a
-neighbour of the last one. A call that has been passed over too often goes first, and the calls like it follow; that
-is allowed only now and then, or a long queue, in which everybody has been passed over often, would lose its order.
+Prompts of one role, and of one candidate, begin alike. An engine with a prefix cache reads a common beginning once when
+the calls that share it come close together. Calls are sorted by prompt, and the next call is beside the last one. A
+call that was passed over too often goes first, and the calls like it follow. That is limited in number. In a long
+queue most calls are that old, and serving them by age would lose the order.
 """
 
 from __future__ import annotations
@@ -15,20 +15,22 @@ from contextlib import asynccontextmanager
 from itertools import count
 from os.path import commonprefix
 
-# So many batches may pass a waiting call before it is the next, and so many go in order before another may be.
+# The batches that may pass a waiting call before it goes first. As many go in order before another call may do so.
 _PATIENCE = 4
 
 _Place = tuple[str, int]  # prompt, number of arrival
 
 
 class PrefixQueue:
-    """Lets `slots` calls through at once."""
+    """Let `slots` calls through at once."""
 
     def __init__(self, slots: int) -> None:
         self._free = slots
         self._slots = slots
         self._queue: list[_Place] = []  # sorted by prompt
-        self._arrived: dict[int, tuple[str, int, asyncio.Future[None]]] = {}  # oldest first; the turn they came at
+        self._arrived: dict[
+            int, tuple[str, int, asyncio.Future[None]]
+        ] = {}  # oldest first; with the number of the turn at which they arrived
         self._numbers = count()
         self._turns = 0
         self._jumped = 0  # the turn of the last call that went first for its age
@@ -37,7 +39,7 @@ class PrefixQueue:
 
     @asynccontextmanager
     async def turn(self, prompt: str) -> AsyncIterator[None]:
-        """One of the engine's places, when it is this prompt's turn."""
+        """Hold one of the engine's places for the time of the block, once it is this prompt's turn."""
         number = next(self._numbers)
         mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._arrived[number] = (prompt, self._turns, mine)
@@ -49,7 +51,7 @@ class PrefixQueue:
             if number in self._arrived:
                 self._leave(number)
             elif not mine.cancelled():
-                self._give_back()  # it was let in as it was cancelled
+                self._give_back()  # it was admitted and cancelled in the same moment
             raise
         try:
             yield
@@ -57,7 +59,7 @@ class PrefixQueue:
             self._give_back()
 
     def _schedule(self) -> None:
-        """Let calls in once all that arrive at this moment are here, so that they are sorted too."""
+        """Admit calls after all that arrive at this moment are in the queue, so that they are sorted too."""
         if not self._scheduled and self._free and self._queue:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._admit)

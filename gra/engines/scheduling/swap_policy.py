@@ -1,12 +1,12 @@
-"""Which model gives way to which: the policy of `residency.py`, as a pure function of what is waiting where.
+"""Choose which model is unloaded for which: the policy of `swapper.py`, as a pure function of the waiting calls.
 
-A full batch costs an engine little more than one call, so the loss of a bad turn is batch places that stay empty:
-by serving a few stragglers while a hundred calls wait for a model that is away, or by switching when there is hardly
-anything to serve. A resident model therefore keeps its place while its batch is the fuller one, and gives it up when
-the places that staying has left empty since then are worth the switch. When nothing runs there is nothing to wait for.
+A full batch costs an engine little more than one call. The cost of a bad choice is batch places that stay empty. They
+stay empty when a model serves its last few calls while many wait for an absent one. They stay empty in every swap. A
+resident model therefore stays while its batch is the fuller one. It is unloaded when the places left empty since then
+are as many as a swap leaves empty. When no call runs, it is unloaded after a short idle time.
 
-Calls in flight fall asleep with a model that can sleep, and go on when it wakes: nobody waits for the longest of them.
-A model that cannot is ended, and first closed until its calls have ended.
+Calls in flight are paused with a model that can sleep, and resume when it wakes. So no swap waits for the longest of
+them. A model that cannot sleep takes no more calls, and is ended when its calls have ended.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-# Between two calls of one story lies a commit of the ledger; a model without a call for less than this is not idle.
-LULL_S = 0.25
+# Between two calls of one candidate the ledger commits. A model without a call for less than this is not idle.
+IDLE_S = 0.25
 
 
 Residence = Literal["resident", "leaving", "moving", "asleep", "out"]
@@ -25,44 +25,45 @@ Residence = Literal["resident", "leaving", "moving", "asleep", "out"]
 
 @dataclass(frozen=True, slots=True)
 class ModelLoad:
-    """One model as the policy sees it; sizes in GB, times in seconds on one clock."""
+    """Describe one model to the policy; sizes in GB, times in seconds on one clock."""
 
     name: str
     place: Residence
     memory_gb: float  # while it serves
     asleep_gb: float = 0.0  # while it sleeps; 0: it cannot
-    running: int = 0  # calls in flight, or asleep with it
+    running: int = 0  # calls in flight, or paused while it sleeps
     waiting: int = 0
-    slots: int = 1  # calls it computes at once
-    switch_s: float = 0.0  # what parking and bringing it back costs
-    behind_since: float = math.inf  # since when its batch has been smaller than what waits for an absent model
+    slots: int = 1  # Calls that it computes at once.
+    switch_s: float = 0.0  # Of unloading it and loading it again.
+    behind_since: float = math.inf  # Since then a larger batch waits for an absent model.
 
     @property
     def load(self) -> int:
-        """The calls that it is there for, or is missed by."""
+        """Return the number of calls that need it."""
         return self.running + self.waiting
 
     @property
     def batch(self) -> int:
-        """The calls it would serve at once if it were resident."""
+        """Return the number of calls that it would serve at once if it were resident."""
         return min(self.load, self.slots)
 
     @property
     def away(self) -> bool:
-        """Neither in memory nor on its way."""
+        """Return whether it is neither in memory nor on the way there."""
         return self.place in ("asleep", "out")
 
     @property
     def held_gb(self) -> float:
-        """The memory it has now."""
+        """Return the memory that it takes now."""
         return {"asleep": self.asleep_gb, "out": 0.0}.get(self.place, self.memory_gb)
 
 
 @dataclass(frozen=True, slots=True)
 class Swap:
-    """What to do now: `start` or `park` a model, let it take no more calls (`close`), or again after all (`open`).
+    """Name the next move.
 
-    `end`: the process of a sleeping one. `wait`: nothing before a call or an engine changes something, or `until`.
+    `start` or `unload` a model. `close` it to further calls, or `open` it again. `end` the process of a sleeping one.
+    `wait`: Do nothing before a call or an engine changes something, or before the time `until`.
     """
 
     kind: Literal["start", "unload", "close", "open", "end", "wait"]
@@ -71,13 +72,19 @@ class Swap:
 
 
 def most_wanted(models: Sequence[ModelLoad]) -> ModelLoad | None:
-    """The absent model with the most calls to serve."""
+    """Return the absent model with the most calls to serve."""
     absent = [m for m in models if m.away and m.load]
     return max(absent, key=lambda m: (m.load, m.name)) if absent else None
 
 
 def choose(models: Sequence[ModelLoad], limit_gb: float, now: float) -> Swap:
-    """The next move on a machine with so much memory."""
+    """Return the next move.
+
+    Args:
+        models: All models of the machine.
+        limit_gb: The memory that they may take together.
+        now: The time, on the clock of `behind_since`.
+    """
     wanted = most_wanted(models)
     if wanted is None:
         return next((Swap("open", m.name) for m in models if m.place == "leaving"), Swap("wait"))
@@ -85,8 +92,8 @@ def choose(models: Sequence[ModelLoad], limit_gb: float, now: float) -> Swap:
     if wanted.memory_gb <= free:
         return Swap("start", wanted.name)
     if any(m.place == "moving" for m in models):
-        return Swap("wait")  # what is on the move may make the room
-    # A model behind a server has no weight here, and parking it frees nothing.
+        return Swap("wait")  # It may free the memory that is needed.
+    # A model on a server takes no memory of this machine, and unloading it frees none.
     here = [m for m in models if m.place in ("resident", "leaving") and m.memory_gb > 0]
     if wanted.memory_gb > free + sum(m.memory_gb - m.asleep_gb for m in here):
         asleep = [m for m in models if m.place == "asleep" and m.asleep_gb and m is not wanted]
@@ -96,20 +103,22 @@ def choose(models: Sequence[ModelLoad], limit_gb: float, now: float) -> Swap:
         if leaving.batch >= wanted.batch:
             return Swap("open", leaving.name)
         return Swap("wait") if leaving.running else Swap("unload", leaving.name)
-    quiet = not any(m.running for m in models if not m.away)
-    givers = [(_gives_way_at(m, wanted, quiet), m.batch, m.name, m) for m in here if m.batch < wanted.batch]
-    if not givers:
+    no_calls = not any(m.running for m in models if not m.away)
+    candidates = [(_unload_at(m, wanted, no_calls), m.batch, m.name, m) for m in here if m.batch < wanted.batch]
+    if not candidates:
         return Swap("wait")
-    at, _, name, giver = min(givers)
+    at, _, name, resident = min(candidates)
     if at > now:
         return Swap("wait", until=at)
-    return Swap("close" if giver.load and not giver.asleep_gb else "unload", name)
+    return Swap("close" if resident.load and not resident.asleep_gb else "unload", name)
 
 
-def _gives_way_at(resident: ModelLoad, wanted: ModelLoad, quiet: bool) -> float:
-    """When the places left empty since it fell behind are as many as those that a switch leaves empty."""
-    if quiet and not resident.waiting:
-        return resident.behind_since + LULL_S
+def _unload_at(resident: ModelLoad, wanted: ModelLoad, no_calls: bool) -> float:
+    """Return the time when the places left empty since it fell behind equal those that a swap leaves empty."""
+    if no_calls and not resident.waiting:
+        return resident.behind_since + IDLE_S
     lost_each_second = wanted.batch - resident.batch
-    switches = 2 if resident.asleep_gb and resident.running else 1  # calls that fall asleep have to be come back for
-    return resident.behind_since + max(LULL_S, switches * wanted.switch_s * wanted.batch / lost_each_second)
+    switches = (
+        2 if resident.asleep_gb and resident.running else 1
+    )  # paused calls resume only when their model is loaded again
+    return resident.behind_since + max(IDLE_S, switches * wanted.switch_s * wanted.batch / lost_each_second)

@@ -1,9 +1,8 @@
-"""Which models are in memory: all at once when they fit, otherwise in turns.
+"""Keep models in memory: all at once when they fit, otherwise in turns.
 
-A call holds its model while it runs. A model that does not fit waits until one that is there gives way, by the policy
-of `switching.py`; that one is parked (asleep where its engine can sleep, with its calls in flight; otherwise ended) and
-the other is brought back. Callers only wait; one task, the steward, makes the moves, and it is there only while
-somebody waits.
+A call holds its model while it runs. A model that does not fit waits until the policy of `swap_policy.py` unloads a
+resident one. An engine that can sleep is put to sleep with its calls in flight; another one is ended. Callers only
+wait. One task, the scheduler, makes the moves, and it runs only while calls wait.
 """
 
 from __future__ import annotations
@@ -25,34 +24,34 @@ Policy = Callable[[Sequence[ModelLoad], float, float], Swap]
 Turn = Callable[[], AbstractAsyncContextManager[None]]
 
 _MOMENT_S = 0.001
-# What bringing a model back is taken to cost before it was seen: from sleep, and from nothing.
+# The assumed cost of loading a model before it was measured: from sleep, and from the disk.
 _GUESS_S_PER_GB = {"asleep": 0.1, "out": 5.0}
 
 
 class Clock:
-    """The time of one call, which stands still while its model sleeps; when its limit is over the call is cancelled."""
+    """Measure the time of one call without the time that its model sleeps; cancel the call at its limit."""
 
     def __init__(self, limit: asyncio.Timeout) -> None:
         self.slept_s = 0.0
         self._limit = limit
         self._stopped = 0.0
-        self._ends: float | None = None  # when the limit was to be over, as it stopped
+        self._ends: float | None = None  # the end of the limit, at the time of the pause
 
-    def stop(self, now: float) -> None:
-        """The model falls asleep."""
+    def pause(self, now: float) -> None:
+        """Pause, because the model is put to sleep."""
         self._stopped, self._ends = now, self._limit.when()
         if not self._limit.expired():
             self._limit.reschedule(None)
 
-    def go_on(self, now: float) -> None:
-        """The model is back, or will not come back."""
+    def resume(self, now: float) -> None:
+        """Resume, because the model is loaded again or cannot be."""
         self.slept_s += now - self._stopped
         if self._ends is not None and not self._limit.expired():
             self._limit.reschedule(self._ends + now - self._stopped)
 
 
 class Swapper:
-    """Starts, holds and parks engines within a memory limit (GB)."""
+    """Start, hold and unload engines within a memory limit (GB)."""
 
     def __init__(self, engines: Mapping[str, Engine], memory_gb: float, policy: Policy = choose) -> None:
         self._engines = engines
@@ -64,29 +63,31 @@ class Swapper:
         self._asleep: set[str] = set()
         self._running: dict[str, int] = defaultdict(int)
         self._waiting: dict[str, int] = defaultdict(int)
-        self._behind: dict[str, float] = {}  # since when less is served by a model than waits for an absent one
-        self._took: dict[tuple[str, str], float] = {}  # seconds to bring a model back, and ("unload") to send it away
+        self._behind: dict[str, float] = {}  # Since then a larger batch waits for an absent model.
+        self._took: dict[tuple[str, str], float] = {}  # Seconds to load a model, by its place, or to "unload" it.
         self._failed: dict[str, Exception] = {}
-        self._clocks: dict[str, set[Clock]] = defaultdict(set)  # of the calls in flight that have a time limit
-        self._stopped: set[str] = set()  # models whose clocks stand still
+        self._clocks: dict[str, set[Clock]] = defaultdict(set)  # of calls in flight
+        self._paused: set[str] = set()  # models whose clocks are paused
         self._moves: set[asyncio.Task[None]] = set()
-        self._steward: asyncio.Task[None] | None = None
-        self._changed = asyncio.Event()  # for the steward
-        self._arrived = {name: asyncio.Event() for name in engines}  # for callers: it takes calls, or never will
+        self._scheduler: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()  # wakes the scheduler
+        self._arrived = {
+            name: asyncio.Event() for name in engines
+        }  # wakes callers: the model takes calls, or has failed
         self.switches = 0
 
     @property
     def resident(self) -> frozenset[str]:
-        """The models in memory now."""
+        """Return the models in memory now."""
         return frozenset(self._resident)
 
     @property
     def asleep(self) -> frozenset[str]:
-        """The models that have given back most of their memory and keep their process."""
+        """Return the models that have freed most of their memory and keep their process."""
         return frozenset(self._asleep)
 
     def together(self) -> bool:
-        """Whether all models fit at once."""
+        """Return whether all models fit at once."""
         return sum(engine.memory_gb for engine in self._engines.values()) <= self._limit
 
     async def warm(self) -> None:
@@ -104,9 +105,14 @@ class Swapper:
 
     @asynccontextmanager
     async def hold(self, name: str, turn: Turn = nullcontext) -> AsyncIterator[None]:
-        """Have a model for the time of the block, starting it first if need be, and take a `turn` at it.
+        """Hold a model and a place at its engine for the time of the block.
 
-        A model that can sleep may do so meanwhile, and its calls with it.
+        The model is started first where it is not resident. One that can sleep may be put to sleep meanwhile, with its
+        calls.
+
+        Args:
+            name: of the model.
+            turn: opens a place at its engine.
 
         Raises:
             EngineUnavailable: when it does not fit even alone, or cannot be started.
@@ -126,7 +132,11 @@ class Swapper:
 
     @asynccontextmanager
     async def clock(self, name: str, limit_s: float) -> AsyncIterator[Clock]:
-        """Give a call to a model that is held so many seconds, in which those that it sleeps do not count.
+        """Limit the time of a call to a model that is held, without the time that the model sleeps.
+
+        Args:
+            name: of the model.
+            limit_s: seconds.
 
         Raises:
             TimeoutError: when they are over.
@@ -144,41 +154,41 @@ class Swapper:
         try:
             while True:
                 while not self._arrived[name].is_set():
-                    self._see_to_it()
+                    self._run_scheduler()
                     await self._arrived[name].wait()
                 if name in self._failed:
                     raise self._failed[name]
                 await stack.enter_async_context(turn())
                 if self._arrived[name].is_set():
                     break
-                await stack.aclose()  # it gave way while this call stood in its queue
+                await stack.aclose()  # it was unloaded while this call was in its queue
             self._running[name] += 1
         finally:
             self._waiting[name] -= 1
             self._changed.set()
 
-    def _see_to_it(self) -> None:
-        """Have a steward at work; it may have ended when nobody waited."""
+    def _run_scheduler(self) -> None:
+        """Start the scheduler, which ends when no call waits."""
         self._changed.set()
-        if self._steward is None or self._steward.done():
-            self._steward = asyncio.create_task(self._make_moves())
-            self._steward.add_done_callback(self._tell_if_broken)
+        if self._scheduler is None or self._scheduler.done():
+            self._scheduler = asyncio.create_task(self._make_moves())
+            self._scheduler.add_done_callback(self._fail_if_broken)
 
-    def _tell_if_broken(self, steward: asyncio.Task[None]) -> None:
-        """Nobody waits for a steward that is gone."""
-        error = None if steward.cancelled() else steward.exception()
+    def _fail_if_broken(self, scheduler: asyncio.Task[None]) -> None:
+        """Fail every waiting call when the scheduler has failed, because no move would follow."""
+        error = None if scheduler.cancelled() else scheduler.exception()
         if isinstance(error, Exception):
             self._failed |= dict.fromkeys(self._engines, error)
             for name, arrived in self._arrived.items():
                 arrived.set()
-                self._go_on(name)
+                self._resume_clocks(name)
 
     async def _make_moves(self) -> None:
-        """Move models as the policy says, until nobody waits for one that is away."""
+        """Make the moves of the policy until no call waits for an absent model."""
         while any(self._waiting[n] + self._running[n] and not self._arrived[n].is_set() for n in self._engines):
             self._changed.clear()
             now = asyncio.get_running_loop().time()
-            move = self._policy(self._standings(now), self._limit, now)
+            move = self._policy(self._loads(now), self._limit, now)
             match move.kind:
                 case "close":
                     self._leaving.add(move.name)
@@ -194,30 +204,30 @@ class Swapper:
                     self._spawn(move.name, self._end(move.name))
                 case "wait":
                     with contextlib.suppress(TimeoutError):
-                        # At least a moment: rounding may leave less than the clock can tell.
+                        # At least a moment: rounding may leave less than the clock resolves.
                         pause = None if math.isinf(move.until) else max(_MOMENT_S, move.until - now)
                         async with asyncio.timeout(pause):
                             await self._changed.wait()
 
     def _spawn(self, name: str, move: Coroutine[Any, Any, None]) -> None:
-        # From this moment on: no call may slip in before the task has begun.
+        # Closed at once: no call may enter before the task has begun.
         self._moving.add(name)
         self._arrived[name].clear()
         task = asyncio.create_task(move)
         self._moves.add(task)
         task.add_done_callback(self._moves.discard)
 
-    def _standings(self, now: float) -> list[ModelLoad]:
-        seen = [self._standing(name) for name in self._engines]
-        wanted = most_wanted(seen)
-        for model in seen:
+    def _loads(self, now: float) -> list[ModelLoad]:
+        loads = [self._load(name) for name in self._engines]
+        wanted = most_wanted(loads)
+        for model in loads:
             if model.place == "resident" and wanted is not None and model.batch < wanted.batch:
                 self._behind.setdefault(model.name, now)
             else:
                 self._behind.pop(model.name, None)
-        return [replace(model, behind_since=self._behind.get(model.name, math.inf)) for model in seen]
+        return [replace(model, behind_since=self._behind.get(model.name, math.inf)) for model in loads]
 
-    def _standing(self, name: str) -> ModelLoad:
+    def _load(self, name: str) -> ModelLoad:
         engine = self._engines[name]
         asleep_gb = engine.asleep_gb if isinstance(engine, Sleepable) else 0.0
         running, waiting = (0, 0) if name in self._failed else (self._running[name], self._waiting[name])
@@ -234,7 +244,7 @@ class Swapper:
         return "asleep" if name in self._asleep else "out"
 
     def _switch_s(self, name: str) -> float:
-        """What parking a model and bringing it back costs, as seen last."""
+        """Return the seconds that unloading a model and loading it again took last, or are assumed to take."""
         way = "asleep" if self._sleeps(name) else "out"
         back = self._took.get((name, way), _GUESS_S_PER_GB[way] * self._engines[name].memory_gb)
         return back + self._took.get((name, "unload"), 0.0)
@@ -250,14 +260,16 @@ class Swapper:
         try:
             yield
         except asyncio.CancelledError:
-            self._failed[name] = EngineUnavailable(f"the engine of `{name}` was stopped as it changed its place")
+            self._failed[name] = EngineUnavailable(
+                f"the engine of `{name}` was stopped while it was loaded or unloaded"
+            )
             raise
-        except Exception as error:  # it reaches whoever waits for the model
+        except Exception as error:  # it is raised in the calls that wait for the model
             self._failed[name] = error
         finally:
             self._moving.discard(name)
             if name in self._resident or name in self._failed:
-                self._go_on(name)
+                self._resume_clocks(name)
                 self._arrived[name].set()
             self._changed.set()
 
@@ -269,16 +281,16 @@ class Swapper:
             self._resident.add(name)
             self._took[name, way] = asyncio.get_running_loop().time() - begun
 
-    def _stop_clocks(self, name: str) -> None:
-        self._stopped.add(name)
+    def _pause_clocks(self, name: str) -> None:
+        self._paused.add(name)
         for clock in self._clocks[name]:
-            clock.stop(asyncio.get_running_loop().time())
+            clock.pause(asyncio.get_running_loop().time())
 
-    def _go_on(self, name: str) -> None:
-        if name in self._stopped:
-            self._stopped.discard(name)
+    def _resume_clocks(self, name: str) -> None:
+        if name in self._paused:
+            self._paused.discard(name)
             for clock in self._clocks[name]:
-                clock.go_on(asyncio.get_running_loop().time())
+                clock.resume(asyncio.get_running_loop().time())
 
     async def _unload(self, name: str) -> None:
         begun = asyncio.get_running_loop().time()
@@ -287,9 +299,9 @@ class Swapper:
             self._leaving.discard(name)
             engine = self._engines[name]
             if isinstance(engine, Sleepable) and self._sleeps(name):
-                self._stop_clocks(name)
+                self._pause_clocks(name)
                 await engine.sleep()
-                if self._sleeps(name):  # where it could not, it has ended
+                if self._sleeps(name):  # one that could not sleep has ended
                     self._asleep.add(name)
             else:
                 await engine.unload()
@@ -302,15 +314,15 @@ class Swapper:
             await self._engines[name].unload()
 
     async def close(self) -> None:
-        """End every engine, one that is still starting too; nothing starts any more."""
+        """End every engine, also one that is still starting; none starts afterwards."""
         closed: dict[str, Exception] = dict.fromkeys(self._engines, EngineUnavailable("the engines are closed"))
         self._failed = dict(closed)
-        begun = self._resident | self._moving | self._asleep
-        tasks = [task for task in (self._steward, *self._moves) if task is not None and not task.done()]
+        started = self._resident | self._moving | self._asleep
+        tasks = [task for task in (self._scheduler, *self._moves) if task is not None and not task.done()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.gather(*(self._engines[name].unload() for name in begun))
+        await asyncio.gather(*(self._engines[name].unload() for name in started))
         self._failed = closed
         self._resident.clear()
         self._asleep.clear()

@@ -5,23 +5,24 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import scripted_run
-from scripted_run import make_recipe, write_job
-from unreliable_server import WAYS, UnreliableServer, moody
+from scripted_run import answer_by_content, make_recipe, write_job
+from unreliable_server import WAYS, UnreliableServer, moody, problem
 
 from gra.config.loader import load_recipe
 from gra.config.synthesis import SynthesisRecipe
-from gra.core.errors import GraError, RecipeError
+from gra.core.errors import EngineUnavailable, GraError, RecipeError
 from gra.core.hashing import file_digest
 from gra.core.progress import View
 from gra.core.run_folder import RunFolder
 from gra.core.types import DIMENSIONS, State
 from gra.data.export import read_lineage
-from gra.engines.types import ModelId
+from gra.engines.types import Call, Completion, ModelId
 from gra.evaluation.suite import suite_items
 from gra.ledger.ledger import Ledger
 from gra.serving import models as registry
@@ -177,3 +178,40 @@ def test_the_run_ends_with_one_sentence_when_the_server_is_gone(tmp_path: Path, 
     with pytest.raises((GraError, ExceptionGroup)) as caught:
         synthesize(server, tmp_path, monkeypatch)
     assert "API key was refused" in str(caught.value)
+
+
+def test_run_whose_account_is_used_up_goes_on_after_paying_and_loses_nothing(tmp_path: Path, monkeypatch) -> None:
+    whole = synthesize(UnreliableServer(models=COMMITTEE), tmp_path / "whole", monkeypatch, served_as="x")
+    poor = UnreliableServer(
+        models=COMMITTEE,
+        instead=lambda request, body: problem(402, "Pay the bill.") if len(poor.asked) > 100 else None,
+    )
+    with pytest.raises((GraError, ExceptionGroup)) as caught:
+        synthesize(poor, tmp_path / "poor", monkeypatch, served_as="x")
+    error = caught.value
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, EngineUnavailable)
+    assert error.exit_code == 4
+    assert "Pay the bill." in str(error)
+    paid = UnreliableServer(models=COMMITTEE)
+    content = synthesize(paid, tmp_path / "poor", monkeypatch, served_as="x")
+    assert content["scripted"]["states"] == whole["scripted"]["states"]
+    lineages = [file_digest(tmp_path / name / "lineage.parquet") for name in ("whole", "poor")]
+    assert lineages[0] == lineages[1]
+
+
+def test_server_that_repeats_the_key_puts_it_into_no_file(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("MY_KEY", KEY)
+
+    def repeat(call: Call) -> Completion:
+        reply = answer_by_content(call)
+        return replace(reply, text=reply.text.replace('": "', f'": "{KEY} ').replace(".", f" {KEY[3:20]}."))
+
+    server = UnreliableServer(repeat, models=COMMITTEE, key=KEY)
+    content = synthesize(server, tmp_path, monkeypatch, api_key_env="MY_KEY")["scripted"]
+    assert content["states"]["accepted"]
+    assert any(KEY in text for text in server.given)
+    parts = [KEY[at : at + 8].encode() for at in range(len(KEY) - 7)]
+    for file in tmp_path.rglob("*"):
+        assert file.is_dir() or not any(part in file.read_bytes() for part in parts), file

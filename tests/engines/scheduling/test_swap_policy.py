@@ -16,7 +16,7 @@ from paths import ROOT
 
 from gra.engines.broker import EnginePool
 from gra.engines.scheduling.prefix_queue import PrefixQueue
-from gra.engines.scheduling.swap_policy import LULL_S, ModelLoad, Swap, choose
+from gra.engines.scheduling.swap_policy import IDLE_S, ModelLoad, Swap, choose
 from gra.engines.scheduling.swapper import Policy
 from gra.engines.types import (
     Call,
@@ -91,7 +91,7 @@ def test_a_model_that_leaves_for_nobody_is_opened_again() -> None:
 
 def test_when_nothing_runs_there_is_nothing_to_wait_for() -> None:
     models = [model("a", "resident", behind_since=100.0), model("b", "out", waiting=1, switch_s=60.0)]
-    assert choose(models, 10, 100.1) == Swap("wait", until=100.0 + LULL_S)
+    assert choose(models, 10, 100.1) == Swap("wait", until=100.0 + IDLE_S)
     assert choose(models, 10, 101.0) == Swap("unload", "a")
     busy_elsewhere = [*models, model("c", "resident", 8)]
     assert choose(busy_elsewhere, 20, 101.0) == Swap("wait", until=160.0)  # c's stories may come back to a

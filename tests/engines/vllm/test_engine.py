@@ -263,8 +263,10 @@ def test_nothing_outlives_a_parent_that_is_killed(weights: Path, python: str, mo
 
 
 def test_child_inherits_no_secret(engine: VllmEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    secrets = ("OPENAI_API_KEY", "HF_TOKEN", "WANDB_API_KEY", "VLLM_API_KEY", "NVIDIA_API_KEY", "MY_SECRET", "PGPASSWORD",
-               "AWS_SECRET_ACCESS_KEY", "HTTPS_PROXY", "PYTHON_KEYRING_PASSWORD")  # fmt: skip
+    secrets = (
+        "OPENAI_API_KEY", "HF_TOKEN", "WANDB_API_KEY", "VLLM_API_KEY", "NVIDIA_API_KEY", "MY_SECRET", "PGPASSWORD",
+        "AWS_SECRET_ACCESS_KEY", "HTTPS_PROXY", "PYTHON_KEYRING_PASSWORD",
+    )  # fmt: skip
     for name in secrets:
         monkeypatch.setenv(name, "sk-very-secret-0123456789")
     monkeypatch.setenv("VLLM_LOGGING_LEVEL", "ERROR")

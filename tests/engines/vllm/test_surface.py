@@ -124,39 +124,40 @@ def test_the_parts_that_sleep_have_the_tags_we_wake_and_workers_can_read_weights
     assert callable(GpuWorker.reload_weights)
 
 
-# --- the order of waking, with an engine that notes what it is told ---------------------------------------------------
+# --- the order of waking, with an engine that notes its orders --------------------------------------------------------
 
 
 class Noting:
     """Stands for AsyncLLM: notes the orders, and gives a text the log-likelihood it is set to."""
 
     def __init__(self) -> None:
-        self.told: list[Any] = []
+        self.orders: list[Any] = []
         self.logprob = -1.0
+        self.finish: str | None = "stop"
 
     async def sleep(self, level: int, mode: str) -> None:
-        self.told.append(("sleep", level, mode))
+        self.orders.append(("sleep", level, mode))
 
     async def wake_up(self, tags: list[str] | None = None) -> None:
-        self.told.append(("wake_up", tags))
+        self.orders.append(("wake_up", tags))
 
     async def collective_rpc(self, method: str) -> None:
-        self.told.append(method)
+        self.orders.append(method)
 
     async def add_lora(self, request: Any) -> None:
-        self.told.append(("add", request.lora_name))
+        self.orders.append(("add", request.lora_name))
 
     async def remove_lora(self, number: int) -> None:
-        self.told.append(("remove", number))
+        self.orders.append(("remove", number))
 
     async def generate(
         self, prompt: Any, params: Any, request_id: str, lora_request: Any = None, priority: int = 0
     ) -> Any:
-        self.told += ["asked"] if priority < 0 else []
+        self.orders += ["asked"] if priority < 0 else []
         tokens = prompt["prompt_token_ids"]
         logprob = self.logprob - (0.5 if lora_request else 0.0)
         scores = [None, *({token: SimpleNamespace(logprob=logprob)} for token in tokens[1:])]
-        said = SimpleNamespace(text="said", token_ids=[1], finish_reason="stop", logprobs=None)
+        said = SimpleNamespace(text="said", token_ids=[1], finish_reason=self.finish, logprobs=None)
         yield SimpleNamespace(prompt_logprobs=scores, outputs=[said], num_cached_tokens=0)
 
 
@@ -189,7 +190,7 @@ def test_a_model_is_woken_in_the_order_vllm_wants(worker: Any, level: int, order
 
     asyncio.run(night())
     asked = ["asked"] * 2  # of the model and of its adapter, before anything moves
-    assert worker.engine.told == [*asked, ("sleep", level, "keep"), *asked, *order]
+    assert worker.engine.orders == [*asked, ("sleep", level, "keep"), *asked, *order]
     assert worker.well.is_set()
     assert worker.said == pytest.approx([-1.0, -1.5])
 
@@ -221,3 +222,16 @@ def test_an_answer_that_comes_while_the_model_wakes_waits_until_it_is_known_to_b
         assert (await answer)["completion"]["text"] == "said"
 
     asyncio.run(night())
+
+
+@pytest.mark.parametrize("finish", ["abort", "error", None, "odd"])
+def test_answer_with_an_unknown_end_is_a_fault_that_names_it(worker: Any, finish: str | None) -> None:
+    worker.engine.finish = finish
+    reply = asyncio.run(worker.answer(REQUEST))
+    assert reply == {"id": 7, "fault": f"vLLM ended the answer with finish_reason {finish!r}", "permanent": False}
+
+
+def test_settings_that_are_null_are_left_to_vllm(installed: Any) -> None:
+    sampling = {"temperature": None, "top_p": None, "repetition_penalty": None, "max_tokens": 9}
+    params = vllm_worker.sampling_params({"sampling": sampling}, 100, [], False)
+    assert (params.temperature, params.top_p, params.repetition_penalty, params.max_tokens) == (1.0, 1.0, 1.0, 9)
