@@ -20,6 +20,8 @@ from gra.checks.format import failed
 from gra.checks.ifeval import broken
 from gra.core.errors import DataError
 from gra.core.files import atomic_path
+from gra.core.stored import read_json
+from gra.core.stored_comparison import Results
 from gra.core.hashing import digest
 from gra.evaluation.scorers.answers import KINDS, Broken, judge_reply
 from gra.evaluation.scorers.answers import Verdict as ReplyVerdict
@@ -180,11 +182,7 @@ def read_results(run: Path) -> dict[str, Any]:
     Raises:
         DataError: when there is none, or it is damaged.
     """
-    path = _finished(run, RESULTS)
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}); evaluate again") from None
+    return dict(read_json(_finished(run, RESULTS), Results))
 
 
 def _finished(run: Path, name: str) -> Path:

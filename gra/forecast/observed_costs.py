@@ -7,7 +7,6 @@ they were most of the time, says what a longer run can hope for.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ import numpy.typing as npt
 
 from gra.core.errors import RecipeError
 from gra.core.types import State
-from gra.ledger.reader import LedgerReader
+from gra.ledger.reader import LedgerReader, Verdict
 
 Floats = npt.NDArray[np.float64]
 Key = tuple[str, str]  # role, model
@@ -119,14 +118,18 @@ def read_evidence(ledger: Path, run: str, source: str, duplicates: frozenset[str
     return _gather(paid, verdicts, duplicates, source)
 
 
-def _states(records: Sequence[tuple[str, str]]) -> dict[str, str]:
+def _states(records: Sequence[Verdict]) -> dict[str, str]:
     """How each thing ended, of the records in the order they were written.
 
     What an earlier recipe of the same name left in a round and nobody told again is no verdict any more.
     """
-    told = {name: json.loads(text) for name, text in records if kind_of(name) is not None}
-    newest = {name.partition("-")[0]: record["scope"] for name, record in told.items()}
-    return {n: r["story"]["state"] for n, r in told.items() if r["scope"] == newest[n.partition("-")[0]]}
+    known = [verdict for verdict in records if kind_of(verdict.candidate) is not None]
+    newest = {verdict.candidate.partition("-")[0]: verdict.scope for verdict in known}
+    return {
+        verdict.candidate: str(verdict.record.get("state", ""))
+        for verdict in known
+        if verdict.scope == newest[verdict.candidate.partition("-")[0]]
+    }
 
 
 def _gather(

@@ -242,7 +242,7 @@ def _begun(job: Job) -> bool:
     """Whether this run's ledger has ended candidates to go by."""
     reader = LedgerReader(job.ledger)
     try:
-        ended = any(kind_of(name) is not None for name, _ in reader.verdicts(job.recipe.name))
+        ended = any(kind_of(found.candidate) is not None for found in reader.verdicts(job.recipe.name))
     finally:
         reader.close()
     return ended and job.recipe.name in runs_of(job.ledger)
