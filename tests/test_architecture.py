@@ -186,7 +186,9 @@ def test_no_file_is_too_long_to_read() -> None:
     long = {
         str(path.relative_to(ROOT)): lines
         for path in repository_files()
-        if path.suffix == ".py" and "tests" not in path.parts and (lines := len(path.read_text(encoding="utf-8").splitlines())) > MOST_LINES
+        if path.suffix == ".py"
+        and "tests" not in path.parts
+        and (lines := len(path.read_text(encoding="utf-8").splitlines())) > MOST_LINES
     }
     assert not long
 

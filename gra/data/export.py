@@ -23,6 +23,8 @@ import pyarrow.parquet as pq
 from gra.core.errors import DataError
 from gra.core.files import atomic_path
 from gra.core.hashing import canonical_json
+from gra.core.stored import check_type
+from gra.core.stored_lineage import Lineage
 from gra.core.types import AlternativeResponse, Candidate, State
 from gra.core.vocabulary import RejectedAt
 
@@ -69,6 +71,7 @@ _TEXTS = (
 _LISTS = ("reviewers", "parents", "keywords", "calls")
 # Nested records travel as canonical JSON.
 _JSON = ("checks", "programs", "reviews", "ruling", "drafts", "contamination", "usage")
+_ABSENT = {"ruling": "null", "contamination": "null", "usage": "{}"}  # of the others: an empty list
 # Columns that a Candidate does not hold.
 _LINEAGE_ONLY = ("candidate_id", "prompt_tokens", "completion_tokens")
 LINEAGE_SCHEMA = pa.schema(
@@ -277,28 +280,37 @@ def _parquet(path: Path, schema: pa.Schema) -> Iterator[Callable[[Mapping[str, A
 
 
 def read_lineage(path: Path) -> list[dict[str, Any]]:
-    """Lineage rows with their nested records parsed.
+    """Read lineage rows with their nested records parsed.
 
     Raises:
-        DataError: when the file is damaged, or no lineage.
+        DataError: the file is damaged, or no lineage.
     """
     try:
         rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
         # A lineage of an earlier version lacks the columns that came later.
-        found = [row | {name: json.loads(row.get(name) or "[]") for name in _JSON} for row in rows]
-    except (pa.ArrowException, OSError, ValueError) as error:
+        found = [row | {name: json.loads(row.get(name) or _ABSENT.get(name, "[]")) for name in _JSON} for row in rows]
+    except (pa.ArrowException, OSError, ValueError, TypeError, RecursionError) as error:
         raise DataError(f"{path} cannot be read ({error}); see `gra verify {path.parent}`") from None
     if found and not {"candidate_id", "state"} <= found[0].keys():
         raise DataError(f"{path} is no lineage (its columns are {', '.join(rows[0])})")
+    check_type(found, Lineage, path)
     return found
 
 
 def read_candidates(path: Path) -> list[Candidate]:
-    """The candidates of a lineage file, as they were when it was written."""
+    """Read the candidates of a lineage file.
+
+    Raises:
+        DataError: the file is damaged, or no lineage.
+    """
     rows = (row | {"id": row["candidate_id"]} for row in read_lineage(path))
-    return [
-        Candidate.from_json({name: value for name, value in row.items() if name not in _LINEAGE_ONLY}) for row in rows
-    ]
+    try:
+        return [
+            Candidate.from_json({name: value for name, value in row.items() if name not in _LINEAGE_ONLY})
+            for row in rows
+        ]
+    except (KeyError, TypeError) as error:  # records with other fields than a candidate has
+        raise DataError(f"{path} is damaged ({error}); run the stage that writes it again") from None
 
 
 def card(facts: Mapping[str, Any]) -> str:

@@ -19,6 +19,8 @@ import pyarrow.parquet as pq
 from gra.core.errors import DataError
 from gra.core.files import atomic_path
 from gra.core.hashing import digest
+from gra.core.stored import read_json
+from gra.core.stored_comparison import Results
 from gra.evaluation.task import LoadedTask, SampleOutput, SampleScore, Scored, output_columns
 from gra.sandbox.job import Verdict
 from gra.sandbox.sandbox import Sandbox
@@ -133,11 +135,7 @@ def read_results(run: Path) -> dict[str, Any]:
     Raises:
         DataError: when there is none, or it is damaged.
     """
-    path = _finished(run, RESULTS)
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}); evaluate again") from None
+    return dict(read_json(_finished(run, RESULTS), Results))
 
 
 def _finished(run: Path, name: str) -> Path:

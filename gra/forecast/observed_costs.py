@@ -7,7 +7,6 @@ their busiest; it is what a longer run can reach.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import numpy.typing as npt
 
 from gra.core.errors import RecipeError
 from gra.core.types import State
-from gra.ledger.reader import LedgerReader
+from gra.ledger.reader import LedgerReader, Verdict
 from gra.synthesis.call_names import WorkKind, read_name, round_of
 
 Floats = npt.NDArray[np.float64]
@@ -112,14 +111,18 @@ def read_costs(ledger: Path, run: str, source: str, duplicates: frozenset[str] =
     return _gather(paid, verdicts, duplicates, source)
 
 
-def _states(records: Sequence[tuple[str, str]]) -> dict[str, str]:
+def _states(records: Sequence[Verdict]) -> dict[str, str]:
     """Return the state of each candidate, from records in the order of writing.
 
     Of each round only the newest scope counts: older verdicts belong to another recipe of the same name.
     """
-    verdicts = {name: json.loads(text) for name, text in records if read_name(name) is not None}
-    newest = {name.partition("-")[0]: record["scope"] for name, record in verdicts.items()}
-    return {n: r["story"]["state"] for n, r in verdicts.items() if r["scope"] == newest[n.partition("-")[0]]}
+    known = [verdict for verdict in records if read_name(verdict.candidate) is not None]
+    newest = {verdict.candidate.partition("-")[0]: verdict.scope for verdict in known}
+    return {
+        verdict.candidate: str(verdict.record.get("state", ""))
+        for verdict in known
+        if verdict.scope == newest[verdict.candidate.partition("-")[0]]
+    }
 
 
 def _gather(

@@ -252,7 +252,7 @@ def _begun(job: Job) -> bool:
     """Return whether this run's ledger has finished candidates."""
     reader = LedgerReader(job.ledger)
     try:
-        ended = any(read_name(name) is not None for name, _ in reader.verdicts(job.recipe.name))
+        ended = any(read_name(found.candidate) is not None for found in reader.verdicts(job.recipe.name))
     finally:
         reader.close()
     return ended and job.recipe.name in runs_of(job.ledger)

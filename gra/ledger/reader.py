@@ -6,9 +6,19 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gra.core.errors import DataError
-from gra.ledger.schema import COLUMNS, Recorded, problems, read, sentence, usable_version
+from gra.ledger.schema import (
+    COLUMNS,
+    SCHEMA_VERSION,
+    Recorded,
+    problems,
+    read,
+    read_verdict,
+    sentence,
+    usable_version,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +34,19 @@ class RunAccount:
     wrote: int
     seconds: float
     written: float
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Recorded verdict on a candidate, and the scope under which it holds."""
+
+    candidate: str
+    scope: str
+    record: dict[str, Any]
+
+
+# Types of a row of accounts; SQLite keeps a whole number in a column of type REAL as float.
+_ACCOUNT_TYPES = ((str, str, str, str, int, int, int, float, float),)
 
 
 class LedgerReader:
@@ -66,16 +89,29 @@ class LedgerReader:
         columns = "run, candidate, role, model, prompt_tokens, cached_tokens, completion_tokens, seconds, written"
         try:
             for row in self._db.execute(f"SELECT {columns} FROM calls ORDER BY id"):
+                if tuple(map(type, row)) not in _ACCOUNT_TYPES:
+                    raise DataError(f"{self.path} is damaged (see `gra ledger check {self.path}`)")
                 yield RunAccount(*row)
         except sqlite3.Error as error:
             raise DataError(sentence(self.path, error)) from None
 
-    def verdicts(self, run: str) -> list[tuple[str, str]]:
-        """Return (candidate, record as JSON) of each verdict of a run, in the order they were written."""
+    def verdicts(self, run: str) -> list[Verdict]:
+        """Return the verdicts of a run, in the order they were written.
+
+        Raises:
+            DataError: when one is not what was written.
+        """
+        sealed = "seal" if self._sealed() else "NULL"
+        query = f"SELECT candidate, story, {sealed} FROM verdicts WHERE run = ? ORDER BY written"
         try:
-            return list(
-                self._db.execute("SELECT candidate, story FROM verdicts WHERE run = ? ORDER BY written", (run,))
-            )
+            rows = list(self._db.execute(query, (run,)))
+        except sqlite3.Error as error:
+            raise DataError(sentence(self.path, error)) from None
+        return [Verdict(row[0], *read_verdict(self.path, run, *row)) for row in rows]
+
+    def _sealed(self) -> bool:
+        try:
+            return usable_version(self._db, self.path) >= SCHEMA_VERSION
         except sqlite3.Error as error:
             raise DataError(sentence(self.path, error)) from None
 

@@ -106,13 +106,14 @@ def read(path: Path, values: tuple[Any, ...]) -> Recorded:
     return Recorded(**named | {"scores": json.loads(values[_SCORES])})
 
 
-def read_verdict(path: Path, run: str, candidate: str, record: str, checksum: int) -> tuple[str, dict[str, Any]]:
-    """Return the scope and the candidate of a recorded verdict.
+def read_verdict(path: Path, run: str, candidate: str, record: str, checksum: int | None) -> tuple[str, dict[str, Any]]:
+    """Return the scope and the candidate of a recorded verdict; `checksum` is None in a ledger without seals.
 
     Raises:
         DataError: when the row is not what was written.
     """
-    content = _verdict(record) if seal_verdict(run, candidate, record) == checksum else None
+    sound = checksum is None or seal_verdict(run, candidate, record) == checksum
+    content = _verdict(record) if sound else None
     if content is None:
         raise DataError(
             f"{path}: the verdict on {candidate} is not what was written (see `gra ledger check {path}`); take a copy "

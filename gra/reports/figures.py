@@ -43,6 +43,7 @@ _DASHES = ("-", "--", ":", "-.")
 SCALE = "score, 0–10"
 _WIDTH = 9.6  # inches, for all figures: the page's column
 _STYLE = {
+    "text.parse_math": False,  # names that recipes and models give are no formulas
     "font.size": 9.5, "axes.titlesize": 9.5, "axes.labelsize": 9.5, "xtick.labelsize": 9, "ytick.labelsize": 9,
     "text.color": INK, "axes.labelcolor": MUTED, "xtick.color": MUTED, "ytick.color": INK, "axes.edgecolor": LINE,
     "axes.titlecolor": INK, "axes.titlelocation": "left", "axes.titleweight": "bold", "axes.facecolor": "none",

@@ -1,32 +1,34 @@
-"""What a run folder holds, read for the report.
+"""Read a run folder for the report.
 
-Sections that a run does not have are empty, never made up: a run of synthesis alone has no students and no
-comparison, a run that was stopped early may lack an arm's manifest.
+Sections that a run does not have are empty: a run of synthesis alone has no students and no comparison, and a run
+that was stopped early may lack an arm's manifest.
 """
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gra.core.errors import DataError
 from gra.core.progress import read_events
 from gra.core.resolved_recipe import read_resolved_recipe
-from gra.core.run_folder import MANIFEST, RunFolder
+from gra.core.run_folder import RunFolder
+from gra.core.stored import read_json
+from gra.core.stored_comparison import Comparison
+from gra.core.stored_types import Metrics, TrainerState
 from gra.core.types import State
 from gra.data.export import read_lineage
 
 Row = dict[str, Any]
-# Arms that write nothing themselves have no funnel and no reviewers to show.
+# Arms without a committee have no funnel and no reviewers to show.
 _COPYING = ("vanilla", "distilled")
 
 
 @dataclass(frozen=True)
 class ArmRun:
-    """One dataset of the run: its section of the manifest, its lineage, and the recipe it was made by."""
+    """One dataset of the run: its section of the manifest, its lineage and its recipe."""
 
     name: str
     kind: str
@@ -36,27 +38,27 @@ class ArmRun:
 
     @property
     def accept_mean(self) -> float | None:
-        """The mean score (0-10) from which on a response passes the gate."""
+        """Lowest mean score (0-10) that passes the gate."""
         return _number(self.recipe.get("review", {}).get("accept_mean"))
 
     @property
     def dispute_std(self) -> float | None:
-        """The spread of scores above which the adjudicator decides."""
+        """Spread of scores above which the adjudicator decides."""
         return _number(self.recipe.get("review", {}).get("dispute_std"))
 
     @property
     def committee(self) -> bool:
-        """Whether a committee wrote and reviewed this arm's rows."""
+        """Whether a committee wrote and reviewed the rows of this arm."""
         return self.kind not in _COPYING
 
     def accepted(self) -> int:
-        """Rows of the dataset."""
+        """Count the rows of the dataset."""
         return sum(row["state"] == State.ACCEPTED for row in self.rows)
 
 
 @dataclass(frozen=True)
 class TrainedStudent:
-    """One trained model: the manifest's section, the metrics it wrote, and the trainer's log, step by step."""
+    """One trained model: its section of the manifest, its metrics, and the steps of the trainer's log."""
 
     key: str
     facts: dict[str, Any]
@@ -65,13 +67,13 @@ class TrainedStudent:
 
     @property
     def arm(self) -> str:
-        """The arm whose dataset it was trained on; the folder is called <arm>-seed<k>."""
+        """Arm of its dataset; the folder is called <arm>-seed<k>."""
         return self.key.rpartition("-seed")[0] or self.key
 
 
 @dataclass(frozen=True)
 class RunContents:
-    """Everything the report is made of."""
+    """Everything that the report shows."""
 
     run: Path
     arms: list[ArmRun]
@@ -89,7 +91,7 @@ def read_contents(run: Path) -> RunContents:
         DataError: when a file that is there cannot be read.
     """
     folders = [run, *_subfolders(run / "arms"), *_subfolders(run / "models"), *_subfolders(run / "eval")]
-    manifests = {folder: _manifest(folder) for folder in folders}
+    manifests = {folder: RunFolder(folder).manifest() for folder in folders}
     sections = [s for m in manifests.values() for s in m.values() if isinstance(s, dict)]
     experiment = {**read_resolved_recipe(run), **manifests[run].get("experiment", {})}
     order = {name: place for place, name in enumerate(experiment.get("arms", ()))}
@@ -101,7 +103,7 @@ def read_contents(run: Path) -> RunContents:
             (_student(folder, manifests[folder]) for folder in _subfolders(run / "models")),
             key=lambda student: order.get(student.arm, len(order)),
         ),
-        comparison=_json(run / "compare" / "compare.json"),
+        comparison=_comparison(run / "compare" / "compare.json"),
         events=read_events(run / "log.jsonl"),
         experiment=experiment,
         environments=[s["environment"] for s in sections if "environment" in s],
@@ -109,7 +111,7 @@ def read_contents(run: Path) -> RunContents:
 
 
 def find_lineages(run: Path) -> list[Path]:
-    """The lineage files of a run: its own, and those of its arms."""
+    """List the lineage files of a run: its own, and those of its arms."""
     return [file for folder in (run, *_subfolders(run / "arms")) if (file := folder / "lineage.parquet").is_file()]
 
 
@@ -124,9 +126,17 @@ def _arm(folder: Path, alone: bool, manifest: Mapping[str, Any]) -> ArmRun | Non
 
 
 def _student(folder: Path, manifest: Mapping[str, Any]) -> TrainedStudent:
-    states = sorted(folder.glob("checkpoints/checkpoint-*/trainer_state.json"), key=lambda f: int(f.parent.name[11:]))
-    log = _json(states[-1]).get("log_history", []) if states else []
-    return TrainedStudent(folder.name, manifest.get("training", {}), _json(folder / "metrics.json"), log)
+    states = [
+        (int(found[1]), file)
+        for file in folder.glob("checkpoints/checkpoint-*/trainer_state.json")
+        if (found := re.fullmatch(r"checkpoint-([0-9]{1,15})", file.parent.name))
+    ]
+    log = read_json(max(states)[1], TrainerState).get("log_history", []) if states else []
+    return TrainedStudent(folder.name, manifest.get("training", {}), read_json(folder / "metrics.json", Metrics), log)
+
+
+def _comparison(file: Path) -> dict[str, Any]:
+    return dict(read_json(file, Comparison)) if file.is_file() else {}
 
 
 def _number(value: Any) -> float | None:
@@ -135,19 +145,3 @@ def _number(value: Any) -> float | None:
 
 def _subfolders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    try:
-        return RunFolder(folder).manifest()
-    except ValueError as error:
-        raise DataError(f"{folder / MANIFEST} is damaged ({error}); run the stage that writes it again") from None
-
-
-def _json(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        return {}
-    try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise DataError(f"{file} is damaged ({error}); run the stage that writes it again") from None

@@ -159,7 +159,7 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 def _models(facts: Mapping[str, Any]) -> dict[str, str]:
     """Identity of each member's weights; of each model where no committee took part."""
-    models = {model["name"]: model["identity"] for model in facts.get("models", {}).values()}
+    models = {model["name"]: model.get("identity", "") for model in facts.get("models", {}).values()}
     members = {name: member["model"] for name, member in facts.get("members", {}).items()}
     return {name: models.get(model, model) for name, model in members.items()} or models
 

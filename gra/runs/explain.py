@@ -10,7 +10,6 @@ steer the terminal, are replaced.
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -25,6 +24,8 @@ from rich.text import Text
 
 from gra.core.errors import DataError
 from gra.core.resolved_recipe import find_ledger
+from gra.core.stored import parse_json
+from gra.core.stored_lineage import Request
 from gra.core.types import CHECKS, DIMENSIONS, State
 from gra.data.export import read_lineage
 from gra.ledger.ledger import Recorded
@@ -133,7 +134,9 @@ def _exchange(answer: Recorded) -> Iterator[RenderableType]:
     yield Text(f"\n{who}", style="bold")
     if not answer.request:
         yield Text("the question is no longer in the ledger (`gra ledger compact --drop-requests`)", style="dim")
-    for role, content in json.loads(answer.request)["messages"] if answer.request else ():
+    for role, content in (
+        parse_json(answer.request, Request, f"the request {answer.key[:12]}")["messages"] if answer.request else ()
+    ):
         yield Text.assemble((f"{clean(role)}  ", "dim"), clean(content))
     scores = "; ".join(f"{clean(label)} {value:.4g}" for label, value in answer.scores.items())
     yield Text.assemble(

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gra.core.errors import DataError, HubUnavailable, Mismatch, RecipeError
+from gra.core.files import unfinished_files
 from gra.core.hashing import file_digest
-from gra.core.run_folder import RunFolder
+from gra.core.run_folder import MANIFEST, RunFolder
+from gra.core.stored import damaged
 
 _LOG_IN = "log in with `hf auth login`, or set HF_TOKEN to a token that may write"
 
@@ -87,12 +89,16 @@ def _check_dataset(run: Path) -> int:
         arms = sorted(str(folder.parent) for folder in run.glob("arms/*/dataset"))
         hint = f"; it is an experiment, push one of its arms: {', '.join(arms)}" if arms else ""
         raise DataError(f"{run} holds no finished dataset{hint}")
+    unfinished_files(run / "dataset")  # refuses links: what they lead to is not for the hub
     for name, expected in section["files"].items():
         file = run / name
         data = name.startswith("dataset/") and file.suffix == ".parquet"
         if data and (not file.is_file() or file_digest(file) != expected):
             raise Mismatch(f"{file} is not what the run wrote, so it is not pushed; see `gra verify {run}`")
-    return int(section["states"]["accepted"])
+    rows = section.get("states", {}).get("accepted")
+    if rows is None:
+        raise DataError(damaged(RunFolder(run) / MANIFEST, "`synthesis.states.accepted` is missing"))
+    return int(rows)
 
 
 @contextmanager

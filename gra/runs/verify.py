@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gra.core.errors import DataError, Mismatch
+from gra.core.errors import DataError, GraError, Mismatch
 from gra.core.hashing import canonical_json
 from gra.core.resolved_recipe import find_ledger
 from gra.core.run_folder import MANIFEST, RunFolder
@@ -62,7 +62,7 @@ def verify(run: Path) -> VerifyResult:
     files = sum(_files(manifest.parent, problems) for manifest in manifests)
     made = (manifest.with_name("lineage.parquet") for manifest in manifests)
     lineages = sorted({*find_lineages(run), *(file for file in made if file.is_file())})
-    beside = {file.parent: ledger.resolve() for file in lineages if (ledger := find_ledger(file.parent))}
+    beside = {file.parent: ledger.resolve() for file in lineages if (ledger := _ledger_of(file.parent, problems))}
     ledgers = sorted({*(file.resolve() for file in run.rglob("ledger.sqlite")), *beside.values()})
     keys = {ledger: _answers(ledger, problems) for ledger in ledgers}
     rows = 0
@@ -78,9 +78,17 @@ def verify(run: Path) -> VerifyResult:
 def _files(folder: Path, problems: list[str]) -> int:
     try:
         return RunFolder(folder).verify()
-    except Mismatch as found:
+    except (Mismatch, DataError) as found:
         problems.append(str(found))
         return 0
+
+
+def _ledger_of(folder: Path, problems: list[str]) -> Path | None:
+    try:
+        return find_ledger(folder)
+    except GraError as found:
+        problems.append(str(found))
+        return None
 
 
 def _answers(ledger: Path, problems: list[str]) -> Mapping[str, float] | None:
@@ -100,9 +108,6 @@ def _rows(lineage: Path, known: Mapping[str, float] | None, problems: list[str])
         candidates = read_candidates(lineage)
     except DataError as error:
         problems.append(str(error))
-        return 0
-    except (ValueError, KeyError, TypeError) as error:
-        problems.append(f"{lineage} cannot be read ({error})")
         return 0
     named = {key for candidate in candidates for key in candidate.calls}
     if known is not None and (unknown := sorted(named - known.keys())):
@@ -127,15 +132,15 @@ def _only(record: dict[str, Any], keys: set[str]) -> dict[str, Any]:
 
 
 def _differences(file: Path, part: str, expected: list[dict[str, Any]]) -> Iterator[str]:
+    name = "candidate_id" if part == "lineage" else "id"
     try:
         found = pq.read_table(file).to_pylist()
-    except (pa.ArrowInvalid, OSError) as error:
+        there = {canonical_json(row): row[name] for row in found}
+        alternatives = _alternative_keys(found)
+    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
         yield f"it cannot be read ({error})"
         return
     columns = set(found[0]) if found else set()
-    name = "candidate_id" if part == "lineage" else "id"
-    there = {canonical_json(row): row[name] for row in found}
-    alternatives = _alternative_keys(found)
     wanted = {}
     for row in expected:
         known = {key: value for key, value in row.items() if key in columns}

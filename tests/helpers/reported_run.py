@@ -150,7 +150,13 @@ def evaluated(run: Path, key: str, right: dict[str, int], ended: float) -> Path:
         "forms": {"kind": "instructions", "metric": "pass", "stopped": ended, "mean_tokens": 17.25},
         "facts": {"kind": "likelihood", "metric": "acc", "stopped": None, "mean_tokens": None},
     }
-    results = {"suite": {"name": "exam", "digest": "d"}, "decoding": {}, "fingerprint": key, "tasks": tasks}
+    results = {
+        "model": {"name": key},
+        "suite": {"name": "exam", "digest": "d"},
+        "decoding": {},
+        "fingerprint": key,
+        "tasks": tasks,
+    }
     write_json(folder / "results.json", results)
     folder.record("evaluation", {"fingerprint": key}, [write_records(folder.path, rows), folder / "results.json"])
     return folder.path
