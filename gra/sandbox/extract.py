@@ -1,7 +1,7 @@
-"""Find the program in a model's answer: in a fence, bare, or as the body of a function whose beginning was given.
+"""Find the program in a model's answer: in a fence, without one, or as the body of a given beginning.
 
-Nothing is run here, and no answer is mended: text is chosen, never changed, save that a body is put below its
-beginning and that what follows the last complete statement of an unfenced answer is left out.
+Nothing is run here and no answer is repaired. Text is chosen and not changed, except that a body is put below its
+beginning. Of an unfenced answer, text after the last complete statement is left out.
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ from typing import Literal
 
 How = Literal["fenced", "bare", "body"]
 
-EXTRACT_VERSION = 1  # raise when the same answer would give another program
-_MOST = 100_000  # characters; a longer answer is no solution of an exercise and could stall the parser
-_DEEPEST = 90  # brackets in each other; the parser of some versions gives up, or worse, above a hundred
+# Raise when the same answer would give another program.
+EXTRACT_VERSION = 1
+# In characters: a longer answer solves no exercise and could stall the parser.
+_MOST = 100_000
+# Brackets in each other: some versions of the parser fail or crash above a hundred.
+_DEEPEST = 90
 _FENCE = re.compile(
     r"^[ \t]*(`{3,}|~{3,})[ \t]*([\w+#.-]*)[^\n`]*\n(.*?)(?:^[ \t]*\1[ \t]*$|\Z)", re.MULTILINE | re.DOTALL
 )
@@ -27,20 +30,20 @@ _THINKING = re.compile(r"\A.*?</think>", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class ExtractedProgram:
-    """What was found, ready to run, and how."""
+    """Holds a program, ready to run, and how it was found."""
 
     code: str
     how: How
 
 
 def extract(answer: str, beginning: str = "", entry_point: str | None = None) -> ExtractedProgram | None:
-    """The program in an answer, or None when there is none.
+    """Return the program in an answer, or None when there is none.
 
     Args:
-        answer: what the model said.
-        beginning: the code that the model was asked to complete, if any; it stands before what is found, so that
-            its imports and helper functions are there.
-        entry_point: the function that is wanted; a block that defines it is preferred.
+        answer: The model's text.
+        beginning: The code that the model was asked to complete, if any. It stands before the program, whose
+            imports and helper functions it holds.
+        entry_point: The function that is wanted. A block that defines it is preferred.
     """
     answer = _THINKING.sub("", answer).replace("\r\n", "\n")
     if len(answer) > _MOST or not answer.strip():
@@ -56,7 +59,7 @@ def extract(answer: str, beginning: str = "", entry_point: str | None = None) ->
 
 
 def closed(beginning: str) -> str:
-    """The beginning as a program of its own: a definition that ends without a body gets one that does nothing."""
+    """Return the beginning as a program of its own: a definition without a body gets one that does nothing."""
     if _parses(beginning):
         return beginning
     head = beginning.rstrip()
@@ -65,7 +68,7 @@ def closed(beginning: str) -> str:
 
 
 def _best(blocks: list[str], entry_point: str | None) -> str:
-    """The first block that defines what is wanted; else all of them if they make one program; else the first."""
+    """Return the first block that defines the entry point, else all blocks if they parse together, else the first."""
     for block in blocks:
         if entry_point and _defines(block, entry_point) and _parses(block):
             return block
@@ -74,7 +77,7 @@ def _best(blocks: list[str], entry_point: str | None) -> str:
 
 
 def _placed(code: str, beginning: str, how: How) -> ExtractedProgram:
-    """Code below the beginning: as a body if it is indented like one, as definitions of its own otherwise."""
+    """Return code below the beginning: as a body if it is indented like one, else as definitions of its own."""
     if not beginning:
         return ExtractedProgram(code, how)
     below = beginning.rstrip("\n") + "\n" + code
@@ -86,7 +89,7 @@ def _placed(code: str, beginning: str, how: How) -> ExtractedProgram:
 
 
 def _body(answer: str) -> str:
-    """The lines at the start of an answer that are indented; the first that is not ends the body."""
+    """Return the indented lines at the start of an answer."""
     kept: list[str] = []
     for line in answer.lstrip("\n").split("\n"):
         if line.strip() and line[0] not in " \t":
@@ -97,7 +100,7 @@ def _body(answer: str) -> str:
 
 
 def _bare(answer: str) -> str | None:
-    """Every run of lines that starts like a definition, an import or an assignment and parses; prose falls out."""
+    """Return the runs of lines that start like a definition, an import or an assignment, and that parse."""
     lines = answer.split("\n")
     # A program begins and stops at the margin.
     margins = [place for place, line in enumerate(lines) if line.strip() and line[0] not in " \t)]}"]
@@ -125,7 +128,7 @@ def _parses(code: str) -> bool:
 
 
 def _error_line(code: str) -> int | None:
-    """The line, from 1, at which code stops being Python; None when all of it is."""
+    """Return the first line, from 1, that does not parse; None when all of it does."""
     if _depth(code) > _DEEPEST:
         return 1
     try:
@@ -140,7 +143,7 @@ def _error_line(code: str) -> int | None:
 
 
 def _depth(code: str) -> int:
-    """How deep brackets, or operators that take what follows, are nested at most; strings count too, on purpose."""
+    """Return the deepest nesting of brackets or unary operators; those in strings count too, on purpose."""
     depth = deepest = run = 0
     for character in code:
         if character in "([{":
