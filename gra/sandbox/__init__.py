@@ -1,1 +1,1 @@
-"""Run code that nobody has read, such as a model's answer, against tests: refused by default, confined, one verdict."""
+"""Run unreviewed code, such as a model's answer, against tests: refused by default, confined, with one verdict."""

@@ -1,8 +1,8 @@
 """Run the sandbox's supervisor inside bubblewrap, where it is installed and its namespaces are the only ones to be had.
 
-Some systems forbid user namespaces to every program but a few, and `bwrap` is one of these. Around the supervisor it
-puts a file system with the Python installation and the job's folder, and its own processes and network. The layers of
-`confine.py` are applied inside as ever.
+Some systems forbid user namespaces to every program but a few, and `bwrap` is one of these. It gives the supervisor a
+file system with only the Python installation and the job's folder. Processes and network are its own as well. The
+layers of `confine.py` are applied inside as always.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ def wrap(program: str, command: Sequence[str], folder: Path, package: Path) -> l
     """Return the command that runs another command inside.
 
     Args:
-        program: path of `bwrap`.
-        command: an interpreter with its arguments.
-        folder: the job's folder, the only place that can be written to.
-        package: folder of the package `gra`.
+        program: Path of `bwrap`.
+        command: An interpreter with its arguments.
+        folder: The job's folder, the only place that can be written to.
+        package: Folder of the package `gra`.
     """
     interpreter = os.path.realpath(command[0])
     # Not root's number inside: without privileges the sandbox could not pass that one on to its own namespaces.

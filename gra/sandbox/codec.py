@@ -1,7 +1,8 @@
-"""Values as JSON, for two processes of which one is not trusted: decoding makes plain data and runs no code.
+"""Encode values as JSON, for two processes of which one is not trusted.
 
-What is plain (numbers, text, bytes, None, lists, tuples, sets, dicts, a few types of the standard library) is
-copied. Anything else stays where it is and a reference to it travels. Only the standard library is imported.
+Decoding makes plain data and runs no code.
+Plain data (numbers, text, bytes, None, lists, tuples, sets, dicts, a few types of the standard library) is copied.
+Every other value stays where it is, and a reference to it travels. Only the standard library is imported.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-Park = Callable[[Any], int]  # keeps a value and says under which number
-Fetch = Callable[[int, Any], Any]  # what stands for the number; the second is the plain data below it, or absent
+# Stores a value and returns its number.
+Keep = Callable[[Any], int]
+# Returns the value of a number. The second argument is the plain data that the value also is, or `ABSENT`.
+Fetch = Callable[[int, Any], Any]
 ABSENT = object()
 
 _SEQUENCES: dict[str, Callable[[list[Any]], Any]] = {
@@ -26,8 +29,8 @@ _DICTS = (dict, Counter, OrderedDict, defaultdict)
 _BY_TEXT = {"decimal": "Decimal", "fractions": "Fraction"}
 
 
-def encode(value: Any, park: Park) -> Any:
-    """The value as JSON can hold it."""
+def encode(value: Any, keep: Keep) -> Any:
+    """Return a value as JSON can hold it; `keep` stores what cannot be copied."""
     kind = type(value)
     if value is None or kind in (bool, float, str):
         return value
@@ -35,25 +38,25 @@ def encode(value: Any, park: Park) -> Any:
         # Longer ones as hexadecimal text: Python limits the digits it converts.
         return value if abs(value) < 1 << 63 else {"int": hex(value)}
     if kind is list:
-        return [encode(item, park) for item in value]
+        return [encode(item, keep) for item in value]
     if kind in _DICTS:
-        return {"dict": [[encode(key, park), encode(item, park)] for key, item in value.items()]}
+        return {"dict": [[encode(key, keep), encode(item, keep)] for key, item in value.items()]}
     if kind in (tuple, set, frozenset, deque):
-        return {kind.__name__: [encode(item, park) for item in value]}
+        return {kind.__name__: [encode(item, keep) for item in value]}
     if kind in (bytes, bytearray):
         return {kind.__name__: value.hex()}
     if kind is complex:
         return {"complex": [value.real, value.imag]}
     if kind is range:
         return {"range": [value.start, value.stop, value.step]}
-    return _encode_other(value, kind, park)
+    return _encode_other(value, kind, keep)
 
 
 def _is_builtin(kind: type) -> bool:
     return kind.__module__ == "builtins" and getattr(builtins, kind.__name__, None) is kind
 
 
-def _encode_other(value: Any, kind: type, park: Park) -> Any:
+def _encode_other(value: Any, kind: type, keep: Keep) -> Any:
     if isinstance(value, ModuleType) and value.__name__ in sys.stdlib_module_names:
         return {"module": value.__name__}
     if kind is type and _is_builtin(value):
@@ -62,12 +65,16 @@ def _encode_other(value: Any, kind: type, park: Park) -> Any:
         return {kind.__module__: str(value)}
     below = next((base for base in (int, float, str, list, tuple, dict, set) if isinstance(value, base)), None)
     if below is None:
-        return {"object": park(value)}
-    return {"object": park(value), "below": encode(below(value), park)}
+        return {"object": keep(value)}
+    return {"object": keep(value), "below": encode(below(value), keep)}
 
 
 def decode(data: Any, fetch: Fetch) -> Any:
-    """The value again, of exactly the plain types; raises ValueError for what `encode` does not write."""
+    """Return the value that was encoded.
+
+    Raises:
+        ValueError, TypeError, KeyError: for data that `encode` does not write.
+    """
     if isinstance(data, list):
         return [decode(item, fetch) for item in data]
     if not isinstance(data, dict):

@@ -1,8 +1,8 @@
-"""Take a process's powers away before it runs code that nobody has read.
+"""Take away what a process may do, before it runs unreviewed code.
 
-Each layer is tried alone and the caller is told which ones the kernel granted, so that the record is honest on a
-machine that has fewer. None needs a privilege; they need Linux. Only the standard library is imported: this runs
-in the bare interpreter of the sandbox.
+Each layer is tried alone, and its function returns whether the kernel granted it. So the record is right on a machine
+that has fewer layers. No layer needs a privilege; all need Linux. Only the standard library is imported: this runs in
+the bare interpreter of the sandbox.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _SIGKILL = 9
 _CHANGE_USER = 1 << 0 | 1 << 1 | 1 << 5 | 1 << 6 | 1 << 7
 _SPARE_USERS = 0x71000000  # the first of a range of 2 ** 24 that distributions and containers leave free
 
-# Landlock: rights over files by the version of the interface that introduced the last of them
-# (linux/landlock.h), those that a single file can have, and the two other kinds of rule.
+# Landlock (linux/landlock.h): number of rights over files, by version of its interface. Below: the rights to read,
+# the rights that a single file can have, and the right to execute.
 _FS_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
 _READ = 1 << 2 | 1 << 3
 _FILE_RIGHTS = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 14 | 1 << 15
@@ -40,10 +40,10 @@ def _prctl(option: int, value: int) -> bool:
 
 
 def die_with_parent(parent: int) -> None:
-    """Be killed when the parent ends; at once if it ended before this was asked for.
+    """Have the kernel kill this process when its parent ends, or at once if it has ended already.
 
     Args:
-        parent: its number, 0 for one outside this process namespace.
+        parent: Its number, 0 for a parent outside this process namespace.
     """
     _prctl(_PR_SET_PDEATHSIG, _SIGKILL)
     if os.getppid() != parent:
@@ -140,7 +140,12 @@ def become_user(user: int, folder: str) -> bool:
 
 
 def limit_resources(limits: Mapping[str, int], *, count_threads: bool) -> None:
-    """Hard limits of the kernel; `count_threads` only where nobody else's processes are counted with ours."""
+    """Set hard limits of the kernel.
+
+    Args:
+        limits: The fields of `job.Limits`.
+        count_threads: Only where no process outside the sandbox is counted as well.
+    """
     megabyte = 2**20
     values = {
         resource.RLIMIT_AS: limits["memory_mb"] * megabyte,
@@ -154,7 +159,7 @@ def limit_resources(limits: Mapping[str, int], *, count_threads: bool) -> None:
     if count_threads:
         values[resource.RLIMIT_NPROC] = limits["threads"]
     for kind, value in values.items():
-        # A second more until SIGKILL: SIGXCPU says what it is for, and SIGKILL could be for want of memory.
+        # A second more until SIGKILL: SIGXCPU names the limit, and SIGKILL could also mean a lack of memory.
         last = value + (kind == resource.RLIMIT_CPU)
         hard = resource.getrlimit(kind)[1]
         if hard != resource.RLIM_INFINITY:
@@ -163,18 +168,22 @@ def limit_resources(limits: Mapping[str, int], *, count_threads: bool) -> None:
 
 
 def drop_privileges() -> bool:
-    """Give up every capability, for good; False when the kernel did not agree."""
+    """Give up every capability for good; False when the kernel refused."""
     header, nothing = struct.pack("=Ii", 0x20080522, 0), bytes(24)
     return _prctl(_PR_SET_NO_NEW_PRIVS, 1) and _LIBC.capset(header, nothing) == 0
 
 
 def confine_files(folder: str) -> int:
-    """Leave only the folder (to read and write) and the Python installation (to read); Landlock's version or 0."""
+    """Leave of all files only the folder (to read and write) and the Python installation (to read).
+
+    Returns:
+        The version of Landlock, 0 without it.
+    """
     version = int(system_call("landlock_create_ruleset", None, 0, 1))
     if version < 1:
         return 0
     every = (1 << _FS_RIGHTS[min(version, max(_FS_RIGHTS))]) - 1
-    # From version 4 on no TCP port either; from 6 on no abstract socket and no signal to anybody outside.
+    # From version 4 on, no TCP port either. From 6 on, no abstract socket and no signal to a process outside.
     attributes = struct.pack("=QQQ", every, 3 if version >= 4 else 0, 3 if version >= 6 else 0)
     size = 24 if version >= 6 else 16 if version >= 4 else 8
     ruleset = int(system_call("landlock_create_ruleset", attributes, size, 0))
@@ -215,7 +224,7 @@ def _allow(ruleset: int, path: str, rights: int) -> None:
 
 
 def filter_syscalls() -> bool:
-    """Refuse new processes, signals to others, sockets, mounts, tracing and the like (`syscalls.py`), for good."""
+    """Refuse for good every system call that is not listed in `syscalls.py`; False when the kernel refused."""
     program = allow_program(os.uname().machine)
     if program is None:
         return False

@@ -1,9 +1,10 @@
-"""The two halves of a sandboxed job: one process has the code, the other the tests, and a pipe joins them.
+"""Run the two halves of a job: one process has the code, the other the tests, and pipes join them.
 
-The tests never meet the code's objects. They see stand-ins whose calls travel to the other process, and the plain
-data that comes back. So whatever the code does to its own interpreter (exits, replaced modules, objects that equal
-everything, a search of memory for the expected answers), it can only answer calls, well or badly. Only the
-standard library is imported: both halves run in the bare interpreter of the sandbox.
+The tests never hold objects of the code. They hold stand-ins, whose calls travel to the other process, and the plain
+data that comes back. The code may exit, replace modules, make objects that equal everything, or search its memory for
+the expected answers. All of this happens in its own interpreter: it can only answer calls, well or badly.
+
+Only the standard library is imported: both halves run in the bare interpreter of the sandbox.
 """
 
 from __future__ import annotations
@@ -28,13 +29,18 @@ class Gone(BaseException):
 
 
 class Channel:
-    """Messages over a pair of pipes: four bytes of length, then JSON."""
+    """Sends and receives messages over a pair of pipes: four bytes of length, then JSON."""
 
     def __init__(self, read: int, write: int, most: int) -> None:
         self._read, self._write, self._most = read, write, most
 
     def send(self, message: Any) -> None:
-        """Write one message; raises ValueError when it is larger than the other side would read."""
+        """Write one message.
+
+        Raises:
+            ValueError: when it is larger than the other side would read.
+            Gone: when the other side has ended.
+        """
         content = json.dumps(message).encode()
         if len(content) > self._most:
             raise ValueError(f"a value of {len(content):,} bytes is more than may be handed over")
@@ -46,7 +52,7 @@ class Channel:
                 raise Gone from None
 
     def receive(self) -> Any:
-        """Read one message."""
+        """Read one message; raises Gone when there is none, or none that can be read."""
         size = int.from_bytes(self._exactly(4), "big")
         if size > self._most:
             raise Gone
@@ -74,11 +80,11 @@ class CodeHost:
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
-        self._parked: list[Any] = []
+        self._kept: list[Any] = []
         self._module = ModuleType("solution")
 
     def serve(self, code: str) -> NoReturn:
-        """Never returns; a SystemExit of the code ends the process, like in any program."""
+        """Run the code and answer calls; never return. A SystemExit of the code ends the process, as in any program."""
         sys.modules["solution"] = self._module
         try:
             self._reply(lambda: exec(compile(code, "<solution>", "exec"), vars(self._module)))
@@ -101,35 +107,35 @@ class CodeHost:
     def _answer(self, request: dict[str, Any]) -> Any:
         if request["do"] == "names":
             found = {name: vars(self._module)[name] for name in request["names"] if name in vars(self._module)}
-            return {name: encode(value, self._park) for name, value in found.items()}
+            return {name: encode(value, self._keep) for name, value in found.items()}
         arguments = [decode(a, self._fetch) for a in request["args"]]
         keywords = {key: decode(a, self._fetch) for key, a in request["kwargs"].items()}
-        target = self._parked[request["object"]]
-        result = encode(_OPERATIONS[request["do"]](target, *arguments, **keywords), self._park)
+        target = self._kept[request["object"]]
+        result = encode(_OPERATIONS[request["do"]](target, *arguments, **keywords), self._keep)
         # A function may be there for what it does to its arguments.
         after = [
-            [place, encode(argument, self._park)]
+            [place, encode(argument, self._keep)]
             for place, argument in enumerate(arguments)
             if type(argument) in (list, dict, set, bytearray)
         ]
         return {"result": result, "changed": [pair for pair in after if pair[1] != request["args"][pair[0]]]}
 
-    def _park(self, value: Any) -> int:
-        self._parked.append(value)
-        return len(self._parked) - 1
+    def _keep(self, value: Any) -> int:
+        self._kept.append(value)
+        return len(self._kept) - 1
 
     def _fetch(self, number: int, below: Any) -> Any:
-        return self._parked[number] if number >= 0 else _Callback(self._channel, -number - 1, self._park, self._fetch)
+        return self._kept[number] if number >= 0 else _Callback(self._channel, -number - 1, self._keep, self._fetch)
 
 
 class _Callback:
-    """A function of the tests, in the code's process."""
+    """Stands for a function of the tests, in the code's process."""
 
-    def __init__(self, channel: Channel, number: int, park: Callable[[Any], int], fetch: Callable[..., Any]) -> None:
-        self._channel, self._number, self._park, self._fetch = channel, number, park, fetch
+    def __init__(self, channel: Channel, number: int, keep: Callable[[Any], int], fetch: Callable[..., Any]) -> None:
+        self._channel, self._number, self._keep, self._fetch = channel, number, keep, fetch
 
     def __call__(self, *arguments: Any) -> Any:
-        self._channel.send({"callback": self._number, "args": [encode(a, self._park) for a in arguments]})
+        self._channel.send({"callback": self._number, "args": [encode(a, self._keep) for a in arguments]})
         answer = self._channel.receive()
         if "raised" in answer:
             raise _exception(answer)
@@ -159,10 +165,10 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
 
 
 class StandIn:
-    """An object of the code, seen from the tests.
+    """Stands for an object of the code, in the tests' process.
 
-    Never asked is what would let it decide a comparison with the tests' own data: it equals plain data only when it
-    is a list, number, text and so on underneath and those are equal; sums and order work between stand-ins alone.
+    The object cannot decide how it compares with the tests' own data. It equals plain data only when it is
+    plain data itself, such as a list, with the same content. Sums and order work between two stand-ins only.
     """
 
     def __init__(self, tester: Tester, number: int, below: Any) -> None:
@@ -172,7 +178,7 @@ class StandIn:
         return self._tester.ask(what, self, arguments, keywords)
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
-        """Have it called."""
+        """Call the object in the other process."""
         return self._do("call", *arguments, **keywords)
 
     def __getattr__(self, name: str) -> Any:
@@ -249,7 +255,7 @@ class Tester:
         self._gone = False
 
     def verdict(self, job: dict[str, Any]) -> dict[str, str]:
-        """Run the tests; `{"verdict": "passed" | "failed" | "memory" | "gone", "detail": why}`."""
+        """Run the tests and return `verdict` ("passed", "failed", "memory" or "gone") and `detail`; never raise."""
         try:
             self._result()
             namespace: dict[str, Any] = {"__name__": "tests"}
@@ -267,10 +273,10 @@ class Tester:
         return {"verdict": "gone" if self._gone else "passed", "detail": ""}
 
     def _names(self, job: dict[str, Any], namespace: dict[str, Any]) -> dict[str, Any]:
-        """The code's globals that the tests use.
+        """Return the code's globals that the tests use.
 
-        It can replace no built-in name, nothing of the preamble, and no module of the standard library by a thing
-        of its own that would check in its place.
+        The code cannot replace a built-in name or a name of the preamble. It cannot put an object of its own in the
+        place of a module of the standard library either.
         """
         tree = list(ast.walk(ast.parse(job["tests"])))
         used = {node.id for node in tree if isinstance(node, ast.Name)}
@@ -287,12 +293,12 @@ class Tester:
         return {name: value for name, value in values.items() if name not in modules or type(value) is ModuleType}
 
     def ask(self, what: str, target: StandIn, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-        """Have the code's process do something with one of its objects."""
+        """Make the code's process perform an operation on one of its objects, and return the result."""
         request = {
             "do": what,
             "object": target._number,
-            "args": [encode(a, self._park) for a in arguments],
-            "kwargs": {key: encode(a, self._park) for key, a in keywords.items()},
+            "args": [encode(a, self._keep) for a in arguments],
+            "kwargs": {key: encode(a, self._keep) for key, a in keywords.items()},
         }
         try:
             answer = self._exchange(request)
@@ -329,12 +335,12 @@ class Tester:
     def _call_back(self, message: dict[str, Any]) -> None:
         try:
             result = self._functions[message["callback"]](*(decode(a, self._fetch) for a in message["args"]))
-            self._channel.send({"value": encode(result, self._park)})
+            self._channel.send({"value": encode(result, self._keep)})
         except Exception as error:
             self._channel.send({"raised": _builtin_name(error), "text": _text(error)})
 
-    def _park(self, value: Any) -> int:
-        """Stand-ins go back as what they stand for; functions of the tests get numbers below zero."""
+    def _keep(self, value: Any) -> int:
+        """Return the number of a stand-in's object, or a number below zero for a function of the tests."""
         if isinstance(value, StandIn):
             return int(value._number)
         if not callable(value):
@@ -372,11 +378,11 @@ def _text(error: BaseException) -> str:
     try:
         return str(error)[:_DETAIL]
     except Exception:
-        return "(its text cannot be had)"
+        return "(its text raises an error)"
 
 
 def _describe(error: BaseException, tests: str) -> str:
-    """The error and the line of the tests it came from."""
+    """Return an error with the line of the tests that it came from."""
     line, trace = 0, error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == "<tests>":

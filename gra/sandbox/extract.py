@@ -1,6 +1,6 @@
-"""Find the program in a model's answer: in a fence, bare, or as the body of a function whose beginning was given.
+"""Find the program in a model's answer: in a fence, without one, or as the body of a given beginning.
 
-Nothing is run here, and no answer is mended. Text is chosen and changed in three ways only:
+Nothing is run here, and no answer is repaired. Text is chosen and changed in three ways only:
 
 - a body is put below its beginning
 - an indented fence loses its indentation
@@ -33,20 +33,20 @@ _STARTS = re.compile(r"(?:async\s+def|def|class|import|from|@)[\s\w]|[A-Za-z_]\w
 
 @dataclass(frozen=True, slots=True)
 class ExtractedProgram:
-    """What was found, ready to run, and how."""
+    """Holds a program, ready to run, and how it was found."""
 
     code: str
     how: How
 
 
 def extract(answer: str, beginning: str = "", entry_point: str | None = None) -> ExtractedProgram | None:
-    """The program in an answer, or None when there is none.
+    """Return the program in an answer, or None when there is none.
 
     Args:
-        answer: what the model said.
-        beginning: the code that the model was asked to complete, if any; it stands before what is found, so that
-            its imports and helper functions are there.
-        entry_point: the function that is wanted; a block that defines it is preferred.
+        answer: The model's text.
+        beginning: The code that the model was asked to complete, if any. It stands before the program, whose
+            imports and helper functions it holds.
+        entry_point: The function that is wanted. A block that defines it is preferred.
     """
     answer = _without_thinking(answer).replace("\r\n", "\n")
     if len(answer) > _MOST or not answer.strip():
@@ -62,7 +62,7 @@ def extract(answer: str, beginning: str = "", entry_point: str | None = None) ->
 
 
 def closed(beginning: str) -> str:
-    """The beginning as a program of its own: a definition that ends without a body gets one that does nothing."""
+    """Return the beginning as a program of its own: a definition without a body gets one that does nothing."""
     if _parses(beginning):
         return beginning
     head = beginning.rstrip()
@@ -110,7 +110,7 @@ def _block(fence: re.Match[str], lines: list[str]) -> list[str]:
 
 
 def _best(blocks: list[str], entry_point: str | None) -> str:
-    """The first block that defines what is wanted; else all of them if they make one program; else the first."""
+    """Return the first block that defines the entry point, else all blocks if they parse together, else the first."""
     for block in blocks:
         if entry_point and _defines(block, entry_point) and _parses(block):
             return block
@@ -119,7 +119,7 @@ def _best(blocks: list[str], entry_point: str | None) -> str:
 
 
 def _placed(code: str, beginning: str, how: How) -> ExtractedProgram:
-    """Code below the beginning: as a body if it is indented like one, as definitions of its own otherwise."""
+    """Return code below the beginning: as a body if it is indented like one, else as definitions of its own."""
     if not beginning:
         return ExtractedProgram(code, how)
     below = beginning.rstrip("\n") + "\n" + code
@@ -131,7 +131,7 @@ def _placed(code: str, beginning: str, how: How) -> ExtractedProgram:
 
 
 def _body(answer: str) -> str:
-    """The lines at the start of an answer that are indented; the first that is not ends the body."""
+    """Return the indented lines at the start of an answer."""
     kept: list[str] = []
     for line in answer.lstrip("\n").split("\n"):
         if line.strip() and line[0] not in " \t":
@@ -142,7 +142,7 @@ def _body(answer: str) -> str:
 
 
 def _bare(answer: str) -> str | None:
-    """Every run of lines that starts like a definition, an import or an assignment and parses; prose falls out."""
+    """Return the runs of lines that start like a definition, an import or an assignment, and that parse."""
     lines = answer.split("\n")
     # A program begins and stops at the margin.
     margins = [place for place, line in enumerate(lines) if line.strip() and line[0] not in " \t)]}"]
@@ -172,7 +172,7 @@ def _parses(code: str) -> bool:
 
 
 def _error_line(code: str) -> int | None:
-    """The line, from 1, at which code stops being Python; None when all of it is."""
+    """Return the first line, from 1, that does not parse; None when all of it does."""
     if _depth(code) > _DEEPEST:
         return 1
     try:
@@ -187,7 +187,7 @@ def _error_line(code: str) -> int | None:
 
 
 def _depth(code: str) -> int:
-    """How deep brackets, or operators that take what follows, are nested at most; strings count too, on purpose."""
+    """Return the deepest nesting of brackets or unary operators; those in strings count too, on purpose."""
     depth = deepest = run = 0
     for character in code:
         if character in "([{":

@@ -1,4 +1,4 @@
-"""What the sandbox is given and what it says: jobs, limits, verdicts, and which isolation there was."""
+"""Define what the sandbox takes and returns: jobs, limits, verdicts, and the isolation of a machine."""
 
 from __future__ import annotations
 
@@ -9,35 +9,50 @@ from typing import Any
 
 
 class Verdict(StrEnum):
-    """How a job ended; only `PASSED` counts as right."""
+    """Names how a job ended; only `PASSED` counts as right."""
 
     PASSED = "passed"  # every test ran and held
+
     FAILED = "failed"  # the code or a test raised, or the code does not parse
+
     TIMEOUT = "timeout"  # the processor or the wall clock limit was reached
+
     MEMORY = "memory"  # the memory limit was reached
-    CRASHED = "crashed"  # the program ended before the tests did: an exit, a signal
-    NO_CODE = "no_code"  # the answer holds nothing that could be run
+
+    CRASHED = "crashed"  # the program ended before the tests did: an exit, a signal, too many files or threads
+
+    NO_CODE = "no_code"  # the answer holds no program
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one job may use. `cpu_s`, `memory_mb`, `file_mb` and `open_files` hold for code and tests each."""
+    """Limits one job.
+
+    Attributes:
+        cpu_s: Seconds of processor time, for code and tests each.
+        wall_s: Seconds on the clock, for both together.
+        memory_mb: Megabytes of address space, for code and tests each.
+        file_mb: Megabytes of the largest file and of all files together, for code and tests each.
+        open_files: Open at a time, for code and tests each.
+        threads: At a time, for code and tests each. New processes are refused where they can be.
+        reply_mb: Megabytes of one value that passes between code and tests.
+    """
 
     cpu_s: int = 5
     wall_s: float = 20.0
-    memory_mb: int = 1024  # address space
-    file_mb: int = 16  # largest file, and all files together where the folder is a file system of its own
+    memory_mb: int = 1024
+    file_mb: int = 16
     open_files: int = 64
-    threads: int = 32  # where the kernel can count them; new processes are never allowed where it can forbid them
-    reply_mb: int = 16  # what one call may hand over
+    threads: int = 32
+    reply_mb: int = 16
 
 
 @dataclass(frozen=True, slots=True)
 class SandboxJob:
-    """Code and the tests it must pass.
+    """Holds code and the tests that it must pass.
 
-    The tests run in another process than the code and see its global names; `preamble` is trusted code that runs
-    before the tests, and what it defines (save `entry_point`) is not taken from the code.
+    The tests run in another process than the code and see its global names. The text of `preamble` is trusted code
+    that runs before the tests. Names that it defines are not taken from the code, except `entry_point`.
     """
 
     code: str
@@ -52,17 +67,17 @@ _WRAPPED = {"user", "process", "network", "ipc", "mount"}  # what a wrapper keep
 
 @dataclass(frozen=True, slots=True)
 class Isolation:
-    """Which layers stood between the code and the machine.
+    """Lists the layers between the code and the machine.
 
     Attributes:
-        namespaces: of "user", "process", "network", "ipc", "mount".
-        landlock: the version of Landlock that confines files, 0 without it.
-        seccomp: whether system calls are filtered.
-        private_folder: whether the working folder is a small memory file system of its own.
-        private_root: whether only the folder and the Python installation are in the file system.
-        own_user: whether the process belongs to a user that no other process has.
-        limited_threads: whether the kernel counts its threads.
-        wrapper: the program around all of it, "bubblewrap" or "".
+        namespaces: A part of "user", "process", "network", "ipc", "mount".
+        landlock: The version of Landlock that confines files; 0 without it.
+        seccomp: Whether system calls are filtered.
+        private_folder: Whether the working folder is a small memory file system of its own.
+        private_root: Whether the file system shows only the folder and the Python installation.
+        own_user: Whether the process belongs to a user of its own.
+        limited_threads: Whether the kernel limits the number of its threads.
+        wrapper: The program around the supervisor, "bubblewrap" or "".
     """
 
     namespaces: tuple[str, ...]
@@ -122,7 +137,7 @@ class Isolation:
 
 @dataclass(frozen=True, slots=True)
 class SandboxOutcome:
-    """One job's verdict, why, and what it took (processor and wall seconds)."""
+    """Holds one job's verdict, the reason, and the processor and wall seconds it took."""
 
     verdict: Verdict
     detail: str = ""

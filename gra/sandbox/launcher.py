@@ -1,10 +1,11 @@
-"""The supervisor of one job, in a bare interpreter of its own; started by `gra.sandbox.sandbox`, never by hand.
+"""Supervise one job in a bare interpreter of its own; started by `gra.sandbox.sandbox`, never by hand.
 
-    the supervisor ─┬─ keeper ── the code       each keeper waits for one confined process, enforces the wall
-                    └─ keeper ── the tests      clock and leaves nothing alive
+    the supervisor ─┬─ keeper ── the code
+                    └─ keeper ── the tests
 
-Standard input holds two messages. The process of the code is forked between them: its memory has never held the
-tests. Standard output gets one JSON object. Only the standard library is imported.
+Each keeper waits for one confined process, ends it at its limits, and ends all processes below it. Standard input
+holds two messages. The process of the code is forked between them, so its memory has never held the tests. Standard
+output gets one JSON object. Only the standard library is imported.
 """
 
 from __future__ import annotations
@@ -91,7 +92,14 @@ def read_verdict(content: bytes) -> dict[str, str] | None:
 def judge(
     message: Mapping[str, str] | None, of_code: Status, of_tests: Status, limits: Mapping[str, float]
 ) -> tuple[str, str]:
-    """Verdict and reason from what the tests said and how the two processes ended; the code has no say in it."""
+    """Return verdict and reason.
+
+    Args:
+        message: the verdict of the tests' process, which has run the tests; None without one.
+        of_code: how the code's process ended.
+        of_tests: how the tests' process ended.
+        limits: of the job.
+    """
     if message is not None and message["verdict"] != "gone":
         return message["verdict"], message["detail"]
     for status in (of_code, of_tests):
@@ -103,7 +111,7 @@ def judge(
         if late or status["signal"] == signal.SIGXCPU:
             return "timeout", f"more than {limits['cpu_s']:g} s of processor time"
     for name, status in (("code", of_code), ("tests", of_tests)):
-        # Nobody but the kernel's out-of-memory killer is left to have killed it.
+        # Only the kernel's out-of-memory killer is left as the sender of this signal.
         if status["exit"] == _OUT_OF_MEMORY or (status["signal"] == signal.SIGKILL and not status["stopped"]):
             return "memory", f"the process of the {name} ran out of memory"
     for name, status in (("code", of_code), ("tests", of_tests)):
@@ -113,7 +121,7 @@ def judge(
 
 
 class _Keeper:
-    """A process that waits for one confined process; what it learns comes through a pipe."""
+    """Starts a process that waits for one confined process and reports through a pipe."""
 
     def __init__(self, work: Callable[[], None], keep: set[int], folder: str, settings: Settings) -> None:
         self._status, write = os.pipe()
@@ -125,7 +133,7 @@ class _Keeper:
         os.close(write)
 
     def finish(self) -> Status:
-        """End it, with everything below it, and return what it saw."""
+        """End the keeper with all processes below it, and return how the confined process ended."""
         os.kill(self._pid, signal.SIGTERM)  # it is ours and was not waited for, so the number is still its own
         lines = _read_all(self._status).splitlines()
         os.waitpid(self._pid, 0)
@@ -171,7 +179,7 @@ def _keep(work: Callable[[], None], keep: set[int], folder: str, settings: Setti
 
 
 def _end_descendants() -> None:
-    """Kill what the confined process left behind; there is something only where no layer forbade it."""
+    """Kill processes that the confined process started, where no layer refused it."""
     while True:
         try:
             with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as handle:
@@ -274,7 +282,7 @@ def _forget_the_package() -> None:
 
 
 def _leave(work: Callable[[], None]) -> None:
-    """Do the work of a forked process and end it, whatever happens; its parent's stack is never returned to."""
+    """Do the work of a forked process and end it in every case; it never returns to its parent's stack."""
     status = 1
     try:
         work()
@@ -296,7 +304,7 @@ def _close_all_but(keep: set[int]) -> None:
 
 
 def _read_message() -> Any:
-    """One message from standard input, and not a byte of the next."""
+    """Read one message from standard input, and no byte of the next."""
     size = int.from_bytes(_read_exactly(8), "big")
     return json.loads(_read_exactly(size))
 

@@ -1,4 +1,4 @@
-"""Give a process a file system of its own: a small folder in memory, and around it only what Python needs to read.
+"""Give a process a file system of its own: a small folder in memory, and what Python needs to read.
 
 Everything here needs a mount namespace. Only the standard library is imported: this runs in the bare interpreter of
 the sandbox.
@@ -25,9 +25,9 @@ def enter_private_root(folder: str, size_mb: int, owner: int) -> bool:
     """Leave of the file system only the folder (empty, in memory) and the Python installation (to read).
 
     Args:
-        folder: an absolute path; it keeps it. What is in the real folder is out of sight.
-        size_mb: all files together.
-        owner: number of the user and group that may write into the folder.
+        folder: An absolute path, which it keeps. The content of the real folder is out of sight.
+        size_mb: Megabytes of all files together.
+        owner: Number of the user and group that may write into the folder.
 
     Returns:
         False when the kernel refused a step; then nothing has changed.

@@ -1,8 +1,7 @@
-"""The user's word that code written by models may run here.
+"""Represent the user's permission to run code that models wrote.
 
-Only two kinds of places may make one, and a test holds them to it: the command lines (`--allow-code-execution`) and an
-experiment's recipe (`allow_code_execution: true`). Suites, synthesis recipes and datasets cannot: they travel between
-people.
+Only the command lines (`--allow-code-execution`) and an experiment's recipe (`allow_code_execution: true`) may make it;
+a test counts these places. Suites, synthesis recipes and datasets may not, because they travel between people.
 """
 
 from __future__ import annotations
@@ -16,23 +15,23 @@ KEY = "allow_code_execution"
 
 
 class CodeExecutionRefused(GraError):
-    """Code of a model would have to run, and the user has not allowed it; nothing was spent."""
+    """Raised when code of a model would have to run without permission; nothing was spent."""
 
     exit_code = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Permission:
-    """Somebody allowed it; `given_by` says how, for the record."""
+    """Allows code of models to run; `given_by` names the flag or file that did, for the record."""
 
     given_by: str
 
 
 def require(permission: Permission | None, what: str) -> Permission:
-    """The permission, or a refusal that names what asked for it.
+    """Return the permission, or refuse with the name of what needs it.
 
     Args:
-        permission: what the user gave.
+        permission: the user's, or None.
         what: what needs it, such as "the task `humaneval`".
 
     Raises:

@@ -1,7 +1,7 @@
 """Remove a folder that a program of unknown intent has filled: any depth, any name, any rights, no link followed.
 
-Every step works on a name inside an open directory, so the length of a path does not matter. A directory inside a
-directory is moved up to the top before it is emptied, so the depth does not matter either.
+Every step works on a name inside an open directory, so the length of a path does not matter. A directory inside
+another is moved to the top before it is emptied, so the depth does not matter either.
 """
 
 from __future__ import annotations

@@ -67,10 +67,10 @@ class Sandbox:
     """Runs code that has not been reviewed by a person.
 
     Args:
-        permission: the user's; without it there is no sandbox (see `permission.require`).
-        limits: what each job may use.
-        workers: jobs at a time; default: the number of processors that may be used.
-        isolation: default: the environment variable `GRA_SANDBOX`, or `auto`.
+        permission: The user's. Without it there is no sandbox (see `permission.require`).
+        limits: What each job may use.
+        workers: Jobs at a time. Default: The number of processors that may be used.
+        isolation: Default: The environment variable `GRA_SANDBOX`, or `auto`.
 
     Raises:
         SandboxBroken: when a trivial job does not pass here.
@@ -104,8 +104,8 @@ class Sandbox:
     def run(self, job: SandboxJob) -> SandboxOutcome:
         """Return the verdict on one job.
 
-        A job that ends without a verdict is run again. When it does so again and a trivial job passes, the verdict
-        is `CRASHED`: then this job did it, and not the machine.
+        A job that ends without a verdict is run again. When that happens twice and a trivial job passes, the cause is
+        this job and not the machine, and the verdict is `CRASHED`.
 
         Raises:
             SandboxBroken: when a trivial job does not pass either, or not as isolated as the first one.
@@ -229,7 +229,7 @@ def _message(content: dict[str, Any]) -> bytes:
 
 @contextmanager
 def _folder() -> Iterator[Path]:
-    """Make a folder with a subfolder each for code and tests, and remove it with everything that was put into it."""
+    """Make a folder with a subfolder each for code and tests, and remove it with all its content."""
     folder = Path(tempfile.mkdtemp(prefix="gra-sandbox-"))
     try:
         for name in ("code", "tests"):

@@ -108,7 +108,8 @@ _CONDITIONAL: tuple[tuple[tuple[int, int], tuple[_Check, ...]], ...] = (
     ((44, 206), (_Check(4, (0,)), _Check(4, (0,), high_half=True))),  # sendto: without an address
 )
 _CLONE3 = 435
-_FIRST_UNKNOWN = 462  # calls from here on are newer than these tables
+# Calls from this number on are newer than these tables.
+_FIRST_UNKNOWN = 462
 # Calls that the sandbox itself makes and the C library may not have by name.
 _OWN = {
     "pivot_root": (155, 41), "mount_setattr": (442, 442), "landlock_create_ruleset": (444, 444),

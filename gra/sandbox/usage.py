@@ -17,9 +17,9 @@ def excess(pid: int, folder: str, limits: Mapping[str, Any]) -> str:
     """Return which limit a process exceeds, as a sentence for the verdict, or "".
 
     Args:
-        pid: number of the process, as its parent sees it.
-        folder: its working folder, as its parent sees it; empty where the process has a private one.
-        limits: those of the job.
+        pid: Number of the process, as its parent sees it.
+        folder: Its working folder, as its parent sees it; empty where the process has a private one.
+        limits: Those of the job.
     """
     try:
         threads = os.stat(f"/proc/{pid}/task").st_nlink - 2
@@ -31,7 +31,7 @@ def excess(pid: int, folder: str, limits: Mapping[str, Any]) -> str:
 
 
 def _excess_of_files(folder: str, file_mb: int) -> str:
-    """Add up a folder by open directories: a path may be too long for the kernel, and links are not followed."""
+    """Add up a folder by open directories, because a path may be too long for the kernel; follow no links."""
     size = entries = 0
     waiting: list[tuple[int, int]] = []
     try:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import pytest
 from sandbox_attempts import TESTS, attempts
+from sandbox_layers import DOCKER, weaker_sandbox
 
 from gra.sandbox.job import Limits, SandboxJob, Verdict
 from gra.sandbox.permission import Permission
@@ -21,7 +25,7 @@ def sandbox() -> Sandbox:
 
 
 @pytest.mark.parametrize("name", attempts("cheats"))
-def test_cheating(sandbox: Sandbox, name: str) -> None:
+def test_cheating_program_does_not_pass(sandbox: Sandbox, name: str) -> None:
     attempt = attempts("cheats")[name]
     outcome = sandbox.run(attempt.job)
     assert outcome.verdict == attempt.verdict, outcome.detail
@@ -68,7 +72,7 @@ for path in glob.glob("../*/*") + glob.glob("/proc/[0-9]*/cmdline"):
 
 
 @pytest.mark.parametrize("where", SEARCHES)
-def test_the_expected_answer_is_nowhere_to_be_found(sandbox: Sandbox, where: str) -> None:
+def test_search_does_not_find_the_expected_answer(sandbox: Sandbox, where: str) -> None:
     code = f"""
 import re
 {SEARCHES[where]}
@@ -93,7 +97,7 @@ def f():
 
 
 @pytest.mark.parametrize("name", attempts("gluttons"))
-def test_gluttony(sandbox: Sandbox, name: str) -> None:
+def test_wasteful_program_gets_its_verdict(sandbox: Sandbox, name: str) -> None:
     attempt = attempts("gluttons")[name]
     outcome = sandbox.run(attempt.job)
     assert outcome.verdict == attempt.verdict, outcome.detail
@@ -109,7 +113,7 @@ def test_sleeping_ends_at_the_wall_clock_limit() -> None:
     assert sleeping_tests.verdict == "timeout"
 
 
-def test_recursion_without_a_limit(sandbox: Sandbox) -> None:
+def test_recursion_without_a_limit_ends(sandbox: Sandbox) -> None:
     """A crash up to Python 3.11, an error from 3.12 on, which counts calls of C apart."""
     code = """
 import sys
@@ -132,15 +136,63 @@ def test_many_small_files_end_at_the_size_of_the_folder(sandbox: Sandbox) -> Non
     assert "No space left" in outcome.detail
 
 
-def test_output_goes_nowhere_however_much_there_is(sandbox: Sandbox) -> None:
+def test_output_of_any_length_is_dropped(sandbox: Sandbox) -> None:
     code = "import sys\ndef f(x):\n    for _ in range(200):\n        sys.stdout.write('x' * (1 << 20))\n    return 2"
     outcome = sandbox.run(SandboxJob(code, TESTS))
     assert outcome.verdict == "passed"
     assert len(outcome.detail) == 0
 
 
-def test_threads_that_go_on_do_not_hold_up_the_verdict(sandbox: Sandbox) -> None:
+def test_running_threads_do_not_delay_the_verdict(sandbox: Sandbox) -> None:
     code = "import threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()\ndef f(x):\n    return 2"
     outcome = sandbox.run(SandboxJob(code, TESTS))
     assert outcome.verdict == "passed"
     assert outcome.wall_s < 5
+
+
+# ---- where the kernel does not limit what a program uses -----------------------------------------------------
+
+
+EXCESSES = {
+    "files": (
+        "for n in range(100_000):\n    open(str(n % 900), 'ab').write(bytes(1 << 20))",
+        "more than 4 MB of files",
+    ),
+    "names": ("for n in range(1_000_000):\n    open(str(n), 'w').close()", "more than 1,024 files"),
+    "folders": ("import os\nfor n in range(100_000):\n    os.mkdir('a')\n    os.chdir('a')", "deeper than 100"),
+    "threads": (
+        "import threading, time\nthreading.stack_size(1 << 15)\nwhile True:\n"
+        "    threading.Thread(target=time.sleep, args=(60,), daemon=True).start()",
+        "more than 32 threads",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EXCESSES)
+def test_measured_limits_end_the_program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    code, reason = EXCESSES[name]
+    weaker = weaker_sandbox(monkeypatch, *DOCKER, limits=Limits(cpu_s=10, file_mb=4))
+    outcome = weaker.run(SandboxJob(code, "pass"))
+    if name == "threads" and outcome.verdict == "failed":  # the memory limit was first
+        assert "can't start new thread" in outcome.detail
+    else:
+        assert outcome.verdict == "crashed"
+        assert reason in outcome.detail
+    assert outcome.wall_s < 10
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_honest_use_is_below_the_measured_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    weaker = weaker_sandbox(monkeypatch, *DOCKER, limits=Limits(cpu_s=5))
+    code = """
+import os, threading, time
+for n in range(500):
+    open(str(n), "w").write("x" * 1000)
+os.makedirs("/".join("abcdefgh"))
+threads = [threading.Thread(target=time.sleep, args=(0.5,)) for _ in range(20)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+"""
+    outcome = weaker.run(SandboxJob(code, "pass"))
+    assert outcome.verdict == "passed", outcome.detail

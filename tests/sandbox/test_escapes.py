@@ -77,7 +77,7 @@ def f():
     assert outcome.verdict == "passed", outcome.detail
 
 
-def test_the_environment_is_empty(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_is_empty(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A_TOKEN", "hush")
     code = """
 import os, sys
@@ -88,7 +88,7 @@ def f():
     assert outcome.verdict == "passed", outcome.detail
 
 
-def test_nobody_elses_environment_can_be_read(sandbox: Sandbox) -> None:
+def test_environments_of_other_processes_are_hidden(sandbox: Sandbox) -> None:
     code = """
 import glob
 def f():
@@ -105,7 +105,7 @@ def f():
 
 
 @pytest.mark.parametrize("module", ["gra", "gra.sandbox.launcher", "numpy", "pytest"])
-def test_no_package_can_be_imported(sandbox: Sandbox, module: str) -> None:
+def test_packages_cannot_be_imported(sandbox: Sandbox, module: str) -> None:
     outcome = sandbox.run(SandboxJob(f"import {module}\ndef f(x):\n    return 2", TESTS))
     assert outcome.verdict == "failed"
     assert "No module named" in outcome.detail
@@ -132,7 +132,7 @@ OUTSIDE = [
 
 
 @pytest.mark.parametrize("attempt", OUTSIDE)
-def test_files_outside_the_folder(confined_files: Sandbox, tmp_path: Path, attempt: str) -> None:
+def test_files_outside_the_folder_are_refused(confined_files: Sandbox, tmp_path: Path, attempt: str) -> None:
     path = tmp_path / "mine.txt"
     path.write_text("safe")
     before = path.stat()
@@ -144,13 +144,13 @@ def test_files_outside_the_folder(confined_files: Sandbox, tmp_path: Path, attem
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "/etc/hostname", "/proc/1/cmdline", "/proc/self/status", "/dev/mem"])
-def test_files_of_the_system(confined_files: Sandbox, path: str) -> None:
+def test_files_of_the_system_are_refused(confined_files: Sandbox, path: str) -> None:
     if not os.path.exists(path):
         pytest.skip(f"there is no {path} here")
     refused(confined_files, f"open({path!r}, 'rb').read(10)")
 
 
-def test_files_inside_the_folder_are_fine(sandbox: Sandbox) -> None:
+def test_files_inside_the_folder_are_allowed(sandbox: Sandbox) -> None:
     code = """
 import os
 def f():
@@ -162,7 +162,7 @@ def f():
     assert outcome.verdict == "passed", outcome.detail
 
 
-def test_the_folder_is_removed_without_following_links(
+def test_removal_of_the_folder_follows_no_links(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -185,7 +185,7 @@ os.chmod("a", 0)
     assert (kept / "file").read_text() == "safe"
 
 
-def test_the_network(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_network_is_refused(sandbox: Sandbox, tmp_path: Path) -> None:
     with socket.socket() as tcp, socket.socket(socket.AF_UNIX) as unix:
         tcp.bind(("127.0.0.1", 0))
         tcp.listen()
@@ -317,13 +317,13 @@ def test_missing_bubblewrap_is_an_error_only_when_asked_for(monkeypatch: pytest.
     assert Sandbox(Permission("a test")).isolation.wrapper == ""
 
 
-def test_signals(sandbox: Sandbox) -> None:
+def test_signals_are_refused(sandbox: Sandbox) -> None:
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as victim:
         try:
             refused(sandbox, f"os.kill({victim.pid}, 9)")
             refused(sandbox, f"os.kill({os.getpid()}, 0)")
             refused(sandbox, "os.kill(os.getppid() or 1, 0)")
-            refused(sandbox, "os.kill(-1, 0)")  # everybody; 0 asks whether it would be allowed
+            refused(sandbox, "os.kill(-1, 0)")  # all processes; 0 only checks the right
             refused(sandbox, "os.killpg(1, 0)")
             assert victim.poll() is None
         finally:
@@ -341,13 +341,13 @@ NEW_PROCESSES = [
 
 
 @pytest.mark.parametrize("attempt", NEW_PROCESSES)
-def test_new_processes(sandbox: Sandbox, attempt: str) -> None:
+def test_new_processes_are_refused(sandbox: Sandbox, attempt: str) -> None:
     if not sandbox.isolation.seccomp:
         pytest.skip("system calls cannot be filtered here")
     refused(sandbox, attempt, "multiprocessing", "subprocess", "time")
 
 
-def test_calls_below_python(sandbox: Sandbox) -> None:
+def test_calls_below_python_are_refused(sandbox: Sandbox) -> None:
     if not sandbox.isolation.seccomp or os.uname().machine != "x86_64":
         pytest.skip("the numbers are those of x86-64")
     numbers = {
@@ -364,7 +364,7 @@ def f():
     assert outcome.verdict == "passed", outcome.detail
 
 
-def test_calls_that_depend_on_their_first_argument(sandbox: Sandbox) -> None:
+def test_first_argument_decides_on_calls(sandbox: Sandbox) -> None:
     if not sandbox.isolation.seccomp:
         pytest.skip("system calls cannot be filtered here")
     code = """
@@ -438,7 +438,7 @@ quiet.run(SandboxJob("import time\\ntime.sleep(60)", "pass"))
     assert marked.wait_until(running=False), marked.running()
 
 
-def test_threads_of_the_caller_share_one_sandbox(sandbox: Sandbox) -> None:
+def test_threads_of_the_caller_share_a_sandbox(sandbox: Sandbox) -> None:
     outcomes = sandbox.run_all([SandboxJob(f"def f(x):\n    return x + {n % 2}", TESTS) for n in range(12)])
     assert [outcome.verdict for outcome in outcomes] == ["failed", "passed"] * 6
     assert threading.active_count() < 20

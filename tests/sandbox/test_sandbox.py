@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sandbox_attempts import attempts
+from sandbox_layers import command_without
 
 from gra.core.errors import GraError
 from gra.evaluation.benchmarks.load import resolve_benchmark
@@ -36,7 +37,7 @@ def sandbox() -> Sandbox:
 # ---- permission ---------------------------------------------------------------------------------------------
 
 
-def test_without_permission_there_is_a_refusal_and_it_says_what_to_do() -> None:
+def test_missing_permission_is_refused_with_the_remedy() -> None:
     with pytest.raises(
         CodeExecutionRefused, match=r"the task `x` runs code that a model wrote.*--allow-code-execution"
     ):
@@ -60,7 +61,7 @@ def test_only_the_command_line_and_a_recipe_make_permissions() -> None:
 # ---- what it says about itself ------------------------------------------------------------------------------
 
 
-def test_facts_for_the_manifest(sandbox: Sandbox) -> None:
+def test_facts_hold_permission_limits_and_gaps(sandbox: Sandbox) -> None:
     facts = json.loads(json.dumps(sandbox.facts()))
     assert facts["allowed_by"] == "a test"
     assert facts["limits"]["cpu_s"] == 3
@@ -105,17 +106,67 @@ def test_isolation_survives_json() -> None:
     assert Isolation.from_json(of_version_1) == Isolation((), 4, True, False)
 
 
-def test_a_sandbox_that_does_not_work_is_an_error_and_never_a_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_sandbox_gives_an_error_and_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
     broken = [*sandbox_module._COMMAND[:-2], "raise SystemExit('no such thing')", ""]
     monkeypatch.setattr(sandbox_module, "_COMMAND", broken)
     with pytest.raises(SandboxBroken, match="no such thing"):
         Sandbox(Permission("a test"))
 
 
-def test_less_isolation_than_at_the_start_is_an_error(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weaker_isolation_than_at_the_start_raises(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "isolation", Isolation((), 0, False, False))
     with pytest.raises(SandboxBroken, match="the isolation changed"):
         sandbox.run(SandboxJob("x = 1", "assert x == 1"))
+
+
+def test_job_without_a_verdict_does_not_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that breaks its supervisor at every try, among jobs that do not."""
+    sandbox = Sandbox(Permission("a test"))
+    whole = sandbox._run
+
+    def run(job: SandboxJob) -> Any:
+        if "break" in job.code:
+            raise SandboxBroken("the sandbox's supervisor did not answer in 35 s")
+        return whole(job)
+
+    monkeypatch.setattr(sandbox, "_run", run)
+    outcomes = sandbox.run_all([SandboxJob(code, "assert x == 1") for code in ("x = 1", "x = 'break'", "x = 1")])
+    assert [outcome.verdict for outcome in outcomes] == ["passed", "crashed", "passed"]
+    assert "did not answer in 35 s" in outcomes[1].detail
+
+
+def test_job_is_tried_again_before_it_counts_as_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    sandbox, tries = Sandbox(Permission("a test")), []
+    whole = sandbox._run
+
+    def run(job: SandboxJob) -> Any:
+        tries.append(job)
+        if len(tries) == 1:
+            raise SandboxBroken("no more processes for a moment")
+        return whole(job)
+
+    monkeypatch.setattr(sandbox, "_run", run)
+    assert sandbox.run(SandboxJob("x = 1", "assert x == 1")).verdict == "passed"
+    assert len(tries) == 2
+
+
+def test_missing_room_for_the_folder_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
+    with pytest.raises(SandboxBroken, match="the sandbox could not start a job"):
+        Sandbox(Permission("a test"))
+
+
+def test_code_is_not_run_when_isolation_changes(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The first job found a filter and files confined; the next finds neither and must not start its program."""
+    if not sandbox.isolation.seccomp:
+        pytest.skip("there is nothing to lose here")
+    bare = command_without("namespaces", "own user", "landlock", "seccomp")
+    monkeypatch.setattr(sandbox_module, "_COMMAND", bare)
+    with pytest.raises(SandboxBroken, match="the isolation changed"):
+        sandbox.run(SandboxJob(f"open({str(tmp_path / 'ran')!r}, 'w')", "pass"))
+    assert not (tmp_path / "ran").exists()
 
 
 QUIET = {"excess": "", "timed_out": False, "stopped": False, "signal": 0, "exit": 0, "cpu_s": 0.1}
@@ -139,7 +190,9 @@ LIMITS = {"cpu_s": 5, "wall_s": 20}
         ({"verdict": "gone", "detail": ""}, {"signal": 9, "excess": "more than 16 MB of files"}, {}, "crashed"),
     ],
 )
-def test_judging(message: dict[str, str] | None, code: dict[str, Any], tests: dict[str, Any], expected: str) -> None:
+def test_judge_returns_the_verdict(
+    message: dict[str, str] | None, code: dict[str, Any], tests: dict[str, Any], expected: str
+) -> None:
     assert judge(message, QUIET | code, QUIET | tests, LIMITS)[0] == expected
 
 
@@ -153,7 +206,7 @@ def test_honest_programs_pass(sandbox: Sandbox, name: str) -> None:
     assert outcome.cpu_s > 0
 
 
-def test_helpers_of_the_preamble_are_not_taken_from_the_code(sandbox: Sandbox) -> None:
+def test_preamble_keeps_its_helpers(sandbox: Sandbox) -> None:
     """HumanEval/32: the tests evaluate the polynomial with a helper that stands in the prompt."""
     preamble = "def poly(x):\n    return x - 3\ndef root():\n    '''Find it.'''\n"
     tests = "assert poly(root()) == 0"
@@ -163,13 +216,13 @@ def test_helpers_of_the_preamble_are_not_taken_from_the_code(sandbox: Sandbox) -
     assert sandbox.run(right).verdict == "passed"
 
 
-def test_the_detail_names_the_test_that_failed(sandbox: Sandbox) -> None:
+def test_detail_names_the_failed_test(sandbox: Sandbox) -> None:
     outcome = sandbox.run(SandboxJob("def f(x):\n    return x", "assert f(1) == 1\nassert f(2) == 5\n"))
     assert outcome.verdict == "failed"
     assert outcome.detail == "AssertionError in `assert f(2) == 5`"
 
 
-def test_the_order_of_sets_is_the_same_in_every_run(sandbox: Sandbox) -> None:
+def test_sets_keep_their_order_between_runs(sandbox: Sandbox) -> None:
     code = "def f():\n    return list({'a', 'b', 'c', 'd', 'e', 'f'})"
     outcomes = sandbox.run_all([SandboxJob(code, "assert False, f()")] * 3)
     assert len({outcome.detail for outcome in outcomes}) == 1
@@ -213,7 +266,7 @@ def test_values_of_the_standard_library_arrive(value: Any) -> None:
 @pytest.mark.parametrize(
     "data", [{"eval": "1"}, {"builtin": "eval"}, {"module": "numpy"}, {}, {"set": 1}, {"int": "x"}]
 )
-def test_what_is_not_a_value_is_an_error(data: Any) -> None:
+def test_decode_rejects_other_data(data: Any) -> None:
     with pytest.raises((ValueError, TypeError)):
         decode(data, keep)
 
