@@ -48,23 +48,35 @@ def read_rows(path: Path) -> Iterator[tuple[str, Row]]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        where = f"{path}:{number}"
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{where}: this line is not JSON ({error})") from None
-        if not isinstance(row, dict):
-            raise DataError(f"{where}: a row is a JSON object, this line is not")
-        try:
-            canonical_json(row).encode()
-        except UnicodeEncodeError:
-            raise DataError(
-                f"{where}: this row holds half of a surrogate pair (such as \\ud83d alone), which is no character; "
-                "write the whole character"
-            ) from None
-        except ValueError:
-            raise DataError(f"{where}: this line is not JSON (NaN and Infinity are no JSON numbers)") from None
-        yield where, row
+        yield f"{path}:{number}", parse_row(line, f"{path}:{number}")
+
+
+def parse_row(line: str, where: str) -> dict[str, Any]:
+    """Read one line of JSON Lines.
+
+    Args:
+        line: the line.
+        where: "file:line", for messages.
+
+    Raises:
+        DataError: when it is no JSON object, or holds half of a surrogate pair.
+    """
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: this line is not JSON ({error})") from None
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: a row is a JSON object, this line is not")
+    try:
+        canonical_json(row).encode()
+    except UnicodeEncodeError:
+        raise DataError(
+            f"{where}: this row holds half of a surrogate pair (such as \\ud83d alone), which is no character; "
+            "write the whole character"
+        ) from None
+    except ValueError:
+        raise DataError(f"{where}: this line is not JSON (NaN and Infinity are no JSON numbers)") from None
+    return row
 
 
 def text_field(row: Row, key: str, where: str) -> str:
