@@ -7,32 +7,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gra.config.loader import find_file
-from gra.config.suite import TaskConfig
 from gra.core.errors import DataError
 from gra.core.hashing import canonical_json
 
-CATALOG = "catalog:"  # before the name of a benchmark of GRA's catalog
-HERE = Path("suite.yaml")  # stands for "beside the working directory" where no suite file is known
 Row = Mapping[str, Any]
-
-
-def data_file(config: TaskConfig, data_dir: Path | None) -> Path:
-    """Find the data file of a task; a benchmark of the catalog is fetched when it is not here.
-
-    Args:
-        config: the task.
-        data_dir: a folder that holds benchmark files, instead of the catalog's sources.
-
-    Raises:
-        RecipeError: when the file is not there.
-        ModelUnavailable: when the benchmark cannot be had.
-    """
-    if not config.data.startswith(CATALOG):
-        return find_file(config.data, HERE)
-    from gra.evaluation.benchmarks.load import resolve_benchmark
-
-    return Path(resolve_benchmark(config.data.removeprefix(CATALOG), data_dir=data_dir).path)
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, Row]]:
