@@ -8,7 +8,7 @@ mmlu_dev.jsonl, arc_challenge_train.jsonl and hellaswag_train.jsonl, all also wi
 from __future__ import annotations
 
 import gzip
-import json
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gra.core.errors import DataError
+from gra.evaluation.rows import parse_row
 
 Row = dict[str, Any]
 _LETTERS = ("A", "B", "C", "D", "E")
@@ -69,11 +70,12 @@ def _rows(folder: Path, name: str) -> list[Row] | None:
     file = next((folder / (name + end) for end in ("", ".gz") if (folder / (name + end)).is_file()), None)
     if file is None:
         return None
-    content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
     try:
-        return [json.loads(line) for line in content.decode("utf-8").split("\n") if line.strip()]
-    except ValueError as error:
+        content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+        lines = content.decode("utf-8-sig").split("\n")
+    except (OSError, EOFError, zlib.error, ValueError) as error:
         raise DataError(f"{file} cannot be read: {error}") from None
+    return [parse_row(line, f"{file}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
 
 
 def _as_it_is(row: Row, name: str | None) -> Row:

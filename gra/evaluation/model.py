@@ -193,7 +193,7 @@ def _read_template(name: str) -> str:
             f"; the built-in templates are {', '.join(_BUILTIN + p.stem for p in sorted(_TEMPLATES.glob('*.jinja')))}"
         )
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"the chat template `{name}` cannot be read ({error}){known}") from None
 

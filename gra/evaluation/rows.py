@@ -7,32 +7,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gra.config.loader import find_file
-from gra.config.suite import TaskConfig
 from gra.core.errors import DataError
 from gra.core.hashing import canonical_json
 
-CATALOG = "catalog:"  # before the name of a benchmark of GRA's catalog
-HERE = Path("suite.yaml")  # stands for "beside the working directory" where no suite file is known
 Row = Mapping[str, Any]
-
-
-def data_file(config: TaskConfig, data_dir: Path | None) -> Path:
-    """Find the data file of a task; a benchmark of the catalog is fetched when it is not here.
-
-    Args:
-        config: the task.
-        data_dir: a folder that holds benchmark files, instead of the catalog's sources.
-
-    Raises:
-        RecipeError: when the file is not there.
-        ModelUnavailable: when the benchmark cannot be had.
-    """
-    if not config.data.startswith(CATALOG):
-        return find_file(config.data, HERE)
-    from gra.evaluation.benchmarks.load import resolve_benchmark
-
-    return Path(resolve_benchmark(config.data.removeprefix(CATALOG), data_dir=data_dir).path)
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, Row]]:
@@ -48,23 +26,35 @@ def read_rows(path: Path) -> Iterator[tuple[str, Row]]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        where = f"{path}:{number}"
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{where}: this line is not JSON ({error})") from None
-        if not isinstance(row, dict):
-            raise DataError(f"{where}: a row is a JSON object, this line is not")
-        try:
-            canonical_json(row).encode()
-        except UnicodeEncodeError:
-            raise DataError(
-                f"{where}: this row holds half of a surrogate pair (such as \\ud83d alone), which is no character; "
-                "write the whole character"
-            ) from None
-        except ValueError:
-            raise DataError(f"{where}: this line is not JSON (NaN and Infinity are no JSON numbers)") from None
-        yield where, row
+        yield f"{path}:{number}", parse_row(line, f"{path}:{number}")
+
+
+def parse_row(line: str, where: str) -> dict[str, Any]:
+    """Read one line of JSON Lines.
+
+    Args:
+        line: the line.
+        where: "file:line", for messages.
+
+    Raises:
+        DataError: when it is no JSON object, or holds half of a surrogate pair.
+    """
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: this line is not JSON ({error})") from None
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: a row is a JSON object, this line is not")
+    try:
+        canonical_json(row).encode()
+    except UnicodeEncodeError:
+        raise DataError(
+            f"{where}: this row holds half of a surrogate pair (such as \\ud83d alone), which is no character; "
+            "write the whole character"
+        ) from None
+    except ValueError:
+        raise DataError(f"{where}: this line is not JSON (NaN and Infinity are no JSON numbers)") from None
+    return row
 
 
 def text_field(row: Row, key: str, where: str) -> str:

@@ -20,9 +20,8 @@ from gra.config.suite import SuiteConfig, TaskConfig
 from gra.core.errors import DataError, ModelUnavailable
 from gra.core.hashing import digest
 from gra.data.contamination import SuiteItem
-from gra.evaluation.rows import CATALOG
 from gra.evaluation.scorers.kinds import TASK_KINDS
-from gra.evaluation.task import LoadedSuite, LoadedTask, Sample
+from gra.evaluation.task import CATALOG, LoadedSuite, LoadedTask, Sample
 
 
 def load_suite(path: Path | str, overrides: Sequence[str] = (), limit: int | None = None) -> SuiteConfig:

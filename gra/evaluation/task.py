@@ -17,10 +17,12 @@ from gra.config.suite import TaskConfig
 from gra.core.errors import DataError
 from gra.core.hashing import digest, file_digest
 from gra.core.thinking import split_thinking
-from gra.evaluation.rows import HERE, Row, data_file, label_field, read_rows, text_field
+from gra.evaluation.rows import Row, label_field, read_rows, text_field
 from gra.sandbox.permission import Permission, require
 from gra.sandbox.sandbox import Sandbox
 
+CATALOG = "catalog:"  # before the name of a benchmark of GRA's catalog
+_HERE = Path("suite.yaml")  # stands for "beside the working directory" where no suite file is known
 Scored = Callable[[int], None]  # called with the number of samples that are scored
 
 
@@ -315,13 +317,31 @@ class LoadedSuite:
         return None
 
 
+def data_file(config: TaskConfig, data_dir: Path | None) -> Path:
+    """Find the data file of a task; a benchmark of the catalog is fetched when it is not here.
+
+    Args:
+        config: the task.
+        data_dir: a folder that holds benchmark files, instead of the catalog's sources.
+
+    Raises:
+        RecipeError: when the file is not there.
+        ModelUnavailable: when the benchmark cannot be had.
+    """
+    if not config.data.startswith(CATALOG):
+        return find_file(config.data, _HERE)
+    from gra.evaluation.benchmarks.load import resolve_benchmark
+
+    return Path(resolve_benchmark(config.data.removeprefix(CATALOG), data_dir=data_dir).path)
+
+
 def template_file(name: str) -> tuple[Path, str]:
     """Find a file of eval/tasks; return its path and digest.
 
     Raises:
         RecipeError: when it is not there.
     """
-    path = find_file(f"eval/tasks/{name}", HERE)
+    path = find_file(f"eval/tasks/{name}", _HERE)
     return path, file_digest(path)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,54 @@ def test_a_question_is_found_whatever_stands_around_it(text: str) -> None:
     assert match.verdict == "contaminated"
     assert match.text == TRAINS.rstrip(".")
     assert words(match.row_text) == words(TRAINS)
+
+
+@pytest.mark.parametrize(
+    ("item", "row"),
+    [
+        ("Où est né le célèbre écrivain François-René de Chateaubriand, élève à Combourg ?",) * 2,
+        ("中华人民共和国的首都是哪一座城市，它位于哪条河的北边？",) * 2,
+        ("日本で一番高い山の名前と、その高さをメートルで答えなさい。",) * 2,
+        ("เมืองหลวงของประเทศไทยคือเมืองใด และตั้งอยู่ริมแม่น้ำสายใด",) * 2,
+        ("ราชอาณาจักรกัมพูชามีเมืองหลวงชื่อว่าอะไร",) * 2,
+        ("हिन्दी में सबसे पहले लिखा गया उपन्यास कौन सा माना जाता है और क्यों?",) * 2,
+        ("한국에서 가장 긴 강의 이름은 무엇이며 어느 바다로 흘러 들어가는가?",) * 2,
+        (
+            "How many ４２ ﬁsh swim in the ﬂat lake near Ⅳ hills?",
+            "how many 42 fish swim in the flat lake near IV hills",
+        ),
+        (
+            "Wie groß ist die Straße der alten Maße in der Gasse?",
+            "WIE GROSS IST DIE STRASSE DER ALTEN MASSE IN DER GASSE",
+        ),
+        (
+            "the co\u00adopera\u200btion of the eight small towns on the coast",
+            "the cooperation of the eight small towns on the coast",
+        ),
+    ],
+)
+def test_normal_form_and_script_hide_no_item(item: str, row: str) -> None:
+    index = SuiteIndex([SuiteItem("t", "i", item)])
+    for form in ("NFC", "NFD", "NFKC", "NFKD"):
+        text = "…… " + unicodedata.normalize(form, row) + " ……"
+        assert [verdict_of(found) for found in index.check([[text]])] == ["contaminated"], form
+    assert index.check([["Something else entirely, in words that no item has, and long enough to count."]]) == [[]]
+
+
+def test_part_of_a_sentence_without_spaces_is_no_match() -> None:
+    index = SuiteIndex([SuiteItem("t", "i", "下列关于中国古代历史的说法中，哪一项是不正确的？请说明你的理由。")])
+    assert index.check([["下列关于化学反应的说法中，哪一项是对的？"]]) == [[]], "15 characters in a row are few words"
+
+
+def test_excerpt_of_a_text_without_spaces() -> None:
+    text = "问：中国的首都是 Beijing 市。"
+    assert words(text) == ["问", "中", "国", "的", "首", "都", "是", "beijing", "市"]
+    assert excerpt(text, 5, 3) == "都是 Beijing"
+
+
+def test_half_a_surrogate_pair_is_a_word_like_any_other() -> None:
+    index = SuiteIndex([SuiteItem("t", "i", "one two three four five six seven \ud83d eight nine ten eleven")])
+    assert index.check([["one \udc00 two three"]]) == [[]]
 
 
 def test_part_of_a_question_is_contaminated_or_suspect_by_how_much_it_is() -> None:

@@ -162,9 +162,8 @@ def test_new_task_kind_is_a_class_and_a_line(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize("half", ["\\ud83d", "\\udc00 and more"])
 def test_half_a_surrogate_pair_is_refused_by_line(tmp_path: Path, half: str) -> None:
     suite = tiny_suite(tmp_path)
-    (tmp_path / "questions.jsonl").write_text(
-        '{"id": "a", "question": "%s", "choices": ["y", "z"], "answer": 0}\n' % half
-    )
+    row = json.dumps({"id": "a", "question": "HERE", "choices": ["y", "z"], "answer": 0}).replace("HERE", half)
+    (tmp_path / "questions.jsonl").write_text(row + "\n")
     with pytest.raises(DataError, match=r"questions.jsonl:1: this row holds half of a surrogate pair"):
         load_tasks(suite)
 

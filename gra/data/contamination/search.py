@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from gra.data.contamination.sketch import SHINGLE, NearDuplicates
 from gra.data.contamination.texts import SuiteItem
-from gra.data.contamination.words import GramTable, Hashes, Vocabulary, excerpt, grams, words
+from gra.data.contamination.words import GramTable, Hashes, Vocabulary, characters_per_word, excerpt, grams, words
 
 Verdict = Literal["clean", "suspect", "contaminated"]
 Method = Literal["ngram", "minhash", "embedding"]
@@ -40,7 +40,7 @@ _ALONE = 5  # words that a question needs to count without its choices
 _BETWEEN = 3  # words between a short question and its choices: "A", "option B"
 _SHOWN = 400  # characters
 _BLOCK = 2048
-RULES = 1  # raised with every change that may change a verdict
+RULES = 2  # raised with every change that may change a verdict
 Row = Sequence[str]  # the texts of one row: instruction, response, …
 
 
@@ -69,6 +69,7 @@ class _Question:
     grams: Hashes  # every run of `length` words, in order
     length: int
     needs: list[tuple[int, np.uint64]]  # words and hash of each choice without which it does not count
+    unit: int  # words that count as one: 2 in scripts where every character is a word
 
 
 class SuiteIndex:
@@ -123,11 +124,12 @@ class SuiteIndex:
         return [sorted(matches.values(), key=_strength, reverse=True) for matches in found]
 
     def _question(self, text: list[str], choices: list[list[str]], shared: bool) -> _Question:
-        length = min(GRAM, len(text))
+        unit = characters_per_word(text)
+        length = min(GRAM * unit, len(text))
         found = grams(self._vocabulary.values(text), length) if length else np.zeros(0, dtype=np.uint64)
-        ambiguous = len(text) < _ALONE or (shared and len(text) < LONG)
+        ambiguous = len(text) < _ALONE * unit or (shared and len(text) < LONG * unit)
         needed = [(len(c), grams(self._vocabulary.values(c), len(c))[0]) for c in choices if c]
-        return _Question(text, found, length, needed if ambiguous else [])
+        return _Question(text, found, length, needed if ambiguous else [], unit)
 
     def _table(self, length: int) -> GramTable:
         """Items by their grams of this length: those that few items have, and of each item the rarest in any case."""
@@ -148,7 +150,8 @@ class SuiteIndex:
         for item, (text, group) in enumerate(zip(texts, choices, strict=True)):
             whole = [*text, *(word for choice in group for word in choice)]
             for version in [text, whole] if group else [text]:
-                if len(version) >= GRAM and not (version is text and self._questions[item].needs):
+                question = self._questions[item]
+                if len(version) >= GRAM * question.unit and not (version is text and question.needs):
                     shingles.append(np.unique(grams(self._vocabulary.values(version), SHINGLE)))
                     owners.append(item)
         return NearDuplicates(shingles, owners, NEARBY)
@@ -172,7 +175,7 @@ class SuiteIndex:
             covered[offset : offset + len(there)] |= there
         first, run = _longest_run(there)
         share, longest = float(covered.mean()), run + question.length - 1
-        sure = share >= MOST or (share >= HALF and longest >= LONG)
+        sure = share >= MOST or (share >= HALF and longest >= LONG * question.unit)
         begin = np.flatnonzero(grams(values, question.length) == question.grams[first])
         shown = excerpt(self.items[item].text, first, longest)[:_SHOWN]
         other = excerpt(text, int(begin[0]), longest)[:_SHOWN]
@@ -181,7 +184,7 @@ class SuiteIndex:
     def _has_choices(self, item: int, texts: Sequence[Hashes]) -> bool:
         """Whether every choice that the question needs stands in the row: somewhere, or beside it if all is short."""
         question = self._questions[item]
-        if question.needs and len(question.words) + sum(n for n, _ in question.needs) < GRAM:
+        if question.needs and len(question.words) + sum(n for n, _ in question.needs) < GRAM * question.unit:
             parts = [(question.length, question.grams[0]), *question.needs]
             return any(_side_by_side(parts, text) for text in texts)
         return all(any(choice in grams(text, n) for text in texts) for n, choice in question.needs)

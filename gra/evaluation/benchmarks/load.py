@@ -15,6 +15,7 @@ import gzip
 import hashlib
 import json
 import shutil
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -41,6 +42,7 @@ from gra.downloads.cache import (
 from gra.downloads.hub import hub_reachable
 from gra.downloads.wheels import Sha256, Wheel, fetch, read_member
 from gra.evaluation.benchmarks.convert import SHAPES, Item, Row, Shape
+from gra.evaluation.rows import parse_row
 
 CATALOG = Path(__file__).parent / "benchmarks.yaml"
 _ITEMS = "items.jsonl"
@@ -291,16 +293,13 @@ def _shaped(shape: Shape, name: str, number: int, where: str, row: Row) -> Item:
 
 def _read_jsonl(file: Path) -> Iterator[tuple[str, Row]]:
     unpack = gzip.open if file.suffix == ".gz" else open
-    with unpack(file, "rt", encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            where = f"{file}:{number}"
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"{where}: this line is not JSON ({error})") from error
-            if not isinstance(row, dict):
-                raise DataError(f"{where}: a row is a JSON object, this line is not")
-            yield where, row
+    try:
+        with unpack(file, "rt", encoding="utf-8-sig", newline="\n") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield f"{file}:{number}", parse_row(line, f"{file}:{number}")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: the file cannot be read ({error})") from error
 
 
 def _read_member(wheel: Path, member: ArchiveMember) -> Sequence[tuple[str, Row]]:
