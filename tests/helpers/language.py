@@ -71,12 +71,14 @@ def prose(path: Path) -> Iterator[tuple[int, str]]:
                 yield first.lineno, first.value.value
     block: list[str] = []
     begun = last = 0
+    trailing = False
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT and not token.string.startswith(("# type:", "# fmt:", "# noqa", "#!")):
             alone = not token.line[: token.start[1]].strip()
-            if block and (token.start[0] != last + 1 or not alone):
+            if block and (token.start[0] != last + 1 or not alone or trailing):
                 yield begun, " ".join(block)
                 block = []
+            trailing = not alone
             begun = begun if block else token.start[0]
             block.append(token.string.lstrip("# "))
             last = token.start[0]
