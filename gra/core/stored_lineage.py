@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Required
+from typing import Annotated, Literal, Required
 
-from pydantic import AfterValidator, ConfigDict, Field, with_config
+from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
 from gra.core.stored_types import Count, Number, StateName
@@ -93,14 +93,10 @@ class Usage(TypedDict):
     completion_tokens: Count
 
 
-def _consistent(row: dict[str, Any]) -> dict[str, Any]:
-    if (row["mean"] is None) != (row["std"] is None):
-        raise ValueError("has a mean without a spread, or a spread without a mean")
-    return row
-
-
 @_OPEN
-class _Row(TypedDict, total=False):
+class LineageRow(TypedDict, total=False):
+    """A candidate."""
+
     candidate_id: Required[str]
     round: Required[Count]
     index: Required[Count]
@@ -131,7 +127,7 @@ class _Row(TypedDict, total=False):
     usage: Required[dict[str, Usage]]
 
 
-Lineage = list[Annotated[_Row, AfterValidator(_consistent)]]
+Lineage = list[LineageRow]
 
 
 @_OPEN

@@ -254,9 +254,8 @@ def _reviews(row: Row, cut: _Cut) -> Iterator[RenderableType]:
         table.add_row(Text(clean(review["reviewer"])), f"{review['score']:.2f}", f"{review['raw']:.2f}", Text(said))
     yield table
     if row["mean"] is not None:
-        yield Text(
-            f"mean {row['mean']:.2f}, spread {row['std']:.2f}{', disputed' if row['disputed'] else ''}", style="bold"
-        )
+        spread = "" if row["std"] is None else f", spread {row['std']:.2f}"
+        yield Text(f"mean {row['mean']:.2f}{spread}{', disputed' if row['disputed'] else ''}", style="bold")
 
 
 def _drafts(drafts: list[dict[str, Any]], cut: _Cut) -> Table:
