@@ -104,8 +104,8 @@ class Sandbox:
     def run(self, job: SandboxJob) -> SandboxOutcome:
         """Return the verdict on one job.
 
-        A job that ends without a verdict is run again. When that happens twice and a trivial job passes, the cause is
-        this job and not the machine, and the verdict is `CRASHED`.
+        A job that ends without a verdict is run again. If that happens twice and a trivial job passes, the
+        verdict is `CRASHED`: this job is the cause, not the machine.
 
         Raises:
             SandboxBroken: when a trivial job does not pass either, or not as isolated as the first one.

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gra.sandbox.exchange import Channel, Tester
+from gra.sandbox import exchange
+from gra.sandbox.exchange import Channel
 from gra.sandbox.job import SandboxJob, Verdict
 from gra.sandbox.launcher import judge, read_verdict
 from gra.sandbox.permission import Permission
@@ -78,7 +79,7 @@ def verdict_after(content: bytes) -> dict[str, str]:
     for thread in threads:
         thread.start()
     try:
-        return Tester(Channel(our_read, our_write, MOST)).verdict(JOB)
+        return exchange.Tester(Channel(our_read, our_write, MOST)).verdict(JOB)
     finally:
         os.close(our_read)
         os.close(our_write)
