@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from evaluation_tiny import tiny_suite, under_test
 from paths import ROOT
@@ -101,6 +102,60 @@ def test_kinds_whose_answer_is_read_from_the_reply(
         assert task["instructions"] == {"n": 3, "followed": 2, "mean": pytest.approx(2 / 3)}
     else:
         assert task["unread"] == pytest.approx(1 / 3)
+
+
+THINKING: dict[str, tuple[dict[str, Any], str, str]] = {
+    # What makes an answer right; thinking that says so; an answer that does not.
+    "letter": ({"choices": ["a", "b", "c"], "answer": 1}, "Answer: B", "Answer: C"),
+    "value": ({"answer": "7"}, "So \\boxed{7}", "It is 8."),
+    "short": ({"answer": "Yes"}, "Answer: Yes", "Answer: no"),
+    "ifeval": ({"instructions": [{"id": "startend:end_checker", "end_phrase": "Bye."}]}, "Bye.", "Hello."),
+    "instructions": ({"checks": [{"kind": "words_at_most", "n": 9}]}, "Short.", "one two " * 9),
+}
+
+
+@pytest.mark.parametrize("kind", list(THINKING))
+@pytest.mark.parametrize("form", ["<think>\n{}\n</think>\n\n", "{}</think>", "[THINK]{}[/THINK]", "<think>{}"])
+def test_thinking_is_recorded_apart_and_not_scored(
+    kind: str, form: str, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, right, wrong = THINKING[kind]
+    closed = form != "<think>{}"
+    good = form.format(wrong) + (right if closed else "")
+    bad = form.format(right) + (wrong if closed else "")
+    replies = {"good": good, "bad": bad}
+    asked = "instruction" if kind == "instructions" else "question"
+    write_rows(tmp_path / "rows.jsonl", [{"id": name, asked: "What?", **own} for name in replies])
+    monkeypatch.setattr(
+        "gra.evaluation.lm_eval.ask",
+        lambda lm, tasks, task, samples: [
+            SampleOutput(s.id, s.asked, "", replies[s.id], "stop" if closed else "length", 5) for s in samples
+        ],
+    )
+    monkeypatch.setattr("gra.evaluation.generate.load", lambda *_: object())
+    suite = tiny_suite(tmp_path, tasks=[{"name": "t", "kind": kind, "data": "rows.jsonl"}])
+    results = harness.evaluate(suite, under_test(base), tmp_path / "run")
+    rows = {row["item"]: row for row in read_records(tmp_path / "run")}
+    if closed:
+        assert {name: row["score"] for name, row in rows.items()} == {"good": 1.0, "bad": 0.0}
+        assert (rows["bad"]["output"], rows["bad"]["thinking"]) == (wrong.strip(), right)
+    else:
+        assert {row["output"] for row in rows.values()} == {""}
+        assert rows["bad"]["thinking"] == right
+        assert {row["score"] for row in rows.values()} == {0.0}, "no answer was written"
+    assert results["tasks"]["t"]["thinking"] == 1.0
+    (part,) = (tmp_path / "run" / "answers").rglob("*.parquet")
+    assert sorted(pq.read_table(part)["output"].to_pylist()) == sorted([good, bad]), "the answers stay whole"
+
+
+def test_records_of_an_earlier_release_are_read(base: Path, tmp_path: Path) -> None:
+    harness.evaluate(tiny_suite(tmp_path), under_test(base), tmp_path / "run")
+    path = tmp_path / "run" / "records.parquet"
+    rows = read_records(tmp_path / "run")
+    pq.write_table(pq.read_table(path).drop_columns(["thinking", "cluster", "pass_loose"]), path)
+    earlier = read_records(tmp_path / "run")
+    assert [row["thinking"] for row in earlier] == [None] * len(rows)
+    assert [(row["item"], row["score"]) for row in earlier] == [(row["item"], row["score"]) for row in rows]
 
 
 def test_the_ten_benchmarks_have_their_sizes(shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

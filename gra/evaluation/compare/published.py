@@ -15,6 +15,7 @@ from pydantic import Field
 
 from gra.config.loader import load_recipe
 from gra.config.section import Section
+from gra.evaluation.scorers.kinds import TASK_KINDS
 
 PUBLISHED = Path(__file__).parent / "published.yaml"
 _ROUNDING = 0.0101  # ten scores of two decimals, and the average's own
@@ -140,9 +141,10 @@ def beside(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def _differs(column: Column, task: Mapping[str, Any], decoding: Mapping[str, Any]) -> Iterator[str]:
     paper = published().protocol
-    own = "lm-eval" if task["kind"] == "lm-eval" else "GRA"
+    kind = TASK_KINDS.get(task["kind"])  # a run of another release may have other kinds
+    own = "lm-eval" if kind is not None and kind.native else "GRA"
     yield f"prompts and answer extraction are {own}'s, the paper's are {paper.harness}'s"
-    if task["kind"] == "likelihood":
+    if kind is not None and not kind.generates:
         yield _LIKELIHOOD
     elif decoding.get("max_new_tokens") != paper.max_new_tokens:
         yield f"at most {decoding.get('max_new_tokens')} new tokens, the paper {paper.max_new_tokens}"

@@ -35,6 +35,6 @@ class InstructionsTask(TaskKind):
         return sample.target_digest(listed, CHECKS_VERSION if checks else 0)
 
     def score(self, sample: Sample, text: str, finish: str | None) -> SampleScore:
-        """Apply every check to the text."""
-        missed = failed(sample.target, text)
+        """Apply every check to the text; an empty text passes none."""
+        missed = failed(sample.target, text) if text.strip() else [check.kind for check in sample.target]
         return SampleScore(passed=not missed, failed_checks=tuple(missed))
