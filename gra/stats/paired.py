@@ -102,25 +102,13 @@ def paired_difference(
     mean, names = float(d.mean()), range(len(d)) if clusters is None else clusters
     if bounded:
         d, names = np.append(d, (1.0, -1.0)), [*names, object(), object()]
-    sums = _cluster_sums(d - d.mean(), names)[0]
+    sums = cluster_sums(d - d.mean(), names)[0]
     count = len(sums)
     if count < 2:
         raise ValueError(f"a paired comparison needs at least two {'items' if clusters is None else 'clusters'}")
     # The two items that were added are not estimated from, so nothing is lost to the mean.
     factor = 1.0 if bounded else count / (count - 1)
     return Estimate(mean, math.sqrt(factor * float(sums @ sums)) / len(d), count - 1)
-
-
-def with_seed_variance(estimate: Estimate, *arms: Sequence[float]) -> Estimate:
-    """The estimate with the spread between training seeds added: the mean of each seed, arm by arm.
-
-    An arm with one seed adds nothing: the estimate then speaks about that checkpoint only.
-    """
-    parts = [(estimate.se**2, estimate.df)]
-    for means in arms:
-        if len(means) > 1:
-            parts.append((float(np.var(means, ddof=1)) / len(means), len(means) - 1))
-    return Estimate(estimate.value, *_combine(parts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +201,7 @@ def paired_bootstrap(
     the interval is too narrow; `paired_difference` with its t quantile is the better one there.
     """
     d = _differences(ours, reference)
-    sums, sizes = (d, np.ones(len(d), dtype=np.int_)) if clusters is None else _cluster_sums(d, clusters)
+    sums, sizes = (d, np.ones(len(d), dtype=np.int_)) if clusters is None else cluster_sums(d, clusters)
     kinds, counts = np.unique(np.column_stack([sums, sizes]), axis=0, return_counts=True)
     generator = np.random.default_rng(seed)
     means = np.empty(replicates)
@@ -254,7 +242,7 @@ def _differences(ours: ArrayLike, reference: ArrayLike) -> NDArray[np.float64]:
     return a - b
 
 
-def _cluster_sums(values: NDArray[np.float64], clusters: Sequence[Any]) -> tuple[NDArray[np.float64], NDArray[np.int_]]:
+def cluster_sums(values: NDArray[np.float64], clusters: Sequence[Any]) -> tuple[NDArray[np.float64], NDArray[np.int_]]:
     """The sum and the size of each cluster, shapes [C]."""
     if len(clusters) != len(values):
         raise ValueError(f"{len(clusters)} clusters are given for {len(values)} items")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from gra.evaluation.compare.runs import Run
 from gra.stats import paired as stats
 from gra.stats.paired import Estimate
+from gra.stats.seeds import with_seed_variance
 
 
 def item_scores(runs: Sequence[Run], task: str, items: Sequence[str]) -> NDArray[np.float64]:
@@ -31,7 +32,7 @@ def difference(ours: Sequence[Run], theirs: Sequence[Run], task: str, items: Seq
     # An item without a cluster, as in records from before there were any, is one of its own.
     clusters = [ours[0].tasks[task][item]["cluster"] or (item,) for item in items]
     estimate = stats.paired_difference(a.mean(axis=0), b.mean(axis=0), clusters, bounded=True)
-    estimate = stats.with_seed_variance(estimate, a.mean(axis=1).tolist(), b.mean(axis=1).tolist())
+    estimate = with_seed_variance(estimate, a, b, clusters=clusters)
     gap = a.mean(axis=0) - b.mean(axis=0)
     wins, losses = int((gap > 0).sum()), int((gap < 0).sum())
     # One checkpoint each, scores of 0 or 1, no clusters: the exact test. Otherwise the t test.
