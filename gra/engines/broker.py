@@ -1,7 +1,7 @@
 """Send every call through one broker, which never pays twice and never returns a failure as a value.
 
-The broker looks a call up in the ledger by its content, and shares a call that is asked twice at once. It waits until
-the model is resident, retries with back-off, and turns the reply into an `Outcome`.
+The broker looks a call up in the ledger by its content. A call that is asked twice at once is shared. The broker waits
+until the model is resident, retries with back-off, and turns the reply into an `Outcome`.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ from gra.ledger.ledger import Ledger, Recorded
 
 KEY_VERSION = 1
 _RETRY_TEMPERATURE = 0.7
-# A call in flight when its engine is lost is sent again beyond `max_attempts`, but not without end: it may be the call
-# that makes the engine crash.
+# A call in flight when its engine is lost is sent again beyond `max_attempts`. It may be the call that makes the engine
+# crash, so there is an end.
 _DEATHS = 3
-# The content of a key. Everything else (concurrency, time-outs, batch size, device, role, candidate) is left out on
-# purpose: it must not change which call a recorded answer belongs to.
+# The content of a key. Concurrency, time-outs, batch size, device, role and candidate are left out on
+# purpose. They must not change which call a recorded answer belongs to.
 KEY_FIELDS = ("version", "messages", "model", "template", "adapter", "sampling", "output", "sample", "attempt")
 
 
@@ -96,7 +96,7 @@ def _identify(call: Call, attempt: int) -> tuple[str, str]:
 
 @dataclass
 class _Asking:
-    """Track a call on its way to an engine: its broker, and the number of candidates that wait for the answer."""
+    """Track a call on its way to an engine: its broker, and how many candidates wait for the answer."""
 
     broker: Broker
     paying: asyncio.Task[Recorded | TimedOut | EngineFailed]
@@ -126,7 +126,7 @@ class BrokerProgress:
 
 
 class EnginePool:
-    """Hold the engines of a machine: which are resident, and how many calls each takes at once; brokers may share it."""
+    """Hold the engines of a machine, which of them are resident, and their queues. Brokers may share it."""
 
     def __init__(self, engines: Mapping[str, Engine], memory_gb: float) -> None:
         self.engines = engines

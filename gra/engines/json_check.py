@@ -31,7 +31,7 @@ _TYPES: dict[str, tuple[type, set[str]]] = {
 
 
 def affirm(schema: Mapping[str, Any]) -> Affirm:
-    """Return a check that is true only of valid values, and of no value where the schema has an unknown keyword."""
+    """Return a check that is true only of valid values, and never true for a schema with unknown keywords."""
     kind, known = _TYPES.get(str(schema.get("type")), (None, set()))
     rest = {name: demand for name, demand in schema.items() if name not in _SILENT | {"type"}}
     if kind is dict:

@@ -1,9 +1,9 @@
-"""The Ray engine: replicas of the vLLM engine on the nodes of a Ray cluster.
+"""Run replicas of the vLLM engine on the nodes of a Ray cluster.
 
-Each replica is an actor with a vLLM engine of its own, wherever the cluster has room for it. A call goes to the replica
-with the fewest calls in flight. A lost replica costs its calls in flight and nothing else: they become faults, which
-the broker asks again, the others go on, and another one is started as soon as the cluster has room. A lost head ends
-the run with one sentence. The weights must be at the same path on every node, and this package must be installed there.
+Each replica is an actor with a vLLM engine of its own, on any node that has room for it. A call goes to the replica
+with the fewest calls in flight. The calls in flight of a lost replica become faults, which the broker sends again. The
+other replicas continue, and another one is started as soon as the cluster has room. A lost head ends the run with one
+sentence. The weights must be at the same path on every node, and this package must be installed there.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from gra.core.errors import EngineUnavailable
 from gra.engines.types import BATCHES, Call, Completion, Engine, EngineStats, Fault, calls_at_once
 from gra.engines.vllm.engine import VllmEngine, VllmSettings
 
-# So many replicas may be lost in a row without an answer from any.
+# The replicas that may be lost in a row without an answer from any.
 _LOSSES = 5
-# The head is gone when it is not reached so many times in a row, so far apart and with so much patience for each.
-# Together less than a minute, after which Ray ends the process without a word of ours.
+# The head is gone after this number of failed connections in a row. The times are their interval and their limit.
+# Together they take less than a minute, after which Ray would end the process without an error of this program.
 _MISSED = 5
 _EVERY_S, _PATIENCE_S = 4.0, 4.0
 
 
 @dataclass(frozen=True)
 class RaySettings:
-    """Which cluster, how many replicas, and what each takes of it."""
+    """Name the cluster, the number of replicas, and what each takes of it."""
 
     replicas: int
     gpus: float
@@ -41,7 +41,7 @@ class RaySettings:
 
 
 def vllm_replica(name: str, settings: VllmSettings, log_file: Path) -> Engine:
-    """The engine of one replica, made where the replica lives."""
+    """Return the engine of one replica, on the node where the replica runs."""
     if not settings.path.is_dir():
         raise EngineUnavailable(
             f"the node {socket.gethostname()} has no weights of `{name}` at {settings.path}; put the model cache "
@@ -51,7 +51,7 @@ def vllm_replica(name: str, settings: VllmSettings, log_file: Path) -> Engine:
 
 
 class _Replica:
-    """The actor: one engine on some node."""
+    """Run one engine on some node, as a Ray actor."""
 
     def __init__(self, make: Callable[..., Engine], name: str, settings: VllmSettings, log_file: Path) -> None:
         self._make, self._arguments = make, (name, settings, log_file)
@@ -69,7 +69,7 @@ class _Replica:
 
 @dataclass
 class _Slot:
-    """The place of one replica, whoever sits there now."""
+    """Hold the place of one replica, and the actor that fills it now."""
 
     number: int
     actor: Any = None
@@ -79,7 +79,7 @@ class _Slot:
 
 
 class RayEngine:
-    """One model served by replicas on a Ray cluster."""
+    """Serve one model by replicas on a Ray cluster."""
 
     def __init__(
         self, name: str, settings: VllmSettings, cluster: RaySettings, *, log_file: Path,
@@ -91,13 +91,13 @@ class RayEngine:
         self.memory_gb = 0.0  # the cluster's memory is not this machine's
         self.stats = EngineStats()
         self._settings, self._cluster, self._log_file, self._make = settings, cluster, log_file, make
-        self._seats: list[_Slot] = []
+        self._slots: list[_Slot] = []
         self._changed = asyncio.Event()
         self._failure: EngineUnavailable | None = None
         self._lost = 0
         self._starting = asyncio.Lock()
         self._head = ("", 0)  # host and port
-        self._watching: asyncio.Task[None] | None = None
+        self._head_monitor: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Start the replicas; it is ready when the first one is.
@@ -106,17 +106,17 @@ class RayEngine:
             EngineUnavailable: when there is no Ray, no cluster, or no replica comes up.
         """
         async with self._starting:
-            if self._seats:
+            if self._slots:
                 return
             begun = time.monotonic()
             self._head = _connect(self._cluster.address)
             self._failure, self._lost = None, 0
-            self._watching = asyncio.create_task(self._watch())
-            self._seats = [_Slot(number) for number in range(self._cluster.replicas)]
-            for seat in self._seats:
-                self._fill(seat)
+            self._head_monitor = asyncio.create_task(self._monitor_head())
+            self._slots = [_Slot(number) for number in range(self._cluster.replicas)]
+            for slot in self._slots:
+                self._fill(slot)
             try:
-                await self._free_seat()
+                await self._free_slot()
             except BaseException:
                 await self.unload()
                 raise
@@ -126,17 +126,19 @@ class RayEngine:
         """Answer one call; a lost replica becomes a fault, and another is started in its place."""
         from ray.exceptions import RayActorError
 
-        if not self._seats:
+        if not self._slots:
             await self.start()
-        seat = await self._free_seat()
-        seat.in_flight += 1
-        asked, actor = None, seat.actor
+        slot = await self._free_slot()
+        slot.in_flight += 1
+        asked, actor = None, slot.actor
         try:
             asked = actor.submit.remote(call)
             reply = await self._reply(asked)
         except RayActorError as error:
-            self._vacate(seat, actor)
-            await self._with_head()  # without it all are lost, and asking the others would only use up the attempts
+            self._replace_replica(slot, actor)
+            await (
+                self._with_head()
+            )  # without it all are lost, and sending the call to another would use up its attempts
             why = str(error).partition("\n")[0]
             return Fault("died", f"a replica of `{self.name}` was lost with this call in flight: {why}")
         except asyncio.CancelledError:
@@ -144,7 +146,7 @@ class RayEngine:
                 _cancel(asked)
             raise
         finally:
-            seat.in_flight -= 1
+            slot.in_flight -= 1
             self._changed.set()
         if isinstance(reply, Completion):
             self._lost = 0
@@ -155,10 +157,10 @@ class RayEngine:
         return reply
 
     async def _reply(self, asked: Any) -> Completion | Fault:
-        """What a replica answers, or the failure when the cluster is gone."""
-        assert self._watching is not None
+        """Return what a replica answers, or raise the failure when the cluster is gone."""
+        assert self._head_monitor is not None
         reply: asyncio.Future[Completion | Fault] = asyncio.ensure_future(asked)
-        either: set[asyncio.Future[Any]] = {reply, self._watching}
+        either: set[asyncio.Future[Any]] = {reply, self._head_monitor}
         try:
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not reply.done() and self._failure is not None:
@@ -167,8 +169,8 @@ class RayEngine:
         finally:
             reply.cancel()
 
-    async def _watch(self) -> None:
-        """Wait until the head of the cluster is gone, and make that the failure."""
+    async def _monitor_head(self) -> None:
+        """Wait until the head of the cluster is gone, and store that as the failure."""
         missed = 0
         while missed < _MISSED:
             await asyncio.sleep(_EVERY_S)
@@ -184,39 +186,39 @@ class RayEngine:
         """Wait until the head answers.
 
         Raises:
-            EngineUnavailable: it is gone.
+            EngineUnavailable: when it is gone.
         """
         while not await _answers(*self._head):
             if self._failure is not None:
                 raise self._failure
             await asyncio.sleep(_EVERY_S / 4)
 
-    async def _free_seat(self) -> _Slot:
-        """The replica with the fewest calls; while others are still to come up, none gets more than its share."""
+    async def _free_slot(self) -> _Slot:
+        """Return the replica with the fewest calls; while others still start, none gets more than its share."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._settings.start_timeout_s):
-                while (best := self._best_seat()) is None or (
-                    best.in_flight >= BATCHES * self._settings.concurrency and not all(seat.up for seat in self._seats)
+                while (best := self._best_slot()) is None or (
+                    best.in_flight >= BATCHES * self._settings.concurrency and not all(slot.up for slot in self._slots)
                 ):
                     if self._failure is not None:
                         raise self._failure
                     self._changed.clear()
                     await self._changed.wait()
-        if (best := self._best_seat()) is not None:
+        if (best := self._best_slot()) is not None:
             return best
         raise EngineUnavailable(
             f"no replica of `{self.name}` came up in {self._settings.start_timeout_s:g} s; each takes "
             f"{self._cluster.gpus:g} GPUs and {self._cluster.cpus:g} CPUs, and the cluster has {_resources()}"
         )
 
-    def _best_seat(self) -> _Slot | None:
-        return min((seat for seat in self._seats if seat.up), key=lambda seat: seat.in_flight, default=None)
+    def _best_slot(self) -> _Slot | None:
+        return min((slot for slot in self._slots if slot.up), key=lambda slot: slot.in_flight, default=None)
 
-    def _vacate(self, seat: _Slot, actor: Any) -> None:
+    def _replace_replica(self, slot: _Slot, actor: Any) -> None:
         """Replace a lost replica, once for all the calls that noticed."""
-        if seat.actor is not actor or seat not in self._seats:
+        if slot.actor is not actor or slot not in self._slots:
             return
-        seat.up, seat.actor = False, None
+        slot.up, slot.actor = False, None
         self._lost += 1
         if self._lost > _LOSSES:
             self._failure = EngineUnavailable(
@@ -225,31 +227,31 @@ class RayEngine:
             )
             self._changed.set()
             return
-        self._fill(seat)
+        self._fill(slot)
 
-    def _fill(self, seat: _Slot) -> None:
-        seat.filling = asyncio.create_task(self._seat_replica(seat))
+    def _fill(self, slot: _Slot) -> None:
+        slot.filling = asyncio.create_task(self._start_replica(slot))
 
-    async def _seat_replica(self, seat: _Slot) -> None:
+    async def _start_replica(self, slot: _Slot) -> None:
         import ray
 
         try:
-            await self._with_head()  # without it Ray would hold up everything that goes on here
+            await self._with_head()  # without it Ray would block the whole event loop
         except EngineUnavailable:
             return
-        log = self._log_file.with_stem(f"{self._log_file.stem}-{seat.number}")
+        log = self._log_file.with_stem(f"{self._log_file.stem}-{slot.number}")
         options = {"num_gpus": self._cluster.gpus, "num_cpus": self._cluster.cpus, "max_restarts": 0}
         actor = ray.remote(_Replica).options(max_concurrency=calls_at_once(self) + 8, **options).remote(
             self._make, self.name, self._settings, log
         )  # fmt: skip
-        seat.actor = actor
+        slot.actor = actor
         try:
-            await actor.start.remote()  # for as long as the cluster has no room for it
-            seat.up = True
+            await actor.start.remote()  # waits as long as the cluster has no room for it
+            slot.up = True
             self.stats.starts += 1
         except ray.exceptions.RayActorError:
-            self._vacate(seat, actor)
-        except EngineUnavailable as error:  # what the engine said of itself
+            self._replace_replica(slot, actor)
+        except EngineUnavailable as error:  # the engine's own reason
             self._failure = EngineUnavailable(str(error.args[0] if error.args else error))
         self._changed.set()
 
@@ -257,25 +259,25 @@ class RayEngine:
         """End every replica; the cluster has its resources back when this returns."""
         import ray
 
-        seats, self._seats = self._seats, []
-        gone = self._watching is not None and self._watching.done()
-        if self._watching is not None:
-            self._watching.cancel()
-        for seat in seats:
-            if seat.filling is not None and not seat.filling.done():
-                seat.filling.cancel()
-            if seat.actor is None:
+        slots, self._slots = self._slots, []
+        gone = self._head_monitor is not None and self._head_monitor.done()
+        if self._head_monitor is not None:
+            self._head_monitor.cancel()
+        for slot in slots:
+            if slot.filling is not None and not slot.filling.done():
+                slot.filling.cancel()
+            if slot.actor is None:
                 continue
             with contextlib.suppress(ray.exceptions.RayError, TimeoutError):
-                if seat.up and not gone:
+                if slot.up and not gone:
                     async with asyncio.timeout(30):
-                        await seat.actor.unload.remote()
-            ray.kill(seat.actor)
-        await asyncio.gather(*(seat.filling for seat in seats if seat.filling), return_exceptions=True)
+                        await slot.actor.unload.remote()
+            ray.kill(slot.actor)
+        await asyncio.gather(*(slot.filling for slot in slots if slot.filling), return_exceptions=True)
 
 
 def _connect(address: str | None) -> tuple[str, int]:
-    """Join the cluster, unless this process already has; where its head listens."""
+    """Join the cluster, unless this process already has; return host and port of its head."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
@@ -298,7 +300,7 @@ def _connect(address: str | None) -> tuple[str, int]:
 
 
 async def _answers(host: str, port: int) -> bool:
-    """Whether something listens there."""
+    """Return whether a process listens at an address."""
     try:
         async with asyncio.timeout(_PATIENCE_S):
             _, writer = await asyncio.open_connection(host, port)
@@ -316,7 +318,7 @@ def _resources() -> str:
 
 
 def _cancel(asked: Any) -> None:
-    """Have the replica give up a call that nobody waits for any more."""
+    """Make the replica drop a call whose waiters were all canceled."""
     import ray
 
     with contextlib.suppress(ray.exceptions.RayError):

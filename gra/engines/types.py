@@ -103,8 +103,8 @@ class Completion:
 class Fault:
     """Report a failure of the infrastructure: the call is sent again, and no answer is recorded.
 
-    A `permanent` fault is not retried: the call itself is impossible, such as a prompt longer than the context. A `busy`
-    fault counts as no attempt: the call was not taken, or its engine was ended to make room.
+    A `permanent` fault is not retried: the call itself is impossible, such as a prompt that is too long. A `busy` fault
+    counts as no attempt: the call was not taken, or its engine was ended to make room.
     """
 
     kind: Literal["timeout", "died", "error", "busy"]
@@ -217,8 +217,8 @@ class RateLimited(Protocol):
         """Count a call that was given up after this number of seconds without an answer; a canceled call is none."""
 
 
-# vLLM is given two batches at once: one is computed and one is queued. All calls of a batch may end in one step, and a
-# call that is sent only then arrives one or two steps too late.
+# vLLM is given two batches at once: one is computed and one is queued. All calls of a batch may end in one step. A call
+# that is sent only then arrives one or two steps too late.
 BATCHES = 2
 
 

@@ -98,11 +98,11 @@ def test_calls_spread_over_the_replicas_and_a_lost_node_costs_its_calls_in_fligh
         try:
             first = await asyncio.gather(*(broker.ask(call(f"echo {n}")) for n in range(20)))
             assert all(isinstance(outcome, Answer) for outcome in first)
-            while sum(seat.up for seat in engine._seats) < 2:
+            while sum(slot.up for slot in engine._slots) < 2:
                 await asyncio.sleep(0.1)
             slow = [asyncio.create_task(engine.submit(call(f"slow {n}"))) for n in range(4)]
             await asyncio.sleep(0.5)
-            assert sorted(seat.in_flight for seat in engine._seats) == [2, 2]
+            assert sorted(slot.in_flight for slot in engine._slots) == [2, 2]
             await asyncio.to_thread(cluster.cluster.remove_node, cluster.nodes.pop(), False)
             asked = [asyncio.create_task(broker.ask(call(f"echo again {n}"))) for n in range(20)]
             await asyncio.wait(slow, timeout=30, return_when=asyncio.FIRST_COMPLETED)
@@ -113,7 +113,7 @@ def test_calls_spread_over_the_replicas_and_a_lost_node_costs_its_calls_in_fligh
             # Room again: the lost replica is replaced by now at the latest.
             cluster.nodes.append(cluster.cluster.add_node(num_cpus=1))  # it sets signals: in the main thread only
             async with asyncio.timeout(60):
-                while sum(seat.up for seat in engine._seats) < 2:
+                while sum(slot.up for slot in engine._slots) < 2:
                     await asyncio.sleep(0.1)
             for task in set(slow) - done:
                 task.cancel()
@@ -190,8 +190,8 @@ def test_replicas_lost_with_the_head_use_up_no_attempts(
             engine._head = ("127.0.0.1", 1)
             late = asyncio.create_task(broker.ask(call("slow")))
             await asyncio.sleep(0.5)
-            for seat in engine._seats:
-                cluster.ray.kill(seat.actor)
+            for slot in engine._slots:
+                cluster.ray.kill(slot.actor)
             with pytest.raises(EngineUnavailable, match=r"head of the Ray cluster at 127\.0\.0\.1:1"):
                 await late
         finally:

@@ -1,7 +1,7 @@
 """Run calls on OpenAI-compatible servers: `vllm serve`, llama.cpp, Ollama, and paid services.
 
 Every reply becomes a completion or a typed fault. When no call can succeed, one sentence ends the run resumably. What a
-server takes is found out by asking, and remembered. The meaning of an error is never read from its wording: a short
+server takes is found out by asking, and remembered. The meaning of an error is never read from its wording. A short
 control call shows whether it is about the call, or about key, model or settings.
 """
 
@@ -38,7 +38,7 @@ _REFUSAL_CODES = {"content_filter", "content_policy_violation", "responsibleaipo
 _TOO_LONG_CODES = {"context_length_exceeded", "string_above_max_length", "request_too_large"}
 _WITHHELD_CODES = {"json_validate_failed"}  # Groq: the answer did not satisfy the schema.
 
-# The most bytes of a reply for a token of the answer, and for a token of the prompt with its probability.
+# The most bytes of a reply for a token of the answer, and for a scored token of the prompt.
 _ANSWER_BYTES = 256
 _SCORED_BYTES = 1024
 

@@ -1,6 +1,6 @@
 """Limit the requests that a server gets at once, by how it answers.
 
-The limit follows TCP (Chiu and Jain 1989). Each answer raises it a little, and each sign of overload halves it, at most
+The limit follows TCP (Chiu and Jain 1989). Each answer raises it a little. Each sign of overload halves it, at most
 once per round trip. `Retry-After` closes the gate for all requests. After failures alone, one request at a time is let
 through, at growing intervals, until the server answers again.
 """

@@ -190,8 +190,9 @@ def label_probabilities(
 ) -> dict[str, float]:
     """Return the probability of each label among the labels, from the first token's alternatives.
 
-    A label that the server does not list is given 0 when it can hardly weigh anything: all such labels together no
-    more than one hundredth of the listed ones. Otherwise it is left out, and the answer is not usable.
+    A label that the server does not list is given 0 when it can hardly weigh anything. That is so when all such labels
+    together weigh at most one hundredth of the listed ones. Otherwise the label is left out, and the answer is not
+    usable.
 
     Args:
         labels: The labels that were asked for.
@@ -221,7 +222,7 @@ def label_probabilities(
 def only_object(text: str) -> str:
     """Return the JSON object in a text that holds exactly one, such as in a code fence; else the text.
 
-    Whether it satisfies the schema is checked later. A text with the beginning of a second object is left as it is: it
+    Whether it satisfies the schema is checked later. A text with the beginning of a second object is left as it is. It
     is not known which one was meant.
     """
     begin = text.find("{", max(text.rfind("</think>"), 0))

@@ -62,8 +62,8 @@ class ModelLoad:
 class Swap:
     """Name the next move.
 
-    `start` or `unload` a model. `close` it to further calls, or `open` it again. `end` the process of a sleeping one.
-    `wait`: Do nothing before a call or an engine changes something, or before the time `until`.
+    A move can `start` or `unload` a model, `close` it to further calls, or `open` it again. It can `end` the process of
+    a sleeping model. To `wait`: Do nothing before a call or an engine changes something, or before the time `until`.
     """
 
     kind: Literal["start", "unload", "close", "open", "end", "wait"]

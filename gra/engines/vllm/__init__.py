@@ -1,1 +1,1 @@
-"""Engine that runs vLLM in a child process."""
+"""Run vLLM in a child process."""

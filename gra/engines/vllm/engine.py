@@ -1,11 +1,11 @@
-"""The vLLM engine: one supervised child process per model, on GPU or CPU.
+"""Run each model in one supervised vLLM child process, on GPU or CPU.
 
-The child (`gra.engines.vllm.worker`) holds vLLM's asynchronous engine and talks JSON lines over a
-socket. A crash or an out-of-memory kill costs one model and its calls in flight: they become faults,
-the child is started again, and the broker asks again. The child ends itself when this process dies.
+The child (`gra.engines.vllm.worker`) holds vLLM's asynchronous engine and exchanges JSON lines over a socket. After a
+crash or an out-of-memory kill the calls in flight become faults. The child is started again, and the broker sends them
+again. The child ends itself when this process dies.
 
-On a GPU a model that gives way can sleep: at level 1 its weights wait in the machine's memory, at level 2 they are read
-from the disk again. A woken child must say of a fixed text what it said before it slept, or it is started anew.
+On a GPU a model that is unloaded can sleep. At level 1 its weights stay in the machine's memory; at level 2 they are
+read from the disk again. A woken child must give a fixed text the same likelihood as before, or it is started anew.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ _INHERITED_PREFIXES = (
     "OMP_", "KMP_", "MKL_", "GOMP_", "MALLOC_", "ROCM_", "ROCR_", "HIP_", "HSA_", "AMD_", "TPU_", "XLA_", "NEURON_",
 )  # fmt: skip
 _SECRET = {"KEY", "APIKEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "CREDENTIALS", "AUTH"}
-_RESTARTS = 3  # of a child that is lost again and again without an answer in between
+_RESTARTS = 3  # of a child that is lost repeatedly without an answer in between
 
 
 @dataclass(frozen=True)
 class VllmSettings:
-    """What the child needs to load a model; sizes in GB, `threads` counts CPU threads (0 on a GPU).
+    """Set what the child needs to load a model; sizes in GB, `threads` counts CPU threads (0 on a GPU).
 
-    `adapters` are folders of LoRA adapters by the name that calls know them by (`ModelId.adapter`).
+    `adapters` are folders of LoRA adapters by their names in calls (`ModelId.adapter`).
     """
 
     path: Path
@@ -58,11 +58,11 @@ class VllmSettings:
     sleep_level: int = 0  # of vLLM's sleep mode; 0: the child is ended instead
     adapters: Mapping[str, str] = field(default_factory=dict)
     lora_rank: int = 0  # the largest of the adapters'
-    lora_modules: tuple[str, ...] = ()  # what they adapt, by the last part of the modules' names
+    lora_modules: tuple[str, ...] = ()  # the adapted modules, by the last part of their names
 
 
 class VllmEngine:
-    """One model served by vLLM in a child process."""
+    """Serve one model by vLLM in a child process."""
 
     def __init__(
         self, name: str, settings: VllmSettings, *, memory_gb: float, log_file: Path, asleep_gb: float = 0.0
@@ -98,10 +98,10 @@ class VllmEngine:
                 await self._launch()
 
     async def sleep(self) -> None:
-        """Give back the memory and keep the child; one that cannot is ended, and sleeps no more."""
+        """Free the memory and keep the child; a child that cannot is ended, now and every time after."""
         async with self._starting:
             begun = time.monotonic()
-            refused = await self._tell({"do": "sleep", "level": self.settings.sleep_level})
+            refused = await self._order({"do": "sleep", "level": self.settings.sleep_level})
             if refused is None:
                 self._asleep = True
                 self._log(f"asleep at level {self.settings.sleep_level} after {time.monotonic() - begun:.1f} s")
@@ -111,7 +111,7 @@ class VllmEngine:
     async def _wake(self) -> None:
         begun = time.monotonic()
         self._asleep = False
-        refused = await self._tell({"do": "wake", "level": self.settings.sleep_level})
+        refused = await self._order({"do": "wake", "level": self.settings.sleep_level})
         if refused is not None:
             await self._sleep_no_more(f"it did not wake as it was ({refused.message})")
             return
@@ -126,8 +126,8 @@ class VllmEngine:
         self.asleep_gb = 0.0
         await self.unload()
 
-    async def _tell(self, order: dict[str, Any]) -> Fault | None:
-        """Have the child do something; the fault when it did not."""
+    async def _order(self, order: dict[str, Any]) -> Fault | None:
+        """Give the child an order; return the fault when it did not follow it."""
         try:
             async with asyncio.timeout(self.settings.start_timeout_s):
                 done = await self._ask(order) if self._writer is not None else Fault("died", "its process is gone")
@@ -161,7 +161,7 @@ class VllmEngine:
                 line = await reader.readline()
                 hello = json.loads(line) if line.endswith(b"\n") else hello
         except ConnectionError:
-            pass  # it died with our settings unread
+            pass  # it died before it read its settings
         except TimeoutError:
             hello["error"] = f"it was not ready after {self.settings.start_timeout_s:g} s"
         except asyncio.CancelledError:
@@ -193,7 +193,7 @@ class VllmEngine:
         return reply
 
     async def _ask(self, request: dict[str, Any]) -> Completion | Fault | None:
-        """Send one line to the child and wait for its answer; None: what it was told is done."""
+        """Send one line to the child and wait for its answer; None when an order is done."""
         assert self._writer is not None
         self._next += 1
         number = self._next
@@ -225,7 +225,7 @@ class VllmEngine:
             await self._launch()
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
-        # A reset or half a line is a child that died in the middle of it; a line too long to read is as good as lost.
+        # A reset or half a line means that the child died. After a line that is too long nothing more can be read.
         with contextlib.suppress(ConnectionError, ValueError):
             while (line := await reader.readline()).endswith(b"\n"):
                 self._deliver(json.loads(line))
@@ -250,7 +250,7 @@ class VllmEngine:
         waiting.set_result(completion)
 
     def _lose(self, fault: Fault) -> None:
-        """The child is gone: close the channel and tell every call in flight."""
+        """Close the channel of a lost child and end every call in flight with a fault."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
@@ -303,10 +303,10 @@ def inherited_environment() -> dict[str, str]:
 
 
 def child_environment(settings: VllmSettings) -> dict[str, str]:
-    """The child's environment: offline, quiet, and on a CPU with the right number of unpinned threads.
+    """Return the child's environment: offline, quiet, and on a CPU with the right number of unpinned threads.
 
-    vLLM's automatic binding keeps a core free and pins every engine of a machine to the same cores, so
-    several engines would share one. Threads are counted here and left to the scheduler instead.
+    vLLM's automatic binding keeps a core free and pins every engine of a machine to the same cores. Several engines
+    would then share one core. So threads are counted here and left to the operating system instead.
     """
     environment = inherited_environment() | {
         "HF_HUB_OFFLINE": "1",
@@ -322,8 +322,8 @@ def child_environment(settings: VllmSettings) -> dict[str, str]:
             "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
             "OMP_NUM_THREADS": str(settings.threads),
             "KMP_BLOCKTIME": "5",
-            # The model runs in the engine's own process: one import of vLLM less, 10 s of a start on two cores.
-            # The threads are set above, which is what vLLM starts a third process for.
+            # The model runs in the engine's own process. That saves one import of vLLM, 10 s of a start on two cores.
+            # A third process would only set the threads, which are set above.
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         }
         openmp = Path(sys.prefix) / "lib" / "libiomp5.so"

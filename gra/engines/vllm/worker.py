@@ -1,9 +1,9 @@
-"""The child process of the vLLM engine: `python -m gra.engines.vllm.worker SOCKET_FD`.
+"""Run vLLM as the child process of the vLLM engine: `python -m gra.engines.vllm.worker SOCKET_FD`.
 
-Reads one line of settings, loads the model and its adapters, answers one JSON line per call or order (sleep, wake).
-Every name that vLLM has renamed between releases is used in this module only; `tests/test_vllm_surface.py` asserts
-them. It ends itself as soon as the socket closes, so it never outlives its parent, and vLLM's own processes end with
-it, however it ends.
+The process reads one line of settings and loads the model and its adapters. It answers one JSON line per call or order
+(sleep, wake). Names that vLLM has renamed between releases are used in this module only, and asserted by
+`tests/engines/vllm/test_surface.py`. The process ends when the socket closes, so that it never outlives its parent.
+In every case vLLM's own processes end with it.
 """
 
 from __future__ import annotations
@@ -22,19 +22,21 @@ from pathlib import Path
 from typing import Any
 
 _MAX_LINE = 64 * 2**20
-# The ranks that vLLM makes room for, and how many adapters it computes with at once; the others wait in memory.
+# The ranks that vLLM reserves memory for, and the adapters that it computes with at once; others wait in memory.
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 _ADAPTERS_AT_ONCE = 8
-# What a model is asked before it sleeps and after it wakes, and by how much its log-likelihood may differ, in nats a
-# token: rounding moves it by thousandths, weights that are not what they were by whole nats.
-_PROBE = "The capital of France is Paris, and two and two make four. Water boils at one hundred degrees Celsius."
-_PROBE_TOLERANCE = 0.05
-_BEFORE_ALL_CALLS = -1  # vLLM's priority of the probe; calls have 0
+# A text whose log-likelihood is measured before a model sleeps and after it wakes. The tolerance is in nats per token.
+# Rounding moves it by thousandths; wrong weights move it by whole nats.
+_REFERENCE_TEXT = (
+    "The capital of France is Paris, and two and two make four. Water boils at one hundred degrees Celsius."
+)
+_REFERENCE_TOLERANCE = 0.05
+_BEFORE_ALL_CALLS = -1  # vLLM's priority of the reference text; calls have 0
 _MOMENT_S = 0.05
 
 
 def engine_arguments(settings: dict[str, Any]) -> dict[str, Any]:
-    """vLLM's arguments for our settings."""
+    """Return vLLM's arguments for the settings of the engine."""
     on_gpu = settings["threads"] == 0
     arguments: dict[str, Any] = {
         "model": settings["path"],
@@ -44,27 +46,27 @@ def engine_arguments(settings: dict[str, Any]) -> dict[str, Any]:
         "enable_prefix_caching": True,
         "enforce_eager": not on_gpu,
         "kv_cache_memory_bytes": int(settings["kv_cache_gb"] * 2**30),
-        # Probabilities among the allowed labels only, normalised by vLLM itself.
+        # Probabilities among the allowed labels only, normalized by vLLM itself.
         "logprobs_mode": "processed_logprobs",
         # Sampling comes from the recipe, never from a file that travels with the weights.
         "generation_config": "vllm",
     }
     if settings["adapters"]:
-        # On a CPU vLLM computes calls without an adapter, in a batch that also has calls with one, by the last place
-        # (index -1): one place more than there are adapters stays empty, and the model answers as itself.
+        # In a mixed batch on a CPU, vLLM computes calls without an adapter by the last place (index -1). So there is
+        # one place more than adapters. It stays empty, and the model answers without an adapter.
         places = min(_ADAPTERS_AT_ONCE, len(settings["adapters"])) if on_gpu else len(settings["adapters"]) + 1
         arguments |= {
             "enable_lora": True,
             "max_lora_rank": next(rank for rank in LORA_RANKS if rank >= settings["lora_rank"]),
             "max_loras": places,
             "max_cpu_loras": max(places, len(settings["adapters"])),
-            # No more than the adapters adapt: where the output layer may be adapted, vLLM fails at prompt logprobs.
+            # Only the adapted modules: where the output layer may be adapted, vLLM fails at prompt logprobs.
             "lora_target_modules": list(settings["lora_modules"]),
         }
     if settings["sleep_level"]:
-        arguments["scheduling_policy"] = "priority"  # calls stay in the order they came in, behind the probe
+        arguments["scheduling_policy"] = "priority"  # calls stay in the order of arrival, behind the reference text
     if not on_gpu:
-        # The CPU default of 128 tokens is longer than most of our shared prefixes, so nothing would be cached.
+        # The CPU default of 128 tokens is longer than most shared prefixes, so nothing would be cached.
         arguments["block_size"] = 32
     if on_gpu:
         arguments["gpu_memory_utilization"] = settings["gpu_memory_utilization"]
@@ -73,7 +75,7 @@ def engine_arguments(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 class Worker:
-    """One loaded model and its tokenizer."""
+    """Hold one loaded model and its tokenizer."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         from transformers import AutoTokenizer
@@ -90,12 +92,12 @@ class Worker:
             name: LoRARequest(lora_name=name, lora_int_id=number, lora_path=path)
             for number, (name, path) in enumerate(settings["adapters"].items(), start=1)
         }
-        self.said: list[float] = []  # the probe's log-likelihoods while all was well
-        self.well = asyncio.Event()  # not while it wakes: what it says then may come from weights that are not there
+        self.said: list[float] = []  # Log-likelihoods of the reference text after loading.
+        self.well = asyncio.Event()  # Not set while it wakes, when weights may be missing.
         self.well.set()
 
     async def load_adapters(self) -> None:
-        """Read every adapter now, so that one that does not fit is known before anything is asked."""
+        """Read every adapter now, so that a misfit is found before any call."""
         for adapter in self.adapters.values():
             try:
                 await self.engine.add_lora(adapter)
@@ -103,46 +105,48 @@ class Worker:
                 raise ValueError(f"the adapter {adapter.lora_path} cannot be served: {error}") from error
 
     async def remember(self) -> None:
-        """Take note of what the model says of the probe, while all is well; where it can sleep, it is known by that."""
-        self.said = await self.probe()
+        """Measure the reference text after loading, to compare with after each sleep."""
+        self.said = await self.reference_scores()
 
     async def sleep(self, level: int) -> None:
-        """Give back the accelerator's memory; calls in flight sleep too, and what they have said stays said."""
+        """Free the accelerator's memory; calls in flight are paused and keep their tokens."""
         await self.engine.sleep(level=level, mode="keep")
 
     async def wake(self, level: int) -> None:
-        """Come back from sleep; raises when the model is not what it was."""
+        """Wake from sleep; raise RuntimeError when the model is not what it was."""
         self.well.clear()
-        # Asked before the calls go on, or it would wait for one of their places.
-        probing = asyncio.create_task(self.probe())
+        # Sent before the calls resume, or it would wait for one of their places.
+        measuring = asyncio.create_task(self.reference_scores())
         await asyncio.sleep(_MOMENT_S)
         if level == 1:
             await self.engine.wake_up()
-        else:  # the weights are gone: room for them, the weights, and then the rest of the room
+        else:  # The weights are gone. First their memory, then the weights, then the rest of the memory.
             await self.engine.wake_up(tags=["weights"])
             await self.engine.collective_rpc("reload_weights")
             for adapter in self.adapters.values():
                 await self.engine.remove_lora(adapter.lora_int_id)
             await self.load_adapters()
-            await self.engine.wake_up(tags=["kv_cache"])  # with its memory complete it goes on with its calls
-        says = await probing
-        if not all(abs(now - then) <= _PROBE_TOLERANCE for now, then in zip(says, self.said, strict=True)):
-            raise RuntimeError(f"it gives a fixed text {says} nats a token and gave it {self.said} before it slept")
+            await self.engine.wake_up(tags=["kv_cache"])  # After this the engine resumes its calls.
+        now_scores = await measuring
+        if not all(abs(now - then) <= _REFERENCE_TOLERANCE for now, then in zip(now_scores, self.said, strict=True)):
+            raise RuntimeError(
+                f"it gives a fixed text {now_scores} nats a token and gave it {self.said} before it slept"
+            )
         self.well.set()
 
-    async def probe(self) -> list[float]:
-        """The log-likelihood of a fixed text in nats a token, for the model and with each adapter."""
-        return await asyncio.gather(*map(self._probe, (None, *self.adapters.values())))
+    async def reference_scores(self) -> list[float]:
+        """Return the log-likelihood of a fixed text in nats per token, for the model and with each adapter."""
+        return await asyncio.gather(*map(self._reference_score, (None, *self.adapters.values())))
 
-    async def _probe(self, adapter: Any) -> float:
-        tokens = self.tokenizer.encode(_PROBE)[: self.max_model_len - 1]
+    async def _reference_score(self, adapter: Any) -> float:
+        tokens = self.tokenizer.encode(_REFERENCE_TEXT)[: self.max_model_len - 1]
         params = sampling_params({}, 1, [], True)
-        final = await self._say(tokens, params, f"probe-{uuid.uuid4()}", adapter, _BEFORE_ALL_CALLS)
+        final = await self._say(tokens, params, f"reference-{uuid.uuid4()}", adapter, _BEFORE_ALL_CALLS)
         scored = zip(tokens[1:], final.prompt_logprobs[1:], strict=True)
         return sum(float(at[token].logprob) for token, at in scored) / (len(tokens) - 1)
 
     async def _say(self, tokens: list[int], params: Any, name: str, adapter: Any, priority: int = 0) -> Any:
-        """vLLM's last output for a prompt."""
+        """Return vLLM's last output for a prompt."""
         from vllm.inputs import TokensPrompt
 
         prompt, final = TokensPrompt(prompt_token_ids=tokens), None
@@ -152,19 +156,19 @@ class Worker:
         return final
 
     def prompt_tokens(self, messages: list[dict[str, str]]) -> list[int]:
-        """The conversation under the model's own chat template, ready for its answer."""
+        """Return the tokens of a conversation under the model's chat template, ready for its answer."""
         encoded = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
         return list(encoded["input_ids"])
 
     def label_tokens(self, labels: list[str]) -> dict[str, int]:
-        """The first token of each label; labels must differ in it."""
+        """Return the first token of each label; raise ValueError when two labels share it."""
         first = {label: self.tokenizer.encode(label, add_special_tokens=False)[0] for label in labels}
         if len(set(first.values())) < len(labels):
             raise ValueError(f"the labels {labels} do not differ in their first token under this tokenizer")
         return first
 
     async def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """One call from start to end."""
+        """Answer one call."""
         tokens = self.prompt_tokens(request["messages"])
         given = self.tokenizer.encode(request.get("likelihood", ""), add_special_tokens=False)
         room = self.max_model_len - len(tokens) - len(given)
@@ -202,7 +206,7 @@ class Worker:
 
 
 def sampling_params(request: dict[str, Any], room: int, labels: list[int], likelihood: bool) -> Any:
-    """vLLM's settings for one call; `room` is what is left of the context, in tokens."""
+    """Return vLLM's settings for one call; `room` is the rest of the context, in tokens."""
     from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 
     options: dict[str, Any] = {"output_kind": RequestOutputKind.FINAL_ONLY}
@@ -233,7 +237,7 @@ async def serve(channel: socket.socket) -> None:
         await worker.load_adapters()
         if settings["sleep_level"]:
             await worker.remember()
-    except Exception as error:  # whatever vLLM raises, the parent turns it into one sentence
+    except Exception as error:  # any failure of vLLM, which the parent turns into one sentence
         send({"ready": False, "error": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"})
         await writer.drain()
         raise
@@ -266,7 +270,7 @@ async def serve(channel: socket.socket) -> None:
 def main() -> None:
     """Serve on the inherited socket, then end every process of the group."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    guard = _guard() if os.getsid(0) == os.getpid() else None  # only where the group is this process's own
+    guard = _guard() if os.getsid(0) == os.getpid() else None  # only for a process group of its own
     try:
         asyncio.run(serve(socket.socket(fileno=int(sys.argv[1]))))
     finally:
@@ -275,10 +279,10 @@ def main() -> None:
 
 
 def _guard() -> subprocess.Popen[bytes]:
-    """A shell that kills the group once this process is gone, be it by SIGKILL.
+    """Start a shell that kills the process group when this process is gone, also by SIGKILL.
 
-    vLLM's engine core does not notice that its parent is gone, and keeps its memory. The shell reads a pipe of which
-    this process alone has the other end.
+    vLLM's engine core does not notice that its parent is gone, and keeps its memory. The shell reads a pipe whose other
+    end is held by this process alone.
     """
     theirs, ours = os.pipe()
     ends = [ours]
