@@ -45,14 +45,14 @@ def candidate(index: int, state: State, reason: str, **more: Any) -> Candidate:
 
 
 def reviewed(index: int, state: State, reason: str, scores: tuple[float, float], **more: Any) -> Candidate:
-    told: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "response": f"Response {index}.",
         "checks": (InstructionReview("ben", dict.fromkeys(CHECKS, 0.9), ()), InstructionReview("cy", {}, ())),
         "reviews": tuple(review(name, score) for name, score in zip(("ben", "cy"), scores, strict=True)),
         "mean": sum(scores) / 2,
         "std": abs(scores[0] - scores[1]) / 2,
     }
-    return candidate(index, state, reason, **{**told, **more})
+    return candidate(index, state, reason, **{**fields, **more})
 
 
 CANDIDATES = [
@@ -150,7 +150,7 @@ def evaluated(run: Path, key: str, right: dict[str, int], ended: float) -> Path:
         "forms": {"kind": "instructions", "metric": "pass", "stopped": ended, "mean_tokens": 17.25},
         "facts": {"kind": "likelihood", "metric": "acc", "stopped": None, "mean_tokens": None},
     }
-    results = {"suite": {"name": "exam", "digest": "d"}, "decoding": {}, "fingerprint": key, "tasks": tasks}
+    results = {"suite": {"name": "suite", "digest": "d"}, "decoding": {}, "fingerprint": key, "tasks": tasks}
     write_json(folder / "results.json", results)
     folder.record("evaluation", {"fingerprint": key}, [write_records(folder.path, rows), folder / "results.json"])
     return folder.path
