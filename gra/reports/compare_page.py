@@ -26,9 +26,9 @@ def write_page(content: Mapping[str, Any], flipped: Sequence[Mapping[str, Any]],
     """Write compare.html and its forest plot as PNG.
 
     Args:
-        content: of compare.json.
-        flipped: every item that an arm wins or loses.
-        folder: where the files go.
+        content: Of compare.json.
+        flipped: Every item that an arm wins or loses.
+        folder: Where the files go.
 
     Returns:
         The files.

@@ -47,7 +47,7 @@ def write_report(run: Path, *, title: str, command: str) -> Path:
     """Write the report of a run folder and its figures as PNG, and return the page's path.
 
     Raises:
-        DataError: when a file of the run is damaged.
+        DataError: When a file of the run is damaged.
     """
     contents, folder = read_contents(run), run / "report"
     page = folder / "index.html"
