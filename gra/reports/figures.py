@@ -106,7 +106,9 @@ def _inline(svg: str, name: str, caption: str) -> str:
 def _figure(height: float, **options: Any) -> Figure:
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(_WIDTH, height), layout="constrained", **options)
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained", **options)
+    figure.get_layout_engine().set(wspace=0.06)  # labels of neighboring axes stay apart
+    return figure
 
 
 def forest(differences: Sequence[PlottedDifference], labels: Sequence[str], margin: float) -> Figure:
@@ -136,6 +138,7 @@ def forest(differences: Sequence[PlottedDifference], labels: Sequence[str], marg
         axis.set_title(panel)
         axis.grid(axis="x")
         axis.locator_params(axis="x", nbins=7)
+        axis.set_xticks([tick for tick in axis.get_xticks() if abs(tick) <= 100 and left <= tick <= right])
         axis.spines["left"].set_visible(False)
     axes[0].set_yticks([*places.values()], [label for _, label in places])
     for group in groups:

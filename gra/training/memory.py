@@ -18,9 +18,9 @@ from gra.training.adapters import with_adapter
 from gra.training.launch import Launch
 from gra.training.model_fit import empty_model
 
-_BUCKET = 500_000_000  # elements in DeepSpeed's reduce and all-gather buffers
-_LIVE = 1_000_000_000  # gathered parameters that ZeRO-3 keeps at once
-_TILE = 4096  # tokens that TRL's loss projects at once
+_BUCKET = 500_000_000  # Elements in DeepSpeed's reduce and all-gather buffers.
+_LIVE = 1_000_000_000  # Gathered parameters that ZeRO-3 keeps at once.
+_TILE = 4096  # Tokens that TRL's loss projects at once.
 
 # Bytes of CUDA, its libraries and the collectives' buffers.
 _CONTEXT = 1.0e9

@@ -22,9 +22,9 @@ from gra.core.lines import LONGEST_LINE, bounded_lines
 
 Row = dict[str, Any]
 ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".parquet", ".csv")
-_CELL = 16 << 20  # characters in the largest cell of a CSV file
-_LARGEST_JSON = 1 << 30  # bytes of a .json file, which is read as a whole
-_BATCH = 1 << 30  # bytes that one batch of a Parquet file may take
+_CELL = 16 << 20  # Characters in the largest cell of a CSV file.
+_LARGEST_JSON = 1 << 30  # Bytes of a .json file, which is read as a whole.
+_BATCH = 1 << 30  # Bytes that one batch of a Parquet file may take.
 
 # A compressed file may unpack to this number of bytes, or to this multiple of its size.
 _UNPACKED, _TIMES = 1 << 30, 200

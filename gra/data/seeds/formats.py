@@ -1,7 +1,7 @@
 """Convert a row of a published form of instruction data to its instruction and response, one function a form.
 
-Text beside the instruction is joined to it with a blank line: a system message before it, an input or a context after
-it. Nothing is cut or converted in any other way, and a row with text that has no place is bad.
+Text beside the instruction is joined to it with a blank line. A system message comes before it, an input or a context
+after it. Nothing is cut or converted in any other way, and a row with text that has no place is bad.
 """
 
 from __future__ import annotations
