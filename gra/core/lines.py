@@ -1,4 +1,4 @@
-"""Read the lines of a file in bounded memory, whatever the file holds."""
+"""Read the lines of a file in bounded memory."""
 
 from __future__ import annotations
 

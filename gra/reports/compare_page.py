@@ -1,7 +1,7 @@
-"""`compare.html`: one comparison as a page, with every item on which two models differ, side by side.
+"""Write `compare.html`: one comparison as a page, with the items on which two models differ side by side.
 
 The page is self-contained: styles, the forest plot, the flipped items and the script that filters them are inline.
-Texts of models are untrusted: the template escapes them, and the script only ever sets them as text.
+Texts of models are untrusted: the template escapes them, and the script sets them as text only.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gra.reports.comparison import read_comparison
 from gra.reports.html import render
 
 PAGE = "compare.html"
-_MOST = 3000  # flipped items on the page, shared out evenly over comparisons and tasks; a page of about 10 MB
+_MOST = 3000  # flipped items on the page, spread over comparisons and tasks; about 10 MB
 _LONGEST = 4000  # characters of a text on the page
 _TEXTS = ("question", "output", "reference_output")
 
@@ -26,9 +26,12 @@ def write_page(content: Mapping[str, Any], flipped: Sequence[Mapping[str, Any]],
     """Write compare.html and its forest plot as PNG.
 
     Args:
-        content: what compare.json holds.
-        flipped: every item that an arm wins or loses; see gra/evaluation/compare/disagreements.py.
-        folder: where the files go.
+        content: Of compare.json.
+        flipped: Every item that an arm wins or loses.
+        folder: Where the files go.
+
+    Returns:
+        The files.
     """
     comparison = read_comparison(content)
     assert comparison is not None
@@ -59,7 +62,7 @@ def write_page(content: Mapping[str, Any], flipped: Sequence[Mapping[str, Any]],
 
 
 def _shown(flipped: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """At most `_MOST` items, the same number of each comparison, task and outcome, with long texts cut."""
+    """Return at most `_MOST` items, as many of each comparison, task and outcome, with long texts cut."""
     groups = Counter(map(_group, flipped))
     left, rest = _MOST, sorted(groups.values())
     while rest and rest[0] * len(rest) <= left:  # groups that fit whole leave their share to the others

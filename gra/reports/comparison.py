@@ -1,7 +1,7 @@
-"""compare.json as the page shows it: scores, paired differences and verdicts in the order of its tables.
+"""Arrange compare.json for the page: scores, paired differences and verdicts in the order of its tables.
 
-The keys are those that gra.evaluation.compare.compare documents; nothing is computed again here. All scores and
-differences are shares of 1, and a difference is arm minus reference.
+`gra.evaluation.compare.compare` documents the keys; nothing is computed again here. All scores and differences are
+shares of 1, and a difference is arm minus reference.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SAMPLES = 2  # wins and losses shown for each task of each pair
 
 @dataclass(frozen=True)
 class Score:
-    """One student on one task; `opens` marks the first line of a task, `tokens` are a mean per answer."""
+    """One student on one task; `opens` marks the first line of a task, `tokens` is the mean of an answer."""
 
     task: str
     arm: str
@@ -36,7 +36,7 @@ class Score:
 
 @dataclass(frozen=True)
 class ArmDifference:
-    """One arm against one reference on one task, one category of it, or the mean of all tasks (then without counts)."""
+    """One arm against one reference on a task, a category, or the mean of all tasks, which has no counts."""
 
     task: str
     category: str
@@ -67,7 +67,7 @@ class Headline:
 
 @dataclass(frozen=True)
 class ComparisonView:
-    """What the page shows of a comparison."""
+    """A comparison as the page shows it."""
 
     suite: str
     margin: float
@@ -82,15 +82,15 @@ class ComparisonView:
     samples: list[dict[str, Any]]
 
     def tasks(self) -> list[str]:
-        """The tasks' names."""
+        """Return the names of the tasks."""
         return list(dict.fromkeys(score.task for score in self.scores))
 
     def arms(self) -> list[str]:
-        """The students' names, the untuned one's included."""
+        """Return the names of the students, the untuned student included."""
         return list(dict.fromkeys(score.arm for score in self.scores))
 
     def forest(self) -> list[figures.PlottedDifference]:
-        """The lines of the forest plot."""
+        """Return the lines of the forest plot."""
         return [
             figures.PlottedDifference(f"against {d.reference}", d.task, d.arm, d.difference, d.low, d.high, d.verdict)
             for d in self.differences
@@ -98,7 +98,7 @@ class ComparisonView:
 
 
 def read_comparison(content: Mapping[str, Any]) -> ComparisonView | None:
-    """The comparison in compare.json's content; None when there is none."""
+    """Return the comparison in the content of compare.json; None when there is none."""
     if not content:
         return None
     references = [content[key] for key in ("baseline", "untuned") if content.get(key) is not None]
@@ -119,7 +119,7 @@ def read_comparison(content: Mapping[str, Any]) -> ComparisonView | None:
 
 
 def _headlines(content: Mapping[str, Any], references: list[str], differences: list[ArmDifference]) -> list[Headline]:
-    """The mean of all tasks for each arm and reference; the only task itself where there is one."""
+    """Return the mean of all tasks for each arm and reference, or the only task."""
     first = {(d.arm, d.reference): d for d in reversed(differences)}
     return [
         Headline(arm, facts["seeds"], [first.get((arm, reference)) for reference in references])
@@ -145,7 +145,7 @@ def _scores(arms: Mapping[str, Any]) -> Iterator[Score]:
 
 
 def _differences(pairs: list[dict[str, Any]]) -> Iterator[ArmDifference]:
-    """Every task of every pair, the mean of the tasks first where there are several."""
+    """Yield every task of every pair, the mean of the tasks first where there are several."""
     tasks = list(dict.fromkeys(task for pair in pairs for task in pair["tasks"]))
     for task in [MEAN, *tasks] if len(tasks) > 1 else tasks:
         opens = True
@@ -169,7 +169,7 @@ def _difference(
 
 
 def _samples(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The first few of each kind."""
+    """Return the first samples of each arm, reference, task and outcome."""
     shown: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for sample in found:
         key = tuple(sample[name] for name in ("arm", "reference", "task", "outcome"))

@@ -1,7 +1,7 @@
-"""The figures of the report, drawn once and written twice: SVG for the page, PNG for slides, README and W&B.
+"""Draw the figures of the report as SVG for the page and as PNG for slides, README and W&B.
 
-Text stays text in the SVG, and every colour there is a CSS variable of the page, so figures follow its
-light and dark scheme and its font. PNG files use the light colours.
+Text stays text in the SVG, and every color there is a CSS variable of the page. So figures follow the page's light and
+dark scheme and its font. PNG files use the light colors.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Light colours and the CSS variables that stand for them on the page. Told apart by colour-blind readers too.
+# Light colors and their CSS variables on the page; color-blind readers can distinguish them.
 INK, MUTED, LINE, FAINT, PAPER = "#1c2128", "#5a6472", "#d5dae1", "#eef1f4", "#fefefe"
 BLUE, ORANGE, TEAL, PURPLE, GOLD, RED, GREY = (
     "#2463c4", "#c9590c", "#0f7f75", "#7a4bb3", "#a87900", "#b5341b", "#7a828d",
@@ -34,9 +34,9 @@ _VARIABLES = {
     INK: "ink", MUTED: "muted", LINE: "line", FAINT: "faint", PAPER: "paper", BLUE: "blue", ORANGE: "orange",
     TEAL: "teal", PURPLE: "purple", GOLD: "gold", RED: "red", GREY: "grey",
 }  # fmt: skip
-VERDICT_COLOURS = {"better": TEAL, "non-inferior": BLUE, "inconclusive": GREY, "worse": RED}
-_STAGE_COLOURS = {"engines": GOLD, "synthesis": BLUE, "train": ORANGE, "evaluate": TEAL, "compare": PURPLE}
-# Arms keep their colour through the page; arms of other names take the rest in turn.
+VERDICT_COLORS = {"better": TEAL, "non-inferior": BLUE, "inconclusive": GREY, "worse": RED}
+_STAGE_COLORS = {"engines": GOLD, "synthesis": BLUE, "train": ORANGE, "evaluate": TEAL, "compare": PURPLE}
+# Arms keep their color through the page; arms of other names use the rest in turn.
 _ARMS = {"untuned": GREY, "vanilla": TEAL, "distilled": ORANGE, "gra": BLUE}
 _OTHERS = (PURPLE, GOLD, RED, BLUE, TEAL, ORANGE, GREY)
 _DASHES = ("-", "--", ":", "-.")
@@ -55,7 +55,7 @@ _STYLE = {
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure for the page: its name as a file, its inline SVG, and what it shows in words."""
+    """A figure for the page: the name of its file, its inline SVG, and its caption."""
 
     name: str
     svg: str
@@ -89,15 +89,15 @@ def draw(name: str, caption: str, folder: Path, paint: Any, *data: Any) -> Drawi
 
 
 def _inline(svg: str, name: str, caption: str) -> str:
-    """The <svg> element alone, in the page's colours, with a name for screen readers and ids of its own."""
+    """Return the <svg> element with the page's color variables, a label for screen readers, and unique ids."""
     from markupsafe import escape
 
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     body = re.sub(r"<style.*?</style>", "", body, flags=re.DOTALL)
     body = re.sub(r' xmlns(:\w+)?="[^"]*"', "", body).replace("xlink:href", "href")
-    for colour, variable in _VARIABLES.items():
-        body = body.replace(colour, f"var(--{variable})")
+    for color, variable in _VARIABLES.items():
+        body = body.replace(color, f"var(--{variable})")
     body = re.sub(r'\bid="([^"]*)"', rf'id="{name}-\1"', body)
     body = re.sub(r'(href="|url\()#', rf"\1#{name}-", body)
     label = f'role="img" aria-label="{escape(caption)}"'
@@ -107,11 +107,13 @@ def _inline(svg: str, name: str, caption: str) -> str:
 def _figure(height: float, **options: Any) -> Figure:
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(_WIDTH, height), layout="constrained", **options)
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained", **options)
+    figure.get_layout_engine().set(wspace=0.06)  # labels of neighboring axes stay apart
+    return figure
 
 
 def forest(differences: Sequence[PlottedDifference], labels: Sequence[str], margin: float) -> Figure:
-    """Paired differences in points with 95 % intervals: one panel per reference, rows in the order of `labels`."""
+    """Draw paired differences in points with their intervals: a panel per reference, rows in the order of `labels`."""
     panels = list(dict.fromkeys(d.panel for d in differences))
     groups = list(dict.fromkeys(d.group for d in differences))
     there = {(d.group, d.label) for d in differences}
@@ -137,6 +139,7 @@ def forest(differences: Sequence[PlottedDifference], labels: Sequence[str], marg
         axis.set_title(panel)
         axis.grid(axis="x")
         axis.locator_params(axis="x", nbins=7)
+        axis.set_xticks([tick for tick in axis.get_xticks() if abs(tick) <= 100 and left <= tick <= right])
         axis.spines["left"].set_visible(False)
     axes[0].set_yticks([*places.values()], [label for _, label in places])
     for group in groups:
@@ -149,19 +152,19 @@ def forest(differences: Sequence[PlottedDifference], labels: Sequence[str], marg
 
 
 def _interval(axis: Axes, d: PlottedDifference, y: float) -> None:
-    colour = VERDICT_COLOURS.get(d.verdict, GREY)
-    axis.plot([100 * d.low, 100 * d.high], [y, y], color=colour, lw=2.2, solid_capstyle="round")
+    color = VERDICT_COLORS.get(d.verdict, GREY)
+    axis.plot([100 * d.low, 100 * d.high], [y, y], color=color, lw=2.2, solid_capstyle="round")
     filled = d.verdict in ("better", "worse")
-    axis.plot(100 * d.value, y, "o", ms=6.5, mfc=colour if filled else PAPER, mec=colour, mew=1.6)
+    axis.plot(100 * d.value, y, "o", ms=6.5, mfc=color if filled else PAPER, mec=color, mew=1.6)
     value = f"{100 * d.value:+.1f}".replace("-", "−")
     axis.annotate(
         f"{value} {d.verdict}", (100 * d.high, y), xytext=(6, 0), textcoords="offset points", va="center", fontsize=8,
-        color=colour,
+        color=color,
     )  # fmt: skip
 
 
 def funnel(steps: Mapping[str, int]) -> Figure:
-    """How many candidates reached each step of the method; the side branch of disputed ones is drawn lighter."""
+    """Draw how many candidates reached each step of the method, disputed candidates in a lighter color."""
     side = ("disputed", "kept by adjudicator")
     names = list(steps)
     whole = max(1, *steps.values())
@@ -169,8 +172,8 @@ def funnel(steps: Mapping[str, int]) -> Figure:
     axis = figure.subplots()
     for y, (name, count) in enumerate(steps.items()):
         branch = name in side
-        colour = TEAL if name == "accepted" else GREY if branch else BLUE
-        axis.barh(y, count, height=0.46 if branch else 0.68, color=colour, alpha=0.55 if branch else 1.0)
+        color = TEAL if name == "accepted" else GREY if branch else BLUE
+        axis.barh(y, count, height=0.46 if branch else 0.68, color=color, alpha=0.55 if branch else 1.0)
         share = f"{count:,}" + (f" · {count / whole:.0%}" if y else "")
         axis.annotate(share, (count, y), xytext=(6, 0), textcoords="offset points", va="center", color=INK)
     axis.set_yticks(range(len(names)), [f"thereof {name}" if name in side else name for name in names])
@@ -180,15 +183,15 @@ def funnel(steps: Mapping[str, int]) -> Figure:
 
 
 def scores(by_reviewer: Mapping[str, Sequence[float]], means: Sequence[float], gate: float | None) -> Figure:
-    """Histograms of scores 0-10 per reviewer and of the committee's mean, with the gate's threshold."""
+    """Draw histograms of scores (0-10) per reviewer and of the committee's mean, with the gate's threshold."""
     panels = [*by_reviewer.items(), ("committee mean", means)]
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)
     figure = _figure(1.55 * lines + 0.15)
     axes = figure.subplots(lines, columns, sharex=True, squeeze=False).ravel()
     for axis, (name, values) in zip(axes, panels, strict=False):
-        colour = TEAL if name == "committee mean" and values is means else BLUE
-        counts, edges, bars = axis.hist(values, bins=np.linspace(0, 10, 21), color=colour, rwidth=0.88)
+        color = TEAL if name == "committee mean" and values is means else BLUE
+        counts, edges, bars = axis.hist(values, bins=np.linspace(0, 10, 21), color=color, rwidth=0.88)
         for left, bar in zip(edges, bars, strict=False):
             bar.set_alpha(1.0 if gate is None or left >= gate - 1e-9 else 0.38)
         if gate is not None:
@@ -206,17 +209,17 @@ def scores(by_reviewer: Mapping[str, Sequence[float]], means: Sequence[float], g
 
 
 def control_items(panels: Sequence[tuple[str, Sequence[float], Sequence[float], str]]) -> Figure:
-    """Raw scores on planted pairs, one panel per reviewer: (title, good, bad, unit); a line marks each median."""
+    """Draw raw scores on control items, a panel per reviewer: (title, good, bad, unit); lines mark medians."""
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)
     figure = _figure(1.5 * lines + 0.15)
     axes = figure.subplots(lines, columns, sharey=True, squeeze=False).ravel()
     for axis, (title, good, bad, unit) in zip(axes, panels, strict=False):
-        for y, values, colour, marker in ((0, good, TEAL, "o"), (1, bad, ORANGE, "D")):
+        for y, values, color, marker in ((0, good, TEAL, "o"), (1, bad, ORANGE, "D")):
             spread = np.random.default_rng(0).uniform(-0.26, 0.26, len(values))
-            axis.scatter(values, y + spread, s=17, marker=marker, facecolor=colour, edgecolor="none", alpha=0.75)
-            axis.plot([np.median(values)] * 2, [y - 0.36, y + 0.36], color=colour, lw=2)
-        axis.set_yticks([0, 1], ["own answer", "wrong answer"])
+            axis.scatter(values, y + spread, s=17, marker=marker, facecolor=color, edgecolor="none", alpha=0.75)
+            axis.plot([np.median(values)] * 2, [y - 0.36, y + 0.36], color=color, lw=2)
+        axis.set_yticks([0, 1], ["own response", "wrong response"])
         axis.set_ylim(1.55, -0.55)
         axis.set_xlabel(unit, fontsize=8.5)
         axis.set_title(title, fontsize=9)
@@ -232,7 +235,7 @@ def control_items(panels: Sequence[tuple[str, Sequence[float], Sequence[float], 
 
 
 def timeline(found: Timeline) -> Figure:
-    """Stages as bars over working time, pauses between resumes as dashed lines, and rows accepted so far."""
+    """Draw stages as bars over working time, resumes as dashed lines, and rows accepted so far."""
     rows = list(dict.fromkeys(_lane(span) for session in found.sessions for span in session.spans))
     accepted = [(found.at(time), arm) for time, arm, state in found.candidates if state == State.ACCEPTED]
     height = 0.26 * len(rows) + 0.65
@@ -270,32 +273,32 @@ def timeline(found: Timeline) -> Figure:
 
 
 def _lane(span: Span) -> str:
-    """Stages that run once per model have a lane per model; the details of others are too long for a label."""
+    """Return the label of a stage's lane; stages that run once per model have a lane per model."""
     return f"{span.name} {span.detail}" if span.name in ("train", "evaluate") and span.detail else span.name
 
 
 def _took(span: Span) -> str:
     if span.outcome == "open":
-        return "under way"
+        return "running"
     return duration(span.seconds) + ("" if span.outcome == "done" else f" {span.outcome}")
 
 
 def _bar(axis: Axes, row: int, found: Timeline, span: Span, unit: float) -> None:
     begun, ended = found.at(span.began) / unit, found.at(span.ended) / unit
-    colour = _STAGE_COLOURS.get(span.name, GREY)
+    color = _STAGE_COLORS.get(span.name, GREY)
     whole = span.outcome in ("done", "open")
     axis.barh(
-        row, max(ended - begun, found.worked / unit * 0.002), left=begun, height=0.62, color=colour if whole else PAPER,
-        edgecolor=colour, lw=1.0, hatch=None if whole else "////",
+        row, max(ended - begun, found.worked / unit * 0.002), left=begun, height=0.62, color=color if whole else PAPER,
+        edgecolor=color, lw=1.0, hatch=None if whole else "////",
     )  # fmt: skip
 
 
 def _accepted(axis: Axes, accepted: Sequence[tuple[float, str]], worked: float, unit: float) -> None:
     arms = list(dict.fromkeys(arm for _, arm in accepted))
-    for (arm, colour), dash in zip(_arm_colours(arms).items(), itertools.cycle(_DASHES)):
+    for (arm, color), dash in zip(_arm_colors(arms).items(), itertools.cycle(_DASHES)):
         times = sorted(time / unit for time, name in accepted if name == arm)
         counts = [0, *range(1, len(times) + 1), len(times)]
-        axis.step([0, *times, worked / unit], counts, where="post", color=colour, lw=1.8, ls=dash, label=arm)
+        axis.step([0, *times, worked / unit], counts, where="post", color=color, lw=1.8, ls=dash, label=arm)
     axis.set_ylim(0, None)
     axis.set_ylabel("past the gate")
     axis.locator_params(axis="y", nbins=4, integer=True)
@@ -303,10 +306,10 @@ def _accepted(axis: Axes, accepted: Sequence[tuple[float, str]], worked: float, 
 
 
 def training(curves: Mapping[tuple[str, str], Mapping[str, Sequence[tuple[float, float]]]]) -> Figure:
-    """Loss over steps: `train` as a line, `eval` as points; {(arm, seed): {kind: [(step, loss)]}}."""
+    """Draw loss over steps, `train` as a line and `eval` as points; {(arm, seed): {kind: [(step, loss)]}}."""
     figure = _figure(2.9)
     axis = figure.subplots()
-    colours = _arm_colours([arm for arm, _ in curves])
+    colors = _arm_colors([arm for arm, _ in curves])
     seeds = list(dict.fromkeys(seed for _, seed in curves))
     for (arm, seed), kinds in curves.items():
         name = f"{arm}, {seed}" if len(seeds) > 1 else arm
@@ -314,16 +317,16 @@ def training(curves: Mapping[tuple[str, str], Mapping[str, Sequence[tuple[float,
             steps, losses = zip(*points, strict=True)
             if kind == "train":
                 dash = _DASHES[seeds.index(seed) % len(_DASHES)]
-                axis.plot(steps, losses, color=colours[arm], lw=1.8, ls=dash, label=name)
+                axis.plot(steps, losses, color=colors[arm], lw=1.8, ls=dash, label=name)
             else:
-                axis.plot(steps, losses, "o", color=colours[arm], ms=5.5, mfc=PAPER, mew=1.6, label=f"{name}, held out")
-    axis.set(xlabel="optimiser step", ylabel="loss, nats per token")
+                axis.plot(steps, losses, "o", color=colors[arm], ms=5.5, mfc=PAPER, mew=1.6, label=f"{name}, held out")
+    axis.set(xlabel="optimizer step", ylabel="loss, nats per token")
     axis.grid()
     axis.spines["left"].set_visible(False)
     axis.legend(ncols=2)
     return figure
 
 
-def _arm_colours(arms: Sequence[str]) -> dict[str, str]:
+def _arm_colors(arms: Sequence[str]) -> dict[str, str]:
     others = itertools.cycle(_OTHERS)
     return {arm: _ARMS.get(arm) or next(others) for arm in arms}

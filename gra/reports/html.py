@@ -1,9 +1,9 @@
-"""`report/index.html`: one page that says what a run did, what came of it, and what it cost.
+"""Write `report/index.html`: one page about what a run did, its results and its cost.
 
     gra report runs/quickstart
 
-The page is self-contained (styles, figures and texts are inline) and says only what is in the run folder;
-parts that a run does not have are left out. Texts of models are untrusted and always escaped.
+The page is self-contained: styles, figures and texts are inline. It shows only what is in the run folder, and leaves
+out parts that a run does not have. Texts of models are untrusted and always escaped.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _COLUMNS = (
     "rows", "steps", "epochs", "tokens", "tokens/s", "time", "first loss", "last loss", "held-out loss",
     "answers that end",
 )  # fmt: skip
-# How a member's way of being asked is told to a reader.
+# The names and explanations of a reviewer's `ask` on the page.
 ASKED = {
     "integers": ("integers", "one JSON with six integers from 0 to 10"),
     "expected": (
@@ -47,18 +47,18 @@ def write_report(run: Path, *, title: str, command: str) -> Path:
     """Write the report of a run folder and its figures as PNG, and return the page's path.
 
     Raises:
-        DataError: when a file of the run is damaged.
+        DataError: When a file of the run is damaged.
     """
-    evidence, folder = read_contents(run), run / "report"
+    contents, folder = read_contents(run), run / "report"
     page = folder / "index.html"
-    text = render("report.html.jinja", _content(evidence, folder / "figures", title, command))
+    text = render("report.html.jinja", _content(contents, folder / "figures", title, command))
     with atomic_path(page) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return page
 
 
 def render(template: str, content: Mapping[str, Any]) -> str:
-    """A page from one of the templates beside this file, with the styles inline."""
+    """Return a page from a template beside this file, with the styles inline."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     here = Path(__file__).parent
@@ -71,56 +71,57 @@ def render(template: str, content: Mapping[str, Any]) -> str:
         "points": lambda share: f"{100 * share:.1f}",
         "signed": lambda share: f"{100 * share:+.1f}".replace("-", "−"),
         "auc": prose.auc,
+        "verifier_mode": tally.verifier_mode,
         "p_value": lambda p: "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}",
     }
     return environment.get_template(template).render(style=(here / "report.css").read_text(encoding="utf-8"), **content)
 
 
-def _content(evidence: RunContents, folder: Path, title: str, command: str) -> dict[str, Any]:
-    comparison = read_comparison(evidence.comparison)
-    names = {arm.facts["name"]: arm.name for arm in evidence.arms if "name" in arm.facts}
-    timeline = read_timeline(evidence.events).renamed(names)
-    drawings = _drawings(evidence, comparison, timeline, folder)
-    committees = [_committee(arm, folder, len(evidence.arms) > 1) for arm in evidence.arms if arm.committee]
+def _content(contents: RunContents, folder: Path, title: str, command: str) -> dict[str, Any]:
+    comparison = read_comparison(contents.comparison)
+    names = {arm.facts["name"]: arm.name for arm in contents.arms if "name" in arm.facts}
+    timeline = read_timeline(contents.events).renamed(names)
+    drawings = _drawings(contents, comparison, timeline, folder)
+    committees = [_committee(arm, folder, len(contents.arms) > 1) for arm in contents.arms if arm.committee]
     sampled = [
         {"name": arm.name, "committee": arm.committee, "samples": rows}
-        for arm in evidence.arms
+        for arm in contents.arms
         if (rows := tally.samples(arm))
     ]
-    by_role, by_model = tally.tokens_by_role(evidence), tally.tokens_by_model(evidence)
+    by_role, by_model = tally.tokens_by_role(contents), tally.tokens_by_model(contents)
     role_total, model_total = tally.total(by_role), tally.total(by_model)
     content: dict[str, Any] = {
         "title": title,
         "command": command,
-        "run": evidence.run,
-        "explain_command": f"gra explain {evidence.run} ID",
-        "summary": prose.summary(evidence, comparison),
-        "tiles": prose.tiles(evidence, timeline, role_total),
+        "run": contents.run,
+        "explain_command": f"gra explain {contents.run} ID",
+        "summary": prose.summary(contents, comparison),
+        "tiles": prose.tiles(contents, timeline, role_total),
         "comparison": comparison,
         "figures": drawings,
         "committees": committees,
         "sampled": sampled,
-        "texts": tally.texts(evidence.arms),
+        "texts": tally.texts(contents.arms),
         "asked": ASKED,
         "dimensions": DIMENSIONS,
-        "students": _students(evidence.students),
-        "time_story": prose.time_story(timeline),
+        "students": _students(contents.students),
+        "time_summary": prose.time_summary(timeline),
         "by_role": by_role,
         "by_model": by_model,
         "role_total": role_total,
         "model_total": model_total,
         "model_note": prose.model_note(role_total, model_total),
-        "models": tally.models(evidence),
-        "missing_models": {n: why for arm in evidence.arms for n, why in arm.facts.get("missing_models", {}).items()},
-        "versions": _versions(evidence),
-        "prompts": {n: d for arm in evidence.arms for n, d in arm.facts.get("prompts", {}).items()},
+        "models": tally.models(contents),
+        "missing_models": {n: why for arm in contents.arms for n, why in arm.facts.get("missing_models", {}).items()},
+        "versions": _versions(contents),
+        "prompts": {n: d for arm in contents.arms for n, d in arm.facts.get("prompts", {}).items()},
         "gra_version": gra.__version__,
     }
     return content | {"sections": _sections(content)}
 
 
 def _sections(content: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Anchors of the parts this page has."""
+    """Return anchor and name of the parts that this page has."""
     parts = [
         ("result", "Result", content["comparison"]),
         ("data", "Data", content["committees"]),
@@ -133,7 +134,7 @@ def _sections(content: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _drawings(
-    evidence: RunContents, comparison: ComparisonView | None, timeline: Timeline, folder: Path
+    contents: RunContents, comparison: ComparisonView | None, timeline: Timeline, folder: Path
 ) -> dict[str, Drawing | None]:
     found: dict[str, Drawing | None] = {"comparison": None, "training": None, "timeline": None}
     if comparison and comparison.differences:
@@ -142,33 +143,33 @@ def _drawings(
         found["comparison"] = figures.draw(
             "comparison", caption, folder, figures.forest, comparison.forest(), comparison.arms(), comparison.margin
         )
-    if curves := {(s.arm, s.key.removeprefix(f"{s.arm}-")): curve for s in evidence.students if (curve := _curve(s))}:
-        caption = "Loss over optimiser steps, on the tokens of the answers."
+    if curves := {(s.arm, s.key.removeprefix(f"{s.arm}-")): curve for s in contents.students if (curve := _curve(s))}:
+        caption = "Loss over optimizer steps, on the tokens of the answers."
         found["training"] = figures.draw("training", caption, folder, figures.training, curves)
     if timeline.sessions:
         caption = (
-            "Stages over the time that was worked; pauses between an interruption and its resume are left out, and "
-            "what was cut off is hatched. Below: rows that have passed the gate so far, before deduplication."
+            "Stages over working time; pauses between an interruption and its resume are left out, and interrupted "
+            "stages are hatched. Below: rows that have passed the gate so far, before deduplication."
         )
         found["timeline"] = figures.draw("timeline", caption, folder, figures.timeline, timeline)
     return found
 
 
 def _committee(arm: ArmRun, folder: Path, several: bool) -> dict[str, Any]:
-    """What the page says about an arm that a committee made."""
+    """Return the content of the page about an arm with a committee."""
     suffix = f"-{arm.name}" if several else ""
     reviewers, by_reviewer = tally.reviewers(arm), tally.scores_by_reviewer(arm)
-    probed = [r for r in reviewers if r.good and r.bad]
+    measured = [r for r in reviewers if r.good and r.bad]
     gate = arm.accept_mean
     funnel = arm.facts.get("funnel")
-    parts: dict[str, Any] = {"funnel": None, "probes": None, "scores": None}
+    parts: dict[str, Any] = {"funnel": None, "control_items": None, "scores": None}
     if funnel:
         caption = (
             "How many candidates reached each step of the method. Between a passed mean and a row stand the "
             "adjudicator, deduplication, and the end of the round."
         )
         parts["funnel"] = figures.draw(f"funnel{suffix}", caption, folder, figures.funnel, funnel)
-    if probed:
+    if measured:
         panels = [
             (
                 f"{r.name} (AUC {prose.auc(r.auc)})",
@@ -176,13 +177,13 @@ def _committee(arm: ArmRun, folder: Path, several: bool) -> dict[str, Any]:
                 r.bad,
                 "nats" if r.ask == "likelihood" else figures.SCALE,
             )
-            for r in probed
+            for r in measured
         ]
         caption = (
-            "Raw scores on planted pairs: a hand-written instruction with its own answer, and with another one's. "
-            "The further apart, the more a reviewer's score says; lines mark medians."
+            "Raw scores on control items: a seed's instruction with its own response, and with the response of another "
+            "seed. The further apart, the more a reviewer's score says; lines mark medians."
         )
-        parts["probes"] = figures.draw(f"probes{suffix}", caption, folder, figures.control_items, panels)
+        parts["control_items"] = figures.draw(f"control-items{suffix}", caption, folder, figures.control_items, panels)
     if by_reviewer:
         caption = "Scores of the candidates' responses, calibrated where a reviewer was measured"
         caption += f"; a response needs a committee mean of at least {gate:g}." if gate is not None else "."
@@ -191,16 +192,16 @@ def _committee(arm: ArmRun, folder: Path, several: bool) -> dict[str, Any]:
         )
     return parts | {
         "name": arm.name,
-        "story": prose.committee_story(arm),
+        "summary": prose.committee_summary(arm),
         "endings": tally.endings(arm),
         "reviewers": reviewers,
-        "programs": tally.programs(arm),
-        "panel": prose.panel(arm, probed),
+        "verifiers": tally.verifiers(arm),
+        "panel": prose.panel(arm, measured),
     }
 
 
 def _curve(student: TrainedStudent) -> dict[str, list[tuple[float, float]]]:
-    """Loss by step, from the trainer's own log."""
+    """Return the loss by step, from the trainer's own log."""
     kinds = {"train": "loss", "eval": "eval_loss"}
     found = {
         kind: [(entry["step"], entry[key]) for entry in student.log if key in entry and "step" in entry]
@@ -210,7 +211,7 @@ def _curve(student: TrainedStudent) -> dict[str, list[tuple[float, float]]]:
 
 
 def _students(students: Sequence[TrainedStudent]) -> dict[str, Any] | None:
-    """The training table: a cell is "–" where a student has no such number."""
+    """Return the training table; a cell is "–" where a student has no such number."""
     if not students:
         return None
     return {
@@ -238,10 +239,10 @@ def _student_cells(m: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _versions(evidence: RunContents) -> dict[str, str]:
-    """Versions, machine and commit; stages that ran under different ones show all of them."""
+def _versions(contents: RunContents) -> dict[str, str]:
+    """Return versions, machine and commit, with all values where stages ran under different ones."""
     found: dict[str, list[str]] = {}
-    for environment in evidence.environments:
+    for environment in contents.environments:
         facts = {**environment, **environment.get("packages", {})}
         for name, value in facts.items():
             if name != "packages" and value is not None and str(value) not in found.setdefault(name, []):

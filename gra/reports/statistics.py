@@ -1,4 +1,4 @@
-"""Counts and selections from the evidence: endings, scores, reviewers, tokens, and the samples that are shown."""
+"""Count endings, scores, reviewers and tokens of a run, and select the samples that are shown."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from statistics import NormalDist, fmean, pstdev
 from typing import Any
 
-from gra.core.types import State
+from gra.core.types import VERIFIER_MODE_IN_FILES, State
 from gra.models.entries import find_entry
 from gra.runs.contents import ArmRun, Row, RunContents
 
-# The ways a story can end, in the order in which samples of them are shown.
+# The ends that a candidate can have, in the order in which samples of them are shown.
 _ENDINGS = (
     (State.ACCEPTED, "reviewers agree"),
     (State.ACCEPTED, "adjudicator kept it"),
@@ -50,7 +50,7 @@ class Ending:
 
 
 def endings(arm: ArmRun) -> list[Ending]:
-    """How the candidates of an arm ended, and why."""
+    """Count how the candidates of an arm ended, and why."""
     found = []
     for state in State:
         reasons = Counter(_reason(row) for row in arm.rows if row["state"] == state)
@@ -65,13 +65,13 @@ def endings(arm: ArmRun) -> list[Ending]:
 
 
 def _reason(row: Row) -> str:
-    """The reason without the name of the neighbour, which differs for every duplicate."""
+    """Return the reason without the id of the nearest row, which differs for every duplicate."""
     reason = str(row["reason"])
     return f"{reason.removesuffix(row['neighbour'])}another row" if row["state"] == State.DUPLICATE else reason
 
 
 def scores_by_reviewer(arm: ArmRun) -> dict[str, list[float]]:
-    """Every reviewer's scores of responses (0-10, calibrated where there is a calibration), as the gate saw them."""
+    """Return every reviewer's scores of responses (0-10) as the gate used them, calibrated where that was possible."""
     scores: dict[str, list[float]] = {name: [] for name in arm.facts.get("reviewers", {})}
     for row in arm.rows:
         for review in row["reviews"]:
@@ -80,13 +80,13 @@ def scores_by_reviewer(arm: ArmRun) -> dict[str, list[float]]:
 
 
 def mean_scores(arm: ArmRun) -> list[float]:
-    """The committee's mean per scored response (0-10)."""
+    """Return the committee's mean of each scored response (0-10)."""
     return [row["mean"] for row in arm.rows if row["mean"] is not None]
 
 
 @dataclass(frozen=True)
 class ReviewerStatistics:
-    """One reviewer: how it is asked, what the planted pairs say about it, and how it used its scale in this run."""
+    """One reviewer: how it is asked, its results on control items, and its scores in this run."""
 
     name: str
     model: str
@@ -105,40 +105,40 @@ class ReviewerStatistics:
 
     @property
     def distrusted(self) -> bool:
-        """Whether the planted pairs leave open that it does no better than a coin."""
+        """Whether the control items do not rule out that it is no better than chance."""
         return self.auc_interval is not None and self.auc_interval[0] <= 0.5
 
 
 def reviewers(arm: ArmRun) -> list[ReviewerStatistics]:
-    """The reviewers of an arm, in the committee's order."""
-    members, probed = arm.facts.get("members", {}), arm.facts.get("reviewers", {})
+    """Return the reviewers of an arm, in the committee's order."""
+    members, measured = arm.facts.get("members", {}), arm.facts.get("reviewers", {})
     used = scores_by_reviewer(arm)
     checks = [check for row in arm.rows for check in row["checks"] if check["values"]]
-    seats = [name for name, member in members.items() if {"reviewer", "adjudicator"} & set(member.get("roles", ()))]
+    assigned = [name for name, member in members.items() if {"reviewer", "adjudicator"} & set(member.get("roles", ()))]
     return [
         _reviewer(
-            name, arm.facts, probed.get(name, {}), used.get(name, []), [c for c in checks if c["reviewer"] == name]
+            name, arm.facts, measured.get(name, {}), used.get(name, []), [c for c in checks if c["reviewer"] == name]
         )
-        for name in dict.fromkeys([*seats, *probed, *used])
+        for name in dict.fromkeys([*assigned, *measured, *used])
     ]
 
 
 def _reviewer(
-    name: str, facts: Mapping[str, Any], probe: Mapping[str, Any], used: Sequence[float], checks: Sequence[Row]
+    name: str, facts: Mapping[str, Any], known: Mapping[str, Any], used: Sequence[float], checks: Sequence[Row]
 ) -> ReviewerStatistics:
     member = facts.get("members", {}).get(name, {})
     sharing = facts.get("shared_weights", {}).get(member.get("model", ""), [])
-    good, bad = probe.get("good", []), probe.get("bad", [])
+    good, bad = known.get("good", []), known.get("bad", [])
     return ReviewerStatistics(
         name=name,
         model=member.get("model", ""),
         ask=member.get("ask", ""),
         shares_with=[other for other in sharing if other != name],
-        auc=probe.get("auc"),
-        auc_interval=auc_interval(probe["auc"], len(good), len(bad)) if good and bad else None,
+        auc=known.get("auc"),
+        auc_interval=auc_interval(known["auc"], len(good), len(bad)) if good and bad else None,
         good=good,
         bad=bad,
-        unanswered=probe.get("unanswered", 0),
+        unanswered=known.get("unanswered", 0),
         reviews=len(used),
         mean=fmean(used) if used else None,
         spread=pstdev(used) if used else None,
@@ -149,35 +149,43 @@ def _reviewer(
 
 @dataclass(frozen=True)
 class VerifierStatistics:
-    """One program that reviewed: whether on a seat or with a veto, and how often it came to which verdict."""
+    """One verifier: its mode, and how often it passed, failed and abstained."""
 
     name: str
-    takes: str
+    mode: str
     passed: int
     failed: int
     abstained: int
 
 
-def programs(arm: ArmRun) -> list[VerifierStatistics]:
-    """The programs of an arm, in the order in which they first spoke."""
-    takes: dict[str, str] = {}
+def verifier_mode(written: str) -> str:
+    """Return the mode of a verifier from its name in the lineage file."""
+    return {in_file: mode for mode, in_file in VERIFIER_MODE_IN_FILES.items()}.get(written, written)
+
+
+def verifiers(arm: ArmRun) -> list[VerifierStatistics]:
+    """Return the verifiers of an arm, in the order of their first verdicts."""
+    modes: dict[str, str] = {}
     counts: Counter[tuple[str, str]] = Counter()
     for row in arm.rows:
         for verdict in row["programs"]:
-            takes.setdefault(verdict["program"], verdict["takes"])
+            modes.setdefault(verdict["program"], verifier_mode(verdict["takes"]))
             counts[verdict["program"], verdict["outcome"]] += 1
     return [
-        VerifierStatistics(name, taken, *(counts[name, outcome] for outcome in ("passed", "failed", "abstained")))
-        for name, taken in takes.items()
+        VerifierStatistics(name, mode, *(counts[name, outcome] for outcome in ("passed", "failed", "abstained")))
+        for name, mode in modes.items()
     ]
 
 
 def auc_interval(auc: float, good: int, bad: int, level: float = 0.95) -> tuple[float, float]:
-    """A cautious interval: an AUC's variance is at most AUC (1 - AUC) / min(good, bad), so Wilson's with that n."""
+    """Return a conservative interval of an AUC: Wilson's with n = min(good, bad).
+
+    The variance of an AUC is at most AUC (1 - AUC) / min(good, bad).
+    """
     n, z = min(good, bad), NormalDist().inv_cdf(0.5 + level / 2)
-    centre = (auc + z * z / (2 * n)) / (1 + z * z / n)
+    center = (auc + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(auc * (1 - auc) / n + z * z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, center - half), min(1.0, center + half)
 
 
 @dataclass(frozen=True)
@@ -217,37 +225,37 @@ def _total(name: str, parts: Iterable[Spent]) -> Spent:
     )
 
 
-def tokens_by_role(evidence: RunContents) -> list[Spent]:
-    """What every role of every arm used, as the ledger recorded it."""
-    arms = [arm for arm in evidence.arms if arm.facts.get("tokens_by_role")]
+def tokens_by_role(contents: RunContents) -> list[Spent]:
+    """Return what every role of every arm used, as the ledger recorded it."""
+    arms = [arm for arm in contents.arms if arm.facts.get("tokens_by_role")]
     return [
-        _spent(f"{arm.name} · {role}" if len(evidence.arms) > 1 else role, facts)
+        _spent(f"{arm.name} · {role}" if len(contents.arms) > 1 else role, facts)
         for arm in arms
         for role, facts in sorted(arm.facts["tokens_by_role"].items(), key=lambda item: -_spent("", item[1]).tokens)
     ]
 
 
-def tokens_by_model(evidence: RunContents) -> list[Spent]:
-    """What every model used: as recorded in the manifests, else as the engines counted it in the log."""
+def tokens_by_model(contents: RunContents) -> list[Spent]:
+    """Return what every model used, from the manifests, else from the engines' counts in the log."""
     found: dict[str, list[Spent]] = {}
-    for arm in evidence.arms:
+    for arm in contents.arms:
         for model, facts in arm.facts.get("tokens_by_model", {}).items():
             found.setdefault(model, []).append(_spent(model, facts))
     if not found:
-        for event in evidence.events:
+        for event in contents.events:
             if event["event"] == "engine":
                 found.setdefault(event["name"], []).append(_spent(event["name"], event))
     return sorted((_total(model, parts) for model, parts in found.items()), key=lambda spent: -spent.tokens)
 
 
 def total(parts: Iterable[Spent]) -> Spent:
-    """All of them together."""
+    """Return the sum over roles or models."""
     return _total("total", parts)
 
 
 @dataclass
 class ModelUse:
-    """A model of the run: who used it as what, and what is known of its origin; "" is unknown."""
+    """A model of the run, its uses, and its origin; "" is unknown."""
 
     name: str
     uses: list[str]
@@ -257,10 +265,10 @@ class ModelUse:
     identity: str
 
 
-def models(evidence: RunContents) -> list[ModelUse]:
-    """Every model the run used, as the manifests name them; the catalog knows whose work a model is."""
+def models(contents: RunContents) -> list[ModelUse]:
+    """Return every model of the run as the manifests name it, with its author from the catalog."""
     found: dict[str, ModelUse] = {}
-    for arm in evidence.arms:
+    for arm in contents.arms:
         known = arm.facts.get("models", {})
         for member, facts in arm.facts.get("members", {}).items():
             _use(found, facts["model"], known.get(facts["model"], {}), f"{arm.name}: {member}")
@@ -270,7 +278,7 @@ def models(evidence: RunContents) -> list[ModelUse]:
             _use(found, served[0], known[served[0]], f"{arm.name}: teacher")
         if arm.committee and (embedder := arm.recipe.get("dedup", {}).get("embedder")):
             _use(found, embedder.removeprefix("catalog:"), {}, f"{arm.name}: deduplication")
-    for student in evidence.students:
+    for student in contents.students:
         if "model" in student.facts:
             _use(found, student.facts["model"]["name"], student.facts["model"], "student")
     return list(found.values())
@@ -286,7 +294,7 @@ def _use(found: dict[str, ModelUse], name: str, facts: Mapping[str, Any], use: s
 
 
 def texts(arms: Iterable[ArmRun]) -> dict[str, str]:
-    """Instructions by the name a child calls its parent: candidates by their id, seeds where an arm copied them."""
+    """Return instructions by the id of a parent: candidates, and seeds where an arm copied them."""
     found: dict[str, str] = {}
     for arm in arms:
         for row in arm.rows:
@@ -298,7 +306,7 @@ def texts(arms: Iterable[ArmRun]) -> dict[str, str]:
 
 
 def samples(arm: ArmRun) -> list[Row]:
-    """Rows to show, by a rule and not by taste: the first of each ending, then accepted ones of further domains."""
+    """Select rows to show by a rule: the first of each ending, then accepted rows of other domains."""
     chosen: list[Row] = []
     if arm.committee:
         for state, reason in _ENDINGS:

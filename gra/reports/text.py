@@ -1,4 +1,4 @@
-"""The sentences and the headline numbers of the report, from what the run holds."""
+"""Write the sentences and the headline numbers of the report from the contents of a run."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from gra.runs.contents import ArmRun, RunContents
 from gra.runs.timeline import Timeline
 
 
-def summary(evidence: RunContents, comparison: ComparisonView | None) -> str:
-    """What was run, in two or three sentences."""
-    made = [f"{arm.name} ({_count(arm.accepted(), 'row')})" for arm in evidence.arms if arm.rows]
+def summary(contents: RunContents, comparison: ComparisonView | None) -> str:
+    """Return two or three sentences on what was run."""
+    made = [f"{arm.name} ({_count(arm.accepted(), 'row')})" for arm in contents.arms if arm.rows]
     sentences = [f"{_count(len(made), 'dataset')}: {_list(made)}."] if made else []
-    if evidence.students:
-        bases = {s.facts["model"]["name"] for s in evidence.students if "model" in s.facts}
+    if contents.students:
+        bases = {s.facts["model"]["name"] for s in contents.students if "model" in s.facts}
         of = f" of {_list(sorted(bases))}" if bases else ""
-        sentences.append(f"{_count(len(evidence.students), 'student')}{of} trained on them.")
+        sentences.append(f"{_count(len(contents.students), 'student')}{of} trained on them.")
     if comparison and comparison.scores:
         on = _list(comparison.tasks())
         sentences.append(f"Compared item by item with {_list(comparison.references)} on {on}.")
     return " ".join(sentences) or "Nothing is finished yet in this run folder."
 
 
-def tiles(evidence: RunContents, timeline: Timeline, spent: Spent) -> list[tuple[str, str, str]]:
-    """The numbers at the top: (name, value, remark)."""
+def tiles(contents: RunContents, timeline: Timeline, spent: Spent) -> list[tuple[str, str, str]]:
+    """Return the numbers at the top of the page: (name, value, remark)."""
     found = []
-    for arm in evidence.arms:
+    for arm in contents.arms:
         if arm.committee and arm.rows:
             share = f"{arm.accepted() / len(arm.rows):.0%} of {_count(len(arm.rows), 'candidate')}"
             found.append((f"rows from {arm.name}", f"{arm.accepted():,}", share))
@@ -44,8 +44,8 @@ def tiles(evidence: RunContents, timeline: Timeline, spent: Spent) -> list[tuple
     return found
 
 
-def committee_story(arm: ArmRun) -> str:
-    """How many candidates became rows, and what the gate asked for."""
+def committee_summary(arm: ArmRun) -> str:
+    """Return how many candidates became rows, and what the gate requires."""
     if not arm.rows:
         return "No candidate is on record."
     rounds = max(row["round"] for row in arm.rows)
@@ -53,31 +53,32 @@ def committee_story(arm: ArmRun) -> str:
     text = f"{arm.accepted():,} of {_count(len(arm.rows), 'candidate')} became rows, in {_count(rounds, 'round')}"
     text += f" (stopped: {stops})." if stops else "."
     if arm.accept_mean is not None:
-        text += f" The gate asks for a mean score of at least {arm.accept_mean:g}"
+        text += f" The gate requires a mean score of at least {arm.accept_mean:g}"
         text += "." if arm.dispute_std is None else f"; a spread above {arm.dispute_std:g} goes to the adjudicator."
     return text
 
 
-def panel(arm: ArmRun, probed: Sequence[ReviewerStatistics]) -> str:
-    """What the planted pairs say about the committee, and who shares weights."""
+def panel(arm: ArmRun, measured: Sequence[ReviewerStatistics]) -> str:
+    """Return what the control items show about the committee, and which members share weights."""
     together = arm.facts.get("committee_auc")
-    if probed and together is not None:
-        pairs = _count(max(len(reviewer.good) for reviewer in probed), "planted pair")
+    if measured and together is not None:
+        pairs = _count(max(len(reviewer.good) for reviewer in measured), "pair")
         text = (
-            f"Each reviewer was first asked about {pairs} with known verdicts. "
-            "The AUC is the chance that it scores the good one higher (0.5 is a coin); the mean of all of them reaches "
+            f"Each reviewer first scored control items: {pairs} of a right and a wrong response. "
+            "The AUC is the chance that it scores the right one higher (0.5: no better than chance); the mean of all "
+            "reaches "
             f"{auc(together)}."
         )
     else:
-        text = "The reviewers were not measured on planted pairs; their scores are taken as they stand."
+        text = "The reviewers were not measured on control items; their scores are used as they are."
     if shared := arm.facts.get("shared_weights"):
         groups = "; ".join(f"{_list(names)} ({model})" for model, names in shared.items())
         text += f" Members that share weights are not independent opinions: {groups}."
     return text
 
 
-def time_story(timeline: Timeline) -> str:
-    """Where the time went, the longest stage first."""
+def time_summary(timeline: Timeline) -> str:
+    """Return the time of each stage, the longest first."""
     parts = sorted(timeline.by_stage().items(), key=lambda item: -item[1])
     shares = ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts if seconds >= 0.05)
     between = timeline.worked - sum(seconds for _, seconds in parts)
@@ -86,17 +87,17 @@ def time_story(timeline: Timeline) -> str:
 
 
 def model_note(by_role: Spent, by_model: Spent) -> str:
-    """Engines count for themselves, and one that was killed leaves no count; say so when the sums differ."""
+    """Return a sentence when the counts of the engines and of the ledger differ, else nothing."""
     if not by_role.calls or by_model.calls == by_role.calls:
         return ""
     return (
         f"Counted by the engines: {_count(by_model.calls, 'call')}, where the ledger holds {by_role.calls:,}. Calls of "
-        "a process that was killed, and calls that were asked again, are in one count only."
+        "a process that was killed, and calls that were repeated, are in one count only."
     )
 
 
 def auc(value: float | None) -> str:
-    """Two digits, three where two would round to certainty."""
+    """Return an AUC with two digits, or three where two would round to 1."""
     return "–" if value is None else f"{value:.3f}" if 0.995 <= value < 1 else f"{value:.2f}"
 
 

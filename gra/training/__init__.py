@@ -1,1 +1,1 @@
-"""Supervised fine-tuning of a student with TRL and PEFT; torch and TRL are imported when a run begins."""
+"""Fine-tune a student with TRL and PEFT; torch and TRL are imported when a run begins."""

@@ -1,7 +1,7 @@
 """Find, configure and check the LoRA adapter of a student.
 
-A new adapter is described by the recipe's `lora` section. An adapter that training goes on from must belong to the
-model: that is checked from configurations and file headers, before any weights are read.
+The recipe's `lora` section describes a new adapter. An adapter that training goes on from must belong to the model.
+Configurations and file headers show that before any weights are read.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def adapter_folder(loaded: Loaded[TrainRecipe]) -> Path | None:
     """The folder of the adapter that training goes on from, or None.
 
     Raises:
-        RecipeError: when it holds no adapter, or a damaged one.
+        RecipeError: When it holds no adapter, or a damaged one.
     """
     name = loaded.recipe.model.adapter
     if name is None:
@@ -59,16 +59,16 @@ def check_adapter(loaded: Loaded[TrainRecipe], model: Any, folder: Path | None, 
     """Check that the adapter that is trained, new or going on from `folder`, belongs to this model.
 
     Args:
-        loaded: the recipe.
-        model: the student on the meta device; it has the adapter afterwards.
-        folder: the adapter that training goes on from, if any.
-        identity: the student's, when its weights are on this machine.
+        loaded: The recipe.
+        model: The student on the meta device; it has the adapter afterwards.
+        folder: The adapter that training goes on from, if any.
+        identity: The student's, when its weights are on this machine.
 
     Returns:
         Warnings: the adapter names another model, which may be a copy of this one.
 
     Raises:
-        RecipeError: when its shapes, layers, modules or recorded base model are others.
+        RecipeError: When its shapes, layers, modules or recorded base model are others.
     """
     if folder is None:
         if loaded.recipe.lora is not None:
@@ -83,7 +83,7 @@ def adapter_config(loaded: Loaded[TrainRecipe], folder: Path) -> Any:
     """Return the PEFT configuration of an adapter that training goes on from.
 
     Raises:
-        RecipeError: when PEFT cannot read it, or it is of a kind that cannot be trained further.
+        RecipeError: When PEFT cannot read it, or it is of a kind that cannot be trained further.
     """
     from peft import PeftConfig
 

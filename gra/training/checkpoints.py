@@ -1,8 +1,8 @@
-"""Which checkpoint a run may go on from: whole ones of the same run only.
+"""Find the checkpoint that a run resumes from: a complete one of the same run.
 
-The trainer writes a checkpoint file by file, so a process that is killed leaves a folder that looks like
-one. A seal with the size of every file is written last; without a matching seal a checkpoint is not
-used. The seal also holds the run's inputs, so that another run's checkpoint is refused by name.
+The trainer writes a checkpoint file by file, so a killed process leaves a folder that only looks complete. A seal with
+the size of every file is written last. A checkpoint without a matching seal is not used. The seal also holds the
+run's inputs, so that the checkpoint of another run is refused.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Inputs = Mapping[str, Any]  # flat: "train.learning_rate" -> value
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole checkpoint: where, after how many seconds of training, and the trainer's state in it."""
+    """A complete checkpoint: its folder, the seconds of training that led to it, and the trainer's state."""
 
     path: Path
     seconds: float
@@ -33,15 +33,21 @@ class Checkpoint:
 
 
 def seal(checkpoint: Path, inputs: Inputs, seconds: float) -> None:
-    """Declare a checkpoint whole; `seconds` is the training time that led to it, over all resumes."""
+    """Mark a checkpoint as complete.
+
+    Args:
+        checkpoint: Its folder.
+        inputs: Of the run.
+        seconds: Training time that led to it, over all resumes.
+    """
     write_json(checkpoint / SEAL, {"inputs": dict(inputs), "seconds": seconds, "sizes": _sizes(checkpoint)})
 
 
 def newest_whole(folder: Path, inputs: Inputs) -> Checkpoint | None:
-    """The last sealed checkpoint of this run, or None to start at step 0.
+    """Return the last sealed checkpoint of this run, or None to start at step 0.
 
     Raises:
-        Mismatch: when it was made from other inputs; the message names what differs.
+        Mismatch: When it was made from other inputs; the message names what differs.
     """
     for checkpoint in sorted(_checkpoints(folder), key=_step, reverse=True):
         sealed = _read_seal(checkpoint)
@@ -54,7 +60,7 @@ def newest_whole(folder: Path, inputs: Inputs) -> Checkpoint | None:
 
 
 def remove_broken(folder: Path) -> list[str]:
-    """Delete the checkpoints that were never finished and return their names."""
+    """Delete incomplete checkpoints and return their names."""
     broken = []
     for checkpoint in _checkpoints(folder):
         sealed = _read_seal(checkpoint)
@@ -65,10 +71,10 @@ def remove_broken(folder: Path) -> list[str]:
 
 
 def refuse_difference(place: Path, before: Inputs, now: Inputs) -> None:
-    """Compare what a folder was made from with what is asked for now.
+    """Compare the inputs that a folder was made from with the inputs of this run.
 
     Raises:
-        Mismatch: naming every input that differs, with both values.
+        Mismatch: Naming every input that differs, with both values.
     """
     keys = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
     if not keys:
@@ -81,7 +87,7 @@ def _shown(value: Any) -> str:
     if value is None:
         return "not set"
     text = str(value)
-    return text[:12] + "…" if len(text) == 64 else text  # digests are told apart by their beginning
+    return text[:12] + "…" if len(text) == 64 else text  # the beginning of a digest is enough to distinguish it
 
 
 def _checkpoints(folder: Path) -> list[Path]:

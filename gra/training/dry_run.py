@@ -1,6 +1,6 @@
-"""What `--dry-run` prints: the plan of a run on any machine, without its GPUs and without its weights.
+"""Plan a run for `--dry-run` on any machine, without its GPUs and without reading weights.
 
-Whatever cannot be known here (no tokenizer, no configuration) is listed under `unknown`, never guessed.
+Facts that are not known here (no tokenizer, no configuration) are listed under `unknown` and never guessed.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from gra.training.quantization import quantization_problem
 def preview(
     loaded: Loaded[TrainRecipe], launch: Launch, *, cpu: bool, say: Callable[[str], None] = lambda text: None
 ) -> dict[str, Any]:
-    """Check the recipe and the rows; count rows, tokens, optimiser steps and memory for `launch`.
+    """Check the recipe and the rows; count rows, tokens, optimizer steps and memory for `launch`.
 
     Args:
-        loaded: the recipe.
-        launch: how the run will be spread over processes.
-        cpu: whether it will run on the CPU.
-        say: hears of what is looked up.
+        loaded: The recipe.
+        launch: How the run will be spread over processes.
+        cpu: Whether it will run on the CPU.
+        say: Receives notes about look-ups.
 
     Raises:
-        RecipeError, DataError: with the line of the recipe, or the file and row, that is wrong.
+        RecipeError, DataError: With the line of the recipe, or the file and row, that is wrong.
     """
     from gra.models.configuration import find_configuration
 
@@ -98,7 +98,7 @@ def preview(
 def _rows_and_longest(
     recipe: TrainRecipe, options: dict[str, Any], split: Split, encoded: Encoded | None
 ) -> tuple[int, int]:
-    """Rows that batches are made of, and tokens of the longest; without a tokenizer the longest that is allowed."""
+    """Return the rows after packing and the tokens of the longest, or the allowed length without a tokenizer."""
     limit = row_limit(recipe, options)
     written = answer_room(recipe, options)
     if encoded is None:
@@ -131,10 +131,10 @@ def _adapter_config(loaded: Loaded[TrainRecipe]) -> Any:
 
 
 def arithmetic(loaded: Loaded[TrainRecipe], launch: Launch, rows: int) -> dict[str, Any]:
-    """Steps and memory of a recipe for `rows` rows of full length, for tables; reads no data.
+    """Return steps and memory of a recipe for `rows` rows of full length, without reading data.
 
     Raises:
-        RecipeError: the recipe is wrong, or nothing is known of its model.
+        RecipeError: The recipe is wrong, or nothing is known of its model.
     """
     from gra.models.configuration import find_configuration
 

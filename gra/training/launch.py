@@ -1,7 +1,7 @@
-"""How a run is spread over processes: read from a launch file (recipes/accelerate/) or from the launcher.
+"""Read how a run is distributed over processes, from a launch file (recipes/accelerate/) or from the launcher.
 
-`accelerate launch` tells its processes what it does through the environment; a dry run on a machine
-without GPUs reads the launch file itself.
+`accelerate launch` describes itself to its processes in environment variables. A dry run on a machine without GPUs
+reads the launch file.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ FOLDER = "recipes/accelerate"
 
 @dataclass(frozen=True)
 class Launch:
-    """The strategy (the name of a shipped launch file), and how many processes on how many machines."""
+    """The strategy (the name of a shipped launch file), and the numbers of processes and machines."""
 
     strategy: Strategy
     processes: int = 1
     machines: int = 1
-    offload: bool = False  # the optimiser's state lives in the machine's memory
+    offload: bool = False  # the optimizer's state is in the machine's memory
 
     @property
     def deepspeed(self) -> bool:
@@ -37,15 +37,15 @@ class Launch:
 
     @property
     def shards_weights(self) -> bool:
-        """Whether no process holds the whole model."""
+        """Whether the model is sharded, so that no process holds all of it."""
         return self.strategy in ("zero3", "fsdp2")
 
     def describe(self) -> dict[str, Any]:
-        """For the plan and the manifest."""
+        """Return strategy, processes and machines for the plan and the manifest."""
         return {"strategy": self.strategy, "processes": self.processes, "machines": self.machines}
 
     def command(self, *arguments: str) -> str:
-        """The shell command that launches `train.py` in this way."""
+        """Return the shell command that launches `train.py` in this way."""
         counts = ["--num_processes", str(self.processes)] if self.processes > 1 else []
         counts += ["--num_machines", str(self.machines)] if self.machines > 1 else []
         words = ["accelerate", "launch", "--config_file", f"{FOLDER}/{self.strategy}.yaml", *counts, "train.py"]
@@ -53,10 +53,15 @@ class Launch:
 
 
 def launch_from_file(path: Path, processes: int | None = None, machines: int | None = None) -> Launch:
-    """What a launch file says; `processes` and `machines` are what the launcher's flags would override.
+    """Read a launch file.
+
+    Args:
+        path: The file.
+        processes: The launcher's flag that overrides the file, if given.
+        machines: As `processes`.
 
     Raises:
-        RecipeError: when the file is not there or is no launch file of a kind that is supported.
+        RecipeError: When the file is not there or is no launch file of a kind that is supported.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -77,7 +82,12 @@ def launch_from_file(path: Path, processes: int | None = None, machines: int | N
 
 
 def launch_from_environment(environment: Mapping[str, str] = os.environ, *, cpu: bool) -> Launch:
-    """How this process was launched; `cpu` when it trains on the CPU."""
+    """Return how this process was launched.
+
+    Args:
+        environment: Of the process.
+        cpu: Whether it trains on the CPU.
+    """
     processes = int(environment.get("WORLD_SIZE", 1))
     local = int(environment.get("LOCAL_WORLD_SIZE", processes))
     strategy: Strategy = "ddp" if processes > 1 else "cpu" if cpu else "single"
@@ -90,7 +100,7 @@ def launch_from_environment(environment: Mapping[str, str] = os.environ, *, cpu:
 
 
 def command_after(launch: Launch, config: Path, output: Path, more: Sequence[str] = ()) -> str:
-    """The command that trains `config` in the same way into `output`."""
+    """Return the command that trains `config` in the same way into `output`."""
     return launch.command("--config", str(config), "--output", str(output), *more)
 
 

@@ -1,10 +1,9 @@
-"""How much memory a training process needs, from shapes alone: no weights, no GPU.
+"""Estimate the memory of a training process from shapes alone, without weights or a GPU.
 
-Bytes a parameter: mixed precision keeps float32 weights (4), gradients (4) and two Adam moments (8), and the
-bfloat16 copies that autocast or DeepSpeed compute with (2); what a strategy shards is divided by the number
-of processes (Rajbhandari et al. 2020, ZeRO, arXiv 1910.02054, section 3). Activations follow Korthikanti et al.
-2022 (arXiv 2205.05198, section 4) for the gated layers of Llama-like models. An upper estimate: every row is
-taken to be as long as the longest.
+Mixed precision keeps float32 weights (4 bytes a parameter), gradients (4) and two Adam moments (8). Autocast and
+DeepSpeed compute with bfloat16 copies (2). A strategy divides what it shards by the number of processes (Rajbhandari
+et al. 2020, ZeRO, arXiv 1910.02054, section 3). Activations follow Korthikanti et al. 2022 (arXiv 2205.05198, section
+4) for the gated layers of Llama-like models. The estimate is an upper one: every row counts as the longest.
 """
 
 from __future__ import annotations
@@ -19,18 +18,25 @@ from gra.training.adapters import with_adapter
 from gra.training.launch import Launch
 from gra.training.model_fit import empty_model
 
-_BUCKET = 500_000_000  # elements in DeepSpeed's reduce and all-gather buffers
-_LIVE = 1_000_000_000  # gathered parameters that ZeRO-3 keeps at once
-_TILE = 4096  # tokens that TRL's loss projects at once
-_CONTEXT = 1.0e9  # CUDA, its libraries and the collectives' buffers
-_SLACK = 1.04  # what the allocator loses
-_NF4 = 0.516  # bytes a weight, with the doubly quantised scales (Dettmers et al. 2023, arXiv 2305.14314)
-_CARDS = (8, 12, 16, 24, 32, 40, 48, 80, 96, 141)  # GB of GPUs in use
+_BUCKET = 500_000_000  # Elements in DeepSpeed's reduce and all-gather buffers.
+_LIVE = 1_000_000_000  # Gathered parameters that ZeRO-3 keeps at once.
+_TILE = 4096  # Tokens that TRL's loss projects at once.
+
+# Bytes of CUDA, its libraries and the collectives' buffers.
+_CONTEXT = 1.0e9
+
+_SLACK = 1.04  # share that the allocator loses
+
+# Bytes a weight, with the doubly quantized scales (Dettmers et al. 2023, arXiv 2305.14314).
+_NF4 = 0.516
+
+# GB of GPUs in use.
+_CARDS = (8, 12, 16, 24, 32, 40, 48, 80, 96, 141)
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What of a model decides its memory: counts of parameters and the widths of a layer."""
+    """The facts of a model that decide its memory: counts of parameters and the widths of a layer."""
 
     total: int
     trained: int
@@ -51,11 +57,11 @@ class Shape:
 
 
 def shape_of(config: Any, lora: Any = None) -> Shape:
-    """The shape of a model with this transformers configuration, counted on tensors without storage.
+    """Return the shape of a model with this Transformers configuration, counted on tensors without storage.
 
     Args:
-        config: the model's configuration.
-        lora: the PEFT configuration, or None when every parameter is trained.
+        config: The model's configuration.
+        lora: The PEFT configuration, or None when every parameter is trained.
     """
     model = empty_model(config)
     sizes = {name: weight.numel() for name, weight in model.named_parameters()}
@@ -91,16 +97,16 @@ def estimate(
     cpu: bool,
     teacher: Shape | None = None,
 ) -> dict[str, Any]:
-    """GB of one process at its peak, in parts, and of one machine while the weights are read.
+    """Return GB of one process at its peak, in parts, and of one machine while the weights are read.
 
     Args:
-        recipe: what is trained and how.
-        options: the checked `train` section.
-        shape: of the student, with what is trained of it.
-        launch: the strategy and the number of processes.
-        longest: tokens of the longest row.
-        cpu: whether the run is on the CPU.
-        teacher: of the model whose probabilities are learnt, when there is one.
+        recipe: Of the run.
+        options: The checked `train` section.
+        shape: Of the student, with what is trained of it.
+        launch: The strategy and the number of processes.
+        longest: Tokens of the longest row.
+        cpu: Whether the run is on the CPU.
+        teacher: Shape of the teacher, when there is one.
     """
     autocast = not cpu and recipe.model.dtype == "float32" and not launch.deepspeed and bool(options.get("bf16", True))
     parts = _state(recipe, options, shape, launch, autocast)
@@ -125,10 +131,10 @@ def estimate(
 def _state(
     recipe: TrainRecipe, options: Mapping[str, Any], shape: Shape, launch: Launch, autocast: bool
 ) -> dict[str, float]:
-    """Weights, gradients, the optimiser's state, and the buffers that exchange them."""
+    """Return the bytes of weights, gradients, optimizer state, and the buffers that exchange them."""
     n, trained, frozen = launch.processes, shape.trained, shape.total if recipe.adapts else 0
     size = 4 if recipe.model.dtype == "float32" else 2
-    own = 4 if recipe.adapts else size  # adapters are float32 whatever the weights are
+    own = 4 if recipe.adapts else size  # adapters are float32 beside weights of any type
     frozen_bytes = frozen * float(size if not launch.deepspeed else 2)
     if recipe.model.quantization is not None:
         frozen_bytes = shape.layers * shape.layer * _NF4 + shape.outside * 2
@@ -160,7 +166,7 @@ def _state(
 
 
 def _optimiser_bytes(options: Mapping[str, Any], size: int) -> float:
-    """Bytes of state a trained parameter."""
+    """Return the bytes of optimizer state for each trained parameter."""
     name = str(getattr(options.get("optim"), "value", options.get("optim") or "adamw_torch_fused"))
     if name == "sgd":
         return 0.0
@@ -172,7 +178,7 @@ def _optimiser_bytes(options: Mapping[str, Any], size: int) -> float:
 
 
 def _others(recipe: TrainRecipe, shape: Shape, launch: Launch, teacher: Shape | None) -> dict[str, float]:
-    """The models beside the student: DPO's frozen reference, or the teacher."""
+    """Return the bytes of models beside the student: DPO's frozen reference, or the teacher."""
     shard = launch.processes if launch.strategy == "zero3" else 1
     if recipe.method == "preference" and not recipe.adapts:
         return {"reference": (2 if launch.deepspeed or recipe.model.dtype == "bfloat16" else 4) * shape.total / shard}
@@ -186,11 +192,11 @@ def _others(recipe: TrainRecipe, shape: Shape, launch: Launch, teacher: Shape | 
 def _activations(
     recipe: TrainRecipe, options: Mapping[str, Any], shape: Shape, longest: int, residual: int
 ) -> dict[str, float]:
-    """What the backward pass needs of one micro-batch, and the loss's projection onto the vocabulary."""
+    """Return the bytes that the backward pass keeps of a micro-batch, and of the projection onto the vocabulary."""
     rows = options.get("per_device_train_batch_size", 8) * (2 if recipe.method == "preference" else 1)
     tokens = rows * longest
-    # Both norms keep their input, its float32 form and their bfloat16 output; then queries, keys, values and the
-    # attention's output; then the gate, its activation, the other branch and their product.
+    # Both norms keep their input, its float32 form and their bfloat16 output. Attention keeps queries, keys, values
+    # and its output. The feed-forward part keeps the gate, its activation, the other branch and their product.
     layer = 2 * (residual + 6) * shape.hidden + 6 * shape.queries + 8 * shape.keys + 8 * shape.intermediate
     if recipe.adapts:
         layer += 2 * (5 * shape.hidden + shape.queries + shape.intermediate)  # what each adapter's input keeps

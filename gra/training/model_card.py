@@ -1,4 +1,4 @@
-"""The model card: what the student was made of and the one command that makes it again."""
+"""Write the model card: what a student was made from, and the command that makes it again."""
 
 from __future__ import annotations
 
@@ -24,10 +24,13 @@ def write_card(output: Path, recipe: TrainRecipe, section: Mapping[str, Any], me
     """Write `README.md` of a trained student.
 
     Args:
-        output: the model folder.
-        recipe: the recipe as it was run.
-        section: the manifest's training section (`model`, `data`, `template`, `fingerprint`).
-        metrics: what metrics.json holds.
+        output: The model folder.
+        recipe: Of the run.
+        section: The training section of the manifest.
+        metrics: Of metrics.json.
+
+    Returns:
+        The file.
     """
     model = section["model"]
     head = {

@@ -31,7 +31,7 @@ def readable(name: str, recipe: Path) -> Iterator[None]:
     """Turn the failures of Transformers to read or build a model into one sentence.
 
     Raises:
-        RecipeError: in place of the library's error.
+        RecipeError: In place of the library's error.
     """
     try:
         yield
@@ -60,22 +60,22 @@ def check_model(name: str, known: Known, recipe: Path) -> tuple[Any, list[str]]:
     """Compare the stored weights of a model with its configuration.
 
     Args:
-        name: the model as the recipe names it.
-        known: its configuration, and its weights when they are on this machine.
-        recipe: the file to name in an error.
+        name: The model as the recipe names it.
+        known: Its configuration, and its weights when they are on this machine.
+        recipe: The file to name in an error.
 
     Returns:
         The model on the meta device, and warnings.
 
     Raises:
-        RecipeError: when Transformers cannot build the model, or tensors are missing or have other shapes.
+        RecipeError: When Transformers cannot build the model, or tensors are missing or have other shapes.
     """
     from transformers import AutoModelForCausalLM
 
     weights = known.model
     with readable(name, recipe):
         model = empty_model(known.config)
-        # Weights that are stored in fewer bits have shapes of their own; a dry run starts no code of a model's.
+        # Quantized weights have other shapes. A dry run must not run a model's own code.
         if weights is None or weights.remote_code or getattr(known.config, "quantization_config", None) is not None:
             return model, []
         _, seen = AutoModelForCausalLM.from_pretrained(
@@ -110,16 +110,16 @@ def check_tokens(
     """Compare the tokens that rows, template and padding use with the model's embeddings.
 
     Args:
-        loaded: the recipe.
-        model: the student on the meta device.
-        tokenizer: its tokenizer with the recipe's chat template.
-        encoded: training and held-out rows.
+        loaded: The recipe.
+        model: The student on the meta device.
+        tokenizer: Its tokenizer with the recipe's chat template.
+        encoded: Training and held-out rows.
 
     Returns:
         Warnings: tokens that are not used and have no embedding, and marks of the template that are no tokens.
 
     Raises:
-        RecipeError: when a token that is used has no embedding.
+        RecipeError: When a token that is used has no embedding.
     """
     name, count = loaded.recipe.model.name, int(model.get_input_embeddings().weight.shape[0])
     beyond = sorted(token for token, number in tokenizer.get_vocab().items() if number >= count)
@@ -160,7 +160,7 @@ def check_positions(loaded: Loaded[TrainRecipe], model: Any, longest: int) -> li
         A warning when the model computes positions and was made for fewer.
 
     Raises:
-        RecipeError: when positions are learned, so that later ones have no embedding.
+        RecipeError: When positions are learned, so that later ones have no embedding.
     """
     from torch.nn import Embedding
 
@@ -181,12 +181,12 @@ def check_vocabularies(
     """Check that a teacher with `vocabulary: same` numbers tokens as the student does.
 
     Args:
-        loaded: the recipe.
-        student: the student's tokenizer.
-        teacher: the numbers of the teacher's tokens.
+        loaded: The recipe.
+        student: The student's tokenizer.
+        teacher: The numbers of the teacher's tokens.
 
     Raises:
-        RecipeError: when a token of the student has another number, or none.
+        RecipeError: When a token of the student has another number, or none.
     """
     recipe = loaded.recipe
     if recipe.teacher is None or recipe.teacher.vocabulary != "same":

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 # Raise when the same inputs begin to train another student.
 METHOD = 2
-# Options that change what is seen, kept or how fast, never the weights.
+# Options that change logs, checkpoints or speed, and never the weights.
 _WITHOUT_EFFECT = frozenset(
     {"dataloader_num_workers", "dataloader_persistent_workers", "dataloader_pin_memory", "dataloader_prefetch_factor"}
     | {"dataset_num_proc", "ddp_timeout", "skip_memory_metrics", "torch_empty_cache_steps"}
@@ -50,7 +50,7 @@ _WITHOUT_EFFECT = frozenset(
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """A run that is ready to start."""
+    """A checked run that is ready to start."""
 
     loaded: Loaded[TrainRecipe]
     options: dict[str, Any]
@@ -67,12 +67,12 @@ class TrainingPlan:
 
     @property
     def recipe(self) -> TrainRecipe:
-        """The recipe's values."""
+        """Return the recipe."""
         return self.loaded.recipe
 
     @property
     def fingerprint(self) -> str:
-        """Changes when anything that decides the result does."""
+        """Return a digest of everything that decides the result."""
         return digest(self.inputs)
 
     def rows(self) -> dict[str, Any]:
@@ -80,7 +80,7 @@ class TrainingPlan:
         return {"read": self.split.read, "train": self.train.counts(), "heldout": self.heldout.counts()}
 
     def show(self) -> str:
-        """One decoded row; what the loss sees stands between the marks."""
+        """Return one decoded row, with the part in the loss between marks."""
         return METHODS[self.recipe.method].show(self.tokenizer, self.train)
 
 
@@ -88,13 +88,13 @@ def make_plan(loaded: Loaded[TrainRecipe], say: Callable[[str], None] = lambda t
     """Check the recipe, resolve the student, read, split and tokenize the rows, and check that all of it fits.
 
     Args:
-        loaded: the recipe.
-        say: receives notes about downloads.
+        loaded: The recipe.
+        say: Receives notes about downloads.
 
     Raises:
-        RecipeError, DataError: with the line of the recipe, or the file and row, that is wrong.
-        ModelUnavailable: when the student's weights cannot be had.
-        Mismatch: when the weights or the data are not those that the recipe pins.
+        RecipeError, DataError: With the line of the recipe, or the file and row, that is wrong.
+        ModelUnavailable: When the student's weights cannot be had.
+        Mismatch: When the weights or the data are not those that the recipe pins.
     """
     options = check_arguments(loaded)
     recipe = loaded.recipe
@@ -157,17 +157,17 @@ def check_fit(
     """Check that the student's weights, tokenizer, template, rows and adapter fit each other.
 
     Args:
-        loaded: the recipe.
-        options: the checked `train` section.
-        encoded: training and held-out rows.
+        loaded: The recipe.
+        options: The checked `train` section.
+        encoded: Training and held-out rows.
         tokenizer: None when it is not on this machine.
-        student: what is known of the student, with a configuration.
+        student: What is known of the student, with a configuration.
 
     Returns:
         Warnings that do not keep the run from starting, the rows that were set aside among them.
 
     Raises:
-        RecipeError: when something does not fit.
+        RecipeError: When something does not fit.
     """
     recipe = loaded.recipe
     notes = [note for rows in encoded if (note := rows.note())]
@@ -185,7 +185,7 @@ def check_teacher(loaded: Loaded[TrainRecipe], tokenizer: PreTrainedTokenizerBas
     """Check the teacher's weights, and its vocabulary against the student's tokenizer where both are here.
 
     Raises:
-        RecipeError: when something does not fit.
+        RecipeError: When something does not fit.
     """
     from gra.models.chat import load_tokenizer
 
@@ -203,16 +203,16 @@ def answer_room(recipe: TrainRecipe, options: Mapping[str, Any]) -> int:
 
 
 def model_name(model: Any) -> str:
-    """The name of a `model` or `teacher` section as the catalog takes it."""
+    """Return the name of a `model` or `teacher` section in the form of the catalog."""
     return f"{model.name}@{model.revision}" if model.revision else str(model.name)
 
 
 def read_data(loaded: Loaded[TrainRecipe]) -> tuple[Split, list[dict[str, Any]]]:
-    """The rows of every file, split, and the files with their digests.
+    """Read the rows of every file and split them; return them and the files with their digests.
 
     Raises:
-        RecipeError, DataError: when no file is named, one is not there, or a row is wrong.
-        Mismatch: when a file is not the one that the recipe pins.
+        RecipeError, DataError: When no file is named, one is not there, or a row is wrong.
+        Mismatch: When a file is not the one that the recipe pins.
     """
     recipe = loaded.recipe
     if not recipe.data.train:
@@ -234,10 +234,10 @@ def read_data(loaded: Loaded[TrainRecipe]) -> tuple[Split, list[dict[str, Any]]]
 def encode_split(
     recipe: TrainRecipe, options: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, split: Split, where: Path
 ) -> tuple[Encoded, Encoded]:
-    """Training and held-out rows as tokens.
+    """Encode training and held-out rows as tokens.
 
     Raises:
-        RecipeError, DataError: when a row does not fit the template, or none is left.
+        RecipeError, DataError: When a row does not fit the template, or none is left.
     """
     limit = row_limit(recipe, options)
     encode = METHODS[recipe.method].encode
@@ -250,7 +250,7 @@ def encode_split(
 
 
 def row_limit(recipe: TrainRecipe, options: Mapping[str, Any]) -> int | None:
-    """Tokens that a row may have; the trainer of `distill` limits only what it writes itself."""
+    """Return the tokens that a row may have; the trainer of `distill` limits only the answers that it writes."""
     limit: int | None = options.get("max_length", None if recipe.method == "distill" else 1024)
     return limit
 
@@ -264,7 +264,7 @@ def load_student(plan: TrainingPlan) -> Any:
     """Load the student's weights, with the adapter that training goes on from.
 
     Raises:
-        RecipeError: when Transformers or PEFT refuses what the recipe asks for.
+        RecipeError: When Transformers or PEFT refuses what the recipe asks for.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -321,12 +321,12 @@ def inputs_of(
     """Return the inputs that decide the result, flat, so that a difference can be named.
 
     Args:
-        loaded: the recipe.
-        options: the checked `train` section.
-        identity: the student's.
-        template: fingerprint of the chat template.
-        files: the training files with their digests.
-        set_aside: rows that do not fit the template.
+        loaded: The recipe.
+        options: The checked `train` section.
+        identity: The student's.
+        template: Fingerprint of the chat template.
+        files: The training files with their digests.
+        set_aside: Rows that do not fit the template.
     """
     recipe = loaded.recipe
     inputs: dict[str, Any] = {"method": METHOD, "model.identity": identity, "model.template": template}

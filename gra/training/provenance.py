@@ -1,4 +1,4 @@
-"""Where a student comes from and what it ran on: data back to the ledger, hardware, and a recipe that pins it all."""
+"""Record a student's origin: its data back to the ledger, its hardware, and a recipe that pins both."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _FACTS = ("fingerprint", "name", "arm", "states", "models", "prompts")
 
 
 def origin_of(file: Path) -> dict[str, Any] | None:
-    """The run that made a data file, back to the ledger of every answer; None when no manifest lists the file.
+    """Return the run that made a data file, and its ledger; None when no manifest lists the file.
 
-    A dataset lies in `dataset/` of its run folder.
+    A dataset is in `dataset/` of its run folder.
     """
     file = file.resolve()
     for folder in list(file.parents)[:2]:
@@ -30,7 +30,7 @@ def origin_of(file: Path) -> dict[str, Any] | None:
             if not isinstance(content, dict) or name not in content.get("files", {}):
                 continue
             ledger = None
-            with suppress(DataError):  # a training that is done is not lost over the folder its data came from
+            with suppress(DataError):  # a finished training must not fail because of the folder of its data
                 ledger = find_ledger(folder)
             return {
                 "run": str(folder),
@@ -43,7 +43,7 @@ def origin_of(file: Path) -> dict[str, Any] | None:
 
 
 def hardware() -> dict[str, Any]:
-    """The devices of this machine that training can use."""
+    """Return the devices of this machine that training can use."""
     import torch
 
     gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
@@ -54,14 +54,14 @@ def hardware() -> dict[str, Any]:
 
 
 def gpu_hours(processes: int, seconds: float, on_gpu: bool) -> float | None:
-    """Hours times GPUs, or None for a run on the CPU."""
+    """Return GPU-hours, or None for a run on the CPU."""
     return round(processes * seconds / 3600, 4) if on_gpu else None
 
 
 def pinned(loaded: Loaded[TrainRecipe], section: Mapping[str, Any]) -> Loaded[TrainRecipe]:
-    """The recipe with the weights, the files and the template that were used, wherever it is read from.
+    """Return the recipe with the weights, files and template of this run pinned.
 
-    Reading it again refuses other weights and other data, and needs no folder but the one it lies in.
+    Read again from any folder, it refuses other weights and other data.
     """
     recipe = loaded.recipe
     files = zip(recipe.data.train, section["data"], strict=True)
@@ -86,7 +86,7 @@ def pinned(loaded: Loaded[TrainRecipe], section: Mapping[str, Any]) -> Loaded[Tr
 
 
 def _commit(model: Any, weights: Mapping[str, Any]) -> dict[str, str]:
-    """The hub's commit of weights that were named without one."""
+    """Return the hub's commit of weights that were named without a commit."""
     kind, _, place = weights["identity"].partition(":")
     named = model.revision is not None or "@" in model.name
     return {"revision": place.rpartition("@")[2]} if kind == "hub" and not named else {}

@@ -1,4 +1,4 @@
-"""Frozen weights in 4 bits under a LoRA adapter (QLoRA; Dettmers et al. 2023, arXiv 2305.14314)."""
+"""Load frozen weights in 4 bits under a LoRA adapter (QLoRA; Dettmers et al. 2023, arXiv 2305.14314)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gra.training.launch import Launch
 
 
 def quantization_problem(launch: Launch, *, cpu: bool) -> str | None:
-    """Why 4-bit weights cannot be trained on here, or None."""
+    """Return why training on 4-bit weights is impossible here, or None."""
     if cpu:
         return "`model.quantization: nf4` needs a CUDA GPU; remove it to train the same adapter on whole weights"
     if launch.shards_weights:
@@ -26,10 +26,10 @@ def quantization_problem(launch: Launch, *, cpu: bool) -> str | None:
 
 
 def require_quantization(loaded: Loaded[TrainRecipe], launch: Launch, *, cpu: bool) -> None:
-    """Stop before the weights are fetched when they cannot be used in 4 bits.
+    """Stop before the weights are downloaded when they cannot be used in 4 bits.
 
     Raises:
-        RecipeError: without a GPU, without bitsandbytes, or when weights are sharded.
+        RecipeError: Without a GPU, without bitsandbytes, or when weights are sharded.
     """
     problem = quantization_problem(launch, cpu=cpu) if loaded.recipe.model.quantization else None
     if problem is not None:
@@ -37,7 +37,7 @@ def require_quantization(loaded: Loaded[TrainRecipe], launch: Launch, *, cpu: bo
 
 
 def four_bit() -> dict[str, Any]:
-    """What `from_pretrained` needs to load weights as doubly quantised NF4, on this process's GPU."""
+    """Return the arguments of `from_pretrained` for doubly quantized NF4 weights on this process's GPU."""
     import torch
     from accelerate import PartialState
     from transformers import BitsAndBytesConfig

@@ -1,7 +1,7 @@
-"""Fine-tuning of one student by any method, from a recipe to a folder that says how it was made.
+"""Fine-tune a student by any method, from a recipe to a folder with the model and its manifest.
 
-Running it again is safe at any moment: a finished run is recognised and left alone, an interrupted one
-goes on from its last whole checkpoint, and a folder that holds another run is refused.
+Running the same command again is safe. A finished run is not repeated, and an interrupted run resumes from its last
+complete checkpoint. A folder that holds another run is refused.
 """
 
 from __future__ import annotations
@@ -49,20 +49,20 @@ def train(
     """Train the recipe's student into `output`.
 
     Args:
-        loaded: the checked recipe.
-        output: the model folder; made when it is not there.
-        dry_run: check the recipe, the rows and the template, and return the plan.
-        launch: what a dry run plans for; as this process was launched when not given.
-        fresh: drop what an earlier run left in `output`.
-        view: where progress goes; standard error and `output`/log.jsonl when not given.
-        group: the tracked group this run belongs to.
+        loaded: The checked recipe.
+        output: The model folder; made when it is not there.
+        dry_run: Check the recipe, the rows and the template, and return the plan.
+        launch: Of the planned run; that of this process when not given.
+        fresh: Delete the run that is in `output`.
+        view: Shows progress; on standard error and in `output`/log.jsonl when not given.
+        group: Of this run in the tracker.
 
     Returns:
-        What metrics.json holds, with `status` "trained" or "already trained"; or the plan of a dry run.
+        The content of metrics.json with `status` "trained" or "already trained", or the plan of a dry run.
 
     Raises:
-        RecipeError, DataError: the recipe or a row is wrong.
-        ModelUnavailable: the student's weights cannot be had.
+        RecipeError, DataError: The recipe or a row is wrong.
+        ModelUnavailable: The student's weights cannot be had.
         Mismatch: `output` holds another run and `fresh` is not set.
     """
     _be_quiet()
@@ -92,10 +92,10 @@ def train(
 
 
 def is_trained(loaded: Loaded[TrainRecipe], output: Path) -> bool:
-    """Whether `output` already holds this recipe's student, found without a new process or any weights.
+    """Return whether `output` already holds this recipe's student, without reading weights.
 
     Raises:
-        GraError: as `train` does, when `output` holds a student and the recipe, its data or its model are wrong.
+        GraError: As `train` does, when `output` holds a student and the recipe, its data or its model are wrong.
     """
     folder = RunFolder(output)
     if SECTION not in folder.manifest():
@@ -105,7 +105,7 @@ def is_trained(loaded: Loaded[TrainRecipe], output: Path) -> bool:
 
 
 def _find_start(plan: TrainingPlan, folder: RunFolder, arguments: Any, fresh: bool, view: View) -> Checkpoint | None:
-    """The checkpoint to go on from, the same on every process."""
+    """Return the checkpoint to resume from, the same on every process."""
     from accelerate import PartialState
 
     checkpoints, everyone = Path(arguments.output_dir), PartialState()
@@ -162,10 +162,10 @@ def _run(
 
 
 def _trainer(plan: TrainingPlan, arguments: Any, callbacks: list[Any]) -> Any:
-    """The method's trainer, with the student's weights loaded.
+    """Return the method's trainer, with the student's weights loaded.
 
     Raises:
-        RecipeError: when TRL refuses the combination of model, data and options.
+        RecipeError: When TRL refuses the combination of model, data and options.
     """
     from gra.training.trainers.sft import StudentTrainer, make_sft_trainer
 
@@ -186,7 +186,7 @@ def _trainer(plan: TrainingPlan, arguments: Any, callbacks: list[Any]) -> Any:
 
 
 def _save(plan: TrainingPlan, folder: RunFolder, trainer: Any, seconds: float) -> dict[str, Any]:
-    """Write the model, then everything that says how it was made; the manifest comes last."""
+    """Write the model, its metrics, recipe and card, and the manifest last."""
     set_stop_tokens(trainer.model, plan.tokenizer)
     trainer.save_model(str(folder.path))
     metrics = _metrics(plan, trainer, seconds)
@@ -204,7 +204,7 @@ def _save(plan: TrainingPlan, folder: RunFolder, trainer: Any, seconds: float) -
 
 
 def _section(plan: TrainingPlan, output: Path, metrics: dict[str, Any]) -> dict[str, Any]:
-    """The manifest's section: all that is needed to know what the student is and to make it again."""
+    """Return the manifest's section: all facts that identify the student and make it again."""
     launch = launch_from_environment(cpu=on_cpu(plan.options))
     start = adapter_folder(plan.loaded)
     section: dict[str, Any] = {
@@ -288,12 +288,12 @@ def _tracking(plan: TrainingPlan, folder: RunFolder, group: str | None, main: bo
 
 
 def _be_quiet() -> None:
-    """Keep the libraries' own bars, notices and telemetry off; must come before TRL is imported."""
+    """Switch off bars, notices and telemetry of the libraries; call it before TRL is imported."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     import torch
 
     if not torch.accelerator.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed guesses aloud otherwise
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # otherwise DeepSpeed guesses, and prints a warning
     import datasets
     import transformers
 

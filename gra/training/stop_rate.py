@@ -1,7 +1,7 @@
-"""Does the student stop? Greedy answers to held-out prompts, and the share that end by themselves.
+"""Measure whether a student stops: the share of greedy answers to held-out prompts that end by themselves.
 
-A healthy loss does not show it: a student trained on a stop token that it cannot learn answers well and
-then repeats itself to the length limit.
+The loss does not show this. A student that did not learn the stop token answers well, and then repeats itself up to the
+length limit.
 """
 
 from __future__ import annotations

@@ -45,14 +45,14 @@ def candidate(index: int, state: State, reason: str, **more: Any) -> Candidate:
 
 
 def reviewed(index: int, state: State, reason: str, scores: tuple[float, float], **more: Any) -> Candidate:
-    told: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "response": f"Response {index}.",
         "checks": (InstructionReview("ben", dict.fromkeys(CHECKS, 0.9), ()), InstructionReview("cy", {}, ())),
         "reviews": tuple(review(name, score) for name, score in zip(("ben", "cy"), scores, strict=True)),
         "mean": sum(scores) / 2,
         "std": abs(scores[0] - scores[1]) / 2,
     }
-    return candidate(index, state, reason, **{**told, **more})
+    return candidate(index, state, reason, **{**fields, **more})
 
 
 CANDIDATES = [
@@ -152,7 +152,7 @@ def evaluated(run: Path, key: str, right: dict[str, int], ended: float) -> Path:
     }
     results = {
         "model": {"name": key},
-        "suite": {"name": "exam", "digest": "d"},
+        "suite": {"name": "suite", "digest": "d"},
         "decoding": {},
         "fingerprint": key,
         "tasks": tasks,

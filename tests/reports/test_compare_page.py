@@ -45,23 +45,23 @@ def test_flipped_items_have_both_answers(make_run: MakeRun, tmp_path: Path) -> N
     runs = {"a": make_run("a", range(0, 10), [0, 1]), "b": make_run("b", range(5, 15), [1])}
     compare(runs, "a", 0.02, tmp_path / "out", page=write_page)
     rows = pq.read_table(tmp_path / "out" / "flips.parquet").to_pylist()
-    told = {(row["task"], row["item"]): row for row in rows}
+    shown = {(row["task"], row["item"]): row for row in rows}
     lost = {("instructions", f"i{n:02}") for n in range(5)} | {("sums", "q00")}
-    assert {key for key, row in told.items() if row["outcome"] == "loss"} == lost
-    assert {key for key, row in told.items() if row["outcome"] == "win"} == {
+    assert {key for key, row in shown.items() if row["outcome"] == "loss"} == lost
+    assert {key for key, row in shown.items() if row["outcome"] == "win"} == {
         ("instructions", f"i{n}") for n in range(10, 15)
     }
-    assert told["instructions", "i12"]["output"] == "ok-b"
-    assert told["instructions", "i12"]["reference_output"].startswith("no no")
-    assert told["sums", "q00"]["output"] == "log-likelihood of each choice: 0.00"
+    assert shown["instructions", "i12"]["output"] == "ok-b"
+    assert shown["instructions", "i12"]["reference_output"].startswith("no no")
+    assert shown["sums", "q00"]["output"] == "log-likelihood of each choice: 0.00"
     assert data_of(tmp_path / "out" / "compare.html") == rows
     assert RunFolder(tmp_path / "out").verify() == 5
 
 
 def test_the_page_is_whole_and_texts_stay_texts(make_run: MakeRun, tmp_path: Path) -> None:
     bad = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
-    told = [{**row, "instruction": f"{row['instruction']} {bad}"} for row in INSTRUCTIONS]
-    runs = {"a": make_run("a", range(10), instructions=told), "b": make_run("b", range(30), instructions=told)}
+    rows = [{**row, "instruction": f"{row['instruction']} {bad}"} for row in INSTRUCTIONS]
+    runs = {"a": make_run("a", range(10), instructions=rows), "b": make_run("b", range(30), instructions=rows)}
     compare(runs, "a", 0.02, tmp_path / "out", page=write_page, published=True)
     text = (tmp_path / "out" / "compare.html").read_text()
     assert bad not in text
@@ -87,7 +87,7 @@ def test_a_page_of_many_flips_shares_its_room() -> None:
     assert _shown([]) == []
 
 
-def test_runs_that_are_not_the_same_exam_are_compared_on_demand_and_stamped(make_run: MakeRun, tmp_path: Path) -> None:
+def test_runs_of_other_prompts_are_compared_on_demand_and_stamped(make_run: MakeRun, tmp_path: Path) -> None:
     fewer = {"instructions": INSTRUCTIONS[:30], "generation": {"max_new_tokens": 7}}
     runs = {"a": make_run("a", range(10)), "b": make_run("b", range(20), **fewer)}
     with pytest.raises(Mismatch, match=r"decoding\.max_new_tokens"):
@@ -144,9 +144,9 @@ def test_contaminated_items_are_left_out_for_every_arm(make_run: MakeRun, tmp_pa
 
 
 def test_items_of_one_passage_are_one_observation(make_run: MakeRun, tmp_path: Path) -> None:
-    told = [{**row, "cluster": f"passage {n // 10}"} for n, row in enumerate(INSTRUCTIONS)]
+    rows = [{**row, "cluster": f"passage {n // 10}"} for n, row in enumerate(INSTRUCTIONS)]
     plain = {"a": make_run("a", range(20)), "b": make_run("b", range(30))}
-    clustered = {n: make_run(f"{n}#c", range(c), instructions=told) for n, c in (("a", 20), ("b", 30))}
+    clustered = {n: make_run(f"{n}#c", range(c), instructions=rows) for n, c in (("a", 20), ("b", 30))}
     one = compare(plain, "a", 0.02, tmp_path / "plain").content["pairs"][0]["tasks"]["instructions"]
     two = compare(clustered, "a", 0.02, tmp_path / "clustered").content["pairs"][0]["tasks"]["instructions"]
     assert (one["difference"], two["difference"]) == (0.25, 0.25)

@@ -87,8 +87,8 @@ def test_page_says_what_the_data_says(page: str) -> None:
         "2 of 9 candidates became rows", "at least 6.5", "candidate limit",
         "vanilla (5 rows) and gra (2 rows)", "1 student of student-model",
         "36,253", "54 calls",  # all tokens and calls of both roles
-        "0.88", "the mean of all of them reaches 0.94", "4 planted pairs", "3 answers unusable",
-        "may be no better than a coin", "shares its weights with ada, cy, dot",
+        "0.88", "the mean of all reaches 0.94", "control items: 4 pairs", "3 answers unusable",
+        "may be no better than chance", "shares its weights with ada, cy, dot",
         "1 of 8",  # ben failed one of the eight instructions it had a say in
         "1 min 43 s", "with 1 resume", "8.0 s",
         "11 of 12", "12,345", "2.550", "2.718",
@@ -176,7 +176,7 @@ def test_figures_follow_the_pages_colours_and_are_named(page: str) -> None:
 
 def test_figures_are_kept_as_png(run: Path, page: str) -> None:
     files = {file.stem: file.read_bytes() for file in (run / "report" / "figures").iterdir()}
-    assert set(files) == {"comparison", "funnel-gra", "scores-gra", "probes-gra", "timeline", "training"}
+    assert set(files) == {"comparison", "funnel-gra", "scores-gra", "control-items-gra", "timeline", "training"}
     assert all(content.startswith(b"\x89PNG") and len(content) > 5000 for content in files.values())
 
 
@@ -196,7 +196,7 @@ def test_raw_lineage_without_a_manifest_is_reported(tmp_path: Path) -> None:
     export(tmp_path / "arms" / "gra", CANDIDATES, CARD)
     text = Elements(write_report(tmp_path, title="raw", command="gra report").read_text()).text
     assert "2 of 9 candidates became rows" in text
-    assert "not measured on planted pairs" in text
+    assert "not measured on control items" in text
 
 
 def test_empty_run_says_that_nothing_is_finished(tmp_path: Path) -> None:
@@ -325,7 +325,7 @@ def test_duration_is_readable(seconds: float, text: str) -> None:
     assert duration(seconds).replace("\u00a0", " ") == text
 
 
-def told(run: Path, name: str, width: int = 120) -> str:
+def explained(run: Path, name: str, width: int = 120) -> str:
     screen = io.StringIO()
     Console(file=screen, width=width).print(explain(run, name))
     return screen.getvalue()
@@ -346,7 +346,7 @@ def told(run: Path, name: str, width: int = 120) -> str:
     ],
 )  # fmt: skip
 def test_explain_tells_every_ending(run: Path, index: int, words: list[str]) -> None:
-    text = told(run, f"r1-{index:06d}")
+    text = explained(run, f"r1-{index:06d}")
     always = [
         "generator ada",
         "reviewers ben, cy",
@@ -358,21 +358,21 @@ def test_explain_tells_every_ending(run: Path, index: int, words: list[str]) -> 
 
 
 def test_explain_shows_markup_as_it_is(run: Path) -> None:
-    text = " ".join(line.strip("│ ") for line in told(run, "r1-000002", width=200).splitlines())
+    text = " ".join(line.strip("│ ") for line in explained(run, "r1-000002", width=200).splitlines())
     assert HOSTILE in text
 
 
 def test_explain_gives_the_terminal_nothing_to_obey(tmp_path: Path) -> None:
     row = candidate(0, State.FAILED, "x" + ESCAPE, instruction=ESCAPE, keywords=(ESCAPE,), generator=ESCAPE)
     export(tmp_path, [row], CARD)
-    text = told(tmp_path, row.id)
+    text = explained(tmp_path, row.id)
     assert not re.findall(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", text)
     assert "owned" in text
 
 
 def test_explain_folds_long_texts(tmp_path: Path) -> None:
     export(tmp_path, [candidate(0, State.FAILED, "x", instruction="word " * 4000)], CARD)
-    text = told(tmp_path, "r1-000000")
+    text = explained(tmp_path, "r1-000000")
     assert "18,800 more characters" in text
     assert len(text.splitlines()) < 40
 

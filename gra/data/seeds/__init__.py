@@ -1,1 +1,1 @@
-"""Seed files: reading, formats and hub datasets."""
+"""Read seed files in their formats, and datasets of the hub."""

@@ -22,10 +22,13 @@ from gra.core.lines import LONGEST_LINE, bounded_lines
 
 Row = dict[str, Any]
 ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".parquet", ".csv")
-_CELL = 16 << 20  # characters in the largest cell of a CSV file
-_LARGEST_JSON = 1 << 30  # bytes of a .json file, which is read as a whole
-_UNPACKED, _TIMES = 1 << 30, 200  # a compressed file may unpack to so many bytes, or to so many times its size
-_BATCH = 1 << 30  # bytes that one batch of a Parquet file may take
+_CELL = 16 << 20  # Characters in the largest cell of a CSV file.
+_LARGEST_JSON = 1 << 30  # Bytes of a .json file, which is read as a whole.
+_BATCH = 1 << 30  # Bytes that one batch of a Parquet file may take.
+
+# A compressed file may unpack to this number of bytes, or to this multiple of its size.
+_UNPACKED, _TIMES = 1 << 30, 200
+
 _TOO_LONG = f"the line is longer than {LONGEST_LINE >> 20} MiB"
 
 
@@ -48,10 +51,10 @@ class PlacedRow:
 def read_rows(path: Path) -> Iterator[PlacedRow]:
     """Yield the rows of a file, by its ending.
 
-    The number of a row is its line in JSONL and CSV files, and its place among the rows in the others.
+    The number of a row is its line in JSONL and CSV files, and its position in the other formats.
 
     Raises:
-        DataError: when the file as a whole cannot be read.
+        DataError: When the file as a whole cannot be read.
     """
     readers: dict[str, Callable[[Path], Iterator[PlacedRow]]] = {
         ".jsonl": _jsonl, ".jsonl.gz": _jsonl, ".json": _json, ".parquet": _parquet, ".csv": _csv
@@ -82,7 +85,7 @@ class _Unpacking:
         """Count bytes.
 
         Raises:
-            DataError: when they are too many for the size of the file.
+            DataError: When they are too many for the size of the file.
         """
         self.unpacked += count
         if self.unpacked > max(_UNPACKED, _TIMES * self.path.stat().st_size):
@@ -99,7 +102,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str | None]]:
     """Yield the lines of a text file with their numbers; None for a line that is too long.
 
     Raises:
-        DataError: when a line is not UTF-8, or a compressed file unpacks to too much.
+        DataError: When a line is not UTF-8, or a compressed file unpacks to too much.
     """
     packed = path.suffix.lower() == ".gz"
     with gzip.open(path) if packed else path.open("rb") as stream:

@@ -1,6 +1,6 @@
 """Convert a row of a published form of instruction data to its instruction and response, one function a form.
 
-Text beside the instruction goes with it, with a blank line between: a system message before it, an input or a context
+Text beside the instruction is joined to it with a blank line. A system message comes before it, an input or a context
 after it. Nothing is cut or converted in any other way, and a row with text that has no place is bad.
 """
 

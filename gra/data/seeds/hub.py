@@ -1,6 +1,6 @@
-"""Where a recipe's seeds are: a file, or a dataset on the hub, of which a copy is kept as JSONL.
+"""Find a recipe's seeds: a file, or a dataset on the hub that is copied as JSONL.
 
-A copy is taken once and used from then on, so that a run and its resumes read the same rows.
+A dataset is copied once, so that a run and its resumes read the same rows.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _SEAL = "gra-seeds.json"
 
 
 def find_seeds(source: SeedsConfig, recipe: Path | str, progress: Progress | None = None) -> Path:
-    """The file with a recipe's seeds, downloaded when they are on the hub and not here yet.
+    """Return the file with a recipe's seeds, downloaded from the hub when it is not here yet.
 
     Raises:
-        RecipeError: there is no such file, and no dataset can have this name.
-        HubUnavailable: the dataset cannot be had.
-        DataError: the dataset has no such part, or is damaged.
+        RecipeError: There is no such file, and no dataset can have this name.
+        HubUnavailable: The dataset cannot be had.
+        DataError: The dataset has no such part, or is damaged.
     """
     name = source.source
     if name.lower().endswith(ENDINGS) or not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or Path(name).exists():
@@ -71,7 +71,7 @@ def _copy(source: SeedsConfig, target: Path, say: Progress) -> None:
 
 
 def _failure(where: str, error: Exception) -> GraError:
-    """What to tell of a dataset that did not come: the disk, the hub, or what was asked of it."""
+    """Return the error of a dataset that was not copied: the disk, the hub, or a wrong setting."""
     import httpx
     from datasets.exceptions import DatasetGenerationError
 
@@ -88,5 +88,5 @@ def _failure(where: str, error: Exception) -> GraError:
 
 
 def _unwritten(value: Any) -> str:
-    """Stands for what JSON cannot hold, such as an image; a column that seeds are read from is never one."""
+    """Return a placeholder for values that JSON cannot hold, such as images; seeds are never read from them."""
     return f"<{type(value).__name__}>"

@@ -29,7 +29,7 @@ class Seeds:
     set_aside: list[str] = field(default_factory=list)
 
     def note(self) -> str:
-        """What a person should know about the rows that were set aside; empty when there are none."""
+        """Return a sentence about the rows that were set aside; empty when there are none."""
         return f"! {_listed(self)}" if self.set_aside else ""
 
 
@@ -37,14 +37,13 @@ def load_seeds(path: Path, domains: Sequence[str], source: SeedsConfig | None = 
     """Read seeds from a .jsonl, .json, .parquet or .csv file.
 
     Args:
-        path: the file.
-        domains: the recipe's domains; a row has one of them, or none yet: a model names it before the row becomes a
-            parent.
-        source: form, domain of rows that have none, limit, and the share of bad rows that is put up with.
-        seed: of the draw, when there is a limit.
+        path: The file.
+        domains: The recipe's domains. A row has a domain, or a model names it before the row becomes a parent.
+        source: Format, domain of rows without one, limit, and the tolerated share of bad rows.
+        seed: Of the draw, when there is a limit.
 
     Raises:
-        DataError: when too many rows are bad, naming them with file and line, or none is left.
+        DataError: When too many rows are bad, naming them with file and line, or none is left.
     """
     source = source or SeedsConfig(source=str(path))
     placed = list(read_rows(path))
@@ -77,7 +76,7 @@ def _listed(seeds: Seeds) -> str:
 
 
 def _shape(path: Path, placed: Sequence[PlacedRow], source: SeedsConfig) -> str:
-    """The form of the whole file: as asked for, else that of the first row that has a known form's keys."""
+    """Return the format of the recipe, else that of the first row with the keys of a known format."""
     if source.format != "auto":
         return source.format
     readable = [(each.where, each.row) for each in placed if not isinstance(each.row, BadRow)]
@@ -129,8 +128,8 @@ def _identity(value: Any, otherwise: str) -> str | BadRow:
     """Return the id of a row as text.
 
     Args:
-        value: text or a whole number; tables with gaps hold 7 as 7.0, and a gap as NaN.
-        otherwise: the id of a row that has none.
+        value: Text or a whole number; tables with gaps hold 7 as 7.0, and a gap as NaN.
+        otherwise: The id of a row that has none.
     """
     if value is None or value == "" or value != value:
         return otherwise
@@ -157,7 +156,7 @@ def _not_python(tests: Any) -> BadRow | None:
 
 
 def _even(seeds: list[Seed], limit: int | None, seed: int) -> list[Seed]:
-    """As many as `limit`, as evenly over the domains as they go, drawn by id and in the order of the file."""
+    """Draw `limit` seeds by id, as evenly over the domains as possible, in the order of the file."""
     if limit is None or limit >= len(seeds):
         return seeds
     lots: dict[str, list[tuple[str, str]]] = {}

@@ -1,1 +1,1 @@
-"""Training rows: reading, templates and tokens."""
+"""Read training rows, apply chat templates and tokenize."""

@@ -1,4 +1,6 @@
-"""Training rows: read strictly, mixed by weight, split by prompt; the same on every rank for the same seed.
+"""Read training rows strictly, mix them by weight and split them by prompt.
+
+The same seed gives the same rows on every rank.
 
 A row is conversational prompt-completion: `prompt` is a list of messages and `completion` is the
 assistant's one message. A pair has `chosen` and `rejected` instead. Files are Parquet or JSONL; other
@@ -26,7 +28,7 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Row:
-    """One prompt and its answer, and the file and row it came from."""
+    """A prompt, its answer, and the file and row they came from."""
 
     prompt: tuple[Message, ...]
     completion: tuple[Message, ...]
@@ -39,7 +41,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Pair(Row):
-    """A prompt with the answer that was chosen (`completion`) and the one that was rejected."""
+    """A prompt with the chosen answer (`completion`) and the rejected answer."""
 
     rejected: tuple[Message, ...]
 
@@ -51,7 +53,7 @@ class Pair(Row):
 
 @dataclass(frozen=True)
 class Split:
-    """What is trained on, repeats included, and what is held out."""
+    """Rows for training, repeats included, held-out rows, and the number of rows read."""
 
     train: list[Row]
     heldout: list[Row]
@@ -59,10 +61,10 @@ class Split:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Every row of one Parquet or JSONL file.
+    """Return every row of a Parquet or JSONL file.
 
     Raises:
-        DataError: naming the file and each bad row's number, or saying that the file is empty.
+        DataError: Naming the file and each bad row's number, or saying that the file is empty.
     """
     return [
         Row(_messages(value["prompt"]), _messages(value["completion"]), f"{path} row {number}")
@@ -71,10 +73,10 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def read_pairs(path: Path) -> list[Row]:
-    """Every pair of one Parquet or JSONL file of preferences.
+    """Return every pair of a Parquet or JSONL file of preferences.
 
     Raises:
-        DataError: naming the file and each bad row's number, or saying that the file is empty.
+        DataError: Naming the file and each bad row's number, or saying that the file is empty.
     """
     pairs: list[Row] = []
     for number, value in _checked(path, ("chosen", "rejected")):
@@ -84,7 +86,11 @@ def read_pairs(path: Path) -> list[Row]:
 
 
 def _checked(path: Path, answers: Sequence[str]) -> list[tuple[int, Any]]:
-    """The rows of a file with their numbers, when every one of them is right."""
+    """Return the rows of a file with their numbers.
+
+    Raises:
+        DataError: When a row is wrong.
+    """
     rows, bad = [], []
     for number, value in _values(path, ["prompt", *answers]):
         problem = _problem(value, answers)
@@ -103,13 +109,13 @@ def split_rows(sources: Sequence[tuple[Sequence[Row], float]], fraction: float, 
     """Hold out a share of the prompts, then repeat or thin each source by its weight.
 
     Args:
-        sources: the rows of each file with its weight: 1 is every row once, 2.5 is every row twice and a
-            drawn half of them a third time.
-        fraction: share of the distinct prompts to hold out; at least one when above 0.
-        seed: decides which prompts and which rows. A held-out prompt is in no source's training rows.
+        sources: The rows of each file with its weight. Weight 1 keeps every row once. Weight 2.5 keeps every row
+            twice, and a random half of the rows a third time.
+        fraction: Share of the distinct prompts to hold out; at least one when above 0.
+        seed: Of the random draws. A held-out prompt is in no source's training rows.
 
     Raises:
-        DataError: when nothing is left to train on.
+        DataError: When nothing is left to train on.
     """
     everything = [row for rows, _ in sources for row in rows]
     prompts = sorted({_draw(seed, row) for row in everything})
@@ -130,7 +136,7 @@ def split_rows(sources: Sequence[tuple[Sequence[Row], float]], fraction: float, 
 
 
 def _draw(seed: int, row: Row) -> str:
-    """A row's place in the seeded order of prompts; independent of file order."""
+    """Return a row's place in the seeded order of prompts; it does not depend on the order of files."""
     return hashlib.sha256(f"{seed}\n{canonical_json(row.prompt)}".encode()).hexdigest()
 
 
@@ -196,7 +202,7 @@ def _parsed(line: bytes, encoding: str) -> Any:
 
 
 def _problem(value: Any, answers: Sequence[str]) -> str | None:
-    """What is wrong with a row, if anything."""
+    """Return what is wrong with a row, or None."""
     if isinstance(value, ValueError):
         return f"not valid JSON ({value})"
     if not isinstance(value, dict):

@@ -1,7 +1,7 @@
-"""What differs between methods before a trainer exists: which files are read and what rows become.
+"""Define each training method: how it reads files and encodes rows, and which trainer of TRL it uses.
 
-`sft` learns answers, `preference` learns which of two answers is better (DPO), `distill` learns another
-model's next-token probabilities on answers that the student writes itself. See docs/training.md.
+The method `sft` learns answers, and `preference` learns which of two answers is better (DPO). The method `distill`
+learns a teacher's next-token probabilities on answers that the student writes. See docs/training.md.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class EncodedPairs(Encoded):
-    """Pairs as TRL's preference collator takes them."""
+    """Pairs in the form of TRL's preference collator."""
 
     columns: dict[str, Any] = field(default_factory=lambda: {"prompt_ids": [], "chosen_ids": [], "rejected_ids": []})
 
@@ -28,20 +28,20 @@ class EncodedPairs(Encoded):
         return len(self.columns["prompt_ids"])
 
     def lengths(self) -> list[int]:
-        """Tokens of each pair's longer side."""
+        """Return the tokens of each pair with its longer answer."""
         sides = zip(self.columns["chosen_ids"], self.columns["rejected_ids"], strict=True)
         prompts = self.columns["prompt_ids"]
         return [len(p) + max(len(c), len(r)) for p, (c, r) in zip(prompts, sides, strict=True)]
 
     def counts(self) -> dict[str, int]:
-        """As for rows; a prompt counts twice because it is read with either answer."""
+        """Return counts as for rows; a prompt counts twice because it is read with each answer."""
         answers = sum(len(ids) for side in ("chosen_ids", "rejected_ids") for ids in self.columns[side])
         return self._counts(answers + 2 * sum(map(len, self.columns["prompt_ids"])), answers)
 
 
 @dataclass
 class EncodedPrompts(Encoded):
-    """Prompts as messages, which the trainer answers itself, beside their lengths in tokens."""
+    """Prompts as messages, for trainers that write the answers, with their lengths in tokens."""
 
     columns: dict[str, Any] = field(default_factory=lambda: {"prompt": [], "completion": []})
     tokens: list[int] = field(default_factory=list)
@@ -50,11 +50,11 @@ class EncodedPrompts(Encoded):
         return len(self.tokens)
 
     def lengths(self) -> list[int]:
-        """Tokens of each prompt."""
+        """Return the tokens of each prompt."""
         return self.tokens
 
     def counts(self) -> dict[str, int]:
-        """As for rows; the loss is on answers that are not written yet."""
+        """Return counts as for rows; the loss is on answers that the trainer writes later."""
         return self._counts(sum(self.tokens), 0)
 
 
@@ -73,13 +73,13 @@ def encode_pairs(
     """Tokenize pairs; both answers carry the loss.
 
     Args:
-        tokenizer: the student's, with its chat template.
-        pairs: read pairs.
-        max_length: tokens of a prompt with either answer; the rest is cut.
-        max_bad: the share of pairs that may be set aside because they do not fit the template.
+        tokenizer: The student's, with its chat template.
+        pairs: Read pairs.
+        max_length: Tokens of a prompt with either answer; the rest is cut.
+        max_bad: The share of pairs that may be set aside because they do not fit the template.
 
     Raises:
-        DataError, RecipeError: as `gra.training.data.tokenize.tokenized`.
+        DataError, RecipeError: As `gra.training.data.tokenize.tokenized`.
     """
     encoded = EncodedPairs()
     for _, prompt, (chosen, rejected) in tokenized(tokenizer, pairs, encoded, max_bad):
@@ -101,13 +101,13 @@ def encode_prompts(
     """Check each row's prompt under the template and drop longer prompts than `max_length` tokens.
 
     Args:
-        tokenizer: the student's, with its chat template.
-        rows: read rows.
-        max_length: tokens of a prompt.
-        max_bad: the share of rows that may be set aside because they do not fit the template.
+        tokenizer: The student's, with its chat template.
+        rows: Read rows.
+        max_length: Tokens of a prompt.
+        max_bad: The share of rows that may be set aside because they do not fit the template.
 
     Raises:
-        DataError, RecipeError: as `gra.training.data.tokenize.tokenized`.
+        DataError, RecipeError: As `gra.training.data.tokenize.tokenized`.
     """
     encoded = EncodedPrompts()
     for row, prompt, _ in tokenized(tokenizer, rows, encoded, max_bad):

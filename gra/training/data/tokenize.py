@@ -45,11 +45,11 @@ class Encoded:
         return len(self.columns["input_ids"])
 
     def lengths(self) -> list[int]:
-        """Tokens of each row."""
+        """Return the tokens of each row."""
         return [len(ids) for ids in self.columns["input_ids"]]
 
     def counts(self) -> dict[str, int]:
-        """Rows, tokens and tokens inside the loss; rows cut at `max_length`; rows with no answer left."""
+        """Count rows, tokens and tokens in the loss, and rows that were cut, dropped or set aside."""
         in_loss = sum(label != IGNORED for labels in self.columns["labels"] for label in labels)
         return self._counts(sum(self.lengths()), in_loss)
 
@@ -78,17 +78,17 @@ def tokenized(
     """Yield each row that fits the template with the tokens of its prompt and of its answers.
 
     Args:
-        tokenizer: the student's, with its chat template.
-        rows: read rows.
-        encoded: notes the rows that are set aside and the largest token number.
-        max_bad: the share of rows that may be set aside; one row always may, unless the share is 0.
+        tokenizer: The student's, with its chat template.
+        rows: Read rows.
+        encoded: Notes the rows that are set aside and the largest token number.
+        max_bad: The share of rows that may be set aside; one row always may, unless the share is 0.
 
     Yields:
         The row, the prompt's tokens, and the tokens of each answer with its stop token.
 
     Raises:
-        DataError: when more rows do not fit.
-        RecipeError: when the template never ends an answer with the stop token, or begins with `bos` twice.
+        DataError: When more rows do not fit.
+        RecipeError: When the template never ends an answer with the stop token, or begins with `bos` twice.
     """
     own = template_tokens(tokenizer)
     for row in rows:
@@ -111,10 +111,10 @@ def tokenized(
 
 
 def student_tokenizer(folder: Path, loaded: Loaded[TrainRecipe], remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer in `folder` with the recipe's chat template and a padding token.
+    """Load the tokenizer in `folder` with the recipe's chat template and a padding token.
 
     Raises:
-        RecipeError: when there is no chat template, no end-of-sequence token, or the file is not there.
+        RecipeError: When there is no chat template, no end-of-sequence token, or the file is not there.
     """
     from gra.models.chat import check_template, load_tokenizer
 
@@ -157,7 +157,7 @@ def _template_file(name: str, recipe: Path) -> Path:
 
 
 def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Twelve hex digits that change when the template or the stop token does."""
+    """Return twelve hex digits that change with the template or the stop token."""
     return hashlib.sha256(f"{tokenizer.chat_template}\0{tokenizer.eos_token}".encode()).hexdigest()[:12]
 
 
@@ -165,7 +165,7 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Any]) -> l
     """Return the tokens before an answer, as at inference: the template writes every special token.
 
     Raises:
-        RowMisfit: when the template refuses the messages.
+        RowMisfit: When the template refuses the messages.
     """
     return _ids(tokenizer, _rendered(tokenizer, messages, prompt=True))
 
@@ -176,13 +176,13 @@ def encode(
     """Tokenize rows; only the answer and its stop token carry labels.
 
     Args:
-        tokenizer: the student's, with its chat template.
-        rows: read rows.
-        max_length: tokens of a row; the rest is cut.
-        max_bad: the share of rows that may be set aside because they do not fit the template.
+        tokenizer: The student's, with its chat template.
+        rows: Read rows.
+        max_length: Tokens of a row; the rest is cut.
+        max_bad: The share of rows that may be set aside because they do not fit the template.
 
     Raises:
-        DataError, RecipeError: as `tokenized`.
+        DataError, RecipeError: As `tokenized`.
     """
     encoded = Encoded()
     for _, prompt, (answer,) in tokenized(tokenizer, rows, encoded, max_bad):
@@ -199,7 +199,7 @@ def encode(
 
 
 def show_row(tokenizer: PreTrainedTokenizerBase, encoded: Encoded, index: int = 0) -> str:
-    """One decoded row; what the loss sees stands between the marks."""
+    """Return one decoded row, with the part in the loss between marks."""
     ids, labels = encoded.columns["input_ids"][index], encoded.columns["labels"][index]
     start = next(place for place, label in enumerate(labels) if label != IGNORED)
     return f"{tokenizer.decode(ids[:start])}⟦{tokenizer.decode(ids[start:])}⟧"
@@ -229,8 +229,8 @@ def _tokens_of(tokenizer: PreTrainedTokenizerBase, row: Row, own: frozenset[str]
     """Return the tokens of the prompt, and of prompt and answer together.
 
     Raises:
-        RowMisfit: when the template refuses the row, changes its answer, or reads its text as control tokens.
-        RecipeError: when the template itself is wrong for this tokenizer.
+        RowMisfit: When the template refuses the row, changes its answer, or reads its text as control tokens.
+        RecipeError: When the template itself is wrong for this tokenizer.
     """
     for message in (*row.prompt, *row.completion):
         for token in sorted(own):
@@ -267,7 +267,7 @@ def _check_special_tokens(tokenizer: PreTrainedTokenizerBase, row: Row, prompt: 
     """Check that the row begins as the model's texts do and that its answer ends with one stop token.
 
     Raises:
-        RowMisfit, RecipeError: when it does not.
+        RowMisfit, RecipeError: When it does not.
     """
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     if bos is not None and whole[:2] == [bos, bos]:
@@ -289,12 +289,12 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Any], *, pr
     """Return messages as the chat template writes them; `prompt` adds the beginning of an answer.
 
     Raises:
-        RowMisfit: when the template refuses the messages.
+        RowMisfit: When the template refuses the messages.
     """
     try:
         text = str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=prompt))
         text.encode()
-    except Exception as error:  # templates raise whatever their author chose
+    except Exception as error:  # the author of a template chooses what it raises
         raise RowMisfit(f"the chat template refuses this row ({error})") from None
     return text
 

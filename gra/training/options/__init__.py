@@ -1,1 +1,1 @@
-"""Trainer options, checked against the installed TRL."""
+"""Check trainer options against the installed TRL."""

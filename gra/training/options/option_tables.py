@@ -1,7 +1,7 @@
-"""Tables about trainer options: names people know, what GRA decides itself, and which values make sense.
+"""List trainer options by their known names, by what GRA decides, and by the values that make sense.
 
-The names and types of options come from the installed TRL (gra.training.options.trl_config); what is written here is
-only what TRL does not say, or says too late: after the weights are loaded, or never.
+Names and types of options come from the installed TRL (gra.training.options.trl_config). These tables hold what TRL
+does not declare, or reports only after the weights are loaded.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-# Names people know from older releases, other trainers or other sections, and what to write now.
+# Names of older releases, other trainers or other sections, and what to write now.
 RENAMED = {
     "activation_checkpointing": "this release calls it `gradient_checkpointing`",
     "adam_beta": "use `adam_beta1` and `adam_beta2`",
@@ -71,7 +71,7 @@ RENAMED = {
 _LOSS = "the loss is always on the completion, its stop token included"
 _HUB = "training does not upload; push the finished folder with `hf upload`"
 _LAUNCH = "choose it with `accelerate launch --config_file recipes/accelerate/...yaml`"
-_ROWS = "GRA tokenises the rows itself"
+_ROWS = "GRA tokenizes the rows itself"
 _TRACKING = "set the `tracking` section"
 _TEACHER = "write a `teacher` section"
 _LAST = "the student is the last step's: the best on held-out rows would have another number of steps in every arm"
@@ -222,7 +222,7 @@ RANGES = {
 # Steps that are a share of all steps when they are below 1 and a whole number otherwise.
 SHARE_OR_COUNT = frozenset({"eval_steps", "logging_steps", "save_steps", "warmup_steps"})
 
-# Values that TRL takes and that do not do what a reader expects.
+# Values that TRL accepts and that do not do what a reader expects.
 REFUSED: dict[tuple[str, Any], str] = {
     ("loss_type", "chunked_nll"): "is the old name of `nll`, which computes the loss in chunks too",
     ("packing_strategy", "wrapped"): "cuts rows and lets one see another's words; use bfd or bfd_split",
@@ -230,7 +230,7 @@ REFUSED: dict[tuple[str, Any], str] = {
     ("save_strategy", "best"): "keeps nothing to go on from; use steps or epoch",
 }
 
-# Choices that TRL knows and does not declare: it ends in an error at the first step.
+# Choices that TRL does not declare: others end in an error at the first step.
 CHOICES = {
     "f_divergence_type": ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"),
     "loss_type": (
@@ -246,7 +246,7 @@ SCHEDULE_NEEDS = {
     "warmup_stable_decay": ("num_decay_steps",),
 }
 
-# Optimisers that live in packages of their own: a part of their names, the module, what to install.
+# Optimizers in packages of their own: a part of their names, the module, what to install.
 OPTIMISER_PACKAGES = (
     ("galore", "galore_torch", "galore-torch"),
     ("apollo", "apollo_torch", "apollo-torch"),
@@ -263,7 +263,7 @@ OPTIMISER_PACKAGES = (
     ("lion", "bitsandbytes", "bitsandbytes"),
     ("ademamix", "bitsandbytes", "bitsandbytes"),
 )
-# What `model.<key>` decides, so that loading the weights is told once.
+# Keys that the `model` section decides.
 MODEL_KEYS = (
     "dtype", "torch_dtype", "attn_implementation", "experts_implementation", "revision", "quantization_config",
     # What could run code or read pickles that come with a model.

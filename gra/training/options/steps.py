@@ -1,4 +1,4 @@
-"""How many optimiser steps a run takes: arithmetic on rows, batch and processes."""
+"""Count the optimizer steps of a run from rows, batch and processes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def steps(options: Mapping[str, Any], rows: int, processes: int) -> int:
-    """Optimiser steps of a run over `rows` rows (after packing) on `processes` processes."""
+    """Return the optimizer steps of a run over `rows` rows (after packing) on `processes` processes."""
     if options.get("max_steps", -1) > 0:
         return int(options["max_steps"])
     per_step: int = options.get("per_device_train_batch_size", 8) * processes
@@ -19,13 +19,13 @@ def steps(options: Mapping[str, Any], rows: int, processes: int) -> int:
 
 
 def effective_batch(options: Mapping[str, Any], processes: int) -> int:
-    """Rows that one optimiser step sees."""
+    """Return the rows of one optimizer step."""
     rows: int = options.get("per_device_train_batch_size", 8) * options.get("gradient_accumulation_steps", 1)
     return rows * processes
 
 
 def packed_rows(lengths: Sequence[int], options: Mapping[str, Any]) -> int:
-    """Rows that are left when TRL packs rows of these `lengths` (in tokens) into rows of `max_length`."""
+    """Return how many rows TRL packs rows of these `lengths` (in tokens) into."""
     from datasets import Dataset
     from trl.data_utils import pack_dataset
 

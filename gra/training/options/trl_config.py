@@ -1,7 +1,7 @@
-"""The `train:` section of a recipe against the installed TRL: names, types, values and contradictions, all at once.
+"""Check the `train:` section of a recipe against the installed TRL: names, types, values and contradictions.
 
-A key that TRL does not know is an error here, never a silent default; so a TRL upgrade breaks a test
-of ours and not a user's run.
+A key that TRL does not know is an error and never a silent default. So an upgrade of TRL breaks a test of GRA and not a
+user's run.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def load_train_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Loaded
     """Read a training recipe; its schema and its `train:` section are checked together.
 
     Raises:
-        RecipeError: naming every problem at once with its line.
+        RecipeError: Naming every problem at once with its line.
     """
     belongs = {name: f"it belongs to the `train` section: `train.{name}`" for name in _fields(_config_class("sft"))}
     belongs |= {name: what for name, what in tables.RENAMED.items() if name not in belongs}
@@ -38,10 +38,10 @@ def load_train_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Loaded
 
 
 def check_arguments(loaded: Loaded[TrainRecipe]) -> Options:
-    """The `train:` section over GRA's defaults, checked field by field.
+    """Return the `train:` section over GRA's defaults, checked field by field.
 
     Raises:
-        RecipeError: naming every unknown, renamed, reserved, mistyped or contradictory option with its line.
+        RecipeError: Naming every unknown, renamed, reserved, mistyped or contradictory option with its line.
     """
     recipe = loaded.recipe
     config = config_class(recipe)
@@ -54,10 +54,14 @@ def check_arguments(loaded: Loaded[TrainRecipe]) -> Options:
 
 
 def build_arguments(loaded: Loaded[TrainRecipe], checkpoints: Path) -> Any:
-    """The TRL configuration of this run on this device; checkpoints go to `checkpoints`.
+    """Return the TRL configuration of this run on this device.
+
+    Args:
+        loaded: The recipe.
+        checkpoints: The folder for checkpoints.
 
     Raises:
-        RecipeError: when the options contradict each other.
+        RecipeError: When the options contradict each other.
     """
     recipe, options = loaded.recipe, check_arguments(loaded)
     options |= {
@@ -78,7 +82,7 @@ def build_arguments(loaded: Loaded[TrainRecipe], checkpoints: Path) -> Any:
 
 
 def config_class(recipe: TrainRecipe) -> Any:
-    """The TRL configuration class that the `train` section fills in."""
+    """Return the TRL configuration class for the `train` section."""
     return _config_class(recipe.method, recipe.teacher is not None and recipe.teacher.vocabulary == "other")
 
 
@@ -86,7 +90,7 @@ def _config_class(method: str, other_vocabulary: bool = False) -> Any:
     import trl
 
     if method == "distill" and other_vocabulary:
-        os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # the run says it itself
+        os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # GRA reports it
         from trl.experimental.gold import GOLDConfig
 
         return GOLDConfig
@@ -94,7 +98,7 @@ def _config_class(method: str, other_vocabulary: bool = False) -> Any:
 
 
 def on_cpu(train: Mapping[str, Any]) -> bool:
-    """Whether this run trains on the CPU: asked for, or there is nothing else."""
+    """Return whether this run trains on the CPU: on request, or without an accelerator."""
     import torch
 
     asked = train.get("use_cpu") or os.environ.get("ACCELERATE_USE_CPU", "").lower() in {"1", "true", "yes"}
@@ -114,7 +118,7 @@ def _device_options(options: Options, dtype: str) -> Options:
 
 
 def _problems_of_values(values: dict[str, Any], where: Where) -> list[str]:
-    """The problems of a `train:` section before the rest of the recipe is known to be right."""
+    """Return the problems of a `train:` section before the rest of the recipe is checked."""
 
     def section(name: str) -> dict[str, Any]:
         found = values.get(name)
@@ -164,7 +168,7 @@ def _name_problem(key: str, fields: Mapping[str, Any], ours: Mapping[str, str], 
 
 
 def _value_problem(key: str, hint: Any, choices: Any, value: Any) -> tuple[str | None, Any]:
-    """What is wrong with a value, if anything, and the value as the field's type."""
+    """Return what is wrong with a value, if anything, and the value as the field's type."""
     options = typing.get_args(hint) or (hint,)
     enums = [option for option in options if isinstance(option, type) and issubclass(option, enum.Enum)]
     if enums and isinstance(value, str):
@@ -185,7 +189,7 @@ def _value_problem(key: str, hint: Any, choices: Any, value: Any) -> tuple[str |
 
 
 def _sense_problem(key: str, value: Any) -> str | None:
-    """What is wrong with a value of the right type."""
+    """Return what is wrong with a value of the right type, or None."""
     if isinstance(value, (bool, str)) and (key, value) in tables.REFUSED:
         return f"`{value}` {tables.REFUSED[key, value]}" if isinstance(value, str) else tables.REFUSED[key, value]
     if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -210,7 +214,7 @@ def _sense_problem(key: str, value: Any) -> str | None:
 
 
 def _contradictions(options: Options, given: Mapping[str, Any], holdout: bool) -> Iterator[tuple[str, str]]:
-    """Options that are right alone and wrong together; the first of each pair is an option that was given."""
+    """Yield options that contradict others, and the problem."""
     schedule = _text(options.get("lr_scheduler_type"))
     evaluates = _text(options.get("eval_strategy", "no")) != "no"
     kwargs = options.get("lr_scheduler_kwargs") or {}
@@ -243,7 +247,7 @@ def _contradictions(options: Options, given: Mapping[str, Any], holdout: bool) -
         if options.get(name) and not options.get("dataloader_num_workers"):
             yield name, "needs `dataloader_num_workers` above 0"
     if options.get("optim_target_modules") and not _text(options.get("optim")).startswith(("galore", "apollo")):
-        yield "optim_target_modules", "is for the optimisers galore_* and apollo_* only"
+        yield "optim_target_modules", "is for the optimizers galore_* and apollo_* only"
 
 
 def _text(value: Any) -> str:

@@ -1,1 +1,1 @@
-"""Trainers for SFT, DPO and distillation."""
+"""Trainers of TRL for SFT, DPO and distillation."""

@@ -1,9 +1,9 @@
-"""TRL's distillation trainers: the student answers, a teacher says how likely it finds every next token.
+"""Distill with TRL: the student answers, and learns a teacher's probabilities of every next token.
 
 Imports torch and TRL; import this module only when training starts.
 
-One vocabulary: `DistillationTrainer` (Agarwal et al. 2023, arXiv 2306.13649). Two vocabularies: `GOLDTrainer`,
-which TRL calls experimental, so it may change with any release.
+One vocabulary: `DistillationTrainer` (Agarwal et al. 2023, arXiv 2306.13649). Two vocabularies: `GOLDTrainer`, which is
+experimental in TRL, so it may change with any release.
 """
 
 from __future__ import annotations
@@ -18,15 +18,11 @@ from gra.training.trainers.sft import GraTrainer, make_sft_trainer
 
 
 class SameVocabularyTrainer(GraTrainer, DistillationTrainer):  # type: ignore[misc]  # TRL is untyped
-    """DistillationTrainer for a teacher that numbers tokens as the student does."""
+    """DistillationTrainer for a teacher with the student's vocabulary."""
 
 
 def make_distill_trainer(plan: TrainingPlan, model: Any, arguments: Any, callbacks: list[TrainerCallback]) -> Any:
-    """The trainer over prompts, with the teacher loaded.
-
-    Raises:
-        RecipeError: when `teacher.vocabulary` is `same` and the two vocabularies differ.
-    """
+    """Return the trainer over prompts, with the teacher loaded."""
     kind: type[Any] = SameVocabularyTrainer
     if not _one_vocabulary(plan):
         kind = _other_vocabulary_trainer()
@@ -45,7 +41,7 @@ def _other_vocabulary_trainer() -> type[Any]:
     from trl.experimental.gold import GOLDTrainer  # importing it warns that it is experimental
 
     class OtherVocabularyTrainer(GraTrainer, GOLDTrainer):  # type: ignore[misc]
-        """GOLDTrainer, which aligns the texts of two vocabularies."""
+        """GOLDTrainer, which aligns two vocabularies by their texts."""
 
     return OtherVocabularyTrainer
 
@@ -65,6 +61,6 @@ def _load_teacher(plan: TrainingPlan, student: Any) -> Any:
     )
     size = student.config.get_text_config().vocab_size
     if _one_vocabulary(plan) and teacher.config.get_text_config().vocab_size != size:
-        # Models of one family pad one vocabulary to different sizes; the rows beyond it stand for no token.
+        # Models of one family pad one vocabulary to different sizes; the rows beyond it belong to no token.
         teacher.resize_token_embeddings(size)
     return teacher.eval()

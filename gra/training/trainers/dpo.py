@@ -1,9 +1,9 @@
-"""TRL's DPOTrainer on pairs that GRA has tokenised (Rafailov et al. 2023, arXiv 2305.18290).
+"""Train on preferences with TRL's DPOTrainer, on tokenized pairs (Rafailov et al. 2023, arXiv 2305.18290).
 
 Imports torch and TRL; import this module only when training starts.
 
-The reference model is the student as it was: the loaded weights when every parameter or a new adapter is
-trained, a frozen copy of the adapter when training goes on from one (`model.adapter`).
+The reference model is the student before training. That is the loaded weights, or a frozen copy of the adapter when
+training goes on from an adapter (`model.adapter`).
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from trl import DPOTrainer
 
 from gra.training.trainers.sft import GraTrainer
 
-_REFERENCE = "ref"  # what TRL calls its copy of the adapter
+_REFERENCE = "ref"  # the name of TRL's copy of the adapter
 
 
 class PreferenceTrainer(GraTrainer, DPOTrainer):  # type: ignore[misc]  # TRL is untyped
-    """DPOTrainer over rows that are tokens already."""
+    """DPOTrainer over tokenized pairs."""
 
     def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         return dataset
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """Save without the frozen copy: it is made again from the adapter that training began with."""
+        """Save without the frozen copy, which is made again from the first adapter."""
         import shutil
         from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The loss of a student whose LM head is frozen, on the CPU: only what is trained is computed, and never twice.
+"""Compute the loss of a student with a frozen LM head on the CPU, each logit once.
 
 Imports torch; import this module only when training starts.
 
@@ -14,21 +14,29 @@ from typing import Any
 
 import torch
 
-_WORDS_AT_ONCE = 8192  # so that the logits of a few hundred tokens stay in the processor's cache
-_ROWS_AT_ONCE = 4  # few enough to be of like length, many enough to keep matrix products efficient
+_WORDS_AT_ONCE = 8192  # the logits of a few hundred tokens stay in the processor's cache
+
+_ROWS_AT_ONCE = 4  # few rows are of similar length, and matrix products stay efficient
 
 
 class FrozenHeadLoss(torch.autograd.Function):
     """Summed cross-entropy of `hidden @ weight.T` when `weight` is not trained.
 
-    The gradient with respect to `hidden` is the expected row of `weight` under the model less the row of the label. It
-    is taken together with the loss, piece by piece of the vocabulary with a running maximum, as attention over keys
-    that are also the values: each logit is computed once and lives for one piece only.
+    The gradient with respect to `hidden` is the model's expected row of `weight` minus the row of the label. It is
+    computed with the loss in pieces of the vocabulary, with a running maximum as in FlashAttention.
+    Each logit is computed once and kept for one piece only.
     """
 
     @staticmethod
     def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """`hidden` (tokens, width), `weight` (vocabulary, width), `labels` (tokens); the loss in nats."""
+        """Return the summed loss in nats.
+
+        Args:
+            ctx: Of autograd.
+            hidden: (tokens, width).
+            weight: (vocabulary, width).
+            labels: (tokens).
+        """
         states = hidden.to(weight.dtype)
         top = torch.full((len(labels), 1), -torch.inf)
         mass, rows = torch.zeros_like(top), torch.zeros(hidden.shape)
@@ -46,13 +54,13 @@ class FrozenHeadLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        """Scale the gradient that was taken in the forward pass."""
+        """Scale the gradient that the forward pass computed."""
         (gradient,) = ctx.saved_tensors
         return gradient * grads[0].to(gradient.dtype), None, None
 
 
 def parts_of_like_length(batch: dict[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
-    """The rows of a batch, padded on the right, in parts that are cut to their own longest row."""
+    """Yield the rows of a batch, padded on the right, in parts that are cut to their longest row."""
     if "attention_mask" not in batch:  # packed: there is no padding
         yield dict(batch)
         return

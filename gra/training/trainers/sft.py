@@ -1,4 +1,4 @@
-"""How every method's trainer is made, TRL's SFTTrainer with a cheaper loss on the CPU, and GRA's callbacks.
+"""Make every method's trainer, with GRA's callbacks and a cheaper SFT loss on the CPU.
 
 Imports torch and TRL; import this module only when training starts.
 """
@@ -25,12 +25,12 @@ from gra.training.trainers.frozen_head_loss import FrozenHeadLoss, parts_of_like
 
 
 class GraTrainer:
-    """What is changed in every trainer of TRL's."""
+    """Changes to every trainer of TRL."""
 
     state: Any
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """No card here: gra.training.model_card writes one that names the data."""
+        """Write no card: gra.training.model_card writes one that names the data."""
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         # A checkpoint of the last step leaves nothing to do; the trainer would take one more step before it looks.
@@ -39,12 +39,12 @@ class GraTrainer:
 
 
 class StudentTrainer(GraTrainer, SFTTrainer):  # type: ignore[misc]  # TRL is untyped
-    """SFTTrainer that computes only what is trained when the LM head is frozen on a CPU."""
+    """SFTTrainer that computes only the trained part when the LM head is frozen on a CPU."""
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The mean negative log-likelihood of the completion's tokens, in nats."""
+        """Return the mean negative log-likelihood of the completion's tokens, in nats."""
         core = self.accelerator.unwrap_model(model)
         if return_outputs or not _plain_frozen_head(self, core):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -63,7 +63,7 @@ class StudentTrainer(GraTrainer, SFTTrainer):  # type: ignore[misc]  # TRL is un
 
 
 def _plain_frozen_head(trainer: StudentTrainer, core: Any) -> bool:
-    """Whether FrozenHeadLoss is exactly the loss that TRL would compute."""
+    """Return whether FrozenHeadLoss is exactly the loss that TRL would compute."""
     config, head = core.config.get_text_config(), core.get_output_embeddings()
     scaled = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
     return (
@@ -79,7 +79,7 @@ def _plain_frozen_head(trainer: StudentTrainer, core: Any) -> bool:
 
 
 class SealCallback(TrainerCallback):  # type: ignore[misc]
-    """Declares each checkpoint whole after the trainer has written it."""
+    """Seal each checkpoint after the trainer has written it."""
 
     def __init__(self, inputs: Inputs, seconds_before: float) -> None:
         self._inputs, self._seconds_before = inputs, seconds_before
@@ -87,7 +87,7 @@ class SealCallback(TrainerCallback):  # type: ignore[misc]
 
     @property
     def seconds(self) -> float:
-        """Training time over all resumes."""
+        """Return the training time over all resumes."""
         return self._seconds_before + time.monotonic() - self._begun
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -102,18 +102,18 @@ class SealCallback(TrainerCallback):  # type: ignore[misc]
 
 
 class ProgressCallback(TrainerCallback):  # type: ignore[misc]
-    """Shows each logged step to the person and to the tracker."""
+    """Show each logged step to the user and the tracker."""
 
     def __init__(self, view: View, tracker: Tracker) -> None:
         self._view, self._tracker = view, tracker
         self._begun, self._tokens_before = time.monotonic(), 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Remember where this process starts."""
+        """Note time and tokens at the start of this process."""
         self._begun, self._tokens_before = time.monotonic(), state.num_input_tokens_seen
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        """One line with the loss and the rate in tokens per second, padding excluded."""
+        """Show the loss and the rate in tokens per second, padding excluded."""
         if not state.is_world_process_zero or not logs:
             return
         self._tracker.log(
@@ -133,15 +133,15 @@ def make_sft_trainer(
     callbacks: list[TrainerCallback],
     **more: Any,
 ) -> Any:
-    """The trainer of a method over the plan's encoded rows; it prints nothing to standard output.
+    """Return the trainer of a method over the plan's encoded rows; it prints nothing to standard output.
 
     Args:
-        kind: its class.
-        plan: the run.
-        model: the student's weights.
+        kind: Class of the trainer.
+        plan: The run.
+        model: The student's weights.
         arguments: TRL's configuration.
-        callbacks: called besides TRL's own.
-        more: what only this class takes.
+        callbacks: Called besides TRL's own.
+        more: Arguments of this class only.
     """
     make: Any = kind
     trainer = make(
