@@ -1,0 +1,1 @@
+"""Run folders: contents, timeline, explain, diff, verify, push."""
