@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from gra.core.errors import DataError
 from gra.core.files import atomic_path
 from gra.core.hashing import canonical_json
+from gra.core.release_0_1 import read_rejected_at
 from gra.core.stored import check_type
 from gra.core.stored_lineage import Lineage
 from gra.core.types import AlternativeResponse, Candidate, State
@@ -288,13 +289,23 @@ def read_lineage(path: Path) -> list[dict[str, Any]]:
     try:
         rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
         # A lineage of an earlier version lacks the columns that came later.
-        found = [row | {name: json.loads(row.get(name) or _ABSENT.get(name, "[]")) for name in _JSON} for row in rows]
+        found = [
+            {"rejected_at": _rejected_at(row)}
+            | row
+            | {name: json.loads(row.get(name) or _ABSENT.get(name, "[]")) for name in _JSON}
+            for row in rows
+        ]
     except (pa.ArrowException, OSError, ValueError, TypeError, RecursionError) as error:
         raise DataError(f"{path} cannot be read ({error}); see `gra verify {path.parent}`") from None
     if found and not {"candidate_id", "state"} <= found[0].keys():
         raise DataError(f"{path} is no lineage (its columns are {', '.join(rows[0])})")
     check_type(found, Lineage, path)
     return found
+
+
+def _rejected_at(row: Mapping[str, Any]) -> str:
+    """Return the step that rejected a row of a lineage of release 0.1, which has no such column."""
+    return read_rejected_at(row.get("reason") or "") or ""
 
 
 def read_candidates(path: Path) -> list[Candidate]:

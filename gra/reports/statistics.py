@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist, fmean, pstdev
 from typing import Any
 
 from gra.core.types import VERIFIER_MODE_IN_FILES, State
+from gra.core.vocabulary import RejectedAt
 from gra.models.entries import find_entry
 from gra.runs.contents import ArmRun, Row, RunContents
 
-# The ends that a candidate can have, in the order in which samples of them are shown.
-_ENDINGS = (
-    (State.ACCEPTED, "reviewers agree"),
-    (State.ACCEPTED, "adjudicator kept it"),
-    (State.REJECTED, "program"),
-    (State.REJECTED, "response"),
-    (State.REJECTED, "adjudicator"),
-    (State.REJECTED, "instruction"),
-    (State.DUPLICATE, ""),
-    (State.CONTAMINATED, ""),
-    (State.FAILED, ""),
+# The ways in which a candidate can end, in the order in which samples of them are shown.
+_ENDINGS: tuple[Callable[[Row], bool], ...] = (
+    lambda row: row["state"] == State.ACCEPTED and not row["disputed"] and row["mean"] is not None,
+    lambda row: row["state"] == State.ACCEPTED and bool(row["ruling"]),
+    lambda row: row["rejected_at"] == RejectedAt.VERIFIER,
+    lambda row: row["rejected_at"] in (RejectedAt.REPEATS_INSTRUCTION, RejectedAt.SPECIAL_TOKEN, RejectedAt.MEAN_SCORE),
+    lambda row: row["rejected_at"] == RejectedAt.ADJUDICATOR,
+    lambda row: row["rejected_at"] == RejectedAt.INSTRUCTION_CHECK,
+    lambda row: row["state"] == State.DUPLICATE,
+    lambda row: row["state"] == State.CONTAMINATED,
+    lambda row: row["state"] == State.FAILED,
 )
+_DUPLICATE_OF = {
+    RejectedAt.SAME_TEXT: "same text as another row",
+    RejectedAt.SAME_WORDING: "nearly the wording of another row",
+    RejectedAt.SAME_EMBEDDING: "too similar to another row",
+}
 _MOST_SAMPLES = 6
 _COPIED_SAMPLES = 3
 _REASONS_SHOWN = 12
@@ -65,9 +71,8 @@ def endings(arm: ArmRun) -> list[Ending]:
 
 
 def _reason(row: Row) -> str:
-    """Return the reason without the id of the nearest row, which differs for every duplicate."""
-    reason = str(row["reason"])
-    return f"{reason.removesuffix(row['neighbour'])}another row" if row["state"] == State.DUPLICATE else reason
+    """Return why a candidate ended, without the name of the row that a duplicate repeats."""
+    return _DUPLICATE_OF.get(row["rejected_at"], str(row["reason"]))
 
 
 def scores_by_reviewer(arm: ArmRun) -> dict[str, list[float]]:
@@ -274,9 +279,9 @@ def models(contents: RunContents) -> list[ModelUse]:
             _use(found, facts["model"], known.get(facts["model"], {}), f"{arm.name}: {member}")
         teacher = arm.recipe.get("teacher") or {}
         served = [str(name) for name in (teacher.get("model"), teacher.get("fallback")) if name in known]
-        if served and arm.kind == "distilled":
+        if served and arm.spec.asks_teacher:
             _use(found, served[0], known[served[0]], f"{arm.name}: teacher")
-        if arm.committee and (embedder := arm.recipe.get("dedup", {}).get("embedder")):
+        if arm.spec.deduplicates and (embedder := arm.recipe.get("dedup", {}).get("embedder")):
             _use(found, embedder.removeprefix("catalog:"), {}, f"{arm.name}: deduplication")
     for student in contents.students:
         if "model" in student.facts:
@@ -309,8 +314,8 @@ def samples(arm: ArmRun) -> list[Row]:
     """Select rows to show by a rule: the first of each ending, then accepted rows of other domains."""
     chosen: list[Row] = []
     if arm.committee:
-        for state, reason in _ENDINGS:
-            chosen += [row for row in arm.rows if row["state"] == state and row["reason"].startswith(reason)][:1]
+        for matches in _ENDINGS:
+            chosen += list(filter(matches, arm.rows))[:1]
         chosen = chosen[:_MOST_SAMPLES]
     wanted = max(_COPIED_SAMPLES, len(chosen) if arm.committee else 0)
     for distinct in (True, False):

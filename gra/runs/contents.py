@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gra.config.arms import ARMS, ArmSpec, find_arm
 from gra.core.progress import read_events
 from gra.core.resolved_recipe import read_resolved_recipe
 from gra.core.run_folder import RunFolder
@@ -22,8 +23,6 @@ from gra.core.types import State
 from gra.data.export import read_lineage
 
 Row = dict[str, Any]
-# Arms without a committee have no funnel and no reviewers to show.
-_COPYING = ("vanilla", "distilled")
 
 
 @dataclass(frozen=True)
@@ -47,9 +46,16 @@ class ArmRun:
         return _number(self.recipe.get("review", {}).get("dispute_std"))
 
     @property
+    def spec(self) -> ArmSpec:
+        """What the arm does."""
+        if self.kind not in ARMS:  # an arm of another installation
+            return ArmSpec("", needs_committee=bool(self.facts.get("members")))
+        return find_arm(self.kind, (self.recipe.get("teacher") or {}).get("writes"))
+
+    @property
     def committee(self) -> bool:
-        """Whether a committee wrote and reviewed the rows of this arm."""
-        return self.kind not in _COPYING
+        """Whether a committee wrote and reviewed this arm's rows; other arms have no funnel and no reviewers."""
+        return self.spec.needs_committee
 
     def accepted(self) -> int:
         """Count the rows of the dataset."""

@@ -53,7 +53,9 @@ SEED_ROW = Candidate("vanilla-s1", 1, 0, "math", State.ACCEPTED, "seed", "vanill
 DRAFTED = replace(
     FULL, id="r1-000003", index=3, ruling=None, disputed=False, alternatives=(
         AlternativeResponse(0, "The Danube.", "a better draft was taken", FULL.reviews, 8.1, 0.5, rejected_at=BEST),
-        AlternativeResponse(2, "A lake.", "adjudicator rejected it", FULL.reviews, 8.4, 1.9, replace(RULING, score=3.0, kept=False)),
+        AlternativeResponse(
+            2, "A lake.", "adjudicator rejected it", FULL.reviews, 8.4, 1.9, replace(RULING, score=3.0, kept=False)
+        ),
         AlternativeResponse(3, "", "generator a: refused"),
         AlternativeResponse(4, "The Rhine.", "a better draft was taken", FULL.reviews, 8.25, 0.5, rejected_at=BEST),
     ),

@@ -84,7 +84,7 @@ def test_one_who_can_only_adjudicate_does_so() -> None:
     [
         (dict.fromkeys("abcd", ALL), 3, "3 reviewers are asked for"),
         (dict.fromkeys("a", ALL), 0, "no member is left to adjudicate when `a` generates"),
-        ({"a": ("generator", "adjudicator"), "b": ("reviewer",)}, 1, "no member is left to adjudicate when `a` generates"),
+        ({"a": ("generator", "adjudicator"), "b": ("reviewer",)}, 1, "no member is left to adjudicate"),
         ({"a": ("reviewer",), "b": ("adjudicator",)}, 1, "no member is left to generate"),
         # Only when `c` generates is a reviewer missing: sampling might never see it.
         ({"a": ("generator",), "j": ("adjudicator",), "b": ("reviewer",), "c": ("generator", "reviewer")}, 2,
