@@ -1,15 +1,15 @@
 """The user's word that code written by models may run here.
 
-Only two kinds of places may make one, and a test holds them to it: the command lines (`--allow-code-execution`) and an
-experiment's recipe (`allow_code_execution: true`). Suites, synthesis recipes and datasets cannot: they travel between
-people.
+Three kinds of places may make one, and a test checks it: the command lines (`--allow-code-execution`), the recipe of an
+experiment (`allow_code_execution: true`), and calls from Python (`allow_code_execution=True`). Suites, synthesis
+recipes and datasets cannot, because they travel between people.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gra.core.errors import GraError
+from gra.core.errors import ExitCode, GraError
 
 FLAG = "--allow-code-execution"
 KEY = "allow_code_execution"
@@ -18,7 +18,7 @@ KEY = "allow_code_execution"
 class CodeExecutionRefused(GraError):
     """Code of a model would have to run, and the user has not allowed it; nothing was spent."""
 
-    exit_code = 2
+    exit_code = ExitCode.WRONG_INPUT
 
 
 @dataclass(frozen=True, slots=True)
