@@ -82,8 +82,13 @@ class ExperimentPlan:
         return "\n".join([*lines, *unequal_steps(counts)])
 
 
-def load_experiment(path: Path, overrides: Sequence[str], runs: Path) -> ExperimentPlan:
+def load_experiment(given: Path | Loaded[ExperimentRecipe], overrides: Sequence[str], runs: Path) -> ExperimentPlan:
     """Read an experiment and every recipe it names.
+
+    Args:
+        given: the file, or what was read from it.
+        overrides: the texts `key.sub=value` that were given; read with the file.
+        runs: the folder that holds the run folders.
 
     Raises:
         RecipeError: for the first file that has problems, naming all of that file's.
@@ -91,8 +96,8 @@ def load_experiment(path: Path, overrides: Sequence[str], runs: Path) -> Experim
     from gra.evaluation.scorers.kinds import TASK_KINDS
     from gra.evaluation.suite import load_suite
 
-    loaded = load_recipe(path, ExperimentRecipe, overrides)
-    recipe = loaded.recipe
+    loaded = load_recipe(given, ExperimentRecipe, overrides) if isinstance(given, Path) else given
+    recipe, path = loaded.recipe, loaded.path
     arms = {name: load_recipe(find_file(file, path), SynthesisRecipe) for name, file in recipe.arms.items()}
     names = [arm.recipe.name for arm in arms.values()]
     if len(set(names)) < len(names):

@@ -1,6 +1,6 @@
-"""How every entry point begins and ends: signals, terminals of few letters, one sentence and a code for each failure.
+"""How every command starts and ends: signals, output encodings, and one sentence with an exit code for each failure.
 
-SIGTERM, which schedulers and supervisors send, stops a run as Ctrl-C does: cleanly, and to be gone on with.
+SIGTERM, which schedulers and supervisors send, stops a run as Ctrl-C does: cleanly, so that it can be resumed.
 """
 
 from __future__ import annotations
@@ -14,54 +14,47 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-from gra.core.errors import GraError, from_system
+from gra.api.failures import find_gra_error, is_interrupt
+from gra.core.errors import ExitCode
+from gra.core.plain_text import printable
 
-GO_ON = "interrupted; run the same command again to go on from here"
+RESUME = "interrupted; run the same command again to go on from here"
+CODES = "Exit codes: " + "; ".join(f"{code.value} {code.meaning}" for code in ExitCode) + "."
 
 
 @contextmanager
-def entry(interrupted: str = GO_ON) -> Iterator[None]:
-    """Run a command line: whatever the user can act on ends it with a sentence and the exit code of its kind."""
+def entry(interrupted: str = RESUME) -> Iterator[None]:
+    """Run a command line; a failure that the user can act on ends it with one sentence and an exit code.
+
+    Args:
+        interrupted: the sentence after Ctrl-C or SIGTERM.
+
+    Raises:
+        SystemExit: for a failure that the user can act on, and for an interrupt.
+    """
     signal.signal(signal.SIGTERM, _interrupt)
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # what this terminal cannot show is spelled out
+        if isinstance(stream, io.TextIOWrapper):  # characters that this terminal cannot show are escaped
             stream.reconfigure(errors="backslashreplace")
     try:
         yield
-    except KeyboardInterrupt:
-        _stop(interrupted)
-    except (Exception, BaseExceptionGroup) as error:
-        if isinstance(error, BaseExceptionGroup) and error.subgroup(KeyboardInterrupt):
-            _stop(interrupted)
-        known = _known(error)
+    except (KeyboardInterrupt, Exception, BaseExceptionGroup) as error:
+        if is_interrupt(error):
+            # A second interrupt, while the first is handled, leaves tasks that asyncio would print errors about.
+            logging.getLogger("asyncio").disabled = True
+            _end(interrupted, ExitCode.INTERRUPTED)
+        known = find_gra_error(error)
         if known is None:
             raise
         _end(f"error: {known}", known.exit_code)
 
 
-def _stop(sentence: str) -> NoReturn:
-    # A second interrupt, while the first is obeyed, leaves tasks whose end nobody waits for; asyncio would print them.
-    logging.getLogger("asyncio").disabled = True
-    _end(sentence, 130)
-
-
 def _end(sentence: str, code: int) -> NoReturn:
-    print(sentence, file=sys.stderr)
-    sys.exit(code)
+    print(printable(sentence), file=sys.stderr)
+    sys.exit(int(code))
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     # asyncio has its own handler while a loop runs; a job in the background of a script has none at all.
     handler = signal.getsignal(signal.SIGINT)
     (handler if callable(handler) else signal.default_int_handler)(signal.SIGINT, frame)
-
-
-def _known(error: BaseException) -> GraError | None:
-    """What the user is told of a failure; None when it is a bug."""
-    if isinstance(error, GraError):
-        return error
-    if isinstance(error, BaseExceptionGroup):
-        return next(filter(None, map(_known, error.exceptions)), None)
-    if isinstance(error, OSError):
-        return from_system(error)
-    return None

@@ -1,4 +1,4 @@
-"""`gra ledger check` and `gra ledger compact`: the care of a file of recorded answers."""
+"""`gra ledger check` and `gra ledger compact`: look after a file of recorded answers."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-ledger_app = typer.Typer(help="Look after a ledger of recorded answers.", rich_markup_mode=None)
+from gra.cli.options import AsJson, examples, new_app, show_line
+
+ledger_app = new_app(
+    help="Look after a ledger of recorded answers.", epilog=examples("gra ledger check runs/quickstart")
+)
 LedgerPath = Annotated[Path, typer.Argument(help="a ledger file, or the run folder it lies in")]
-AsJson = Annotated[bool, typer.Option("--json", help="one machine-readable summary on standard output")]
 
 
-@ledger_app.command("check", epilog="Example: gra ledger check runs/quickstart")
+@ledger_app.command("check", epilog=examples("gra ledger check runs/quickstart"))
 def ledger_check(path: LedgerPath, as_json: AsJson = False) -> None:
-    """Read a whole ledger: its structure, and whether every row is what was written."""
+    """Check the structure of a ledger, and that every row is as it was written."""
     from dataclasses import asdict
 
     from gra.ledger.schema import check
@@ -33,11 +36,11 @@ def ledger_check(path: LedgerPath, as_json: AsJson = False) -> None:
     Console().print(table)
 
 
-@ledger_app.command("compact", epilog="Example: gra ledger compact runs/quickstart --drop-requests")
+@ledger_app.command("compact", epilog=examples("gra ledger compact runs/quickstart --drop-requests"))
 def ledger_compact(
     path: LedgerPath,
     drop_requests: Annotated[
-        bool, typer.Option("--drop-requests", help="forget the questions' texts; answers are still found by their keys")
+        bool, typer.Option("--drop-requests", help="drop the texts of questions; answers are still found by their keys")
     ] = False,
 ) -> None:
     """Check a ledger and give back the space it does not need."""
@@ -45,7 +48,7 @@ def ledger_compact(
 
     file = _ledger_file(path)
     before, after = compact(file, drop_requests=drop_requests)
-    print(f"{file}: {before / 1e6:,.1f} MB before, {after / 1e6:,.1f} MB now")
+    show_line(f"{file}: {before / 1e6:,.1f} MB before, {after / 1e6:,.1f} MB now")
 
 
 def _ledger_file(path: Path) -> Path:

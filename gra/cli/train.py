@@ -1,94 +1,115 @@
-"""The command line of train.py: read a recipe, train, print one summary.
+"""`gra train` and train.py: read a recipe, train, print one summary.
 
-    accelerate launch train.py --config recipes/gemma-3-270m/sft/config_lora.yaml \\
-        data.train='[{path: runs/demo/dataset/train.parquet}]' train.max_steps=24
-
-`accelerate launch` itself ends with code 1 whenever its process fails; `python train.py` keeps the code.
+`accelerate launch train.py --config RECIPE` trains on several devices. `accelerate launch` itself ends with code 1
+whenever its process fails; `python train.py` keeps the code.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
-from gra.cli.exit import entry
+import typer
+
+from gra.cli.options import RUNS, AsJson, Overrides, Recipe, ShowConfig, examples, new_app, run_app, show_line
 from gra.core.errors import RecipeError
 
-_EXAMPLE = """example:
-  accelerate launch train.py --config recipes/gemma-3-270m/sft/config_lora.yaml \\
-      data.train='[{path: runs/demo/dataset/train.parquet}]' train.max_steps=24
+RESUME = "interrupted; run the same command again to go on from the last checkpoint"
+_DATA = "data.train='[{path: runs/quickstart-gra/dataset/train.parquet}]'"
+Output = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="the model folder; default: runs/NAME/model", show_default=False)
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="check everything and show a row; train nothing")]
+LaunchFile = Annotated[
+    Path | None, typer.Option("--launch", metavar="FILE", help="what --dry-run plans for: recipes/accelerate/...")
+]
+Processes = Annotated[
+    int | None, typer.Option("--num-processes", metavar="N", min=1, help="in place of the launch file's")
+]
+Machines = Annotated[
+    int | None, typer.Option("--num-machines", metavar="N", min=1, help="in place of the launch file's")
+]
+Fresh = Annotated[bool, typer.Option("--fresh", help="drop what an earlier run left in the folder")]
 
-exit codes: 0 done, 2 wrong recipe, data or command line, 4 the model could not be had,
-5 the folder holds another run or what was pinned has changed, 130 interrupted (the same command goes on from there)"""
+script = new_app(help="Fine-tune a student on prompt-completion rows, with TRL and PEFT.")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; exits with the project's codes and one sentence on a mistake."""
-    options = _parser().parse_intermixed_args(arguments)
-    # OpenMP's waiting threads burn the cores that others need: beside busy processes a step took three times as
-    # long with the default. Read when torch is first imported.
+def train(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    output: Output = None,
+    launch: LaunchFile = None,
+    processes: Processes = None,
+    machines: Machines = None,
+    dry_run: DryRun = False,
+    show_config: ShowConfig = False,
+    fresh: Fresh = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train one student in this process; `accelerate launch train.py` does it in several."""
+    # Read when torch is first imported; see gra/__init__.py.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    with entry("interrupted; run the same command again to go on from the last checkpoint"):
-        _train(options)
-
-
-def _train(options: argparse.Namespace) -> None:
     from gra.training.launch import launch_from_file
     from gra.training.options.trl_config import load_train_recipe
-    from gra.training.run import train
+    from gra.training.run import train as run
 
-    loaded = load_train_recipe(options.config, options.overrides)
-    if options.show_config:
-        print(loaded.show())
+    loaded = load_train_recipe(recipe, overrides or [])
+    if show_config:
+        show_line(loaded.show())
         return
-    if options.launch is None and (options.processes or options.machines):
+    if launch is None and (processes or machines):
         raise RecipeError("--num-processes and --num-machines go with --launch FILE")
-    launch = launch_from_file(options.launch, options.processes, options.machines) if options.launch else None
-    if launch is not None and not options.dry_run:
+    planned = launch_from_file(launch, processes, machines) if launch else None
+    if planned is not None and not dry_run:
         raise RecipeError("--launch is for --dry-run; to train, write `accelerate launch --config_file FILE train.py`")
 
-    output = options.output or Path("runs") / loaded.recipe.name / "model"
+    target = output or RUNS / loaded.recipe.name / "model"
     with contextlib.redirect_stdout(sys.stderr):  # standard output is for --json
-        summary = train(loaded, output, dry_run=options.dry_run, launch=launch, fresh=options.fresh)
+        summary = run(loaded, target, dry_run=dry_run, launch=planned, fresh=fresh)
     if int(os.environ.get("RANK", 0)):
         return
-    if options.json:
+    if as_json:
         print(json.dumps(summary, indent=2))
-    elif options.dry_run:
-        print(f"{json.dumps(summary, indent=2, ensure_ascii=False)}\nnothing was spent", file=sys.stderr)
+    elif dry_run:
+        show_line(f"{json.dumps(summary, indent=2, ensure_ascii=False)}\nnothing was spent", error=True)
     else:
         stop = f", {summary['stop']['share']:.0%} of held-out answers end by themselves" if "stop" in summary else ""
-        print(
-            f"{summary['status']}: {output}, {summary['steps']} steps, loss {summary['loss_first']} to "
+        show_line(
+            f"{summary['status']}: {target}, {summary['steps']} steps, loss {summary['loss_first']} to "
             f"{summary['loss']} in {summary['seconds']} s{stop}",
-            file=sys.stderr,
+            error=True,
         )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="train.py",
-        description="Fine-tune a student on prompt-completion rows, with TRL and PEFT.",
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+@script.command(
+    epilog=examples(
+        f"accelerate launch train.py --config recipes/gemma-3-270m/sft/config_lora.yaml {_DATA}", codes=True
     )
-    parser.add_argument("--config", required=True, type=Path, metavar="RECIPE", help="the training recipe (YAML)")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="the model folder; default: runs/NAME/model")
-    parser.add_argument("--dry-run", action="store_true", help="check everything and show a row; train nothing")
-    parser.add_argument("--launch", type=Path, metavar="FILE", help="what --dry-run plans for: recipes/accelerate/...")
-    parser.add_argument("--num-processes", dest="processes", type=int, metavar="N", help="instead of the launch file's")
-    parser.add_argument("--num-machines", dest="machines", type=int, metavar="N", help="instead of the launch file's")
-    parser.add_argument("--show-config", action="store_true", help="print every value and where it came from")
-    parser.add_argument("--fresh", action="store_true", help="drop what an earlier run left in the folder")
-    parser.add_argument("--json", action="store_true", help="one machine-readable summary on standard output")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="checked like the recipe's own values")
-    return parser
+)
+def train_script(
+    config: Annotated[Path, typer.Option("--config", metavar="RECIPE", help="the training recipe (YAML)")],
+    overrides: Overrides = None,
+    output: Output = None,
+    launch: LaunchFile = None,
+    processes: Processes = None,
+    machines: Machines = None,
+    dry_run: DryRun = False,
+    show_config: ShowConfig = False,
+    fresh: Fresh = False,
+    as_json: AsJson = False,
+) -> None:
+    """Fine-tune a student on prompt-completion rows, with TRL and PEFT."""
+    train(config, overrides, output, launch, processes, machines, dry_run, show_config, fresh, as_json)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line of train.py; exits with the project's codes and one sentence on a mistake."""
+    run_app(script, arguments, "train.py", RESUME)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from gra.config.section import KeyPath, Section
+KeyPath = tuple[str | int, ...]
 
 
 def did_you_mean(word: str, choices: Sequence[str]) -> str:
@@ -56,24 +56,24 @@ def explain(
         if (*loc, part) in origins or isinstance(part, int) or not _is_union_tag(part):
             loc = (*loc, part)
     name = ".".join(str(part) for part in loc)
-    where = place(origins, loc, path)
+    where = f"{found}: " if (found := place(origins, loc, path)) or origins else ""  # none when made in Python
     if item["type"] == "extra_forbidden":
         fields = _fields_at(schema, loc[:-1])
         listing = "" if len(fields) > 12 else f" (known here: {', '.join(fields)})"
         key = str(loc[-1])
         section = _section_at(schema, loc[:-1])
-        if section is not None and (new := section.renamed.get(key)) is not None:
-            return f"{where}: `{name}` has a new name: write {new}"
+        if section is not None and (new := getattr(section, "renamed", {}).get(key)) is not None:
+            return f"{where}`{name}` has a new name: write {new}"
         known = elsewhere.get(key)
         hint = f"; {known}" if known else did_you_mean(key, fields) or listing
-        return f"{where}: unknown key `{name}`{hint}"
+        return f"{where}unknown key `{name}`{hint}"
     sentence = _SENTENCES.get(item["type"])
     context = item.get("ctx") or {}
     text = sentence(context) if sentence else item["msg"].removeprefix("Value error, ")
     value = item.get("input")
     shown = f", not {value!r}" if isinstance(value, (str, int, float, bool)) and sentence else ""
     near = did_you_mean(str(value), re.findall(r"'([^']*)'", context.get("expected", "")))
-    return f"{where}: `{name}` {text}{shown}{near}" if name else f"{where}: {text}{shown}"
+    return f"{where}`{name}` {text}{shown}{near}" if name else f"{where}{text}{shown}"
 
 
 def _is_union_tag(part: str) -> bool:
@@ -87,7 +87,7 @@ def _fields_at(schema: type[BaseModel], loc: KeyPath) -> list[str]:
     return list(section.model_fields) if section is not None else []
 
 
-def _section_at(schema: type[BaseModel], loc: KeyPath) -> type[Section] | None:
+def _section_at(schema: type[BaseModel], loc: KeyPath) -> type[BaseModel] | None:
     """Find the section class at `loc`."""
     current: Any = schema
     for part in loc:
@@ -97,7 +97,7 @@ def _section_at(schema: type[BaseModel], loc: KeyPath) -> type[Section] | None:
         elif get_origin(current) in (dict, list):
             current = get_args(current)[-1]
         current = _section_of(current)
-    return current if isinstance(current, type) and issubclass(current, Section) else None
+    return current if isinstance(current, type) and issubclass(current, BaseModel) else None
 
 
 def _section_of(annotation: Any) -> Any:

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from gra.config.committee import Ask, Dimensions
+from gra.config.problems import did_you_mean
 from gra.config.section import Section
 from gra.core.types import DIMENSIONS, VerifierMode
+
+# The kinds that a recipe can name. A verifier of the user's own adds its kind when it is registered.
+VERIFIER_KINDS = ["math", "format", "consistency", "tests"]
+
+
+def _known_kind(kind: str) -> str:
+    if kind in VERIFIER_KINDS:
+        return kind
+    *first, last = map(repr, VERIFIER_KINDS)
+    raise ValueError(f"must be one of {', '.join(first)} or {last}, not {kind!r}{did_you_mean(kind, VERIFIER_KINDS)}")
+
+
+VerifierKind = Annotated[str, AfterValidator(_known_kind)]
 
 
 class VerifierConfig(Section):
@@ -17,7 +31,7 @@ class VerifierConfig(Section):
     renamed = {"takes": "`mode` (`score` for `seat`, `filter` for `veto`)"}
 
     # `math`: arithmetic; `format`: demands the instruction states; `consistency`: further answers; `tests`: unit tests.
-    kind: Literal["math", "format", "consistency", "tests"]
+    kind: VerifierKind
     mode: VerifierMode
     domains: list[str] | None = Field(None, min_length=1)  # null: all
     # How many further answers `consistency` draws (null: 4), and who gives them (null: others).

@@ -24,7 +24,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import gra
 from gra.core.errors import EngineUnavailable, GraError
 
 _MEMORY = 2 << 30  # bytes that calls may add to what the child holds when it is ready
@@ -81,7 +80,7 @@ class BoundedFunction:
 
     def _start(self) -> None:
         self._stop()
-        paths = [str(Path(gra.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+        paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
         own = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         self._owner = os.getpid()
         self._child = subprocess.Popen(

@@ -1,8 +1,6 @@
 """Every mistake a user can make, as one exception with an exit code and a sentence.
 
 The command line prints `str(error)` and exits with `error.exit_code`; a traceback means a bug in GRA.
-Exit codes: 0 done, 2 wrong input, 3 stopped at the budget, 4 no engine, model or hub, 5 mismatch, 6 no row accepted,
-130 interrupted.
 """
 
 from __future__ import annotations
@@ -11,19 +9,42 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import IntEnum
 from pathlib import Path
+
+
+class ExitCode(IntEnum):
+    """How a command ends; docs/design.md and every `--help` show this list."""
+
+    meaning: str
+
+    def __new__(cls, value: int, meaning: str) -> ExitCode:
+        """Make a code of its number and its meaning."""
+        code = int.__new__(cls, value)
+        code._value_ = value
+        code.meaning = meaning
+        return code
+
+    DONE = 0, "done"
+    FAILED = 1, "a bug, or a stage failed for a reason of its own"
+    WRONG_INPUT = 2, "the recipe, the data or the command line is wrong"
+    BUDGET_SPENT = 3, "stopped at the budget, with a valid dataset"
+    UNAVAILABLE = 4, "an engine, a model or the hub could not be had or failed to answer"
+    MISMATCH = 5, "files or runs do not match"
+    NO_ROWS = 6, "no row was accepted"
+    INTERRUPTED = 130, "interrupted; the same command goes on from there"
 
 
 class GraError(Exception):
     """A failure the user can act on: what happened, where, what to do."""
 
-    exit_code = 1
+    exit_code: int = ExitCode.FAILED
 
 
 class RecipeError(GraError):
     """A recipe, override or command line is wrong; nothing was spent."""
 
-    exit_code = 2
+    exit_code = ExitCode.WRONG_INPUT
 
     def __init__(self, problems: str | list[str], where: Path | str | None = None) -> None:
         self.problems = [problems] if isinstance(problems, str) else problems
@@ -39,43 +60,43 @@ class RecipeError(GraError):
 class DataError(GraError):
     """A seed, dataset or benchmark file is wrong or missing; nothing was spent."""
 
-    exit_code = 2
+    exit_code = ExitCode.WRONG_INPUT
 
 
 class BudgetExhausted(GraError):
     """The budget is used up; what was finished is a valid dataset."""
 
-    exit_code = 3
+    exit_code = ExitCode.BUDGET_SPENT
 
 
 class ModelUnavailable(GraError):
     """A model's weights or a package that carries them could not be had."""
 
-    exit_code = 4
+    exit_code = ExitCode.UNAVAILABLE
 
 
 class EngineUnavailable(GraError):
     """An inference engine could not be started or was lost for good."""
 
-    exit_code = 4
+    exit_code = ExitCode.UNAVAILABLE
 
 
 class HubUnavailable(GraError):
     """The hub could not be reached, or did not let the user in."""
 
-    exit_code = 4
+    exit_code = ExitCode.UNAVAILABLE
 
 
 class Mismatch(GraError):
     """Files do not match their manifest, or two runs cannot be compared."""
 
-    exit_code = 5
+    exit_code = ExitCode.MISMATCH
 
 
 class NoRows(GraError):
     """A synthesis run finished, and no row was accepted."""
 
-    exit_code = 6
+    exit_code = ExitCode.NO_ROWS
 
 
 _ADVICE = {

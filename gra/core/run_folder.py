@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from gra.core.child import child_environment
-from gra.core.errors import DataError, GraError, Mismatch, writing
+from gra.core.errors import DataError, ExitCode, GraError, Mismatch, writing
 from gra.core.files import open_plain, unfinished_files, write_json
 from gra.core.hashing import file_digest
 from gra.core.stored import check_type, read_json
@@ -44,7 +44,7 @@ _PACKAGES = (
 class RunLocked(GraError):
     """Another process works on this run folder."""
 
-    exit_code = 2
+    exit_code = ExitCode.WRONG_INPUT
 
 
 class RunFolder:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import gra
 from gra.core.errors import DataError, EngineUnavailable, ModelUnavailable, RecipeError
 from gra.core.hashing import digest, file_digest
 from gra.models.chat import check_template, load_tokenizer
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 Device = Literal["auto", "cpu", "cuda"]
 _BUILTIN = "builtin:"
-_TEMPLATES = Path(gra.__file__).parent / "models" / "templates"
+_TEMPLATES = Path(__file__).parents[1] / "models" / "templates"
 
 
 @dataclass(frozen=True)

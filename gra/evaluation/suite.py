@@ -14,10 +14,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from gra.config.loader import Where, find_file, load_recipe
-from gra.config.problems import did_you_mean
+from gra.config.loader import Loaded, Where, find_file, load_recipe
+from gra.config.problems import did_you_mean, place
 from gra.config.suite import SuiteConfig, TaskConfig
-from gra.core.errors import DataError, ModelUnavailable
+from gra.core.errors import DataError, ModelUnavailable, RecipeError
 from gra.core.hashing import digest
 from gra.data.contamination import SuiteItem
 from gra.evaluation.scorers.kinds import TASK_KINDS
@@ -35,11 +35,31 @@ def load_suite(path: Path | str, overrides: Sequence[str] = (), limit: int | Non
     Raises:
         RecipeError: when the suite is wrong or a file it names is not there.
     """
-    suite = load_recipe(path, SuiteConfig, overrides, check=_kind_problems).recipe
+    return find_data(read_suite(path, overrides), limit)
+
+
+def read_suite(path: Path | str, overrides: Sequence[str] = ()) -> Loaded[SuiteConfig]:
+    """Read a suite file and check each task against its kind; data files are not looked for.
+
+    Raises:
+        RecipeError: naming every problem with its line.
+    """
+    return load_recipe(path, SuiteConfig, overrides, check=_kind_problems)
+
+
+def find_data(loaded: Loaded[SuiteConfig], limit: int | None = None) -> SuiteConfig:
+    """Return a suite with the paths of its data files found.
+
+    Raises:
+        RecipeError: when a task does not fit its kind, or a file is not there.
+    """
+    suite = loaded.recipe
+    if problems := _kind_problems(suite.model_dump(), lambda key: place(loaded.origins, key, loaded.path)):
+        raise RecipeError([problem.removeprefix(": ") for problem in problems], loaded.path)
     tasks = []
     for task in suite.tasks:
         elsewhere = task.data.startswith(CATALOG) or TASK_KINDS[task.kind].native
-        data = task.data if elsewhere else str(find_file(task.data, path))
+        data = task.data if elsewhere else str(find_file(task.data, loaded.path))
         tasks.append(task.model_copy(update={"data": data, "limit": _smaller(task.limit, limit)}))
     return suite.model_copy(update={"tasks": tasks})
 

@@ -6,7 +6,6 @@ share of candidates that pass are assumed: they are the constants below. A forec
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import random
@@ -20,6 +19,7 @@ from typing import Any
 
 from gra.config.committee import MemberConfig
 from gra.config.synthesis import FormatConstraintsConfig, SynthesisRecipe, committee_of, members_of
+from gra.core.background import run
 from gra.core.concurrency import at_once
 from gra.core.hardware import gpu_memory_gb
 from gra.core.progress import View
@@ -62,7 +62,7 @@ def mock_run(job: Job, seeds: Sequence[Seed]) -> ObservedCosts:
     """Return assumed costs of a recipe, without asking a model."""
     with TemporaryDirectory() as folder:
         ledger = Path(folder) / "ledger.sqlite"
-        asyncio.run(_run(replace(job, decontaminator=None), seeds, ledger))  # decontamination asks no model
+        run(_run(replace(job, decontaminator=None), seeds, ledger))  # decontamination asks no model
         found = read_costs(ledger, job.recipe.name, "a mock run on stub models")
     return replace(_timed(found, job.recipe), measured=False)
 

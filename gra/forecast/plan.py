@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
 
-from gra.config.loader import load_recipe
+from gra.config.experiment import ExperimentRecipe
+from gra.config.loader import Loaded, load_recipe
 from gra.config.synthesis import SynthesisRecipe, committee_of, members_of
 from gra.core.errors import DataError, RecipeError
 from gra.core.progress import View
@@ -114,7 +116,7 @@ class Planned:
 
 
 def make_plan(
-    recipe: Path,
+    recipe: Path | Loaded[Any],
     overrides: Sequence[str],
     runs: Path,
     past: Path | None,
@@ -139,8 +141,11 @@ def make_plan(
         raise RecipeError("--from and --sample exclude each other; give one of them")
     if sample is not None and sample < 1:
         raise RecipeError(f"--sample takes a number of candidates, at least 1, not {sample}")
-    experiment = load_experiment(recipe, overrides, runs) if is_experiment(recipe) else None
-    folder, jobs = _jobs(recipe, overrides, runs, experiment, permission, create=sample is not None)
+    if isinstance(recipe, Path):
+        recipe = load_recipe(recipe, ExperimentRecipe if is_experiment(recipe) else SynthesisRecipe, overrides)
+    whole = isinstance(recipe.recipe, ExperimentRecipe)
+    experiment = load_experiment(recipe, overrides, runs) if whole else None
+    folder, jobs = _jobs(recipe, runs, experiment, permission, create=sample is not None)
     duplicates = _sample(jobs, sample, folder) if sample is not None else {}
     memory = memory_plan([job.recipe for job in jobs])
     planned = [_arm(job, past, sample, duplicates.get(job.recipe.name, [])) for job in jobs]
@@ -157,8 +162,7 @@ def make_plan(
 
 
 def _jobs(
-    recipe: Path,
-    overrides: Sequence[str],
+    loaded: Loaded[SynthesisRecipe],
     runs: Path,
     experiment: ExperimentPlan | None,
     permission: Permission | None,
@@ -167,7 +171,6 @@ def _jobs(
 ) -> tuple[RunFolder, list[Job]]:
     """Return the run's folder and the arms that the run will make."""
     if experiment is None:
-        loaded = load_recipe(recipe, SynthesisRecipe, overrides)
         folder = RunFolder(runs / loaded.recipe.name)
         return folder, [make_job(loaded, folder, read_suite=suite_items, create=create, permission=permission)]
     folder = experiment.folder.create() if create else experiment.folder

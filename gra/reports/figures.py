@@ -107,9 +107,10 @@ def _inline(svg: str, name: str, caption: str) -> str:
 def _figure(height: float, **options: Any) -> Figure:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(_WIDTH, height), layout="constrained", **options)
-    figure.get_layout_engine().set(wspace=0.06)  # labels of neighboring axes stay apart
-    return figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    # The space keeps labels of neighboring axes apart.
+    return Figure(figsize=(_WIDTH, height), layout=ConstrainedLayoutEngine(wspace=0.06), **options)
 
 
 def forest(differences: Sequence[PlottedDifference], labels: Sequence[str], margin: float) -> Figure:

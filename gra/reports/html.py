@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import gra
 from gra.core.files import atomic_path
 from gra.core.progress import duration
 from gra.core.types import DIMENSIONS
+from gra.core.version import __version__
 from gra.reports import figures
 from gra.reports import statistics as tally
 from gra.reports import text as prose
@@ -115,7 +115,7 @@ def _content(contents: RunContents, folder: Path, title: str, command: str) -> d
         "missing_models": {n: why for arm in contents.arms for n, why in arm.facts.get("missing_models", {}).items()},
         "versions": _versions(contents),
         "prompts": {n: d for arm in contents.arms for n, d in arm.facts.get("prompts", {}).items()},
-        "gra_version": gra.__version__,
+        "gra_version": __version__,
     }
     return content | {"sections": _sections(content)}
 

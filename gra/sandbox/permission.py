@@ -1,14 +1,15 @@
 """Represent the user's permission to run code that models wrote.
 
-Only the command lines (`--allow-code-execution`) and an experiment's recipe (`allow_code_execution: true`) may make it;
-a test counts these places. Suites, synthesis recipes and datasets may not, because they travel between people.
+Three kinds of places may make one, and a test checks it: the command lines (`--allow-code-execution`), the recipe of an
+experiment (`allow_code_execution: true`), and calls from Python (`allow_code_execution=True`). Suites, synthesis
+recipes and datasets cannot, because they travel between people.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gra.core.errors import GraError
+from gra.core.errors import ExitCode, GraError
 
 FLAG = "--allow-code-execution"
 KEY = "allow_code_execution"
@@ -17,7 +18,7 @@ KEY = "allow_code_execution"
 class CodeExecutionRefused(GraError):
     """Raised when code of a model would have to run without permission; nothing was spent."""
 
-    exit_code = 2
+    exit_code = ExitCode.WRONG_INPUT
 
 
 @dataclass(frozen=True, slots=True)

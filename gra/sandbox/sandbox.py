@@ -24,8 +24,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-import gra
-from gra.core.errors import EngineUnavailable, GraError
+from gra.core.errors import EngineUnavailable, ExitCode, GraError
 from gra.sandbox import bubblewrap
 from gra.sandbox.job import Isolation, Limits, SandboxJob, SandboxOutcome, Verdict
 from gra.sandbox.permission import Permission
@@ -34,7 +33,7 @@ from gra.sandbox.removal import remove_tree
 SANDBOX_VERSION = 2  # raise when the same job would get another verdict
 ENVIRONMENT_VARIABLE = "GRA_SANDBOX"
 _log = logging.getLogger(__name__)
-_PACKAGE = Path(gra.__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 # The package's folder last: what it holds besides must not stand before the standard library. No site-packages, no
 # user's folder. The only variable makes the order of sets, and so verdicts, the same in every run.
 _START = "import sys; sys.path.append(sys.argv[1]); from gra.sandbox.launcher import main; main()"
@@ -52,7 +51,7 @@ class SandboxBroken(EngineUnavailable):
 class SandboxUnavailable(GraError):
     """The isolation that was asked for cannot be had here; nothing was run."""
 
-    exit_code = 2
+    exit_code = ExitCode.WRONG_INPUT
 
 
 class IsolationChoice(StrEnum):

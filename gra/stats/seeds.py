@@ -24,9 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from gra.stats.paired import Estimate, cluster_sums
 
 
-def with_seed_variance(
-    estimate: Estimate, *arms: ArrayLike, clusters: Sequence[Hashable] | None = None
-) -> Estimate:
+def with_seed_variance(estimate: Estimate, *arms: ArrayLike, clusters: Sequence[Hashable] | None = None) -> Estimate:
     """Add the variance between training seeds to an estimate.
 
     An arm with one seed adds nothing: the estimate then speaks about that checkpoint only. The seeds of all arms are
@@ -77,4 +75,4 @@ def _interaction(table: NDArray[np.float64], clusters: Sequence[Hashable] | None
     count = sums.shape[1]
     if count < 2:
         return 0.0
-    return float((sums**2).sum()) * count / (count - 1) / (len(table) - 1) / table.shape[1] ** 2
+    return float((sums**2).sum() * count / (count - 1) / (len(table) - 1) / table.shape[1] ** 2)

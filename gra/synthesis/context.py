@@ -79,6 +79,8 @@ class SynthesisContext:
             quietly: whether to count the candidate only, because an earlier start has reported it.
         """
         self.registry.first_candidate_ended.set()
+        if self.job.on_candidate is not None:
+            self.job.on_candidate(candidate)
         self.ended[candidate.state] += 1
         past = steps(candidate)
         self.gates.update({step: past[step] for step in taken_by(self.recipe)})

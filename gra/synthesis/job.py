@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,7 @@ from gra.config.loader import Loaded
 from gra.config.synthesis import SynthesisRecipe, committee_of
 from gra.core.hashing import digest, file_digest
 from gra.core.run_folder import RunFolder
+from gra.core.types import Candidate
 from gra.data.seeds.hub import find_seeds
 from gra.data.seeds.load import Seeds, load_seeds
 from gra.sandbox.permission import Permission
@@ -43,6 +44,7 @@ class Job:
     Attributes:
         permission: to run code that a model wrote.
         decontaminator: searches for test items, where the recipe names a suite.
+        on_candidate: called with every candidate in its state after the gate, also when it was recorded before.
     """
 
     loaded: Loaded[SynthesisRecipe]
@@ -50,6 +52,7 @@ class Job:
     ledger: Path
     permission: Permission | None = None
     decontaminator: Decontaminator | None = None
+    on_candidate: Callable[[Candidate], None] | None = None
 
     @property
     def recipe(self) -> SynthesisRecipe:

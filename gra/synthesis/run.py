@@ -11,6 +11,7 @@ from typing import Any
 
 from gra.config.loader import Loaded
 from gra.config.synthesis import SynthesisRecipe, committee_of, members_of
+from gra.core.background import run
 from gra.core.concurrency import at_once
 from gra.core.errors import BudgetExhausted, DataError, GraError, NoRows, user_path
 from gra.core.progress import View
@@ -51,7 +52,7 @@ def run_jobs(jobs: Sequence[Job], view: View, logs: Path, group: str | None = No
             view.note(f"  {job.recipe.name}: already made, {done['states']['accepted']} rows")
             finished[job.recipe.name] = done
     if open_jobs:
-        asyncio.run(_run(open_jobs, registry, view, logs, group, finished))
+        run(_run(open_jobs, registry, view, logs, group, finished))
     return finished
 
 
@@ -90,7 +91,7 @@ def run_sample(jobs: Sequence[Job], count: int, view: View, logs: Path) -> dict[
         return {job.recipe.name: duplicates for job, duplicates in zip(jobs, found, strict=True)}
 
     registry = find_models([job.recipe for job in jobs], view)
-    return asyncio.run(sample())
+    return run(sample())
 
 
 @asynccontextmanager

@@ -14,7 +14,7 @@ from scripted_run import make_recipe, write_job
 from synthesised import command
 from training_tiny import PAIRS, make_student, row, write_recipe, write_rows
 
-from gra.cli import evaluate as cli
+from gra.api.evaluation import default_name
 from gra.cli.train import main as train_main
 from gra.core.run_folder import RunFolder
 
@@ -137,7 +137,7 @@ def test_a_model_without_a_name_is_called_what_a_folder_can_be(
 ) -> None:
     (tmp_path / "runs" / "here").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "runs" / "here")
-    assert cli._default_name(model, None if adapter is None else Path(adapter)) == name
+    assert default_name(model, None if adapter is None else Path(adapter)) == name
 
 
 def test_a_recipe_whose_seeds_give_nobody_two_parents(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -263,8 +263,8 @@ def test_the_command_line(base: Path, tmp_path: Path, capsys: pytest.CaptureFixt
         ({"--device": "cuda"}, 4, "PyTorch sees no GPU; use `--device cpu`"),
         ({"--adapter": "nowhere"}, 2, "holds neither an adapter"),
         ({"--adapter": "."}, 2, "holds neither an adapter"),
-        ({"--limit": "0"}, 2, "not a whole number above 0"),
-        ({"--data-folder": "x"}, 2, "unrecognized arguments"),
+        ({"--limit": "0"}, 2, "should be greater than or equal to 1"),
+        ({"--data-folder": "x"}, 2, "No such option: --data-folder"),
     ],
 )
 def test_mistakes_on_the_command_line(

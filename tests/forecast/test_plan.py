@@ -13,7 +13,7 @@ import pytest
 from scripted_run import WordEmbedder, answer_by_content, fake_resolve, make_recipe, write_job
 from synthesised import command
 
-from gra.cli.plan import screen, to_json
+from gra.api.costs import screen, to_json
 from gra.engines.broker import EnginePool
 from gra.engines.mock import MockEngine
 from gra.engines.types import ModelId

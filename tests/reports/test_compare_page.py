@@ -12,7 +12,7 @@ import pytest
 from evaluation_tiny import INSTRUCTIONS, QUESTIONS
 from recorded_runs import MakeRun
 
-from gra.cli.evaluate import main_compare
+from gra.cli.compare import main_compare
 from gra.core.errors import Mismatch
 from gra.core.run_folder import RunFolder
 from gra.data.contamination import SuiteItem
@@ -168,7 +168,7 @@ def test_everything_from_the_command_line(
     a, b = make_run("a", range(20)), make_run("b", range(30), generation={"max_new_tokens": 7})
     clean = check(tmp_path / "check", "nothing of the kind")
     flags = ["--anyway", "--published", "--contamination", str(clean), "--output", str(tmp_path / "out"), "--json"]
-    main_compare([str(a), str(b), *flags], page=write_page)
+    main_compare([str(a), str(b), *flags])
     shown = capsys.readouterr()
     content = json.loads(shown.out)
     assert content["published"]["differs"] == content["published"]["arms"] == {}

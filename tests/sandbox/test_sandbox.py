@@ -48,14 +48,14 @@ def test_missing_permission_is_refused_with_the_remedy() -> None:
     assert require(given_one, "anything") is given_one
 
 
-def test_only_the_command_line_and_a_recipe_make_permissions() -> None:
+def test_only_callers_and_a_recipe_make_permissions() -> None:
     makers = {
         path.relative_to(PACKAGE).as_posix()
         for path in PACKAGE.rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Permission"
     }
-    assert makers == {"cli/main.py", "cli/plan.py", "cli/evaluate.py", "experiment.py"}
+    assert makers == {"api/synthesis.py", "cli/options.py", "experiment.py"}
 
 
 # ---- what it says about itself ------------------------------------------------------------------------------

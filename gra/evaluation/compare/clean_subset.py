@@ -13,14 +13,14 @@ from typing import Any
 from gra.core.errors import Mismatch
 from gra.data.contamination.report import read_items_found
 from gra.evaluation.compare.paired import difference, figures, item_scores, proportion
-from gra.evaluation.compare.runs import Run
+from gra.evaluation.compare.runs import ScoredRun
 from gra.stats import paired as stats
 
 Seen = Mapping[tuple[str, str], str]
 _WORST = ("clean", "suspect", "contaminated")
 
 
-def read_checks(folders: Sequence[Path], run: Run) -> dict[tuple[str, str], str]:
+def read_checks(folders: Sequence[Path], run: ScoredRun) -> dict[tuple[str, str], str]:
     """The worst verdict of any check for every item of the run, by (task, item).
 
     Raises:
@@ -43,7 +43,7 @@ def read_checks(folders: Sequence[Path], run: Run) -> dict[tuple[str, str], str]
     return seen
 
 
-def add(content: dict[str, Any], arms: Mapping[str, Sequence[Run]], seen: Seen, folders: Sequence[Path]) -> None:
+def add(content: dict[str, Any], arms: Mapping[str, Sequence[ScoredRun]], seen: Seen, folders: Sequence[Path]) -> None:
     """Put `contamination` and the `clean` figures of every arm and pair into compare.json's content."""
     tasks: dict[str, Any] = {}
     clean: dict[str, list[str]] = {}

@@ -40,7 +40,7 @@ from gra.evaluation.compare import clean_subset as clean
 from gra.evaluation.compare.disagreements import FLIPS, flips, samples, write_flips
 from gra.evaluation.compare.paired import difference, figures, item_scores, proportion
 from gra.evaluation.compare.published import beside
-from gra.evaluation.compare.runs import Run, differences, read_run, shared
+from gra.evaluation.compare.runs import ScoredRun, differences, read_run, shared
 from gra.evaluation.compare.tables import markdown, table
 from gra.evaluation.results import by_category
 from gra.stats import paired as stats
@@ -154,13 +154,17 @@ def _list(paths: Path | Sequence[Path]) -> Sequence[Path]:
     return [paths] if isinstance(paths, Path) else paths
 
 
-def _on_shared_items(arms: Mapping[str, Sequence[Run]]) -> dict[str, list[Run]]:
+def _on_shared_items(arms: Mapping[str, Sequence[ScoredRun]]) -> dict[str, list[ScoredRun]]:
     cut = iter(shared([run for group in arms.values() for run in group]))
     return {name: [next(cut) for _ in group] for name, group in arms.items()}
 
 
 def _write(
-    comparison: Comparison, runs: Iterable[Run], flipped: Sequence[Mapping[str, Any]], output: Path, page: Page | None
+    comparison: Comparison,
+    runs: Iterable[ScoredRun],
+    flipped: Sequence[Mapping[str, Any]],
+    output: Path,
+    page: Page | None,
 ) -> None:
     folder = RunFolder(output).create()
     write_json(folder / "compare.json", comparison.to_json())
@@ -174,13 +178,13 @@ def _write(
     folder.record("comparison", section, files)
 
 
-def _arm(runs: Sequence[Run]) -> dict[str, Any]:
+def _arm(runs: Sequence[ScoredRun]) -> dict[str, Any]:
     tasks = {task: _arm_task(runs, task) for task in runs[0].tasks}
     overall = {"mean": sum(task["mean"] for task in tasks.values()) / len(tasks)}
     return {"runs": [str(run.path) for run in runs], "seeds": len(runs), "overall": overall, "tasks": tasks}
 
 
-def _arm_task(runs: Sequence[Run], task: str) -> dict[str, Any]:
+def _arm_task(runs: Sequence[ScoredRun], task: str) -> dict[str, Any]:
     rows = runs[0].tasks[task]
     figures = runs[0].results["tasks"][task]
     groups = by_category(rows.values())
@@ -205,7 +209,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _pair(arms: Mapping[str, Sequence[Run]], arm: str, reference: str, against: str) -> dict[str, Any]:
+def _pair(arms: Mapping[str, Sequence[ScoredRun]], arm: str, reference: str, against: str) -> dict[str, Any]:
     """Differences of one arm to one reference, without verdicts; `_estimate` is dropped when they are judged."""
     ours, theirs = arms[arm], arms[reference]
     tasks: dict[str, Any] = {}
@@ -240,7 +244,7 @@ def _judge(pairs: Sequence[dict[str, Any]], margin: float) -> None:
 
 
 def _notes(
-    arms: Mapping[str, Sequence[Run]], pairs: Sequence[Mapping[str, Any]], differing: Sequence[str]
+    arms: Mapping[str, Sequence[ScoredRun]], pairs: Sequence[Mapping[str, Any]], differing: Sequence[str]
 ) -> list[str]:
     notes = [f"NOT COMPARABLE: {what}; only items that all runs have are shown." for what in differing]
     single = [name for name, runs in arms.items() if len(runs) == 1 and name != "untuned"]

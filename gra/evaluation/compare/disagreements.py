@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gra.core.files import atomic_path
-from gra.evaluation.compare.runs import Run
+from gra.evaluation.compare.runs import ScoredRun
 
 FLIPS = "flips.parquet"
 _TEXTS = ("arm", "reference", "against", "task", "item", "category", "question", "outcome", "contamination")
@@ -23,7 +23,7 @@ _SCHEMA = pa.schema(
 
 
 def flips(
-    arms: Mapping[str, Sequence[Run]], pairs: Sequence[Mapping[str, Any]], seen: Mapping[tuple[str, str], str]
+    arms: Mapping[str, Sequence[ScoredRun]], pairs: Sequence[Mapping[str, Any]], seen: Mapping[tuple[str, str], str]
 ) -> Iterator[dict[str, Any]]:
     """Every item that an arm wins or loses against a reference; texts are those of each arm's first seed.
 

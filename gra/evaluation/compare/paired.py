@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gra.evaluation.compare.runs import Run
+from gra.evaluation.compare.runs import ScoredRun
 from gra.stats import paired as stats
 from gra.stats.paired import Estimate
 from gra.stats.seeds import with_seed_variance
 
 
-def item_scores(runs: Sequence[Run], task: str, items: Sequence[str]) -> NDArray[np.float64]:
+def item_scores(runs: Sequence[ScoredRun], task: str, items: Sequence[str]) -> NDArray[np.float64]:
     """Item scores, shape [seeds, items]."""
     return np.array([[run.tasks[task][item]["score"] for item in items] for run in runs], dtype=np.float64)
 
@@ -26,7 +26,9 @@ def proportion(scores: NDArray[np.float64]) -> dict[str, Any]:
     return {"n": scores.shape[1], "mean": mean, "low": low, "high": high}
 
 
-def difference(ours: Sequence[Run], theirs: Sequence[Run], task: str, items: Sequence[str]) -> dict[str, Any]:
+def difference(
+    ours: Sequence[ScoredRun], theirs: Sequence[ScoredRun], task: str, items: Sequence[str]
+) -> dict[str, Any]:
     """One arm against another on these items: interval, p, wins and losses; no verdict yet."""
     a, b = item_scores(ours, task, items), item_scores(theirs, task, items)
     # An item without a cluster, as in records from before there were any, is one of its own.

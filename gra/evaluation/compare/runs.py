@@ -15,7 +15,7 @@ Rows = dict[str, Mapping[str, Any]]  # by item id
 
 
 @dataclass(frozen=True)
-class Run:
+class ScoredRun:
     """One finished evaluation: its figures, and its rows by task and item."""
 
     path: Path
@@ -23,7 +23,7 @@ class Run:
     tasks: dict[str, Rows]
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: Path) -> ScoredRun:
     """A run whose files are as they were written.
 
     Raises:
@@ -35,10 +35,10 @@ def read_run(path: Path) -> Run:
     tasks: dict[str, Rows] = {}
     for row in read_records(path):
         tasks.setdefault(row["task"], {})[row["item"]] = row
-    return Run(path, results, tasks)
+    return ScoredRun(path, results, tasks)
 
 
-def differences(runs: Sequence[Run]) -> list[str]:
+def differences(runs: Sequence[ScoredRun]) -> list[str]:
     """What keeps the others from being compared with the first run, in words; empty when nothing does."""
     first, found = runs[0], []
     for other in runs[1:]:
@@ -47,7 +47,7 @@ def differences(runs: Sequence[Run]) -> list[str]:
     return found
 
 
-def shared(runs: Sequence[Run]) -> list[Run]:
+def shared(runs: Sequence[ScoredRun]) -> list[ScoredRun]:
     """The runs with those tasks and items only that all of them have, in the order of the first.
 
     Raises:
@@ -65,7 +65,7 @@ def shared(runs: Sequence[Run]) -> list[Run]:
     ]
 
 
-def _differing(one: Run, two: Run) -> list[str]:
+def _differing(one: ScoredRun, two: ScoredRun) -> list[str]:
     found = []
     settings = (one.results["decoding"], two.results["decoding"])
     for key in sorted({*settings[0], *settings[1]}):

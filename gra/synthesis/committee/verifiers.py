@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Protocol
 
 from gra.checks import answers, arithmetic, instruction_constraints
 from gra.checks import format as format_checks
-from gra.config.review import VerifierConfig
+from gra.config.review import VERIFIER_KINDS, VerifierConfig
 from gra.core.concurrency import together
 from gra.core.errors import RecipeError
 from gra.core.types import VERIFIER_MODE_IN_FILES, Abstained, Candidate, Verified, VerifierMode
@@ -96,6 +96,8 @@ _MAKERS: dict[str, Maker] = {}
 def register(kind: str, maker: Maker) -> None:
     """Make verifiers of a kind with `maker` from now on."""
     _MAKERS[kind] = maker
+    if kind not in VERIFIER_KINDS:
+        VERIFIER_KINDS.append(kind)
 
 
 def make_verifiers(
@@ -298,6 +300,7 @@ register("math", ArithmeticVerifier)
 register("format", FormatVerifier)
 register("consistency", ConsistencyVerifier)
 register("tests", UnitTestVerifier)
+BUILT_IN_VERIFIERS = frozenset(_MAKERS)
 
 
 class VerifierCounts:

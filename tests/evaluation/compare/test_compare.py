@@ -10,7 +10,7 @@ import pytest
 from recorded_runs import MakeRun
 from rich.console import Console
 
-from gra.cli.evaluate import main_compare
+from gra.cli.compare import main_compare
 from gra.core.errors import DataError, Mismatch, RecipeError
 from gra.core.run_folder import RunFolder
 from gra.evaluation.compare.compare import Comparison, compare

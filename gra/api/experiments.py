@@ -1,0 +1,35 @@
+"""Run a whole experiment from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from gra.api.failures import raising_gra_errors
+from gra.api.recipes import RecipeLike, as_loaded
+from gra.api.runs import PathLike, Run
+from gra.config.experiment import ExperimentRecipe
+from gra.experiment import load_experiment
+from gra.experiment import run_experiment as run
+
+
+def run_experiment(recipe: RecipeLike, overrides: Sequence[str] = (), *, runs: PathLike = "runs") -> Run:
+    """Do the whole job: a dataset for each arm, students, evaluations, the comparison and the report.
+
+    The same call goes on where an interrupted one stopped. Each student is trained in a process of its own.
+
+    Args:
+        recipe: the path of an experiment, an experiment made in Python, or a mapping of its keys.
+        overrides: texts `key.sub=value`, for a path.
+        runs: the folder that holds the run folders.
+
+    Returns:
+        The finished run, with its `arms`, `students`, `evaluations` and `comparison`.
+
+    Raises:
+        GraError: with the sentence of the command line.
+    """
+    with raising_gra_errors():
+        plan = load_experiment(as_loaded(recipe, ExperimentRecipe, overrides), overrides, Path(runs))
+        run(plan)
+        return Run(plan.folder.path)

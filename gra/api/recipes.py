@@ -1,0 +1,127 @@
+"""Recipes as callers give them: a file, a mapping of keys, or a recipe made in Python."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+import yaml
+
+from gra.config.experiment import ExperimentRecipe
+from gra.config.loader import Loaded
+from gra.config.loader import load_recipe as load_file
+from gra.config.section import KeyPath, Section
+from gra.config.suite import SuiteConfig
+from gra.config.synthesis import SynthesisRecipe
+from gra.config.training import TrainRecipe
+from gra.core.errors import RecipeError
+
+Recipe: TypeAlias = SynthesisRecipe | TrainRecipe | SuiteConfig | ExperimentRecipe
+RecipeLike: TypeAlias = str | os.PathLike[str] | Mapping[str, Any] | Section
+S = TypeVar("S", bound=Section)
+
+# The key that only a recipe of this kind has.
+_SCHEMAS: dict[str, type[Recipe]] = {
+    "arms": ExperimentRecipe, "tasks": SuiteConfig, "seeds": SynthesisRecipe, "model": TrainRecipe
+}  # fmt: skip
+_IN_PYTHON = "Python"
+# Files that a recipe names are looked for beside it, so a loaded recipe is remembered with its path.
+_LOADED: dict[int, tuple[weakref.ref[Section], Loaded[Any]]] = {}
+
+
+def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file of any kind and check it.
+
+    Args:
+        path: a YAML file: a synthesis or training recipe, a suite, or an experiment.
+        overrides: texts `key.sub=value`, checked like the values of the file.
+
+    Returns:
+        The recipe. To change it, load it again with overrides.
+
+    Raises:
+        RecipeError: naming every problem with file and line.
+    """
+    file = Path(path)
+    loaded = _load(file, _schema_of(file), overrides)
+    _remember(loaded)
+    return loaded.recipe
+
+
+def as_loaded(recipe: RecipeLike, schema: type[S], overrides: Sequence[str] = ()) -> Loaded[S]:
+    """Return a recipe with its path and the origin of every value.
+
+    Args:
+        recipe: the path of a file, a mapping of keys, a recipe made in Python, or what `load_recipe` returned.
+        schema: the kind that is wanted.
+        overrides: texts `key.sub=value`; for a file only.
+
+    Raises:
+        RecipeError: when the recipe is wrong or of another kind.
+    """
+    if isinstance(recipe, str | os.PathLike):
+        return _load(Path(recipe), schema, overrides)
+    if overrides:
+        raise RecipeError("overrides are for a recipe file; give a path, or set the values where the recipe is made")
+    made = schema(**recipe) if isinstance(recipe, Mapping) else recipe
+    if not isinstance(made, schema):
+        raise RecipeError(f"this is a {type(made).__name__}; wanted here is a {schema.__name__} or the path of one")
+    known, loaded = _LOADED.get(id(made), (None, None))
+    if known is not None and known() is made:
+        assert loaded is not None
+        return loaded
+    return Loaded(made, Path(schema.__name__), _origins(made))
+
+
+def _load(path: Path, schema: type[S], overrides: Sequence[str]) -> Loaded[S]:
+    if schema is TrainRecipe:
+        from gra.training.options.trl_config import load_train_recipe
+
+        return load_train_recipe(path, overrides)  # type: ignore[return-value]
+    if schema is SuiteConfig:
+        from gra.evaluation.suite import read_suite
+
+        return read_suite(path, overrides)  # type: ignore[return-value]
+    return load_file(path, schema, overrides)
+
+
+def _schema_of(path: Path) -> type[Recipe]:
+    """Choose the schema by the keys of a file; one that cannot be read is described by the loader."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        content = None
+    found = dict(content) if isinstance(content, dict) else {}
+    if isinstance(base := found.get("extends"), str) and not _SCHEMAS.keys() & found.keys():
+        return _schema_of(path.parent / base)
+    return next((schema for key, schema in _SCHEMAS.items() if key in found), SynthesisRecipe)
+
+
+def _remember(loaded: Loaded[Recipe]) -> None:
+    key = id(loaded.recipe)
+
+    def forget(_: object, known: dict[int, Any] = _LOADED) -> None:
+        known.pop(key, None)
+
+    _LOADED[key] = (weakref.ref(loaded.recipe, forget), loaded)
+
+
+def _origins(recipe: Section) -> dict[KeyPath, str]:
+    """Mark the values that were given in Python; the others have the schema's defaults."""
+    origins: dict[KeyPath, str] = {}
+
+    def mark(value: Any, at: KeyPath) -> None:
+        if isinstance(value, Section):
+            for name in value.model_fields_set:
+                origins[(*at, name)] = _IN_PYTHON
+                mark(getattr(value, name), (*at, name))
+        elif isinstance(value, dict):
+            for name, item in value.items():
+                origins[(*at, name)] = _IN_PYTHON
+                mark(item, (*at, name))
+
+    mark(recipe, ())
+    return origins
