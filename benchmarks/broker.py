@@ -47,7 +47,7 @@ from gra.ledger.ledger import Ledger
 from gra.synthesis.candidate import candidate_id
 from gra.synthesis.committee.reviewer import score_schema
 from gra.synthesis.records import RecordedCandidates
-from gra.synthesis.rounds import Round
+from gra.synthesis.rounds.round import Round
 from gra.synthesis.summary import CandidateCounts
 
 T = TypeVar("T")

@@ -320,7 +320,7 @@ def read_candidates(path: Path) -> list[Candidate]:
             Candidate.from_json({name: value for name, value in row.items() if name not in _LINEAGE_ONLY})
             for row in rows
         ]
-    except (KeyError, TypeError) as error:  # records with other fields than a candidate has
+    except (KeyError, TypeError, ValueError) as error:  # records with other fields than a candidate has
         raise DataError(f"{path} is damaged ({error}); run the stage that writes it again") from None
 
 

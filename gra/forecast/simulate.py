@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from gra.forecast.observed_costs import COLUMNS, Floats, Key, ObservedCosts
 from gra.synthesis.call_names import WorkKind
-from gra.synthesis.rounds import admission
+from gra.synthesis.rounds.round import admission
 
 Bools = npt.NDArray[np.bool_]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.types import Candidate, State
 from gra.synthesis.committee.verifiers import passed
-from gra.synthesis.round_dedup import DUPLICATE_OF
+from gra.synthesis.rounds.dedup import DUPLICATE_OF
 
 PROGRAMS = "programs passed"  # left out where the recipe has no verifier
 CLEAN = "free of test items"  # left out where the recipe names no suite

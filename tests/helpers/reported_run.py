@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gra.core.files import write_json
+from gra.core.release_0_1 import read_rejected_at
 from gra.core.run_folder import RunFolder
 from gra.core.types import (
     CHECKS,
@@ -37,7 +38,7 @@ def review(name: str, score: float, comment: str = "") -> Review:
 def candidate(index: int, state: State, reason: str, **more: Any) -> Candidate:
     begun: dict[str, Any] = {
         "id": f"r1-{index:06d}", "round": 1, "index": index, "domain": ("qa", "math", "coding")[index % 3],
-        "state": state, "reason": reason, "generator": "ada", "reviewers": ("ben", "cy"), "adjudicator": "dot",
+        "state": state, "reason": reason, "rejected_at": read_rejected_at(reason), "generator": "ada", "reviewers": ("ben", "cy"), "adjudicator": "dot",
         "parents": ("qa-1", "qa-2"), "keywords": ("tide", "owl", "bread"), "instruction": f"Instruction {index}.",
         "usage": {"generator": Usage(2, 100, 20), "reviewer": Usage(4, 300, 8)}, "calls": ("k1", "k2"),
     }  # fmt: skip

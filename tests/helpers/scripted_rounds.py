@@ -28,7 +28,7 @@ from gra.ledger.budget import BudgetAccount
 from gra.synthesis.candidate import CandidateSettings, candidate_id
 from gra.synthesis.committee.members import make_members
 from gra.synthesis.committee.verifiers import make_verifiers
-from gra.synthesis.rounds import Round, grow
+from gra.synthesis.rounds.round import Round, grow
 
 fresh = itertools.count()
 

@@ -22,7 +22,7 @@ from gra.engines.mock import MockEngine
 from gra.engines.types import Call, Completion, Fault, Json, Text
 from gra.synthesis.best_of_n import pick_best
 from gra.synthesis.candidate import generate_candidate
-from gra.synthesis.rounds import grow
+from gra.synthesis.rounds.round import grow
 
 TOLD = Candidate("r1-000000", 1, 0, "qa", State.REJECTED, "response: mean score too low", mean=5.0)
 scores = st.none() | st.floats(0, 10)

@@ -20,6 +20,7 @@ from gra.core.types import Candidate, State
 from gra.core.vocabulary import FailureCause, RejectedAt
 from gra.data.export import read_candidates
 from gra.engines.types import Call, Completion, Fault, Text
+from gra.ledger.schema import seal_verdict
 from gra.synthesis.arms import in_rounds
 from gra.synthesis.committee.calls import MissingAnswers
 from gra.synthesis.run import run_stop
@@ -226,4 +227,6 @@ def test_verdicts_of_release_0_1_on_failed_servers_are_asked_again(tmp_path: Pat
         del record["story"]["unanswered"]
         record["story"]["settled"] = {k: v[:4] for k, v in record["story"]["settled"].items()}
         db.execute("UPDATE verdicts SET story = ? WHERE candidate = 'round-1'", (json.dumps(record),))
+        db.create_function("seal_verdict", 3, seal_verdict)
+        db.execute("UPDATE verdicts SET seal = seal_verdict(run, candidate, story)")
     assert synthesize(tmp_path / "old", rounds=TEN) == whole

@@ -15,7 +15,7 @@ from scripted_run import answer_by_content, make_recipe, make_seeds, said
 from gra.core.types import Candidate, State
 from gra.data.export import lineage_row, training_row
 from gra.engines.types import Call, Completion, Fault
-from gra.synthesis.quotas import Quotas, apportion, rows_by_domain
+from gra.synthesis.rounds.quotas import Quotas, apportion, rows_by_domain
 
 shares = st.dictionaries(st.text("abc", min_size=1, max_size=2), st.floats(0, 1000), min_size=1).filter(
     lambda given: sum(given.values()) > 0

@@ -30,9 +30,9 @@ from gra.data.dedup.greedy import greedy_dedup
 from gra.data.export import TRAIN_SCHEMA, lineage_row, training_row
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.types import Call, Completion, Fault
-from gra.synthesis import round_dedup
 from gra.synthesis.candidate import candidate_id, generate_candidate
-from gra.synthesis.rounds import Round, grow
+from gra.synthesis.rounds import dedup as round_dedup
+from gra.synthesis.rounds.round import Round, grow
 
 
 @pytest.fixture(scope="module")

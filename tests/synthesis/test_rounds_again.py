@@ -12,6 +12,7 @@ from scripted_run import WordEmbedder, answer_by_content, make_recipe, make_seed
 
 from gra.core.errors import DataError, EngineUnavailable
 from gra.engines.types import Call, Completion
+from gra.ledger.schema import seal_verdict
 
 
 def test_a_round_that_ended_is_not_gone_through_again(tmp_path: Path, monkeypatch) -> None:
@@ -53,8 +54,10 @@ def test_a_verdict_that_another_run_took_away_is_one_sentence(tmp_path: Path) ->
     path = tmp_path / "shared.sqlite"
     run(tmp_path, small(), 8, path=path)
     with sqlite3.connect(path) as db:
+        db.create_function("seal_verdict", 3, seal_verdict)
         db.execute("UPDATE verdicts SET story = replace(story, '\"scope\": \"', '\"scope\": \"of another ') "
                    "WHERE candidate = 'r1-000002'")  # fmt: skip
+        db.execute("UPDATE verdicts SET seal = seal_verdict(run, candidate, story)")
     with pytest.raises(DataError, match=r"the verdict on r1-000002 is no longer in .* give each its own `name`"):
         run(tmp_path, small(), 8, path=path)
 

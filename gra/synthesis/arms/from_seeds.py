@@ -16,7 +16,7 @@ from gra.synthesis.call_names import answer_id
 from gra.synthesis.candidate import reject
 from gra.synthesis.context import SynthesisContext
 from gra.synthesis.records import RecordedCandidates
-from gra.synthesis.rounds import is_unanswered
+from gra.synthesis.rounds.round import is_unanswered
 
 Make = Callable[[str, int, Seed], Awaitable[Candidate]]  # from id, index and seed
 _PASSES = 2  # candidates that infrastructure left unanswered are asked once more when all others have ended

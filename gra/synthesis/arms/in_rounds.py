@@ -21,9 +21,9 @@ from gra.synthesis.committee.members import Member
 from gra.synthesis.context import SynthesisContext
 from gra.synthesis.funnel import plain_reason
 from gra.synthesis.job import Job
-from gra.synthesis.quotas import rows_by_domain
 from gra.synthesis.records import ConcatenatedCandidates, RecordedCandidates
-from gra.synthesis.rounds import Round, RoundResult, grow
+from gra.synthesis.rounds.quotas import rows_by_domain
+from gra.synthesis.rounds.round import Round, RoundResult, grow
 
 _REASONS = 3  # the most frequent reasons that a note on a short round lists
 

@@ -11,7 +11,7 @@ from gra.synthesis.candidate import CandidateSettings, refine_seed
 from gra.synthesis.context import SynthesisContext
 from gra.synthesis.decontamination import decontaminate
 from gra.synthesis.records import CandidateSequence, ConcatenatedCandidates
-from gra.synthesis.rounds import is_unanswered
+from gra.synthesis.rounds.round import is_unanswered
 from gra.synthesis.setup import prepared_committee
 
 

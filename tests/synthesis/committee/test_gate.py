@@ -21,7 +21,7 @@ from gra.synthesis.candidate import CandidateSettings, generate_candidate
 from gra.synthesis.committee.gate import Gate, decide
 from gra.synthesis.committee.members import make_members
 from gra.synthesis.committee.roles import random_roles
-from gra.synthesis.rounds import grow
+from gra.synthesis.rounds.round import grow
 
 PAPER = ReviewConfig()
 SAMPLE = ReviewConfig(std="sample")

@@ -34,7 +34,7 @@ from gra.synthesis.committee.calls import CallRecorder
 from gra.synthesis.committee.members import Member, make_members
 from gra.synthesis.committee.verifiers import VerifierCounts, VerifierInput, VerifierResources, make_verifiers, versions
 from gra.synthesis.funnel import PROGRAMS, steps
-from gra.synthesis.rounds import grow
+from gra.synthesis.rounds.round import grow
 from gra.synthesis.summary import CandidateCounts
 
 fresh = itertools.count()

@@ -22,8 +22,8 @@ from gra.data.dedup.incremental import IncrementalDedup
 from gra.data.dedup.nearest import Matrix
 from gra.data.dedup.vectors import VectorFile
 from gra.data.embedder import Embedder
-from gra.synthesis.quotas import Quotas
 from gra.synthesis.records import Disposition, FinishedCandidate
+from gra.synthesis.rounds.quotas import Quotas
 
 _EMBED = 4096  # texts embedded at a time
 # Larger rounds do not look up the nearest neighbor of kept rows. The lookup compares all rows with all others: a minute

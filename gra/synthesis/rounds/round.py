@@ -26,9 +26,9 @@ from gra.engines.broker import Broker
 from gra.ledger.ledger import Ledger
 from gra.synthesis.call_names import candidate_id, index_of
 from gra.synthesis.candidate import CandidateSettings, Pool, domain_in_turn, eligible, generate_candidate
-from gra.synthesis.quotas import ROUND_FULL, Quotas
 from gra.synthesis.records import Disposition, FinishedCandidate, RecordedCandidates
-from gra.synthesis.round_dedup import RoundDedup
+from gra.synthesis.rounds.dedup import RoundDedup
+from gra.synthesis.rounds.quotas import ROUND_FULL, Quotas
 
 _FIRST = 4  # candidates begun at once at the start of a round
 # A round stops when so many times the candidates in flight have failed in a row for lack of an answer. One such wave

@@ -1,0 +1,1 @@
+"""Rounds of new samples: generation in candidate order, quotas and deduplication."""
