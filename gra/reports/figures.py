@@ -105,10 +105,10 @@ def _inline(svg: str, name: str, caption: str) -> str:
 
 def _figure(height: float, **options: Any) -> Figure:
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(_WIDTH, height), layout="constrained", **options)
-    figure.get_layout_engine().set(wspace=0.06)  # labels of neighboring axes stay apart
-    return figure
+    apart = ConstrainedLayoutEngine(wspace=0.06)  # so that labels of neighboring axes do not touch
+    return Figure(figsize=(_WIDTH, height), layout=apart, **options)
 
 
 def forest(differences: Sequence[PlottedDifference], labels: Sequence[str], margin: float) -> Figure:
