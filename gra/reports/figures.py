@@ -106,11 +106,10 @@ def _inline(svg: str, name: str, caption: str) -> str:
 
 def _figure(height: float, **options: Any) -> Figure:
     from matplotlib.figure import Figure
-
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    # The space keeps labels of neighboring axes apart.
-    return Figure(figsize=(_WIDTH, height), layout=ConstrainedLayoutEngine(wspace=0.06), **options)
+    apart = ConstrainedLayoutEngine(wspace=0.06)  # so that labels of neighboring axes do not touch
+    return Figure(figsize=(_WIDTH, height), layout=apart, **options)
 
 
 def forest(differences: Sequence[PlottedDifference], labels: Sequence[str], margin: float) -> Figure:

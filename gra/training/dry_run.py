@@ -13,10 +13,10 @@ from gra.config.training import TrainRecipe
 from gra.core.hashing import digest
 from gra.training.adapters import adapter_config, adapter_folder, lora_config
 from gra.training.data.dataset import Split
-from gra.training.data.methods import METHODS
 from gra.training.data.tokenize import Encoded, fingerprint, student_tokenizer
 from gra.training.launch import Launch
 from gra.training.memory import Shape, estimate, shape_of
+from gra.training.methods import METHODS
 from gra.training.model_fit import readable
 from gra.training.options.steps import effective_batch, packed_rows, steps
 from gra.training.options.trl_config import check_arguments

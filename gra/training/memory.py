@@ -16,6 +16,7 @@ from typing import Any
 from gra.config.training import TrainRecipe
 from gra.training.adapters import with_adapter
 from gra.training.launch import Launch
+from gra.training.methods import METHODS
 from gra.training.model_fit import empty_model
 
 _BUCKET = 500_000_000  # Elements in DeepSpeed's reduce and all-gather buffers.
@@ -180,9 +181,9 @@ def _optimiser_bytes(options: Mapping[str, Any], size: int) -> float:
 def _others(recipe: TrainRecipe, shape: Shape, launch: Launch, teacher: Shape | None) -> dict[str, float]:
     """Return the bytes of models beside the student: DPO's frozen reference, or the teacher."""
     shard = launch.processes if launch.strategy == "zero3" else 1
-    if recipe.method == "preference" and not recipe.adapts:
+    if METHODS[recipe.method].has_reference and not recipe.adapts:
         return {"reference": (2 if launch.deepspeed or recipe.model.dtype == "bfloat16" else 4) * shape.total / shard}
-    if recipe.method == "preference" and recipe.model.adapter is not None:
+    if METHODS[recipe.method].has_reference and recipe.model.adapter is not None:
         return {"reference": 4.0 * shape.trained}
     if teacher is not None and recipe.teacher is not None:
         return {"teacher": (2 if recipe.teacher.dtype == "bfloat16" else 4) * teacher.total / shard}
@@ -193,7 +194,7 @@ def _activations(
     recipe: TrainRecipe, options: Mapping[str, Any], shape: Shape, longest: int, residual: int
 ) -> dict[str, float]:
     """Return the bytes that the backward pass keeps of a micro-batch, and of the projection onto the vocabulary."""
-    rows = options.get("per_device_train_batch_size", 8) * (2 if recipe.method == "preference" else 1)
+    rows = options.get("per_device_train_batch_size", 8) * METHODS[recipe.method].answers
     tokens = rows * longest
     # Both norms keep their input, its float32 form and their bfloat16 output. Attention keeps queries, keys, values
     # and its output. The feed-forward part keeps the gate, its activation, the other branch and their product.

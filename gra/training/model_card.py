@@ -11,13 +11,7 @@ import yaml
 from gra.config.training import TrainRecipe
 from gra.core.files import write_text
 from gra.core.run_folder import environment
-
-_TAGS = {"sft": "sft", "preference": "dpo", "distill": "distillation"}
-_LEARNT = {
-    "sft": "on prompt-completion rows; the loss is on the completion and its stop token only",
-    "preference": "on pairs of a better and a worse answer (DPO)",
-    "distill": "on its own answers to prompts, with the next-token probabilities of a teacher as the target",
-}
+from gra.training.methods import METHODS
 
 
 def write_card(output: Path, recipe: TrainRecipe, section: Mapping[str, Any], metrics: Mapping[str, Any]) -> Path:
@@ -38,7 +32,7 @@ def write_card(output: Path, recipe: TrainRecipe, section: Mapping[str, Any], me
         "library_name": "peft" if recipe.adapts else "transformers",
         "license": model["licence"],
         "pipeline_tag": "text-generation",
-        "tags": ["gra", _TAGS[recipe.method], "trl", *(["lora"] if recipe.adapts else [])],
+        "tags": ["gra", METHODS[recipe.method].tag, "trl", *(["lora"] if recipe.adapts else [])],
     }
     path = output / "README.md"
     body = "\n\n".join([_intro(recipe, model), _data(section, metrics), _numbers(metrics), _again(section)])
@@ -50,9 +44,10 @@ def _intro(recipe: TrainRecipe, model: Mapping[str, Any]) -> str:
     kind = "LoRA adapter" if recipe.adapts else "full fine-tune"
     template = recipe.model.chat_template or "the model's own chat template"
     licence = f"{model['licence']} ({model['licence_url']})" if model["licence_url"] else model["licence"]
+    method = METHODS[recipe.method].description
     teacher = f" The teacher is `{recipe.teacher.name}`." if recipe.teacher else ""
     return (
-        f"A {kind} of `{model['name']}` ({model['identity']}), trained with GRA {_LEARNT[recipe.method]}.{teacher} "
+        f"A {kind} of `{model['name']}` ({model['identity']}), trained with GRA {method}.{teacher} "
         f"Prompts are rendered with `{template}`; use the tokenizer in this "
         f"folder, it carries the template and the stop token. The base model's licence applies to this one: {licence}."
     )

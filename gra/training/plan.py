@@ -18,8 +18,8 @@ from gra.core.errors import DataError, Mismatch, RecipeError
 from gra.core.hashing import digest, file_digest
 from gra.training.adapters import adapter_folder, check_adapter
 from gra.training.data.dataset import Row, Split, split_rows
-from gra.training.data.methods import METHODS
 from gra.training.data.tokenize import Encoded, fingerprint, student_tokenizer
+from gra.training.methods import METHODS
 from gra.training.model_fit import (
     check_model,
     check_positions,
@@ -199,7 +199,7 @@ def check_teacher(loaded: Loaded[TrainRecipe], tokenizer: PreTrainedTokenizerBas
 
 def answer_room(recipe: TrainRecipe, options: Mapping[str, Any]) -> int:
     """Return the tokens that the trainer of `distill` writes after a prompt."""
-    return int(options.get("max_completion_length", 512)) if recipe.method == "distill" else 0
+    return int(options.get("max_completion_length", 512)) if METHODS[recipe.method].writes_answers else 0
 
 
 def model_name(model: Any) -> str:
@@ -251,7 +251,7 @@ def encode_split(
 
 def row_limit(recipe: TrainRecipe, options: Mapping[str, Any]) -> int | None:
     """Return the tokens that a row may have; the trainer of `distill` limits only the answers that it writes."""
-    limit: int | None = options.get("max_length", None if recipe.method == "distill" else 1024)
+    limit: int | None = options.get("max_length", None if METHODS[recipe.method].writes_answers else 1024)
     return limit
 
 

@@ -24,6 +24,7 @@ from gra.core.run_folder import MANIFEST, RunFolder
 from gra.training.adapters import adapter_folder
 from gra.training.checkpoints import Checkpoint, newest_whole, refuse_difference, remove_broken
 from gra.training.launch import Launch, command_after, launch_from_environment
+from gra.training.methods import METHODS
 from gra.training.model_card import write_card
 from gra.training.options.trl_config import build_arguments, check_arguments, on_cpu
 from gra.training.plan import TrainingPlan, load_student, make_plan, stop_rate_rows, use_all_cores
@@ -167,20 +168,9 @@ def _trainer(plan: TrainingPlan, arguments: Any, callbacks: list[Any]) -> Any:
     Raises:
         RecipeError: When TRL refuses the combination of model, data and options.
     """
-    from gra.training.trainers.sft import StudentTrainer, make_sft_trainer
-
     model = load_student(plan)
     try:
-        if plan.recipe.method == "distill":
-            from gra.training.trainers.distill import make_distill_trainer
-
-            return make_distill_trainer(plan, model, arguments, callbacks)
-        kind: type[Any] = StudentTrainer
-        if plan.recipe.method == "preference":
-            from gra.training.trainers.dpo import PreferenceTrainer
-
-            kind = PreferenceTrainer
-        return make_sft_trainer(kind, plan, model, arguments, callbacks)
+        return METHODS[plan.recipe.method].make_trainer(plan, model, arguments, callbacks)
     except (ValueError, NotImplementedError) as error:
         raise RecipeError(f"TRL refuses to train this: {error}", plan.loaded.path) from error
 

@@ -23,10 +23,10 @@ def made(tmp_path: Path, student: Path, rows: Path, /, *overrides: str, **change
     """A trainer that has not begun."""
     from gra.training.options.trl_config import build_arguments
     from gra.training.plan import load_student, make_plan
-    from gra.training.trainers.sft import StudentTrainer, make_sft_trainer
+    from gra.training.trainers.sft import make_trainer
 
     plan = make_plan(load(write_recipe(tmp_path, student, rows, **changes), *overrides))
-    return make_sft_trainer(StudentTrainer, plan, load_student(plan), build_arguments(plan.loaded, tmp_path / "c"), [])
+    return make_trainer(plan, load_student(plan), build_arguments(plan.loaded, tmp_path / "c"), [])
 
 
 def test_resuming_gives_the_weights_of_an_uninterrupted_run(

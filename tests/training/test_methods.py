@@ -104,8 +104,8 @@ def test_preference_from_whole_weights(tmp_path: Path, student: Path, pairs: Pat
 
 def test_pairs_are_cut_dropped_and_counted(tmp_path: Path, student: Path) -> None:
     from gra.training.data.dataset import read_pairs
-    from gra.training.data.methods import METHODS
     from gra.training.data.tokenize import student_tokenizer
+    from gra.training.methods import METHODS
 
     long = [{"role": "assistant", "content": "b" * 200}]
     items = [row("a", "b"), row("a", "c"), row("a" * 300, "c")]
@@ -201,3 +201,18 @@ def test_gold_learns_from_another_vocabulary(tmp_path: Path, student: Path, rows
     metrics = train(recipe, tmp_path / "model")
     assert metrics["steps"] == 6
     assert RunFolder(tmp_path / "model").verify() >= 5
+
+
+def test_table_of_methods_names_what_there_is() -> None:
+    from importlib import import_module
+    from typing import get_args
+
+    import trl
+
+    from gra.config.training import TrainRecipe
+    from gra.training.methods import METHODS
+
+    assert tuple(METHODS) == get_args(TrainRecipe.model_fields["method"].annotation)
+    for spec in METHODS.values():
+        assert callable(import_module(spec.trainer_module).make_trainer)
+        assert hasattr(trl, spec.config)

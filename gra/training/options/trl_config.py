@@ -21,6 +21,7 @@ from gra.config.loader import Loaded, Where, load_recipe
 from gra.config.problems import did_you_mean, place
 from gra.config.training import TrainRecipe
 from gra.core.errors import RecipeError
+from gra.training.methods import METHODS
 from gra.training.options import option_tables as tables
 
 Options = dict[str, Any]
@@ -94,7 +95,7 @@ def _config_class(method: str, other_vocabulary: bool = False) -> Any:
         from trl.experimental.gold import GOLDConfig
 
         return GOLDConfig
-    return {"sft": trl.SFTConfig, "preference": trl.DPOConfig, "distill": trl.DistillationConfig}[method]
+    return getattr(trl, METHODS[method].config)
 
 
 def on_cpu(train: Mapping[str, Any]) -> bool:
@@ -126,7 +127,7 @@ def _problems_of_values(values: dict[str, Any], where: Where) -> list[str]:
 
     method = values.get("method", "sft")
     config = _config_class(
-        method if method in ("sft", "preference", "distill") else "sft",
+        method if isinstance(method, str) and method in METHODS else "sft",
         section("teacher").get("vocabulary") == "other",
     )
     holdout = section("data").get("holdout")

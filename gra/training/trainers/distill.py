@@ -14,22 +14,22 @@ from transformers import TrainerCallback
 from trl import DistillationTrainer
 
 from gra.training.plan import TrainingPlan
-from gra.training.trainers.sft import GraTrainer, make_sft_trainer
+from gra.training.trainers.sft import GraTrainer, trainer_of
 
 
 class SameVocabularyTrainer(GraTrainer, DistillationTrainer):  # type: ignore[misc]  # TRL is untyped
     """DistillationTrainer for a teacher with the student's vocabulary."""
 
 
-def make_distill_trainer(plan: TrainingPlan, model: Any, arguments: Any, callbacks: list[TrainerCallback]) -> Any:
-    """Return the trainer over prompts, with the teacher loaded."""
+def make_trainer(plan: TrainingPlan, model: Any, arguments: Any, callbacks: list[TrainerCallback]) -> Any:
+    """Return the trainer of `method: distill`, with the teacher loaded."""
     kind: type[Any] = SameVocabularyTrainer
     if not _one_vocabulary(plan):
         kind = _other_vocabulary_trainer()
         assert plan.teacher is not None
         arguments.use_uld_loss, arguments.teacher_tokenizer_name_or_path = True, str(plan.teacher.path)
     teacher = _load_teacher(plan, model)
-    return make_sft_trainer(kind, plan, model, arguments, callbacks, teacher_model=teacher)
+    return trainer_of(kind, plan, model, arguments, callbacks, teacher_model=teacher)
 
 
 def _one_vocabulary(plan: TrainingPlan) -> bool:

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from transformers import TrainerCallback
 from trl import DPOTrainer
 
-from gra.training.trainers.sft import GraTrainer
+from gra.training.plan import TrainingPlan
+from gra.training.trainers.sft import GraTrainer, trainer_of
 
 _REFERENCE = "ref"  # the name of TRL's copy of the adapter
 
@@ -30,3 +32,8 @@ class PreferenceTrainer(GraTrainer, DPOTrainer):  # type: ignore[misc]  # TRL is
 
         super()._save(output_dir, state_dict)
         shutil.rmtree(Path(output_dir or self.args.output_dir) / _REFERENCE, ignore_errors=True)
+
+
+def make_trainer(plan: TrainingPlan, model: Any, arguments: Any, callbacks: list[TrainerCallback]) -> Any:
+    """Return the trainer of `method: preference`."""
+    return trainer_of(PreferenceTrainer, plan, model, arguments, callbacks)

@@ -125,7 +125,7 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
             self._view.progress("train", state.global_step, state.max_steps, detail)
 
 
-def make_sft_trainer(
+def trainer_of(
     kind: type[GraTrainer],
     plan: TrainingPlan,
     model: Any,
@@ -156,3 +156,8 @@ def make_sft_trainer(
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def make_trainer(plan: TrainingPlan, model: Any, arguments: Any, callbacks: list[TrainerCallback]) -> Any:
+    """Return the trainer of `method: sft`."""
+    return trainer_of(StudentTrainer, plan, model, arguments, callbacks)

@@ -1,18 +1,13 @@
-"""Define each training method: how it reads files and encodes rows, and which trainer of TRL it uses.
-
-The method `sft` learns answers, and `preference` learns which of two answers is better (DPO). The method `distill`
-learns a teacher's next-token probabilities on answers that the student writes. See docs/training.md.
-"""
+"""Encode rows for the methods that do not train on prompt and answer alone: pairs, and prompts without an answer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gra.training.data.dataset import Row, read_pairs, read_rows
-from gra.training.data.tokenize import Encoded, encode, prompt_ids, show_row, tokenized
+from gra.training.data.dataset import Row
+from gra.training.data.tokenize import Encoded, prompt_ids, tokenized
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -56,15 +51,6 @@ class EncodedPrompts(Encoded):
     def counts(self) -> dict[str, int]:
         """Return counts as for rows; the loss is on answers that the trainer writes later."""
         return self._counts(sum(self.tokens), 0)
-
-
-@dataclass(frozen=True)
-class Method:
-    """How one method reads files, encodes rows and shows one of them."""
-
-    read: Callable[[Path], list[Row]]
-    encode: Callable[[Any, Sequence[Row], int | None, float], Encoded]
-    show: Callable[[Any, Any], str]
 
 
 def encode_pairs(
@@ -120,17 +106,12 @@ def encode_prompts(
     return encoded
 
 
-def _show_pair(tokenizer: Any, encoded: EncodedPairs) -> str:
+def show_pair(tokenizer: Any, encoded: EncodedPairs) -> str:
+    """Return one decoded pair, with the parts in the loss between marks."""
     prompt, chosen, rejected = (encoded.columns[f"{name}_ids"][0] for name in ("prompt", "chosen", "rejected"))
     return f"{tokenizer.decode(prompt)}⟦{tokenizer.decode(chosen)}⟧ rather than ⟦{tokenizer.decode(rejected)}⟧"
 
 
-def _show_prompt(tokenizer: Any, encoded: EncodedPrompts) -> str:
+def show_prompt(tokenizer: Any, encoded: EncodedPrompts) -> str:
+    """Return one decoded prompt, with a mark in place of the answer."""
     return f"{tokenizer.decode(prompt_ids(tokenizer, encoded.columns['prompt'][0]))}⟦the student's own answer⟧"
-
-
-METHODS = {
-    "sft": Method(read_rows, encode, show_row),
-    "preference": Method(read_pairs, encode_pairs, _show_pair),
-    "distill": Method(read_rows, encode_prompts, _show_prompt),
-}
