@@ -33,8 +33,8 @@ from truth_table import print_tables
 from gra.config.committee import MemberConfig
 from gra.config.review import ReviewConfig
 from gra.config.synthesis import SynthesisRecipe
-from gra.core.concurrency import together
 from gra.core.files import write_json
+from gra.core.processes.concurrency import together
 from gra.core.progress import View
 from gra.core.run_folder import environment
 from gra.core.types import Usage

@@ -26,8 +26,8 @@ from gra.core.errors import GraError, RecipeError
 from gra.core.files import write_text
 from gra.core.hardware import gpu_count
 from gra.core.progress import View
-from gra.core.resolved_recipe import RESOLVED
 from gra.core.run_folder import RunFolder
+from gra.core.stored.resolved_recipe import RESOLVED
 from gra.sandbox.permission import KEY, Permission, require
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ from gra.api.display import Displayed
 from gra.config.problems import did_you_mean
 from gra.core.errors import DataError, RecipeError
 from gra.core.files import atomic_path
-from gra.core.resolved_recipe import read_resolved_recipe
 from gra.core.run_folder import RunFolder
+from gra.core.stored.resolved_recipe import read_resolved_recipe
 from gra.core.types import Candidate
 from gra.data.export import SCHEMAS, read_candidates
 from gra.evaluation.compare.compare import Comparison

@@ -16,8 +16,8 @@ from gra.api.rows import rows_file
 from gra.api.runs import PathLike, Run
 from gra.config.loader import Loaded
 from gra.config.synthesis import SynthesisRecipe
-from gra.core.background import BackgroundCall
 from gra.core.errors import DataError
+from gra.core.processes.background import BackgroundCall
 from gra.core.progress import View
 from gra.core.run_folder import RunFolder
 from gra.core.types import Candidate, State

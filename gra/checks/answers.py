@@ -18,7 +18,7 @@ from functools import lru_cache
 
 from gra.checks.arithmetic import evaluate
 from gra.checks.signs import plain_formula, plain_signs
-from gra.core.bounded import BoundedFunction, LimitExceeded
+from gra.core.processes.bounded import BoundedFunction, LimitExceeded
 
 ANSWERS_VERSION = 2
 _MOST_CHARACTERS = 80  # of a formula that is compared
@@ -224,7 +224,7 @@ def _equal_formulas(one: str, two: str) -> bool:
 def formula_comparer() -> Callable[[str, str], bool]:
     """Return the function that compares two formulas with math-verify.
 
-    `gra.core.bounded` runs it in a child process.
+    `gra.core.processes.bounded` runs it in a child process.
     """
     from math_verify import parse, verify
 

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from gra.cli.options import RUNS, AsJson, examples, new_app, run_app
-from gra.core.plain_text import printable
+from gra.core.text.plain_text import printable
 
 script = new_app(help="Compare evaluated models, sample by sample.")
 

@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from gra.api.failures import find_gra_error, is_interrupt
 from gra.core.errors import ExitCode
-from gra.core.plain_text import printable
+from gra.core.text.plain_text import printable
 
 RESUME = "interrupted; run the same command again to go on from here"
 CODES = "Exit codes: " + "; ".join(f"{code.value} {code.meaning}" for code in ExitCode) + "."

@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 
 from gra.cli.exit import CODES, RESUME, entry
 from gra.core.errors import ExitCode
-from gra.core.plain_text import printable
+from gra.core.text.plain_text import printable
 from gra.sandbox.permission import FLAG, Permission
 
 RUNS = Path("runs")

@@ -1,1 +1,1 @@
-"""The nouns, the strict recipe, the ledger and the manifest: everything else stands on these."""
+"""Types, errors, run folder, files, hashing, progress and random draws: all other packages import these."""

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, get_args
 
-from gra.core.release_0_1 import read_failure_cause, read_rejected_at
+from gra.core.stored.release_0_1 import read_failure_cause, read_rejected_at
 from gra.core.vocabulary import FailureCause, RejectedAt
 
 CHECKS = ("reasonable", "complete", "clear")  # paper section 3.2: three binary criteria for an instruction

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any
 
 from gra.core.hashing import canonical_json
-from gra.core.thinking import split_thinking
+from gra.core.text.thinking import split_thinking
 from gra.engines.json_check import Affirm, affirm
 from gra.engines.types import (
     Answer,

@@ -25,7 +25,7 @@ from lm_eval.tasks import TaskManager
 from gra.config.suite import SuiteConfig, TaskConfig
 from gra.core.errors import DataError, EngineUnavailable, ModelUnavailable
 from gra.core.hashing import digest
-from gra.core.thinking import split_thinking
+from gra.core.text.thinking import split_thinking
 from gra.evaluation.lm_eval_data import local_datasets
 from gra.evaluation.model import ModelUnderTest
 from gra.evaluation.task import LoadedTask, Sample, SampleOutput, template_file

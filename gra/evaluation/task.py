@@ -16,7 +16,7 @@ from gra.config.loader import find_file
 from gra.config.suite import TaskConfig
 from gra.core.errors import DataError
 from gra.core.hashing import digest, file_digest
-from gra.core.thinking import split_thinking
+from gra.core.text.thinking import split_thinking
 from gra.evaluation.rows import Row, label_field, read_rows, text_field
 from gra.sandbox.permission import Permission, require
 from gra.sandbox.sandbox import Sandbox

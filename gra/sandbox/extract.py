@@ -15,7 +15,7 @@ import warnings
 from dataclasses import dataclass
 from typing import Literal
 
-from gra.core.thinking import split_thinking
+from gra.core.text.thinking import split_thinking
 
 How = Literal["fenced", "bare", "body"]
 

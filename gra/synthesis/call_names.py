@@ -25,7 +25,7 @@ ControlItemCall = Literal["good", "bad", "check"]
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class NamedWork:
     """Identify a piece of work: calls of the same kind and item are paid for together."""
 
     kind: WorkKind
@@ -76,9 +76,9 @@ def answer_id(arm: str, seed_id: str) -> str:
     return f"{arm}-{seed_id}"
 
 
-def read_name(name: str) -> Work | None:
+def read_name(name: str) -> NamedWork | None:
     """Return the work that calls of this name belong to, or None for a name of another form."""
     for kind, form in _FORMS:
         if found := form.fullmatch(name):
-            return Work(kind, found.groupdict().get("item", name))
+            return NamedWork(kind, found.groupdict().get("item", name))
     return None

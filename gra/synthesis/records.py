@@ -11,7 +11,7 @@ from dataclasses import astuple, dataclass, replace
 from typing import Any, Protocol
 
 from gra.core.errors import DataError
-from gra.core.release_0_1 import read_rejected_at
+from gra.core.stored.release_0_1 import read_rejected_at
 from gra.core.types import Candidate, State
 from gra.core.vocabulary import RejectedAt
 from gra.ledger.ledger import Ledger

@@ -11,9 +11,9 @@ from typing import Any
 
 from gra.config.loader import Loaded
 from gra.config.synthesis import SynthesisRecipe, committee_of, members_of
-from gra.core.background import run
-from gra.core.concurrency import at_once
 from gra.core.errors import BudgetExhausted, DataError, GraError, NoRows, user_path
+from gra.core.processes.background import run
+from gra.core.processes.concurrency import at_once
 from gra.core.progress import View
 from gra.core.run_folder import RunFolder
 from gra.core.vocabulary import StopReason

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from gra.core.bounded import BoundedFunction, LimitExceeded
 from gra.core.errors import EngineUnavailable
+from gra.core.processes.bounded import BoundedFunction, LimitExceeded
 
 # `eval` of a lambda is a function that the child can make for itself.
 EVAL = "builtins:eval"

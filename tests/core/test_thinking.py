@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gra.core.thinking import split_thinking
+from gra.core.text.thinking import split_thinking
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from gra.core.files import write_json
-from gra.core.release_0_1 import read_rejected_at
 from gra.core.run_folder import RunFolder
+from gra.core.stored.release_0_1 import read_rejected_at
 from gra.core.types import (
     CHECKS,
     DIMENSIONS,

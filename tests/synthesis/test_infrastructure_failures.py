@@ -15,7 +15,7 @@ from scripted_run import answer_by_content, make_recipe, write_job
 
 from gra.core.errors import BudgetExhausted, EngineUnavailable, NoRows
 from gra.core.progress import read_events
-from gra.core.release_0_1 import read_failure_cause, read_rejected_at
+from gra.core.stored.release_0_1 import read_failure_cause, read_rejected_at
 from gra.core.types import Candidate, State
 from gra.core.vocabulary import FailureCause, RejectedAt
 from gra.data.export import read_candidates

@@ -73,7 +73,7 @@ def test_half_a_surrogate_pair_is_named_with_its_row(tmp_path: Path) -> None:
 def test_a_line_that_is_too_long_or_no_text_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from functools import partial
 
-    from gra.core.lines import bounded_lines
+    from gra.core.text.lines import bounded_lines
     from gra.training.data import dataset
 
     monkeypatch.setattr(dataset, "bounded_lines", partial(bounded_lines, longest=200))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from gra.core.thinking import split_thinking
+from gra.core.text.thinking import split_thinking
 from gra.engines.openai_server.replies import (
     ChatReply,
     FinishKind,

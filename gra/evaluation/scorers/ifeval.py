@@ -14,9 +14,9 @@ from typing import Any
 from gra.checks.ifeval import VERIFIABLE_VERSION, broken, known, loosened
 from gra.config.problems import did_you_mean
 from gra.config.suite import TaskConfig
-from gra.core.bounded import BoundedFunction, LimitExceeded
 from gra.core.errors import DataError
 from gra.core.hashing import digest
+from gra.core.processes.bounded import BoundedFunction, LimitExceeded
 from gra.evaluation.rows import Row
 from gra.evaluation.task import LoadedTask, Sample, SampleScore, TaskKind, common_fields
 
@@ -79,7 +79,7 @@ def _judge(program: str) -> BoundedFunction:
 
 
 def open_judge(program: str) -> Callable[[Instructions, str], dict[str, Any]]:
-    """Return the function that applies IFEval's instructions; `gra.core.bounded` runs it in a child process.
+    """Return the function that applies IFEval's instructions; `gra.core.processes.bounded` runs it in a child process.
 
     Args:
         program: "lm-eval" or "gra".

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 
 from gra.config.synthesis import SynthesisRecipe
-from gra.core.concurrency import at_once
 from gra.core.errors import BudgetExhausted
+from gra.core.processes.concurrency import at_once
 from gra.core.types import Candidate, Seed, State
 from gra.core.vocabulary import RejectedAt, StopReason
 from gra.synthesis.call_names import answer_id

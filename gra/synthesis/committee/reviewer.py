@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
-from gra.core.concurrency import together
+from gra.core.processes.concurrency import together
 from gra.core.types import CHECKS, InstructionReview, Review
 from gra.core.vocabulary import CallPurpose
 from gra.engines.types import Choice, Json, Likelihood

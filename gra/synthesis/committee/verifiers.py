@@ -20,8 +20,8 @@ from typing import Any, ClassVar, Protocol
 from gra.checks import answers, arithmetic, instruction_constraints
 from gra.checks import format as format_checks
 from gra.config.review import VERIFIER_KINDS, VerifierConfig
-from gra.core.concurrency import together
 from gra.core.errors import RecipeError
+from gra.core.processes.concurrency import together
 from gra.core.types import VERIFIER_MODE_IN_FILES, Abstained, Candidate, Verified, VerifierMode
 from gra.core.vocabulary import CallPurpose, FailureCause, RejectedAt
 from gra.engines.types import Text

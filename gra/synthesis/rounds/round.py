@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from gra.core.concurrency import at_once
 from gra.core.errors import BudgetExhausted
 from gra.core.hashing import digest
+from gra.core.processes.concurrency import at_once
 from gra.core.types import Candidate, Seed, State
 from gra.core.vocabulary import FailureCause, RejectedAt, StopReason
 from gra.data.embedder import Embedder

@@ -19,7 +19,7 @@ from typing import Any
 
 from gra.core.errors import DataError
 from gra.core.hashing import canonical_json
-from gra.core.lines import LONGEST_LINE, bounded_lines
+from gra.core.text.lines import LONGEST_LINE, bounded_lines
 
 Message = dict[str, str]
 _ROLES = ("system", "user", "assistant")

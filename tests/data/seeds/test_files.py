@@ -18,7 +18,7 @@ import pytest
 
 from gra.config.synthesis import SeedsConfig
 from gra.core.errors import DataError
-from gra.core.lines import bounded_lines
+from gra.core.text.lines import bounded_lines
 from gra.data.seeds.load import Seeds, load_seeds
 
 DOMAINS = ["qa", "math"]

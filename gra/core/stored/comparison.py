@@ -7,7 +7,7 @@ from typing import Annotated, Any, Required
 from pydantic import AfterValidator, ConfigDict, with_config
 from typing_extensions import TypedDict
 
-from gra.core.stored_types import Count, Number, Object, Share
+from gra.core.stored.types import Count, Number, Object, Share
 
 _OPEN = with_config(ConfigDict(extra="allow", strict=True))
 
@@ -78,7 +78,7 @@ class TaskDifference(Difference, total=False):
 
 
 @_OPEN
-class Pair(TypedDict):
+class StoredPair(TypedDict):
     """An arm and its reference."""
 
     arm: str
@@ -109,7 +109,7 @@ class Arm(TypedDict):
 
 
 @_OPEN
-class Sample(TypedDict):
+class StoredSample(TypedDict):
     """An item on which two arms differ."""
 
     arm: str
@@ -145,8 +145,8 @@ class _Comparison(TypedDict, total=False):
     baseline: Required[str]
     untuned: str | None
     arms: Required[dict[str, Arm]]
-    pairs: Required[list[Pair]]
-    samples: Required[list[Sample]]
+    pairs: Required[list[StoredPair]]
+    samples: Required[list[StoredSample]]
 
 
 # compare.json; {} where no comparison was made.

@@ -84,7 +84,7 @@ class BoundedFunction:
         own = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         self._owner = os.getpid()
         self._child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "gra.core.bounded"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            [sys.executable, "-P", "-m", "gra.core.processes.bounded"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL, env={**own, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
         )  # fmt: skip
         reply = self._exchange(self._job.encode() + b"\n", _START)

@@ -1,0 +1,1 @@
+"""Read files of a run folder into values of known types."""
