@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from gra.core.errors import RecipeError
 from gra.core.types import State
-from gra.ledger.reader import LedgerReader, Verdict
+from gra.ledger.reader import LedgerReader, RecordedVerdict
 from gra.synthesis.call_names import WorkKind, read_name, round_of
 
 Floats = npt.NDArray[np.float64]
@@ -111,7 +111,7 @@ def read_costs(ledger: Path, run: str, source: str, duplicates: frozenset[str] =
     return _gather(paid, verdicts, duplicates, source)
 
 
-def _states(records: Sequence[Verdict]) -> dict[str, str]:
+def _states(records: Sequence[RecordedVerdict]) -> dict[str, str]:
     """Return the state of each candidate, from records in the order of writing.
 
     Of each round only the newest scope counts: older verdicts belong to another recipe of the same name.
