@@ -135,7 +135,7 @@ def _stated(text: str) -> str | None:
 
 
 def _boxed(text: str) -> str | None:
-    """Return the content of the last box, or None where it is never closed, as in a response that was cut."""
+    """Return the content of the last box, or None where it is never closed, as in a cut response."""
     start = text.rfind("\\boxed{")
     depth = 0
     for brace in re.compile("[{}]").finditer(text, start + 6):

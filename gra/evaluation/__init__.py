@@ -1,1 +1,1 @@
-"""What a trained model can do and how sure we are: suites, answers through lm-eval, checks, paired statistics."""
+"""Evaluate models: suites of tasks, answers through lm-eval, scorers, and paired comparisons."""

@@ -18,8 +18,9 @@ from gra.evaluation.results import OutputStore
 from gra.evaluation.task import LoadedTask, Sample, SampleOutput
 
 Progress = Callable[[str, int, int], None]
-_WEIGHED = 32  # samples a batch when choices are weighed, which is quick
-_AT_ONCE = 256  # samples a batch of vLLM, which makes batches of its own
+# Samples a batch: when choices are weighed, which is quick; and for vLLM, which makes batches of its own.
+_WEIGHED = 32
+_AT_ONCE = 256
 
 
 @dataclass(frozen=True)

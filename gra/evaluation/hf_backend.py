@@ -1,8 +1,8 @@
-"""A causal language model that answers prompts greedily and weighs choices, in batches on one device.
+"""Answer prompts greedily and weigh choices with a causal language model, in batches on one device.
 
-Imported only when something is to be asked: it needs torch. Two things make it quick for small models with
-large vocabularies: a question is read once for all its choices, and the vocabulary is computed at the
-positions of the choices only. How an answer ended is recorded, not guessed from its text.
+It needs torch, so it is imported only when a model is asked. A question is computed once for all its choices.
+The vocabulary is computed at the positions of the choices only, which is quick for small models with large
+vocabularies. The reason why an answer ended is recorded, not guessed from its text.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Finish:
 class HFModel:
     """A network and its tokenizer.
 
-    `chat` says whether the texts it gets come from the chat template. They are then encoded as they stand, as in
-    training: the template writes every special token, so that <bos> is there exactly once.
+    With `chat`, prompts come from the chat template and are encoded as they stand, as in training.
+    The template writes every special token, so that <bos> is there exactly once.
     """
 
     def __init__(self, network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> None:
@@ -46,7 +46,7 @@ class HFModel:
         stops = network.generation_config.eos_token_id if network.generation_config is not None else None
         listed = stops if isinstance(stops, list) else [stops]
         self._stops = {int(stop) for stop in (*listed, tokenizer.eos_token_id) if stop is not None}
-        # The model's own file may ask for sampling or a repetition penalty; evaluation is greedy for everyone.
+        # The model's own file may ask for sampling or a repetition penalty; evaluation is greedy for every model.
         network.generation_config = GenerationConfig(
             do_sample=False, eos_token_id=sorted(self._stops) or None, pad_token_id=self._pad
         )
@@ -57,13 +57,13 @@ class HFModel:
         return 0 if pad is None else int(pad)
 
     def encode(self, text: str) -> Tokens:
-        """The tokens of a prompt, with <bos> where the model expects it and never twice."""
+        """Return the tokens of a prompt, with <bos> where the model expects it and never twice."""
         bos = self.tokenizer.bos_token
         as_it_stands = self.chat or (bool(bos) and text.startswith(bos))
         return list(self.tokenizer(text, add_special_tokens=not as_it_stands)["input_ids"])
 
     def generate(self, prompts: Sequence[str], max_new_tokens: int, until: Sequence[str] = ()) -> list[Finish]:
-        """Greedy answers, in the order of the prompts; an answer ends before the first text of `until`.
+        """Return greedy answers, in the order of the prompts; an answer ends before the first text of `until`.
 
         Raises:
             DataError: when a prompt leaves no room for an answer.
@@ -75,12 +75,12 @@ class HFModel:
         answers: dict[int, Finish] = {}
         for start in range(0, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
-            said = self._generate([encoded[i] for i in batch], max_new_tokens, until)
-            answers.update(zip(batch, said, strict=True))
+            generated = self._generate([encoded[i] for i in batch], max_new_tokens, until)
+            answers.update(zip(batch, generated, strict=True))
         return [answers[index] for index in range(len(prompts))]
 
     def weigh(self, requests: Sequence[tuple[Tokens, Tokens]]) -> list[tuple[float, bool]]:
-        """Log-likelihood of each continuation of its context, and whether it is what greedy decoding would say.
+        """Return the log-likelihood of each continuation of its context, and whether greedy decoding gives it.
 
         Args:
             requests: pairs of context and continuation, both in tokens and neither empty.
@@ -126,8 +126,8 @@ class HFModel:
         while until and tokens and tokens[-1] == self._pad:
             tokens = tokens[:-1]  # what follows a text that ended the answer while others went on
         end = next((place for place, token in enumerate(tokens) if token in self._stops), None)
-        said = tokens if end is None else tokens[:end]
-        text = self.tokenizer.decode(said, skip_special_tokens=True)
+        kept = tokens if end is None else tokens[:end]
+        text = self.tokenizer.decode(kept, skip_special_tokens=True)
         places = [place for place in (text.find(stop) for stop in until) if place >= 0]
         ended = end is not None or bool(places)
         text = text[: min(places)] if places else text
@@ -135,7 +135,7 @@ class HFModel:
 
     @torch.inference_mode()
     def _weigh(self, contexts: list[Tokens], owner: list[int], continuations: list[Tokens]) -> list[tuple[float, bool]]:
-        """The contexts are read once; each continuation goes on from a copy of its owner's state."""
+        """Compute each context once; each continuation starts from a copy of its context's cache."""
         ids, mask = self._padded(contexts, left=True)
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         read = self.network(
@@ -166,7 +166,7 @@ class HFModel:
         return float(chosen.sum()), bool((scores.argmax(-1) == wanted).all())
 
     def _padded(self, rows: list[Tokens], *, left: bool, width: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token ids and attention mask, both of shape [rows, width]."""
+        """Return token ids and attention mask, both of shape [rows, width]."""
         width = width or max(len(row) for row in rows)
         ids = torch.full((len(rows), width), self._pad, device=self.network.device)
         mask = torch.zeros_like(ids)

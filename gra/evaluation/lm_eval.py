@@ -1,4 +1,4 @@
-"""lm-eval, embedded: the only module that imports it.
+"""Ask models through lm-eval; the only module that imports it.
 
 lm-eval builds the prompts, sends the requests and scores the choices. The model is loaded by
 `gra.evaluation.hf_backend`, the reference, or by lm-eval's own vLLM backend.
@@ -197,7 +197,7 @@ def _manager() -> TaskManager:
 
 
 class TransformersLM(TemplateLM):  # type: ignore[misc]
-    """lm-eval's view of a `TrainedStudent`."""
+    """An `HFModel` as a model of lm-eval."""
 
     backend = "causal"
 
@@ -226,11 +226,11 @@ class TransformersLM(TemplateLM):  # type: ignore[misc]
         return str(self.tokenizer.name_or_path)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        """Tokens of a text."""
+        """Return the tokens of a text."""
         return self._student.encode(string)
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """The conversation as the template writes it."""
+        """Return the conversation as the chat template writes it."""
         return str(
             self.tokenizer.apply_chat_template(
                 chat_history, tokenize=False, add_generation_prompt=add_generation_prompt,
@@ -239,7 +239,7 @@ class TransformersLM(TemplateLM):  # type: ignore[misc]
         )  # fmt: skip
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        """Without lm-eval's bars: progress is shown by the caller."""
+        """Weigh without lm-eval's progress bars; the caller shows progress."""
         return list(super().loglikelihood(requests, disable_tqdm=True))
 
     def _loglikelihood_tokens(
@@ -248,7 +248,7 @@ class TransformersLM(TemplateLM):  # type: ignore[misc]
         return self._student.weigh([(context, continuation) for _, context, continuation in requests])
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        """No task of ours asks for it."""
+        """Refuse: no task of a suite asks for perplexity."""
         raise NotImplementedError("perplexity tasks are not part of any suite")
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
@@ -266,7 +266,11 @@ class TransformersLM(TemplateLM):  # type: ignore[misc]
 
 
 def load_vllm(suite: SuiteConfig, model: ModelUnderTest, tokenizer: Any, scratch: Path) -> TemplateLM:
-    """lm-eval's vLLM backend; an adapter is merged first, into a folder that lives as long as the evaluation."""
+    """Load lm-eval's vLLM backend; an adapter is merged first, into `scratch`, which has to outlive the model.
+
+    Raises:
+        EngineUnavailable: when vLLM cannot be imported.
+    """
     try:
         from lm_eval.models.vllm_causallms import VLLM
     except ImportError as error:
@@ -278,7 +282,7 @@ def load_vllm(suite: SuiteConfig, model: ModelUnderTest, tokenizer: Any, scratch
     from gra.evaluation.hf_backend import Finish
 
     class RecordingVLLM(VLLM):  # type: ignore[misc]
-        """Keeps how each answer ended, and takes prompts from the chat template as they stand."""
+        """lm-eval's vLLM model; records why each answer ended, and takes prompts of the chat template as they stand."""
 
         finishes: dict[str, Finish]
 
@@ -307,7 +311,7 @@ def load_vllm(suite: SuiteConfig, model: ModelUnderTest, tokenizer: Any, scratch
 
         def _loglikelihood_tokens(self, requests: Any, disable_tqdm: bool = True) -> list[tuple[float, bool]]:
             for (context, _), tokens, more in requests:
-                if len(tokens) + len(more) >= self.max_length:  # it would be cut on the left without a word
+                if len(tokens) + len(more) >= self.max_length:  # lm-eval would cut it on the left in silence
                     raise DataError(f"a question is too long for the model; it begins: {context[:60]!r}")
             return list(super()._loglikelihood_tokens(requests, disable_tqdm=True))
 
@@ -335,7 +339,7 @@ def load_vllm(suite: SuiteConfig, model: ModelUnderTest, tokenizer: Any, scratch
 
 @lru_cache(maxsize=1)
 def verifier() -> tuple[str, Any] | None:
-    """lm-eval's program for IFEval with its name, or None where it does not work.
+    """Return lm-eval's program for IFEval after its name, or None where it does not work.
 
     It needs langdetect, immutabledict and NLTK's sentence splitter, which is a download of its own.
     """
@@ -363,7 +367,7 @@ def verifier() -> tuple[str, Any] | None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep lm-eval's bars and remarks off the terminal; errors still show."""
+    """Keep lm-eval's progress bars and remarks off the terminal; errors still show."""
     logger, bar = logging.getLogger("lm_eval"), lm_eval_task.tqdm
     level = logger.level
     logger.setLevel(logging.ERROR)

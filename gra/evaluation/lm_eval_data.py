@@ -1,8 +1,8 @@
-"""Local files for lm-eval's own tasks, in the columns of the hub's datasets that these tasks are written for.
+"""Give lm-eval's own tasks local files, in the columns of the hub's datasets that these tasks expect.
 
-Given `--data-dir`, a dataset that a file of the folder holds is taken from there; everything else is loaded as
-lm-eval loads it. The files are those of `gra/evaluation/benchmarks/benchmarks.yaml`, and for worked examples gsm8k_train.jsonl,
-mmlu_dev.jsonl, arc_challenge_train.jsonl and hellaswag_train.jsonl, all also with .gz.
+With `--data-dir`, a dataset with a file in that folder is read from there; lm-eval loads every other one.
+The file names are in `gra/evaluation/benchmarks/benchmarks.yaml`. Worked examples come from gsm8k_train.jsonl,
+mmlu_dev.jsonl, arc_challenge_train.jsonl and hellaswag_train.jsonl. Each file may end in .gz.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LETTERS = ("A", "B", "C", "D", "E")
 
 @contextmanager
 def local_datasets(datasets: Any, data_dir: Path | None) -> Iterator[None]:
-    """While this lasts, `datasets.load_dataset` looks into the folder first.
+    """Make `datasets.load_dataset` look into a folder first, inside a `with` statement.
 
     Args:
         datasets: the module whose function lm-eval calls.
@@ -53,7 +53,7 @@ def local_datasets(datasets: Any, data_dir: Path | None) -> Iterator[None]:
 
 
 def _local(path: str, name: str | None, folder: Path) -> dict[str, list[Row]] | None:
-    """The splits of a hub dataset as the folder has them, or None when it lacks the one that is asked."""
+    """Return the splits of a hub dataset that the folder holds, or None without the split that is asked."""
     known = _DATASETS.get((path, name)) or _DATASETS.get((path, None))
     if known is None:
         return None

@@ -1,4 +1,4 @@
-"""The model under test: its weights, adapter and chat template, what identifies them, and how they are loaded."""
+"""Describe and load the model under test: its weights, adapter and chat template, and what identifies them."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _TEMPLATES = Path(__file__).parents[1] / "models" / "templates"
 
 @dataclass(frozen=True)
 class ModelUnderTest:
-    """One model to be evaluated.
+    """One model that is evaluated.
 
     Attributes:
-        name: what the reports call it.
+        name: its name in reports.
         path: a folder with weights and tokenizer.
         adapter: what training wrote: a LoRA adapter for `path`, or a full model of its own; its tokenizer and
             chat template win over those of `path`.
@@ -64,7 +64,7 @@ class ModelUnderTest:
         return self.adapter is not None and (self.adapter / "adapter_config.json").is_file()
 
     def check(self) -> None:
-        """See that the folders are there.
+        """Require the folders.
 
         Raises:
             ModelUnavailable: when the weights are not where they should be.
@@ -81,7 +81,7 @@ class ModelUnderTest:
             raise RecipeError(f"{problem}; copy that file again, or train once more")
 
     def template(self) -> str:
-        """The text of the chat template.
+        """Return the text of the chat template.
 
         Raises:
             DataError: when there is none, or the file that was asked for is not there.
@@ -98,7 +98,7 @@ class ModelUnderTest:
         )
 
     def fingerprint(self) -> str:
-        """Digest of what decides this model's answers to a prompt; the chat template is not in it."""
+        """Return a digest of what decides this model's answers to a prompt; the chat template is not in it."""
         if self.adapter is None:
             return digest([self.identity])
         files = [p for p in sorted(self.adapter.iterdir()) if p.suffix in (".safetensors", ".bin", ".json", ".model")]
@@ -106,7 +106,7 @@ class ModelUnderTest:
         return digest([self.identity, {p.name: file_digest(p) for p in files if p.name not in volatile}])
 
     def load_tokenizer(self, template: str | None) -> PreTrainedTokenizerBase:
-        """The tokenizer, with the chat template if one is given."""
+        """Load the tokenizer, with the chat template if one is given."""
         tokenizer = load_tokenizer(self.tokenizer, remote_code=self._may_run_code_of(self.tokenizer))
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
@@ -117,7 +117,7 @@ class ModelUnderTest:
         return tokenizer
 
     def load_weights(self, dtype: str, device: Device) -> PreTrainedModel:
-        """The weights on their device, with the adapter merged in: as fast as the model without one.
+        """Load the weights on their device, with the adapter merged in: as fast as the model without one.
 
         Raises:
             EngineUnavailable: when `cuda` is asked for and there is none.
@@ -156,7 +156,7 @@ class ModelUnderTest:
 
 
 def require_device(device: Device) -> None:
-    """See that there is what was asked for.
+    """Require the device that was asked for.
 
     Raises:
         EngineUnavailable: when `cuda` is asked for and there is none.
@@ -171,7 +171,7 @@ def require_device(device: Device) -> None:
 
 @contextmanager
 def _no_bars() -> Iterator[None]:
-    """Loading takes a second; the bars of the caller say what is going on."""
+    """Hide the progress bars of loading; the caller shows its own."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()

@@ -1,6 +1,6 @@
 """Store answers and scores on disk: one Parquet part a batch of answers, one row a sample of a scored run.
 
-Answers are written batch by batch, each batch whole or not at all, so a killed run loses only the batch in flight.
+Answers are written batch by batch, each batch whole or not at all. A killed run loses only the batch in flight.
 Scores are computed from answers and can be computed again without the model.
 """
 

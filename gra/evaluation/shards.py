@@ -1,9 +1,10 @@
-"""One evaluation asked by several plain processes: `--shards N`, one GPU each where there are several.
+"""Ask a model in several plain processes: `--shards N`, one GPU each where there are several.
 
-Shard k of N takes every batch whose number leaves k when divided by N, with the model loaded for itself, and adds its
-answers to the same folder; the first process then scores all of them. The batches are those that one process makes,
-so the merged result is that of one process. A shard that dies costs its batch in flight: the same command, with
-whatever number of shards, goes on from what is recorded. This module is also what a shard runs.
+Shard k of N loads the model for itself and asks every batch whose number modulo N is k.
+It adds its answers to the same folder; the first process then scores all of them. The batches are the same as in one
+process, and so is the result. A shard that dies loses its batch in flight.
+The same command, with any number of shards, continues from the recorded answers.
+This module is also the program that a shard runs.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from gra.core.errors import EngineUnavailable, GraError
 from gra.core.hardware import gpu_count
 from gra.evaluation.generate import EvaluationRun, Progress, ask
 
-Message = tuple[int, dict[str, Any] | None]  # (shard, what it said; None when its output ended)
+Message = tuple[int, dict[str, Any] | None]  # (shard, its message; None when its output ended)
 
 
 def ask_in_shards(run: EvaluationRun, progress: Progress, shards: int) -> None:
-    """Ask what is not on record in several processes, and return when all of it is recorded.
+    """Ask the samples without a recorded answer in several processes, and return when all are recorded.
 
     Raises:
-        GraError: what a shard could not do, or that it died.
+        GraError: when a shard fails or dies.
     """
     jobs = [pickle.dumps((run, (number, shards))) for number in range(shards)]
     said: SimpleQueue[Message] = SimpleQueue()
@@ -39,7 +40,7 @@ def ask_in_shards(run: EvaluationRun, progress: Progress, shards: int) -> None:
         for number, (child, job) in enumerate(zip(children, jobs, strict=True)):
             threading.Thread(target=_listen, args=(number, child.stdout, said), daemon=True).start()
             assert child.stdin is not None
-            with suppress(BrokenPipeError):  # it died already, which is told below
+            with suppress(BrokenPipeError):  # it died already, which is reported below
                 child.stdin.write(len(job).to_bytes(8, "big") + job)
                 child.stdin.flush()
         _follow(children, said, {task.name: len(task.samples) for task in run.tasks}, progress)
@@ -73,7 +74,7 @@ def _follow(
     sizes: dict[str, int],
     progress: Progress,
 ) -> None:
-    """Add up what the shards have done until all of them have said that they are."""
+    """Report the progress of all shards until each has reported its end."""
     done: dict[str, dict[int, int]] = {name: {} for name in sizes}
     finished: set[int] = set()
     while len(finished) < len(children):
@@ -83,8 +84,8 @@ def _follow(
                 code = children[number].wait()
                 how = signal.Signals(-code).name if code < 0 else f"status {code}"
                 raise EngineUnavailable(
-                    f"shard {number} of {len(children)} ended with {how} before it was done (too little memory for so "
-                    "many?); run the same command again to go on from what is recorded"
+                    f"shard {number} of {len(children)} ended with {how} before it was done (too little memory for "
+                    "all of them?); run the same command again to go on from the recorded answers"
                 )
         elif "error" in message:
             error = GraError(message["error"])
@@ -98,9 +99,9 @@ def _follow(
 
 
 def _shard() -> None:
-    """Read a job from standard input, do it, and say so on standard output, a JSON object a line."""
+    """Read a job from standard input, do it, and report on standard output, a JSON object a line."""
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever libraries print is no message
+    os.dup2(2, 1)  # output of libraries is no message
     size = int.from_bytes(sys.stdin.buffer.read(8), "big")
     run, share = pickle.loads(sys.stdin.buffer.read(size))
     threading.Thread(target=_end_with_the_parent, daemon=True).start()

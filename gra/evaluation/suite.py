@@ -1,8 +1,8 @@
 """Load a suite: its YAML file, the samples of its tasks, and the digest that says whether two suites are the same.
 
 Everything is read and checked before a model is loaded. The kinds of tasks and their rows are in
-`gra.evaluation.scorers`. Which samples a limited task asks depends on the sample ids and the task's seed only, never on
-the order of the file, and every category gets its share.
+`gra.evaluation.scorers`. The choice of samples under a `limit` depends on their ids and the task's seed only.
+The order of the file does not matter. Every category gets its share.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a task is: its kind, its samples, what a model wrote for a sample, and the score of that.
+"""Define the types of evaluation: kinds of tasks, tasks, samples, outputs of a model and their scores.
 
-A kind of task is a subclass of `TaskKind` in a module of `gra.evaluation.scorers`, and one line in the table there
-(`kinds.py`). Nothing else asks for a kind by its name.
+A kind of task is a subclass of `TaskKind` in a module of `gra.evaluation.scorers`.
+It has one line in the table `kinds.py` there. No other code asks for a kind by its name.
 """
 
 from __future__ import annotations
@@ -21,8 +21,11 @@ from gra.evaluation.rows import Row, label_field, read_rows, text_field
 from gra.sandbox.permission import Permission, require
 from gra.sandbox.sandbox import Sandbox
 
-CATALOG = "catalog:"  # before the name of a benchmark of GRA's catalog
-_HERE = Path("suite.yaml")  # stands for "beside the working directory" where no suite file is known
+# Before the name of a benchmark of GRA's catalog.
+CATALOG = "catalog:"
+
+# Stands for "beside the working directory" where no suite file is known.
+_HERE = Path("suite.yaml")
 Scored = Callable[[int], None]  # called with the number of samples that are scored
 
 
@@ -70,7 +73,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class SampleOutput:
-    """What a model did with one sample: a row of the recorded answers.
+    """The output of a model for one sample: a row of the recorded answers.
 
     Attributes:
         item: the sample's id.
@@ -99,7 +102,7 @@ class SampleOutput:
 
 @dataclass(frozen=True, slots=True)
 class SampleScore:
-    """What a scorer found about one answer; fields that a kind does not use are None.
+    """The score of one answer; fields that a kind does not use are None.
 
     Attributes:
         passed: whether the answer is right.
@@ -219,7 +222,7 @@ class TaskKind(ABC):
         return sample.target_digest([], 0, *([] if sample.target is None else [digest(sample.target)]))
 
     def score(self, sample: Sample, text: str, finish: str | None) -> SampleScore:
-        """SampleScore one answer; no text makes this raise or run without bound.
+        """Score one answer; no text makes this raise or run without bound.
 
         Args:
             sample: what was asked.
@@ -231,7 +234,7 @@ class TaskKind(ABC):
     def score_all(
         self, task: LoadedTask, outputs: Sequence[SampleOutput], sandbox: Sandbox | None, scored: Scored
     ) -> list[SampleScore]:
-        """SampleScore the written answers of a task.
+        """Score the written answers of a task.
 
         Args:
             task: the task.
@@ -286,7 +289,7 @@ class LoadedTask:
         return self.config.metric or ("pass" if self.generated else "acc_norm")
 
     def wording(self) -> str:
-        """Digest of how samples are put to the model, whichever they are."""
+        """Digest of how samples are put to the model, without the samples themselves."""
         return digest(self.kind.prompt_parts(self))
 
     def asked(self) -> str:

@@ -25,6 +25,12 @@ from gra.checks.answers import final_answer, same, vote
         ("Two adults pay 24. Together they pay 24 + 18 = 42 euros.", "42"),
         ("She has 3 bags of 4.\n\nSo she has 12 apples in all.", "12"),
         ("It costs $12.50.", "12.50"),
+        ("The answer is \u22125.", "-5"),
+        ("so x = \u2212 5", "-5"),
+        ("It is \u20135.", "-5"),
+        ("It is minus 5.", "-5"),
+        ("The answer is:\n\n42 \\text{ cm}^2", "42"),
+        ("pages 3\u20135: the answer is 2 minus 5 = \uff0d3", "-3"),
     ],
 )
 def test_a_plain_end_is_read(response: str, value: str) -> None:

@@ -1,4 +1,4 @@
-"""Contamination: what is planted is found, what is not is left alone, and the files say so."""
+"""Contamination: rows that hold an item are found, others are not, and the files say so."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_grams_are_equal_when_their_words_are(text: list[str], n: int) -> None:
             assert (hashes[i] == hashes[j]) == (one == two)
 
 
-def test_words_that_the_suite_does_not_have_are_still_told_apart() -> None:
+def test_words_outside_the_suite_have_different_values() -> None:
     values = Vocabulary([["a"]]).values(["b", "c", "b", "a", "d"])
     assert values[0] == values[2]
     assert len(set(values.tolist())) == 4
@@ -84,7 +84,7 @@ def test_words_and_excerpts() -> None:
         "**" + TRAINS.upper().replace(" ", "\n> ").replace(".", "") + "**",
     ],
 )
-def test_a_question_is_found_whatever_stands_around_it(text: str) -> None:
+def test_question_is_found_in_any_surroundings(text: str) -> None:
     index = SuiteIndex(ITEMS)
     [[match]] = index.check([["something else entirely", text]])
     assert (index.items[match.item].id, match.method, match.score, match.longest) == ("m0", "ngram", 1.0, 19)
@@ -176,13 +176,13 @@ def test_light_edits_are_near_duplicates() -> None:
 def test_what_many_items_share_says_nothing_but_each_item_is_still_found() -> None:
     frame = "If you follow these instructions do you return to the starting point where you began this morning"
     items = [SuiteItem("walk", f"w{n}", f"{frame} {ALPHABET[n]} {ALPHABET[n + 1]}") for n in range(40)]
-    story = " ".join(f"then {word} went by and nothing came of it for {word}" for word in ALPHABET[50:])
-    assert found(f"{frame} as everybody does, {story}", items=items) == []
+    passage = " ".join(f"then {word} went by and nothing came of it for {word}" for word in ALPHABET[50:])
+    assert found(f"{frame} as everybody does, {passage}", items=items) == []
     hits = found(items[7].text, items=items)
     assert hits[0] == ("w7", "ngram", "contaminated")
 
 
-def test_every_planted_item_of_a_templated_suite_is_found() -> None:
+def test_every_item_of_a_templated_suite_is_found() -> None:
     draw = random.Random(3)
     items = [
         SuiteItem("t", f"i{n}", " ".join(draw.choices(["not", "true", "and", "false", "or"], k=9))) for n in range(300)
@@ -194,7 +194,7 @@ def test_every_planted_item_of_a_templated_suite_is_found() -> None:
 
 
 @given(st.lists(st.lists(st.sampled_from(ALPHABET), min_size=8, max_size=30), min_size=1, max_size=8), st.data())
-def test_whatever_is_planted_is_found_and_chunks_do_not_matter(texts: list[list[str]], data: st.DataObject) -> None:
+def test_inserted_items_are_found_in_chunks_of_any_size(texts: list[list[str]], data: st.DataObject) -> None:
     items = [SuiteItem("t", str(n), " ".join(text)) for n, text in enumerate(texts)]
     control_items = data.draw(st.sampled_from(items))
     rows = [["zzz yyy xxx " * 5], ["qqq", f"zzz {control_items.text}, yyy"], [control_items.text[::-1]]]
@@ -299,9 +299,9 @@ def test_a_check_that_fails_leaves_an_earlier_one_as_it_was(tmp_path: Path) -> N
 
 
 def test_the_check_leaves_a_verdict_for_every_row_and_every_item(tmp_path: Path) -> None:
-    told: list[int] = []
-    summary = check_dataset(rows_file(tmp_path), ITEMS, tmp_path / "out", progress=told.append)
-    assert told == [3]
+    done: list[int] = []
+    summary = check_dataset(rows_file(tmp_path), ITEMS, tmp_path / "out", progress=done.append)
+    assert done == [3]
     assert summary["rows"] == {"clean": 1, "suspect": 0, "contaminated": 2}
     assert summary["tasks"]["science"]["contaminated"] == 1
     verdicts = pq.read_table(tmp_path / "out" / "verdicts.parquet").to_pylist()

@@ -294,7 +294,7 @@ def test_control_c_is_a_resumable_stop(
     assert "run the same command again" in capsys.readouterr().err
 
 
-# The house rules
+# Rules about the code
 
 
 def test_one_module_imports_lm_eval() -> None:

@@ -98,7 +98,7 @@ def test_how_an_answer_ended_is_recorded(base: Path) -> None:
     said = [ours.network.generate(torch.tensor([ours.encode(p)]), max_new_tokens=6)[0].tolist()[-6:] for p in PROMPTS]
     assert {f.reason for f in ours.generate(PROMPTS, 6)} == {"length"}
     assert {f.tokens for f in ours.generate(PROMPTS, 6)} == {6}
-    # Let the third token of the first answer be a stop token as well, as models with several of them do.
+    # The third token of the first answer is a second stop token, as some models have several.
     stop = said[0][2]
     network = student(base).network
     network.generation_config.eos_token_id = [2, stop]

@@ -42,7 +42,7 @@ def test_the_draw_depends_on_ids_and_seed_only_and_serves_every_category() -> No
     assert draw(items, 99, seed=0) == items
 
 
-def test_the_digest_of_a_suite_is_that_of_the_exam_and_not_of_its_files(tmp_path: Path) -> None:
+def test_suite_digest_covers_the_samples_and_not_the_files(tmp_path: Path) -> None:
     one, two = tiny_suite(tmp_path / "a"), tiny_suite(tmp_path / "b", batch_size=2, name="other")
     assert suite_digest(load_tasks(one)) == suite_digest(load_tasks(two))
     fewer = tiny_suite(tmp_path / "c", instructions=INSTRUCTIONS[1:])

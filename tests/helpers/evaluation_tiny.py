@@ -1,4 +1,4 @@
-"""A small exam and a small model for the evaluation tests; nothing is downloaded."""
+"""A small suite and a small model for the evaluation tests; nothing is downloaded."""
 
 from __future__ import annotations
 

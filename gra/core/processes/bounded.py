@@ -1,4 +1,4 @@
-"""Call a function on untrusted input in a child process that is killed when a call needs too much time or memory.
+"""Call a function on untrusted input in a child process, which is killed at a limit of time or memory.
 
 Some libraries take hours, or all memory, for a short input, and cannot be interrupted from within.
 The kernel ends the child: a processor-time alarm and a limit on its address space.
@@ -26,9 +26,10 @@ from typing import Any
 
 from gra.core.errors import EngineUnavailable, GraError
 
-_MEMORY = 2 << 30  # bytes that calls may add to what the child holds when it is ready
-_START = 300.0  # wall seconds for the child's imports
-_WALL = 120.0  # wall seconds for a call that waits without computing
+# Bytes that calls may add to the size of the child when it is ready.
+_MEMORY = 2 << 30
+# Wall seconds: for the child's imports, and for a call that waits without computing.
+_START, _WALL = 300.0, 120.0
 # A child needs no secret of its parent's environment.
 _ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "NLTK_DATA", "GRA_CACHE")
 

@@ -1,10 +1,10 @@
-"""Which rows of a dataset stand in a suite: words in common, near duplicates, neighbours in meaning.
+"""Find the rows of a dataset that stand in a suite: words in common, near duplicates, near in meaning.
 
     index = SuiteIndex(items)               # items of a suite, once
     found = index.check([[instruction, response], …])     # the matches of each row, strongest first
 
-search.py has the index and the rules, words.py and sketch.py what they are built from, texts.py reads datasets and
-items, report.py writes what `gra contamination` leaves.
+search.py has the index and the rules. words.py and sketch.py hash words and texts for it. texts.py reads datasets and
+items. report.py writes the files of `gra contamination`.
 """
 
 from gra.data.contamination.search import RULES, Match, SuiteIndex, verdict_of

@@ -1,4 +1,4 @@
-"""What `gra contamination DATASET SUITE` leaves: a verdict for each row, one for each item, and what they share.
+"""Write the files of `gra contamination DATASET SUITE`: a verdict for each row and each item, and what they share.
 
 - verdicts.parquet: one line a row of the dataset: row, id, verdict, matches (how many items), and the strongest match
   (task, item, method, score, longest, text, row_text)
@@ -55,13 +55,13 @@ def check_dataset(
 
     Args:
         dataset: a file or folder of rows.
-        items: what is looked for.
-        output: where the files go.
-        embed: texts to unit rows; also looks for neighbours in meaning of each row's first text.
-        progress: is told how many rows are done.
+        items: the items of the suite.
+        output: the folder for the files.
+        embed: texts to unit rows; with it, each row's first text is also compared in meaning.
+        progress: called with the number of rows that are done.
 
     Returns:
-        what contamination.json holds.
+        The content of contamination.json.
 
     Raises:
         DataError: when the dataset cannot be read, or has no rows.
@@ -120,7 +120,7 @@ def _check(
 
 
 def read_items_found(folder: Path) -> dict[tuple[str, str], Verdict]:
-    """The verdict of every item, by (task, item id).
+    """Return the verdict of every item, by (task, item id).
 
     Raises:
         DataError: when the folder holds no finished check.

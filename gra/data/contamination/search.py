@@ -1,6 +1,6 @@
-"""The index of a suite's items, and the rules by which a row of a dataset is called contaminated.
+"""Index the items of a suite, and decide whether a row of a dataset is contaminated.
 
-Three ways to be found, from the most certain to the least:
+A row is found in three ways, from the most certain to the least:
 
 - ngram: runs of 8 words of the question stand in one text of the row. `score` is the share of the question's words that
   such runs cover, `longest` the longest unbroken run. A question of fewer than 8 words has to stand there whole.
@@ -8,11 +8,17 @@ Three ways to be found, from the most certain to the least:
   choices: light edits, other numbers, reordered clauses.
 - embedding: the row's first text lies at cosine `score` from the question; only when embeddings are given.
 
-Verdicts: **contaminated** when four fifths of a question are covered, or half of it with 13 words in one run, or
-Jaccard reaches 0.5; **suspect** for any other run of 8 words, Jaccard 0.35, or cosine 0.85; **clean** otherwise. A
-run of 8 words that more than 20 items of the suite have in common is boilerplate and says nothing by itself. A
-question of fewer than 5 words, or of fewer than 13 that several items share, counts only when its choices stand in
-the row too, and when all of that is fewer than 8 words ("4 + 3 =", four numbers), only in order and side by side.
+Verdicts:
+
+- **contaminated**: four fifths of a question are covered, half of it with 13 words in one run, or Jaccard 0.5
+- **suspect**: any other run of 8 words, Jaccard 0.35, or cosine 0.85
+- **clean**: otherwise
+
+A run of 8 words that more than 20 items of the suite share is boilerplate and decides nothing.
+A question of fewer than 5 words counts only when its choices are in the row too.
+So does a question of fewer than 13 words that several items share.
+When question and choices have fewer than 8 words, they have to be in order and side by side.
+In scripts without spaces every character is a word, and all of these numbers of words are doubled.
 """
 
 from __future__ import annotations
@@ -46,7 +52,7 @@ Row = Sequence[str]  # the texts of one row: instruction, response, …
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """One item of the suite found in a row; `text` is what they share (or the question), `row_text` the row's side."""
+    """One item of the suite found in a row; `text` is what they share, or the question, `row_text` the row's part."""
 
     item: int
     method: Method
@@ -58,7 +64,7 @@ class Match:
 
 
 def verdict_of(matches: Sequence[Match]) -> Verdict:
-    """The worst that any match says."""
+    """Return the worst verdict of the matches."""
     verdicts = {match.verdict for match in matches}
     return "contaminated" if "contaminated" in verdicts else "suspect" if verdicts else "clean"
 
@@ -73,12 +79,12 @@ class _Question:
 
 
 class SuiteIndex:
-    """A suite's items, ready to be looked for.
+    """An index of a suite's items, which finds them in the rows of a dataset.
 
     Args:
-        items: what is looked for.
-        embeddings: unit rows, one a question, to look for neighbours in meaning; shape [items, dimensions].
-        cosine: the similarity from which a neighbour counts.
+        items: the items of the suite.
+        embeddings: unit rows, one a question, for a comparison in meaning; shape [items, dimensions].
+        cosine: the similarity from which a row is suspect.
     """
 
     def __init__(
@@ -97,7 +103,7 @@ class SuiteIndex:
         self._near = self._near_duplicates(texts, choices)
 
     def check(self, rows: Sequence[Row], embeddings: NDArray[np.float32] | None = None) -> list[list[Match]]:
-        """The matches of each row, one an item, strongest first.
+        """Return the matches of each row, one an item, strongest first.
 
         Args:
             rows: the texts of each row.
@@ -132,18 +138,18 @@ class SuiteIndex:
         return _Question(text, found, length, needed if ambiguous else [], unit)
 
     def _table(self, length: int) -> GramTable:
-        """Items by their grams of this length: those that few items have, and of each item the rarest in any case."""
+        """Make a table of the grams of this length that few items have; it holds each item's rarest gram too."""
         owners = [i for i, q in enumerate(self._questions) if q.length == length]
         sets = [np.unique(self._questions[i].grams) for i in owners]
         keys = np.concatenate(sets)
         items = np.repeat(np.array(owners, dtype=np.int32), [len(s) for s in sets])
         _, inverse, counts = np.unique(keys, return_inverse=True, return_counts=True)
         sharing = counts[inverse]
-        telling = sharing <= _COMMON
+        kept = sharing <= _COMMON
         begins = np.cumsum([0, *(len(s) for s in sets)])
         for begin, end in pairwise(begins.tolist()):
-            telling[begin + int(sharing[begin:end].argmin())] = True
-        return GramTable(keys[telling], items[telling])
+            kept[begin + int(sharing[begin:end].argmin())] = True
+        return GramTable(keys[kept], items[kept])
 
     def _near_duplicates(self, texts: list[list[str]], choices: list[list[list[str]]]) -> NearDuplicates:
         shingles, owners = [], []
@@ -157,9 +163,9 @@ class SuiteIndex:
         return NearDuplicates(shingles, owners, NEARBY)
 
     def _candidates(self, values: Sequence[Hashes]) -> list[tuple[int, int]]:
-        """Pairs of a text and an item that share a telling gram."""
-        stranger = np.zeros(1, dtype=np.uint64)  # between two texts, so that no gram reaches over
-        joined = np.concatenate([part for value in values for part in (value, stranger)] or [stranger])
+        """Return the pairs of a text and an item that share a gram of the tables."""
+        separator = np.zeros(1, dtype=np.uint64)  # between two texts, so that no gram reaches over
+        joined = np.concatenate([part for value in values for part in (value, separator)] or [separator])
         ends = np.cumsum([len(value) + 1 for value in values])
         pairs: set[tuple[int, int]] = set()
         for length, table in self._tables.items():
@@ -182,7 +188,10 @@ class SuiteIndex:
         return Match(item, "ngram", "contaminated" if sure else "suspect", share, longest, shown, other)
 
     def _has_choices(self, item: int, texts: Sequence[Hashes]) -> bool:
-        """Whether every choice that the question needs stands in the row: somewhere, or beside it if all is short."""
+        """Return whether every choice that the question needs is in the row.
+
+        When question and choices are short together, they have to be side by side.
+        """
         question = self._questions[item]
         if question.needs and len(question.words) + sum(n for n, _ in question.needs) < GRAM * question.unit:
             parts = [(question.length, question.grams[0]), *question.needs]
@@ -202,7 +211,7 @@ class SuiteIndex:
 
 
 def _keep(matches: dict[int, Match], new: Match) -> None:
-    """The strongest match of each item."""
+    """Keep the strongest match of each item, in place."""
     old = matches.get(new.item)
     if old is None or _strength(new) > _strength(old):
         matches[new.item] = new
@@ -214,7 +223,7 @@ def _strength(match: Match) -> tuple[bool, int, float, int]:
 
 
 def _side_by_side(parts: Sequence[tuple[int, np.uint64]], text: Hashes) -> bool:
-    """Whether the parts, as words and hashes, follow each other in a text with few words between them."""
+    """Return whether the parts, as words and hashes, follow each other in a text with few words between them."""
     ends: set[int] | None = None
     for length, part in parts:
         begins = np.flatnonzero(grams(text, length) == part).tolist()
@@ -227,7 +236,7 @@ def _follows(begin: int, ends: set[int]) -> bool:
 
 
 def _longest_run(there: NDArray[np.bool_]) -> tuple[int, int]:
-    """Where the longest run of true values begins, and how long it is."""
+    """Return the place and the length of the longest run of true values."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], there, [False]]).astype(np.int8)))
     lengths = edges[1::2] - edges[::2]
     best = int(lengths.argmax())

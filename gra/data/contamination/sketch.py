@@ -1,4 +1,4 @@
-"""MinHash: which of many texts share half of their three-word shingles with one of a suite (Broder 1997).
+"""MinHash: find the texts that share half of their three-word shingles with a text of a suite (Broder 1997).
 
 Signatures of 96 permutations in 32 bands of 3. A pair of Jaccard similarity J meets in some band with probability
 1 - (1 - J^3)^32: 0.99 at J = 0.5, 0.88 at 0.4, 0.03 at 0.1. Pairs that meet are settled by their exact similarity.
@@ -22,13 +22,13 @@ _PRIME = np.uint64(0x100000001B3)
 
 
 def jaccard(one: Hashes, two: Hashes) -> float:
-    """Shared over all shingles of two sets."""
+    """Return the share of the shingles of two sets that is in both."""
     shared = len(np.intersect1d(one, two, assume_unique=True))
     return shared / max(1, len(one) + len(two) - shared)
 
 
 def band_keys(shingles: Sequence[Hashes]) -> Hashes:
-    """One key for each band of each text, shape [texts, bands]; no text may be without shingles."""
+    """Return one key for each band of each text, shape [texts, bands]; no text may be without shingles."""
     sizes = np.array([len(s) for s in shingles])
     starts = np.cumsum(sizes) - sizes
     flat = (np.concatenate(shingles) >> np.uint64(32)).astype(np.uint32)
@@ -44,7 +44,7 @@ def band_keys(shingles: Sequence[Hashes]) -> Hashes:
 
 
 class NearDuplicates:
-    """The texts of a suite, to be asked which of them a text is a variant of.
+    """An index of a suite's texts that finds variants of them.
 
     Args:
         shingles: the shingle set of each text, unique and sorted.
@@ -60,7 +60,7 @@ class NearDuplicates:
         self._table = GramTable(keys.ravel(), texts)
 
     def find(self, candidates: Sequence[Hashes]) -> list[tuple[int, int, float]]:
-        """Triples of a candidate's index, an item, and their similarity, at the threshold or above."""
+        """Return triples of a candidate's index, an item, and their similarity, at the threshold or above."""
         # A set that much larger than every text of the suite cannot reach the threshold.
         eligible = [i for i, c in enumerate(candidates) if 0 < len(c) <= self._largest]
         if not eligible:

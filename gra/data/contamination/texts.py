@@ -1,4 +1,4 @@
-"""The texts of a dataset's rows, and the items of benchmark files, whatever their columns are called.
+"""Read the texts of a dataset's rows and the items of benchmark files, under the usual column names.
 
 A dataset is a file that `gra.data.seeds.files` reads, or a folder with a train.parquet. A row's texts are those of
 the known columns below; ids, scores and labels are no texts. Conversations give one text a turn.
@@ -25,7 +25,7 @@ _CHOICES = ("choices", "endings", "options")
 
 @dataclass(frozen=True, slots=True)
 class SuiteItem:
-    """One item of a suite: what is asked, and the choices or the answer that belong to it."""
+    """One item of a suite: the question, and the choices or the answer that belong to it."""
 
     task: str
     id: str
@@ -34,7 +34,7 @@ class SuiteItem:
 
 
 def read_dataset(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """The id (its own, or its number from 0) and the texts of every row.
+    """Yield the id (its own, or its number from 0) and the texts of every row.
 
     Raises:
         DataError: when the file cannot be read, or a row has no text.
@@ -51,7 +51,7 @@ def read_dataset(path: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def read_items(path: Path) -> list[SuiteItem]:
-    """The items of a benchmark file, or of every .jsonl of a folder; the task is the file's name.
+    """Read the items of a benchmark file, or of every .jsonl of a folder; the task is the file's name.
 
     Raises:
         DataError: when there are none, or a row has no question.
@@ -78,7 +78,7 @@ def _item(file: Path, number: int, row: Mapping[str, Any]) -> SuiteItem:
 
 
 def _texts(value: Any) -> list[str]:
-    """Every text in a column: a string, or the turns of a conversation."""
+    """Return every text in a column: a string, or the turns of a conversation."""
     if isinstance(value, str):
         return [value] if value.strip() else []
     if isinstance(value, Mapping):

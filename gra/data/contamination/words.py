@@ -69,8 +69,8 @@ def _word() -> re.Pattern[str]:
 class Vocabulary:
     """A number for each word of the suite, of 64 bits; every other word has its checksum's 32 bits.
 
-    Other words match nothing, but their numbers have to differ. A text of equal numbers would have nearly no shingles
-    of its own, and be taken for a variant of the few words that it shares with an item.
+    Other words match nothing, but their numbers have to differ. A text of equal numbers would have few shingles.
+    Then the words that it shares with an item would weigh too much.
     """
 
     def __init__(self, texts: Iterable[Sequence[str]]) -> None:

@@ -1,1 +1,1 @@
-"""Benchmark catalog: download, read and convert items."""
+"""The benchmark catalog: download, read and convert items."""

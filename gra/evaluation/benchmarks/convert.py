@@ -1,7 +1,7 @@
-"""One function a benchmark: from a row as it is published to the columns that GRA uses.
+"""Convert published rows to the columns that GRA uses, with one function a benchmark.
 
 Sources write the same benchmark differently (the hub's columns, documents inside recorded requests);
-each function takes all of them and gives the same item.
+each function accepts all of them and returns the same item.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _HOW_TO = re.compile(r"\[[^\]]*\]")
 
 
 def _lettered(row: Row) -> Item:
-    """ARC, OpenBookQA and CommonsenseQA: choices under letters or digits, or already a list with `gold`."""
+    """Convert ARC, OpenBookQA and CommonsenseQA: choices under letters or digits, or already a list with `gold`."""
     question = row.get("question") or row.get("question_stem")
     if question is None:
         question = row["query"].removeprefix("Question: ").removesuffix("\nAnswer:")
@@ -32,7 +32,7 @@ def _lettered(row: Row) -> Item:
 
 
 def _hellaswag(row: Row) -> Item:
-    """A video caption or a how-to text, and four endings."""
+    """Convert a video caption or a how-to text, and four endings."""
     before = f"{row['activity_label']}: {row['ctx_a']} {row['ctx_b'].capitalize()}"
     return _choice(_plain(before), [_plain(ending) for ending in row["endings"]], int(row["label"]))
 
@@ -47,12 +47,12 @@ def _piqa(row: Row) -> Item:
 
 
 def _boolq(row: Row) -> Item:
-    """A passage, then the question with its question mark."""
+    """Convert a passage, then the question with its question mark."""
     return _choice(f"{row['passage']}\n{row['question'].rstrip('?')}?", ["no", "yes"], int(row["answer"]))
 
 
 def _sciq(row: Row) -> Item:
-    """Without the supporting text; the right choice's place is drawn from the question, not always the last."""
+    """Leave out the supporting text; the right choice's place is drawn from the question, not always the last."""
     choices = [row["distractor1"], row["distractor2"], row["distractor3"]]
     place = hashlib.sha256(row["question"].encode()).digest()[0] % 4
     choices.insert(place, row["correct_answer"])
@@ -64,17 +64,17 @@ def _mmlu(row: Row) -> Item:
 
 
 def _gsm8k(row: Row) -> Item:
-    """The worked answer as published; its last line is `#### ` and the number."""
+    """Keep the worked answer as published; its last line is `#### ` and the number."""
     return {"question": row["question"], "answer": row["answer"]}
 
 
 def _math(row: Row) -> Item:
-    """The problem and what stands in the last box of its worked solution; the subject is the category."""
+    """Convert a problem; its answer is the last box of the worked solution, its category the subject."""
     return {"question": row["problem"], "answer": _boxed(row["solution"]), "category": row["type"]}
 
 
 def _boxed(solution: str) -> str:
-    """The content of the last \\boxed{...} or \\fbox{...}, or the one token after a \\boxed without braces."""
+    """Return the content of the last \\boxed{...} or \\fbox{...}, or the one token after a \\boxed without braces."""
     start = max(solution.rfind("\\boxed"), solution.rfind("\\fbox"))
     if start < 0:
         raise ValueError("the solution has no box")
@@ -90,12 +90,12 @@ def _boxed(solution: str) -> str:
 
 
 def _bbh(row: Row) -> Item:
-    """BIG-Bench Hard: the task is the category, and on the hub the configuration's name."""
+    """Convert `BIG-Bench Hard`: the task is the category, and on the hub the configuration's name."""
     return {"question": row["input"], "answer": row["target"], "category": row.get("task") or row["config"]}
 
 
 def _ifeval(row: Row) -> Item:
-    """A request and the instructions in it that a program can verify, each with its arguments."""
+    """Convert a request and the instructions in it that a program can verify, each with its arguments."""
     named = zip(row["instruction_id_list"], row["kwargs"], strict=True)
     return {
         "id": f"ifeval-{row['key']}",
@@ -107,7 +107,7 @@ def _ifeval(row: Row) -> Item:
 
 
 def _gpqa(row: Row) -> Item:
-    """Four choices in an order drawn from the question, so that it is the same in every run."""
+    """Put four choices in an order drawn from the question, so that it is the same in every run."""
     choices = [row["Correct Answer"], *(row[f"Incorrect Answer {n}"] for n in (1, 2, 3))]
     order = sorted(range(4), key=lambda n: hashlib.sha256(f"{n}/{row['Question']}".encode()).digest())
     item = _choice(row["Question"].strip(), [choices[n].strip() for n in order], order.index(0))
@@ -115,7 +115,7 @@ def _gpqa(row: Row) -> Item:
 
 
 def _humaneval(row: Row) -> Item:
-    """The beginning of a function, and a `check` of it that the tests call."""
+    """Convert the beginning of a function, and a `check` of it that the tests call."""
     return {
         "id": row["task_id"],
         "question": f"Complete the Python function `{row['entry_point']}`.",
@@ -127,7 +127,7 @@ def _humaneval(row: Row) -> Item:
 
 
 def _mbpp(row: Row) -> Item:
-    """A sentence and the tests, which the question shows: the function's name stands nowhere else."""
+    """Convert a sentence and the tests, which the question shows: the function's name is nowhere else."""
     solution = row["code"].replace("\r\n", "\n")
     parts = [*row.get("test_imports", []), row.get("test_setup_code", ""), *row["test_list"]]
     tests = "\n".join(part.replace("\r\n", "\n") for part in parts if part)

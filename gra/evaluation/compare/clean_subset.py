@@ -1,7 +1,7 @@
-"""The comparison on clean items: those that no training set was found to contain (`gra contamination`).
+"""Compare on clean items: items that no training set was found to contain (`gra contamination`).
 
-An item is left out for every arm when any check calls it contaminated, so that all arms are still scored on the same
-items. Clean figures have intervals but no verdicts: those are on the whole suite, this shows whether they would hold.
+An item that any check calls contaminated is left out for every arm. So all arms are scored on the same items.
+Clean figures have intervals but no verdicts: a verdict is about the whole suite.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _WORST = ("clean", "suspect", "contaminated")
 
 
 def read_checks(folders: Sequence[Path], run: ScoredRun) -> dict[tuple[str, str], str]:
-    """The worst verdict of any check for every item of the run, by (task, item).
+    """Return the worst verdict of any check for every item of the run, by (task, item).
 
     Raises:
         DataError: when a folder holds no finished check.

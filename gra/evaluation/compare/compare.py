@@ -1,23 +1,23 @@
-"""Two or more evaluated models on the same items: paired differences, and a verdict only where the data allow one.
+"""Compare evaluated models on the same samples: paired differences, and a verdict only where the data allow one.
 
-An arm is one training set; it has one run per training seed. Its item scores are the mean over its seeds, and
-the spread between seeds is added to the error of every difference (with one seed the claim is about that
-checkpoint only). Holm's adjustment is applied over all arms and tasks compared with the same reference, and
-separately over their categories and over the macro-averages.
+An arm is one training set; it has one run per training seed. Its item scores are the mean over its seeds.
+The spread between seeds is part of the error of every difference; one seed says something about that checkpoint only.
+Holm's adjustment is applied over all arms and tasks compared with the same reference.
+It is applied separately over their categories and over the macro-averages.
 
 compare.json:
-- suite, decoding, level, margin, baseline, untuned, comparable, differing (what was not the same exam), notes
-- arms.ARM: runs, seeds, overall.mean, tasks.TASK: {kind, metric, n, mean, low, high (Wilson), seed_means,
-  stopped (share of answers that end by themselves), unread (share in which no answer was found), mean_tokens,
-  categories.NAME: {n, mean, low, high}}
+- suite, decoding, level, margin, baseline, untuned, comparable, differing (how the runs' suites differ), notes
+- `arms.ARM`: runs, seeds, `overall.mean`, `tasks.TASK`
+- `arms.ARM.tasks.TASK`: kind, metric, n, mean, low, high (Wilson), `seed_means`, stopped, unread, `mean_tokens`,
+  `categories.NAME`. `stopped` is the share of answers that the model ended, `unread` the share without an answer.
 - pairs: a list of {arm, reference, against ("baseline" or "untuned"), prompts_differ, comparable, overall, tasks.TASK};
   overall and each task: {n, difference, low, high, se, p, p_holm, p_inferior, p_unequal, verdict, mde}, a task also
   {wins, losses, ties, prompts_differ, categories.NAME: the same keys}; p_inferior is the one-sided p of "worse by the
-  margin or more", p_unequal that of "differs by the margin or more" (small: equivalent)
+  margin or more". p_unequal is the p of "differs by the margin or more"; a small one means equivalent.
 - samples: a list of {task, item, category, question, arm, reference, outcome ("win" or "loss"), output,
   reference_output}; flips.parquet has all of them
-- contamination, when checks are given: {checks, tasks.TASK: {items, contaminated, suspect}}; then arms and pairs have a
-  `clean` beside each task's and the overall figures, over the items that no check calls contaminated
+- contamination, when checks are given: {checks, tasks.TASK: {items, contaminated, suspect}}. Then the figures of arms
+  and pairs have a `clean` beside them, over the items that no check calls contaminated.
 - published, when asked for: see gra/evaluation/compare/published.py
 All scores and differences are shares of 1 (published ones: percent); difference is arm minus reference.
 """
@@ -46,26 +46,27 @@ from gra.evaluation.results import by_category
 from gra.stats import paired as stats
 
 _SAMPLES = 3  # wins and losses shown for each task of each pair
+
 # Makes a page of compare.json's content and the flipped items in a folder, and returns the files it wrote there.
 Page = Callable[[Mapping[str, Any], Sequence[Mapping[str, Any]], Path], list[Path]]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was found, as compare.json holds it."""
+    """The content of compare.json."""
 
     content: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        """The keys of compare.json; see the top of this module."""
+        """Return the keys of compare.json; see the top of this module."""
         return self.content
 
     def to_markdown(self) -> str:
-        """The tables and their explanation."""
+        """Return the tables and their explanation."""
         return markdown(self.content)
 
     def table(self) -> Table:
-        """For a terminal."""
+        """Return the table for a terminal."""
         return table(self.content)
 
 
@@ -87,9 +88,9 @@ def compare(
         runs: arm name to the folder of its evaluation, or to one folder for each of its training seeds.
         baseline: the arm that the others are compared with.
         margin: the largest loss, as a share of 1, that still counts as non-inferior.
-        output: where the files go.
+        output: the folder for the files.
         untuned: the arm that was not trained; ignored when there is no such arm.
-        anyway: compare runs that are not the same exam on the items they share, stamped "not comparable".
+        anyway: compare runs of different suites on the items they share, stamped "not comparable".
         published: show the paper's tables beside the scores.
         contamination: what `gra contamination` wrote about the arms' training sets.
         page: writes a page too.
@@ -97,7 +98,7 @@ def compare(
     Raises:
         RecipeError: when there are fewer than two arms, or the baseline is none of them.
         DataError: when a folder holds no finished evaluation or check.
-        Mismatch: when the runs are not the same exam, naming what differs.
+        Mismatch: when the runs are of different suites, naming what differs.
     """
     if len(runs) < 2:
         raise RecipeError("a comparison needs at least two runs")
@@ -108,7 +109,7 @@ def compare(
     differing = differences([run for group in arms.values() for run in group])
     if differing and not anyway:
         raise Mismatch(
-            "these runs are not the same exam, so they cannot be compared: " + " | ".join(differing)
+            "these runs did not answer the same suite, so they cannot be compared: " + " | ".join(differing)
             + ". Evaluate them with one suite and one set of files"
         )  # fmt: skip
     if differing:
@@ -210,7 +211,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def _pair(arms: Mapping[str, Sequence[ScoredRun]], arm: str, reference: str, against: str) -> dict[str, Any]:
-    """Differences of one arm to one reference, without verdicts; `_estimate` is dropped when they are judged."""
+    """Compute the differences of one arm to one reference; `_judge` adds verdicts and drops `_estimate`."""
     ours, theirs = arms[arm], arms[reference]
     tasks: dict[str, Any] = {}
     for task, rows in ours[0].tasks.items():

@@ -1,4 +1,4 @@
-"""The items on which two models differ, with both answers: flips.parquet, and a few of them for compare.json."""
+"""Collect the samples on which two models differ, with both answers: all in flips.parquet, a few in compare.json."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SCHEMA = pa.schema(
 def flips(
     arms: Mapping[str, Sequence[ScoredRun]], pairs: Sequence[Mapping[str, Any]], seen: Mapping[tuple[str, str], str]
 ) -> Iterator[dict[str, Any]]:
-    """Every item that an arm wins or loses against a reference; texts are those of each arm's first seed.
+    """Yield every item that an arm wins or loses against a reference; texts are from each arm's first seed.
 
     Args:
         arms: the runs of each arm, one a training seed; scores are means over them.
@@ -44,8 +44,9 @@ def flips(
                         **{key: one[key] for key in ("task", "item", "category", "question")},
                         "outcome": "win" if scores[0] > scores[1] else "loss",
                         "contamination": seen.get((task, item)),
-                        "output": _said(one), "finish": one["finish"], "score": scores[0],
-                        "reference_output": _said(two), "reference_finish": two["finish"], "reference_score": scores[1],
+                        "output": _answer_text(one), "finish": one["finish"], "score": scores[0],
+                        "reference_output": _answer_text(two), "reference_finish": two["finish"],
+                        "reference_score": scores[1],
                     }  # fmt: skip
 
 
@@ -57,7 +58,7 @@ def write_flips(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
 
 
 def samples(rows: Sequence[Mapping[str, Any]], count: int) -> list[dict[str, Any]]:
-    """The first few wins and losses of each task and pair against the baseline that were written, not weighed."""
+    """Return the first few written wins and losses of each task and pair against the baseline."""
     shown: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     keys = ("task", "item", "category", "question", "arm", "reference", "outcome", "output", "reference_output")
     for row in rows:
@@ -70,8 +71,8 @@ def samples(rows: Sequence[Mapping[str, Any]], count: int) -> list[dict[str, Any
     return [sample for group in shown.values() for sample in group]
 
 
-def _said(row: Mapping[str, Any]) -> str:
-    """What a model wrote; of a weighed item, how likely it found each choice."""
+def _answer_text(row: Mapping[str, Any]) -> str:
+    """Return the text of an answer, or the likelihoods of the choices where they were weighed."""
     if row["loglikelihoods"] is not None:
         return "log-likelihood of each choice: " + ", ".join(f"{weight:.2f}" for weight in row["loglikelihoods"])
     return row["output"] or ""

@@ -1,4 +1,4 @@
-"""One arm against another on the same items, in numbers: what compare.py does for whole tasks and their parts."""
+"""Compute one arm against another on the same items; compare.py does so for tasks and their categories."""
 
 from __future__ import annotations
 
@@ -15,21 +15,19 @@ from gra.stats.seeds import with_seed_variance
 
 
 def item_scores(runs: Sequence[ScoredRun], task: str, items: Sequence[str]) -> NDArray[np.float64]:
-    """Item scores, shape [seeds, items]."""
+    """Return item scores, shape [seeds, items]."""
     return np.array([[run.tasks[task][item]["score"] for item in items] for run in runs], dtype=np.float64)
 
 
 def proportion(scores: NDArray[np.float64]) -> dict[str, Any]:
-    """The mean score with Wilson's interval; scores of shape [seeds, items]."""
+    """Return the mean score with Wilson's interval; scores of shape [seeds, items]."""
     mean = float(scores.mean())
     low, high = stats.wilson(mean, scores.shape[1])
     return {"n": scores.shape[1], "mean": mean, "low": low, "high": high}
 
 
-def difference(
-    ours: Sequence[ScoredRun], theirs: Sequence[ScoredRun], task: str, items: Sequence[str]
-) -> dict[str, Any]:
-    """One arm against another on these items: interval, p, wins and losses; no verdict yet."""
+def difference(ours: Sequence[ScoredRun], theirs: Sequence[ScoredRun], task: str, items: Sequence[str]) -> dict[str, Any]:
+    """Compare one arm with another on some items: interval, p, wins and losses, without a verdict."""
     a, b = item_scores(ours, task, items), item_scores(theirs, task, items)
     # An item without a cluster, as in records from before there were any, is one of its own.
     clusters = [ours[0].tasks[task][item]["cluster"] or (item,) for item in items]
@@ -45,7 +43,7 @@ def difference(
 
 
 def figures(estimate: Estimate) -> dict[str, Any]:
-    """A difference as compare.json has it, and the estimate itself under `_estimate` until it is judged."""
+    """Return a difference as compare.json has it, and the estimate itself under `_estimate` for the verdict."""
     low, high = estimate.interval()
     return {
         "difference": estimate.value, "low": low, "high": high, "se": estimate.se,

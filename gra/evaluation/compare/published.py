@@ -1,4 +1,4 @@
-"""The tables of the paper (published.yaml), with averages recomputed, beside a user's own scores.
+"""Show the tables of the paper (published.yaml), with averages recomputed, beside a user's own scores.
 
 A printed average that is not the mean of its row is flagged. A user's task that is not asked as the paper asked it
 is flagged, with what differs: published numbers are for orientation, they are never paired and get no verdict.
@@ -23,7 +23,7 @@ _LIKELIHOOD = "scored by likelihood, not by a generated answer"
 
 
 class Source(Section):
-    """Where the tables are printed."""
+    """The place where the tables are printed."""
 
     paper: str
     arxiv: str
@@ -32,7 +32,7 @@ class Source(Section):
 
 
 class Protocol(Section):
-    """How the paper asked its models."""
+    """The paper's evaluation protocol."""
 
     harness: str
     form: str
@@ -78,7 +78,7 @@ class RefinedRow(Section):
 
 
 class Published(Section):
-    """The whole file."""
+    """The content of published.yaml."""
 
     source: Source
     protocol: Protocol
@@ -90,25 +90,25 @@ class Published(Section):
 
 @cache
 def published() -> Published:
-    """The paper's tables."""
+    """Return the paper's tables."""
     return load_recipe(PUBLISHED, Published).recipe
 
 
 def recomputed(row: MainRow | IterationRow) -> float:
-    """The mean of a row's ten scores, in percent."""
+    """Return the mean of a row's ten scores, in percent."""
     return sum(row.scores) / len(row.scores)
 
 
 def average_is_wrong(row: MainRow | IterationRow) -> bool:
-    """Whether the printed average is not the mean of its row, rounding allowed for."""
+    """Return whether the printed average is not the mean of its row, rounding allowed for."""
     return abs(recomputed(row) - row.average) > _ROUNDING
 
 
 def beside(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The paper's tables and the arms' scores in its columns, as compare.json's key `published`.
+    """Return the paper's tables and the arms' scores in its columns, as compare.json's key `published`.
 
     Args:
-        content: what compare.json holds: `arms` and `decoding`.
+        content: the content of compare.json; `arms` and `decoding` are read.
 
     Returns:
         source, protocol, columns; tables.{main, iterations}: rows with `recomputed` and `average_is_wrong`;
@@ -155,7 +155,7 @@ def _differs(column: Column, task: Mapping[str, Any], decoding: Mapping[str, Any
 
 
 def lines(found: Mapping[str, Any]) -> Iterator[str]:
-    """The tables as Markdown; `found` is compare.json's key `published`."""
+    """Yield the tables as Markdown; `found` is compare.json's key `published`."""
     source, columns = found["source"], found["columns"]
     yield "## Beside the paper's tables\n"
     yield f"{source['paper']}, arXiv {source['arxiv']} ({source['tables']}); printed numbers, in percent."

@@ -1,4 +1,4 @@
-"""Finished evaluations as comparisons read them, and whether two of them were the same exam."""
+"""Read finished evaluations for a comparison, and find out whether they answered the same suite."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ScoredRun:
 
 
 def read_run(path: Path) -> ScoredRun:
-    """A run whose files are as they were written.
+    """Read a run and verify its files.
 
     Raises:
         DataError: when there is none.
@@ -39,7 +39,7 @@ def read_run(path: Path) -> ScoredRun:
 
 
 def differences(runs: Sequence[ScoredRun]) -> list[str]:
-    """What keeps the others from being compared with the first run, in words; empty when nothing does."""
+    """Return how the suites of the other runs differ from the first one, in words; empty when all are the same."""
     first, found = runs[0], []
     for other in runs[1:]:
         if differing := _differing(first, other):
@@ -48,7 +48,7 @@ def differences(runs: Sequence[ScoredRun]) -> list[str]:
 
 
 def shared(runs: Sequence[ScoredRun]) -> list[ScoredRun]:
-    """The runs with those tasks and items only that all of them have, in the order of the first.
+    """Return the runs with the tasks and items only that all of them have, in the order of the first.
 
     Raises:
         Mismatch: when there is no such item.

@@ -1,4 +1,4 @@
-"""A comparison in words and tables, for a terminal and for Markdown; everything comes from compare.json's keys."""
+"""Write a comparison in words and tables, for a terminal and as Markdown, from the content of compare.json."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ scores other than 0 and 1), adjusted after Holm over all arms and tasks compared
 
 
 def table(content: Mapping[str, Any]) -> Table:
-    """One row per task and arm."""
+    """Return a table with one row per task and arm."""
     shown = Table(title=f"{content['suite']['name']}, baseline {content['baseline']}")
     references = _references(content)
     for heading in ("task", "arm", "score", "ended", *(f"vs {name}" for name in references.values())):
@@ -48,7 +48,7 @@ def table(content: Mapping[str, Any]) -> Table:
 
 
 def markdown(content: Mapping[str, Any]) -> str:
-    """The whole comparison as Markdown."""
+    """Return the comparison as Markdown."""
     references = _references(content)
     lines = [f"# {content['suite']['name']}: {', '.join(content['arms'])}", ""]
     lines += [f"> {note}\n" for note in content["notes"]]
@@ -73,7 +73,7 @@ def _references(content: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _rows(content: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any], list[Mapping[str, Any] | None]]]:
-    """(task, arm, its figures, its comparison with each reference) for the macro-average and every task."""
+    """Yield (task, arm, its figures, its comparison with each reference) for the macro-average and every task."""
     pairs = {(pair["arm"], pair["against"]): pair for pair in content["pairs"]}
     names = list(next(iter(content["arms"].values()))["tasks"])
     for task in names if len(names) == 1 else [None, *names]:
@@ -87,7 +87,7 @@ def _rows(content: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, A
 
 
 def _pairs(content: Mapping[str, Any]) -> Iterator[str]:
-    """Counts, adjusted p and categories of every pair."""
+    """Yield counts, adjusted p and categories of every pair."""
     for pair in content["pairs"]:
         yield f"## {pair['arm']} against {pair['reference']}\n"
         yield from _header("task", "category", "n", "difference", "p (Holm)", "p inferior", *_COUNTS, "MDE")
@@ -100,7 +100,7 @@ def _pairs(content: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _clean(content: Mapping[str, Any]) -> Iterator[str]:
-    """Scores on the items that no training set was found to contain."""
+    """Yield scores on the items that no training set was found to contain."""
     if "contamination" not in content:
         return
     found = content["contamination"]

@@ -32,7 +32,7 @@ _NO_CODE = SandboxOutcome(Verdict.NO_CODE, "the answer holds no program")
 
 @dataclass(frozen=True, slots=True)
 class Exercise:
-    """What makes a program right."""
+    """The target of a program: the tests, and the code that stands before it."""
 
     beginning: str
     entry_point: str | None

@@ -1,8 +1,8 @@
 """Task kind `ifeval`: requests with the verifiable instructions of IFEval.
 
 A row is `{"id", "question", "instructions"}`; each instruction has its `id` and its arguments.
-Either lm-eval's program or `gra.checks.ifeval` decides. Both match patterns of the rows against the answer, so they
-run in a child process that is killed when an answer takes too long.
+Either lm-eval's program or `gra.checks.ifeval` decides. Both match patterns of the rows against the answer.
+So they run in a child process, which is killed when an answer takes too long.
 """
 
 from __future__ import annotations

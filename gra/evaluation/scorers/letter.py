@@ -96,7 +96,7 @@ def read_letter(text: str, choices: Sequence[str], ended: bool) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """What a text states as its answer.
+    """The answer that a text states.
 
     Attributes:
         text: the rest of its line.

@@ -1,4 +1,4 @@
-"""Task kind `short`: a few words, a number, a letter of an option or closing brackets (BIG-Bench Hard).
+"""Task kind `short`: a few words, a number, a letter of an option or closing brackets (BBH).
 
 A row is `{"id", "question", "answer"}`; of an answer such as `... #### yes` the "yes" counts.
 """
@@ -67,8 +67,8 @@ def alike(found: str, wanted: str, question: str) -> bool:
 
     Args:
         found: the answer that was found in a text.
-        wanted: the right answer: a letter of an option such as "(B)", a whole number, closing brackets, a word such as
-            "yes", or other words.
+        wanted: the right answer. Options such as "(B)", whole numbers, brackets and words such as "yes" have rules of
+            their own.
         question: the question, which lists the options.
     """
     found, wanted = plain_signs(found), plain_signs(wanted)

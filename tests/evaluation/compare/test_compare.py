@@ -140,7 +140,7 @@ DIFFERENT = [
 
 
 @pytest.mark.parametrize(("change", "message"), DIFFERENT)
-def test_different_exams_are_not_compared(
+def test_different_suites_are_not_compared(
     make_run: MakeRun, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     runs = {"a": make_run("a", range(20)), "b": make_run("b", range(20), **change)}
@@ -193,7 +193,7 @@ def test_a_mismatch_ends_with_5_and_a_mistake_with_2(
 ) -> None:
     a, b = make_run("a", range(20)), make_run("b", range(20), generation={"max_new_tokens": 7})
     assert run_cli(a, b, "--output", tmp_path / "out") == 5
-    assert "not the same exam" in capsys.readouterr().err
+    assert "did not answer the same suite" in capsys.readouterr().err
     assert run_cli(a, tmp_path / "gone", "--output", tmp_path / "out") == 2
     assert "holds no finished evaluation" in capsys.readouterr().err
     assert run_cli(a, b, "--margin", "2") == 2

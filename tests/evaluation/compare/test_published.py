@@ -54,7 +54,7 @@ def test_gra_rows_are_the_best_iteration_by_test_score() -> None:
 
 
 def test_printed_scores_are_whole_numbers_of_items() -> None:
-    """What tells 295 items of ARC-C from 1172, and GPQA's diamond set from the main one."""
+    """The scores show that ARC-C had 295 items, not 1172, and GPQA the diamond set, not the main one."""
     paper = published.published()
     rows = [*paper.main, *paper.iterations]
     odd = 0
@@ -75,13 +75,13 @@ def test_a_users_scores_stand_in_the_papers_columns_with_what_differs() -> None:
     }
     found = beside({"arms": {"mine": {"tasks": tasks}}, "decoding": {"max_new_tokens": 1024}})
     assert found["arms"] == {"mine": {"GSM8K": 50.0, "ARC-C": 25.0, "MMLU": 40.0}}
-    told = {column: " | ".join(what) for column, what in found["differs"].items()}
-    assert "OpenCompass" in told["GSM8K"]
-    assert "at most 1024 new tokens, the paper 4096" in told["GSM8K"]
-    assert "items" not in told["GSM8K"]
-    assert "scored by likelihood" in told["ARC-C"]
-    assert "1,172 items, the paper's scores are shares of 295" in told["ARC-C"]
-    assert "average of averages" in told["MMLU"]
+    listed = {column: " | ".join(what) for column, what in found["differs"].items()}
+    assert "OpenCompass" in listed["GSM8K"]
+    assert "at most 1024 new tokens, the paper 4096" in listed["GSM8K"]
+    assert "items" not in listed["GSM8K"]
+    assert "scored by likelihood" in listed["ARC-C"]
+    assert "1,172 items, the paper's scores are shares of 295" in listed["ARC-C"]
+    assert "average of averages" in listed["MMLU"]
     text = "\n".join(published.lines(found))
     assert "| **mine** (yours) |  |  | 50.00 |" in text
     assert "| distilled-72B | Qwen-2.5-7B | Alpaca | 50.64 |" in text

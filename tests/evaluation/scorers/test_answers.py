@@ -1,4 +1,4 @@
-"""What is read from replies to benchmark questions, and the programs for IFEval."""
+"""Answers that are read from texts to benchmark questions, and the programs for IFEval."""
 
 from __future__ import annotations
 
@@ -42,6 +42,25 @@ LETTERS: list[tuple[str, str | None]] = [
     ("", None),
     ("Answer: Ice", "D"),
     ("The answer is: B", "B"),
+    # "A" and "I" are read as the other letters are, unless they are an article or a pronoun.
+    ("The answer is A because it turns.", "A"),
+    ("The answer is A I think.", "A"),
+    ("Answer: A because it turns", "A"),
+    ("Answer: A dog", None),
+    ("The answer is I think B", None),
+    ("Answer:\nB", "B"),
+    ("**Answer:**\n\nA", "A"),
+    ("The correct answer is:\n(C) a star", "C"),
+    ("Answer: b", "B"),
+    ("The answer is (a).", "A"),
+    ("Answer: [D]", "D"),
+    ("Answer\uff1a\uff22", "B"),
+    ("\\boxed{\\textbf{C}}", "C"),
+    ("\\boxed{A. a planet}", "A"),
+    ("Answer: A or B", None),
+    ("The answer is B and C", None),
+    ("Answer: A, not B", "A"),
+    ("The answer is not B", None),
 ]
 
 
@@ -83,6 +102,33 @@ def test_a_cut_reply_counts_only_when_it_states_its_answer() -> None:
         ("2\\sqrt{3}", "\\sqrt{12}"),
         ("x^2+2x+1", "(x+1)^2"),
         ("\\left(3, \\frac{\\pi}{2}\\right)", "(3,\\frac{\\pi}{2})"),
+        # Units, as LaTeX and people write them.
+        ("42 \\text{ cm}", "42"),
+        ("42\\text{ cm}^2", "42"),
+        ("42", "42\\text{ cm}^{2}"),
+        ("42\\,\\mathrm{km/h}", "42"),
+        ("42\\text{ m}/\\text{s}", "42"),
+        ("42~\\mbox{ square inches}", "42"),
+        ("\\frac{3}{4}\\text{ miles}", "0.75"),
+        ("2\\sqrt{3}\\text{ cm}", "\\sqrt{12}"),
+        ("\\SI{42}{cm}", "42"),
+        ("42 cm^2", "42"),
+        ("42 cm\u00b2", "42"),
+        ("42\\%", "42"),
+        ("90\u00b0", "90^\\circ"),
+        ("$42$ cm", "42"),
+        # Signs and digits that are no ASCII.
+        ("\u22125", "-5"),
+        ("-5", "\u20135"),
+        ("\uff0d\uff15", "-5"),
+        ("\ufe635", "-5"),
+        ("\u2212\\frac{1}{2}", "-0.5"),
+        ("10\u207b\u00b3", "0.001"),
+        ("2\u03c0", "2\\pi"),
+        ("1\u00bd", "1.5"),
+        ("1{,}000", "1000"),
+        ("1\\,000", "1000"),
+        ("7" * 5_000, "7" * 5_000),
     ],
 )
 def test_equal_values(given: str, wanted: str) -> None:
@@ -91,7 +137,19 @@ def test_equal_values(given: str, wanted: str) -> None:
 
 @pytest.mark.parametrize(
     ("given", "wanted"),
-    [("17", "18"), ("\\frac{1}{3}", "0.3"), ("west", "east"), ("(2, 1)", "(1,2)"), ("9^{9^{9^{9}}}", "1"), ("", "1")],
+    [
+        ("17", "18"),
+        ("\u22125", "5"),
+        ("5x", "5"),
+        ("2xy", "2"),
+        ("7" * 400, "18"),
+        ("x \\text{ or } y", "x"),
+        ("\\frac{1}{3}", "0.3"),
+        ("west", "east"),
+        ("(2, 1)", "(1,2)"),
+        ("9^{9^{9^{9}}}", "1"),
+        ("", "1"),
+    ],
 )
 def test_different_values(given: str, wanted: str) -> None:
     assert not equals(given, wanted)
@@ -128,6 +186,13 @@ def test_what_a_response_states() -> None:
         ("bee ape cat", "ape bee cat", False),
         ("ape", "ape", True),
         ("ape bee", "ape", False),
+        (", 18", "18", True),
+        ("\u22123", "3", False),
+        ("\u22123", "-3", True),
+        ("7" * 5_000, "7" * 5_000, True),
+        ("7" * 400, "7", False),
+        ("A because", "(A)", True),
+        ("b", "(B)", True),
     ],
 )
 def test_short_answers(found: str, wanted: str, right: bool) -> None:
