@@ -24,9 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from gra.stats.paired import Estimate, cluster_sums
 
 
-def with_seed_variance(
-    estimate: Estimate, *arms: ArrayLike, clusters: Sequence[Hashable] | None = None
-) -> Estimate:
+def with_seed_variance(estimate: Estimate, *arms: ArrayLike, clusters: Sequence[Hashable] | None = None) -> Estimate:
     """Add the variance between training seeds to an estimate.
 
     An arm with one seed adds nothing: the estimate then speaks about that checkpoint only. The seeds of all arms are
@@ -67,7 +65,8 @@ def _widened(estimate: Estimate, seeds: float, variance: float, df: int) -> Esti
         return estimate
     exponent = min(2.0, 0.55 * df)
     inverse = (estimate.se**2 / variance) ** 2 / estimate.df + min(1.0, seeds / variance) ** exponent / df
-    return Estimate(estimate.value, math.sqrt(variance), 1 / inverse if inverse else math.inf)
+    freedom = max(1 / inverse, min(estimate.df, df)) if inverse else math.inf
+    return Estimate(estimate.value, math.sqrt(variance), freedom)
 
 
 def _interaction(table: NDArray[np.float64], clusters: Sequence[Hashable] | None) -> float:
