@@ -76,4 +76,4 @@ def _interaction(table: NDArray[np.float64], clusters: Sequence[Hashable] | None
     count = sums.shape[1]
     if count < 2:
         return 0.0
-    return float((sums**2).sum()) * count / (count - 1) / (len(table) - 1) / table.shape[1] ** 2
+    return float((sums**2).sum() * count / (count - 1) / (len(table) - 1) / table.shape[1] ** 2)
