@@ -1,24 +1,31 @@
-"""How well a reviewer tells good from bad, measured on planted pairs with known verdicts."""
+"""Measure how well a reviewer separates good samples from bad ones, on control items with known verdicts."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
+
+_LARGEST_LOGIT = 700.0  # beyond it the exponential overflows, and the probability is 0 or 1 in float64
+_SMALLEST_SPREAD = 1e-9  # of scores from 0 to 10: below it they are equal but for rounding
+_HALVINGS = 30
 
 
 def auc(good: ArrayLike, bad: ArrayLike) -> float:
-    """Probability that a good sample scores above a bad one, ties counted half (Mann-Whitney)."""
-    g, b = np.asarray(good, float), np.asarray(bad, float)
-    if not g.size or not b.size:
-        raise ValueError("both groups need at least one score")
+    """Return the probability that a good sample scores above a bad one, ties counted half (Mann-Whitney).
+
+    Raises:
+        ValueError: when a group has no scores.
+    """
+    g, b = _groups(good, bad)
     return float((g[:, None] > b[None, :]).mean() + 0.5 * (g[:, None] == b[None, :]).mean())
 
 
 @dataclass(frozen=True, slots=True)
 class Logistic:
-    """A monotone map from a raw score (0-10) to 10 times the probability that the sample is a good one."""
+    """Map a raw score (0-10) to 10 times the probability that the sample is good; the map never falls."""
 
     centre: float
     scale: float
@@ -26,29 +33,44 @@ class Logistic:
     intercept: float
 
     def __call__(self, raw: float) -> float:
-        """The calibrated score."""
-        z = self.slope * (raw - self.centre) / self.scale + self.intercept
-        return float(10 / (1 + np.exp(-z)))
+        """Return the calibrated score."""
+        return float(10 * logistic(self.slope * (raw - self.centre) / self.scale + self.intercept))
+
+
+def logistic(logit: Any) -> Any:
+    """Return 1 / (1 + exp(-logit)) of a number or an array, without overflow."""
+    return 1 / (1 + np.exp(-np.clip(logit, -_LARGEST_LOGIT, _LARGEST_LOGIT)))
 
 
 def calibrate(good: ArrayLike, bad: ArrayLike, *, ridge: float = 1.0, steps: int = 50) -> Logistic:
-    """Logistic regression of "good" on the raw score, by Newton's method with a ridge on the slope.
+    """Fit a logistic regression of "good" on the raw score, by Newton's method with a ridge on the slope.
 
-    The ridge keeps the map finite when the groups separate perfectly, and keeps a reviewer that
-    cannot tell them apart near 5 whatever it says. A reviewer that is worse than chance gets a flat
-    map rather than an inverted one: it is not trusted, and it is not believed backwards either.
+    The ridge keeps the map finite when the groups separate perfectly. It keeps a reviewer that cannot separate them
+    near the share of good samples, whatever the score. A reviewer that is worse than chance gets a flat map, not an
+    inverted one.
+
+    Args:
+        good: raw scores of good samples, 0-10.
+        bad: raw scores of bad samples.
+        ridge: the penalty on the squared slope.
+        steps: the most steps of Newton's method.
+
+    Raises:
+        ValueError: when a group has no scores.
     """
-    x = np.concatenate([np.asarray(good, float), np.asarray(bad, float)])
-    y = np.concatenate([np.ones(np.size(good)), np.zeros(np.size(bad))])
-    centre, scale = float(x.mean()), float(x.std()) or 1.0
+    g, b = _groups(good, bad)
+    x = np.concatenate([g, b])
+    y = np.concatenate([np.ones(g.size), np.zeros(b.size)])
+    centre, scale = float(x.mean()), float(x.std())
+    scale = scale if scale > _SMALLEST_SPREAD else 1.0
     features = np.stack([(x - centre) / scale, np.ones_like(x)], axis=1)
     penalty = np.diag([ridge, 1e-6])
     weights = np.zeros(2)
     for _ in range(steps):
-        p = 1 / (1 + np.exp(-features @ weights))
+        p = logistic(features @ weights)
         gradient = features.T @ (y - p) - penalty @ weights
         hessian = (features * (p * (1 - p))[:, None]).T @ features + penalty
-        step = np.linalg.solve(hessian, gradient)
+        step = _uphill(features, y, penalty, weights, np.linalg.solve(hessian, gradient))
         weights = weights + step
         if np.abs(step).max() < 1e-9:
             break
@@ -56,3 +78,31 @@ def calibrate(good: ArrayLike, bad: ArrayLike, *, ridge: float = 1.0, steps: int
     if slope == 0.0:
         intercept = float(np.log(y.mean() / (1 - y.mean())))
     return Logistic(centre, scale, slope, intercept)
+
+
+def _groups(good: ArrayLike, bad: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    g, b = np.asarray(good, np.float64), np.asarray(bad, np.float64)
+    if not g.size or not b.size:
+        raise ValueError("both groups need at least one score")
+    return g, b
+
+
+def _uphill(
+    features: NDArray[np.float64],
+    y: NDArray[np.float64],
+    penalty: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    step: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Halve a step of Newton's method until the penalized likelihood does not fall, so that it cannot diverge."""
+
+    def likelihood(at: NDArray[np.float64]) -> float:
+        logits = features @ at
+        return float(y @ logits - np.logaddexp(0.0, logits).sum() - at @ penalty @ at / 2)
+
+    before = likelihood(weights)
+    for _ in range(_HALVINGS):
+        if likelihood(weights + step) >= before - 1e-9 * (1 + abs(before)):
+            break
+        step = step / 2
+    return step

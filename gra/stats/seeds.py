@@ -65,7 +65,8 @@ def _widened(estimate: Estimate, seeds: float, variance: float, df: int) -> Esti
         return estimate
     exponent = min(2.0, 0.55 * df)
     inverse = (estimate.se**2 / variance) ** 2 / estimate.df + min(1.0, seeds / variance) ** exponent / df
-    return Estimate(estimate.value, math.sqrt(variance), 1 / inverse if inverse else math.inf)
+    freedom = max(1 / inverse, min(estimate.df, df)) if inverse else math.inf
+    return Estimate(estimate.value, math.sqrt(variance), freedom)
 
 
 def _interaction(table: NDArray[np.float64], clusters: Sequence[Hashable] | None) -> float:

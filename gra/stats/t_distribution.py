@@ -1,8 +1,8 @@
-"""Student's t distribution without SciPy: its distribution function and its quantiles.
+"""Compute Student's t distribution without SciPy: its distribution function and its quantiles.
 
-The normal distribution is the standard library's (`statistics.NormalDist`). The t distribution function is the
-regularised incomplete beta function, evaluated by its continued fraction (modified Lentz, Numerical Recipes
-section 6.4); quantiles invert it by bisection. Tests hold both against SciPy where it is installed, to nine digits.
+The normal distribution comes from the standard library (`statistics.NormalDist`). The distribution function is a
+regularized incomplete beta function, evaluated by its continued fraction (modified Lentz, Numerical Recipes
+section 6.4). Quantiles invert it by bisection. Tests compare both with SciPy, where it is installed, to nine digits.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ _NORMAL = NormalDist()
 
 
 def normal_quantile(p: float) -> float:
-    """The inverse of the normal distribution function."""
+    """Return the inverse of the normal distribution function."""
     return _NORMAL.inv_cdf(p)
 
 
 def t_cdf(t: float, df: float) -> float:
-    """Student's distribution function; `df` may be fractional or infinite."""
+    """Return Student's distribution function; `df` may be fractional or infinite."""
     if math.isinf(df):
         return _NORMAL.cdf(t)
+    if math.isinf(t * t):  # a difference over an error that is nearly 0
+        return 0.0 if t < 0 else 1.0
     total = df + t * t
     tail = 0.5 * _incomplete_beta(df / total, t * t / total, df / 2, 0.5)
     return tail if t < 0 else 1.0 - tail
@@ -30,7 +32,7 @@ def t_cdf(t: float, df: float) -> float:
 
 @lru_cache(maxsize=1024)
 def t_quantile(p: float, df: float) -> float:
-    """The inverse of `t_cdf`, by bisection."""
+    """Return the inverse of `t_cdf`, found by bisection."""
     if math.isinf(df):
         return _NORMAL.inv_cdf(p)
     if p < 0.5:
@@ -45,9 +47,9 @@ def t_quantile(p: float, df: float) -> float:
 
 
 def _incomplete_beta(x: float, y: float, a: float, b: float) -> float:
-    """The regularised incomplete beta function by its continued fraction (modified Lentz).
+    """Return the regularized incomplete beta function, by its continued fraction (modified Lentz).
 
-    `y` is 1 - x, given because the subtraction would lose it where x is nearly 1.
+    `y` is 1 - x; the subtraction would lose digits where x is nearly 1.
     """
     if x <= 0.0 or y <= 0.0:
         return 0.0 if x <= 0.0 else 1.0

@@ -10,6 +10,7 @@ import pytest
 
 from gra.stats import paired as stats
 from gra.stats.paired import Estimate
+from gra.stats.seeds import with_seed_variance
 
 TRIALS = 8000  # the standard error of a rate of 5 % is then 0.24 points
 
@@ -82,21 +83,52 @@ def test_holm_keeps_the_family_at_five_percent() -> None:
     assert 0.04 <= family <= 0.06
 
 
-def test_training_seeds_that_differ_raise_no_false_alarms() -> None:
-    # Arms of equal expected accuracy whose every training seed shifts it by about two points.
-    rng, trials, with_seeds, without = np.random.default_rng(13), 1500, 0, 0
-    n = 400
+@pytest.mark.parametrize(
+    ("items", "seeds", "spread", "own"),
+    [
+        (40, 3, 0.0, 0.0),
+        (120, 3, 0.0, 0.3),
+        (120, 3, 0.05, 0.0),
+        (120, 3, 0.3, 0.3),
+        (120, 2, 0.1, 0.0),
+        (400, 5, 0.03, 0.3),
+    ],
+)
+def test_training_seeds_raise_one_false_alarm_in_twenty(items: int, seeds: int, spread: float, own: float) -> None:
+    """`benchmarks/seed_variance.py` has the whole grid."""
+    trials, rng, alarms = 2500, np.random.default_rng(13), 0
     for _ in range(trials):
-        chance = rng.random(n)
-        arms = [
-            np.array([rng.random(n) < np.clip(chance + rng.normal(0, 0.04), 0, 1) for _ in range(3)], dtype=float)
-            for _ in range(2)
-        ]
+        arms = seeded_arms(rng, items, seeds, spread, own, 0.0)
         plain = stats.paired_difference(arms[0].mean(axis=0), arms[1].mean(axis=0))
-        without += plain.p_value() <= 0.05
-        with_seeds += stats.with_seed_variance(plain, *(a.mean(axis=1).tolist() for a in arms)).p_value() <= 0.05
-    assert with_seeds / trials <= 0.06
-    assert without / trials > 0.15
+        alarms += with_seed_variance(plain, *arms).p_value() <= 0.05
+    assert 0.035 <= alarms / trials <= 0.065  # 4 to 6 % and one and a half standard errors
+
+
+def test_leaving_seeds_out_raises_false_alarms_and_counting_twice_costs_power() -> None:
+    trials, rng = 800, np.random.default_rng(14)
+    ignored = found = before = 0
+    for _ in range(trials):
+        arms = seeded_arms(rng, 400, 3, 0.05, 0.0, 0.0)
+        ignored += stats.paired_difference(arms[0].mean(axis=0), arms[1].mean(axis=0)).p_value() <= 0.05
+        arms = seeded_arms(rng, 120, 3, 0.0, 0.0, 0.12)
+        plain = stats.paired_difference(arms[0].mean(axis=0), arms[1].mean(axis=0))
+        found += with_seed_variance(plain, *arms).p_value() <= 0.05
+        twice = plain.se**2 + sum(float(arm.mean(axis=1).var(ddof=1)) / 3 for arm in arms)
+        before += Estimate(plain.value, math.sqrt(twice), 10).p_value() <= 0.05
+    assert ignored / trials > 0.15
+    assert found > 1.15 * before
+
+
+def seeded_arms(
+    rng: np.random.Generator, items: int, seeds: int, spread: float, own: float, gain: float
+) -> list[np.ndarray]:
+    """Right and wrong answers of two arms, shape [seeds, items]; the first is better by `gain`."""
+    chance = 0.35 + 0.3 * rng.random(items)
+    arms = []
+    for better in (gain, 0.0):
+        shift = rng.normal(0, spread, (seeds, 1)) + rng.uniform(-own, own, items) + better
+        arms.append((rng.random((seeds, items)) < np.clip(chance + shift, 0, 1)).astype(float))
+    return arms
 
 
 def test_twice_the_power_of_an_unpaired_test() -> None:

@@ -234,15 +234,6 @@ def test_macro_average_and_its_error() -> None:
     assert (alone.value, alone.se, alone.df) == pytest.approx((0.1, 0.03, 50))
 
 
-def test_seeds_widen_the_interval_and_one_seed_does_not() -> None:
-    base = Estimate(0.1, 0.03, 99)
-    same = stats.with_seed_variance(base, [0.5], [0.4])
-    assert (same.se, same.df) == pytest.approx((base.se, base.df))
-    wide = stats.with_seed_variance(base, [0.4, 0.5, 0.6], [0.4])
-    assert wide.se == pytest.approx(math.sqrt(0.03**2 + 0.01 / 3))
-    assert 2 <= wide.df < 10
-
-
 @pytest.mark.parametrize(
     ("low", "high", "p", "word"),
     [

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from gra.engines.broker import Broker, EnginePool
 from gra.engines.mock import MockEngine
 from gra.engines.types import Call, Completion, Fault, Json
 from gra.ledger.ledger import Ledger
-from gra.stats.reliability import auc, calibrate
+from gra.stats.reliability import Logistic, auc, calibrate, logistic
 from gra.synthesis.committee.calibration import committee_auc, make_control_items, measure_reviewer
 
 scores = st.lists(st.floats(0, 10) | st.integers(0, 10).map(float), min_size=1, max_size=12)
@@ -79,6 +80,31 @@ def test_the_scale_a_reviewer_answers_on_does_not_matter(stretch: float, shift: 
     moved = calibrate([stretch * x + shift for x in good], [stretch * x + shift for x in bad])
     for x in (1.0, 5.0, 9.0):
         assert moved(stretch * x + shift) == pytest.approx(plain(x), abs=1e-4)
+
+
+wide = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=12)
+
+
+@given(wide, wide, st.floats(-1e300, 1e300))
+def test_calibration_never_overflows(good: list[float], bad: list[float], raw: float) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fitted = calibrate(good, bad)
+        assert 0.0 <= fitted(raw) <= 10.0
+        low, high = min(good + bad), max(good + bad)
+        assert fitted(low) <= fitted(high) + 1e-9
+
+
+def test_logistic_is_sure_far_from_zero() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert logistic(np.array([-1e6, 0.0, 1e6])) == pytest.approx([0.0, 0.5, 1.0])
+        assert Logistic(5.0, 1.0, 1e6, 0.0)(0.0) == pytest.approx(0.0)
+
+
+def test_calibration_needs_both_kinds() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        calibrate([], [1.0])
 
 
 # --- planted pairs --------------------------------------------------------------------------------------------------
