@@ -1,16 +1,16 @@
-"""What the broker and the ledger cost, without any model: calls per second, memory, and the way back into a run.
+"""Measure broker and ledger without any model: calls per second, memory, and the time to resume a run.
 
-Run as: python benchmarks/broker.py [--only PART] [--calls N] [--told N] [--recorded N] [--many N] [--rows N] [--json F]
-Leave the machine alone meanwhile.
+Run as: python benchmarks/broker.py [--only PART] [--calls N] [--finished N] [--recorded N] [--json F]
+Leave the machine alone meanwhile. Further options: --many N, --rows N.
 
-- scripted: broker and durable ledger (synchronous=FULL) on an engine that answers at once.
-- http: the same through the OpenAI-compatible engine to a local server that answers at once, in a process of its own;
+- scripted: Broker and durable ledger (synchronous=FULL) on an engine that answers at once.
+- http: The same through the OpenAI-compatible engine to a local server in a process of its own. It answers at once.
   `bare` is the HTTP client alone, without broker and ledger.
-- memory: whole stories in one round; peak resident memory of the process and its slope.
-- many: a round of so many recorded stories is decided, counted and exported; nothing is asked. Resident memory is
-  shown with that of its own: the rest are pages of files, which the system may take back.
-- resume: a ledger with so many candidates (and eleven short answers each) is opened; seconds to the first new call.
-- dedup: so many rows that are all different arrive at a round's dedup; seconds until it is known that they fill it.
+- memory: Whole candidates in one round; peak resident memory of the process and its slope.
+- many: A round of recorded candidates is decided, counted and exported, without calls. Resident memory is shown with
+  the private part of it. The rest are pages of files, which the system may take back.
+- resume: A ledger with many candidates (and eleven short answers each) is opened; seconds to the first new call.
+- dedup: Many rows that are all different arrive at a round's dedup; seconds until the last one is accepted.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def call(number: int, output: Text | Json) -> Call:
 
 
 async def ask_all(broker: Broker, calls: int, output: Text | Json) -> float:
-    """Calls per second with so many in flight at all times."""
+    """Return calls per second with 256 in flight at all times."""
     numbers = iter(range(calls))
 
     async def worker() -> None:
@@ -92,7 +92,7 @@ async def on(engine: Engine, calls: int, output: Text | Json) -> float:
 
 
 def scripted(calls: int) -> dict[str, float]:
-    """Calls per second on a scripted engine: a text, and a review by JSON schema."""
+    """Return calls per second on a scripted engine: a text, and a review by JSON schema."""
     review = score_schema(DIMENSIONS, comment=True)
     kinds: dict[str, Text | Json] = {"text": Text(), "review": review}
     return {
@@ -102,7 +102,7 @@ def scripted(calls: int) -> dict[str, float]:
 
 
 def http(calls: int) -> dict[str, float]:
-    """Calls per second over HTTP to a server that answers at once."""
+    """Return calls per second over HTTP to a server that answers at once."""
     command = [sys.executable, str(Path(__file__).parent / "instant_server.py")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
@@ -139,15 +139,15 @@ def engines(script: Callable[[Call], Completion]) -> EnginePool:
 
 
 def resident_mb() -> float:
-    """Resident memory now, in MB."""
+    """Return the resident memory now, in MB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 1e6
 
 
-async def tell(
+async def run_round(
     path: Path, candidates: int, script: Callable[[Call], Completion], on_end: Callable[[], None]
 ) -> RecordedCandidates:
-    """One round to its end."""
+    """Run one round to its end."""
     ledger = Ledger(path, "benchmark")
     try:
         return (await make_round(ledger, candidates, script).run(lambda ended, recorded: on_end())).candidates
@@ -162,7 +162,7 @@ def make_round(ledger: Ledger, candidates: int, script: Callable[[Call], Complet
 
 
 def memory(path: Path, candidates: int) -> dict[str, float]:
-    """Resident memory while stories are told; the second half of the run gives the slope."""
+    """Return the resident memory of a round; the second half of the run gives the slope."""
     seen: list[tuple[int, float]] = []
     count = 0
 
@@ -173,21 +173,21 @@ def memory(path: Path, candidates: int) -> dict[str, float]:
             seen.append((count, resident_mb()))
 
     begun = time.perf_counter()
-    asyncio.run(tell(path, candidates, scripted_committee.answer, note))
+    asyncio.run(run_round(path, candidates, scripted_committee.answer, note))
     (from_, low), (to, high) = seen[len(seen) // 2], seen[-1]
     return {
         "candidates": candidates,
         "seconds": time.perf_counter() - begun,
-        "told_mb": high,
+        "finished_mb": high,
         "kb_per_candidate": 1000 * (high - low) / (to - from_),
         "peak_mb": peak_mb(),
     }
 
 
 def finish(folder: Path, candidates: int) -> dict[str, float]:
-    """A round whose stories are all recorded is decided, counted and exported; seconds and peak memory."""
+    """Decide, count and export a round whose candidates are all recorded; return seconds and peak memory."""
     path = folder / "many.sqlite"
-    plant(path, candidates)
+    write_ledger(path, candidates)
     ledger = Ledger(path, "benchmark")
     with Memory() as memory:
         begun = time.perf_counter()
@@ -208,7 +208,7 @@ def finish(folder: Path, candidates: int) -> dict[str, float]:
 
 
 class FirstCall(Exception):
-    """The run has come back to where it stopped."""
+    """Stop at the first call that the ledger does not answer."""
 
 
 def no_answer(call: Call) -> Completion:
@@ -216,12 +216,12 @@ def no_answer(call: Call) -> Completion:
 
 
 def resume(folder: Path, candidates: int) -> dict[str, float]:
-    """Seconds from opening the ledger of a recorded run to the first call that it does not answer."""
+    """Return the seconds from opening the ledger of a recorded run to the first call that it does not answer."""
     path = folder / "resumed.sqlite"
-    plant(path, candidates)
+    write_ledger(path, candidates)
     begun = time.perf_counter()
     with contextlib.suppress(FirstCall):
-        asyncio.run(tell(path, 2 * candidates, no_answer, lambda: None))
+        asyncio.run(run_round(path, 2 * candidates, no_answer, lambda: None))
     return {"candidates": candidates, "seconds": time.perf_counter() - begun, "ledger_mb": path.stat().st_size / 1e6}
 
 
@@ -233,23 +233,23 @@ c
 """
 
 
-def plant(path: Path, count: int) -> None:
-    """A ledger with verdicts on so many candidates: copies of a few that were told, with texts of their own.
+def write_ledger(path: Path, count: int) -> None:
+    """Write a ledger with verdicts on many candidates: copies of a few finished ones, with texts of their own.
 
-    Each has as many answers as the longest story, without texts, which neither resuming nor accounts look at.
+    Each has as many answers as the longest candidate, without texts, which neither resuming nor accounts read.
     """
-    asyncio.run(tell(path, 200, scripted_committee.answer, lambda: None))
+    asyncio.run(run_round(path, 200, scripted_committee.answer, lambda: None))
     ledger = Ledger(path, "benchmark")
     made = make_round(ledger, count, no_answer)
-    stories = [story for _, story in ledger.candidate_records(candidate_id(1, 0), candidate_id(1, 199), made._scope)]
-    by_domain = {name: [s for s in stories if s["domain"] == name] for name in scripted_committee.DOMAINS}
+    finished = [record for _, record in ledger.candidate_records(candidate_id(1, 0), candidate_id(1, 199), made._scope)]
+    by_domain = {name: [s for s in finished if s["domain"] == name] for name in scripted_committee.DOMAINS}
 
     def rows() -> Iterator[tuple[Any, ...]]:
         for index in range(count):
             name, fitting = candidate_id(1, index), by_domain[made._domain(index)]
-            story = dict(fitting[index % len(fitting)], id=name, index=index)
-            story["instruction"] = f"{story['instruction']} {index}"
-            yield "benchmark", name, json.dumps({"scope": made._scope, "story": story}), 0.0
+            record = dict(fitting[index % len(fitting)], id=name, index=index)
+            record["instruction"] = f"{record['instruction']} {index}"
+            yield "benchmark", name, json.dumps({"scope": made._scope, "story": record}), 0.0
 
     ledger._db.execute("PRAGMA synchronous=OFF")
     ledger._db.execute("BEGIN")
@@ -261,7 +261,7 @@ def plant(path: Path, count: int) -> None:
 
 
 def dedup(rows: int) -> dict[str, float]:
-    """Seconds until rows that are all different have arrived one by one."""
+    """Return the seconds until rows that are all different have arrived one by one."""
     import numpy as np
 
     vectors = scripted_committee.Embedder().encode([f"row {n}" for n in range(rows)])
@@ -273,19 +273,19 @@ def dedup(rows: int) -> dict[str, float]:
 
 
 def peak_mb() -> float:
-    """The most memory that was ever resident, in MB."""
+    """Return the peak resident memory, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
 
 
 def alone(work: Callable[..., T], *arguments: Any) -> T:
-    """In a fresh process, so that no measurement stands on the memory of another."""
+    """Run in a fresh process, so that no measurement includes the memory of another."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         return process.submit(work, *arguments).result()
 
 
 def main(
     calls: Annotated[int, typer.Option()] = 30_000,
-    told: Annotated[int, typer.Option()] = 30_000,
+    finished: Annotated[int, typer.Option()] = 30_000,
     recorded: Annotated[int, typer.Option()] = 100_000,
     many: Annotated[int, typer.Option()] = 1_000_000,
     rows: Annotated[int, typer.Option()] = 10_000,
@@ -299,7 +299,7 @@ def main(
         if only in (None, "calls"):
             found |= {"scripted": alone(scripted, calls), "http": alone(http, calls)}
         if only in (None, "memory"):
-            found["memory"] = alone(memory, folder / "told.sqlite", told)
+            found["memory"] = alone(memory, folder / "finished.sqlite", finished)
         if only in (None, "resume"):
             found["resume"] = alone(resume, folder, recorded)
         if only in (None, "many"):
@@ -320,7 +320,7 @@ def table(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "scripted engine, review by JSON schema", f"{found['scripted']['review']:,.0f} calls/s"
         yield "HTTP, text", f"{found['http']['text']:,.0f} calls/s (bare client {found['http']['bare']:,.0f})"
     if m := found.get("memory"):
-        yield f"{m['candidates']:,} candidates told in one round", f"{m['candidates'] / m['seconds']:,.0f}/s"
+        yield f"{m['candidates']:,} candidates finished in one round", f"{m['candidates'] / m['seconds']:,.0f}/s"
         yield "memory", f"{m['peak_mb']:,.0f} MB, {m['kb_per_candidate']:.2f} kB a candidate"
     if r := found.get("resume"):
         what = f"resume of {r['candidates']:,} candidates to the first new call"

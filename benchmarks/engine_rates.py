@@ -1,9 +1,9 @@
-"""How fast this machine serves a model, by what is asked: text with and without top_p, JSON, labels, likelihood.
+"""Measure how fast this machine serves a model: text with and without top_p, JSON, labels, likelihood.
 
 Run as: python benchmarks/engine_rates.py [MODEL ...] [--batch 32] [--json FILE]
 
-Each row is one batch of calls sent at once to a fresh vLLM engine with the settings of a synthesis. The prompts of one
-kind differ from their first words on, so that little comes from the prefix cache.
+Each row is one batch of calls to a fresh vLLM engine with the settings of a synthesis. The prompts of one
+kind differ from their first words on. So little comes from the prefix cache.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from gra.engines.vllm.engine import VllmEngine, VllmSettings
 from gra.models.catalog import resolve
 
 TALE = "The cat sat on the mat and looked at the moon for a while. " * 8
-STORY = {"type": "object", "properties": {"story": {"type": "string", "minLength": 200}}, "required": ["story"]}
+SCHEMA = {"type": "object", "properties": {"tale": {"type": "string", "minLength": 200}}, "required": ["tale"]}
 KINDS: list[tuple[str, Output, float, str]] = [
-    ("text, top_p 0.95", Text(), 0.95, "{i} is a number. Write a story about it."),
-    ("text, top_p 1", Text(), 1.0, "{i} is a number. Write a story about it."),
-    ("JSON by grammar", Json(STORY), 1.0, "{i} is a number. Write a story about it."),
+    ("text, top_p 0.95", Text(), 0.95, "{i} is a number. Write a tale about it."),
+    ("text, top_p 1", Text(), 1.0, "{i} is a number. Write a tale about it."),
+    ("JSON by grammar", Json(SCHEMA), 1.0, "{i} is a number. Write a tale about it."),
     ("yes or no", Choice(("yes", "no")), 1.0, "{i} " + TALE + "Is this long? Reply with one word, yes or no."),
-    ("likelihood", Likelihood(TALE), 1.0, "{i} is a number. Write a story about a cat."),
+    ("likelihood", Likelihood(TALE), 1.0, "{i} is a number. Write a tale about a cat."),
 ]
 
 
 async def measure(name: str, batch: int, logs: Path) -> list[dict[str, Any]]:
-    """Rates of one model, tokens a second, and the seconds its engine took to start."""
+    """Return the rates of one model, in tokens per second, and the seconds that its engine took to start."""
     settings = VllmSettings(resolve(name).path, 2048, 0.5, len(os.sched_getaffinity(0)), batch)
     engine = VllmEngine(name, settings, memory_gb=4.0, log_file=logs / "engine.log")
     await engine.start()

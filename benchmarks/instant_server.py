@@ -1,7 +1,7 @@
-"""An OpenAI-compatible server that answers every request with the same words as fast as Python can.
+"""Serve an OpenAI-compatible API that answers every request with the same words as fast as Python can.
 
-Run as: python benchmarks/instant_server.py (prints its port, serves until its input closes, then prints how many
-questions came). It reads no JSON and knows no HTTP beyond the length of a body: a benchmark is to measure the client.
+Run as: python benchmarks/instant_server.py. It prints its port, serves until its input closes, and then prints the
+number of requests. It parses no JSON and of HTTP only the length of a body, so that a benchmark measures the client.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""What the order of an engine's queue is worth: the share of prompt tokens from the prefix cache, and the time.
+"""Measure the order of an engine's queue: the share of prompt tokens from the prefix cache, and the time.
 
 Run as: python benchmarks/prefix_order.py [MODEL] [--candidates 40] [--kv-gb 0.1] [--json FILE]
 Takes two to five minutes on two cores.
 
-Reviewers ask six questions about each candidate, a prompt each that begins with the candidate; the calls of many
-candidates arrive shuffled, as when a model comes back after others had their turn. They go to a fresh vLLM engine
-whose cache holds a part of them: once as they come, once through the queue of the broker.
+Reviewers ask six questions about each candidate, in prompts that begin with the candidate. The calls of many candidates
+arrive shuffled, as after a swap of models. They go to a fresh vLLM engine whose cache holds a part of them. One pass is
+in the order of arrival, the other through the queue of the broker.
 """
 
 from __future__ import annotations

@@ -1,20 +1,19 @@
-"""What taking turns costs when a machine's memory does not hold all models: our policy against simpler ones, simulated.
+"""Simulate a machine whose memory does not hold all models: the policy of GRA against simpler ones.
 
-Run as: python benchmarks/switching.py [--stories N] [--in-flight N] [--fixed] [--json FILE]
-Takes some minutes of one core: the clock is simulated, and so are the engines. Everything between is the real thing:
-the queues, the residency and its policy.
+Run as: python benchmarks/switching.py [--candidates N] [--in-flight N] [--fixed] [--json FILE]
+Takes some minutes of one core. The clock and the engines are simulated; the queues, the swapper and its policy are not.
 
-Five 8B models write and review stories as in the paper; of five, one, two or three fit at once. Policies:
+Five 8B models write and review candidates as in the paper. Of five, one, two or three fit at once. Policies:
 
-- gra: ours (`gra/engines/scheduling/swap_policy.py`), with engines that sleep, and calls in flight that sleep with them.
-- gra, calls end first: ours, where a model that gives way first ends its calls in flight.
-- round-robin: the models take turns in a fixed order, with engines that sleep, and a turn lasts its time slice; of
-  several slices the best is shown. `round-robin, drained` knows its queues: it passes over a model that nothing waits
-  for, and a turn ends when nothing is left to do. Calls in flight end first, in both.
-- round-robin, calls sleep: time slices, and calls in flight sleep with their model as they do with ours.
-- reload: models are ended and loaded anew: first the one that the oldest waiting call asks for, as soon as there is
-  nothing left to do for one that is there.
-- gra, restarts: our policy where engines cannot sleep (a CPU).
+- gra: The policy in `gra/engines/scheduling/swap_policy.py`. Engines sleep, and their calls in flight are paused.
+- gra, calls end first: The same policy, but a model first ends its calls in flight.
+- round-robin: The models take turns in a fixed order, with engines that sleep. A turn lasts its time slice, and of
+  several slices the best is shown. Calls in flight end first.
+- round-robin, drained: The same without time slices. It passes over a model that no call waits for, and a turn ends
+  when no call is left.
+- round-robin, calls sleep: Time slices, and calls in flight are paused with their model.
+- reload: Models are ended and loaded anew. Next is the model of the oldest waiting call, once another has no call left.
+- gra, restarts: The policy of GRA where engines cannot sleep (a CPU).
 """
 
 from __future__ import annotations
@@ -38,13 +37,13 @@ from gra.engines.types import Call, Completion, EngineStats, ModelId, SamplingSe
 
 MODELS = "abcde"
 SLICES = (5.0, 10.0, 20.0, 40.0)
-# Tokens a second of one sequence, and seconds before the first: an 8B model in bfloat16, not yet bound by arithmetic.
+# Tokens per second of one sequence, and seconds before the first: an 8B model in bfloat16, bound by memory.
 RATE, FIRST = 50.0, 0.1
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds of a switch, and GB of a model: an 8B model on a GPU, level 1 of vLLM's sleep mode."""
+    """Set seconds of a swap and GB of an 8B model on a GPU, with vLLM's sleep at level 1."""
 
     load_s: float = 60.0
     end_s: float = 1.0
@@ -65,7 +64,7 @@ class SimulatedClock(asyncio.SelectorEventLoop):
         class Jump(selectors.SelectSelector):
             def select(self, timeout: float | None = None) -> Any:
                 if timeout is None:
-                    raise RuntimeError("everybody waits for somebody else")
+                    raise RuntimeError("every task waits for another one")
                 clock._now += timeout
                 return super().select(0)
 
@@ -77,7 +76,7 @@ class SimulatedClock(asyncio.SelectorEventLoop):
 
 
 class Simulated:
-    """An engine that takes time, and counts how it spends it; a call that slept reads its prompt and answer again."""
+    """Take simulated time and count its use; a paused call reads its prompt and answer again."""
 
     def __init__(self, name: str, costs: Costs, sleeps: bool) -> None:
         self.name, self.concurrency, self.memory_gb = name, costs.slots, costs.memory_gb
@@ -136,7 +135,7 @@ class Simulated:
 
 
 def after_its_calls(policy: Policy) -> Policy:
-    """The policy where no call sleeps: a model is closed first, and parked when its last call has ended."""
+    """The policy where no call sleeps: a model is closed first, and unloaded when its last call has ended."""
 
     def drained(models: Sequence[ModelLoad], limit_gb: float, now: float) -> Swap:
         move = policy(models, limit_gb, now)
@@ -163,8 +162,8 @@ class RoundRobin:
                 self._since.pop(m.name, None)
         order = [models[(self._last + 1 + i) % len(models)] for i in range(len(models))]
         wanted = next((m for m in order if m.away and (m.load or not self._drained)), None)
-        nobody = not any(m.away and m.load for m in models)
-        if wanted is None or nobody or any(m.place == "moving" for m in models):
+        none_wanted = not any(m.away and m.load for m in models)
+        if wanted is None or none_wanted or any(m.place == "moving" for m in models):
             return Swap("wait")
         if sum(m.held_gb for m in models if m is not wanted) + wanted.memory_gb <= limit_gb:
             self._last = models.index(wanted)
@@ -202,22 +201,22 @@ class Reload:
         return Swap("unload", idle[0].name) if idle else Swap("wait")
 
 
-class Stories:
+class Candidates:
     """The calls of candidates, as in the paper; what is drawn for one is the same under every policy."""
 
     def __init__(self, pool: EnginePool, fixed: bool) -> None:
         self._pool, self._fixed = pool, fixed
 
     async def ask(self, model: str, tokens: float, luck: random.Random) -> None:
-        """One call of about so many tokens."""
+        """Make one call of about this number of tokens."""
         length = max(1, round(tokens * luck.lognormvariate(-0.125, 0.5)))
         sampling = SamplingSettings(0.7, 0.95, 1.0, length)
         call = Call(ModelId(model, model, ""), (("user", str(luck.random())),), Text(), sampling)
         async with self._pool.turn(call):
             await self._pool.engines[model].submit(call)
 
-    async def tell(self, number: int) -> None:
-        """One candidate."""
+    async def run(self, number: int) -> None:
+        """Run one candidate to its end."""
         luck = random.Random(number)
         generator, *others = MODELS if self._fixed else luck.sample(MODELS, 5)
         reviewers, adjudicator = others[:3], others[3]
@@ -234,7 +233,7 @@ class Stories:
 
 
 def simulate(
-    policy: Policy, fit: int, sleeps: bool, stories: int, in_flight: int, costs: Costs, fixed: bool = False
+    policy: Policy, fit: int, sleeps: bool, candidates: int, in_flight: int, costs: Costs, fixed: bool = False
 ) -> dict[str, Any]:
     """One run to its end: its makespan and what it was spent on."""
 
@@ -244,13 +243,13 @@ def simulate(
         pool = EnginePool(engines, limit)
         pool.swapper = Swapper(engines, limit, policy)
         await pool.swapper.warm()
-        told, room = Stories(pool, fixed), asyncio.Semaphore(in_flight)
+        work, room = Candidates(pool, fixed), asyncio.Semaphore(in_flight)
 
         async def one(number: int) -> None:
             async with room:
-                await told.tell(number)
+                await work.run(number)
 
-        await asyncio.gather(*(one(number) for number in range(stories)))
+        await asyncio.gather(*(one(number) for number in range(candidates)))
         seconds = asyncio.get_running_loop().time()
         busy = sum(engine.calls_s for engine in engines.values())
         return {
@@ -262,15 +261,15 @@ def simulate(
     return on_simulated_clock(run())
 
 
-def on_simulated_clock(story: Coroutine[Any, Any, Any]) -> Any:
+def on_simulated_clock(work: Coroutine[Any, Any, Any]) -> Any:
     """Run a coroutine where waiting takes no time."""
     with asyncio.Runner(loop_factory=SimulatedClock) as runner:
-        return runner.run(story)
+        return runner.run(work)
 
 
-def compare(fit: int, stories: int, in_flight: int, costs: Costs, fixed: bool) -> dict[str, dict[str, Any]]:
-    """Every policy on the same stories."""
-    rest = (stories, in_flight, costs, fixed)
+def compare(fit: int, candidates: int, in_flight: int, costs: Costs, fixed: bool) -> dict[str, dict[str, Any]]:
+    """Run every policy on the same candidates."""
+    rest = (candidates, in_flight, costs, fixed)
 
     def in_turns(keeps: bool) -> dict[str, Any]:
         turns = {s: simulate(RoundRobin(s, False, keeps), fit, True, *rest) for s in SLICES}
@@ -289,20 +288,20 @@ def compare(fit: int, stories: int, in_flight: int, costs: Costs, fixed: bool) -
 
 
 def main(
-    stories: int = 400,
+    candidates: int = 400,
     in_flight: Annotated[list[int] | None, typer.Option()] = None,
     fixed: Annotated[
-        bool, typer.Option(help="the same cast for all stories: one model writes, one rarely rules")
+        bool, typer.Option(help="the same roles for all candidates: one model writes, one rarely adjudicates")
     ] = False,
     json_file: Annotated[Path | None, typer.Option("--json")] = None,
 ) -> None:
     """Simulate and print one table."""
     costs, rows = Costs(), []
-    print("| fit | stories in flight | policy | makespan s | of gra's | switches | loads | calls at once, a place |")
+    print("| fit | candidates in flight | policy | makespan s | of gra's | switches | loads | calls at once, a place |")
     print("|---|---|---|---|---|---|---|---|")
     for fit in (1, 2, 3):
         for number in in_flight or [60, 320]:
-            found = compare(fit, stories, number, costs, fixed)
+            found = compare(fit, candidates, number, costs, fixed)
             for policy, row in found.items():
                 share = found["gra"]["makespan_s"] / row["makespan_s"]
                 rows.append({"fit": fit, "in_flight": number, "policy": policy, "gra_takes": share, **row})
@@ -313,7 +312,7 @@ def main(
                     flush=True,
                 )
     if json_file:
-        write_json(json_file, {"stories": stories, "fixed": fixed, "costs": vars(costs), "rows": rows})
+        write_json(json_file, {"candidates": candidates, "fixed": fixed, "costs": vars(costs), "rows": rows})
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ content_changes = st.one_of(
 
 
 @given(changed=content_changes)
-def test_whatever_decides_an_answer_changes_the_key(changed: Call) -> None:
+def test_everything_that_decides_an_answer_changes_the_key(changed: Call) -> None:
     assert call_key(changed) != call_key(CALL)
 
 

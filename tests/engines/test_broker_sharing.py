@@ -32,7 +32,7 @@ def test_one_question_asked_many_times_at_once_is_paid_for_once(ledger: Ledger) 
     assert all(outcome == outcomes[0] for outcome in outcomes)
 
 
-def test_a_story_that_is_cancelled_does_not_take_the_answer_from_the_others(ledger: Ledger) -> None:
+def test_canceled_candidate_leaves_the_answer_to_the_others(ledger: Ledger) -> None:
     script = Asked(said("The Nile."))
     broker = make_broker(ledger, script, delay_s=0.02)
 
@@ -46,7 +46,7 @@ def test_a_story_that_is_cancelled_does_not_take_the_answer_from_the_others(ledg
     assert len(script.calls) == 1
 
 
-def test_a_question_that_nobody_waits_for_any_more_is_called_off(ledger: Ledger) -> None:
+def test_call_without_waiters_is_canceled(ledger: Ledger) -> None:
     script = Asked(said("The Nile."))
     broker = make_broker(ledger, script, delay_s=0.02)
 
@@ -65,16 +65,16 @@ def test_a_question_that_nobody_waits_for_any_more_is_called_off(ledger: Ledger)
     assert (len(script.calls), broker.progress.asked, broker.progress.in_flight["model-a"]) == (1, 2, 0)
 
 
-def test_a_question_of_two_stories_is_called_off_with_the_second(ledger: Ledger) -> None:
+def test_call_of_two_candidates_is_canceled_with_the_second(ledger: Ledger) -> None:
     script = Asked(said("The Nile."))
     broker = make_broker(ledger, script, delay_s=0.02)
 
     async def scenario() -> None:
         both = [asyncio.create_task(broker.ask(CALL)) for _ in range(2)]
         await asyncio.sleep(0.005)
-        for story, in_flight in zip(both, (1, 0), strict=True):
-            story.cancel()
-            await asyncio.gather(story, return_exceptions=True)
+        for scenario, in_flight in zip(both, (1, 0), strict=True):
+            scenario.cancel()
+            await asyncio.gather(scenario, return_exceptions=True)
             await asyncio.sleep(0)
             assert broker.progress.in_flight["model-a"] == in_flight
         await asyncio.sleep(0.03)
@@ -83,7 +83,7 @@ def test_a_question_of_two_stories_is_called_off_with_the_second(ledger: Ledger)
     assert (script.calls, list(ledger.answers()), ledger.faults()) == ([], [], {})
 
 
-def test_what_a_called_off_story_had_paid_for_is_kept_when_the_ledger_is_closed(tmp_path: Path) -> None:
+def test_answer_of_a_canceled_candidate_is_kept_when_the_ledger_is_closed(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.sqlite", "test")
     commit = ledger._commit
     ledger._commit = lambda batch: (time.sleep(0.05), commit(batch))[1]  # type: ignore[method-assign]
@@ -94,8 +94,8 @@ def test_what_a_called_off_story_had_paid_for_is_kept_when_the_ledger_is_closed(
         await asyncio.sleep(0.02)  # its answer is on its way to the disk, and the next one waits behind it
         second = asyncio.create_task(broker.ask(replace(CALL, sample=1)))
         await asyncio.sleep(0.01)
-        for story in (first, second):
-            story.cancel()
+        for scenario in (first, second):
+            scenario.cancel()
         await asyncio.gather(first, second, return_exceptions=True)
         ledger.close()
 

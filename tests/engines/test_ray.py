@@ -1,4 +1,4 @@
-"""The Ray engine on a local cluster of two nodes: calls spread over replicas; a lost one costs its calls in flight."""
+"""Test the Ray engine on a local cluster of two nodes: calls spread over replicas, and replicas are lost."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CLUSTER = RaySettings(replicas=2, gpus=0, cpus=1)
         ({"kind": "ray", "gpus": 2}, "at most 1: a model is not split over several GPUs"),
     ],
 )
-def test_a_recipe_is_told_what_does_not_go_together(said: dict[str, Any], message: str) -> None:
+def test_recipe_with_settings_that_exclude_each_other_is_refused(said: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         BackendConfig(**said)
 
@@ -92,7 +92,7 @@ def call(words: str) -> Call:
 def test_calls_spread_over_the_replicas_and_a_lost_node_costs_its_calls_in_flight(
     cluster: Any, engine: RayEngine, ledger: Ledger
 ) -> None:
-    async def story() -> None:
+    async def scenario() -> None:
         pool = EnginePool({"m": engine}, 0.0)
         broker = Broker(ledger, pool, backoff_s=0.05)
         try:
@@ -121,7 +121,7 @@ def test_calls_spread_over_the_replicas_and_a_lost_node_costs_its_calls_in_fligh
         finally:
             await pool.swapper.close()
 
-    asyncio.run(story())
+    asyncio.run(scenario())
     assert engine.stats.starts == 3
 
 
@@ -139,7 +139,7 @@ def test_a_cluster_without_room_is_named(engine: RayEngine) -> None:
 
 
 def test_a_cancelled_call_is_given_up_in_the_replica(engine: RayEngine, tmp_path: Path) -> None:
-    async def story() -> None:
+    async def scenario() -> None:
         await engine.start()
         late = asyncio.create_task(engine.submit(call("slow and late")))
         async with asyncio.timeout(30):
@@ -151,7 +151,7 @@ def test_a_cancelled_call_is_given_up_in_the_replica(engine: RayEngine, tmp_path
         assert isinstance(await engine.submit(call("echo")), Completion)
         await engine.unload()
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
 def test_a_lost_head_ends_the_run_with_one_sentence(
@@ -159,7 +159,7 @@ def test_a_lost_head_ends_the_run_with_one_sentence(
 ) -> None:
     monkeypatch.setattr("gra.engines.ray._EVERY_S", 0.1)
 
-    async def story() -> None:
+    async def scenario() -> None:
         await engine.start()
         late = asyncio.create_task(engine.submit(call("slow and late")))
         while not (tmp_path / "begun").exists():
@@ -174,7 +174,7 @@ def test_a_lost_head_ends_the_run_with_one_sentence(
         finally:
             await engine.unload()
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
 def test_replicas_lost_with_the_head_use_up_no_attempts(
@@ -182,7 +182,7 @@ def test_replicas_lost_with_the_head_use_up_no_attempts(
 ) -> None:
     monkeypatch.setattr("gra.engines.ray._EVERY_S", 0.3)
 
-    async def story() -> None:
+    async def scenario() -> None:
         pool = EnginePool({"m": engine}, 0.0)
         broker = Broker(ledger, pool, backoff_s=0.01)
         try:
@@ -197,5 +197,5 @@ def test_replicas_lost_with_the_head_use_up_no_attempts(
         finally:
             await pool.swapper.close()
 
-    asyncio.run(story())
+    asyncio.run(scenario())
     assert ledger.faults() == {}

@@ -1,4 +1,4 @@
-"""Engines that only take memory, and time to come and go."""
+"""Engines that only take memory, and time to start and unload."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gra.engines.types import Call, Completion, EngineStats
 
 
 class Machine:
-    """Memory that engines take while they start, serve and park; more than there is fails the test."""
+    """Memory that engines take while they start, serve and unload; more than the limit fails the test."""
 
     def __init__(self, limit: float) -> None:
         self.limit = limit
@@ -25,7 +25,7 @@ class Machine:
 
 
 class Loaded:
-    """An engine that takes a little time to start and to park."""
+    """An engine that takes a little time to start and to unload."""
 
     def __init__(
         self,
@@ -36,14 +36,14 @@ class Loaded:
         broken: str = "",
         start_s: float = 0.0,
         asleep_gb: float = 0.0,
-        insomnia: bool = False,
+        cannot_sleep: bool = False,
     ) -> None:
         self.name, self.memory_gb, self.concurrency = name, memory_gb, 4
         self.stats = EngineStats()
         self.up = False
         self.asleep_gb = asleep_gb
-        self.dozes = 0
-        self._machine, self._broken, self._start_s, self._insomnia = machine, broken, start_s, insomnia
+        self.sleeps = 0
+        self._machine, self._broken, self._start_s, self._cannot_sleep = machine, broken, start_s, cannot_sleep
 
     async def start(self) -> None:
         assert not self.up
@@ -62,11 +62,11 @@ class Loaded:
         raise AssertionError("residency asks nothing")
 
     async def sleep(self) -> None:
-        if self._insomnia:
+        if self._cannot_sleep:
             self.asleep_gb = 0.0
             await self.unload()
             return
-        self.up, self.dozes = False, self.dozes + 1
+        self.up, self.sleeps = False, self.sleeps + 1
         await asyncio.sleep(0)
         self._machine.taken[self.name] = self.asleep_gb
 
@@ -79,14 +79,14 @@ class Loaded:
 
 
 def hasty(models: Sequence[ModelLoad], limit_gb: float, now: float) -> Swap:
-    """Our policy, an hour later: nobody waits to see whether a model gets another call."""
+    """Return the policy's move an hour later, so that no idle time is waited for."""
     return choose(models, limit_gb, now + 3600)
 
 
-def run(story: Coroutine[Any, Any, Any]) -> Any:
+def run(scenario: Coroutine[Any, Any, Any]) -> Any:
     async def guarded() -> Any:
         async with asyncio.timeout(20):  # a deadlock is a failure, not a hanging test
-            return await story
+            return await scenario
 
     return asyncio.run(guarded())
 

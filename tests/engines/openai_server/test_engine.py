@@ -94,7 +94,7 @@ def test_a_schema_is_sent_closed_and_its_properties_keep_their_order() -> None:
 
 
 @pytest.mark.parametrize(("json_mode", "declined"), [(True, 1), (False, 2)])
-def test_a_server_without_schemas_is_found_out_once_and_told_in_words(json_mode: bool, declined: int) -> None:
+def test_server_without_schemas_is_recognized_once_and_asked_in_words(json_mode: bool, declined: int) -> None:
     server = UnreliableServer(graded, schemas=False, json_mode=json_mode)
 
     async def use(engine: OpenAIEngine) -> list[Any]:
@@ -122,7 +122,7 @@ def test_a_call_that_is_impossible_in_every_form_is_a_permanent_fault_and_nothin
     assert "json_schema" in server.asked[-1]["response_format"]
 
 
-def test_newer_servers_are_told_the_length_under_its_newer_name() -> None:
+def test_newer_servers_get_the_length_under_its_newer_name() -> None:
     server = UnreliableServer(graded, length_key="max_completion_tokens")
 
     async def use(engine: OpenAIEngine) -> list[Any]:
@@ -339,7 +339,7 @@ def test_retry_after_as_a_date() -> None:
     headers = {"Retry-After": formatdate(time.time() + 600, usegmt=True)}
     assert retry_after(headers) == pytest.approx(600, abs=30)
     asked, until = (formatdate(when, usegmt=True) for when in (1e9, 1e9 + 40))
-    assert retry_after({"Retry-After": until, "Date": asked}) == 40  # whatever our own clock says
+    assert retry_after({"Retry-After": until, "Date": asked}) == 40  # independent of this machine's clock
     assert retry_after({**headers, "Date": "soon"}) == pytest.approx(600, abs=30)
 
 

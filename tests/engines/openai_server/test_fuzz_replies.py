@@ -1,4 +1,4 @@
-"""Any JSON and any bytes from a server become a completion or a fault, and raise nothing else than the run's end.
+"""Send any JSON and any bytes as replies: each becomes a completion, a fault, or the end of the run.
 
 `GRA_FUZZ_SECONDS=600 python -m pytest tests/engines/openai_server/test_fuzz_replies.py` runs for ten minutes and prints
 its counts.

@@ -72,7 +72,7 @@ def test_the_limit_stays_between_one_and_the_most(events: list[str]) -> None:
         assert 1 <= gate.limit <= 8
 
 
-def test_retry_after_closes_the_gate_for_everybody() -> None:
+def test_retry_after_closes_the_gate_for_all_requests() -> None:
     async def scenario() -> float:
         gate = RateLimiter(8)
         gate.failed(gate.now(), overloaded=True, wait_s=0.15)

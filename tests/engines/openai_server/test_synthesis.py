@@ -44,7 +44,7 @@ COMMITTEE = tuple(f"model-{name}" for name in "abcde")
         ({"base_url": "http://host/v1"}, "`base_url` belongs to a server; add `kind: openai`"),
     ],
 )
-def test_a_recipe_is_told_what_is_wrong_and_a_key_is_not_repeated(engine, message, tmp_path: Path) -> None:
+def test_recipe_error_says_what_is_wrong_and_repeats_no_key(engine, message, tmp_path: Path) -> None:
     write_job(tmp_path, make_recipe())
     recipe = json.loads((tmp_path / "recipe.yaml").read_text())
     (tmp_path / "recipe.yaml").write_text(json.dumps(recipe | {"engine": engine}))
@@ -107,7 +107,7 @@ def test_a_third_of_all_requests_failing_in_seven_ways_loses_nothing_and_scores_
         "timeout": server.failed["hang"],
     }  # fmt: skip
 
-    # No score comes from a failure: after one that cannot be used a story has a later attempt, or has failed.
+    # No score comes from a failure: a candidate with an unusable answer has a later attempt, or failed.
     good = set(server.given)
     scores = {tuple(float(json.loads(text)[name]) for name in DIMENSIONS) for text in good if '"correctness"' in text}
     for row in rows:

@@ -16,14 +16,14 @@ def test_models_that_can_sleep_keep_their_process_and_close_ends_it() -> None:
     engines = {name: Loaded(name, 6, machine, asleep_gb=1) for name in "abc"}
     swapper = Swapper(engines, 10)
 
-    async def story() -> None:
+    async def scenario() -> None:
         for name in "abcab":
             await use(swapper, engines, name)
         assert machine.taken == {"a": 1, "b": 6, "c": 1}
         await swapper.close()
 
-    run(story())
-    assert sum(engine.dozes for engine in engines.values()) == 4
+    run(scenario())
+    assert sum(engine.sleeps for engine in engines.values()) == 4
     assert machine.taken == {}
 
 
@@ -55,21 +55,21 @@ def test_calls_in_flight_sleep_with_their_model_and_it_comes_back_for_them() -> 
     swapper = Swapper(engines, 10, hasty)
     ended: list[str] = []
 
-    async def story(name: str, steps: int) -> None:
+    async def scenario(name: str, steps: int) -> None:
         async with swapper.hold(name), swapper.clock(name, 5):
             await engines[name].serve(steps)
         ended.append(f"{name}{steps}")
 
     async def both() -> None:
-        long = asyncio.create_task(story("a", 300))
+        long = asyncio.create_task(scenario("a", 300))
         await asyncio.sleep(0.02)
-        await asyncio.gather(*(story("b", 10) for _ in range(4)))
-        assert not long.done(), "nobody waited for it"
+        await asyncio.gather(*(scenario("b", 10) for _ in range(4)))
+        assert not long.done(), "no other call waited for it"
         await long
 
     run(both())
     assert ended == ["b10"] * 4 + ["a300"]
-    assert engines["a"].dozes == 1
+    assert engines["a"].sleeps == 1
     assert engines["a"].stats.starts == 2
 
 
@@ -80,7 +80,7 @@ def test_the_time_that_a_call_sleeps_is_not_counted_against_its_limit_and_other_
 
     slept: list[float] = []
 
-    async def story(name: str, seconds: float, limit_s: float) -> str:
+    async def scenario(name: str, seconds: float, limit_s: float) -> str:
         try:
             async with swapper.hold(name), swapper.clock(name, limit_s) as clock:
                 await asyncio.sleep(seconds)
@@ -90,17 +90,17 @@ def test_the_time_that_a_call_sleeps_is_not_counted_against_its_limit_and_other_
         return "in time"
 
     async def both() -> list[str]:
-        early = [asyncio.create_task(story("a", 0.6, limit_s)) for limit_s in (0.15, 9.0)]
+        early = [asyncio.create_task(scenario("a", 0.6, limit_s)) for limit_s in (0.15, 9.0)]
         await asyncio.sleep(0.02)
         # Four calls of the other model fill its batch for longer than the first of `a` may take.
-        await asyncio.gather(*(story("b", 0.2, 9.0) for _ in range(4)))
+        await asyncio.gather(*(scenario("b", 0.2, 9.0) for _ in range(4)))
         assert not early[0].done()
         return await asyncio.gather(*early)
 
     assert run(both()) == ["late", "in time"]
     assert slept[:4] == [0.0] * 4
     assert slept[4] >= 0.2, "which is no time that the call took"
-    assert engines["a"].dozes == 1
+    assert engines["a"].sleeps == 1
 
 
 def test_where_falling_asleep_fails_the_calls_in_flight_still_end_at_their_limit() -> None:
@@ -134,15 +134,15 @@ def test_calls_that_give_up_while_their_model_sleeps_do_not_bring_it_back() -> N
     engines = {name: Dozing(name, 6, machine, asleep_gb=1) for name in "ab"}
     swapper = Swapper(engines, 10, hasty)
 
-    async def story(name: str, steps: int) -> None:
+    async def scenario(name: str, steps: int) -> None:
         async with swapper.hold(name):
             await engines[name].serve(steps)
 
     async def both() -> None:
-        long = asyncio.create_task(story("a", 10**6))
+        long = asyncio.create_task(scenario("a", 10**6))
         await asyncio.sleep(0.02)
-        others = [asyncio.create_task(story("b", 50)) for _ in range(4)]
-        while not engines["a"].dozes:
+        others = [asyncio.create_task(scenario("b", 50)) for _ in range(4)]
+        while not engines["a"].sleeps:
             await asyncio.sleep(0.001)
         long.cancel()
         await asyncio.gather(*others)
@@ -156,11 +156,11 @@ def test_sleepers_that_leave_no_room_are_ended() -> None:
     engines = {name: Loaded(name, 6, machine, asleep_gb=2) for name in "abc"}
     swapper = Swapper(engines, 8)
 
-    async def story() -> None:
+    async def scenario() -> None:
         for name in "abc":
             await use(swapper, engines, name)
 
-    run(story())
+    run(scenario())
     assert swapper.resident == {"c"}
     assert sum(machine.taken.values()) <= 8
 
@@ -168,14 +168,14 @@ def test_sleepers_that_leave_no_room_are_ended() -> None:
 def test_a_model_that_cannot_sleep_after_all_is_taken_for_ended() -> None:
     machine = Machine(6)
     engines = {
-        "a": Loaded("a", 4, machine, asleep_gb=1, insomnia=True),
-        "b": Loaded("b", 5, machine, asleep_gb=1, insomnia=True),
+        "a": Loaded("a", 4, machine, asleep_gb=1, cannot_sleep=True),
+        "b": Loaded("b", 5, machine, asleep_gb=1, cannot_sleep=True),
     }
     swapper = Swapper(engines, 6)
 
-    async def story() -> None:
+    async def scenario() -> None:
         for name in "aba":
             await use(swapper, engines, name)
 
-    run(story())
+    run(scenario())
     assert machine.taken == {"a": 4}

@@ -1,4 +1,4 @@
-"""Who gives way to whom, as pure logic and on a simulated clock; and who is next in an engine's queue."""
+"""Test which model is unloaded, as pure logic and on a simulated clock, and the order of an engine's queue."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def model(name: str, place: str, running: int = 0, waiting: int = 0, **changes: 
     return ModelLoad(name, place, running=running, waiting=waiting, **facts)  # type: ignore[arg-type]
 
 
-def test_nothing_moves_while_nobody_waits_for_an_absent_model() -> None:
+def test_no_model_moves_while_no_call_waits_for_an_absent_one() -> None:
     assert choose([model("a", "resident", 3, 9), model("b", "out")], 10, 0.0) == Swap("wait")
 
 
@@ -63,7 +63,7 @@ def test_a_fuller_batch_is_left_alone_however_long_others_wait() -> None:
 
 def test_stragglers_hold_their_model_until_the_empty_places_are_worth_the_switch() -> None:
     models = [model("a", "resident", 2, behind_since=100.0), model("b", "out", waiting=8)]
-    # Six of eight places are empty, so 4 s of a switch are made up for by 4 * 8 / 6 s of them.
+    # Six of eight places are empty. A swap of 4 s leaves as many empty as 4 * 8 / 6 s of that.
     assert choose(models, 10, 103.0) == Swap("wait", until=pytest.approx(100 + 4 * 8 / 6))
     assert choose(models, 10, 105.4) == Swap("close", "a")
     # More stragglers, more patience.
@@ -72,12 +72,12 @@ def test_stragglers_hold_their_model_until_the_empty_places_are_worth_the_switch
 
 
 def test_a_model_that_can_sleep_takes_its_calls_with_it_and_they_count_for_its_return() -> None:
-    # Two switches of 4 s, to go and to come back for what sleeps: 2 * 4 * 8 / (8 - 3) s of three calls.
+    # Two swaps of 4 s, because paused calls need their model again: 2 * 4 * 8 / (8 - 3) s.
     stragglers = [model("a", "resident", 3, asleep_gb=1.0, behind_since=0.0), model("b", "asleep", waiting=8)]
     assert choose(stragglers, 10, 0.0).until == pytest.approx(12.8)
     models = [model("a", "resident", 2, 1, asleep_gb=1.0, behind_since=0.0), model("b", "asleep", 8, asleep_gb=1.0)]
     assert choose(models, 11, 99.0) == Swap("unload", "a")
-    # Nobody waits for `b`, but eight calls sleep with it; one alone is no reason to come back at once.
+    # No call waits for `b`, but eight are paused with it. One alone is no reason to load it at once.
     fuller = [model("a", "resident", 8, asleep_gb=1.0, behind_since=0.0), model("b", "asleep", 1, asleep_gb=1.0)]
     assert choose(fuller, 11, 99.0) == Swap("wait")
     assert choose([model("a", "resident", asleep_gb=1.0), model("b", "asleep", asleep_gb=1.0)], 11, 99.0) == Swap(
@@ -85,7 +85,7 @@ def test_a_model_that_can_sleep_takes_its_calls_with_it_and_they_count_for_its_r
     )
 
 
-def test_a_model_that_leaves_for_nobody_is_opened_again() -> None:
+def test_closed_model_is_opened_again_when_no_other_is_wanted() -> None:
     assert choose([model("a", "leaving", 1, 3), model("b", "out")], 10, 0.0) == Swap("open", "a")
 
 
@@ -94,10 +94,10 @@ def test_when_nothing_runs_there_is_nothing_to_wait_for() -> None:
     assert choose(models, 10, 100.1) == Swap("wait", until=100.0 + IDLE_S)
     assert choose(models, 10, 101.0) == Swap("unload", "a")
     busy_elsewhere = [*models, model("c", "resident", 8)]
-    assert choose(busy_elsewhere, 20, 101.0) == Swap("wait", until=160.0)  # c's stories may come back to a
+    assert choose(busy_elsewhere, 20, 101.0) == Swap("wait", until=160.0)  # c's candidates may need `a` again
 
 
-def test_a_model_that_leaves_is_parked_when_empty_and_reopened_when_it_has_become_the_fuller_one() -> None:
+def test_closed_model_is_unloaded_when_empty_and_reopened_when_fuller() -> None:
     other = model("b", "out", waiting=5)
     assert choose([model("a", "leaving", 1), other], 10, 0.0) == Swap("wait")
     assert choose([model("a", "leaving"), other], 10, 0.0) == Swap("unload", "a")
@@ -125,7 +125,7 @@ standings = st.builds(
 
 
 @given(st.lists(standings, min_size=1, max_size=6), st.floats(10, 40))
-def test_whatever_the_state_no_move_breaks_the_limit_and_something_happens_in_the_end(models, limit) -> None:
+def test_no_move_breaks_the_limit_and_every_state_leads_to_a_move(models, limit) -> None:
     models = [m for m in models if m.place != "out" or not m.running]
     move = choose(models, limit, 1e9)
     named = {m.name: m for m in models}.get(move.name)
@@ -140,7 +140,7 @@ def test_whatever_the_state_no_move_breaks_the_limit_and_something_happens_in_th
         m.place == "moving" or (not m.away and m.running) or (m.place == "resident" and m.waiting) for m in models
     )
     if waits_for_nothing:
-        assert move.kind != "wait", "everybody would wait for ever"
+        assert move.kind != "wait", "every call would wait without end"
 
 
 def test_on_a_simulated_clock_it_beats_turns_in_a_circle_and_reloading(simulation: ModuleType) -> None:
@@ -160,7 +160,7 @@ def test_on_a_simulated_clock_it_beats_turns_in_a_circle_and_reloading(simulatio
 def let_in(prompts: list[str], slots: int, **options: float) -> list[str]:
     order: list[str] = []
 
-    async def story() -> None:
+    async def scenario() -> None:
         queue = PrefixQueue(slots)
 
         async def call(prompt: str) -> None:
@@ -171,7 +171,7 @@ def let_in(prompts: list[str], slots: int, **options: float) -> list[str]:
         async with asyncio.timeout(20):
             await asyncio.gather(*map(call, prompts))
 
-    asyncio.run(story())
+    asyncio.run(scenario())
     return order
 
 
@@ -183,7 +183,7 @@ def test_prompts_that_begin_alike_follow_each_other() -> None:
     assert sum(a != b for a, b in pairwise(groups)) == 3  # four groups, each in one piece
 
 
-def test_a_long_queue_keeps_its_order_although_everybody_in_it_waits_long() -> None:
+def test_long_queue_keeps_its_order_although_all_calls_wait_long() -> None:
     prompts = [f"candidate {number:03}: question {part}" for number in range(60) for part in range(6)]
     random.Random(0).shuffle(prompts)
     changes = sum(a[:13] != b[:13] for a, b in pairwise(let_in(prompts, 8)))
@@ -191,12 +191,12 @@ def test_a_long_queue_keeps_its_order_although_everybody_in_it_waits_long() -> N
 
 
 @given(st.lists(st.text("ab", max_size=6), max_size=40), st.integers(1, 5))
-def test_everybody_gets_a_turn_and_never_too_many_at_once(prompts: list[str], slots: int) -> None:
+def test_every_call_gets_a_turn_and_never_too_many_at_once(prompts: list[str], slots: int) -> None:
     assert sorted(let_in(prompts, slots)) == sorted(prompts)
 
 
 def test_a_call_with_a_beginning_of_its_own_is_passed_over_only_so_often() -> None:
-    async def story() -> int:
+    async def scenario() -> int:
         queue, served, ended = PrefixQueue(1), 0, asyncio.Event()
 
         async def popular() -> None:
@@ -214,11 +214,11 @@ def test_a_call_with_a_beginning_of_its_own_is_passed_over_only_so_often() -> No
             await asyncio.gather(*(popular() for _ in range(4)), odd())
         return served
 
-    assert asyncio.run(story()) < 20
+    assert asyncio.run(scenario()) < 20
 
 
 def test_a_caller_that_gives_up_as_the_queue_is_gone_through_leaves_no_place_too_many() -> None:
-    async def story() -> int:
+    async def scenario() -> int:
         queue, inside, most = PrefixQueue(1), 0, 0
 
         async def caller() -> None:
@@ -235,11 +235,11 @@ def test_a_caller_that_gives_up_as_the_queue_is_gone_through_leaves_no_place_too
         await asyncio.gather(given_up, *(caller() for _ in range(4)), return_exceptions=True)
         return most
 
-    assert asyncio.run(story()) == 1
+    assert asyncio.run(scenario()) == 1
 
 
 def test_callers_that_give_up_leave_their_places_to_others() -> None:
-    async def story() -> int:
+    async def scenario() -> int:
         queue, luck, inside, most = PrefixQueue(3), random.Random(0), 0, 0
 
         async def call(number: int) -> None:
@@ -262,14 +262,14 @@ def test_callers_that_give_up_leave_their_places_to_others() -> None:
             await call(1)
         return most
 
-    assert asyncio.run(story()) == 3
+    assert asyncio.run(scenario()) == 3
 
 
 # --- at the engine's door ---------------------------------------------------------------------------------------------
 
 
 class Steps:
-    """An engine that computes two calls in a step of 10 ms and takes new ones only between steps, as vLLM does."""
+    """Compute two calls in a step of 10 ms, and admit new ones between steps, as vLLM does."""
 
     name, concurrency, memory_gb, step_s = "m", 2, 0.0, 0.01
 
@@ -308,7 +308,7 @@ def test_calls_wait_at_the_door_of_an_engine_and_no_further_than_that(ahead: int
     engine = Steps(ahead)
     most = 0
 
-    async def story() -> None:
+    async def scenario() -> None:
         nonlocal most
         pool, inside = EnginePool({"m": engine}, 1.0), 0
 
@@ -324,7 +324,7 @@ def test_calls_wait_at_the_door_of_an_engine_and_no_further_than_that(ahead: int
 
         await asyncio.gather(*map(ask, range(20)))
 
-    asyncio.run(story())
+    asyncio.run(scenario())
     assert most == calls_at_once(engine) == 2 + ahead
     if ahead:
         assert engine.steps == [2] * 10, "every step is full"

@@ -1,4 +1,4 @@
-"""Which models are in memory: never more than fits, everybody's turn comes, and failures reach whoever waits."""
+"""Test which models are in memory: never more than fit, each in its turn, and failures reach waiting calls."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def test_models_that_fit_are_all_resident_and_never_switched() -> None:
     swapper, engines = make(10, {"a": 4, "b": 6})
     assert swapper.together()
 
-    async def story() -> None:
+    async def scenario() -> None:
         await swapper.warm()
         await asyncio.gather(*(use(swapper, engines, name) for name in "abababab"))
 
-    run(story())
+    run(scenario())
     assert swapper.resident == {"a", "b"}
     assert [engine.stats.starts for engine in engines.values()] == [1, 1]
     assert swapper.switches == 0
@@ -55,14 +55,14 @@ def test_warm_starts_what_fits_and_no_more() -> None:
     assert engines["big"].stats.starts == 0
 
 
-def test_only_what_is_needed_is_parked() -> None:
+def test_no_more_models_are_unloaded_than_needed() -> None:
     swapper, engines = make(10, {"a": 3, "b": 3, "c": 3, "d": 3})
 
-    async def story() -> None:
+    async def scenario() -> None:
         await asyncio.gather(*(use(swapper, engines, name) for name in "abc"))
         await asyncio.gather(*(use(swapper, engines, "d") for _ in range(20)))
 
-    run(story())
+    run(scenario())
     assert swapper.switches == 1
     assert len(swapper.resident) == 3
 
@@ -77,11 +77,11 @@ def test_a_moment_without_a_call_is_not_an_empty_queue() -> None:
             await use(swapper, engines, "a", 0.001)
             await asyncio.sleep(0.002)
 
-    async def story() -> None:
+    async def scenario() -> None:
         await use(swapper, engines, "a")
         await asyncio.gather(busy(), use(swapper, engines, "b"))
 
-    run(story())
+    run(scenario())
     assert engines["a"].stats.starts == 1
 
 
@@ -106,10 +106,10 @@ def test_an_engine_that_does_not_start_is_reported_to_all_who_wait(limit: float,
     # More wait for the broken one than for `late`, which must not wait for it for ever.
     names = ["good", *(["bad"] * 5 + ["late"] * 2 if bad_first else ["late"] * 2 + ["bad"] * 5)]
 
-    async def story() -> list[Any]:
+    async def scenario() -> list[Any]:
         return await asyncio.gather(*(use(swapper, engines, n, 0.001) for n in names), return_exceptions=True)
 
-    ended = run(story())
+    ended = run(scenario())
     assert [str(end) for end in ended] == ["no weights" if name == "bad" else "None" for name in names]
     assert all(isinstance(end, EngineUnavailable) for end in ended if end is not None)
     assert engines["bad"].stats.starts == 1
@@ -120,7 +120,7 @@ def test_an_engine_that_does_not_start_is_reported_to_all_who_wait(limit: float,
 def test_callers_that_give_up_do_not_hold_up_the_others() -> None:
     swapper, engines = make(6, {"a": 4, "b": 4, "c": 4})
 
-    async def story() -> None:
+    async def scenario() -> None:
         async with swapper.hold("a"):
             given_up = [asyncio.create_task(use(swapper, engines, "b")) for _ in range(5)]
             patient = asyncio.create_task(use(swapper, engines, "c"))
@@ -129,23 +129,23 @@ def test_callers_that_give_up_do_not_hold_up_the_others() -> None:
                 task.cancel()
         await patient
 
-    run(story())
+    run(scenario())
     assert engines["b"].stats.starts == 0
 
 
-def test_close_parks_everything_even_what_is_starting_and_starts_nothing_more() -> None:
+def test_close_unloads_every_model_and_starts_none() -> None:
     machine = Machine(100)
     engines = {name: Loaded(name, 1, machine, start_s=0.01 * i) for i, name in enumerate("abc")}
     swapper = Swapper(engines, 100)
 
-    async def story() -> None:
+    async def scenario() -> None:
         starting = asyncio.gather(*(use(swapper, engines, name) for name in "abc"), return_exceptions=True)
         await asyncio.sleep(0.005)
         await swapper.close()
         assert machine.taken == {}
         starting.cancel()
 
-    run(story())
+    run(scenario())
     with pytest.raises(EngineUnavailable, match="closed"):
         run(use(swapper, engines, "a"))
 
@@ -155,18 +155,18 @@ def test_a_start_is_not_called_off_with_the_call_that_began_it() -> None:
     engines = {"a": Loaded("a", 1, machine, start_s=0.01)}
     swapper = Swapper(engines, 1)
 
-    async def story() -> None:
+    async def scenario() -> None:
         begun = asyncio.create_task(use(swapper, engines, "a"))
         await asyncio.sleep(0.002)
         begun.cancel()
         await asyncio.gather(begun, return_exceptions=True)
         await use(swapper, engines, "a")
 
-    run(story())
+    run(scenario())
     assert engines["a"].stats.starts == 1
 
 
-def test_an_engine_that_fails_to_park_is_reported_and_holds_nobody_up() -> None:
+def test_engine_that_fails_to_unload_is_reported_and_blocks_no_call() -> None:
     class Stuck(Loaded):
         async def unload(self) -> None:
             raise OSError("no such process")
@@ -175,13 +175,13 @@ def test_an_engine_that_fails_to_park_is_reported_and_holds_nobody_up() -> None:
     engines = {"a": Stuck("a", 4, machine), "b": Loaded("b", 1, machine)}
     swapper = Swapper(engines, 4)
 
-    async def story() -> None:
+    async def scenario() -> None:
         await use(swapper, engines, "a")
         await use(swapper, engines, "b")
         with pytest.raises(OSError, match="no such process"):
             await use(swapper, engines, "a")
 
-    run(story())
+    run(scenario())
 
 
 def test_a_policy_that_breaks_is_reported_to_all_who_wait() -> None:
@@ -191,10 +191,10 @@ def test_a_policy_that_breaks_is_reported_to_all_who_wait() -> None:
     engines = {name: Loaded(name, 4, Machine(10)) for name in "ab"}
     swapper = Swapper(engines, 10, broken)
 
-    async def story() -> list[Any]:
+    async def scenario() -> list[Any]:
         return await asyncio.gather(*(use(swapper, engines, n) for n in "aab"), return_exceptions=True)
 
-    assert [str(error) for error in run(story())] == ["no idea"] * 3
+    assert [str(error) for error in run(scenario())] == ["no idea"] * 3
 
 
 workloads = st.fixed_dictionaries(
@@ -212,7 +212,7 @@ workloads = st.fixed_dictionaries(
 @settings(max_examples=150)
 @given(workloads)
 def test_any_workload_ends_within_memory(workload: dict[str, Any]) -> None:
-    """Stories of several calls, models of any size, some broken, callers that give up: all end, none over the limit."""
+    """Candidates of several calls, models of any size, some broken, canceled calls: all end within the limit."""
     sizes = workload["sizes"]
     machine = Machine(max(sizes) + workload["spare"])
     engines = {
@@ -225,14 +225,14 @@ def test_any_workload_ends_within_memory(workload: dict[str, Any]) -> None:
     swapper = Swapper(engines, machine.limit, hasty)
     luck = random.Random(workload["seed"])
 
-    async def story(first: int, second: int, pause: int) -> None:
+    async def scenario(first: int, second: int, pause: int) -> None:
         for model in (first, second, first):
             await use(swapper, engines, str(model % len(sizes)), 0.0005 * pause)
             for _ in range(luck.randrange(3)):
                 await asyncio.sleep(0)
 
     async def everything() -> list[Any]:
-        tasks = [asyncio.create_task(story(*call)) for call in workload["calls"]]
+        tasks = [asyncio.create_task(scenario(*call)) for call in workload["calls"]]
         for task in tasks:
             if luck.random() < 0.1:
                 await asyncio.sleep(0)

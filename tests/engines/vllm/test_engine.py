@@ -40,7 +40,7 @@ def weights(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def python(tmp_path: Path) -> str:
-    """An interpreter that runs the stand-in whenever it is told to run the worker module."""
+    """Return an interpreter that runs the stand-in in place of the worker module."""
     wrapper = tmp_path / "python"
     stand_in = HELPERS / "vllm_stand_in.py"
     check = '[ "$2" = gra.engines.vllm.worker ] || exit 9'
@@ -56,11 +56,11 @@ def engine(weights: Path, python: str, monkeypatch: pytest.MonkeyPatch) -> VllmE
     return VllmEngine("m", settings, memory_gb=1.0, log_file=weights.parent / "logs" / "engine.log")
 
 
-def run(engine: VllmEngine, story: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+def run(engine: VllmEngine, scenario: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
     async def guarded() -> Any:
         try:
             async with asyncio.timeout(60):
-                return await story()
+                return await scenario()
         finally:
             await engine.unload()
 
@@ -87,16 +87,16 @@ def wait_until_gone(weights: Path, seconds: float = 15.0) -> None:
         time.sleep(0.02)
 
 
-def test_calls_are_answered_side_by_side_whatever_their_form(engine: VllmEngine, weights: Path) -> None:
+def test_calls_of_every_form_are_answered_side_by_side(engine: VllmEngine, weights: Path) -> None:
     schema = Json({"type": "object"})
 
-    async def story() -> Any:
+    async def scenario() -> Any:
         await engine.start()
         await engine.start()  # starting what runs is nothing
         asked = [call(f"echo {i}") for i in range(20)] + [call("huge"), call("echo", output=Choice(("yes", "no")))]
         return await asyncio.gather(*(engine.submit(c) for c in [*asked, call("echo", output=schema)]))
 
-    replies = run(engine, story)
+    replies = run(engine, scenario)
     assert [r.text for r in replies[:20]] == [f"echo {i}" for i in range(20)]
     assert len(replies[20].text) == 2_000_000
     assert replies[21].scores == {"yes": 0.5, "no": 0.5}
@@ -105,11 +105,11 @@ def test_calls_are_answered_side_by_side_whatever_their_form(engine: VllmEngine,
 
 
 def test_a_call_that_fails_is_a_fault_and_the_engine_goes_on(engine: VllmEngine) -> None:
-    async def story() -> Any:
+    async def scenario() -> Any:
         await engine.start()
         return [await engine.submit(call(word)) for word in ("odd", "wrong", "echo")]
 
-    odd, wrong, echo = run(engine, story)
+    odd, wrong, echo = run(engine, scenario)
     assert odd == Fault("error", "RuntimeError: this one call failed", permanent=False)
     assert wrong == Fault("error", "ValueError: labels do not differ", permanent=True)
     assert isinstance(echo, Completion)
@@ -117,7 +117,7 @@ def test_a_call_that_fails_is_a_fault_and_the_engine_goes_on(engine: VllmEngine)
 
 @pytest.mark.parametrize("how", ["die", "break"])
 def test_a_child_that_dies_fails_its_calls_in_flight_is_replaced_and_leaves_nothing(engine, weights, how: str) -> None:
-    async def story() -> Any:
+    async def scenario() -> Any:
         await engine.start()
         slow = [asyncio.create_task(engine.submit(call(f"slow {i}"))) for i in range(5)]
         await asyncio.sleep(0.1)
@@ -126,7 +126,7 @@ def test_a_child_that_dies_fails_its_calls_in_flight_is_replaced_and_leaves_noth
         assert not any(map(alive, pids(weights)[:2])), "the dead child's engine core still holds its memory"
         return died, again
 
-    died, again = run(engine, story)
+    died, again = run(engine, scenario)
     assert [reply.kind for reply in died] == ["died"] * 7
     assert not any(reply.permanent for reply in died)
     assert [reply.text for reply in again] == [f"echo {i}" for i in range(5)]
@@ -135,7 +135,7 @@ def test_a_child_that_dies_fails_its_calls_in_flight_is_replaced_and_leaves_noth
 
 
 def test_a_child_that_dies_with_requests_unread_is_noticed_too(engine: VllmEngine, weights: Path) -> None:
-    async def story() -> Any:
+    async def scenario() -> Any:
         await engine.start()
         os.kill(pids(weights)[0], signal.SIGSTOP)
         waiting = [asyncio.create_task(engine.submit(call("echo " + "x" * 5000))) for _ in range(5)]
@@ -143,11 +143,11 @@ def test_a_child_that_dies_with_requests_unread_is_noticed_too(engine: VllmEngin
         os.kill(pids(weights)[0], signal.SIGKILL)
         return await asyncio.gather(*waiting)
 
-    assert [reply.kind for reply in run(engine, story)] == ["died"] * 5
+    assert [reply.kind for reply in run(engine, scenario)] == ["died"] * 5
 
 
 def test_a_child_that_dies_again_and_again_is_given_up(engine: VllmEngine, weights: Path) -> None:
-    async def story() -> None:
+    async def scenario() -> None:
         await engine.start()
         while True:
             await asyncio.gather(*(engine.submit(call("die")) for _ in range(4)))
@@ -156,24 +156,24 @@ def test_a_child_that_dies_again_and_again_is_given_up(engine: VllmEngine, weigh
         EngineUnavailable,
         match=r"`m` was lost 4 times without an answer in between; see .*engine\.log.*Run the same command again",
     ):
-        run(engine, story)
+        run(engine, scenario)
     assert engine.stats.starts == 4
     wait_until_gone(weights)
 
 
 def test_a_child_that_is_lost_now_and_then_is_always_started_again(engine: VllmEngine) -> None:
-    async def story() -> None:
+    async def scenario() -> None:
         await engine.start()
         for _ in range(6):
             assert isinstance(await engine.submit(call("die")), Fault)
             assert isinstance(await engine.submit(call("echo")), Completion)
 
-    run(engine, story)
+    run(engine, scenario)
     assert engine.stats.starts == 7
 
 
 def test_a_cancelled_call_is_aborted_in_the_child(engine: VllmEngine, weights: Path) -> None:
-    async def story() -> None:
+    async def scenario() -> None:
         await engine.start()
         late = asyncio.create_task(engine.submit(call("slow and late")))
         while not (weights / "begun").exists():
@@ -183,12 +183,12 @@ def test_a_cancelled_call_is_aborted_in_the_child(engine: VllmEngine, weights: P
         while not (weights / "aborted").exists():
             await asyncio.sleep(0.02)
 
-    run(engine, story)
+    run(engine, scenario)
     assert (weights / "aborted").read_text() == "slow and late\n"
 
 
-def test_parking_ends_every_process_answers_what_waits_and_starting_brings_the_model_back(engine, weights) -> None:
-    async def story() -> None:
+def test_unload_ends_every_process_and_start_loads_the_model_again(engine, weights) -> None:
+    async def scenario() -> None:
         await engine.start()
         waiting = asyncio.create_task(engine.submit(call("slow")))
         await asyncio.sleep(0.1)
@@ -197,11 +197,11 @@ def test_parking_ends_every_process_answers_what_waits_and_starting_brings_the_m
         assert isinstance(reply, Fault)
         assert not alive(pids(weights)[0])
         wait_until_gone(weights, 5)
-        await engine.unload()  # parking what is parked is nothing
+        await engine.unload()  # a second unload does nothing
         await engine.start()
         assert isinstance(await engine.submit(call("echo")), Completion)
 
-    run(engine, story)
+    run(engine, scenario)
     assert engine.stats.starts == 2
 
 
@@ -302,14 +302,14 @@ def sleeper(engine: VllmEngine) -> VllmEngine:
 
 
 def test_a_model_sleeps_and_wakes_in_the_same_process(sleeper: VllmEngine, weights: Path) -> None:
-    async def story() -> None:
+    async def scenario() -> None:
         await sleeper.start()
         for _ in range(2):
             await sleeper.sleep()
             await sleeper.start()
             assert isinstance(await sleeper.submit(call("echo")), Completion)
 
-    run(sleeper, story)
+    run(sleeper, scenario)
     assert (weights / "orders").read_text().split() == ["sleep2", "wake2"] * 2
     assert (sleeper.stats.starts, sleeper.stats.wakes, sleeper.stats.notes) == (1, 2, [])
     wait_until_gone(weights)
@@ -324,20 +324,20 @@ def test_one_that_cannot_sleep_or_wakes_as_another_is_started_anew_and_sleeps_no
 ) -> None:
     (weights / "mode").write_text(mode)
 
-    async def story() -> None:
+    async def scenario() -> None:
         await sleeper.start()
         await sleeper.sleep()
         await sleeper.start()
         assert isinstance(await sleeper.submit(call("echo")), Completion)
 
-    run(sleeper, story)
+    run(sleeper, scenario)
     assert (sleeper.stats.starts, sleeper.stats.wakes, sleeper.asleep_gb) == (2, 0, 0.0)
     assert [said in note for note in sleeper.stats.notes] == [True]
     wait_until_gone(weights)
 
 
 def test_a_sleeper_that_is_ended_gives_its_calls_back_untried(sleeper: VllmEngine, weights: Path) -> None:
-    async def story() -> Any:
+    async def scenario() -> Any:
         await sleeper.start()
         asleep = asyncio.create_task(sleeper.submit(call("slow")))
         while not (weights / "begun").exists():
@@ -346,14 +346,14 @@ def test_a_sleeper_that_is_ended_gives_its_calls_back_untried(sleeper: VllmEngin
         await sleeper.unload()
         return await asleep
 
-    given_back = run(sleeper, story)
+    given_back = run(sleeper, scenario)
     assert isinstance(given_back, Fault)
     assert given_back.kind == "busy", "that is no attempt"
     wait_until_gone(weights)
 
 
 def test_one_that_dies_in_its_sleep_is_started_anew(sleeper: VllmEngine, weights: Path) -> None:
-    async def story() -> None:
+    async def scenario() -> None:
         await sleeper.start()
         await sleeper.sleep()
         os.kill(pids(weights)[0], signal.SIGKILL)
@@ -362,7 +362,7 @@ def test_one_that_dies_in_its_sleep_is_started_anew(sleeper: VllmEngine, weights
         assert isinstance(await sleeper.submit(call("echo")), Completion)
         await sleeper.sleep()
 
-    run(sleeper, story)
+    run(sleeper, scenario)
     assert sleeper.stats.starts == 2
     wait_until_gone(weights)
 
@@ -370,11 +370,11 @@ def test_one_that_dies_in_its_sleep_is_started_anew(sleeper: VllmEngine, weights
 def test_an_adapter_that_is_not_served_is_refused_and_one_that_is_reaches_the_child(engine: VllmEngine) -> None:
     engine.settings = replace(engine.settings, adapters={"lora:1": "folder"}, lora_rank=8)
 
-    async def story() -> Any:
+    async def scenario() -> Any:
         await engine.start()
-        worn = [replace(CALL.model, adapter=adapter) for adapter in ("", "lora:1", "lora:2")]
-        return [await engine.submit(call("adapter", model=model)) for model in worn]
+        adapted = [replace(CALL.model, adapter=adapter) for adapter in ("", "lora:1", "lora:2")]
+        return [await engine.submit(call("adapter", model=model)) for model in adapted]
 
-    without, one, other = run(engine, story)
+    without, one, other = run(engine, scenario)
     assert (without.text, one.text) == ("none", "lora:1")
     assert other == Fault("error", "`m` is served without the adapter lora:2", permanent=True)

@@ -1,4 +1,4 @@
-"""The vLLM engine on real weights: adapters that share an engine, sleep as far as a CPU goes, a killed child."""
+"""Test the vLLM engine on real weights: shared engines with adapters, sleep on a CPU, a killed child."""
 
 from __future__ import annotations
 
@@ -65,13 +65,16 @@ def call(words: str, output: Any = None, adapter: str = "", name: str = NAME) ->
 
 
 def run(
-    engines: Mapping[str, Engine], ledger: Ledger, story: Callable[[Broker], Coroutine[Any, Any, Any]], limit: float = 9
+    engines: Mapping[str, Engine],
+    ledger: Ledger,
+    scenario: Callable[[Broker], Coroutine[Any, Any, Any]],
+    limit: float = 9,
 ) -> Any:
     async def whole() -> Any:
         pool = EnginePool(engines, limit)
         try:
             async with asyncio.timeout(500):
-                return await story(Broker(ledger, pool, backoff_s=0.1))
+                return await scenario(Broker(ledger, pool, backoff_s=0.1))
         finally:
             await pool.swapper.close()
 
@@ -99,30 +102,30 @@ def likelihood_by_peft(weights: Path, adapter: Adapter | None) -> float:
 def test_members_with_other_adapters_share_one_engine_which_sleeps_and_wakes_as_it_was(
     weights: Path, adapters: dict[str, Adapter], ledger: Ledger, tmp_path: Path
 ) -> None:
-    worn = {adapter.identity: str(adapter.path) for adapter in adapters.values()}
+    adapted = {adapter.identity: str(adapter.path) for adapter in adapters.values()}
     modules = adapters["1"].modules
     assert modules == ("down_proj", "q_proj", "v_proj")
-    # On a CPU vLLM takes the orders of sleep and keeps its memory: the order of waking runs, the saving does not.
-    engine = engine_for(weights, tmp_path, adapters=worn, lora_rank=8, lora_modules=modules, sleep_level=2)
+    # On a CPU vLLM follows the orders of sleep and keeps its memory, so only their sequence is tested here.
+    engine = engine_for(weights, tmp_path, adapters=adapted, lora_rank=8, lora_modules=modules, sleep_level=2)
 
-    async def story(broker: Broker) -> list[dict[str, Any]]:
+    async def scenario(broker: Broker) -> list[dict[str, Any]]:
         found = []
-        for night in range(2):
-            if night:
+        for sleep_and_wake in range(2):
+            if sleep_and_wake:
                 await engine.sleep()
                 await engine.start()
             # Some are computed in one batch, where each must be answered by its own weights.
-            asked = [call(QUESTION, Likelihood(ANSWER), adapter) for adapter in ("", *worn)] * 3
+            asked = [call(QUESTION, Likelihood(ANSWER), adapter) for adapter in ("", *adapted)] * 3
             replies = await asyncio.gather(*(engine.submit(c) for c in asked))
             assert all(isinstance(reply, Completion) for reply in replies), replies
-            said: dict[str, list[float]] = {adapter: [] for adapter in ("", *worn)}
+            said: dict[str, list[float]] = {adapter: [] for adapter in ("", *adapted)}
             for c, reply in zip(asked, replies, strict=True):
                 said[c.model.adapter].append(reply.scores["logprob"])  # type: ignore[union-attr]
             assert all(max(values) - min(values) < 0.2 for values in said.values()), said
             found.append({adapter: values[0] for adapter, values in said.items()})
         return found
 
-    before, after = run({NAME: engine}, ledger, story)
+    before, after = run({NAME: engine}, ledger, scenario)
     assert (engine.stats.starts, engine.stats.wakes, engine.stats.notes) == (1, 1, [])
     assert after == pytest.approx(before, abs=0.2)
     references = {"": likelihood_by_peft(weights, None)}
@@ -138,11 +141,11 @@ def test_calls_in_flight_sleep_with_their_model_and_go_on_when_it_wakes(
 ) -> None:
     engine = engine_for(weights, tmp_path, sleep_level=1)
     long = SamplingSettings(0.0, 1.0, 1.0, 160)
-    # More than the eight that are computed at once, so that what is asked on waking would have to wait for its place.
+    # More than the eight calls that are computed at once, so that the reference text would wait for a place.
     things = ("rain", "iron", "bees", "salt", "wool", "snow", "fire", "milk", "gold", "moss")
-    asked = [replace(call(f"Write a long story about {thing}."), sampling=long) for thing in things]
+    asked = [replace(call(f"Write a long tale about {thing}."), sampling=long) for thing in things]
 
-    async def story(broker: Broker) -> list[Any]:
+    async def scenario(broker: Broker) -> list[Any]:
         undisturbed = await asyncio.gather(*map(engine.submit, asked))
         disturbed = [asyncio.create_task(engine.submit(c)) for c in asked]
         await asyncio.sleep(1.0)
@@ -156,7 +159,7 @@ def test_calls_in_flight_sleep_with_their_model_and_go_on_when_it_wakes(
         morning = await engine.submit(call(QUESTION, Likelihood(ANSWER)))
         return [undisturbed, await asyncio.gather(*disturbed), await at_night, morning]
 
-    undisturbed, disturbed, at_night, morning = run({NAME: engine}, ledger, story)
+    undisturbed, disturbed, at_night, morning = run({NAME: engine}, ledger, scenario)
     assert (engine.stats.starts, engine.stats.wakes, engine.stats.notes) == (1, 1, [])
     assert all(reply.completion_tokens == 160 for reply in disturbed)
     assert at_night.scores["logprob"] == pytest.approx(morning.scores["logprob"], abs=0.2)
@@ -168,7 +171,7 @@ def test_calls_in_flight_sleep_with_their_model_and_go_on_when_it_wakes(
 def test_a_killed_child_costs_nothing_that_was_queued(weights: Path, ledger: Ledger, tmp_path: Path) -> None:
     engine = engine_for(weights, tmp_path)
 
-    async def story(broker: Broker) -> list[Any]:
+    async def scenario(broker: Broker) -> list[Any]:
         asked = [asyncio.create_task(broker.ask(call(f"Name an animal, number {n}."))) for n in range(30)]
         while broker.ledger.paid("model").get(NAME, {}).get("calls", 0) < 3:
             await asyncio.sleep(0.05)
@@ -176,7 +179,7 @@ def test_a_killed_child_costs_nothing_that_was_queued(weights: Path, ledger: Led
         os.kill(engine._child.pid, signal.SIGKILL)
         return await asyncio.gather(*asked)
 
-    outcomes = run({NAME: engine}, ledger, story)
+    outcomes = run({NAME: engine}, ledger, scenario)
     assert all(outcome.key for outcome in outcomes), "each is an answer, or one that was cut off"
     assert engine.stats.starts == 2
     assert len(list(ledger.answers())) == len({answer.key for answer in ledger.answers()}) >= 30
@@ -193,7 +196,7 @@ def test_two_models_that_fit_only_alone_take_turns(
         other: engine_for(resolve(other).path, tmp_path, other, memory_gb=5.0, sleep_level=sleep_level),
     }
 
-    async def story(broker: Broker) -> tuple[list[Any], int]:
+    async def scenario(broker: Broker) -> tuple[list[Any], int]:
         likely = Likelihood(ANSWER)
 
         async def candidate(number: int) -> list[Any]:
@@ -201,7 +204,7 @@ def test_two_models_that_fit_only_alone_take_turns(
 
         return await asyncio.gather(*map(candidate, range(8))), broker.pool.swapper.switches
 
-    told, switches = run(engines, ledger, story, limit=6.0)
-    assert all(isinstance(outcome, Answer) for outcomes in told for outcome in outcomes)
+    found, switches = run(engines, ledger, scenario, limit=6.0)
+    assert all(isinstance(outcome, Answer) for outcomes in found for outcome in outcomes)
     assert switches == 1  # the third question is the first again, and its answer is recorded
     assert [engine.stats.starts for engine in engines.values()] == [1, 1]

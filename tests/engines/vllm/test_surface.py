@@ -1,4 +1,4 @@
-"""Every name of vLLM that we use exists and means what we take it for; who waits for a new vLLM learns it here."""
+"""Check that every name of vLLM in use exists with its expected meaning, before a new vLLM is allowed."""
 
 from __future__ import annotations
 
@@ -183,12 +183,12 @@ def worker(installed: Any) -> vllm_worker.Worker:
     ],
 )
 def test_a_model_is_woken_in_the_order_vllm_wants(worker: Any, level: int, order: list[Any]) -> None:
-    async def night() -> None:
+    async def sleep_and_wake() -> None:
         await worker.remember()
         await worker.sleep(level)
         await worker.wake(level)
 
-    asyncio.run(night())
+    asyncio.run(sleep_and_wake())
     asked = ["asked"] * 2  # of the model and of its adapter, before anything moves
     assert worker.engine.orders == [*asked, ("sleep", level, "keep"), *asked, *order]
     assert worker.well.is_set()
@@ -197,14 +197,14 @@ def test_a_model_is_woken_in_the_order_vllm_wants(worker: Any, level: int, order
 
 @pytest.mark.parametrize("logprob", [-9.0, float("nan")])
 def test_a_model_that_wakes_as_another_is_found_out(worker: Any, logprob: float) -> None:
-    async def night() -> None:
+    async def sleep_and_wake() -> None:
         await worker.remember()
         await worker.sleep(2)
         worker.engine.logprob = logprob
         await worker.wake(2)
 
     with pytest.raises(RuntimeError, match="nats a token and gave it"):
-        asyncio.run(night())
+        asyncio.run(sleep_and_wake())
     assert not worker.well.is_set(), "no answer of it goes out"
 
 
@@ -213,7 +213,7 @@ REQUEST = {"id": 7, "messages": [{"role": "user", "content": "Say it."}], "adapt
 
 
 def test_an_answer_that_comes_while_the_model_wakes_waits_until_it_is_known_to_be_itself(worker: Any) -> None:
-    async def night() -> None:
+    async def sleep_and_wake() -> None:
         worker.well.clear()
         answer = asyncio.create_task(worker.answer(REQUEST))
         await asyncio.sleep(0.01)
@@ -221,7 +221,7 @@ def test_an_answer_that_comes_while_the_model_wakes_waits_until_it_is_known_to_b
         worker.well.set()
         assert (await answer)["completion"]["text"] == "said"
 
-    asyncio.run(night())
+    asyncio.run(sleep_and_wake())
 
 
 @pytest.mark.parametrize("finish", ["abort", "error", None, "odd"])
