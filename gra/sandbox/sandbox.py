@@ -103,8 +103,8 @@ class Sandbox:
     def run(self, job: SandboxJob) -> SandboxOutcome:
         """Return the verdict on one job.
 
-        A job that ends without a verdict is run again. If that happens twice and a trivial job passes, the
-        verdict is `CRASHED`: this job is the cause, not the machine.
+        A job that ends without a verdict is run again. If that happens twice and a trivial job passes, this
+        job is the cause, and its verdict is `CRASHED`.
 
         Raises:
             SandboxBroken: when a trivial job does not pass either, or not as isolated as the first one.

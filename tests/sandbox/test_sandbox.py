@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import math
+import sys
 from collections import Counter, OrderedDict, deque
 from decimal import Decimal
 from fractions import Fraction
@@ -204,6 +205,26 @@ def test_honest_programs_pass(sandbox: Sandbox, name: str) -> None:
     outcome = sandbox.run(attempts("honest")[name].job)
     assert outcome.verdict is Verdict.PASSED, outcome.detail
     assert outcome.cpu_s > 0
+
+
+def test_standard_library_can_be_imported(sandbox: Sandbox) -> None:
+    """Modules that this system lacks are left out, and those that open windows or print."""
+    noisy = {"antigravity", "this", "idlelib", "turtledemo", "turtle", "tkinter", "_tkinter", "lib2to3", "_ios_support"}
+    names = sorted(sys.stdlib_module_names - noisy)
+    code = f"""
+import importlib
+found, failed = [], {{}}
+for name in {names!r}:
+    try:
+        importlib.import_module(name)
+        found.append(name)
+    except ModuleNotFoundError:
+        pass
+    except BaseException as error:
+        failed[name] = repr(error)
+"""
+    outcome = sandbox.run(SandboxJob(code, "assert failed == {}, failed\nassert len(found) > 200"))
+    assert outcome.verdict == "passed", outcome.detail
 
 
 def test_preamble_keeps_its_helpers(sandbox: Sandbox) -> None:
