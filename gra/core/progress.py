@@ -27,7 +27,7 @@ from rich.progress import (
 )
 
 from gra.core.files import open_plain
-from gra.core.stored.read import check_type
+from gra.core.stored.reader import check_type
 from gra.core.stored.types import EVENTS, Event
 from gra.core.text.plain_text import printable, printable_line
 

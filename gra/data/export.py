@@ -24,7 +24,7 @@ from gra.core.errors import DataError
 from gra.core.files import atomic_path
 from gra.core.hashing import canonical_json
 from gra.core.stored.lineage import Lineage
-from gra.core.stored.read import check_type
+from gra.core.stored.reader import check_type
 from gra.core.stored.release_0_1 import read_rejected_at
 from gra.core.types import AlternativeResponse, Candidate, State
 from gra.core.vocabulary import RejectedAt

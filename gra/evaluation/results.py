@@ -20,7 +20,7 @@ from gra.core.errors import DataError
 from gra.core.files import atomic_path
 from gra.core.hashing import digest
 from gra.core.stored.comparison import Results
-from gra.core.stored.read import read_json
+from gra.core.stored.reader import read_json
 from gra.evaluation.task import LoadedTask, SampleOutput, SampleScore, Scored, output_columns
 from gra.sandbox.job import Verdict
 from gra.sandbox.sandbox import Sandbox

@@ -16,7 +16,7 @@ from gra.config.arms import ARMS, ArmSpec, find_arm
 from gra.core.progress import read_events
 from gra.core.run_folder import RunFolder
 from gra.core.stored.comparison import Comparison
-from gra.core.stored.read import read_json
+from gra.core.stored.reader import read_json
 from gra.core.stored.resolved_recipe import read_resolved_recipe
 from gra.core.stored.types import Metrics, TrainerState
 from gra.core.types import State

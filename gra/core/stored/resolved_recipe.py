@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gra.core.errors import DataError, user_path
-from gra.core.stored.read import check_type, damaged, load_plain_yaml
+from gra.core.stored.reader import check_type, damaged, load_plain_yaml
 from gra.core.stored.types import ResolvedRecipe
 
 RESOLVED = "recipe.resolved.yaml"

@@ -26,7 +26,9 @@ def proportion(scores: NDArray[np.float64]) -> dict[str, Any]:
     return {"n": scores.shape[1], "mean": mean, "low": low, "high": high}
 
 
-def difference(ours: Sequence[ScoredRun], theirs: Sequence[ScoredRun], task: str, items: Sequence[str]) -> dict[str, Any]:
+def difference(
+    ours: Sequence[ScoredRun], theirs: Sequence[ScoredRun], task: str, items: Sequence[str]
+) -> dict[str, Any]:
     """Compare one arm with another on some items: interval, p, wins and losses, without a verdict."""
     a, b = item_scores(ours, task, items), item_scores(theirs, task, items)
     # An item without a cluster, as in records from before there were any, is one of its own.
