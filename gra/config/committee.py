@@ -30,7 +30,7 @@ class SamplingConfig(Section):
     temperature: float = Field(0.7, ge=0)
     top_p: float = Field(0.95, gt=0, le=1)
     repetition_penalty: float = Field(1.0, gt=0)
-    max_tokens: int = Field(1024, ge=1)
+    max_tokens: int = Field(1024, ge=1, le=10_000_000)
 
 
 class BackendConfig(Section):
@@ -41,13 +41,13 @@ class BackendConfig(Section):
     api_key_env: str | None = None  # the environment variable that holds the key; the key itself stands nowhere
     # What recorded answers are known by in place of `base_url`, for a server whose address changes between runs.
     served_as: str | None = Field(None, min_length=1)
-    concurrency: int = Field(64, ge=1)  # calls computed at once; on a cluster, by each replica
+    concurrency: int = Field(64, ge=1, le=100_000)  # calls computed at once; on a cluster, by each replica
     # Of a Ray cluster: its address (null: the one that this machine belongs to), how many replicas of each model, and
     # what each takes (null: 1 replica, 1 GPU, 1 CPU; with `gpus: 0` it computes on so many CPUs).
     address: str | None = None
-    replicas: int | None = Field(None, ge=1)
+    replicas: int | None = Field(None, ge=1, le=10_000)
     gpus: float | None = Field(None, ge=0)
-    cpus: float | None = Field(None, gt=0)
+    cpus: float | None = Field(None, gt=0, le=100_000)
 
     @field_validator("api_key_env")
     @classmethod
@@ -61,8 +61,13 @@ class BackendConfig(Section):
     def _an_address_and_nothing_secret(cls, value: str | None) -> str | None:
         if value is None:
             return None
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(value)
+            host, _ = parts.hostname or "", parts.port
+            host.encode("idna")
+        except ValueError:
+            raise ValueError("must be a whole address, such as http://localhost:8000/v1") from None
+        if parts.scheme not in ("http", "https") or not host or not value.isprintable() or " " in value:
             raise ValueError("must be a whole address, such as http://localhost:8000/v1")
         if parts.username or parts.password or parts.query or parts.fragment:
             raise ValueError("must hold no user, password or query; name the key's variable in `api_key_env`")

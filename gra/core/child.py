@@ -4,13 +4,7 @@ from __future__ import annotations
 
 import os
 
-# Names of variables that hold secrets end in one of these.
-_SECRET = ("KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIALS", "KEYS", "TOKENS", "SECRETS", "PASS")
-
-
-def is_secret(variable: str) -> bool:
-    """Whether a variable holds a secret, by its name: OPENAI_API_KEY, HF_TOKEN, AWS_SECRET_ACCESS_KEY."""
-    return any(part in _SECRET for part in variable.upper().split("_"))
+from gra.core.secrets import is_secret_name
 
 
 def child_environment(*needed: str, **more: str) -> dict[str, str]:
@@ -20,5 +14,5 @@ def child_environment(*needed: str, **more: str) -> dict[str, str]:
         needed: variables that the child needs although their names look like those of secrets.
         more: variables to set.
     """
-    kept = {name: value for name, value in os.environ.items() if name in needed or not is_secret(name)}
+    kept = {name: value for name, value in os.environ.items() if name in needed or not is_secret_name(name)}
     return kept | more
