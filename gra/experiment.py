@@ -22,6 +22,7 @@ from gra.config.loader import Loaded, find_file, load_recipe
 from gra.config.suite import SuiteConfig
 from gra.config.synthesis import SynthesisRecipe
 from gra.config.training import TrainRecipe
+from gra.core.secrets import child_environment
 from gra.core.errors import GraError, RecipeError
 from gra.core.files import write_text
 from gra.core.hardware import gpu_count
@@ -309,7 +310,11 @@ def _train(plan: ExperimentPlan, view: View, key: str, arm: str, seed: int) -> N
         if is_trained(load_train_recipe(plan.student.path, overrides), output):
             view.note(f"{output} already holds this student")
             return
-        done = subprocess.run([sys.executable, "-m", *_launcher(), *arguments], check=False)
+        done = subprocess.run(
+            [sys.executable, "-m", *_launcher(), *arguments],
+            check=False,
+            env=child_environment("HF_TOKEN", "WANDB_API_KEY"),
+        )
     if done.returncode:
         raise StageFailed(
             f"training `{key}` ended with status {done.returncode} (see above); run the same command again to go on",

@@ -216,7 +216,7 @@ class SynthesisRecipe(Section):
             raise ValueError(f"{place} asks for forms that nobody would check; {fix}")
         checked = verifier.domains or self.domains
         if unchecked := sorted(set(self.format_constraints.domains or self.domains) - set(checked)):
-            fix = "leave the `domains` of the program of `kind: format` out, or name the same in `format_constraints.domains`"
+            fix = "leave out the `domains` of the verifier, or name the same in `format_constraints.domains`"
             raise ValueError(f"{place} asks for forms in `{unchecked[0]}`, where nobody would check them; {fix}")
         return self
 

@@ -28,8 +28,8 @@ from rich.progress import (
 
 from gra.core.files import open_plain
 from gra.core.plain_text import printable, printable_line
-from gra.core.stored import check_type
-from gra.core.stored_types import EVENTS, Event
+from gra.core.stored.reader import check_type
+from gra.core.stored.types import EVENTS, Event
 
 _LINE_EVERY_S = 10.0
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from gra.core.errors import DataError, user_path
-from gra.core.stored import check_type, damaged, load_plain_yaml
-from gra.core.stored_types import ResolvedRecipe
+from gra.core.stored.reader import check_type, damaged, load_plain_yaml
+from gra.core.stored.types import ResolvedRecipe
 
 RESOLVED = "recipe.resolved.yaml"
 

@@ -17,12 +17,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gra.core.child import child_environment
 from gra.core.errors import DataError, GraError, Mismatch, writing
 from gra.core.files import open_plain, unfinished_files, write_json
 from gra.core.hashing import file_digest
-from gra.core.stored import check_type, read_json
-from gra.core.stored_types import Manifest, Section
+from gra.core.secrets import child_environment
+from gra.core.stored.reader import check_type, read_json
+from gra.core.stored.types import Manifest, StoredSection
 
 MANIFEST = "manifest.json"
 MANIFEST_VERSION = 1
@@ -107,7 +107,7 @@ class RunFolder:
         content: dict[str, Any] = read_json(self.path / MANIFEST, Manifest)
         for section in content.values():
             if isinstance(section, dict):
-                check_type(section, Section, self.path / MANIFEST)
+                check_type(section, StoredSection, self.path / MANIFEST)
         return content
 
     def record(self, section: str, content: Mapping[str, Any], files: list[Path] | None = None) -> None:

@@ -1,7 +1,8 @@
-"""Recognize secrets: variables that hold one, and values that look like one."""
+"""Recognize secrets by the name of a variable or by the value, and keep them from errors and child processes."""
 
 from __future__ import annotations
 
+import os
 import re
 
 # Names of variables that hold secrets have one of these parts.
@@ -27,3 +28,14 @@ def shown_setting(name: str, value: str) -> str:
     """Return `name=value` for an error or a comment, without the value when it is a secret."""
     secret = looks_secret(value) or looks_secret(name) or (is_secret_name(name) and not name.endswith("_env"))
     return f"{HIDDEN if looks_secret(name) else name}={HIDDEN if secret else value}"
+
+
+def child_environment(*needed: str, **more: str) -> dict[str, str]:
+    """Return this process's environment without secrets, for a child process.
+
+    Args:
+        needed: variables that the child needs although their names look like those of secrets.
+        more: variables to set.
+    """
+    kept = {name: value for name, value in os.environ.items() if name in needed or not is_secret_name(name)}
+    return kept | more

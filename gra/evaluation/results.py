@@ -20,9 +20,9 @@ from gra.checks.format import failed
 from gra.checks.ifeval import broken
 from gra.core.errors import DataError
 from gra.core.files import atomic_path
-from gra.core.stored import read_json
-from gra.core.stored_comparison import Results
 from gra.core.hashing import digest
+from gra.core.stored.reader import read_json
+from gra.core.stored.comparison import Results
 from gra.evaluation.scorers.answers import KINDS, Broken, judge_reply
 from gra.evaluation.scorers.answers import Verdict as ReplyVerdict
 from gra.evaluation.suite import Item, Questions

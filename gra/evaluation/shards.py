@@ -19,6 +19,7 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import IO, Any
 
+from gra.core.secrets import child_environment
 from gra.core.errors import EngineUnavailable, GraError
 from gra.core.hardware import gpu_count
 from gra.evaluation.generate import Progress, Sitting, ask
@@ -56,7 +57,7 @@ def _start(number: int, shards: int) -> subprocess.Popen[bytes]:
     own |= {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
     return subprocess.Popen(
         [sys.executable, "-m", "gra.evaluation.shards"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | own,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=child_environment("HF_TOKEN", **own),
     )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from gra.core.errors import RecipeError
 from gra.core.types import State
-from gra.ledger.reader import LedgerReader, Verdict
+from gra.ledger.reader import LedgerReader, RecordedVerdict
 
 Floats = npt.NDArray[np.float64]
 Key = tuple[str, str]  # role, model
@@ -118,7 +118,7 @@ def read_evidence(ledger: Path, run: str, source: str, duplicates: frozenset[str
     return _gather(paid, verdicts, duplicates, source)
 
 
-def _states(records: Sequence[Verdict]) -> dict[str, str]:
+def _states(records: Sequence[RecordedVerdict]) -> dict[str, str]:
     """How each thing ended, of the records in the order they were written.
 
     What an earlier recipe of the same name left in a round and nobody told again is no verdict any more.

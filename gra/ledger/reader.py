@@ -37,7 +37,7 @@ class RunAccount:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class RecordedVerdict:
     """Recorded verdict on a candidate, and the scope under which it holds."""
 
     candidate: str
@@ -95,7 +95,7 @@ class LedgerReader:
         except sqlite3.Error as error:
             raise DataError(sentence(self.path, error)) from None
 
-    def verdicts(self, run: str) -> list[Verdict]:
+    def verdicts(self, run: str) -> list[RecordedVerdict]:
         """Return the verdicts of a run, in the order they were written.
 
         Raises:
@@ -107,7 +107,7 @@ class LedgerReader:
             rows = list(self._db.execute(query, (run,)))
         except sqlite3.Error as error:
             raise DataError(sentence(self.path, error)) from None
-        return [Verdict(row[0], *read_verdict(self.path, run, *row)) for row in rows]
+        return [RecordedVerdict(row[0], *read_verdict(self.path, run, *row)) for row in rows]
 
     def _sealed(self) -> bool:
         try:

@@ -14,7 +14,7 @@ from gra.core.errors import DataError, HubUnavailable, Mismatch, RecipeError
 from gra.core.files import unfinished_files
 from gra.core.hashing import file_digest
 from gra.core.run_folder import MANIFEST, RunFolder
-from gra.core.stored import damaged
+from gra.core.stored.reader import damaged
 
 _LOG_IN = "log in with `hf auth login`, or set HF_TOKEN to a token that may write"
 

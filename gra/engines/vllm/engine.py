@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gra.core.secrets import child_environment as without_secrets
 from gra.core.errors import EngineUnavailable
 from gra.engines.types import BATCHES, Call, Choice, Completion, EngineStats, Fault, Json, Likelihood
 
@@ -288,7 +289,7 @@ def child_environment(settings: VllmSettings) -> dict[str, str]:
     vLLM's automatic binding keeps a core free and pins every engine of a machine to the same cores, so
     several engines would share one. Threads are counted here and left to the scheduler instead.
     """
-    environment = os.environ | {
+    environment = without_secrets() | {
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",

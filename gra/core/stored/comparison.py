@@ -7,7 +7,7 @@ from typing import Annotated, Any, Required
 from pydantic import AfterValidator, ConfigDict, with_config
 from typing_extensions import TypedDict
 
-from gra.core.stored_types import Count, Number, Object, Share
+from gra.core.stored.types import Count, Number, Object, Share
 
 _OPEN = with_config(ConfigDict(extra="allow", strict=True))
 
@@ -78,7 +78,7 @@ class TaskDifference(Difference, total=False):
 
 
 @_OPEN
-class Pair(TypedDict):
+class ComparedPair(TypedDict):
     """An arm and its reference."""
 
     arm: str
@@ -145,7 +145,7 @@ class _Comparison(TypedDict, total=False):
     baseline: Required[str]
     untuned: str | None
     arms: Required[dict[str, Arm]]
-    pairs: Required[list[Pair]]
+    pairs: Required[list[ComparedPair]]
     samples: Required[list[Sample]]
 
 

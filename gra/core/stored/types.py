@@ -35,7 +35,7 @@ StateName = Literal["accepted", "rejected", "duplicate", "contaminated", "surplu
 
 
 @_OPEN
-class Section(TypedDict, total=False):
+class StoredSection(TypedDict, total=False):
     """Section of a manifest: the stage's files with their digests, and where it ran."""
 
     files: Required[dict[Annotated[str, AfterValidator(_inside)], str]]
@@ -80,7 +80,7 @@ class ReviewerFacts(TypedDict, total=False):
     unanswered: Count
 
 
-class Spent(TypedDict, total=False):
+class StoredSpent(TypedDict, total=False):
     """Calls and tokens."""
 
     calls: Count
@@ -90,15 +90,15 @@ class Spent(TypedDict, total=False):
 
 
 @_OPEN
-class SynthesisSection(Section, total=False):
+class SynthesisSection(StoredSection, total=False):
     """Section of a synthesis run."""
 
     name: str
     arm: str
     states: dict[str, Count]
     funnel: dict[str, Count]
-    tokens_by_role: dict[str, Spent]
-    tokens_by_model: dict[str, Spent]
+    tokens_by_role: dict[str, StoredSpent]
+    tokens_by_model: dict[str, StoredSpent]
     models: dict[str, ModelFacts]
     members: dict[str, MemberFacts]
     reviewers: dict[str, ReviewerFacts]
@@ -111,7 +111,7 @@ class SynthesisSection(Section, total=False):
 
 
 @_OPEN
-class TrainingSection(Section, total=False):
+class TrainingSection(StoredSection, total=False):
     """Section of a trained student."""
 
     model: ModelFacts
@@ -119,7 +119,7 @@ class TrainingSection(Section, total=False):
 
 
 @_OPEN
-class ExperimentSection(Section, total=False):
+class ExperimentSection(StoredSection, total=False):
     """Section of an experiment."""
 
     arms: dict[str, Any] | list[str]
@@ -133,7 +133,7 @@ class Manifest(TypedDict, total=False):
     synthesis: SynthesisSection
     training: TrainingSection
     experiment: ExperimentSection
-    evaluation: Section
+    evaluation: StoredSection
 
 
 @_OPEN

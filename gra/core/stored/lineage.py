@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Required
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
-from gra.core.stored_types import Count, Number, StateName
+from gra.core.stored.types import Count, Number, StateName
 
 _OPEN = with_config(ConfigDict(extra="allow", strict=True))
 
@@ -85,7 +85,7 @@ class Contamination(TypedDict):
 
 
 @_OPEN
-class Usage(TypedDict):
+class StoredUsage(TypedDict):
     """Calls and tokens of a role."""
 
     calls: Count
@@ -124,7 +124,7 @@ class LineageRow(TypedDict, total=False):
     ruling: Required[RulingRow | None]
     drafts: Required[list[Alternative]]
     contamination: Required[Contamination | None]
-    usage: Required[dict[str, Usage]]
+    usage: Required[dict[str, StoredUsage]]
 
 
 Lineage = list[LineageRow]

@@ -1,7 +1,7 @@
 """Read files of a run folder, which may be damaged or come from another person, into values of known types.
 
 Each reader raises one `DataError` that names the file and the value; no other exception leaves this module.
-`gra.core.stored_types` says which types the files have.
+`gra.core.stored.types` says which types the files have.
 """
 
 from __future__ import annotations

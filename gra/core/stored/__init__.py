@@ -1,0 +1,1 @@
+"""Files of a run folder that are read back: strict readers, and the types of the files."""
