@@ -39,8 +39,8 @@ from review_pairs import LLMBAR, PANDALM, PLANTED, Pair, control_items, judged
 from gra.config.committee import Ask, MemberConfig
 from gra.config.review import ReviewConfig
 from gra.config.synthesis import DOMAINS, SynthesisRecipe
-from gra.core.concurrency import together
 from gra.core.files import write_json
+from gra.core.processes.concurrency import together
 from gra.core.progress import View
 from gra.core.run_folder import environment
 from gra.core.types import Usage

@@ -22,13 +22,13 @@ from gra.config.loader import Loaded, find_file, load_recipe
 from gra.config.suite import SuiteConfig
 from gra.config.synthesis import SynthesisRecipe
 from gra.config.training import TrainRecipe
-from gra.core.secrets import child_environment
 from gra.core.errors import GraError, RecipeError
 from gra.core.files import write_text
 from gra.core.hardware import gpu_count
+from gra.core.processes.secrets import child_environment
 from gra.core.progress import View
-from gra.core.resolved_recipe import RESOLVED
 from gra.core.run_folder import RunFolder
+from gra.core.stored.resolved_recipe import RESOLVED
 from gra.sandbox.permission import KEY, Permission, require
 
 if TYPE_CHECKING:

@@ -49,6 +49,6 @@ def ledger_compact(
 
 
 def _ledger_file(path: Path) -> Path:
-    from gra.core.resolved_recipe import find_ledger
+    from gra.core.stored.resolved_recipe import find_ledger
 
     return find_ledger(path) or path / "ledger.sqlite" if path.is_dir() else path

@@ -23,7 +23,7 @@ from gra.config.problems import (
 )
 from gra.config.section import KeyPath, Section
 from gra.core.errors import RecipeError, user_path
-from gra.core.secrets import HIDDEN, looks_secret, shown_setting
+from gra.core.processes.secrets import HIDDEN, looks_secret, shown_setting
 
 _MOST_VALUES = 100_000
 _PREFIX = "tag:yaml.org,2002:"

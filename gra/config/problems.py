@@ -12,7 +12,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from gra.config.section import KeyPath, Section
-from gra.core.secrets import HIDDEN, is_secret_name, looks_secret
+from gra.core.processes.secrets import HIDDEN, is_secret_name, looks_secret
 
 
 def did_you_mean(word: str, choices: Sequence[str]) -> str:

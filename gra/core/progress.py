@@ -1,7 +1,7 @@
 """Show progress on standard error, and write events to `log.jsonl`.
 
 A terminal has live bars with rates and time left, below the board of a stage. Elsewhere a line is printed every few
-seconds. Standard output is left to `--json`. Foreign text is printed through `gra.core.plain_text`.
+seconds. Standard output is left to `--json`. Foreign text is printed through `gra.core.text.plain_text`.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from rich.progress import (
 )
 
 from gra.core.files import open_plain
-from gra.core.plain_text import printable, printable_line
 from gra.core.stored.reader import check_type
 from gra.core.stored.types import EVENTS, Event
+from gra.core.text.plain_text import printable, printable_line
 
 _LINE_EVERY_S = 10.0
 

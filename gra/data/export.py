@@ -23,8 +23,8 @@ import pyarrow.parquet as pq
 from gra.core.errors import DataError
 from gra.core.files import atomic_path
 from gra.core.hashing import canonical_json
-from gra.core.stored.reader import check_type
 from gra.core.stored.lineage import Lineage
+from gra.core.stored.reader import check_type
 from gra.core.types import SECOND_BEST, Candidate, State
 
 _GROUP = 4096  # rows in memory at a time, and in a row group of a file

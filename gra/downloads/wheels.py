@@ -22,7 +22,7 @@ from pydantic import Field
 
 from gra.config.section import Section
 from gra.core.errors import ModelUnavailable
-from gra.core.secrets import child_environment
+from gra.core.processes.secrets import child_environment
 from gra.downloads.cache import Progress, gigabytes, sha256_of
 
 Sha256 = str

@@ -21,8 +21,8 @@ from gra.checks.ifeval import broken
 from gra.core.errors import DataError
 from gra.core.files import atomic_path
 from gra.core.hashing import digest
-from gra.core.stored.reader import read_json
 from gra.core.stored.comparison import Results
+from gra.core.stored.reader import read_json
 from gra.evaluation.scorers.answers import KINDS, Broken, judge_reply
 from gra.evaluation.scorers.answers import Verdict as ReplyVerdict
 from gra.evaluation.suite import Item, Questions

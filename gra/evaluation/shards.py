@@ -19,9 +19,9 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import IO, Any
 
-from gra.core.secrets import child_environment
 from gra.core.errors import EngineUnavailable, GraError
 from gra.core.hardware import gpu_count
+from gra.core.processes.secrets import child_environment
 from gra.evaluation.generate import Progress, Sitting, ask
 
 Message = tuple[int, dict[str, Any] | None]  # (shard, what it said; None when its output ended)

@@ -21,8 +21,8 @@ from typing import Any
 
 from gra.config.committee import MemberConfig
 from gra.config.synthesis import FormatConstraintsConfig, SynthesisRecipe, committee_of, members_of
-from gra.core.concurrency import at_once
 from gra.core.hardware import gpu_memory_gb
+from gra.core.processes.concurrency import at_once
 from gra.core.progress import View
 from gra.core.types import CHECKS, DIMENSIONS, Seed
 from gra.engines.broker import Broker, EnginePool

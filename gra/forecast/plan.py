@@ -18,8 +18,8 @@ from gra.config.loader import load_recipe
 from gra.config.synthesis import SynthesisRecipe, committee_of, members_of
 from gra.core.errors import DataError, RecipeError
 from gra.core.progress import View
-from gra.core.resolved_recipe import find_ledger, read_resolved_recipe
 from gra.core.run_folder import RunFolder
+from gra.core.stored.resolved_recipe import find_ledger, read_resolved_recipe
 from gra.core.types import State
 from gra.engines.types import BATCHES
 from gra.evaluation.suite import suite_items

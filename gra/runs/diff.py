@@ -17,8 +17,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from gra.core.errors import DataError
-from gra.core.resolved_recipe import RESOLVED, find_ledger, read_resolved_recipe
 from gra.core.run_folder import RunFolder
+from gra.core.stored.resolved_recipe import RESOLVED, find_ledger, read_resolved_recipe
 from gra.core.types import State
 from gra.data.export import read_lineage
 from gra.ledger.reader import LedgerReader

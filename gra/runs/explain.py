@@ -23,9 +23,9 @@ from rich.table import Table
 from rich.text import Text
 
 from gra.core.errors import DataError
-from gra.core.resolved_recipe import find_ledger
 from gra.core.stored.lineage import Request
 from gra.core.stored.reader import parse_json
+from gra.core.stored.resolved_recipe import find_ledger
 from gra.core.types import CHECKS, DIMENSIONS, State
 from gra.data.export import read_lineage
 from gra.ledger.ledger import Recorded

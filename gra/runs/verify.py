@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 
 from gra.core.errors import DataError, GraError, Mismatch
 from gra.core.hashing import canonical_json
-from gra.core.resolved_recipe import find_ledger
 from gra.core.run_folder import MANIFEST, RunFolder
+from gra.core.stored.resolved_recipe import find_ledger
 from gra.data.export import dataset_rows, read_candidates, round_rows
 from gra.ledger.reader import LedgerReader
 from gra.runs.contents import find_lineages

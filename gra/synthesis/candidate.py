@@ -17,8 +17,8 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from gra.config.synthesis import SynthesisRecipe
-from gra.core.concurrency import together
 from gra.core.errors import DataError
+from gra.core.processes.concurrency import together
 from gra.core.rng import rng
 from gra.core.types import Candidate, Review, Seed, State, Verified, VerifierMode
 from gra.engines.broker import Broker

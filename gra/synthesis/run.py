@@ -12,8 +12,8 @@ from typing import Any
 from gra.config.keys import check_keys
 from gra.config.loader import Loaded
 from gra.config.synthesis import SynthesisRecipe, committee_of, members_of
-from gra.core.concurrency import at_once
 from gra.core.errors import BudgetExhausted, DataError, user_path
+from gra.core.processes.concurrency import at_once
 from gra.core.progress import View
 from gra.core.run_folder import RunFolder
 from gra.engines.broker import EnginePool

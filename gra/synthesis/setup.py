@@ -12,8 +12,8 @@ from functools import partial
 from typing import Any
 
 from gra.config.synthesis import SynthesisRecipe, committee_of
-from gra.core.concurrency import at_once
 from gra.core.errors import RecipeError
+from gra.core.processes.concurrency import at_once
 from gra.core.progress import View
 from gra.core.types import Seed
 from gra.serving.models import ModelRegistry

@@ -10,8 +10,8 @@ from typing import Any
 from gra.config.loader import Loaded
 from gra.config.training import TrainRecipe
 from gra.core.errors import DataError
-from gra.core.resolved_recipe import find_ledger
 from gra.core.run_folder import MANIFEST, RunFolder
+from gra.core.stored.resolved_recipe import find_ledger
 
 _FACTS = ("fingerprint", "name", "arm", "states", "models", "prompts")
 

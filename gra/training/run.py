@@ -19,8 +19,8 @@ from gra.config.training import TrainRecipe
 from gra.core.errors import RecipeError
 from gra.core.files import write_json, write_text
 from gra.core.progress import View
-from gra.core.resolved_recipe import RESOLVED
 from gra.core.run_folder import MANIFEST, RunFolder
+from gra.core.stored.resolved_recipe import RESOLVED
 from gra.training.checkpoints import Checkpoint, newest_whole, refuse_difference, remove_broken
 from gra.training.launch import Launch, command_after, launch_from_environment
 from gra.training.model_card import write_card

@@ -13,7 +13,7 @@ import pytest
 from gra.config.committee import BackendConfig
 from gra.config.keys import allow_keys, check_key
 from gra.core.errors import RecipeError
-from gra.core.secrets import child_environment
+from gra.core.processes.secrets import child_environment
 
 
 @pytest.fixture(autouse=True)

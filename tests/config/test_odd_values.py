@@ -9,7 +9,7 @@ import pytest
 from gra.config.loader import load_recipe
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import RecipeError, user_path
-from gra.core.secrets import shown_setting
+from gra.core.processes.secrets import shown_setting
 from gra.models.catalog import resolve
 
 GOOD = """\

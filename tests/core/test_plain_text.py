@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from gra.core.plain_text import printable, printable_line
 from gra.core.progress import View
+from gra.core.text.plain_text import printable, printable_line
 
 ESCAPES = [
     "\x1b[2J",

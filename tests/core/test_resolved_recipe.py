@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from gra.core.errors import DataError
-from gra.core.resolved_recipe import RESOLVED, find_ledger, read_resolved_recipe
 from gra.core.run_folder import RunFolder
+from gra.core.stored.resolved_recipe import RESOLVED, find_ledger, read_resolved_recipe
 from gra.training.provenance import origin_of
 
 

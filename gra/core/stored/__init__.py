@@ -1,1 +1,1 @@
-"""Files of a run folder that are read back: strict readers, and the types of the files."""
+"""Read files of a run folder into values of known types."""

@@ -23,8 +23,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gra.core.secrets import child_environment as without_secrets
 from gra.core.errors import EngineUnavailable
+from gra.core.processes.secrets import child_environment as without_secrets
 from gra.engines.types import BATCHES, Call, Choice, Completion, EngineStats, Fault, Json, Likelihood
 
 _MAX_LINE = 64 * 2**20

@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from gra.config.synthesis import SynthesisRecipe
-from gra.core.concurrency import at_once
 from gra.core.errors import BudgetExhausted
+from gra.core.processes.concurrency import at_once
 from gra.core.types import Candidate, Seed, State
 from gra.engines.types import calls_at_once
 from gra.synthesis.candidate import CandidateSettings, refine_seed

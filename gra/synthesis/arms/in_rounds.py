@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from gra.config.synthesis import SynthesisRecipe
-from gra.core.concurrency import at_once
 from gra.core.errors import BudgetExhausted, DataError
+from gra.core.processes.concurrency import at_once
 from gra.core.rng import rng
 from gra.core.types import Candidate, Seed, State
 from gra.data.embedder import Embedder

@@ -24,7 +24,7 @@ from typing import Any
 from gra.core.errors import BudgetExhausted, writing
 from gra.core.files import write_text
 from gra.core.progress import View
-from gra.core.resolved_recipe import RESOLVED
+from gra.core.stored.resolved_recipe import RESOLVED
 from gra.core.types import Seed, State
 from gra.data.export import export
 from gra.engines.broker import Broker, EnginePool

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
-from gra.core.concurrency import together
+from gra.core.processes.concurrency import together
 from gra.core.types import CHECKS, InstructionReview, Review
 from gra.engines.types import Choice, Json, Likelihood
 from gra.synthesis.committee.calls import CallRecorder

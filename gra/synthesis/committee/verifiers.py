@@ -21,8 +21,8 @@ from gra.checks import answers, arithmetic
 from gra.checks import format as form
 from gra.checks import instruction_constraints as demands
 from gra.config.review import VerifierConfig
-from gra.core.concurrency import together
 from gra.core.errors import RecipeError
+from gra.core.processes.concurrency import together
 from gra.core.types import VERIFIER_MODE_IN_FILES, Abstained, Candidate, Verified, VerifierMode
 from gra.engines.types import Refused, Text, Truncated, Unparsable
 from gra.sandbox.extract import EXTRACT_VERSION, extract

@@ -1,0 +1,1 @@
+"""Texts of models and files: lines, display, thinking."""
