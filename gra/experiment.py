@@ -25,6 +25,7 @@ from gra.config.training import TrainRecipe
 from gra.core.errors import GraError, RecipeError
 from gra.core.files import write_text
 from gra.core.hardware import gpu_count
+from gra.core.processes.secrets import child_environment
 from gra.core.progress import View
 from gra.core.run_folder import RunFolder
 from gra.core.stored.resolved_recipe import RESOLVED
@@ -308,7 +309,11 @@ def _train(plan: ExperimentPlan, view: View, key: str, arm: str, seed: int) -> N
         if is_trained(load_train_recipe(plan.student.path, overrides), output):
             view.note(f"{output} already holds this student")
             return
-        done = subprocess.run([sys.executable, "-m", *_launcher(), *arguments], check=False)
+        done = subprocess.run(
+            [sys.executable, "-m", *_launcher(), *arguments],
+            check=False,
+            env=child_environment("HF_TOKEN", "WANDB_API_KEY"),
+        )
     if done.returncode:
         raise StageFailed(
             f"training `{key}` ended with status {done.returncode} (see above); run the same command again to go on",

@@ -46,7 +46,7 @@ class SamplingConfig(Section):
     temperature: float | None = Field(0.7, ge=0)
     top_p: float | None = Field(0.95, gt=0, le=1)
     repetition_penalty: float | None = Field(1.0, gt=0)
-    max_tokens: int = Field(1024, ge=1)
+    max_tokens: int = Field(1024, ge=1, le=10_000_000)
 
 
 class BackendConfig(Section):
@@ -61,9 +61,9 @@ class BackendConfig(Section):
     # Of a Ray cluster: its address (null: the one that this machine belongs to), how many replicas of each model, and
     # what each takes (null: 1 replica, 1 GPU, 1 CPU; with `gpus: 0` it computes on so many CPUs).
     address: str | None = None
-    replicas: int | None = Field(None, ge=1)
+    replicas: int | None = Field(None, ge=1, le=10_000)
     gpus: float | None = Field(None, ge=0)
-    cpus: float | None = Field(None, gt=0)
+    cpus: float | None = Field(None, gt=0, le=100_000)
 
     @field_validator("api_key_env")
     @classmethod

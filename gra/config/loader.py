@@ -1,8 +1,8 @@
-"""Strict YAML recipes: every mistake is named with file, line and the likely intended key, all at once.
+"""Load YAML recipes strictly; one error names every mistake with file, line and the key that was probably meant.
 
-A recipe is YAML checked against a pydantic schema that forbids unknown keys. One level of `extends`,
-`key.sub=value` overrides from the command line, and the origin of every value are kept. `on`, `off`,
-`yes` and `no` are text (YAML 1.2), and `5e-6` is a number.
+A recipe is checked against a pydantic schema that forbids unknown keys. It may extend one other recipe, and the
+command line may override values (`key.sub=value`); the origin of every value is kept. `on`, `off`, `yes` and `no` are
+text (YAML 1.2), and `5e-6` is a number.
 """
 
 from __future__ import annotations
@@ -22,9 +22,19 @@ from gra.config.problems import (
     place,
 )
 from gra.config.section import KeyPath, Section
-from gra.core.errors import RecipeError
+from gra.core.errors import RecipeError, user_path
+from gra.core.processes.secrets import HIDDEN, looks_secret, shown_setting
 
 _MOST_VALUES = 100_000
+_PREFIX = "tag:yaml.org,2002:"
+# Tags of scalars, and what a value of each is.
+_TAGS = {
+    f"{_PREFIX}str": "a text",
+    f"{_PREFIX}int": "a whole number",
+    f"{_PREFIX}float": "a number",
+    f"{_PREFIX}bool": "true or false",
+    f"{_PREFIX}null": "an empty value",
+}
 # The key that only a file of this kind has.
 _KINDS = {
     "arms": "an experiment, for `gra run`",
@@ -186,6 +196,9 @@ def _plain(node: yaml.Node, at: KeyPath, path: Path, tree: _Tree) -> Any:
     """The values of a node; what its aliases stand for is written out."""
     where = f"{path}:{node.start_mark.line + 1}"
     tree.origins.setdefault(at, where)
+    if not isinstance(node, yaml.ScalarNode) and node.tag not in (f"{_PREFIX}map", f"{_PREFIX}seq"):
+        tag = node.tag.replace(_PREFIX, "!!")
+        tree.problems.append(f"line {node.start_mark.line + 1}: the tag `{tag}` is not used here; leave it out")
     if len(tree.origins) > _MOST_VALUES:
         raise RecipeError(f"this stands for more than {_MOST_VALUES:,} values (aliases of aliases?)", path)
     if isinstance(node, yaml.MappingNode):
@@ -196,6 +209,9 @@ def _plain(node: yaml.Node, at: KeyPath, path: Path, tree: _Tree) -> Any:
                 tree.problems.append(f"line {line}: a key must be a word, not a list or a mapping")
                 continue
             key = str(key_node.value)
+            if problem := _unwritable(key):
+                tree.problems.append(f"line {line}: the key {problem}")
+                continue
             if key in values:
                 first = tree.origins[(*at, key)].rsplit(":", 1)[-1]
                 tree.problems.append(f"line {line}: the key `{key}` is given twice (first on line {first})")
@@ -204,19 +220,40 @@ def _plain(node: yaml.Node, at: KeyPath, path: Path, tree: _Tree) -> Any:
         return values
     if isinstance(node, yaml.SequenceNode):
         return [_plain(item, (*at, index), path, tree) for index, item in enumerate(node.value)]
-    constructor = _Loader("")
-    try:
-        return constructor.construct_object(node, deep=True)
-    except (yaml.YAMLError, ValueError) as error:
-        tree.problems.append(f"line {node.start_mark.line + 1}: {getattr(error, 'problem', None) or error}")
+    return _scalar(node, tree)
+
+
+def _scalar(node: yaml.Node, tree: _Tree) -> Any:
+    line = node.start_mark.line + 1
+    if node.tag not in _TAGS:
+        tree.problems.append(f"line {line}: the tag `{node.tag.replace(_PREFIX, '!!')}` is not used here; leave it out")
         return None
+    try:
+        value = _Loader("").construct_object(node, deep=True)
+    except (yaml.YAMLError, ValueError, KeyError, AttributeError, TypeError, OverflowError):
+        kind = _TAGS[node.tag]
+        tree.problems.append(f"line {line}: {node.value!r:.60} is not {kind}; correct it, or leave the tag out")
+        return None
+    if isinstance(value, str) and (problem := _unwritable(value)):
+        tree.problems.append(f"line {line}: {problem}")
+        return None
+    return value
+
+
+def _unwritable(text: str) -> str | None:
+    """Say why no file name, prompt or dataset can have this text; None when they can."""
+    if "\0" in text:
+        return f"{text!r:.60} has a NUL character, which no name or text may have; leave it out"
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        return f"{text!r:.60} has half a surrogate pair, which is no character; write the character itself"
+    return None
 
 
 def _extend(tree: _Tree, path: Path, base: Any) -> _Tree:
     line = tree.origins[("extends",)].rsplit(":", 1)[-1]
     if not isinstance(base, str):
         raise RecipeError(f"line {line}: `extends` takes the path of one recipe", path)
-    parent_path = path.parent / base
+    parent_path = path.parent / user_path(base, f"line {line}: `extends`")
     if not parent_path.is_file():
         raise RecipeError(f"line {line}: `extends: {base}` names a file that is not there", path)
     parent = _read(parent_path)
@@ -235,6 +272,7 @@ def _merge(base: Any, over: Any) -> Any:
 
 def _override(tree: _Tree, text: str) -> None:
     key, equals, value = text.partition("=")
+    text = shown_setting(key, value) if equals else HIDDEN if looks_secret(text) else text
     parts = _steps(key.strip().lstrip("-").split("."), tree.values)
     if not equals or not all(parts):
         tree.problems.append(f"command line: `{text}` is not an override; write key.sub=value")

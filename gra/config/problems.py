@@ -11,6 +11,8 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
+from gra.core.processes.secrets import HIDDEN, is_secret_name, looks_secret
+
 KeyPath = tuple[str | int, ...]
 
 
@@ -55,7 +57,7 @@ def explain(
     for part in item["loc"]:
         if (*loc, part) in origins or isinstance(part, int) or not _is_union_tag(part):
             loc = (*loc, part)
-    name = ".".join(str(part) for part in loc)
+    name = ".".join(HIDDEN if looks_secret(str(part)) else str(part) for part in loc)
     where = f"{found}: " if (found := place(origins, loc, path)) or origins else ""  # none when made in Python
     if item["type"] == "extra_forbidden":
         fields = _fields_at(schema, loc[:-1])
@@ -71,9 +73,14 @@ def explain(
     context = item.get("ctx") or {}
     text = sentence(context) if sentence else item["msg"].removeprefix("Value error, ")
     value = item.get("input")
-    shown = f", not {value!r}" if isinstance(value, (str, int, float, bool)) and sentence else ""
+    shown = f", not {_shown(name, value)}" if isinstance(value, (str, int, float, bool)) and sentence else ""
     near = did_you_mean(str(value), re.findall(r"'([^']*)'", context.get("expected", "")))
     return f"{where}`{name}` {text}{shown}{near}" if name else f"{where}{text}{shown}"
+
+
+def _shown(name: str, value: object) -> str:
+    secret = isinstance(value, str) and (looks_secret(value) or is_secret_name(name))
+    return HIDDEN if secret else f"{value!r:.200}"
 
 
 def _is_union_tag(part: str) -> bool:

@@ -35,7 +35,7 @@ class VerifierConfig(Section):
     mode: VerifierMode
     domains: list[str] | None = Field(None, min_length=1)  # null: all
     # How many further answers `consistency` draws (null: 4), and who gives them (null: others).
-    draws: int | None = Field(None, ge=2)
+    draws: int | None = Field(None, ge=2, le=1000)
     by: Literal["author", "others"] | None = None
 
     @model_validator(mode="after")
@@ -59,7 +59,7 @@ class ReviewConfig(Section):
     # `disputed`: reviewers say why only when the adjudicator will read it. `never` leaves the adjudicator the scores.
     comments: Literal["always", "disputed", "never"] = "always"
     # Planted pairs from the seeds, by which each reviewer is measured and calibrated; 0 trusts raw scores.
-    control_items: int = Field(0, ge=0)
+    control_items: int = Field(0, ge=0, le=1_000_000)
     verifiers: list[VerifierConfig] = []
 
     @model_validator(mode="after")

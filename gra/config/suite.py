@@ -12,7 +12,7 @@ from gra.config.section import Section
 class GenerationConfig(Section):
     """Greedy decoding of the answers that are checked; length in tokens."""
 
-    max_new_tokens: int = Field(256, ge=1)
+    max_new_tokens: int = Field(256, ge=1, le=10_000_000)
 
 
 class TaskConfig(Section):
@@ -27,8 +27,10 @@ class TaskConfig(Section):
     kind: str
     data: str  # a JSONL file, catalog:NAME, or the name of a task or group of lm-eval
     template: str | None = None  # a file in eval/tasks that puts an item into words; default: that of the kind
-    max_new_tokens: int | None = Field(None, ge=1)  # default: the suite's
-    shots: int | None = Field(None, ge=0)  # lm-eval: worked examples before each item; default: the task's own
+    max_new_tokens: int | None = Field(None, ge=1, le=10_000_000)  # default: the suite's
+    shots: int | None = Field(
+        None, ge=0, le=10_000
+    )  # lm-eval: worked examples before each item; default: the task's own
     metric: str | None = None  # lm-eval: which of the task's metrics is the score, such as "exact_match,strict-match"
     optional: bool = False  # left out, with a line that says so, when its data cannot be had
     limit: int | None = Field(None, ge=1)
@@ -45,7 +47,7 @@ class SuiteConfig(Section):
     name: str
     tasks: list[TaskConfig] = Field(min_length=1)
     generation: GenerationConfig = GenerationConfig()
-    batch_size: int = Field(16, ge=1)
+    batch_size: int = Field(16, ge=1, le=1_000_000)
     # auto: vllm where there is a GPU, vLLM and something to write; else hf, the reference.
     backend: Literal["auto", "hf", "vllm"] = "auto"
     dtype: Literal["bfloat16", "float32"] = "bfloat16"

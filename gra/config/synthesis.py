@@ -49,22 +49,22 @@ class EngineConfig(BackendConfig):
 
     renamed = {"park": "`offload`"}
 
-    max_model_len: int = Field(8192, ge=128)
+    max_model_len: int = Field(8192, ge=128, le=100_000_000)
     kv_cache_gb: float | None = Field(None, gt=0)
     memory_gb: float | None = Field(None, gt=0)
     # How a model gives way where memory does not hold all: asleep with its weights in the machine's memory (`sleep-1`)
     # or without them (`sleep-2`), both on CUDA only, or ended. `auto`: the quickest that there is room for.
     offload: Literal["auto", "sleep-1", "sleep-2", "end"] = "auto"
-    start_timeout_s: float = Field(900.0, gt=0)
-    call_timeout_s: float = Field(600.0, gt=0)
-    max_attempts: int = Field(3, ge=1)
+    start_timeout_s: float = Field(900.0, gt=0, le=1e7)
+    call_timeout_s: float = Field(600.0, gt=0, le=1e7)
+    max_attempts: int = Field(3, ge=1, le=1000)
 
 
 class RoundsConfig(Section):
     """How many rounds, how many accepted rows each, and how many candidates at most."""
 
-    count: int = Field(5, ge=1)
-    accept: int = Field(10_000, ge=1)  # rows kept per round
+    count: int = Field(5, ge=1, le=100_000)
+    accept: int = Field(10_000, ge=1, le=2**40)  # rows kept per round
     max_candidates: int = Field(40_000, ge=1, le=1_000_000)  # their names end in six digits
     # What a generator sees of the parents beside their keywords: the paper has summaries; very small models
     # write better exercises from two whole ones.
@@ -211,7 +211,7 @@ class SynthesisRecipe(Section):
             raise ValueError(f"{place} asks for forms that nobody would check; {fix}")
         checked = verifier.domains or self.domains
         if unchecked := sorted(set(self.format_constraints.domains or self.domains) - set(checked)):
-            fix = "leave the `domains` of the program of `kind: format` out, or name the same in `format_constraints.domains`"
+            fix = "leave out the `domains` of the verifier, or name the same in `format_constraints.domains`"
             raise ValueError(f"{place} asks for forms in `{unchecked[0]}`, where nobody would check them; {fix}")
         return self
 

@@ -20,7 +20,7 @@ from typing import Any
 from gra.core.errors import DataError, ExitCode, GraError, Mismatch, writing
 from gra.core.files import open_plain, unfinished_files, write_json
 from gra.core.hashing import file_digest
-from gra.core.processes.child import child_environment
+from gra.core.processes.secrets import child_environment
 from gra.core.stored.reader import check_type, read_json
 from gra.core.stored.types import Manifest, StoredSection
 

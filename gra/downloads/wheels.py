@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import io
-import os
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from pydantic import Field
 
 from gra.config.section import Section
 from gra.core.errors import ModelUnavailable
+from gra.core.processes.secrets import child_environment
 from gra.downloads.cache import Progress, gigabytes, sha256_of
 
 Sha256 = str
@@ -109,7 +109,7 @@ def pip_download(requirements: Sequence[str], folder: Path) -> None:
     # pip unpacks under TMPDIR, which may be a small memory disk; the cache's disk was checked for space.
     with tempfile.TemporaryDirectory(prefix=".pip-", dir=folder) as scratch:
         done = subprocess.run(
-            command, env={**os.environ, "TMPDIR": scratch}, stdin=subprocess.DEVNULL, capture_output=True, text=True
+            command, env=child_environment(TMPDIR=scratch), stdin=subprocess.DEVNULL, capture_output=True, text=True
         )
     if done.returncode != 0:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]

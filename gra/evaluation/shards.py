@@ -22,6 +22,7 @@ from typing import IO, Any
 
 from gra.core.errors import EngineUnavailable, GraError
 from gra.core.hardware import gpu_count
+from gra.core.processes.secrets import child_environment
 from gra.evaluation.generate import EvaluationRun, Progress, ask
 
 Message = tuple[int, dict[str, Any] | None]  # (shard, its message; None when its output ended)
@@ -57,7 +58,7 @@ def _start(number: int, shards: int) -> subprocess.Popen[bytes]:
     own |= {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
     return subprocess.Popen(
         [sys.executable, "-m", "gra.evaluation.shards"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | own,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=child_environment("HF_TOKEN", **own),
     )  # fmt: skip
 
 

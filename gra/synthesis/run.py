@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from gra.config.keys import check_keys
 from gra.config.loader import Loaded
 from gra.config.synthesis import SynthesisRecipe, committee_of, members_of
 from gra.core.errors import BudgetExhausted, DataError, GraError, NoRows, user_path
@@ -128,6 +129,7 @@ def make_job(
     Raises:
         GraError: when something that the recipe names is missing or does not fit.
     """
+    check_keys(loaded.recipe)
     shared = loaded.recipe.ledger
     place = user_path(shared, "`ledger`") if shared else ledger or folder / "ledger.sqlite"
     _check_ledger(place)

@@ -78,7 +78,7 @@ class TaskDifference(Difference, total=False):
 
 
 @_OPEN
-class StoredPair(TypedDict):
+class ComparedPair(TypedDict):
     """An arm and its reference."""
 
     arm: str
@@ -145,7 +145,7 @@ class _Comparison(TypedDict, total=False):
     baseline: Required[str]
     untuned: str | None
     arms: Required[dict[str, Arm]]
-    pairs: Required[list[StoredPair]]
+    pairs: Required[list[ComparedPair]]
     samples: Required[list[StoredSample]]
 
 
