@@ -85,7 +85,7 @@ def test_a_load_says_what_is_queued_in_flight_and_how_fast(tmp_path: Path, view:
             await asyncio.sleep(0.01)
             load = watch.loads()["model-a"]
             assert (load.in_flight, load.queued, load.state) == (3, 5, "resident")
-            assert watch.loads()["model-b"].state == "parked"
+            assert watch.loads()["model-b"].state == "offloaded"
             await asyncio.gather(*asking)
             clock.now += 10.0
             watch.tick()
@@ -127,7 +127,7 @@ def test_a_model_that_sleeps_is_told_from_one_that_is_gone(tmp_path: Path, view:
             watch.say()
         await pool.swapper.close()
         context.ledger.close()
-        assert states == {"model-a": "asleep", "model-b": "resident", "model-c": "parked"}
+        assert states == {"model-a": "asleep", "model-b": "resident", "model-c": "offloaded"}
         assert isinstance(context.tracker, Series)
         assert [context.tracker.points[0][f"engines/model-{name}/state"] for name in "abc"] == [0.0, 1.0, 0.0]
 

@@ -130,7 +130,7 @@ def test_two_of_three_reviewers_wrongly_condemn_and_nobody_is_asked(ledger: Ledg
 def test_without_an_adjudicator_the_recipe_settles_disputes(ledger: Ledger, disputed: str, state: State) -> None:
     settled = judged(ledger, {"R1": 9.9, "R2": 9.5, "R3": 5.0}, 1.0, disputed=disputed)
     assert (settled.disputed, settled.ruling, settled.adjudicator) == (True, None, "")
-    assert (settled.state, settled.reason) == (state, f"disputed: {state}, nobody adjudicates")
+    assert (settled.state, settled.reason) == (state, f"disputed: {state} without an adjudicator")
 
 
 @pytest.mark.parametrize(("adjudicator_says", "state"), [(9, State.ACCEPTED), (8, State.ACCEPTED), (7, State.REJECTED)])
