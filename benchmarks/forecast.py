@@ -61,17 +61,17 @@ def main() -> None:
 
 
 def _forecasts(
-    rehearsal: ObservedCosts, made: ObservedCosts, run: Path, past: Path | None, name: str, work: Work
+    assumed: ObservedCosts, made: ObservedCosts, run: Path, past: Path | None, name: str, work: Work
 ) -> Iterator[tuple[str, Forecast]]:
-    yield "a rehearsal", forecast(rehearsal, work)
+    yield "a rehearsal", forecast(assumed, work)
     if past is not None:
         yield "another run", forecast(read_costs(past / "ledger.sqlite", name, "another run"), work)
     yield "the whole run", forecast(made, work)
     for count in (4, 8, 12, 16):
         first = ObservedCandidates(made.candidates.passed[:count], made.candidates.round[:count])
         units = made.units | {WorkKind.CANDIDATE: made.of(WorkKind.CANDIDATE)[:count]}
-        evidence = replace(made, units=units, candidates=first)
-        yield f"its first {count} candidates", forecast(evidence, replace(work, own=True))
+        observed = replace(made, units=units, candidates=first)
+        yield f"its first {count} candidates", forecast(observed, replace(work, own=True))
 
 
 def _compared(found: Forecast, column: str, actual: float) -> dict[str, float]:

@@ -22,7 +22,7 @@ from typing import Any
 from gra.core.types import Seed
 from gra.synthesis.committee.calibration import make_control_items
 
-PLANTED = ("mismatched", "cut", "contradicted")
+CONTROL_ITEMS = ("mismatched", "cut", "contradicted")
 LLMBAR, PANDALM = "llmbar_419.jsonl", "pandalm_testset_999.jsonl.gz"
 # Neither a number in a name or a list's own, nor a part of a longer one.
 _NUMBER = re.compile(r"(?<![\w.,])\d+(?![\w.,)])")

@@ -34,7 +34,7 @@ from typing import Annotated, Any, get_args
 import numpy as np
 import psutil
 import typer
-from review_pairs import LLMBAR, PANDALM, PLANTED, Pair, control_items, judged
+from review_pairs import CONTROL_ITEMS, LLMBAR, PANDALM, Pair, control_items, judged
 
 from gra.config.committee import Ask, MemberConfig
 from gra.config.review import ReviewConfig
@@ -57,7 +57,7 @@ from gra.synthesis.committee.members import Member, make_member
 from gra.synthesis.committee.reviewer import YES_NO, expected_digits, score_response, yes_probabilities
 from gra.synthesis.prompts import SCORE_QUESTIONS, render
 
-KINDS = (*PLANTED, "llmbar natural", "llmbar adversarial", "pandalm")
+KINDS = (*CONTROL_ITEMS, "llmbar natural", "llmbar adversarial", "pandalm")
 RECIPE_WAYS = (*get_args(Ask), "correctness")
 OVERALL = {"overall": "Is the answer about this exercise, correct and complete?"}
 CORRECTNESS = {"correctness": SCORE_QUESTIONS["correctness"]}
@@ -93,9 +93,9 @@ async def few_shot(recorder: CallRecorder, member: Member, shown: Mapping[str, s
     def put(instruction: str, response: str) -> str:
         return render("score_yes_no", question=OVERALL["overall"], instruction=instruction, response=response)
 
-    told = [(("user", put(*example[:2])), ("assistant", example[2])) for example in EXAMPLES]
+    examples = [(("user", put(*example[:2])), ("assistant", example[2])) for example in EXAMPLES]
     call = member.call(put(**shown), YES_NO, role="reviewer", candidate=recorder.candidate)
-    messages = (*(turn for pair in told for turn in pair), *call.messages)
+    messages = (*(turn for pair in examples for turn in pair), *call.messages)
     said = (await recorder.ask(replace(call, messages=messages))).value
     return {"overall": 10 * said["yes"] / (said["yes"] + said["no"])}
 
@@ -137,7 +137,7 @@ def answers_of(pairs: Sequence[Pair]) -> dict[str, tuple[str, str]]:
 
 def names(pair: Pair) -> tuple[str, str]:
     """What the better and the worse answer of a pair are called."""
-    better = f"own-{pair.name.partition('-')[2]}" if pair.kind in PLANTED else f"{pair.name}-better"
+    better = f"own-{pair.name.partition('-')[2]}" if pair.kind in CONTROL_ITEMS else f"{pair.name}-better"
     return better, f"{pair.name}-worse"
 
 
@@ -232,10 +232,10 @@ def figures(scores: Mapping[str, float], pairs: Sequence[Pair]) -> dict[str, dic
 
 def together_as(members: Iterable[Mapping[str, float]], pairs: Sequence[Pair]) -> dict[str, float]:
     """The mean of members' scores, each calibrated on the mismatched pairs as `review.control_items` does."""
-    planted_pairs = [names(p) for p in pairs if p.kind == "mismatched"]
+    mismatched = [names(p) for p in pairs if p.kind == "mismatched"]
     scaled: list[dict[str, float]] = []
     for scores in members:
-        held = [(a, b) for a, b in planted_pairs if {a, b} <= set(scores)]
+        held = [(a, b) for a, b in mismatched if {a, b} <= set(scores)]
         scale = calibrate([scores[a] for a, _ in held], [scores[b] for _, b in held])
         scaled.append({name: scale(raw) for name, raw in scores.items()})
     shared = set.intersection(*(set(scores) for scores in scaled))
@@ -247,7 +247,7 @@ def row(label: str, found: Mapping[str, Mapping[str, float]], paid: Mapping[str,
     cells = []
     for kind in KINDS:
         at = found.get(kind)
-        cells.append("" if at is None else f"{at['auc' if kind in PLANTED else 'accuracy']:.2f} ({at['pairs']:.0f})")
+        cells.append("" if at is None else f"{at['auc' if kind in CONTROL_ITEMS else 'accuracy']:.2f} ({at['pairs']:.0f})")
     spent = ["", ""]
     if paid:
         cached = f", {paid['cached_tokens']:.0f} cached" if paid.get("cached_tokens", 0) >= 1 else ""
@@ -330,8 +330,8 @@ def main(
     every = all_pairs(10_000, data_dir, 10_000, 10_000) if rows else asked
     seen = {name for measured in rows.values() for name in measured["scores"]}
     shown = [pair for pair in every if set(names(pair)) <= seen] if rows else asked
-    seats = committee or [name for name in rows if name.rpartition(":")[2] in RECIPE_WAYS]
-    found = show(rows, shown, seats)
+    shown_members = committee or [name for name in rows if name.rpartition(":")[2] in RECIPE_WAYS]
+    found = show(rows, shown, shown_members)
     if json_file:
         write_json(json_file, {"rows": rows, "figures": found, "environment": environment()})
 

@@ -83,8 +83,8 @@ def judged(ledger: Ledger, scores: dict[str, float], adjudicator: float, **revie
     assert made.committee is not None
     ids = {name: ModelId(m.model, m.model, "t") for name, m in made.committee.models.items()}
     members = make_members(made.committee, made.review, ids)
-    seats = [reviewer.name for reviewer in random_roles(members, 3, made.seed, 1, 0).reviewers]
-    said_by = dict(zip(seats, scores.values(), strict=True))
+    reviewers = [reviewer.name for reviewer in random_roles(members, 3, made.seed, 1, 0).reviewers]
+    said_by = dict(zip(reviewers, scores.values(), strict=True))
 
     def script(call: Call) -> Completion:
         if isinstance(call.output, Choice):
@@ -119,7 +119,7 @@ def test_two_of_three_reviewers_miss_a_fault_and_the_adjudicator_recovers_the_ve
     assert (caught.disputed, caught.state, caught.reason) == (True, State.REJECTED, "adjudicator rejected it")
 
 
-def test_two_of_three_reviewers_wrongly_condemn_and_nobody_is_asked(ledger: Ledger) -> None:
+def test_wrong_majority_of_reviewers_is_no_dispute(ledger: Ledger) -> None:
     """The paper's gate rejects a low mean without adjudication: the adjudicator can take away, and never rescue."""
     condemned = judged(ledger, {"wrong": 5.0, "wrong too": 6.0, "right": 9.5}, 9.5)
     assert (condemned.disputed, condemned.ruling) == (False, None)
