@@ -1,22 +1,22 @@
-"""What a small model's review is worth and costs, by the way it is asked; and what a committee of them is worth.
+"""Measure quality and cost of small models' reviews, by the way they are asked, and of a committee of them.
 
 Run as: python benchmarks/reviewers.py MODEL:WAY [MODEL:WAY ...] [--pairs 28] [--data-dir DIR] [--llmbar 60]
         [--pandalm 60] [--committee MODEL:WAY ...] [--json FILE]
 
-Answers of which one is known to be better (`review_pairs.py`): planted from our seeds, and with --data-dir those that
-people judged. WAY is one that a recipe can choose (integers, expected, yes_no, likelihood; correctness: yes_no with
-`dimensions: [correctness]`) or one on trial:
+Reviews pairs of answers of which one is known to be better (`review_pairs.py`): control items from the project's seeds,
+and with --data-dir pairs that people judged. WAY is one that a recipe can choose (integers, expected, yes_no,
+likelihood; correctness is yes_no with `dimensions: [correctness]`), or one of these:
 
-    overall_yes_no, overall_digit   one question of its own in place of six
+    overall_yes_no, overall_digit   one overall question in place of six
     few_shot                        overall_yes_no after two worked examples
     without_exercise                correctness as log-odds, less those for the same answer to no exercise
     without_answer                  correctness as log-odds, less those for an empty answer to the same exercise
     backward                        likelihood of the exercise given the answer
 
-Each reviewer has an engine of its own, so that none finds another's prompts in the cache. With --json, what FILE holds
-already is kept: run one reviewer at a time, and the committee is that of all in it. With --ledgers DIR a run that was
-ended goes on where it was; --replay starts no engine and takes what the ledgers hold. On planted pairs the figure is
-the AUC, on judged ones the share of pairs in which the better answer scores higher, ties counted half.
+Each reviewer has its own engine, so that no prompt is in the cache before. With --json, reviewers that FILE holds are
+kept: run one reviewer at a time, and the committee is all of them. With --ledgers DIR an interrupted run goes on;
+--replay starts no engine and reads the ledgers. For control items the figure is the AUC. For judged pairs it is
+the share in which the better answer scores higher, with ties counted half.
 """
 
 from __future__ import annotations

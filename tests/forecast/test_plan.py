@@ -34,7 +34,7 @@ PRICES = {"models": {f"model-{name}": {"input": 2.0, "output": 10.0} for name in
 
 @pytest.fixture(autouse=True)
 def _no_models(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Scripted engines under the real jobs, and nobody's models looked up."""
+    """Run the real jobs on scripted engines, without looking up models."""
 
     class Scripted(ModelRegistry):
         def model_id(self, name: str, adapter: str | None = None) -> ModelId:

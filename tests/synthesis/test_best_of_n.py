@@ -1,4 +1,4 @@
-"""Several responses to one instruction: which is taken, what becomes of the others, and that one draft is as before."""
+"""Best of n: which response is kept, what becomes of the others, and that one response is as before."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from gra.synthesis.best_of_n import pick_best
 from gra.synthesis.candidate import generate_candidate
 from gra.synthesis.rounds.round import grow
 
-TOLD = Candidate("r1-000000", 1, 0, "qa", State.REJECTED, "response: mean score too low", mean=5.0)
+DECIDED = Candidate("r1-000000", 1, 0, "qa", State.REJECTED, "response: mean score too low", mean=5.0)
 scores = st.none() | st.floats(0, 10)
 decided = st.builds(
     lambda state, mean, ruled: replace(
-        TOLD, state=state, reason=f"it {state}", mean=mean,
+        DECIDED, state=state, reason=f"it {state}", mean=mean,
         ruling=None if ruled is None else Ruling("judge", {}, ruled, "", True),
     ),
     st.sampled_from([State.ACCEPTED, State.REJECTED, State.FAILED]), scores, scores,
@@ -54,7 +54,7 @@ def test_best_response_is_kept_and_others_become_alternatives(decided: list[Cand
 def run_one(
     folder: Path, decided: int, script: Any = answer_by_content, index: int = 0
 ) -> tuple[Candidate, list[Call]]:
-    """One story on a committee whose questions are noted."""
+    """Run one candidate and record its calls."""
     asked: list[Call] = []
 
     def note(call: Call) -> Completion | Fault:
@@ -73,9 +73,9 @@ def run_one(
 
 
 def good(call: Call) -> Completion | Fault:
-    """Every answer can be used, and the third draft is the one that reviewers like best, the second the next best."""
+    """Make every answer usable; reviewers score the third response highest, then the second."""
     if isinstance(call.output, Text):
-        return said(f"Draft number {call.sample}.")
+        return said(f"Response number {call.sample}.")
     assert isinstance(call.output, Json)
     text = call.messages[-1][1]
     score = 9 if "number 2" in text else 8 if "number 1" in text else 3
@@ -86,13 +86,13 @@ def good(call: Call) -> Completion | Fault:
 
 def test_same_reviewers_score_three_responses_and_the_best_is_kept(tmp_path: Path) -> None:
     ended, asked = run_one(tmp_path, 3, good)
-    assert (ended.state, ended.response, ended.mean) == (State.ACCEPTED, "Draft number 2.", 9.0)
+    assert (ended.state, ended.response, ended.mean) == (State.ACCEPTED, "Response number 2.", 9.0)
     assert [(d.number, d.response, d.mean, d.reason) for d in ended.alternatives] == [
-        (0, "Draft number 0.", 3.0, "response: mean score too low"), (1, "Draft number 1.", 8.0, SECOND_BEST)
+        (0, "Response number 0.", 3.0, "response: mean score too low"), (1, "Response number 1.", 8.0, SECOND_BEST)
     ]  # fmt: skip
     assert [[r.reviewer for r in d.reviews] for d in ended.alternatives] == [list(ended.reviewers)] * 2
     assert [pair["score_rejected"] for pair in preference_rows(ended)] == [3.0, 8.0]
-    # What the drafts cost is on the candidate, and every answer it stands on is named.
+    # The candidate holds the cost of all responses, and the keys of all answers.
     assert ended.usage["generator"].calls == 2 + 3
     assert ended.usage["reviewer"].calls == 3 + 3 * 3
     assert len(ended.calls) == len(asked) == 5 + 12
@@ -103,7 +103,7 @@ def test_unusable_response_fails_alone(tmp_path: Path) -> None:
         return said("I cannot", "refusal") if isinstance(call.output, Text) and call.sample != 1 else good(call)
 
     ended, _ = run_one(tmp_path, 3, script)
-    assert (ended.state, ended.response) == (State.ACCEPTED, "Draft number 1.")
+    assert (ended.state, ended.response) == (State.ACCEPTED, "Response number 1.")
     assert [d.reason for d in ended.alternatives] == [f"generator {ended.generator}: refused"] * 2
     assert preference_rows(ended) == []
 

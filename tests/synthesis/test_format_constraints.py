@@ -55,7 +55,7 @@ def test_the_share_is_kept_and_what_has_a_form_stays_as_it_was() -> None:
         "Name three rivers. Use bullet points."
     )
     assert add_format_constraint(PLAIN, "coding", always, random.Random(1)) == PLAIN
-    # In a text about programs nobody can be sure that lower case is demanded of the answer.
+    # In a text about programs, "lower case" need not be a constraint on the answer.
     code = "Write a Python function that counts words."
     for seed in range(50):
         text = add_format_constraint(code, "qa", always, random.Random(seed))

@@ -29,7 +29,7 @@ SAMPLING = SamplingSettings(0.7, 1.0, 1.0, 9)
 
 
 class Series(NullTracker):
-    """Keeps what it is told."""
+    """Keep every event."""
 
     def __init__(self) -> None:
         self.points: list[dict[str, Any]] = []
@@ -113,7 +113,7 @@ def test_sleeping_and_offloaded_models_have_different_states(tmp_path: Path, vie
         asleep_gb = 0.5
 
         async def sleep(self) -> None:
-            """Whatever it holds."""
+            """Accept any call."""
 
     async def scenario() -> None:
         pool = EnginePool({f"model-{name}": Sleeping(f"model-{name}", answer, memory_gb=1.0) for name in "abc"}, 1.5)

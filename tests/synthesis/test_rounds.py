@@ -284,7 +284,7 @@ def test_an_engine_lost_for_good_stops_the_round_at_once_and_nothing_goes_on_spe
             await run_one(folder / "lost.sqlite", small(), 16, script)
         at_the_end = asked
         await asyncio.sleep(0.05)
-        assert asked <= at_the_end + 16 * 3  # what was on its way to an engine, and not one story more
+        assert asked <= at_the_end + 16 * 3  # calls on their way to an engine, and no new candidate
         assert not [t for t in asyncio.all_tasks() if "_generate" in repr(t)]
 
     asyncio.run(scenario())

@@ -219,7 +219,7 @@ def test_adjudicator_is_measured_at_its_first_dispute(made, tmp_path: Path) -> N
 
 
 def measured(name: str, recorded: dict[str, Any]) -> ReviewerMeasurement:
-    """A reviewer as the manifest tells of it."""
+    """Return a reviewer's measurement as the manifest holds it."""
     good, bad = ({str(i): raw for i, raw in enumerate(recorded[kind])} for kind in ("good", "bad"))
     scale = Logistic(**recorded["calibration"])
     return ReviewerMeasurement(name, recorded["auc"], good, bad, recorded["unanswered"], scale, recorded["thresholds"])

@@ -78,7 +78,7 @@ def expecting(score: float) -> Completion:
 
 
 def judged(ledger: Ledger, scores: dict[str, float], adjudicator: float, **review: str) -> Candidate:
-    """The first candidate's story when its reviewers, in their seats, and its adjudicator give these scores."""
+    """Run the first candidate, with given scores of its reviewers, in order, and of its adjudicator."""
     made = make_recipe(review={"comments": "never", "ask": "expected", **review})
     assert made.committee is not None
     ids = {name: ModelId(m.model, m.model, "t") for name, m in made.committee.models.items()}

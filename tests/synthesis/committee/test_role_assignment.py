@@ -1,4 +1,4 @@
-"""Assignments: balanced laps are exactly even, fixed and single casts are what the recipe says, and ablations share."""
+"""Role assignment: balanced cycles are even, fixed and single roles follow the recipe, ablations share calls."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def people(families: list[str], roles: tuple[str, ...] = ALL) -> dict[str, Membe
 def lap(
     members: dict[str, Member], reviewers: int, seed: int, number: int = 0, judged: bool = True
 ) -> list[RoleAssignment]:
-    """One lap: as many casts as there are pairs of a generator and somebody else who may review."""
+    """Return one cycle: as many assignments as pairs of a generator and another member that may review."""
     size = sum(
         sum("reviewer" in other.roles and other is not member for other in members.values())
         for member in members.values()
@@ -85,7 +85,7 @@ def test_balance_holds_with_dedicated_roles(writers: int, readers: int, judges: 
 
 @given(st.integers(2, 4), st.integers(2, 4), st.integers(0, 10**6))
 def test_families_are_mixed_on_every_panel(families: int, each: int, seed: int) -> None:
-    """With as many seats as families, nobody sits beside kin: even over a whole lap, without luck."""
+    """With as many reviewers as families, no two reviewers of a candidate are of one family."""
     members = people([f"family-{i % families}" for i in range(families * each)], ("reviewer",))
     writer = Member("w", ModelId("w", "w", "t"), None, SAMPLING, ("generator",), "integers")
     assignments = lap({**members, "w": writer}, families, seed, judged=False)
@@ -139,7 +139,7 @@ def test_fixed_and_single_roles_never_change(committee, expected) -> None:
 
 @pytest.mark.parametrize("assignment", ["random", "balanced"])
 def test_an_ablation_asks_the_reviewers_that_the_full_method_asked(assignment: str) -> None:
-    """So that its calls are in the ledger already: fewer reviewers, or nobody who adjudicates, moves no other seat."""
+    """Fewer reviewers or no adjudicator change no other role, so that the ledger holds those calls."""
     full, one, none, mean_only = (
         recipe(committee={"assignment": assignment, "reviewers": reviewers}, review={"disputed": disputed})
         for reviewers, disputed in ((3, "adjudicate"), (1, "adjudicate"), (0, "adjudicate"), (3, "accept"))

@@ -52,7 +52,7 @@ def recipe_with(section: dict[str, Any], **changes: Any) -> SynthesisRecipe:
 
 
 def judged(folder: Path, response: str, tests: str = TESTS, section: dict[str, Any] = FILTER) -> Candidate:
-    """The story of one seed whose refined response is this one."""
+    """Return the candidate of one seed whose refined response is given."""
     recipe = recipe_with(section)
     assert recipe.committee is not None
     ids = {name: ModelId(m.model, f"sha256:{m.model}", "t") for name, m in recipe.committee.models.items()}

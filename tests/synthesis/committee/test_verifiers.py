@@ -1,4 +1,4 @@
-"""Programs in the story: vetoes before reviewers are asked, seats in the mean, abstentions that count as nothing."""
+"""Verifiers: filters reject before reviews, scores count in the mean, abstentions count as nothing."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def run_candidate(
     reviewers: int = 3,
     **review: Any,
 ) -> Candidate:
-    """One candidate's story under a recipe with these programs."""
+    """Run one candidate under a recipe with these verifiers."""
     recipe = make_recipe(
         domains=["math"],
         committee={"models": models or {name: f"model-{name}" for name in "abcde"}, "reviewers": reviewers},
@@ -259,7 +259,7 @@ def test_without_math_verify_nothing_is_spent(tmp_path: Path, monkeypatch: pytes
 
 @dataclass(frozen=True)
 class Shortness:
-    """A program as somebody else might plug it in."""
+    """A verifier as a user may write it."""
 
     recipe: VerifierConfig
     resources: VerifierResources
