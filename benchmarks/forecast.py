@@ -1,10 +1,9 @@
-"""How far forecasts of a synthesis are off, against runs that were made.
+"""Measure the errors of cost forecasts against finished runs.
 
     python benchmarks/forecast.py recipes/quickstart/gra.yaml runs/b --past runs/a
 
-Forecasts the run `b` from a rehearsal, from another run `a`, and from its own first candidates (as a sample would have
-had them; time is left out there, for these candidates were told among all the others). Prints a table of the errors and
-writes forecast.json. Needs no models.
+Forecasts the run `b` from a mock run, from another run `a`, and from its own first candidates. The last forecast leaves time out, because those candidates ran among all the others. Prints a table of the
+errors and writes forecast.json. Needs no models.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ def main() -> None:
     found: dict[str, dict[str, dict[str, float]]] = {}
     for name, forecasted in _forecasts(mock_run(job, seeds), made, arguments.run, arguments.past, recipe.name, work):
         found[name] = {column: _compared(forecasted, column, actual[column]) for column in _SHOWN}
-    print(f"{'evidence':28}" + "".join(f"{column:>24}" for column in _SHOWN))
+    print(f"{'observed':28}" + "".join(f"{column:>24}" for column in _SHOWN))
     print(f"{'the run itself':28}" + "".join(f"{actual[column]:>24,.0f}" for column in _SHOWN))
     for name, columns in found.items():
         cells = (f"{c['point']:,.0f} ({c['error']:+.0%}{'' if c['inside'] else ', outside'})" for c in columns.values())
@@ -61,17 +60,17 @@ def main() -> None:
 
 
 def _forecasts(
-    rehearsal: ObservedCosts, made: ObservedCosts, run: Path, past: Path | None, name: str, work: Work
+    assumed: ObservedCosts, made: ObservedCosts, run: Path, past: Path | None, name: str, work: Work
 ) -> Iterator[tuple[str, Forecast]]:
-    yield "a rehearsal", forecast(rehearsal, work)
+    yield "a mock run", forecast(assumed, work)
     if past is not None:
         yield "another run", forecast(read_costs(past / "ledger.sqlite", name, "another run"), work)
     yield "the whole run", forecast(made, work)
     for count in (4, 8, 12, 16):
         first = ObservedCandidates(made.candidates.passed[:count], made.candidates.round[:count])
         units = made.units | {WorkKind.CANDIDATE: made.of(WorkKind.CANDIDATE)[:count]}
-        evidence = replace(made, units=units, candidates=first)
-        yield f"its first {count} candidates", forecast(evidence, replace(work, own=True))
+        observed = replace(made, units=units, candidates=first)
+        yield f"its first {count} candidates", forecast(observed, replace(work, own=True))
 
 
 def _compared(found: Forecast, column: str, actual: float) -> dict[str, float]:

@@ -1,9 +1,9 @@
-"""Pairs of answers of which one is known to be better: planted from our seeds, and judged by people.
+"""Make pairs of answers of which one is known to be better: control items from seeds, and pairs judged by people.
 
-Planted: a seed's own response against that of another seed of its domain (mismatched), against its first third (cut),
-and against itself with one number changed or one verb negated (contradicted). Judged: LLMBar (Zeng et al. 2023,
-`llmbar_419.jsonl`) and PandaLM's test set (Wang et al. 2023, `pandalm_testset_999.jsonl.gz`), where two of three
-annotators must agree; neither comes with GRA.
+A control item compares a seed's own response with a wrong one. The wrong response is another seed's (mismatched), the
+first third (cut), or has one number changed or one verb negated (contradicted). Judged pairs are LLMBar
+(Zeng et al. 2023, `llmbar_419.jsonl`) and PandaLM's test set (Wang et al. 2023, `pandalm_testset_999.jsonl.gz`). Of
+PandaLM, two of three annotators must agree. Neither comes with GRA.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 from gra.core.types import Seed
 from gra.synthesis.committee.calibration import make_control_items
 
-PLANTED = ("mismatched", "cut", "contradicted")
+CONTROL_ITEMS = ("mismatched", "cut", "contradicted")
 LLMBAR, PANDALM = "llmbar_419.jsonl", "pandalm_testset_999.jsonl.gz"
 # Neither a number in a name or a list's own, nor a part of a longer one.
 _NUMBER = re.compile(r"(?<![\w.,])\d+(?![\w.,)])")
@@ -60,7 +60,7 @@ def cut(answer: str) -> str | None:
 
 
 def contradicted(answer: str) -> str | None:
-    """The answer with its last number changed, else with its first verb negated; None when it has neither."""
+    """Return the answer with its last number changed or its first verb negated; None when it has neither."""
     numbers = list(_NUMBER.finditer(answer))
     if numbers:
         last = numbers[-1]
@@ -70,7 +70,7 @@ def contradicted(answer: str) -> str | None:
 
 
 def judged(folder: Path, llmbar: int, pandalm: int) -> list[Pair]:
-    """So many pairs of each of the two sets that is in the folder; LLMBar's subsets take turns."""
+    """Return pairs of the two sets, as many as asked of each that is in the folder; LLMBar's subsets take turns."""
     pairs: list[Pair] = []
     if (file := folder / LLMBAR).is_file():
         pairs += _drawn(_llmbar(json.loads(line) for line in file.open(encoding="utf-8")), llmbar)
@@ -101,7 +101,7 @@ def _pandalm(rows: Iterable[dict[str, Any]]) -> Iterable[Pair]:
 
 
 def _drawn(pairs: Iterable[Pair], count: int) -> list[Pair]:
-    """The first of a fixed order in which subsets take turns, so that a smaller sample is part of a larger one."""
+    """Return the first pairs in a fixed order with subsets in turn; a smaller sample is part of a larger one."""
     subsets: dict[str, list[Pair]] = {}
     for pair in pairs:
         subsets.setdefault(pair.name.rpartition("-")[0], []).append(pair)

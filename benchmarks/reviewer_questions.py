@@ -1,10 +1,9 @@
-"""Whether six questions tell more than one: a finished run's planted pairs, read again question by question.
+"""Compare six questions of a review with one, on the recorded control items of a finished run.
 
 Run as: python benchmarks/reviewer_questions.py RUN [RUN ...] [--json FILE]
 
-RUN is a run folder whose committee was measured on planted pairs (`review.control_items`) with members that are asked by
-`yes_no`; nothing is asked anew. For every model: AUC of the mean of all six questions and of their mean log-odds, AUC
-of each question alone, and the tokens that the cache did not spare, for the first question and for all six.
+RUN is a run folder whose `yes_no` members were measured on control items (`review.control_items`); no model is asked.
+For every model it shows an AUC: of the mean of all six questions, of their mean log-odds, of each question alone. It also shows the tokens read without the cache, for the first question and for all six.
 """
 
 from __future__ import annotations
@@ -23,13 +22,14 @@ import typer
 from gra.core.files import write_json
 from gra.core.types import DIMENSIONS
 from gra.stats.reliability import auc
+from gra.synthesis.call_names import control_item_name
 from gra.synthesis.prompts import SCORE_QUESTIONS
 
 Review = dict[str, tuple[float, int]]  # by question: probability of "yes", tokens read that were not in the cache
 
 
 def reviews(ledger: Path) -> dict[str, dict[str, Review]]:
-    """What each model said about each planted answer."""
+    """Return each model's answers on each control item."""
     said: dict[str, dict[str, Review]] = defaultdict(lambda: defaultdict(dict))
     query = "SELECT model, candidate, request, scores, prompt_tokens - cached_tokens FROM calls WHERE candidate LIKE ?"
     with sqlite3.connect(f"{ledger.absolute().as_uri()}?mode=ro", uri=True) as database:
@@ -42,10 +42,10 @@ def reviews(ledger: Path) -> dict[str, dict[str, Review]]:
 
 
 def figures(said: Mapping[str, Review]) -> dict[str, Any]:
-    """AUC of the mean and of each question, and what one and all cost, over answers to which all six were asked."""
+    """Return the AUC of the mean and of each question and their costs, over control items with all six answers."""
     whole = {name: review for name, review in said.items() if len(review) == len(DIMENSIONS)}
-    good = [review for name, review in whole.items() if name.startswith("probe-good-")]
-    bad = [review for name, review in whole.items() if name.startswith("probe-bad-")]
+    good = [review for name, review in whole.items() if name.startswith(control_item_name("good", ""))]
+    bad = [review for name, review in whole.items() if name.startswith(control_item_name("bad", ""))]
 
     def apart(*questions: str) -> float:
         means = [[fmean(review[q][0] for q in questions) for review in group] for group in (good, bad)]

@@ -1,22 +1,22 @@
-"""What a small model's review is worth and costs, by the way it is asked; and what a committee of them is worth.
+"""Measure quality and cost of small models' reviews, by the way they are asked, and of a committee of them.
 
 Run as: python benchmarks/reviewers.py MODEL:WAY [MODEL:WAY ...] [--pairs 28] [--data-dir DIR] [--llmbar 60]
         [--pandalm 60] [--committee MODEL:WAY ...] [--json FILE]
 
-Answers of which one is known to be better (`review_pairs.py`): planted from our seeds, and with --data-dir those that
-people judged. WAY is one that a recipe can choose (integers, expected, yes_no, likelihood; correctness: yes_no with
-`dimensions: [correctness]`) or one on trial:
+Reviews pairs of answers of which one is known to be better (`review_pairs.py`): control items from the project's seeds,
+and with --data-dir pairs that people judged. WAY is one that a recipe can choose (integers, expected, yes_no,
+likelihood; correctness is yes_no with `dimensions: [correctness]`), or one of these:
 
-    overall_yes_no, overall_digit   one question of its own in place of six
+    overall_yes_no, overall_digit   one overall question in place of six
     few_shot                        overall_yes_no after two worked examples
     without_exercise                correctness as log-odds, less those for the same answer to no exercise
     without_answer                  correctness as log-odds, less those for an empty answer to the same exercise
     backward                        likelihood of the exercise given the answer
 
-Each reviewer has an engine of its own, so that none finds another's prompts in the cache. With --json, what FILE holds
-already is kept: run one reviewer at a time, and the committee is that of all in it. With --ledgers DIR a run that was
-ended goes on where it was; --replay starts no engine and takes what the ledgers hold. On planted pairs the figure is
-the AUC, on judged ones the share of pairs in which the better answer scores higher, ties counted half.
+Each reviewer has its own engine, so that no prompt is in the cache before. With --json, reviewers that FILE holds are
+kept: run one reviewer at a time, and the committee is all of them. With --ledgers DIR an interrupted run goes on;
+--replay starts no engine and reads the ledgers. For control items the figure is the AUC. For judged pairs it is
+the share in which the better answer scores higher, with ties counted half.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from typing import Annotated, Any, get_args
 import numpy as np
 import psutil
 import typer
-from review_pairs import LLMBAR, PANDALM, PLANTED, Pair, control_items, judged
+from review_pairs import CONTROL_ITEMS, LLMBAR, PANDALM, Pair, control_items, judged
 
 from gra.config.committee import Ask, MemberConfig
 from gra.config.review import ReviewConfig
@@ -57,7 +57,7 @@ from gra.synthesis.committee.members import Member, make_member
 from gra.synthesis.committee.reviewer import YES_NO, expected_digits, score_response, yes_probabilities
 from gra.synthesis.prompts import SCORE_QUESTIONS, render
 
-KINDS = (*PLANTED, "llmbar natural", "llmbar adversarial", "pandalm")
+KINDS = (*CONTROL_ITEMS, "llmbar natural", "llmbar adversarial", "pandalm")
 RECIPE_WAYS = (*get_args(Ask), "correctness")
 OVERALL = {"overall": "Is the answer about this exercise, correct and complete?"}
 CORRECTNESS = {"correctness": SCORE_QUESTIONS["correctness"]}
@@ -93,9 +93,9 @@ async def few_shot(recorder: CallRecorder, member: Member, shown: Mapping[str, s
     def put(instruction: str, response: str) -> str:
         return render("score_yes_no", question=OVERALL["overall"], instruction=instruction, response=response)
 
-    told = [(("user", put(*example[:2])), ("assistant", example[2])) for example in EXAMPLES]
+    examples = [(("user", put(*example[:2])), ("assistant", example[2])) for example in EXAMPLES]
     call = member.call(put(**shown), YES_NO, role="reviewer", candidate=recorder.candidate)
-    messages = (*(turn for pair in told for turn in pair), *call.messages)
+    messages = (*(turn for pair in examples for turn in pair), *call.messages)
     said = (await recorder.ask(replace(call, messages=messages))).value
     return {"overall": 10 * said["yes"] / (said["yes"] + said["no"])}
 
@@ -137,7 +137,7 @@ def answers_of(pairs: Sequence[Pair]) -> dict[str, tuple[str, str]]:
 
 def names(pair: Pair) -> tuple[str, str]:
     """What the better and the worse answer of a pair are called."""
-    better = f"own-{pair.name.partition('-')[2]}" if pair.kind in PLANTED else f"{pair.name}-better"
+    better = f"own-{pair.name.partition('-')[2]}" if pair.kind in CONTROL_ITEMS else f"{pair.name}-better"
     return better, f"{pair.name}-worse"
 
 
@@ -232,10 +232,10 @@ def figures(scores: Mapping[str, float], pairs: Sequence[Pair]) -> dict[str, dic
 
 def together_as(members: Iterable[Mapping[str, float]], pairs: Sequence[Pair]) -> dict[str, float]:
     """The mean of members' scores, each calibrated on the mismatched pairs as `review.control_items` does."""
-    planted_pairs = [names(p) for p in pairs if p.kind == "mismatched"]
+    mismatched = [names(p) for p in pairs if p.kind == "mismatched"]
     scaled: list[dict[str, float]] = []
     for scores in members:
-        held = [(a, b) for a, b in planted_pairs if {a, b} <= set(scores)]
+        held = [(a, b) for a, b in mismatched if {a, b} <= set(scores)]
         scale = calibrate([scores[a] for a, _ in held], [scores[b] for _, b in held])
         scaled.append({name: scale(raw) for name, raw in scores.items()})
     shared = set.intersection(*(set(scores) for scores in scaled))
@@ -247,7 +247,7 @@ def row(label: str, found: Mapping[str, Mapping[str, float]], paid: Mapping[str,
     cells = []
     for kind in KINDS:
         at = found.get(kind)
-        cells.append("" if at is None else f"{at['auc' if kind in PLANTED else 'accuracy']:.2f} ({at['pairs']:.0f})")
+        cells.append("" if at is None else f"{at['auc' if kind in CONTROL_ITEMS else 'accuracy']:.2f} ({at['pairs']:.0f})")
     spent = ["", ""]
     if paid:
         cached = f", {paid['cached_tokens']:.0f} cached" if paid.get("cached_tokens", 0) >= 1 else ""
@@ -330,8 +330,8 @@ def main(
     every = all_pairs(10_000, data_dir, 10_000, 10_000) if rows else asked
     seen = {name for measured in rows.values() for name in measured["scores"]}
     shown = [pair for pair in every if set(names(pair)) <= seen] if rows else asked
-    seats = committee or [name for name in rows if name.rpartition(":")[2] in RECIPE_WAYS]
-    found = show(rows, shown, seats)
+    shown_members = committee or [name for name in rows if name.rpartition(":")[2] in RECIPE_WAYS]
+    found = show(rows, shown, shown_members)
     if json_file:
         write_json(json_file, {"rows": rows, "figures": found, "environment": environment()})
 

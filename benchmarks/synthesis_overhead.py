@@ -1,12 +1,12 @@
-"""What orchestration costs: wall time of a synthesis over that of the bare vLLM engine on the same recorded calls.
+"""Measure the cost of orchestration: wall time of a synthesis over that of vLLM alone on the same calls.
 
 Run as: python benchmarks/synthesis_overhead.py recipes/quickstart/gra.yaml [key=value ...] [--json FILE]
 
-Makes the dataset in a temporary run folder with fresh engines, then gives every recorded call to
-`vllm.LLM` at once, one process per model side by side with the same settings: no dependencies between
-calls, no ledger, no gate. The bare engine knows all calls beforehand, so a ratio of 1.00 would mean that
-waiting for earlier answers costs nothing at all. Engine start-up is left out on both sides. What comes after the
-last answer (the embedding model of dedup, the files) is in the ratio, and shown beside it.
+Makes the dataset in a temporary run folder with fresh engines. Then gives every recorded call to `vllm.LLM` at once,
+with one process a model and the same settings. There are no dependencies between calls, no ledger and no gate. There,
+all calls are known beforehand: a ratio of 1.00 means that waiting for answers costs nothing. Engine
+start-up is left out on both sides. The time after the last answer (deduplication, files) is in the ratio, and shown
+beside it.
 """
 
 from __future__ import annotations

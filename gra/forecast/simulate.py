@@ -147,7 +147,7 @@ class _Draw:
     """Simulate a run once; with `vary`, also draw the rates that it follows."""
 
     def __init__(self, observed: ObservedCosts, work: Work, random: np.random.Generator, *, vary: bool) -> None:
-        self._evidence, self._work, self._random, self._vary = observed, work, random, vary
+        self._observed, self._work, self._random, self._vary = observed, work, random, vary
         self.candidates = self.rows = 0
         self._rate = self._draw_rate()
         self.costs = np.zeros((len(observed.keys), len(COLUMNS)))
@@ -163,7 +163,7 @@ class _Draw:
 
     def _add_work(self, kind: WorkKind, wanted: int) -> None:
         """Add the costs of `wanted` items of work: finished ones as observed, others like them."""
-        costs = self._evidence.of(kind)
+        costs = self._observed.of(kind)
         known = len(costs) if self._work.own else 0
         if known:
             self.costs += costs.sum(axis=0)
@@ -178,7 +178,7 @@ class _Draw:
         self.costs += np.tensordot(self._random.multinomial(count, weights), costs, axes=1)
 
     def _rounds(self) -> None:
-        observed, work = self._evidence, self._work
+        observed, work = self._observed, self._work
         costs, ended = observed.of(WorkKind.CANDIDATE), observed.candidates
         enrichment = observed.of(WorkKind.ROW)
         enriched = len(enrichment) if work.own else 0
@@ -201,8 +201,8 @@ class _Draw:
 
     def _draw_rate(self) -> float:
         """Return the share of candidates that pass."""
-        passed, count = float(self._evidence.candidates.passed.sum()), float(len(self._evidence.candidates.passed))
-        if not self._evidence.measured and count:
+        passed, count = float(self._observed.candidates.passed.sum()), float(len(self._observed.candidates.passed))
+        if not self._observed.measured and count:
             passed, count = passed * _ASSUMED / count, _ASSUMED
         if self._vary:
             return float(np.clip(self._random.beta(passed + 0.5, count - passed + 0.5), 1e-3, 1.0))

@@ -68,10 +68,10 @@ class Reserve:
         if name in self._under_way:
             self._under_way[name] += cost
 
-    def end(self, name: str, *, told: bool = True) -> bool:
-        """It is done, if it was under way; what was left half `told` does not count among those that tell the price."""
+    def end(self, name: str, *, finished: bool = True) -> bool:
+        """End an item of work; the cost of an unfinished one says nothing of what an item takes."""
         cost = self._under_way.pop(name, None)
-        if cost is not None and told:
+        if cost is not None and finished:
             self.most = Paid(max(self.most.tokens, cost.tokens), max(self.most.usd, cost.usd))
             self._ended += 1
         return cost is not None
@@ -163,9 +163,9 @@ class BudgetAccount:
         """A candidate is admitted: what it may need is set aside from now on."""
         self._stories.begin(candidate)
 
-    def end(self, candidate: str, *, told: bool = True) -> None:
-        """A candidate is done, or was left half told."""
-        if self._stories.end(candidate, told=told):
+    def end(self, candidate: str, *, finished: bool = True) -> None:
+        """Release what was reserved for a candidate that ended or was canceled."""
+        if self._stories.end(candidate, finished=finished):
             self._wake()
 
     def end_call(self, key: str) -> None:

@@ -40,8 +40,8 @@ class ModelRegistry:
         clusters: models on a Ray cluster; their weights are on this machine too.
         adapters: by model, then by the recipe's name of the adapter.
         missing: models that could not be resolved, and why.
-        first_candidate_ended: set when a committee's first candidate has ended. Teachers wait for it, because a
-            committee's first row takes many calls, and teachers can use the engines' idle time later.
+        first_candidate_ended: set when a committee's first candidate has ended. Teachers wait for it: a committee's
+            first row takes many calls, and teachers can fill idle engines later.
     """
 
     engine: EngineConfig

@@ -1,12 +1,14 @@
 """Generate, review and decide one candidate, in the order of the paper's method section.
 
-    draw parents -> keywords -> instruction (-> a format constraint) -> reviewers check the instruction
-      -> response -> filtering verifiers -> reviewers and scoring verifiers score the response
-      -> gate -> (adjudicate) -> (search for test items) -> verdict
+1. Generation (section 3.1): draw two parents, write keywords, then an instruction, perhaps with a format constraint.
+2. Review of the instruction (section 3.2): every reviewer checks it.
+3. Generation (section 3.1): write the response.
+4. Review of the response (section 3.2): filtering verifiers, then reviewers and scoring verifiers, then the gate.
+5. Adjudication (section 3.3), where the reviewers disagree.
+6. A search for test items, where the recipe names a suite.
 
-Section 3.1 is generation, section 3.2 review, section 3.3 adjudication. A refined seed keeps its instruction and
-starts at the response. The result is a pure function of the run's seed, the round and index, the pool of the round
-before, and the recorded answers. Batching, retries and restarts cannot change it.
+A refined seed keeps its instruction and starts at step 3. The result depends only on the run's seed, the round and
+index, the pool, and the recorded answers. Batching, retries and restarts cannot change it.
 """
 
 from __future__ import annotations
@@ -360,8 +362,8 @@ class _CandidateRun:
         recipe, adjudicator = self.settings.recipe, self.roles.adjudicator
         if adjudicator is None:
             if recipe.review.disputed == "accept":
-                return replace(self.candidate, state=State.ACCEPTED, reason="disputed: accepted, nobody adjudicates")
-            return reject(self.candidate, RejectedAt.DISPUTE, "disputed: rejected, nobody adjudicates")
+                return replace(self.candidate, state=State.ACCEPTED, reason="disputed: accepted without an adjudicator")
+            return reject(self.candidate, RejectedAt.DISPUTE, "disputed: rejected without an adjudicator")
         if recipe.review.comments == "disputed":
             reviews = await self._comments(reviews)
         ruling = await adjudicate(

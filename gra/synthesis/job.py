@@ -28,8 +28,9 @@ _CANDIDATES_PER_MODEL = 12  # the least in flight: where engines take few calls,
 def candidates_in_flight(calls: Iterable[int]) -> int:
     """Return how many candidates may run at once.
 
-    A candidate mostly waits for one call. With as many candidates as all engines take calls, resident engines have full
-    batches, and an engine that is loaded again finds one. Near the end of a round, `admission` allows fewer.
+    A candidate mostly waits for one call, so there are as many candidates as all engines take calls. Then resident
+    engines have full batches, and so has an engine that is loaded again. Near the end of a round, `admission` allows
+    fewer.
 
     Args:
         calls: the calls that each engine takes at once.

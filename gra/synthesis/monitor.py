@@ -1,8 +1,8 @@
-"""What goes on while datasets are made: for the terminal, for `log.jsonl` (events `load`) and for W&B, all the same.
+"""Monitor the synthesis of datasets, with the same facts for the terminal, `log.jsonl` (events `load`) and W&B.
 
-Per model: calls queued and in flight, tokens read and written a second, the cached share of what it read, and whether
-it is in memory. Per arm: candidates past each gate, what was spent, time left. The watch also charges the time in which
-engines are up to the arms that are being made, in equal parts.
+Of each model it reports calls queued and in flight, tokens a second, the cached share, and whether it is resident. Of
+each arm it reports candidates past each gate, costs and the time left. The monitor also charges each arm an
+equal part of the time in which engines are up.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ _LINES_EVERY_S = 30.0  # where there is no terminal
 
 @dataclass(frozen=True)
 class ModelRates:
-    """One model at one moment; rates in tokens a second."""
+    """The load of one model at one moment; rates in tokens a second."""
 
     queued: int
     in_flight: int
     read_rate: float
     written_rate: float
     cached_share: float
-    state: str  # resident | asleep | parked | served
+    state: str  # resident | asleep | offloaded | served
 
 
 @dataclass
@@ -54,19 +54,19 @@ class _ArmProgress:
 
 
 class Monitor:
-    """Looks at the engines and the arms that share them, once a second."""
+    """Measure the engines and the arms that share them, once a second."""
 
     def __init__(
         self, view: View, arms: int, gpus: float, served: frozenset[str], clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Begin to count time.
+        """Start to measure time.
 
         Args:
-            view: what a person sees.
+            view: shows the load to a person.
             arms: how many arms will be made.
-            gpus: what is held while engines are up; a machine without a GPU counts as one.
-            served: the models that are behind a server or on a cluster.
-            clock: seconds.
+            gpus: the GPUs held while engines are up; a machine without a GPU counts as one.
+            served: the models behind a server or on a cluster.
+            clock: returns seconds.
         """
         self._view = view
         self._gpus = gpus
@@ -84,7 +84,7 @@ class Monitor:
 
     @asynccontextmanager
     async def over(self) -> AsyncIterator[None]:
-        """Look for the time of the block."""
+        """Monitor during the block."""
         looking = asyncio.create_task(self._look())
         if self._view.live:
             self._view.board = lambda: self._board
@@ -105,7 +105,7 @@ class Monitor:
 
     @contextmanager
     def arm(self, context: SynthesisContext, held: GpuTime) -> Iterator[None]:
-        """Watch an arm for the time of the block, and charge it its part of the engines' time."""
+        """Monitor an arm during the block, and charge it its part of the engines' time."""
         self.tick()
         arm = _ArmProgress(context, held)
         self._arms.append(arm)
@@ -119,7 +119,7 @@ class Monitor:
             self._arms.remove(arm)
 
     def tick(self) -> None:
-        """Count the time since the last tick, and take note of where everything stands."""
+        """Count the time since the last tick, and record the progress of every arm."""
         now = self._clock()
         seconds, self._last = (now - self._last) * self._gpus, now
         missing = self._awaited - self._joined
@@ -130,7 +130,7 @@ class Monitor:
             gates = arm.context.gates
             _keep(arm.pace, (now, gates["accepted"], gates["candidates"]), now - _PACE_OVER_S)
         _keep(self._seen, (now, self._tokens()), now - _RATE_OVER_S)
-        if self._view.live:  # drawn here, for the terminal is refreshed by a thread while everything changes
+        if self._view.live:  # a thread refreshes the terminal, and must not read values that change
             self._board = self._draw()
 
     def _charge(self, arm: _ArmProgress, gpu_seconds: float) -> None:
@@ -138,7 +138,7 @@ class Monitor:
         arm.context.broker.account.gpu_seconds += gpu_seconds
 
     def _tokens(self) -> dict[str, Tokens]:
-        """What each model read and wrote for the arms that are being made."""
+        """Return what each model read and wrote for the arms in progress."""
         total: dict[str, Tokens] = {}
         for arm in self._arms:
             for name, paid in arm.context.broker.progress.paid.items():
@@ -149,7 +149,7 @@ class Monitor:
         return total
 
     def loads(self) -> dict[str, ModelRates]:
-        """Every model as it stands."""
+        """Return the load of every model."""
         if not self._arms:
             return {}
         pool: EnginePool = self._arms[0].context.broker.pool
@@ -164,7 +164,7 @@ class Monitor:
             found[name] = ModelRates(
                 queued=sum(p.asking[name] for p in progress) - in_flight,
                 in_flight=in_flight,
-                # An arm that has left takes its tokens along.
+                # Tokens of an arm that has ended are no longer counted.
                 read_rate=max(0.0, new.read - old.read) / seconds,
                 written_rate=max(0.0, new.written - old.written) / seconds,
                 cached_share=new.cached / new.read if new.read else 0.0,
@@ -177,10 +177,10 @@ class Monitor:
             return "served"
         if name in swapper.resident:
             return "resident"
-        return "asleep" if name in swapper.asleep else "parked"
+        return "asleep" if name in swapper.asleep else "offloaded"
 
     def left_s(self, context: SynthesisContext) -> float | None:
-        """Seconds until an arm is done at its pace of the last minutes; None while there is no pace."""
+        """Return the seconds until an arm is done at its rate of the last minutes; None while there is no rate."""
         arm = next((arm for arm in self._arms if arm.context is context), None)
         if arm is None or len(arm.pace) < 2:
             return None
@@ -196,7 +196,7 @@ class Monitor:
         return max(0.0, min(estimates)) if estimates else None
 
     def say(self) -> None:
-        """Write down where everything stands: log, W&B, and lines where there is no terminal."""
+        """Report the load to the log, to W&B, and as lines where there is no terminal."""
         loads = self.loads()
         models = {name: _rounded(load) for name, load in loads.items()}
         for arm in self._arms:
@@ -218,7 +218,7 @@ class Monitor:
                 self._view.line(f"  {name}: {_words(load)}")
 
     def _draw(self) -> RenderableType:
-        """What the terminal shows above the bars."""
+        """Return what the terminal shows above the bars."""
         table = Table(
             "model", "", "queue", "in flight", "read/s", "written/s", "cached", box=None, padding=(0, 2, 0, 0)
         )
@@ -227,9 +227,9 @@ class Monitor:
                 name, load.state, str(load.queued), str(load.in_flight), f"{load.read_rate:,.0f}",
                 f"{load.written_rate:,.0f}", f"{load.cached_share:.0%}",
             )  # fmt: skip
-        return Group(table, *(Text(self._story(arm.context), overflow="fold") for arm in self._arms))
+        return Group(table, *(Text(self._progress(arm.context), overflow="fold") for arm in self._arms))
 
-    def _story(self, context: SynthesisContext) -> str:
+    def _progress(self, context: SynthesisContext) -> str:
         account, left = context.broker.account, self.left_s(context)
         gates = " → ".join(f"{count} {gate}" for gate, count in context.gates.items())
         cost = f", {account.usd:,.2f} US dollars" if account.usd else ""
@@ -239,7 +239,7 @@ class Monitor:
 
 
 def _keep(seen: deque[Any], entry: tuple[Any, ...], since: float) -> None:
-    """Add an entry, which begins with its time, and forget those that are too old to look back to."""
+    """Append an entry, which begins with its time, and drop entries older than needed."""
     seen.append(entry)
     while len(seen) > 2 and seen[1][0] <= since:
         seen.popleft()
@@ -250,7 +250,7 @@ def _rounded(load: ModelRates) -> dict[str, Any]:
 
 
 def _series(models: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """The numbers of every model as W&B series; whether it is in memory as 0 or 1."""
+    """Return the numbers of every model as W&B series; whether it is in memory as 0 or 1."""
     return {
         f"engines/{name}/{key}": float(value in ("resident", "served")) if key == "state" else float(value)
         for name, load in models.items()

@@ -40,7 +40,7 @@ class Disposition:
 
     Attributes:
         reason: empty where the candidate's own reason stands.
-        neighbour: the most similar sample's name, where it was looked for.
+        neighbour: the name of the most similar sample, where it was looked for.
         similarity: cosine similarity to that sample.
     """
 

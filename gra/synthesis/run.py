@@ -189,8 +189,8 @@ def run_stop(finished: Mapping[str, Mapping[str, Any]]) -> GraError | None:
         finished: each arm's section of the manifest, by recipe name.
 
     Returns:
-        `BudgetExhausted` when an arm stopped at its budget, `MissingAnswers` when rows are missing because models or
-        servers failed to answer, `NoRows` when an arm accepted no row, in this order.
+        `BudgetExhausted` when an arm stopped at its budget. Else `MissingAnswers` when rows are missing because models
+        or servers failed to answer. Else `NoRows` when an arm accepted no row.
     """
     return budget_stop(finished) or _infrastructure_stop(finished) or _empty_stop(finished)
 

@@ -1,7 +1,7 @@
 """Find chat-template tokens inside texts, such as `<|im_end|>`.
 
 A tokenizer reads such a token in a text as the end or beginning of a turn. Training refuses a dataset that holds the
-student's stop token, and members would misread a prompt that holds one of their own.
+student's stop token. Members misread a prompt that holds one of their own.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ for rank in "${!hosts[@]}"; do
         --machine_rank "$rank" --main_process_ip "${hosts[0]}" --main_process_port "$port"
         --rdzv_backend static --deepspeed_multinode_launcher standard train.py "$@")
     printf -v line ' %q' "${command[@]}"
-    # -tt: when this script is stopped, so is what it started over there.
+    # -tt: stopping this script also stops the processes on the other machines.
     ssh -tt "${hosts[$rank]}" "cd $(printf %q "$PWD") && ${ACTIVATE:-. .venv/bin/activate} && exec$line" &
     started+=($!)
 done

@@ -34,7 +34,7 @@ PRICES = {"models": {f"model-{name}": {"input": 2.0, "output": 10.0} for name in
 
 @pytest.fixture(autouse=True)
 def _no_models(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Scripted engines under the real jobs, and nobody's models looked up."""
+    """Run the real jobs on scripted engines, without looking up models."""
 
     class Scripted(ModelRegistry):
         def model_id(self, name: str, adapter: str | None = None) -> ModelId:
@@ -105,8 +105,8 @@ def test_a_sample_is_the_runs_own_beginning_and_forecasts_the_rest(tmp_path: Pat
     answers = rows(ledger)
     facts = synthesised(tmp_path)
     assert answers <= rows(ledger)  # used, and none asked again
-    told = read_costs(ledger, "scripted", "the run")
-    assert len(told.candidates.passed) > 12
+    found = read_costs(ledger, "scripted", "the run")
+    assert len(found.candidates.passed) > 12
     assert planned.total is not None
     assert near(planned.total.column("calls"), total(facts, "calls"), 0.35)
     found = planned.total.column("read")
@@ -128,7 +128,7 @@ def rows(ledger: Path) -> set[tuple[str, float]]:
         return set(db.execute("SELECT key, written FROM calls"))
 
 
-def test_with_nothing_to_go_by_a_rehearsal_counts_the_recipes_questions(tmp_path: Path) -> None:
+def test_mock_run_counts_the_recipes_questions(tmp_path: Path) -> None:
     planned = make_plan(job(tmp_path, budget={"tokens": 100}, prices=PRICES), [], tmp_path, None, None)
     facts = synthesised(tmp_path / "made")
     assert planned.total is not None
@@ -140,8 +140,8 @@ def test_with_nothing_to_go_by_a_rehearsal_counts_the_recipes_questions(tmp_path
     usd = planned.usd()
     assert usd is not None
     assert usd.low < usd.point < usd.high
-    told = to_json(planned)
-    assert json.loads(json.dumps(told))["arms"][0]["caps"] == {"tokens": 1.0}
+    found = to_json(planned)
+    assert json.loads(json.dumps(found))["arms"][0]["caps"] == {"tokens": 1.0}
     assert screen(planned) is not None
 
 
@@ -163,19 +163,21 @@ def test_the_command_prints_json(tmp_path: Path, capsys) -> None:
         command("plan", str(tmp_path / "past" / "recipe.yaml"), "--from", str(tmp_path / "past" / "scripted"), "--json")
         == 0
     )
-    told = json.loads(capsys.readouterr().out)
-    assert {role["role"] for role in told["arms"][0]["roles"]} >= {"generator", "reviewer", "enricher"}
+    found = json.loads(capsys.readouterr().out)
+    assert {role["role"] for role in found["arms"][0]["roles"]} >= {"generator", "reviewer", "enricher"}
     assert (
-        told["seconds"]["synthesis"]["low"] <= told["seconds"]["synthesis"]["point"] <= told["seconds"]["all"]["high"]
+        found["seconds"]["synthesis"]["low"]
+        <= found["seconds"]["synthesis"]["point"]
+        <= found["seconds"]["all"]["high"]
     )
-    assert told["memory"]["models_gb"] == {f"model-{name}": None for name in "abcde"}
+    assert found["memory"]["models_gb"] == {f"model-{name}": None for name in "abcde"}
 
 
-def test_what_a_cluster_holds_and_what_members_wear_are_planned(tmp_path: Path, monkeypatch) -> None:
-    worn = Adapter(tmp_path, "lora:x", 8, ("q_proj",), 0.25)
+def test_clusters_and_adapters_are_planned(tmp_path: Path, monkeypatch) -> None:
+    adapter = Adapter(tmp_path, "lora:x", 8, ("q_proj",), 0.25)
     monkeypatch.setattr("gra.forecast.memory.gpu_memory_gb", lambda: None)
     monkeypatch.setattr("gra.forecast.memory.find_entry", lambda name: SimpleNamespace(parameters=2**30))
-    monkeypatch.setattr("gra.forecast.memory.find_adapter", lambda name: worn)
+    monkeypatch.setattr("gra.forecast.memory.find_adapter", lambda name: adapter)
     models = {
         "a": "model-a", "b": {"model": "model-a", "adapter": "folder"}, "c": "model-c",
         "d": {"model": "model-d", "engine": {"kind": "ray", "replicas": 3, "gpus": 0.5}},
@@ -190,7 +192,7 @@ def test_what_a_cluster_holds_and_what_members_wear_are_planned(tmp_path: Path, 
     assert planned.gpu_hours.point == pytest.approx(2.5 * planned.seconds.point / 3600)
 
 
-def test_as_many_stories_are_told_at_once_as_engines_take_calls() -> None:
+def test_candidates_in_flight_match_the_engines_calls() -> None:
     assert candidates_in_flight([64, 64, 800]) == 64 + 64 + 800
     assert candidates_in_flight([64, 4]) == 64 + 12
     assert candidates_in_flight([]) == 12
@@ -211,7 +213,7 @@ def test_time_is_divided_among_the_calls_in_flight_and_adds_up() -> None:
     assert [len(part) for part in divide(np.zeros(0), np.zeros(0))] == [0, 0]
 
 
-def test_kinds_of_things_are_told_by_their_names() -> None:
+def test_call_names_give_the_kind_of_work() -> None:
     names = [
         "r1-000003",
         "probe-bad-qa-1",
@@ -240,29 +242,29 @@ def test_a_round_is_played_to_its_rows_or_its_limit(most: int) -> None:
     assert simulate_round(work, 20, 40, 0.25, np.random.default_rng(0)) == (0, 0, 0.0)
 
 
-def test_what_an_earlier_recipe_of_the_same_name_left_is_no_evidence(tmp_path: Path) -> None:
+def test_verdicts_of_an_earlier_recipe_do_not_count(tmp_path: Path) -> None:
     rounds = {"count": 1, "accept": 14, "max_candidates": 90}
     many = synthesised(tmp_path, rounds=rounds, review={"comments": "disputed", "accept_mean": 8.5})
     few = synthesised(tmp_path, rounds=rounds, review={"comments": "disputed", "accept_mean": 3.0})
     assert few["funnel"]["candidates"] + few["beyond"][0] < many["funnel"]["candidates"]
-    evidence = read_costs(tmp_path / "scripted" / "ledger.sqlite", "scripted", "the run")
-    assert few["funnel"]["candidates"] <= len(evidence.candidates.passed)
-    assert len(evidence.candidates.passed) <= few["funnel"]["candidates"] + few["beyond"][0]
-    assert evidence.rest[:, 0].sum() > 0
+    observed = read_costs(tmp_path / "scripted" / "ledger.sqlite", "scripted", "the run")
+    assert few["funnel"]["candidates"] <= len(observed.candidates.passed)
+    assert len(observed.candidates.passed) <= few["funnel"]["candidates"] + few["beyond"][0]
+    assert observed.rest[:, 0].sum() > 0
 
 
-def test_more_evidence_makes_a_narrower_range(tmp_path: Path) -> None:
+def test_more_observations_make_a_narrower_range(tmp_path: Path) -> None:
     synthesised(tmp_path, rounds={"count": 1, "accept": 60, "max_candidates": 60})
-    evidence = read_costs(tmp_path / "scripted" / "ledger.sqlite", "scripted", "a run")
-    few = type(evidence)(
-        evidence.keys,
-        evidence.units | {WorkKind.CANDIDATE: evidence.of(WorkKind.CANDIDATE)[:8]},
-        type(evidence.candidates)(evidence.candidates.passed[:8], evidence.candidates.round[:8]),
+    observed = read_costs(tmp_path / "scripted" / "ledger.sqlite", "scripted", "a run")
+    few = type(observed)(
+        observed.keys,
+        observed.units | {WorkKind.CANDIDATE: observed.of(WorkKind.CANDIDATE)[:8]},
+        type(observed.candidates)(observed.candidates.passed[:8], observed.candidates.round[:8]),
         "a little",
-        evidence.rest,
+        observed.rest,
     )
     work = Work(rounds=1, accept=100, most=10_000, in_flight=60)
-    wide, narrow = (forecast(known, work).column("calls") for known in (few, evidence))
+    wide, narrow = (forecast(known, work).column("calls") for known in (few, observed))
     assert wide.high - wide.low > narrow.high - narrow.low
 
 

@@ -1,8 +1,8 @@
 """A whole synthesis on scripted engines, for the tests of rounds and of resuming.
 
 `python tests/helpers/scripted_run.py FOLDER` makes the arm of FOLDER/recipe.yaml through the real `synthesize`,
-with scripted models and a bag-of-words embedder. Every question an engine receives is appended to FOLDER/asked.txt. With a second
-and third argument the process kills itself with SIGKILL, so many seconds after so many questions.
+with scripted models and a bag-of-words embedder. Every call that an engine receives is appended to
+FOLDER/asked.txt. With a second and third argument, COUNT and SECONDS, the process kills itself with SIGKILL that long after COUNT calls.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def make_recipe(**changes: Any) -> SynthesisRecipe:
 
 
 class JitteryEngine(MockEngine):
-    """Answers after a short time that nobody can foresee."""
+    """Answer after a short random time."""
 
     def __init__(self, name: str, script: Script, *, up_to_s: float = 0.002, **options: Any) -> None:
         super().__init__(name, script, **options)

@@ -1,4 +1,4 @@
-"""Several responses to one instruction: which is taken, what becomes of the others, and that one draft is as before."""
+"""Best of n: which response is kept, what becomes of the others, and that one response is as before."""
 
 from __future__ import annotations
 
@@ -24,35 +24,37 @@ from gra.synthesis.best_of_n import pick_best
 from gra.synthesis.candidate import generate_candidate
 from gra.synthesis.rounds.round import grow
 
-TOLD = Candidate("r1-000000", 1, 0, "qa", State.REJECTED, "response: mean score too low", mean=5.0)
+DECIDED = Candidate("r1-000000", 1, 0, "qa", State.REJECTED, "response: mean score too low", mean=5.0)
 scores = st.none() | st.floats(0, 10)
-told = st.builds(
+decided = st.builds(
     lambda state, mean, ruled: replace(
-        TOLD, state=state, reason=f"it {state}", mean=mean,
+        DECIDED, state=state, reason=f"it {state}", mean=mean,
         ruling=None if ruled is None else Ruling("judge", {}, ruled, "", True),
     ),
     st.sampled_from([State.ACCEPTED, State.REJECTED, State.FAILED]), scores, scores,
 )  # fmt: skip
 
 
-@given(st.lists(told, min_size=1, max_size=5))
-def test_the_best_that_passed_is_taken_and_no_draft_vanishes(drafts: list[Candidate]) -> None:
-    taken = pick_best(drafts)
-    (number,) = set(range(len(drafts))) - {draft.number for draft in taken.alternatives}
-    assert replace(taken, alternatives=()) == drafts[number]
-    assert [d.number for d in taken.alternatives] == [n for n in range(len(drafts)) if n != number]
-    passed = [d.verdict_score or 0.0 for d in drafts if d.state is State.ACCEPTED]
+@given(st.lists(decided, min_size=1, max_size=5))
+def test_best_response_is_kept_and_others_become_alternatives(decided: list[Candidate]) -> None:
+    taken = pick_best(decided)
+    (number,) = set(range(len(decided))) - {response.number for response in taken.alternatives}
+    assert replace(taken, alternatives=()) == decided[number]
+    assert [d.number for d in taken.alternatives] == [n for n in range(len(decided)) if n != number]
+    passed = [d.verdict_score or 0.0 for d in decided if d.state is State.ACCEPTED]
     assert (taken.state is State.ACCEPTED) == bool(passed)
     if passed:
         assert (taken.verdict_score or 0.0) == max(passed)
-    for draft in taken.alternatives:
-        was = drafts[draft.number]
-        assert draft.reason == (SECOND_BEST if was.state is State.ACCEPTED else was.reason)
-        assert draft.verdict_score == was.verdict_score
+    for response in taken.alternatives:
+        was = decided[response.number]
+        assert response.reason == (SECOND_BEST if was.state is State.ACCEPTED else was.reason)
+        assert response.verdict_score == was.verdict_score
 
 
-def run_one(folder: Path, drafts: int, script: Any = answer_by_content, index: int = 0) -> tuple[Candidate, list[Call]]:
-    """One story on a committee whose questions are noted."""
+def run_one(
+    folder: Path, decided: int, script: Any = answer_by_content, index: int = 0
+) -> tuple[Candidate, list[Call]]:
+    """Run one candidate and record its calls."""
     asked: list[Call] = []
 
     def note(call: Call) -> Completion | Fault:
@@ -60,9 +62,9 @@ def run_one(folder: Path, drafts: int, script: Any = answer_by_content, index: i
         answer: Completion | Fault = script(call)
         return answer
 
-    setting = make_setting(small(best_of=drafts))
+    setting = make_setting(small(best_of=decided))
     engines = {m.model.name: MockEngine(m.model.name, note) for m in setting.members.values()}
-    ledger = open_ledger(folder / f"{drafts}.sqlite")
+    ledger = open_ledger(folder / f"{decided}.sqlite")
     try:
         broker = Broker(ledger, EnginePool(engines, 100.0), backoff_s=0.0)
         return asyncio.run(generate_candidate(setting, broker, grow({}, make_seeds()), 1, index)), asked
@@ -71,9 +73,9 @@ def run_one(folder: Path, drafts: int, script: Any = answer_by_content, index: i
 
 
 def good(call: Call) -> Completion | Fault:
-    """Every answer can be used, and the third draft is the one that reviewers like best, the second the next best."""
+    """Make every answer usable; reviewers score the third response highest, then the second."""
     if isinstance(call.output, Text):
-        return said(f"Draft number {call.sample}.")
+        return said(f"Response number {call.sample}.")
     assert isinstance(call.output, Json)
     text = call.messages[-1][1]
     score = 9 if "number 2" in text else 8 if "number 1" in text else 3
@@ -82,48 +84,48 @@ def good(call: Call) -> Completion | Fault:
     return said(json.dumps({name: known[name] for name in call.output.schema["properties"]}))
 
 
-def test_three_drafts_are_judged_by_the_same_reviewers_and_the_best_is_the_row(tmp_path: Path) -> None:
+def test_same_reviewers_score_three_responses_and_the_best_is_kept(tmp_path: Path) -> None:
     ended, asked = run_one(tmp_path, 3, good)
-    assert (ended.state, ended.response, ended.mean) == (State.ACCEPTED, "Draft number 2.", 9.0)
+    assert (ended.state, ended.response, ended.mean) == (State.ACCEPTED, "Response number 2.", 9.0)
     assert [(d.number, d.response, d.mean, d.reason) for d in ended.alternatives] == [
-        (0, "Draft number 0.", 3.0, "response: mean score too low"), (1, "Draft number 1.", 8.0, SECOND_BEST)
+        (0, "Response number 0.", 3.0, "response: mean score too low"), (1, "Response number 1.", 8.0, SECOND_BEST)
     ]  # fmt: skip
     assert [[r.reviewer for r in d.reviews] for d in ended.alternatives] == [list(ended.reviewers)] * 2
     assert [pair["score_rejected"] for pair in preference_rows(ended)] == [3.0, 8.0]
-    # What the drafts cost is on the candidate, and every answer it stands on is named.
+    # The candidate holds the cost of all responses, and the keys of all answers.
     assert ended.usage["generator"].calls == 2 + 3
     assert ended.usage["reviewer"].calls == 3 + 3 * 3
     assert len(ended.calls) == len(asked) == 5 + 12
 
 
-def test_a_draft_that_cannot_be_used_ends_alone(tmp_path: Path) -> None:
+def test_unusable_response_fails_alone(tmp_path: Path) -> None:
     def script(call: Call) -> Completion | Fault:
         return said("I cannot", "refusal") if isinstance(call.output, Text) and call.sample != 1 else good(call)
 
     ended, _ = run_one(tmp_path, 3, script)
-    assert (ended.state, ended.response) == (State.ACCEPTED, "Draft number 1.")
+    assert (ended.state, ended.response) == (State.ACCEPTED, "Response number 1.")
     assert [d.reason for d in ended.alternatives] == [f"generator {ended.generator}: refused"] * 2
     assert preference_rows(ended) == []
 
 
-def test_when_no_draft_can_be_used_the_story_fails_with_the_reason(tmp_path: Path) -> None:
+def test_candidate_fails_when_no_response_is_usable(tmp_path: Path) -> None:
     def script(call: Call) -> Completion | Fault:
         return said("I cannot", "refusal") if isinstance(call.output, Text) else good(call)
 
-    for drafts in (1, 3):
-        ended, _ = run_one(tmp_path, drafts, script)
+    for decided in (1, 3):
+        ended, _ = run_one(tmp_path, decided, script)
         assert (ended.state, ended.reason) == (State.FAILED, f"generator {ended.generator}: refused")
-        assert len(ended.alternatives) == drafts - 1
+        assert len(ended.alternatives) == decided - 1
 
 
-def test_more_drafts_reuse_every_answer_of_one(tmp_path: Path) -> None:
+def test_more_responses_reuse_every_answer_of_one(tmp_path: Path) -> None:
     for index in range(6):
         one, three = run_one(tmp_path, 1, index=index)[0], run_one(tmp_path, 3, index=index)[0]
         assert one.alternatives == ()
         assert set(one.calls) <= set(three.calls)
 
 
-def test_concurrency_never_changes_what_drafts_become(tmp_path: Path) -> None:
+def test_concurrency_does_not_change_the_best_response(tmp_path: Path) -> None:
     recipe = make_recipe(rounds={"count": 1, "accept": 12, "max_candidates": 12}, best_of=3)
     one, many = run(tmp_path, recipe, 1, up_to_s=0.0), run(tmp_path, recipe, 64)
     assert [lineage_row(c) for c in one.candidates] == [lineage_row(c) for c in many.candidates]
@@ -145,12 +147,12 @@ def test_concurrency_never_changes_what_drafts_become(tmp_path: Path) -> None:
         ({"best_of": 0}, "greater than or equal to 1"),
     ],
 )
-def test_drafts_that_make_no_sense_are_one_clear_sentence(changes: dict[str, Any], words: str) -> None:
+def test_impossible_best_of_is_refused(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         make_recipe(**{"best_of": 2, **changes})
 
 
-def test_a_draft_knows_the_score_that_decided() -> None:
+def test_alternative_has_its_deciding_score() -> None:
     ruling = Ruling("judge", {}, 3.0, "", False)
     assert AlternativeResponse(0, "x", "y", mean=8.5, ruling=ruling).verdict_score == 3.0
     assert AlternativeResponse(0, "x", "y", mean=8.5).verdict_score == 8.5

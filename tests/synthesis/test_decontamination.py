@@ -79,7 +79,7 @@ def _embedder() -> Iterator[None]:
     growth.Embedder, growth.resolve = before  # type: ignore[misc]
 
 
-def told(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def finished_run(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     return read_lineage(folder / "lineage.parquet"), json.loads((folder / "manifest.json").read_text())["synthesis"]
 
 
@@ -89,7 +89,7 @@ def in_state(rows: list[dict[str, Any]], state: str) -> list[dict[str, Any]]:
 
 def test_a_response_that_repeats_a_test_item_is_no_row_and_the_lineage_shows_what_matched(tmp_path, capsys) -> None:
     make(prepared(tmp_path))
-    rows, facts = told(tmp_path)
+    rows, facts = finished_run(tmp_path)
     found = in_state(rows, "contaminated")
     assert len(found) > 2
     for row in found:
@@ -124,7 +124,7 @@ def check_what_is_said(folder: Path, facts: dict[str, Any], contaminated: int, c
 
 def test_without_the_key_nothing_is_looked_for(tmp_path: Path) -> None:
     make(prepared(tmp_path, contamination=None))
-    rows, facts = told(tmp_path)
+    rows, facts = finished_run(tmp_path)
     assert any(TRAINS in row["response"] for row in in_state(rows, "accepted"))
     assert not any(row["contamination"] for row in rows)
     assert "contamination" not in facts
@@ -138,7 +138,7 @@ def test_the_files_are_the_same_at_any_concurrency_and_after_any_kill(
 ) -> None:
     rounds = {"count": 2, "accept": accept, "max_candidates": 30}
     make(prepared(tmp_path / "whole", rounds=rounds))
-    assert told(tmp_path / "whole")[1]["states"]["contaminated"]
+    assert finished_run(tmp_path / "whole")[1]["states"]["contaminated"]
     prepared(tmp_path / "killed", rounds=rounds)
     questions = len(asked(tmp_path / "whole"))
     for kill_after in (questions // 5, questions // 4, questions // 4, 0):
@@ -155,9 +155,9 @@ def test_the_files_are_the_same_at_any_concurrency_and_after_any_kill(
 def test_a_suite_named_later_asks_nothing_again(tmp_path: Path) -> None:
     rounds = {"count": 1, "accept": 30, "max_candidates": 30}
     make(prepared(tmp_path, contamination=None, rounds=rounds))
-    before, unchecked = asked(tmp_path), told(tmp_path)[1]["states"]
+    before, unchecked = asked(tmp_path), finished_run(tmp_path)[1]["states"]
     make(prepared(tmp_path, rounds=rounds))
-    states = told(tmp_path)[1]["states"]
+    states = finished_run(tmp_path)[1]["states"]
     assert asked(tmp_path) == before
     assert states["contaminated"] > 0
     assert states["rejected"] == unchecked["rejected"]
@@ -172,7 +172,7 @@ def test_seeds_pass_the_same_screen_in_every_arm_that_keeps_them(tmp_path: Path)
     for arm, changes in arms.items():
         folder = prepared(tmp_path / arm, arm=arm, **plain | changes)
         scripted_run.make(folder)
-        rows, facts = told(folder)
+        rows, facts = finished_run(folder)
         (found,) = in_state(rows, "contaminated")
         assert (found["candidate_id"], found["contamination"]["item"]) == (f"{arm}-qa-0", "m1")
         assert facts["contamination"]["rows"]["contaminated"] == 1
@@ -182,7 +182,7 @@ def test_seeds_pass_the_same_screen_in_every_arm_that_keeps_them(tmp_path: Path)
 def test_a_seed_kept_for_its_rewriting_is_looked_at_too(tmp_path: Path) -> None:
     review = {"accept_mean": 10.0}
     scripted_run.make(prepared(tmp_path, arm="refined", refine={"rejected": "keep"}, review=review))
-    rows, _ = told(tmp_path)
+    rows, _ = finished_run(tmp_path)
     assert {row["candidate_id"]: row["state"] for row in rows if row["candidate_id"].startswith("seed-")} == {
         "seed-qa-0": "contaminated", "seed-qa-1": "accepted", "seed-qa-2": "accepted",
         "seed-math-0": "accepted", "seed-math-1": "accepted", "seed-math-2": "accepted",
@@ -200,13 +200,13 @@ def judge(candidate: Candidate) -> Candidate:
     ]
 
 
-def test_a_draft_that_repeats_an_item_would_be_half_of_a_preference_pair() -> None:
-    drafts = (
+def test_alternative_that_repeats_an_item_contaminates_the_candidate() -> None:
+    alternatives_ = (
         AlternativeResponse(1, "Nothing.", "a better draft was taken"),
         AlternativeResponse(2, f"So: {TRAINS}", "a better draft was taken"),
     )
-    assert judge(replace(ROW, alternatives=drafts[:1])).state is State.ACCEPTED
-    assert judge(replace(ROW, alternatives=drafts)).state is State.CONTAMINATED
+    assert judge(replace(ROW, alternatives=alternatives_[:1])).state is State.ACCEPTED
+    assert judge(replace(ROW, alternatives=alternatives_)).state is State.CONTAMINATED
 
 
 def test_what_is_only_suspect_stays_and_is_marked() -> None:

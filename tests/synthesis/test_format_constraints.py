@@ -21,7 +21,7 @@ from gra.core.types import State
 from gra.synthesis.format_constraints import _WORDINGS, add_format_constraint, draw_constraint
 
 PLAIN = "Why do the tides come later every day?"
-VETO = {"kind": "format", "mode": "filter"}
+FILTER = {"kind": "format", "mode": "filter"}
 
 
 @given(st.integers())
@@ -55,7 +55,7 @@ def test_the_share_is_kept_and_what_has_a_form_stays_as_it_was() -> None:
         "Name three rivers. Use bullet points."
     )
     assert add_format_constraint(PLAIN, "coding", always, random.Random(1)) == PLAIN
-    # In a text about programs nobody can be sure that lower case is demanded of the answer.
+    # In a text about programs, "lower case" need not be a constraint on the answer.
     code = "Write a Python function that counts words."
     for seed in range(50):
         text = add_format_constraint(code, "qa", always, random.Random(seed))
@@ -80,11 +80,11 @@ def test_a_demand_does_not_run_into_what_it_stands_behind(instruction: str, apar
     assert len(asked) > 10 or "following" in instruction  # there it would be read as a part of the text
 
 
-def test_a_story_asks_for_the_form_and_an_answer_without_it_is_rejected(tmp_path: Path) -> None:
-    recipe = small(format_constraints={"share": 1.0}, review={"comments": "disputed", "verifiers": [VETO]})
-    told = list(run(tmp_path, recipe, 8).candidates)
-    assert list(run(tmp_path, recipe, 1, up_to_s=0.0).candidates) == told
-    answered = [candidate for candidate in told if candidate.response]
+def test_response_that_breaks_its_format_constraint_is_rejected(tmp_path: Path) -> None:
+    recipe = small(format_constraints={"share": 1.0}, review={"comments": "disputed", "verifiers": [FILTER]})
+    candidates = list(run(tmp_path, recipe, 8).candidates)
+    assert list(run(tmp_path, recipe, 1, up_to_s=0.0).candidates) == candidates
+    answered = [candidate for candidate in candidates if candidate.response]
     assert answered
     assert all(read_constraints(candidate.instruction) for candidate in answered)
     broken = [c for c in answered if not all(check.passes(c.response) for check in read_constraints(c.instruction))]
@@ -99,14 +99,14 @@ def test_a_story_asks_for_the_form_and_an_answer_without_it_is_rejected(tmp_path
     ("changes", "words"),
     [
         ({"format_constraints": {"share": 0.5}}, "add `{kind: format, mode: filter}` to `review.verifiers`"),
-        ({"format_constraints": {"share": 0.5}, "arm": "refined", "review": {"verifiers": [VETO]}}, "has the seeds'"),
+        ({"format_constraints": {"share": 0.5}, "arm": "refined", "review": {"verifiers": [FILTER]}}, "has the seeds'"),
         (
-            {"format_constraints": {"share": 0.5, "domains": ["art"]}, "review": {"verifiers": [VETO]}},
+            {"format_constraints": {"share": 0.5, "domains": ["art"]}, "review": {"verifiers": [FILTER]}},
             "`art` is not in",
         ),
-        ({"format_constraints": {"share": 0.5, "domains": []}, "review": {"verifiers": [VETO]}}, "at least 1 item"),
+        ({"format_constraints": {"share": 0.5, "domains": []}, "review": {"verifiers": [FILTER]}}, "at least 1 item"),
         (
-            {"format_constraints": {"share": 0.5}, "review": {"verifiers": [VETO | {"domains": ["qa"]}]}},
+            {"format_constraints": {"share": 0.5}, "review": {"verifiers": [FILTER | {"domains": ["qa"]}]}},
             "forms in `math`, where nobody",
         ),
         ({"format_constraints": {"share": 1.5}}, "less than or equal to 1"),

@@ -29,7 +29,7 @@ SAMPLING = SamplingSettings(0.7, 1.0, 1.0, 9)
 
 
 class Series(NullTracker):
-    """Keeps what it is told."""
+    """Keep every event."""
 
     def __init__(self) -> None:
         self.points: list[dict[str, Any]] = []
@@ -52,7 +52,7 @@ def answer(call: Call) -> Completion:
     return Completion(f"Answer {call.sample}", "stop", 100, 20, cached_tokens=25)
 
 
-def bench_on(folder: Path, name: str, pool: EnginePool, view: View) -> SynthesisContext:
+def context_on(folder: Path, name: str, pool: EnginePool, view: View) -> SynthesisContext:
     recipe = make_recipe(name=name)
     job = Job(Loaded(recipe, folder / "recipe.yaml", {}), RunFolder(folder), folder / "ledger.sqlite")
     ledger = Ledger(job.ledger, name)
@@ -78,14 +78,14 @@ def test_a_load_says_what_is_queued_in_flight_and_how_fast(tmp_path: Path, view:
         engine = MockEngine("model-a", answer, concurrency=3, delay_s=0.02)
         pool = EnginePool({"model-a": engine, "model-b": MockEngine("model-b", answer)}, 1.0)
         await pool.swapper.warm()
-        context = bench_on(tmp_path, "one", pool, view)
+        context = context_on(tmp_path, "one", pool, view)
         watch, held = Monitor(view, 1, 1, frozenset(), clock), GpuTime(context.job.ledger, "one")
         with watch.arm(context, held):
             asking = [asyncio.create_task(ask(context, i)) for i in range(8)]
             await asyncio.sleep(0.01)
             load = watch.loads()["model-a"]
             assert (load.in_flight, load.queued, load.state) == (3, 5, "resident")
-            assert watch.loads()["model-b"].state == "parked"
+            assert watch.loads()["model-b"].state == "offloaded"
             await asyncio.gather(*asking)
             clock.now += 10.0
             watch.tick()
@@ -108,16 +108,16 @@ def test_a_load_says_what_is_queued_in_flight_and_how_fast(tmp_path: Path, view:
     asyncio.run(scenario())
 
 
-def test_a_model_that_sleeps_is_told_from_one_that_is_gone(tmp_path: Path, view: View) -> None:
+def test_sleeping_and_offloaded_models_have_different_states(tmp_path: Path, view: View) -> None:
     class Sleeping(MockEngine):
         asleep_gb = 0.5
 
         async def sleep(self) -> None:
-            """Whatever it holds."""
+            """Accept any call."""
 
     async def scenario() -> None:
         pool = EnginePool({f"model-{name}": Sleeping(f"model-{name}", answer, memory_gb=1.0) for name in "abc"}, 1.5)
-        context = bench_on(tmp_path, "one", pool, view)
+        context = context_on(tmp_path, "one", pool, view)
         watch = Monitor(view, 1, 1, frozenset(), Clock())
         with watch.arm(context, GpuTime(context.job.ledger, "one")):
             for name in ("model-a", "model-b"):
@@ -127,7 +127,7 @@ def test_a_model_that_sleeps_is_told_from_one_that_is_gone(tmp_path: Path, view:
             watch.say()
         await pool.swapper.close()
         context.ledger.close()
-        assert states == {"model-a": "asleep", "model-b": "resident", "model-c": "parked"}
+        assert states == {"model-a": "asleep", "model-b": "resident", "model-c": "offloaded"}
         assert isinstance(context.tracker, Series)
         assert [context.tracker.points[0][f"engines/model-{name}/state"] for name in "abc"] == [0.0, 1.0, 0.0]
 
@@ -137,7 +137,7 @@ def test_a_model_that_sleeps_is_told_from_one_that_is_gone(tmp_path: Path, view:
 def test_arms_that_share_engines_share_their_time_and_nothing_is_charged_twice(tmp_path: Path, view: View) -> None:
     clock = Clock()
     pool = EnginePool({"model-a": MockEngine("model-a", answer)}, 1.0)
-    one, two = (bench_on(tmp_path, name, pool, view) for name in ("one", "two"))
+    one, two = (context_on(tmp_path, name, pool, view) for name in ("one", "two"))
     held = {context.recipe.name: GpuTime(context.job.ledger, context.recipe.name) for context in (one, two)}
     watch = Monitor(view, 2, 1, frozenset(), clock)
     clock.now += 60.0  # models are loaded
@@ -157,7 +157,7 @@ def test_arms_that_share_engines_share_their_time_and_nothing_is_charged_twice(t
 
 def test_time_left_follows_the_pace_of_the_last_minutes(tmp_path: Path, view: View) -> None:
     clock = Clock()
-    context = bench_on(tmp_path, "one", EnginePool({}, 1.0), view)
+    context = context_on(tmp_path, "one", EnginePool({}, 1.0), view)
     context.goal.rows, context.goal.candidates = 100, 1000
     watch = Monitor(view, 1, 1, frozenset(), clock)
     with watch.arm(context, GpuTime(context.job.ledger, "one")):
@@ -174,11 +174,11 @@ def test_a_terminal_shows_the_board_and_the_bars_and_elsewhere_there_are_lines(t
     pool = EnginePool({"model-a": MockEngine("model-a", answer)}, 1.0)
     shown: dict[bool, str] = {}
     for live in (True, False):
-        told = io.StringIO()
+        terminal = io.StringIO()
         screen = View(tmp_path / "other.jsonl")
-        screen.console = Console(file=told, force_terminal=live, width=140, height=40, highlight=False)
+        screen.console = Console(file=terminal, force_terminal=live, width=140, height=40, highlight=False)
         screen.live = live
-        context = bench_on(tmp_path, "one", pool, screen)
+        context = context_on(tmp_path, "one", pool, screen)
         watch = Monitor(screen, 1, 1, frozenset({"model-a"}))
 
         async def scenario(screen: View = screen, watch: Monitor = watch, context: SynthesisContext = context) -> None:
@@ -193,7 +193,7 @@ def test_a_terminal_shows_the_board_and_the_bars_and_elsewhere_there_are_lines(t
 
         asyncio.run(scenario())
         context.ledger.close()
-        shown[live] = told.getvalue()
+        shown[live] = terminal.getvalue()
     assert "3 candidates → 2 scored" in shown[True]
     assert "in flight" in shown[True]
     assert "one accepted" in shown[True]

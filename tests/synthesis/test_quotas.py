@@ -1,4 +1,4 @@
-"""Quotas: exact rows per domain, decided in candidate order, whatever the concurrency."""
+"""Quotas: exact rows per domain, decided in candidate order, at any concurrency."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_what_lacks_most_is_asked_for_most(tmp_path: Path) -> None:
 
 
 def test_a_verdict_reached_for_another_domain_is_not_used(tmp_path: Path) -> None:
-    """Quotas say for which domain a candidate is told; the verdicts in the ledger were reached without them."""
+    """Quotas decide a candidate's domain; verdicts recorded without quotas have other domains."""
     path = tmp_path / "shared.sqlite"
     plain = make_recipe(rounds={"count": 1, "accept": 20, "max_candidates": 20})
     run(tmp_path, plain, 8, path=path)

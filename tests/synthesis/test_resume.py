@@ -60,7 +60,7 @@ def recorded(folder: Path) -> Counter[str]:
 
 
 def kill_and_resume(processes, folder: Path, kills: int, most: int, luck: random.Random) -> None:
-    """Kill so many runs at random instants, then let one finish; nothing recorded is asked again in any of them."""
+    """Kill `kills` runs at random instants, then let one finish; no run asks for a recorded answer again."""
     histories: list[tuple[Counter[str], Counter[str]]] = []  # what was recorded before a run, what the run asked
     while True:
         before, seen = recorded(folder), len(asked(folder)) if (folder / "asked.txt").exists() else 0
@@ -121,7 +121,7 @@ def test_killed_while_the_last_answers_are_counted_and_the_dataset_is_written(pr
 
 @pytest.mark.parametrize(("kills", "rows"), [(3, 6), pytest.param(50, 15, marks=pytest.mark.slow)])
 def test_rounds_that_end_when_they_are_full_give_the_same_files(processes, tmp_path, kills: int, rows: int) -> None:
-    """Which stories are under way when a round is full depends on timing; nothing that is written does."""
+    """The candidates that run when a round is full depend on timing; no written file does."""
     recipe = make_recipe(rounds={"count": 2, "accept": rows, "max_candidates": 200})
     questions = whole(processes, tmp_path / "whole", recipe)
     write_job(tmp_path / "killed", recipe)

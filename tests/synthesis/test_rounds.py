@@ -45,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @settings(max_examples=6, phases=[Phase.reuse, Phase.generate])  # a smaller seed is no simpler example
 @given(seed=st.integers(0, 10**6), comments=st.sampled_from(["always", "disputed", "never"]))
-def test_one_story_at_a_time_and_256_accept_the_same_rows_in_the_same_order(folder, seed: int, comments: str) -> None:
+def test_rows_are_the_same_with_1_and_256_candidates_in_flight(folder, seed: int, comments: str) -> None:
     recipe = small(seed=seed, review={"comments": comments})
     one, many = run(folder, recipe, 1, up_to_s=0.0), run(folder, recipe, 256)
     for result in (one, many):
@@ -157,21 +157,21 @@ def test_a_row_like_a_seed_is_a_duplicate_of_the_seed_even_when_the_seed_can_be_
 def test_a_round_is_never_fuller_than_asked(folder: Path) -> None:
     """`top` pushes out `middle`, which had kept out both of its sides: one candidate more, two rows more."""
     twenty, sine = math.cos(math.radians(20)), math.sin(math.radians(20))
-    told = {
+    given = {
         "middle": ((1, 0, 0), 9.0), "left": ((twenty, sine, 0), 8.1), "right": ((twenty, -sine, 0), 8.2),
         "top": ((twenty, 0, sine), 10.0),
     }  # fmt: skip
 
     class Angles:
         def encode(self, texts: list[str]) -> np.ndarray:
-            return np.array([told[text][0] for text in texts], np.float32).reshape(-1, 3)
+            return np.array([given[text][0] for text in texts], np.float32).reshape(-1, 3)
 
-    class Told(Round):
+    class GivenRound(Round):
         def _domain(self, index: int) -> str:
             return "qa"
 
         async def _generate(self, index: int, domain: str) -> Candidate:
-            name, (_, mean) = list(told.items())[index]
+            name, (_, mean) = list(given.items())[index]
             ended = Candidate(
                 candidate_id(1, index), 1, index, "qa", State.ACCEPTED, "told", instruction=name, mean=mean
             )
@@ -181,7 +181,7 @@ def test_a_round_is_never_fuller_than_asked(folder: Path) -> None:
     ledger = open_ledger(folder / "told.sqlite")
     recipe = make_recipe(rounds={"count": 1, "accept": 2, "max_candidates": 4})
     broker = Broker(ledger, EnginePool({}, 1.0))
-    result = asyncio.run(run_round(Told(make_setting(recipe), broker, ledger, {}, Angles(), 1, 1)))  # type: ignore[arg-type]
+    result = asyncio.run(run_round(GivenRound(make_setting(recipe), broker, ledger, {}, Angles(), 1, 1)))  # type: ignore[arg-type]
     ledger.close()
     assert {c.instruction: c.state.value for c in result.candidates} == {
         "middle": "duplicate", "left": "accepted", "right": "accepted", "top": "surplus"
@@ -284,13 +284,13 @@ def test_an_engine_lost_for_good_stops_the_round_at_once_and_nothing_goes_on_spe
             await run_one(folder / "lost.sqlite", small(), 16, script)
         at_the_end = asked
         await asyncio.sleep(0.05)
-        assert asked <= at_the_end + 16 * 3  # what was on its way to an engine, and not one story more
+        assert asked <= at_the_end + 16 * 3  # calls on their way to an engine, and no new candidate
         assert not [t for t in asyncio.all_tasks() if "_generate" in repr(t)]
 
     asyncio.run(scenario())
 
 
-def test_a_story_is_the_same_whichever_reviewer_answers_first(folder: Path) -> None:
+def test_order_of_reviewers_answers_does_not_change_the_candidate(folder: Path) -> None:
     """Reasons, calls and costs must not depend on who was fastest, not even when several reviewers fail."""
 
     def script(call: Call) -> Completion | Fault:
@@ -300,14 +300,14 @@ def test_a_story_is_the_same_whichever_reviewer_answers_first(folder: Path) -> N
 
     recipe = small()
     setting = make_setting(recipe)
-    stories = set()
+    outcomes = set()
     for attempt in range(6):
         names = {member.model.name for member in setting.members.values()}
         engines = {n: JitteryEngine(n, script, up_to_s=0.003) for n in names}
         ledger = open_ledger(folder / f"first-{attempt}.sqlite")
         broker = Broker(ledger, EnginePool(engines, 100.0), backoff_s=0.0)
         ended = asyncio.run(generate_candidate(setting, broker, grow({}, make_seeds()), 1, 3))
-        stories.add(repr(ended))
+        outcomes.add(repr(ended))
         assert ended.state is State.FAILED
         ledger.close()
-    assert len(stories) == 1
+    assert len(outcomes) == 1

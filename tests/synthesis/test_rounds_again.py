@@ -25,11 +25,11 @@ def test_a_round_that_ended_is_not_gone_through_again(tmp_path: Path, monkeypatc
     more = make_recipe(rounds={"count": 1, "accept": 10, "max_candidates": 120}, seed=3)
     fuller = run(tmp_path, more, 8, path=path)
     assert len(fuller.accepted) == 10
-    told = [candidate.response for candidate in first.candidates]
-    assert [candidate.response for candidate in fuller.candidates[: len(told)]] == told
+    responses = [candidate.response for candidate in first.candidates]
+    assert [candidate.response for candidate in fuller.candidates[: len(responses)]] == responses
 
 
-def test_after_another_recipe_was_begun_under_the_name_the_first_is_told_anew_from_its_answers(tmp_path: Path) -> None:
+def test_first_recipe_replays_its_answers_after_another_of_its_name(tmp_path: Path) -> None:
     path = tmp_path / "both.sqlite"
     first = run(tmp_path, small(seed=3), 8, path=path)
     asked = 0

@@ -17,7 +17,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from gra.config.arms import ArmSpec
 from gra.core.types import Seed
@@ -55,4 +55,5 @@ class MakeCandidates(Protocol):
 def find_runner(spec: ArmSpec) -> MakeCandidates:
     """Return the function that makes an arm's candidates."""
     module = importlib.import_module(f"gra.synthesis.arms.{spec.module}")
-    return cast(MakeCandidates, module.make_candidates)
+    runner: MakeCandidates = module.make_candidates
+    return runner

@@ -35,7 +35,7 @@ class Member:
     dimensions: tuple[str, ...] = DIMENSIONS
 
     def call(self, prompt: str, output: Output, *, role: CallPurpose, candidate: str, sample: int = 0) -> Call:
-        """Return a call to this member; judgments decode greedily, whatever the sampling settings."""
+        """Return a call to this member; judgments decode greedily, independent of the sampling settings."""
         system = (("system", self.system),) if self.system else ()
         return Call(
             model=self.model,

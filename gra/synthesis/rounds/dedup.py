@@ -100,12 +100,12 @@ class RoundDedup:
                 return last.index + 1
         return None
 
-    async def decide(self, prefix: int, *, neighbours: bool) -> list[Decision]:
+    async def decide(self, prefix: int, *, nearest: bool) -> list[Decision]:
         """Deduplicate the accepted candidates among the first `prefix` candidates, greedily in descending score.
 
         Args:
             prefix: how many candidates of the round count.
-            neighbours: whether to look up the most similar sample of kept rows too.
+            nearest: whether to look up the most similar sample of kept rows too.
         """
         passed = [candidate for candidate in self.passed if candidate.index < prefix]
         if not passed:
@@ -118,12 +118,12 @@ class RoundDedup:
             pool,
             self._dedup.threshold,
             texts=DedupTexts([c.text for c in passed], self._pool_texts, self._dedup.minhash),
-            neighbours=neighbours and len(passed) <= _NEIGHBOURS_UP_TO,
+            neighbours=nearest and len(passed) <= _NEIGHBOURS_UP_TO,
         )
 
     async def kept_by_domain(self, prefix: int) -> Counter[str]:
         """Count the rows among the first `prefix` candidates, by domain."""
-        decisions = await self.decide(prefix, neighbours=False)
+        decisions = await self.decide(prefix, nearest=False)
         return Counter(c.domain for c, d in zip(self.passed, decisions, strict=False) if d.kept)
 
     async def dispositions(self, prefix: int) -> tuple[dict[str, Disposition], Counter[str]]:
@@ -135,7 +135,7 @@ class RoundDedup:
         Returns:
             The disposition of each candidate that the gate accepted, by id; and the rows by domain.
         """
-        decisions = await self.decide(prefix, neighbours=True)
+        decisions = await self.decide(prefix, nearest=True)
         self._vectors = self._incremental = None  # the largest objects in memory, and no longer needed
         passed = self.passed[: len(decisions)]
         surplus = self._quotas.surplus([c for c, decision in zip(passed, decisions, strict=True) if decision.kept])

@@ -1,9 +1,8 @@
 """Run one round: generate candidates concurrently and decide them in candidate order (section 3.4).
 
-Candidates end in any order. Deduplication and the number of accepted rows are decided over the shortest prefix of
-candidates that yields enough rows, within the quotas. The round is that prefix, so neither concurrency nor a
-restart changes its dataset or lineage. Candidates begun beyond the prefix are counted, and their answers stay in the
-ledger. Fewer candidates are begun near the end of a round, so that few lie beyond it.
+Candidates end in any order. A round is the shortest prefix of candidates that yields enough rows within the quotas. So
+neither concurrency nor a restart changes its dataset or lineage. Candidates begun beyond the prefix are counted, and
+their answers stay in the ledger. Near the end of a round fewer candidates are begun, so that few lie beyond it.
 """
 
 from __future__ import annotations
@@ -31,8 +30,8 @@ from gra.synthesis.rounds.dedup import RoundDedup
 from gra.synthesis.rounds.quotas import ROUND_FULL, Quotas
 
 _FIRST = 4  # candidates begun at once at the start of a round
-# A round stops when so many times the candidates in flight have failed in a row for lack of an answer. One such wave
-# may be a server that restarts.
+# A round stops when twice as many candidates as are in flight have no answer in a row. One such wave may be a server
+# that restarts.
 _FAILED_WAVES = 2
 _LAST_INDEX = 999_999
 OnEnd = Callable[[Candidate, bool], None]  # a candidate that ended, and whether an earlier start had recorded it
@@ -172,7 +171,7 @@ class Round:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
             for index in running.values():
-                self._broker.account.end(candidate_id(self._number, index), told=False)
+                self._broker.account.end(candidate_id(self._number, index), finished=False)
 
     async def _admit_and_end(self, running: dict[asyncio.Task[Candidate], int], on_end: OnEnd) -> StopReason:
         """Begin candidates and take note of ended ones, until something stops the round."""

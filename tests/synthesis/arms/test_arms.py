@@ -65,7 +65,7 @@ def accepted(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 # --- arms -----------------------------------------------------------------------------------------------------------
 
 
-def test_vanilla_asks_nobody(made, tmp_path: Path) -> None:
+def test_vanilla_asks_no_model(made, tmp_path: Path) -> None:
     rows, facts = made(arm="vanilla", committee=None)
     assert {row["state"] for row in rows} == {"accepted"}
     assert len(rows) == 6
@@ -194,7 +194,7 @@ def test_what_the_default_path_asks_stays_what_it_was(made, tmp_path: Path) -> N
 PINNED = "72e02a129247e6e65a498b2737943252f8a193f01b7b353c88872f784d230d5a"
 
 
-def test_who_only_adjudicates_is_measured_when_the_stories_have_begun(made, tmp_path: Path) -> None:
+def test_adjudicator_is_measured_at_its_first_dispute(made, tmp_path: Path) -> None:
     models = {name: {"model": f"model-{name}", "roles": ["generator", "reviewer", "enricher"]} for name in "abcd"}
     models["judge"] = {"model": "model-judge", "roles": ["adjudicator"]}
     review = {"comments": "never", "control_items": 4, "accept_mean": 5.0, "dispute_std": 0.3}
@@ -205,10 +205,10 @@ def test_who_only_adjudicates_is_measured_when_the_stories_have_begun(made, tmp_
     assert list(facts["reviewers"]) == [*"abcd", "judge"]
     with sqlite3.connect(tmp_path / "run" / "ledger.sqlite") as db:
         asked = db.execute("SELECT member, candidate FROM calls ORDER BY rowid").fetchall()
-    probes = [member for member, candidate in asked if candidate.startswith("probe-")]
-    first = probes.index("judge")
-    assert set(probes[:first]) == set("abcd")
-    assert set(probes[first:]) == {"judge"}
+    measured_members = [member for member, candidate in asked if candidate.startswith("probe-")]
+    first = measured_members.index("judge")
+    assert set(measured_members[:first]) == set("abcd")
+    assert set(measured_members[first:]) == {"judge"}
     scale = facts["reviewers"]["judge"]["calibration"]
     assert any(ruling["score"] != fmean(ruling["values"].values()) for ruling in rulings), scale
     again, repeated = made("again", committee={"models": models}, review=review, rounds=few)
@@ -218,11 +218,11 @@ def test_who_only_adjudicates_is_measured_when_the_stories_have_begun(made, tmp_
     assert facts["committee_auc"] == pytest.approx(committee_auc([measured(name, r) for name, r in without.items()]))
 
 
-def measured(name: str, told: dict[str, Any]) -> ReviewerMeasurement:
-    """A reviewer as the manifest tells of it."""
-    good, bad = ({str(i): raw for i, raw in enumerate(told[kind])} for kind in ("good", "bad"))
-    scale = Logistic(**told["calibration"])
-    return ReviewerMeasurement(name, told["auc"], good, bad, told["unanswered"], scale, told["thresholds"])
+def measured(name: str, recorded: dict[str, Any]) -> ReviewerMeasurement:
+    """Return a reviewer's measurement as the manifest holds it."""
+    good, bad = ({str(i): raw for i, raw in enumerate(recorded[kind])} for kind in ("good", "bad"))
+    scale = Logistic(**recorded["calibration"])
+    return ReviewerMeasurement(name, recorded["auc"], good, bad, recorded["unanswered"], scale, recorded["thresholds"])
 
 
 # --- ablations ------------------------------------------------------------------------------------------------------
@@ -302,9 +302,9 @@ def test_a_round_that_cannot_be_filled_says_so_and_the_next_one_begins(made, tmp
         f"(qa {count[1, 'qa']} of 12, math {count[1, 'math']} of 12)"
     ) in notes
     lost = Counter(row["state"] for row in rows if row["round"] == 1 and row["state"] != "accepted")
-    told = [note.split() for note in notes if note.startswith("!   ")]
-    assert {state.rstrip(",") for _, _, state, *_ in told} <= set(lost)
-    assert 0 < sum(int(number) for _, number, *_ in told[:3]) <= lost.total()
+    recorded = [note.split() for note in notes if note.startswith("!   ")]
+    assert {state.rstrip(",") for _, _, state, *_ in recorded} <= set(lost)
+    assert 0 < sum(int(number) for _, number, *_ in recorded[:3]) <= lost.total()
 
 
 def test_a_quota_without_two_seeds_is_refused_before_anything_is_spent(made, tmp_path: Path) -> None:

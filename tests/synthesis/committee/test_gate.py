@@ -78,13 +78,13 @@ def expecting(score: float) -> Completion:
 
 
 def judged(ledger: Ledger, scores: dict[str, float], adjudicator: float, **review: str) -> Candidate:
-    """The first candidate's story when its reviewers, in their seats, and its adjudicator give these scores."""
+    """Run the first candidate, with given scores of its reviewers, in order, and of its adjudicator."""
     made = make_recipe(review={"comments": "never", "ask": "expected", **review})
     assert made.committee is not None
     ids = {name: ModelId(m.model, m.model, "t") for name, m in made.committee.models.items()}
     members = make_members(made.committee, made.review, ids)
-    seats = [reviewer.name for reviewer in random_roles(members, 3, made.seed, 1, 0).reviewers]
-    said_by = dict(zip(seats, scores.values(), strict=True))
+    reviewers = [reviewer.name for reviewer in random_roles(members, 3, made.seed, 1, 0).reviewers]
+    said_by = dict(zip(reviewers, scores.values(), strict=True))
 
     def script(call: Call) -> Completion:
         if isinstance(call.output, Choice):
@@ -119,7 +119,7 @@ def test_two_of_three_reviewers_miss_a_fault_and_the_adjudicator_recovers_the_ve
     assert (caught.disputed, caught.state, caught.reason) == (True, State.REJECTED, "adjudicator rejected it")
 
 
-def test_two_of_three_reviewers_wrongly_condemn_and_nobody_is_asked(ledger: Ledger) -> None:
+def test_wrong_majority_of_reviewers_is_no_dispute(ledger: Ledger) -> None:
     """The paper's gate rejects a low mean without adjudication: the adjudicator can take away, and never rescue."""
     condemned = judged(ledger, {"wrong": 5.0, "wrong too": 6.0, "right": 9.5}, 9.5)
     assert (condemned.disputed, condemned.ruling) == (False, None)
@@ -130,7 +130,7 @@ def test_two_of_three_reviewers_wrongly_condemn_and_nobody_is_asked(ledger: Ledg
 def test_without_an_adjudicator_the_recipe_settles_disputes(ledger: Ledger, disputed: str, state: State) -> None:
     settled = judged(ledger, {"R1": 9.9, "R2": 9.5, "R3": 5.0}, 1.0, disputed=disputed)
     assert (settled.disputed, settled.ruling, settled.adjudicator) == (True, None, "")
-    assert (settled.state, settled.reason) == (state, f"disputed: {state}, nobody adjudicates")
+    assert (settled.state, settled.reason) == (state, f"disputed: {state} without an adjudicator")
 
 
 @pytest.mark.parametrize(("adjudicator_says", "state"), [(9, State.ACCEPTED), (8, State.ACCEPTED), (7, State.REJECTED)])

@@ -1,4 +1,4 @@
-"""Assignments: balanced laps are exactly even, fixed and single casts are what the recipe says, and ablations share."""
+"""Role assignment: balanced cycles are even, fixed and single roles follow the recipe, ablations share calls."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def people(families: list[str], roles: tuple[str, ...] = ALL) -> dict[str, Membe
 def lap(
     members: dict[str, Member], reviewers: int, seed: int, number: int = 0, judged: bool = True
 ) -> list[RoleAssignment]:
-    """One lap: as many casts as there are pairs of a generator and somebody else who may review."""
+    """Return one cycle: as many assignments as pairs of a generator and another member that may review."""
     size = sum(
         sum("reviewer" in other.roles and other is not member for other in members.values())
         for member in members.values()
@@ -54,13 +54,13 @@ sizes = st.integers(3, 9).flatmap(lambda n: st.tuples(st.just(n), st.integers(1,
 def test_in_a_balanced_lap_every_pair_occurs_equally_often(size, families, seed: int, number: int) -> None:
     n, reviewers = size
     members = people(families[:n])
-    casts = lap(members, reviewers, seed, number)
-    for roles in casts:
+    assignments = lap(members, reviewers, seed, number)
+    for roles in assignments:
         assert roles.adjudicator is not None
         names = [roles.generator.name, roles.adjudicator.name, *(r.name for r in roles.reviewers)]
         assert len(set(names)) == len(names) == reviewers + 2
-    reviewed = Counter((roles.generator.name, r.name) for roles in casts for r in roles.reviewers)
-    judged = Counter((roles.generator.name, roles.adjudicator.name) for roles in casts if roles.adjudicator)
+    reviewed = Counter((roles.generator.name, r.name) for roles in assignments for r in roles.reviewers)
+    judged = Counter((roles.generator.name, roles.adjudicator.name) for roles in assignments if roles.adjudicator)
     assert len(reviewed) == len(judged) == n * (n - 1)
     assert set(reviewed.values()) == {reviewers}
     assert set(judged.values()) == {1}
@@ -76,21 +76,21 @@ def test_balance_holds_with_dedicated_roles(writers: int, readers: int, judges: 
     named = {
         key: Member(key, ModelId(key, key, "t"), None, SAMPLING, m.roles, m.ask, m.family) for key, m in members.items()
     }
-    casts = lap(named, 2, seed)
-    reviewed = Counter((roles.generator.name, r.name) for roles in casts for r in roles.reviewers)
+    assignments = lap(named, 2, seed)
+    reviewed = Counter((roles.generator.name, r.name) for roles in assignments for r in roles.reviewers)
     assert set(reviewed.values()) == {2}
     assert len(reviewed) == writers * readers + readers * (readers - 1)
-    assert {roles.adjudicator.name[0] for roles in casts if roles.adjudicator} == {"j"}
+    assert {roles.adjudicator.name[0] for roles in assignments if roles.adjudicator} == {"j"}
 
 
 @given(st.integers(2, 4), st.integers(2, 4), st.integers(0, 10**6))
 def test_families_are_mixed_on_every_panel(families: int, each: int, seed: int) -> None:
-    """With as many seats as families, nobody sits beside kin: even over a whole lap, without luck."""
+    """With as many reviewers as families, no two reviewers of a candidate are of one family."""
     members = people([f"family-{i % families}" for i in range(families * each)], ("reviewer",))
     writer = Member("w", ModelId("w", "w", "t"), None, SAMPLING, ("generator",), "integers")
-    casts = lap({**members, "w": writer}, families, seed, judged=False)
-    assert len(casts) == families * each
-    for roles in casts:
+    assignments = lap({**members, "w": writer}, families, seed, judged=False)
+    assert len(assignments) == families * each
+    for roles in assignments:
         assert len({r.family for r in roles.reviewers}) == families
         assert roles.adjudicator is None
 
@@ -107,7 +107,7 @@ def recipe(members: int = 5, committee: dict[str, Any] | None = None, **changes:
     return make_recipe(committee={"models": models} | (committee or {}), **changes)
 
 
-def seated(made: SynthesisRecipe) -> dict[str, Member]:
+def members_of_recipe(made: SynthesisRecipe) -> dict[str, Member]:
     committee = committee_of(made)
     assert committee is not None
     ids = {name: ModelId(m.model, m.model, "t") for name, m in committee.models.items()}
@@ -129,27 +129,27 @@ def names(roles: RoleAssignment) -> tuple[str, str, str]:
         ({"assignment": "single", "reviewers": 0, "lead": "d"}, ("d", "", "")),
     ],
 )
-def test_fixed_and_single_casts_never_change(committee, expected) -> None:
+def test_fixed_and_single_roles_never_change(committee, expected) -> None:
     made = recipe(committee=committee)
-    check_assignment(made, seated(made))
-    assert {names(assign_roles(made, seated(made), round_, index)) for round_ in (0, 1, 2) for index in range(5)} == {
-        expected
-    }
+    check_assignment(made, members_of_recipe(made))
+    assert {
+        names(assign_roles(made, members_of_recipe(made), round_, index)) for round_ in (0, 1, 2) for index in range(5)
+    } == {expected}
 
 
 @pytest.mark.parametrize("assignment", ["random", "balanced"])
 def test_an_ablation_asks_the_reviewers_that_the_full_method_asked(assignment: str) -> None:
-    """So that its calls are in the ledger already: fewer reviewers, or nobody who adjudicates, moves no other seat."""
+    """Fewer reviewers or no adjudicator change no other role, so that the ledger holds those calls."""
     full, one, none, mean_only = (
         recipe(committee={"assignment": assignment, "reviewers": reviewers}, review={"disputed": disputed})
         for reviewers, disputed in ((3, "adjudicate"), (1, "adjudicate"), (0, "adjudicate"), (3, "accept"))
     )
     for index in range(60):
-        generator, reviewers, judge = names(assign_roles(full, seated(full), 1, index))
+        generator, reviewers, judge = names(assign_roles(full, members_of_recipe(full), 1, index))
         assert judge
-        assert names(assign_roles(mean_only, seated(mean_only), 1, index)) == (generator, reviewers, "")
-        assert names(assign_roles(one, seated(one), 1, index)) == (generator, reviewers[0], "")
-        assert names(assign_roles(none, seated(none), 1, index)) == (generator, "", "")
+        assert names(assign_roles(mean_only, members_of_recipe(mean_only), 1, index)) == (generator, reviewers, "")
+        assert names(assign_roles(one, members_of_recipe(one), 1, index)) == (generator, reviewers[0], "")
+        assert names(assign_roles(none, members_of_recipe(none), 1, index)) == (generator, "", "")
 
 
 @pytest.mark.parametrize(
@@ -164,39 +164,37 @@ def test_an_ablation_asks_the_reviewers_that_the_full_method_asked(assignment: s
              {"kind": "format", "mode": "score", "domains": ["qa"]}], False),
     ],
 )  # fmt: skip
-def test_a_seated_program_is_a_review_that_can_be_disputed(
-    reviewers: int, programs: list[dict[str, Any]], judged: bool
-) -> None:
+def test_scoring_verifier_can_cause_a_dispute(reviewers: int, programs: list[dict[str, Any]], judged: bool) -> None:
     made = recipe(committee={"reviewers": reviewers}, review={"verifiers": programs})
     assert adjudicates(made) is judged
-    assert (assign_roles(made, seated(made), 1, 0).adjudicator is not None) is judged
+    assert (assign_roles(made, members_of_recipe(made), 1, 0).adjudicator is not None) is judged
     lenient = recipe(committee={"reviewers": reviewers}, review={"verifiers": programs, "disputed": "accept"})
     assert not adjudicates(lenient)
 
 
-def test_a_single_member_has_nobody_to_adjudicate() -> None:
-    seat = {"kind": "math", "mode": "score"}
+def test_single_member_has_no_adjudicator() -> None:
+    scoring = {"kind": "math", "mode": "score"}
     alone = {"models": {"a": "model-a"}, "assignment": "single", "reviewers": 1}
-    assert not adjudicates(make_recipe(committee=alone, review={"verifiers": [seat]}))
+    assert not adjudicates(make_recipe(committee=alone, review={"verifiers": [scoring]}))
 
 
 def test_without_disputes_to_settle_a_committee_may_be_one_smaller() -> None:
     four = recipe(4)
     with pytest.raises(RecipeError, match="3 reviewers are asked for"):
-        check_assignment(four, seated(four))
+        check_assignment(four, members_of_recipe(four))
     lenient = recipe(4, review={"disputed": "reject"})
-    check_assignment(lenient, seated(lenient))
-    assert len(random_roles(seated(lenient), 3, 0, 1, 0, adjudicated=False).reviewers) == 3
+    check_assignment(lenient, members_of_recipe(lenient))
+    assert len(random_roles(members_of_recipe(lenient), 3, 0, 1, 0, adjudicated=False).reviewers) == 3
 
 
 def test_what_cannot_be_even_is_refused() -> None:
     models = {name: {"model": name} for name in "abcd"} | {"e": {"model": "e", "roles": ["generator", "reviewer"]}}
     made = make_recipe(committee={"models": models, "assignment": "balanced", "reviewers": 2})
     with pytest.raises(RecipeError, match="cannot be even when only some of `a`'s reviewers may adjudicate"):
-        check_assignment(made, seated(made))
+        check_assignment(made, members_of_recipe(made))
     small = recipe(4, committee={"assignment": "balanced"})
     with pytest.raises(RecipeError, match="when `a` generates only 3 are left"):
-        check_assignment(small, seated(small))
+        check_assignment(small, members_of_recipe(small))
 
 
 @pytest.mark.parametrize(
@@ -216,10 +214,10 @@ def test_a_lead_must_have_the_roles_it_plays() -> None:
     models = {"a": {"model": "a", "roles": ["reviewer"]}, "b": {"model": "b", "roles": ["generator"]}}
     fixed = make_recipe(committee={"models": models, "assignment": "fixed", "lead": "a", "reviewers": 1})
     with pytest.raises(RecipeError, match="`lead: a` cannot generate"):
-        check_assignment(fixed, seated(fixed))
+        check_assignment(fixed, members_of_recipe(fixed))
     single = make_recipe(committee={"models": models, "assignment": "single", "reviewers": 1})
     with pytest.raises(RecipeError, match="`b` is `single` and must be able to be reviewer"):
-        check_assignment(single, seated(single))
+        check_assignment(single, members_of_recipe(single))
 
 
 def test_families_come_from_the_catalog_or_from_the_recipe() -> None:
@@ -230,6 +228,6 @@ def test_families_come_from_the_catalog_or_from_the_recipe() -> None:
         "other": {"model": "./unknown"},
     }
     made = make_recipe(committee={"models": models, "reviewers": 2})
-    assert {name: member.family for name, member in seated(made).items()} == {
+    assert {name: member.family for name, member in members_of_recipe(made).items()} == {
         "llama": "llama-3.1", "tulu": "llama-3.1", "mine": "llama-3.1", "other": ""
     }  # fmt: skip

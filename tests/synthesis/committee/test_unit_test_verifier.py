@@ -34,8 +34,8 @@ from gra.synthesis.committee.verifiers import UnitTestVerifier, make_verifiers
 
 fresh = itertools.count()
 PERMISSION = Permission("a test")
-VETO = {"kind": "tests", "mode": "filter"}
-SEAT = {"kind": "tests", "mode": "score"}
+FILTER = {"kind": "tests", "mode": "filter"}
+SCORE = {"kind": "tests", "mode": "score"}
 TESTS = "assert double(2) == 4\nassert double(-1) == -2\n"
 RIGHT = "Here it is:\n\n```python\ndef double(n):\n    return 2 * n\n```"
 WRONG = "```python\ndef double(n):\n    return n * n\n```"
@@ -51,8 +51,8 @@ def recipe_with(section: dict[str, Any], **changes: Any) -> SynthesisRecipe:
     return make_recipe(arm="refined", review={"comments": "never", "verifiers": [section]}, **changes)
 
 
-def judged(folder: Path, response: str, tests: str = TESTS, section: dict[str, Any] = VETO) -> Candidate:
-    """The story of one seed whose refined response is this one."""
+def judged(folder: Path, response: str, tests: str = TESTS, section: dict[str, Any] = FILTER) -> Candidate:
+    """Return the candidate of one seed whose refined response is given."""
     recipe = recipe_with(section)
     assert recipe.committee is not None
     ids = {name: ModelId(m.model, f"sha256:{m.model}", "t") for name, m in recipe.committee.models.items()}
@@ -84,13 +84,13 @@ def test_a_wrong_program_is_rejected_before_a_reviewer_is_asked(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(("response", "score"), [(RIGHT, 10.0), (WRONG, 0.0)])
-def test_on_a_seat_it_scores_ten_or_nothing(tmp_path: Path, response: str, score: float) -> None:
-    ended = judged(tmp_path, response, section=SEAT)
+def test_scoring_test_verifier_gives_ten_or_zero(tmp_path: Path, response: str, score: float) -> None:
+    ended = judged(tmp_path, response, section=SCORE)
     assert ended.mean == pytest.approx((9 + 9 + 9 + score) / 4)
     assert len(ended.reviews) == 3
 
 
-def test_without_tests_it_abstains_and_the_story_says_why(tmp_path: Path) -> None:
+def test_verifier_abstains_without_tests(tmp_path: Path) -> None:
     ended = judged(tmp_path, RIGHT, tests="")
     assert ended.verifications == (Abstained("tests", "filter", "no tests came with the instruction"),)
     assert ended.state is State.ACCEPTED
@@ -142,8 +142,8 @@ def test_no_permission_no_program(tmp_path: Path, capsys: pytest.CaptureFixture[
     with pytest.raises(
         CodeExecutionRefused, match=r"`kind: tests` of `review\.verifiers` runs code that a model wrote"
     ):
-        make_verifiers(recipe_with(VETO).review.verifiers, {})
-    write_job(tmp_path, recipe_with(VETO))
+        make_verifiers(recipe_with(FILTER).review.verifiers, {})
+    write_job(tmp_path, recipe_with(FILTER))
     arguments = ["synthesize", str(tmp_path / "recipe.yaml"), "--dry-run", "--runs", str(tmp_path)]
     with pytest.raises(SystemExit) as refused:
         main(arguments)
@@ -156,7 +156,7 @@ def test_no_permission_no_program(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_an_experiment_says_it_for_its_arms(tmp_path: Path) -> None:
-    write_job(tmp_path, recipe_with(VETO))
+    write_job(tmp_path, recipe_with(FILTER))
     root = ROOT
     recipe = {
         "name": "x", "arms": {"r": str(tmp_path / "recipe.yaml")}, "baseline": "r",
@@ -174,7 +174,7 @@ def test_a_plan_runs_nothing_and_needs_the_word_that_the_run_will_need(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("gra.forecast.memory.cached", lambda name: False)
-    write_job(tmp_path, recipe_with(VETO))
+    write_job(tmp_path, recipe_with(FILTER))
     asked = ["plan", str(tmp_path / "recipe.yaml"), "--runs", str(tmp_path / "runs")]
     with pytest.raises(SystemExit) as refused:
         main(asked)
@@ -207,7 +207,7 @@ def test_a_whole_run_records_verdicts_and_where_programs_ran(tmp_path: Path) -> 
             return said(RIGHT if "s-right" in call.messages[-1][1] else WRONG)
         return answer_by_content(call)
 
-    write_job(tmp_path, recipe_with(VETO))
+    write_job(tmp_path, recipe_with(FILTER))
     rows = [
         {"id": f"s-{name}", "domain": "math", "instruction": f"Write double(n), case s-{name}.", "response": "…",
          **({"tests": TESTS} if name != "bare" else {})}
@@ -215,17 +215,17 @@ def test_a_whole_run_records_verdicts_and_where_programs_ran(tmp_path: Path) -> 
     ]  # fmt: skip
     (tmp_path / "seeds.jsonl").write_text("".join(canonical_json(row) + "\n" for row in rows), encoding="utf-8")
     make(tmp_path, answer=answer, permission=PERMISSION)
-    told = {c.parents[0]: c for c in read_candidates(tmp_path / "lineage.parquet")}
-    assert {name: c.verifications[0].outcome for name, c in told.items()} == {
+    by_seed = {c.parents[0]: c for c in read_candidates(tmp_path / "lineage.parquet")}
+    assert {name: c.verifications[0].outcome for name, c in by_seed.items()} == {
         "s-right": "passed", "s-wrong": "failed", "s-bare": "abstained",
     }  # fmt: skip
-    assert told["s-wrong"].reason == "program tests: its tests do not pass"
-    assert (told["s-right"].tests, told["s-bare"].tests) == (TESTS, "")
+    assert by_seed["s-wrong"].reason == "program tests: its tests do not pass"
+    assert (by_seed["s-right"].tests, by_seed["s-bare"].tests) == (TESTS, "")
     facts = json.loads((tmp_path / "manifest.json").read_text())["synthesis"]
     assert facts["code_execution"]["allowed_by"] == "a test"
     assert facts["programs"]["tests"] == {"takes": "veto", "passed": 1, "failed": 1, "abstained": 1}
     console = Console(width=140, record=True, file=io.StringIO())
-    console.print(explain(tmp_path, told["s-wrong"].id))
+    console.print(explain(tmp_path, by_seed["s-wrong"].id))
     page = console.export_text()
     assert "assert double(2) == 4" in page
     assert "broken: failed: AssertionError in `assert double(-1) == -2`" in page
@@ -233,7 +233,7 @@ def test_a_whole_run_records_verdicts_and_where_programs_ran(tmp_path: Path) -> 
 
 def test_a_recipe_whose_responses_have_no_tests_says_so(tmp_path: Path) -> None:
     def notes(folder: Path, **changes: Any) -> str:
-        write_job(folder, make_recipe(review={"comments": "never", "verifiers": [VETO]}, **changes))
+        write_job(folder, make_recipe(review={"comments": "never", "verifiers": [FILTER]}, **changes))
         make(folder, permission=PERMISSION)
         return (folder / "log.jsonl").read_text(encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""Programs in the story: vetoes before reviewers are asked, seats in the mean, abstentions that count as nothing."""
+"""Verifiers: filters reject before reviews, scores count in the mean, abstentions count as nothing."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from gra.synthesis.summary import CandidateCounts
 fresh = itertools.count()
 
 
-def told(
+def run_candidate(
     folder: Path,
     script: Script,
     *sections: dict[str, Any],
@@ -48,7 +48,7 @@ def told(
     reviewers: int = 3,
     **review: Any,
 ) -> Candidate:
-    """One candidate's story under a recipe with these programs."""
+    """Run one candidate under a recipe with these verifiers."""
     recipe = make_recipe(
         domains=["math"],
         committee={"models": models or {name: f"model-{name}" for name in "abcde"}, "reviewers": reviewers},
@@ -68,24 +68,24 @@ def told(
         ledger.close()
 
 
-MATH_VETO = {"kind": "math", "mode": "filter"}
-FORM_VETO = {"kind": "format", "mode": "filter"}
-FORM_SEAT = {"kind": "format", "mode": "score"}
+MATH_FILTER = {"kind": "math", "mode": "filter"}
+FORMAT_FILTER = {"kind": "format", "mode": "filter"}
+FORMAT_SCORE = {"kind": "format", "mode": "score"}
 
 
-def test_a_veto_ends_the_story_before_a_reviewer_scores(tmp_path: Path) -> None:
+def test_failed_filter_rejects_before_any_review(tmp_path: Path) -> None:
     asked: list[Call] = []
     script = committee("What is 6 times 7?", "6 * 7 = 48, so 48.", asked=asked)
-    ended = told(tmp_path, script, MATH_VETO)
+    ended = run_candidate(tmp_path, script, MATH_FILTER)
     assert (ended.state, ended.reason) == (State.REJECTED, "program math: wrong arithmetic")
     assert ended.verifications == (Verified("math", "filter", (), ("6 * 7 = 48",), 0.0),)
     assert (ended.reviews, ended.mean) == ((), None)
     assert sum(call.role == "reviewer" for call in asked) == 3  # the instruction checks
 
 
-def test_a_veto_that_passes_or_abstains_leaves_the_rest_to_the_committee(tmp_path: Path) -> None:
+def test_passed_or_abstaining_filter_leaves_the_decision_to_reviewers(tmp_path: Path) -> None:
     script = committee("What is 6 times 7?", "6 * 7 = 42.")
-    ended = told(tmp_path, script, MATH_VETO, FORM_VETO)
+    ended = run_candidate(tmp_path, script, MATH_FILTER, FORMAT_FILTER)
     assert ended.state is State.ACCEPTED
     passed, silent = ended.verifications
     assert passed == Verified("math", "filter", ("6 * 7 = 42",), (), 10.0)
@@ -93,12 +93,12 @@ def test_a_veto_that_passes_or_abstains_leaves_the_rest_to_the_committee(tmp_pat
     assert ended.mean == 9.0  # of the three reviewers alone
 
 
-def test_the_first_veto_in_the_recipes_order_gives_the_reason(tmp_path: Path) -> None:
+def test_first_failed_filter_gives_the_reason(tmp_path: Path) -> None:
     script = committee("What is 6 times 7? Use at most 2 words.", "Well, 6 * 7 = 48.")
-    first = told(tmp_path, script, FORM_VETO, MATH_VETO)
+    first = run_candidate(tmp_path, script, FORMAT_FILTER, MATH_FILTER)
     assert first.reason == "program format: a demand on its form is not met"
     assert [verdict.verifier for verdict in first.verifications] == ["format"]
-    assert told(tmp_path, script, MATH_VETO, FORM_VETO).reason.startswith("program math")
+    assert run_candidate(tmp_path, script, MATH_FILTER, FORMAT_FILTER).reason.startswith("program math")
 
 
 @pytest.mark.parametrize(
@@ -109,9 +109,9 @@ def test_the_first_veto_in_the_recipes_order_gives_the_reason(tmp_path: Path) ->
         ("A Small Reply of many words", 0.0, State.REJECTED),
     ],
 )
-def test_a_seat_counts_in_mean_and_spread(tmp_path: Path, answer: str, score: float, state: State) -> None:
+def test_scoring_verifier_counts_in_mean_and_spread(tmp_path: Path, answer: str, score: float, state: State) -> None:
     script = committee("Say hello in lowercase letters and at most 4 words.", answer)
-    ended = told(tmp_path, script, FORM_SEAT, dispute_std=2.0)
+    ended = run_candidate(tmp_path, script, FORMAT_SCORE, dispute_std=2.0)
     (verdict,) = ended.verifications
     assert isinstance(verdict, Verified)
     assert verdict.score == score
@@ -120,46 +120,46 @@ def test_a_seat_counts_in_mean_and_spread(tmp_path: Path, answer: str, score: fl
     assert ended.state is state
 
 
-def test_an_abstention_on_a_seat_is_no_score(tmp_path: Path) -> None:
-    ended = told(tmp_path, committee("Greet me, please.", "Hello."), FORM_SEAT)
+def test_abstention_of_a_scoring_verifier_is_no_score(tmp_path: Path) -> None:
+    ended = run_candidate(tmp_path, committee("Greet me, please.", "Hello."), FORMAT_SCORE)
     assert isinstance(ended.verifications[0], Abstained)
     assert (ended.mean, ended.std, ended.state) == (9.0, 0.0, State.ACCEPTED)
 
 
-def test_the_adjudicator_reads_what_a_seated_program_found(tmp_path: Path) -> None:
+def test_adjudicator_reads_findings_of_scoring_verifiers(tmp_path: Path) -> None:
     asked: list[Call] = []
     script = committee("Say hello in lowercase letters and at most 4 words.", "A Small Reply", asked=asked)
-    ended = told(tmp_path, script, FORM_SEAT, dispute_std=1.0)
+    ended = run_candidate(tmp_path, script, FORMAT_SCORE, dispute_std=1.0)
     assert ended.disputed
     (question,) = [call.messages[-1][1] for call in asked if call.role == "adjudicator"]
     assert "4 reviewers disagree" in question
     assert "a program found wrong: lowercase" in question
 
 
-def test_one_reviewer_and_a_seated_program_can_disagree(tmp_path: Path) -> None:
+def test_reviewer_and_scoring_verifier_can_disagree(tmp_path: Path) -> None:
     script = committee("Say hello in lowercase letters and at most 4 words.", "A Small Reply")
-    ended = told(tmp_path, script, FORM_SEAT, dispute_std=1.0, accept_mean=7.0, reviewers=1)
+    ended = run_candidate(tmp_path, script, FORMAT_SCORE, dispute_std=1.0, accept_mean=7.0, reviewers=1)
     assert (ended.mean, ended.disputed, ended.reason) == (7.0, True, "adjudicator kept it")
 
 
 def test_a_program_is_heard_only_in_its_domains(tmp_path: Path) -> None:
     script = committee("What is 6 times 7?", "6 * 7 = 48.")
-    recipe = make_recipe(review={"verifiers": [{**MATH_VETO, "domains": ["qa"]}]})
+    recipe = make_recipe(review={"verifiers": [{**MATH_FILTER, "domains": ["qa"]}]})
     assert recipe.review.verifiers[0].domains == ["qa"]
-    ended = told(tmp_path, script, {**MATH_VETO, "domains": ["math"]})
+    ended = run_candidate(tmp_path, script, {**MATH_FILTER, "domains": ["math"]})
     assert ended.state is State.REJECTED
     with pytest.raises(ValidationError, match="is for the domain `cooking`"):
-        make_recipe(review={"verifiers": [{**MATH_VETO, "domains": ["cooking"]}]})
+        make_recipe(review={"verifiers": [{**MATH_FILTER, "domains": ["cooking"]}]})
 
 
 def test_an_equation_that_the_exercise_gives_is_not_held_against_the_answer(tmp_path: Path) -> None:
     script = committee("Find the slip in 6 * 7 = 48.", "It says 6 * 7 = 48; in truth 6 * 7 = 42.")
-    assert told(tmp_path, script, MATH_VETO).state is State.ACCEPTED
+    assert run_candidate(tmp_path, script, MATH_FILTER).state is State.ACCEPTED
 
 
 @pytest.mark.parametrize(("answer", "passes"), [("3x = 18\nx = 6", True), ("3x = 15\nx = 5", False)])
 def test_a_stated_solution_is_put_into_the_exercises_equation(tmp_path: Path, answer: str, passes: bool) -> None:
-    ended = told(tmp_path, committee("Solve 3x + 7 = 25 for x.", answer), MATH_VETO)
+    ended = run_candidate(tmp_path, committee("Solve 3x + 7 = 25 for x.", answer), MATH_FILTER)
     assert (ended.state is State.ACCEPTED) is passes
 
 
@@ -187,7 +187,7 @@ def solving(own: str, *further: str) -> Script:
     ],
 )
 def test_independent_answers_vote(tmp_path: Path, own: str, further: list[str], outcome: str) -> None:
-    ended = told(tmp_path, solving(own, *further), CONSISTENT)
+    ended = run_candidate(tmp_path, solving(own, *further), CONSISTENT)
     assert ended.verifications[0].outcome == outcome
     assert (ended.state is State.REJECTED) is (outcome == "failed")
     if outcome == "failed":
@@ -195,8 +195,8 @@ def test_independent_answers_vote(tmp_path: Path, own: str, further: list[str], 
 
 
 @needs_math_verify
-def test_the_score_on_a_seat_is_the_share_that_agrees(tmp_path: Path) -> None:
-    ended = told(tmp_path, solving("It is 42.", "42", "42", "42", "41"), {**CONSISTENT, "mode": "score"})
+def test_scoring_verifier_gives_the_share_that_agrees(tmp_path: Path) -> None:
+    ended = run_candidate(tmp_path, solving("It is 42.", "42", "42", "42", "41"), {**CONSISTENT, "mode": "score"})
     assert ended.verifications[0] == Verified("consistency", "score", ("3 of 4 further answers agree on 42",), (), 7.5)
 
 
@@ -209,23 +209,23 @@ def test_further_answers_are_asked_of_other_weights_recorded_and_accounted_for(t
         asked.append(call)
         return inner(call)
 
-    ended = told(tmp_path, script, CONSISTENT, models={n: f"model-{n if n > 'b' else 'a'}" for n in "abcdef"})
+    ended = run_candidate(tmp_path, script, CONSISTENT, models={n: f"model-{n if n > 'b' else 'a'}" for n in "abcdef"})
     drawn = [call for call in asked if call.role == "solver"]
     weights = {name: f"model-{name if name > 'b' else 'a'}" for name in "abcdef"}
     assert len(drawn) == 4
     assert weights[ended.generator] not in {call.model.name for call in drawn}
     assert len({(call.model.name, call.sample) for call in drawn}) == 4
     assert ended.usage["solver"].calls == 4
-    again = told(tmp_path, solving("It is 42.", "42"), {**CONSISTENT, "by": "author"})
+    again = run_candidate(tmp_path, solving("It is 42.", "42"), {**CONSISTENT, "by": "author"})
     assert again.verifications[0].outcome == "passed"
 
 
 @needs_math_verify
-def test_what_a_solver_could_not_say_is_no_answer_and_a_lost_engine_fails_the_story(tmp_path: Path) -> None:
+def test_unusable_draw_gives_no_value_and_lost_engine_fails_the_candidate(tmp_path: Path) -> None:
     def cut(call: Call) -> Completion | None:
         return said("4", "length") if call.role == "solver" and call.sample == 1 else None
 
-    ended = told(tmp_path, committee("What is 6 times 7?", "42", fault=cut), {**CONSISTENT, "by": "author"})
+    ended = run_candidate(tmp_path, committee("What is 6 times 7?", "42", fault=cut), {**CONSISTENT, "by": "author"})
     assert ended.verifications[0] == Verified(
         "consistency", "filter", ("3 of 3 further answers agree on 42",), (), 10.0
     )
@@ -233,33 +233,33 @@ def test_what_a_solver_could_not_say_is_no_answer_and_a_lost_engine_fails_the_st
     def lost(call: Call) -> Fault | None:
         return Fault("error", "too long for the context", permanent=True) if call.role == "solver" else None
 
-    ended = told(tmp_path, committee("What is 6 times 7?", "42", fault=lost), {**CONSISTENT, "by": "author"})
+    ended = run_candidate(tmp_path, committee("What is 6 times 7?", "42", fault=lost), {**CONSISTENT, "by": "author"})
     assert ended.state is State.FAILED
     assert "too long for the context" in ended.reason
 
 
 @needs_math_verify
-def test_nobody_to_answer_again_is_a_mistake_in_the_recipe(tmp_path: Path) -> None:
+def test_recipe_without_solver_is_refused(tmp_path: Path) -> None:
     one = {name: {"model": "model-a", "sampling": {"temperature": 0.0}} for name in "abcde"}
     script = committee("What is 6 times 7?", "42")
     with pytest.raises(RecipeError, match="add a member with the role `generator` and other weights"):
-        told(tmp_path, script, CONSISTENT, models=one)
+        run_candidate(tmp_path, script, CONSISTENT, models=one)
     with pytest.raises(RecipeError, match=r"needs a `sampling\.temperature` above 0"):
-        told(tmp_path, script, {**CONSISTENT, "by": "author"}, models=one)
+        run_candidate(tmp_path, script, {**CONSISTENT, "by": "author"}, models=one)
 
 
 def test_without_math_verify_nothing_is_spent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "math_verify", None)
     asked: list[Call] = []
     with pytest.raises(RecipeError, match=r"by math-verify, which is not installed; install it \(pip install"):
-        told(tmp_path, committee("What is 6 times 7?", "42", asked=asked), CONSISTENT)
+        run_candidate(tmp_path, committee("What is 6 times 7?", "42", asked=asked), CONSISTENT)
     assert asked == []
-    assert told(tmp_path, committee("What is 6 times 7?", "6 * 7 = 42."), MATH_VETO).state is State.ACCEPTED
+    assert run_candidate(tmp_path, committee("What is 6 times 7?", "6 * 7 = 42."), MATH_FILTER).state is State.ACCEPTED
 
 
 @dataclass(frozen=True)
 class Shortness:
-    """A program as somebody else might plug it in."""
+    """A verifier as a user may write it."""
 
     recipe: VerifierConfig
     resources: VerifierResources
@@ -276,8 +276,11 @@ def test_a_program_can_be_plugged_in(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(programs, "_MAKERS", dict(programs._MAKERS))
     programs.register("tests", Shortness)
     section = {"kind": "tests", "mode": "filter"}
-    assert told(tmp_path, committee("Say something.", "Hello there."), section).reason == "program tests: too long"
-    assert told(tmp_path, committee("Say something.", "Hi."), section).state is State.ACCEPTED
+    assert (
+        run_candidate(tmp_path, committee("Say something.", "Hello there."), section).reason
+        == "program tests: too long"
+    )
+    assert run_candidate(tmp_path, committee("Say something.", "Hi."), section).state is State.ACCEPTED
     assert versions([VerifierConfig.model_validate(section)]) == {"tests": "7"}
 
 
@@ -317,17 +320,17 @@ def test_a_resolved_recipe_with_programs_reads_back(tmp_path: Path) -> None:
     assert load_recipe(tmp_path / "again.yaml", SynthesisRecipe).recipe == loaded.recipe
 
 
-def test_lineage_funnel_and_story_say_which_program_said_what(tmp_path: Path) -> None:
+def test_lineage_and_funnel_name_each_verifier(tmp_path: Path) -> None:
     script = committee("What is 6 times 7? Use at most 20 words.", "[red]6 * 7 = 48[/red], so 6 * 7 = 48.")
-    seat = {"kind": "math", "mode": "score"}
-    vetoed = told(tmp_path, script, MATH_VETO)
-    seated = replace(told(tmp_path, script, FORM_VETO, seat), id="r1-000001")
-    candidates = [vetoed, seated]
+    scoring = {"kind": "math", "mode": "score"}
+    filtered = run_candidate(tmp_path, script, MATH_FILTER)
+    scored = replace(run_candidate(tmp_path, script, FORMAT_FILTER, scoring), id="r1-000001")
+    candidates = [filtered, scored]
     tally, none = VerifierCounts(), VerifierCounts()
-    tally.add(vetoed), tally.add(seated), none.add(replace(vetoed, verifications=()))
+    tally.add(filtered), tally.add(scored), none.add(replace(filtered, verifications=()))
     assert (none.summary(), json.dumps([steps(candidate)[PROGRAMS] for candidate in candidates])) == ({}, "[0, 1]")
     of_both, of_none = CandidateCounts(), CandidateCounts()
-    of_both.add(vetoed), of_both.add(seated), of_none.add(replace(vetoed, verifications=()))
+    of_both.add(filtered), of_both.add(scored), of_none.add(replace(filtered, verifications=()))
     assert (of_both.facts()["funnel"][PROGRAMS], PROGRAMS in of_none.facts()["funnel"]) == (1, False)
     assert tally.summary() == {"math": {"takes": "seat", "failed": 2}, "format": {"takes": "veto", "passed": 1}}
     (tmp_path / "dataset").mkdir()
@@ -347,8 +350,8 @@ def test_lineage_funnel_and_story_say_which_program_said_what(tmp_path: Path) ->
 
 
 def test_members_are_not_asked_for_programs_that_need_none(tmp_path: Path) -> None:
-    plain = told(tmp_path, committee("What is 6 times 7?", "6 * 7 = 42."))
-    checked = told(tmp_path, committee("What is 6 times 7?", "6 * 7 = 42."), MATH_VETO, FORM_VETO)
+    plain = run_candidate(tmp_path, committee("What is 6 times 7?", "6 * 7 = 42."))
+    checked = run_candidate(tmp_path, committee("What is 6 times 7?", "6 * 7 = 42."), MATH_FILTER, FORMAT_FILTER)
     assert checked.calls == plain.calls
     assert isinstance(make_verifiers([], {}), tuple)
 
