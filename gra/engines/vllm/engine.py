@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gra.core.child import is_secret
 from gra.core.errors import EngineUnavailable
 from gra.engines.types import BATCHES, Call, Choice, Completion, EngineStats, Fault, Json, Likelihood
 
@@ -37,7 +38,6 @@ _INHERITED_PREFIXES = (
     "PYTHON", "LC_", "CUDA_", "NVIDIA_", "NCCL_", "GLOO_", "TORCH", "PYTORCH_", "TRITON_", "VLLM_", "FLASHINFER_",
     "OMP_", "KMP_", "MKL_", "GOMP_", "MALLOC_", "ROCM_", "ROCR_", "HIP_", "HSA_", "AMD_", "TPU_", "XLA_", "NEURON_",
 )  # fmt: skip
-_SECRET = {"KEY", "APIKEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "CREDENTIALS", "AUTH"}
 _RESTARTS = 3  # of a child that is lost repeatedly without an answer in between
 
 
@@ -298,7 +298,7 @@ def inherited_environment() -> dict[str, str]:
     return {
         name: value
         for name, value in os.environ.items()
-        if (name in _INHERITED or name.startswith(_INHERITED_PREFIXES)) and not _SECRET & set(name.upper().split("_"))
+        if (name in _INHERITED or name.startswith(_INHERITED_PREFIXES)) and not is_secret(name)
     }
 
 

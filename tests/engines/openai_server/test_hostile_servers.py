@@ -378,7 +378,7 @@ def test_damaged_or_unknown_compression_is_a_fault(encoding: str) -> None:
      f"http://{'a' * 64}.example/v1", "http://a b/v1", "http://a\x00b/v1", "file:///etc/passwd", "http:///v1"],
 )  # fmt: skip
 def test_address_that_cannot_exist_is_refused(address: str) -> None:
-    with pytest.raises(ValueError, match="must be a whole address"):
+    with pytest.raises(RecipeError, match="must be a whole address"):
         BackendConfig(kind="openai", base_url=address)
 
 
@@ -388,5 +388,5 @@ def test_address_of_any_machine_is_taken() -> None:
 
 
 def test_concurrency_beyond_reason_is_refused() -> None:
-    with pytest.raises(ValueError, match="less than or equal to 10000"):
+    with pytest.raises(RecipeError, match="`concurrency` must be at most 10000"):
         BackendConfig(concurrency=10**18)
