@@ -1,13 +1,12 @@
-"""Tokens a second in training: our train.py beside TRL's own SFT script, with the same model, rows and options.
+"""Measure tokens a second in training: train.py beside TRL's own SFT script, with one model, rows and options.
 
-Run as: python benchmarks/training_throughput.py RECIPE [--steps 8] [--rows 70] [--repeat 2] [--json FILE]
-(RECIPE is a training recipe, for example recipes/smollm2-135m/sft/config_lora.yaml)
+    python benchmarks/training_throughput.py RECIPE [--steps 8] [--rows 70] [--repeat 2] [--json FILE]
 
-The rows are the quickstart's seeds. Both sides are processes of their own, in turn, and are told the recipe's options
-as they are on this machine. Tokens are those that are not padding, as train.py counts them (TRL's script can only count
-padding too); the time is the trainer's own, from before its first step to after its last, checkpoints included, loading
-left out. That both did the same work is seen from the losses of their steps, which are compared. A third run packs the
-rows, as `train.packing: true` does.
+RECIPE is a training recipe, for example recipes/smollm2-135m/sft/config_lora.yaml. The rows are the quickstart's seeds.
+Both sides run in turn, each in its own process, with the recipe's options on this machine. Tokens exclude padding, as
+train.py counts them; TRL's script can only count padding too. The time is the trainer's own, with checkpoints and
+without loading. The losses of their steps are compared, to show that both did the same work. A third run packs the rows
+(`train.packing: true`).
 """
 
 from __future__ import annotations
@@ -90,7 +89,7 @@ def ours(loaded: Loaded[TrainRecipe], overrides: list[str], folder: Path) -> Run
 
 
 def trls(loaded: Loaded[TrainRecipe], rows: Path, folder: Path, tokens: int) -> Run:
-    """Train with TRL's script on rows of so many tokens."""
+    """Train with TRL's script on rows with `tokens` tokens in all."""
     folder.mkdir()
     (folder / "config.yaml").write_text(yaml.safe_dump(trl_config(loaded, rows, folder)), encoding="utf-8")
     text = said(["-m", "trl.scripts.sft", "--config", str(folder / "config.yaml")])

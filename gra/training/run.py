@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -282,6 +283,8 @@ def _be_quiet() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     import torch
 
+    # TRL looks for vLLM whenever it is imported; training does not use it.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"trl\.generation")
     if not torch.accelerator.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # otherwise DeepSpeed guesses, and prints a warning
     import datasets

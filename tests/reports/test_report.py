@@ -286,7 +286,7 @@ def test_timeline_of_a_clock_that_was_set_back(back: float) -> None:
     assert 5 <= moments[-1] <= 21
 
 
-def test_a_stage_takes_as_long_as_it_takes_whatever_the_clock_says(tmp_path: Path, monkeypatch) -> None:
+def test_duration_of_a_stage_does_not_depend_on_the_clock(tmp_path: Path, monkeypatch) -> None:
     moments = iter([5000.0, 4000.0, 3000.0, 2000.0, 1000.0])
     monkeypatch.setattr("gra.core.progress.time.time", lambda: next(moments, 0.0))
     view = View(tmp_path / "log.jsonl", quiet=True)
@@ -345,7 +345,7 @@ def explained(run: Path, name: str, width: int = 120) -> str:
         (8, ["FAILED", "answer cut off at the length limit", "not written"]),
     ],
 )  # fmt: skip
-def test_explain_tells_every_ending(run: Path, index: int, words: list[str]) -> None:
+def test_explain_shows_every_ending(run: Path, index: int, words: list[str]) -> None:
     text = explained(run, f"r1-{index:06d}")
     always = [
         "generator ada",

@@ -1,4 +1,4 @@
-"""Runs that must come to the same: the same seed, a resumed run, other batches of the same rows, packed rows."""
+"""Runs that must give the same student: the same seed, a resumed run, other batches, packed rows."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_seed_decides_the_weights(tmp_path: Path, student: Path, data: Path) -
 
 @pytest.mark.parametrize("lora", [None, {"r": 4, "alpha": 8}], ids=["full", "lora"])
 def test_a_batch_may_be_taken_in_parts(tmp_path: Path, student: Path, data: Path, lora: Any) -> None:
-    """Four rows at once, two times two, four times one; answers differ in length, so means of means would not do."""
+    """Four rows at once, two by two, one by one; lengths differ, so a mean of means is wrong."""
     runs = []
     for rows in (4, 2, 1):
         options = {"per_device_train_batch_size": rows, "gradient_accumulation_steps": 4 // rows, "max_steps": 6}

@@ -1,4 +1,4 @@
-"""A misfit of model, tokenizer, rows, adapter or teacher is one sentence before weights are read, in a dry run too."""
+"""A misfit of model, tokenizer, rows or adapter is one sentence before weights are read, in a dry run too."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def with_tokens(folder: Path, target: Path, change: Callable[[Any], Any]) -> Pat
 
 
 def refused(recipe: Path, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """See that a dry run and a run refuse a recipe with exit code 2 and the same words, and load no weights."""
+    """Assert that a dry run and a run refuse a recipe with exit code 2 and load no weights."""
     from gra.training import run
 
     def fail(plan: Any) -> None:

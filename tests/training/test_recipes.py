@@ -163,7 +163,7 @@ def test_accelerate_and_the_planner_read_every_launch_file(path: Path) -> None:
     assert launch_from_file(path, 16, 2) == Launch(launch.strategy, 16, 2)
 
 
-def test_the_environment_of_a_launch_tells_how_it_was_launched() -> None:
+def test_environment_of_a_launch_describes_it() -> None:
     zero3 = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}
     several = {"WORLD_SIZE": "16", "LOCAL_WORLD_SIZE": "8"}
     assert launch_from_environment({}, cpu=True) == Launch("cpu")

@@ -69,8 +69,8 @@ def test_a_bad_line_of_a_csv_file(tmp_path: Path, line: str, problem: str) -> No
     path.write_text(f'domain,instruction,response\nqa,"two\nlines",b\n{line}\nqa,c,d\n')
     found = read(path, max_bad=0.5)
     assert [seed.instruction for seed in found.rows] == ["two\nlines", "c"]
-    (told,) = found.set_aside
-    assert told.startswith(f"{path}:4: {problem}")
+    (problem_shown,) = found.set_aside
+    assert problem_shown.startswith(f"{path}:4: {problem}")
 
 
 @pytest.mark.parametrize("closed", ["", 'qa,q90,a"90\n'])
@@ -91,7 +91,7 @@ def test_rows_behind_an_open_quotation_mark_are_not_lost_in_silence(tmp_path: Pa
         ("response", pa.array([b"\xff", b"\xfe"]).view(pa.string())),
     ],
 )
-def test_a_column_of_a_parquet_file_that_nobody_can_read(tmp_path: Path, column: str, cells: pa.Array) -> None:
+def test_unreadable_column_of_a_parquet_file_is_named(tmp_path: Path, column: str, cells: pa.Array) -> None:
     path = tmp_path / "seeds.parquet"
     pq.write_table(pa.table({"instruction": ["a", "b"], "response": ["a", "b"], column: cells}), path)
     with pytest.raises(DataError, match=rf"seeds\.parquet: the column `{column}` cannot be read"):

@@ -1,4 +1,4 @@
-"""Seed files of every form: bad rows are named with file and line and set aside, good ones come through untouched."""
+"""Seed rows of every form: bad rows are named with file and line, good rows stay as they are."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ rows = st.fixed_dictionaries(
 
 
 @given(st.lists(rows, min_size=1, max_size=5))
-def test_whatever_is_written_is_read(tmp_path_factory, made: list[dict[str, Any]]) -> None:
+def test_written_rows_are_read_as_they_are(tmp_path_factory, made: list[dict[str, Any]]) -> None:
     path = seed_file(tmp_path_factory.mktemp("seeds"), *made)
     found = load_seeds(path, DOMAINS).rows
     assert [(s.domain, s.instruction, s.response) for s in found] == [
@@ -142,7 +142,7 @@ def test_whatever_is_written_is_read(tmp_path_factory, made: list[dict[str, Any]
 # --- rows set aside -------------------------------------------------------------------------------------------------
 
 
-def test_a_few_bad_rows_are_set_aside_and_told(tmp_path: Path) -> None:
+def test_a_few_bad_rows_are_set_aside_and_reported(tmp_path: Path) -> None:
     path = seed_file(tmp_path, *[GOOD] * 60, "broken", *[GOOD] * 60)
     found = read(path)
     assert len(found.rows) == 120
