@@ -2,9 +2,9 @@
 
 Run as: python benchmarks/reviewer_questions.py RUN [RUN ...] [--json FILE]
 
-RUN is a run folder whose committee was measured on planted pairs (`review.control_items`) with members that are asked by
-`yes_no`; nothing is asked anew. For every model: AUC of the mean of all six questions and of their mean log-odds, AUC
-of each question alone, and the tokens that the cache did not spare, for the first question and for all six.
+RUN is a run folder whose committee was measured on control items (`review.control_items`), with members that are asked
+by `yes_no`; nothing is asked anew. For every model: AUC of the mean of all six questions and of their mean log-odds,
+AUC of each question alone, and the tokens that the cache did not spare, for the first question and for all six.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ the queues, the residency and its policy.
 
 Five 8B models write and review stories as in the paper; of five, one, two or three fit at once. Policies:
 
-- gra: ours (`gra/engines/scheduling/swap_policy.py`), with engines that sleep, and calls in flight that sleep with them.
+- gra: ours (`gra/engines/scheduling/swap_policy.py`), with engines that sleep together with their calls in flight.
 - gra, calls end first: ours, where a model that gives way first ends its calls in flight.
 - round-robin: the models take turns in a fixed order, with engines that sleep, and a turn lasts its time slice; of
   several slices the best is shown. `round-robin, drained` knows its queues: it passes over a model that nothing waits
