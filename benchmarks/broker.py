@@ -44,6 +44,7 @@ from gra.engines.mock import MockEngine
 from gra.engines.openai_server.engine import OpenAIEngine, ServerSettings
 from gra.engines.types import Answer, Call, Completion, Engine, Json, ModelId, SamplingSettings, Text
 from gra.ledger.ledger import Ledger
+from gra.ledger.schema import seal_verdict
 from gra.synthesis.candidate import candidate_id
 from gra.synthesis.committee.reviewer import score_schema
 from gra.synthesis.records import RecordedCandidates
@@ -247,14 +248,21 @@ def write_ledger(path: Path, count: int) -> None:
     def rows() -> Iterator[tuple[Any, ...]]:
         for index in range(count):
             name, fitting = candidate_id(1, index), by_domain[made._domain(index)]
+<<<<<<< HEAD
             record = dict(fitting[index % len(fitting)], id=name, index=index)
             record["instruction"] = f"{record['instruction']} {index}"
             yield "benchmark", name, json.dumps({"scope": made._scope, "story": record}), 0.0
+=======
+            story = dict(fitting[index % len(fitting)], id=name, index=index)
+            story["instruction"] = f"{story['instruction']} {index}"
+            record = json.dumps({"scope": made._scope, "story": story})
+            yield "benchmark", name, record, 0.0, seal_verdict("benchmark", name, record)
+>>>>>>> w-api
 
     ledger._db.execute("PRAGMA synchronous=OFF")
     ledger._db.execute("BEGIN")
     ledger._db.execute("DELETE FROM verdicts")
-    ledger._db.executemany("INSERT INTO verdicts VALUES (?, ?, ?, ?)", rows())
+    ledger._db.executemany("INSERT INTO verdicts (run, candidate, story, written, seal) VALUES (?, ?, ?, ?, ?)", rows())
     ledger._db.execute(_ANSWERS)
     ledger._db.execute("COMMIT")
     ledger.close()
@@ -293,6 +301,8 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json")] = None,
 ) -> None:
     """Measure and print one table."""
+    if only not in (None, "calls", "memory", "resume", "many", "dedup"):
+        raise typer.BadParameter(f"`--only {only}` is no part; see --help")
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

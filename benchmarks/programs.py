@@ -2,8 +2,8 @@
 
 Run as: python benchmarks/programs.py [--ifeval FILE] [--gsm8k FILE] [--gsm8k-held-out FILE] [--json FILE] [--show 20]
 
-IFEval (Zhou et al. 2023) names the demands of each of its prompts; the patterns of `gra.checks.instruction_constraints` were written
-with every other prompt in sight, so the figures are given for those ("seen") and for the rest ("held out"). The gold
+IFEval (Zhou et al. 2023) names the demands of each of its prompts. The patterns of `gra.checks.instruction_constraints`
+were written with every other prompt in sight. So figures are given for those ("seen") and the rest ("held out"). The
 solutions of GSM8K (Cobbe et al. 2021) are right, so every broken claim is a false alarm; in a second pass one result of
 each is changed, and a solution without a broken claim is a miss. False alarms of the training split were read while
 the rules were written, those of the test split were not. `--show` prints so many mistakes of the parts that were seen.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from gra.config.committee import Ask, Dimensions
-from gra.config.problems import did_you_mean
 from gra.config.section import Section
 from gra.core.types import DIMENSIONS, VerifierMode
 
@@ -16,10 +16,11 @@ VERIFIER_KINDS = ["math", "format", "consistency", "tests"]
 
 
 def _known_kind(kind: str) -> str:
-    if kind in VERIFIER_KINDS:
-        return kind
-    *first, last = map(repr, VERIFIER_KINDS)
-    raise ValueError(f"must be one of {', '.join(first)} or {last}, not {kind!r}{did_you_mean(kind, VERIFIER_KINDS)}")
+    if kind not in VERIFIER_KINDS:
+        *first, last = (f"'{known}'" for known in VERIFIER_KINDS)
+        expected = f"{', '.join(first)} or {last}"
+        raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": expected})
+    return kind
 
 
 VerifierKind = Annotated[str, AfterValidator(_known_kind)]
