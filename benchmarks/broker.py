@@ -248,16 +248,10 @@ def write_ledger(path: Path, count: int) -> None:
     def rows() -> Iterator[tuple[Any, ...]]:
         for index in range(count):
             name, fitting = candidate_id(1, index), by_domain[made._domain(index)]
-<<<<<<< HEAD
             record = dict(fitting[index % len(fitting)], id=name, index=index)
             record["instruction"] = f"{record['instruction']} {index}"
-            yield "benchmark", name, json.dumps({"scope": made._scope, "story": record}), 0.0
-=======
-            story = dict(fitting[index % len(fitting)], id=name, index=index)
-            story["instruction"] = f"{story['instruction']} {index}"
-            record = json.dumps({"scope": made._scope, "story": story})
-            yield "benchmark", name, record, 0.0, seal_verdict("benchmark", name, record)
->>>>>>> w-api
+            text = json.dumps({"scope": made._scope, "story": record})
+            yield "benchmark", name, text, 0.0, seal_verdict("benchmark", name, text)
 
     ledger._db.execute("PRAGMA synchronous=OFF")
     ledger._db.execute("BEGIN")

@@ -2,14 +2,8 @@
 
 Run as: python benchmarks/reviewer_questions.py RUN [RUN ...] [--json FILE]
 
-<<<<<<< HEAD
 RUN is a run folder whose `yes_no` members were measured on control items (`review.control_items`); no model is asked.
 For every model it shows an AUC: of the mean of all six questions, of their mean log-odds, of each question alone. It also shows the tokens read without the cache, for the first question and for all six.
-=======
-RUN is a run folder whose committee was measured on control items (`review.control_items`), with members that are asked
-by `yes_no`; nothing is asked anew. For every model: AUC of the mean of all six questions and of their mean log-odds,
-AUC of each question alone, and the tokens that the cache did not spare, for the first question and for all six.
->>>>>>> w-api
 """
 
 from __future__ import annotations

@@ -247,7 +247,9 @@ def row(label: str, found: Mapping[str, Mapping[str, float]], paid: Mapping[str,
     cells = []
     for kind in KINDS:
         at = found.get(kind)
-        cells.append("" if at is None else f"{at['auc' if kind in CONTROL_ITEMS else 'accuracy']:.2f} ({at['pairs']:.0f})")
+        cells.append(
+            "" if at is None else f"{at['auc' if kind in CONTROL_ITEMS else 'accuracy']:.2f} ({at['pairs']:.0f})"
+        )
     spent = ["", ""]
     if paid:
         cached = f", {paid['cached_tokens']:.0f} cached" if paid.get("cached_tokens", 0) >= 1 else ""

@@ -5,7 +5,6 @@ Takes some minutes of one core. The clock and the engines are simulated; the que
 
 Five 8B models write and review candidates as in the paper. Of five, one, two or three fit at once. Policies:
 
-<<<<<<< HEAD
 - gra: The policy in `gra/engines/scheduling/swap_policy.py`. Engines sleep, and their calls in flight are paused.
 - gra, calls end first: The same policy, but a model first ends its calls in flight.
 - round-robin: The models take turns in a fixed order, with engines that sleep. A turn lasts its time slice, and of
@@ -15,17 +14,6 @@ Five 8B models write and review candidates as in the paper. Of five, one, two or
 - round-robin, calls sleep: Time slices, and calls in flight are paused with their model.
 - reload: Models are ended and loaded anew. Next is the model of the oldest waiting call, once another has no call left.
 - gra, restarts: The policy of GRA where engines cannot sleep (a CPU).
-=======
-- gra: ours (`gra/engines/scheduling/swap_policy.py`), with engines that sleep together with their calls in flight.
-- gra, calls end first: ours, where a model that gives way first ends its calls in flight.
-- round-robin: the models take turns in a fixed order, with engines that sleep, and a turn lasts its time slice; of
-  several slices the best is shown. `round-robin, drained` knows its queues: it passes over a model that nothing waits
-  for, and a turn ends when nothing is left to do. Calls in flight end first, in both.
-- round-robin, calls sleep: time slices, and calls in flight sleep with their model as they do with ours.
-- reload: models are ended and loaded anew: first the one that the oldest waiting call asks for, as soon as there is
-  nothing left to do for one that is there.
-- gra, restarts: our policy where engines cannot sleep (a CPU).
->>>>>>> w-api
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gra.core.child import is_secret
 from gra.core.errors import EngineUnavailable
+from gra.core.processes.secrets import is_secret_name
 from gra.engines.types import BATCHES, Call, Choice, Completion, EngineStats, Fault, Json, Likelihood
 
 _MAX_LINE = 64 * 2**20
@@ -298,7 +298,7 @@ def inherited_environment() -> dict[str, str]:
     return {
         name: value
         for name, value in os.environ.items()
-        if (name in _INHERITED or name.startswith(_INHERITED_PREFIXES)) and not is_secret(name)
+        if (name in _INHERITED or name.startswith(_INHERITED_PREFIXES)) and not is_secret_name(name)
     }
 
 
