@@ -25,6 +25,7 @@ from gra.sandbox.exchange import Channel, CodeHost, Tester
 _MEGABYTE = 2**20
 _TICK_S = 0.1  # between two looks at what a confined process uses
 _MAX_VERDICT_BYTES, _MAX_DETAIL = 1 << 16, 1000
+_NOT_STARTED = "it could not be started"
 _OUT_OF_MEMORY, _NOT_CONFINED = 77, 78  # exit statuses of a confined process
 Status = dict[str, Any]
 Settings = Mapping[str, Any]  # limits, the expected isolation, and whether root started the sandbox
@@ -60,7 +61,9 @@ def main() -> None:
     content = _read_all(verdict_read, _MAX_VERDICT_BYTES)
     of_tests = tests_keeper.finish()
     of_code = code_keeper.finish()
-    broken = of_code.get("broken") or of_tests.get("broken")
+    # A process that was ended before it could report is only the consequence of what the other reported.
+    reasons = [status["broken"] for status in (of_code, of_tests) if status["broken"]]
+    broken = min(reasons, key=lambda reason: reason == _NOT_STARTED, default=None)
     verdict, detail = judge(read_verdict(content), of_code, of_tests, limits)
     outcome = {
         "verdict": verdict,
@@ -138,7 +141,7 @@ class _Keeper:
         lines = _read_all(self._status).splitlines()
         os.waitpid(self._pid, 0)
         status: Status = {"timed_out": False, "stopped": False, "excess": "", "signal": 0, "exit": 0, "cpu_s": 0.0}
-        status["broken"] = "it could not be started"
+        status["broken"] = _NOT_STARTED
         for line in lines:
             status |= json.loads(line)
         return status

@@ -165,7 +165,7 @@ def test_code_is_not_run_when_isolation_changes(
         pytest.skip("there is nothing to lose here")
     bare = command_without("namespaces", "own user", "landlock", "seccomp")
     monkeypatch.setattr(sandbox_module, "_COMMAND", bare)
-    with pytest.raises(SandboxBroken, match="the isolation changed"):
+    with pytest.raises(SandboxBroken, match="the isolation changed from"):
         sandbox.run(SandboxJob(f"open({str(tmp_path / 'ran')!r}, 'w')", "pass"))
     assert not (tmp_path / "ran").exists()
 
