@@ -13,7 +13,7 @@ import sys
 from functools import lru_cache
 from typing import Any
 
-from gra.core.secrets import child_environment
+from gra.core.processes.secrets import child_environment
 
 LARGEST_TEMPLATE = 1_000_000  # characters
 _CPU_S = 2
