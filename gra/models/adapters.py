@@ -1,4 +1,4 @@
-"""LoRA adapters that committee members speak through: what one is known by, and whether it can be served at all."""
+"""Read LoRA adapters of committee members: their identity, and whether an engine can serve them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 from gra.core.errors import RecipeError, user_path
 from gra.downloads.cache import sha256_of
-from gra.models.weights import damage, tensors_in
+from gra.models.weights import damage, read_object, tensors_in
 
 _WEIGHTS = "adapter_model.safetensors"
-# What of the configuration decides how the weights are used.
+# Keys of the configuration that decide how the weights are used.
 _DECIDING = (
     "r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern", "use_rslora", "layers_to_transform",
     "layers_pattern",
@@ -28,15 +28,15 @@ class Adapter:
     path: Path
     identity: str
     rank: int
-    modules: tuple[str, ...]  # what it adapts, by the last part of their names
+    modules: tuple[str, ...]  # adapted modules, by the last part of their names
     gb: float
 
 
 def find_adapter(name: str) -> Adapter:
-    """The adapter in a folder.
+    """Read the adapter in a folder.
 
     Raises:
-        RecipeError: when there is none, or it is not a LoRA adapter that an engine can serve.
+        RecipeError: there is none, or it is not a LoRA adapter that an engine can serve.
     """
     path = user_path(name, f"`adapter: {name}`")
     config_file, weights = path / "adapter_config.json", path / _WEIGHTS
@@ -47,13 +47,13 @@ def find_adapter(name: str) -> Adapter:
         )
     if damaged := damage(path):
         raise RecipeError(f"`adapter: {name}`: {damaged}; copy that file again")
-    config: dict[str, Any] = json.loads(config_file.read_text(encoding="utf-8"))
+    config = read_object(config_file)
     if problem := _cannot_be_served(config):
         raise RecipeError(f"`adapter: {name}` {problem}; merge it into its model and name that as `model`")
     decides = {key: _ordered(config.get(key)) for key in _DECIDING}
     content = json.dumps([decides, sha256_of(weights)], sort_keys=True)
     identity = f"lora:{hashlib.sha256(content.encode()).hexdigest()}"
-    rank = max([config["r"], *(config.get("rank_pattern") or {}).values()])
+    rank = max(_ranks(config))
     modules = _adapted(weights)
     if vocabulary := sorted({"lm_head", "embed_tokens"} & set(modules)):
         raise RecipeError(
@@ -64,27 +64,34 @@ def find_adapter(name: str) -> Adapter:
 
 
 def _adapted(weights: Path) -> tuple[str, ...]:
-    """Read from the names of the tensors: what a configuration says may be a pattern."""
+    """Find the adapted modules by the names of the tensors; the configuration may hold a pattern instead."""
     names = (name.partition(".lora_")[0] for name in tensors_in(weights))
     return tuple(sorted({name.rpartition(".")[2] for name in names}))
 
 
 def _ordered(value: Any) -> Any:
-    return sorted(value) if isinstance(value, list) else value
+    return sorted(value, key=str) if isinstance(value, list) else value
+
+
+def _ranks(config: dict[str, Any]) -> list[Any]:
+    pattern = config.get("rank_pattern") or {}
+    return [config.get("r"), *(pattern.values() if isinstance(pattern, dict) else [pattern])]
 
 
 def _cannot_be_served(config: dict[str, Any]) -> str:
     if (kind := config.get("peft_type")) != "LORA":
-        return f"is of the kind {kind}, and engines serve LORA alone"
+        return f"is of the kind {kind!s:.60}, and engines serve LORA alone"
     if config.get("use_dora"):
         return "uses DoRA, which engines do not serve"
     if config.get("bias", "none") != "none" or config.get("lora_bias"):
         return "trains biases, which engines do not serve"
     if config.get("modules_to_save"):
-        return f"replaces whole modules ({', '.join(config['modules_to_save'])}), which engines do not serve"
-    ranks = [config.get("r"), *(config.get("rank_pattern") or {}).values()]
-    if not all(isinstance(rank, int) and rank > 0 for rank in ranks):
-        return f"has ranks that are no numbers ({', '.join(map(str, ranks))})"
+        saved = config["modules_to_save"]
+        names = ", ".join(map(str, saved)) if isinstance(saved, list) else str(saved)
+        return f"replaces whole modules ({names:.200}), which engines do not serve"
+    ranks = _ranks(config)
+    if not all(isinstance(rank, int) and not isinstance(rank, bool) and rank > 0 for rank in ranks):
+        return f"has ranks that are no numbers ({', '.join(map(str, ranks)):.200})"
     if max(ranks) > LARGEST_RANK:
         return f"has rank {max(ranks)}, and engines serve up to {LARGEST_RANK}"
     return ""

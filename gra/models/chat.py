@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from gra.core.errors import ModelUnavailable, RecipeError
 from gra.models.remote_code import brings_code, check_references
+from gra.models.template_check import LARGEST_TEMPLATE, template_problem
+from gra.models.weights import read_object
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -50,22 +52,18 @@ def load_tokenizer(path: Path, *, remote_code: bool = False) -> PreTrainedTokeni
 
 
 def check_template(tokenizer: PreTrainedTokenizerBase, whose: str) -> None:
-    """See that the chat template is one; what it says of a row is told with the row.
+    """Check that the chat template is valid Jinja and can be rendered in bounded time and memory.
+
+    A template that refuses the conversation of the check is accepted: errors about a row are reported with the row.
 
     Raises:
-        RecipeError: the chat template is no Jinja.
+        RecipeError: the chat template is no Jinja, or takes too long or too much memory.
     """
-    from jinja2 import TemplateError, TemplateSyntaxError
-
-    question = [{"role": "user", "content": "Why?"}]
-    try:
-        tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
-    except TemplateSyntaxError as error:
-        raise RecipeError(
-            f"the chat template {whose} cannot be used ({error}, line {error.lineno}); correct it, or name another"
-        ) from None
-    except TemplateError:
-        return
+    template = tokenizer.chat_template
+    texts = template.values() if isinstance(template, dict) else [template]
+    for text in texts:
+        if isinstance(text, str) and (problem := template_problem(text)):
+            raise RecipeError(f"the chat template {whose} cannot be used ({problem}); correct it, or name another")
 
 
 def has_chat_template(path: Path) -> bool:
@@ -110,7 +108,8 @@ def context_length(path: Path) -> int:
         ModelUnavailable: neither says.
     """
     config = _read_json(path / "config.json")
-    limits = [section.get("max_position_embeddings") for section in (config, config.get("text_config") or {})]
+    sections = [section for section in (config, config.get("text_config")) if isinstance(section, dict)]
+    limits = [section.get("max_position_embeddings") for section in sections]
     limits.append(_tokenizer_config(path).get("model_max_length"))
     # Tokenizers without a limit say so with a number like 1e30.
     known = [int(limit) for limit in limits if isinstance(limit, int | float) and 0 < limit < 1e9]
@@ -125,8 +124,17 @@ def _template_text(path: Path) -> Any:
     """The chat template as written: text, or a list of named templates; None when there is none."""
     for name in _TEMPLATE_FILES:
         if (path / name).is_file():
-            return (path / name).read_text()
+            return _read_template(path / name)
     return _tokenizer_config(path).get("chat_template")
+
+
+def _read_template(file: Path) -> str:
+    try:
+        if file.stat().st_size > LARGEST_TEMPLATE:
+            raise ValueError(f"it has more than {LARGEST_TEMPLATE / 1e6:.0f} MB")
+        return file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ModelUnavailable(f"{file} cannot be read ({error}); get the model again") from None
 
 
 def _tokenizer_config(path: Path) -> dict[str, Any]:
@@ -134,10 +142,9 @@ def _tokenizer_config(path: Path) -> dict[str, Any]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
+    if not path.is_file():
         return {}
-    except json.JSONDecodeError as error:
-        raise ModelUnavailable(f"{path} is not JSON ({error}); get the model again") from error
-    return content if isinstance(content, dict) else {}
+    try:
+        return read_object(path)
+    except ValueError as error:
+        raise ModelUnavailable(f"{error}; get the model again") from None

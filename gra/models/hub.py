@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import errno
-import json
 from pathlib import Path
 
 from gra.core.errors import ModelUnavailable
 from gra.downloads.cache import Progress, require_space
+from gra.models.weights import read_object
 
 _SAFE = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.md", "LICENSE*", "NOTICE*"]
 _SMALL = ["*.json", "*.txt", "*.model", "*.jinja"]
@@ -106,11 +106,11 @@ def missing_file(path: Path) -> str | None:
     index = path / "model.safetensors.index.json"
     if index.is_file():
         try:
-            shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        except (ValueError, LookupError, TypeError, AttributeError):  # what is there is no index
+            shards = sorted(set(map(str, read_object(index)["weight_map"].values())))
+        except (ValueError, LookupError, AttributeError):  # the file is no index
             return index.name
         return next((shard for shard in shards if not (path / shard).is_file()), None)
-    if not any(path.glob("*.safetensors")) and not any(path.glob("pytorch_model*.bin")):
+    if not any(path.glob("*.safetensors")):
         return "model.safetensors"
     tokenizers = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
     return None if any((path / name).is_file() for name in tokenizers) else "tokenizer.json"

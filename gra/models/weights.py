@@ -1,26 +1,32 @@
-"""Facts read from a model directory without loading it: identity, parameter count, architecture, model card."""
+"""Read facts of a model directory without loading it: identity, parameter count, architecture, model card.
+
+The directory may come from another person, so sizes are limited and every value is checked.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-import os
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
+from safetensors import SafetensorError, safe_open
 
+from gra.core.files import write_json
+from gra.core.stored.reader import load_plain_yaml
 from gra.downloads.cache import cache_dir, sha256_of
 
 _INDEX = "model.safetensors.index.json"
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 # These name the library that wrote the file and where; the model computes the same without them.
 _INCIDENTAL = ("transformers_version", "_name_or_path")
-_LONGEST_HEADER = 100_000_000  # bytes; what the format allows
+_PICKLES = ("pytorch_model*.bin", "adapter_model.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_LARGEST_JSON = 50_000_000  # bytes of a configuration or an index
+_LARGEST_CARD = 1_000_000
+_LONGEST_HEADER = 1_000_000  # bytes; of a header that is read to explain what is wrong with a file
 _PART = re.compile(r".+-\d{5}-of-\d{5}\.safetensors")
 
 
@@ -30,13 +36,19 @@ def looks_like_model(path: Path) -> bool:
 
 
 def damage(path: Path) -> str | None:
-    """What keeps a model or an adapter from being loaded, by headers and sizes alone; None when nothing is seen."""
+    """Say what keeps a model or an adapter from being loaded, by headers and sizes; None when nothing does."""
     for name in ("config.json", "adapter_config.json", _INDEX):
         if (path / name).is_file() and (problem := _not_an_object(path / name)):
             return problem
-    for file in sorted(found for pattern in (*_WEIGHTS, "adapter_model.bin") for found in path.glob(pattern)):
+    for file in sorted(path.glob("*.safetensors")):
         if problem := _cut_off(file):
             return problem
+    pickles = sorted(found for pattern in _PICKLES for found in path.glob(pattern))
+    if pickles and not any(path.glob("*.safetensors")):
+        return (
+            f"{pickles[0]} holds the weights as a pickle, which can run code when it is read, and GRA reads none; "
+            "convert them to safetensors"
+        )
     if not (path / _INDEX).is_file() and (parts := sorted(f.name for f in path.glob("*") if _PART.fullmatch(f.name))):
         return f"{path / _INDEX} is missing, which says what is in {parts[0]} and the other parts"
     return None
@@ -44,34 +56,68 @@ def damage(path: Path) -> str | None:
 
 def _not_an_object(file: Path) -> str | None:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        return f"{file} cannot be read ({error})"
-    if not isinstance(content, dict) or (file.name == _INDEX and not isinstance(content.get("weight_map"), dict)):
+        content = read_object(file)
+    except ValueError as error:
+        return str(error)
+    shards = content.get("weight_map") if file.name == _INDEX else {}
+    if not isinstance(shards, dict) or not all(_is_shard(name) for name in shards.values()):
         return f"{file} is not what a model has under this name"
     return None
 
 
+def _is_shard(name: object) -> bool:
+    return isinstance(name, str) and name.endswith(".safetensors") and Path(name).name == name
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """Read a JSON object of limited size.
+
+    Raises:
+        ValueError: it cannot be read or is no object; the message names the file.
+    """
+    try:
+        if file.stat().st_size > _LARGEST_JSON:
+            raise ValueError(f"it has more than {_LARGEST_JSON / 1e6:.0f} MB")
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{file} cannot be read ({error})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} is not what a model has under this name")
+    return content
+
+
 def _cut_off(file: Path) -> str | None:
-    """What is wrong with the size of a weights file; its tensors are not read."""
+    """Say what is wrong with a weights file by its header and size; its tensors are not read."""
     try:
         size = file.stat().st_size
-        if file.suffix == ".bin":  # a zip archive, whose table of contents comes last
-            with file.open("rb") as stream:
-                archive = stream.read(2) == b"PK"
-            return f"{file} is cut off (it has {size:,} bytes)" if archive and not zipfile.is_zipfile(file) else None
-        tensors, start = _header(file)
-        expected = start + max((tensor["data_offsets"][1] for tensor in tensors.values()), default=0)
+        with safe_open(file, framework="np"):
+            return None
     except OSError as error:
-        return f"{file} cannot be read ({error.strerror})"
-    except (ValueError, TypeError, LookupError):
-        return f"{file} has {size:,} bytes and does not begin as a safetensors file must"
-    return None if size == expected else f"{file} has {size:,} bytes, by its own header it should have {expected:,}"
+        return f"{file} cannot be read ({error.strerror or error})"
+    except (SafetensorError, OverflowError):
+        expected = _expected_size(file)
+    if expected is not None and expected != size:
+        return f"{file} has {size:,} bytes, by its own header it should have {expected:,}"
+    return f"{file} has {size:,} bytes and does not begin as a safetensors file must"
+
+
+def _expected_size(file: Path) -> int | None:
+    """Return the size in bytes that the header of a damaged file asks for; None when it cannot be read."""
+    try:
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if length > _LONGEST_HEADER:
+                return None
+            header = json.loads(stream.read(length))
+        ends = [facts["data_offsets"][1] for name, facts in header.items() if name != "__metadata__"]
+        return 8 + length + max(ends, default=0) if all(isinstance(end, int) for end in ends) else None
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return None
 
 
 def identity(path: Path, digests: Mapping[str, str]) -> str:
-    """What the ledger knows local weights by: a digest over the weights files and the configuration."""
-    config = json.loads((path / "config.json").read_text())
+    """Return the identity of local weights for the ledger: a digest of the weights files and the configuration."""
+    config = read_object(path / "config.json")
     for key in _INCIDENTAL:
         config.pop(key, None)
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
@@ -82,11 +128,11 @@ def identity(path: Path, digests: Mapping[str, str]) -> str:
 
 
 def remembered_digests(path: Path) -> dict[str, str]:
-    """SHA-256 by file name of every weights file; hashed once, then taken from the cache while size and time stand."""
+    """Return the SHA-256 of every weights file by name; digests of files with the same size and time are cached."""
     file = cache_dir() / "digests.json"
     try:
-        known = json.loads(file.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+        known = read_object(file)
+    except ValueError:  # there is none, or another program damaged it
         known = {}
     result, new = {}, {}
     for weights in sorted(p for pattern in _WEIGHTS for p in path.glob(pattern)):
@@ -94,63 +140,48 @@ def remembered_digests(path: Path) -> dict[str, str]:
         stamp = f"{weights.resolve()} {facts.st_size} {facts.st_mtime_ns} {facts.st_ino}"
         if stamp not in known:
             new[stamp] = sha256_of(weights)
-        result[weights.name] = known.get(stamp) or new[stamp]
+        result[weights.name] = str(known.get(stamp) or new[stamp])
     if new:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        written = file.with_suffix(f".{os.getpid()}")
-        written.write_text(json.dumps({**known, **new}, indent=2))
-        written.replace(file)
+        write_json(file, {**known, **new})
     return result
 
 
 def count_parameters(path: Path) -> int | None:
-    """The number of weights, from the headers of the safetensors files; None when there are none."""
+    """Count the weights by the headers of the safetensors files; None when there are none."""
     counts = [_count_in(file) for file in path.glob("*.safetensors")]
     return sum(counts) if counts else None
 
 
-def tensors_in(file: Path) -> dict[str, Any]:
-    """What the header of a safetensors file says of each tensor."""
-    return _header(file)[0]
-
-
-def _header(file: Path) -> tuple[dict[str, Any], int]:
-    """The tensors of a safetensors file by name, and where their values begin.
-
-    Raises:
-        ValueError: the file does not begin with a whole header.
-    """
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if length > min(_LONGEST_HEADER, file.stat().st_size - 8):
-            raise ValueError(f"{file} is shorter than its header")
-        header = json.loads(stream.read(length))
-    if not isinstance(header, dict):
-        raise ValueError(f"{file} has no header")
-    return {name: facts for name, facts in header.items() if name != "__metadata__"}, 8 + length
+def tensors_in(file: Path) -> list[str]:
+    """List the names of the tensors in a whole safetensors file."""
+    with safe_open(file, framework="np") as opened:
+        return list(opened.keys())
 
 
 def _count_in(file: Path) -> int:
-    tensors = list(tensors_in(file).values())
-    # Integer tensors are buffers such as position numbers, not weights.
-    return sum(math.prod(t["shape"]) for t in tensors if t["dtype"].startswith(("F", "BF")))
+    with safe_open(file, framework="np") as opened:
+        slices = [opened.get_slice(name) for name in opened.keys()]  # noqa: SIM118
+        # Integer tensors are buffers such as position numbers, not weights.
+        return sum(math.prod(part.get_shape()) for part in slices if part.get_dtype().startswith(("F", "BF")))
 
 
 def architecture(path: Path) -> str:
-    """The model type in the configuration, such as "llama"; "unknown" when it does not say."""
-    return str(json.loads((path / "config.json").read_text()).get("model_type", "unknown"))
+    """Return the model type of the configuration, such as "llama"; "unknown" when it names none."""
+    kind = read_object(path / "config.json").get("model_type")
+    return kind if isinstance(kind, str) else "unknown"
 
 
-def model_card(path: Path) -> dict[str, Any]:
-    """The metadata at the head of README.md; empty when there is none."""
+def model_card(path: Path) -> dict[str, str]:
+    """Read the texts of the metadata at the head of README.md; empty when there are none that can be read."""
     readme = path / "README.md"
     if not readme.is_file():
         return {}
-    parts = readme.read_text(errors="replace").split("---", 2)
+    with readme.open(encoding="utf-8", errors="replace") as stream:
+        parts = stream.read(_LARGEST_CARD).split("---", 2)
     if len(parts) < 3 or parts[0].strip():
         return {}
     try:
-        head = yaml.safe_load(parts[1])
-    except yaml.YAMLError:
+        head = load_plain_yaml(parts[1])
+    except ValueError:
         return {}
-    return head if isinstance(head, dict) else {}
+    return {key: value for key, value in head.items() if isinstance(value, str)} if isinstance(head, dict) else {}

@@ -19,10 +19,10 @@ from rich.text import Text
 from gra.core.errors import DataError
 from gra.core.run_folder import RunFolder
 from gra.core.stored.resolved_recipe import RESOLVED, find_ledger, read_resolved_recipe
+from gra.core.text.plain_text import printable
 from gra.core.types import State
 from gra.data.export import read_lineage
 from gra.ledger.reader import LedgerReader
-from gra.runs.explain import clean
 
 Pair = tuple[Any, Any]
 Changes = dict[str, Pair]
@@ -79,7 +79,7 @@ class Diff:
         )
         for name, ids in (("other texts", self.changed), ("only in A", self.removed), ("only in B", self.added)):
             if ids:
-                yield Text(f"  {name}: {', '.join(map(clean, ids[:6]))}{', …' if len(ids) > 6 else ''}")
+                yield Text(f"  {name}: {', '.join(map(printable, ids[:6]))}{', …' if len(ids) > 6 else ''}")
         reused = (
             "no ledger, so who paid is not known" if self.answers_reused is None else f"{self.answers_reused:,} reused"
         )
@@ -195,7 +195,7 @@ def _table(title: str, pairs: Changes, *, numbers: bool = False) -> Table:
     other = Column("B", justify="right") if numbers else Column("B", overflow="fold")
     table = Table(title, side, other, box=None, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
     for key, pair in list(pairs.items())[:_MOST]:
-        table.add_row(Text(clean(key)), *(Text(_short(value)) for value in pair))
+        table.add_row(Text(printable(key)), *(Text(_short(value)) for value in pair))
     if len(pairs) > _MOST:
         table.add_row(Text(f"and {len(pairs) - _MOST} more (--json has all)", style="dim"))
     return table
@@ -203,6 +203,6 @@ def _table(title: str, pairs: Changes, *, numbers: bool = False) -> Table:
 
 def _short(value: Any) -> str:
     text = " ".join(
-        clean(f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)).split()
+        printable(f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)).split()
     )
     return text if len(text) <= 44 else f"{text[:43]}…"

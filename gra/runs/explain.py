@@ -1,16 +1,14 @@
-"""One candidate's whole story on one screen: `gra explain runs/quickstart r1-000004`.
+"""Show everything about one candidate on one screen: `gra explain runs/quickstart r1-000004`.
 
-In a terminal, texts are shortened until the story fits the screen. `--full` shortens nothing and adds every question
-that was asked and its answer.
+A terminal gets texts that are shortened until all of it fits the screen. `--full` shortens nothing, and adds every
+request and its answer.
 
-Texts of models are untrusted: markup in them is shown and not obeyed, and control characters, which could
-steer the terminal, are replaced.
+Texts of models are untrusted: markup in them is shown as text, and control characters are replaced.
 """
 
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +24,7 @@ from gra.core.errors import DataError
 from gra.core.stored.lineage import Request
 from gra.core.stored.reader import parse_json
 from gra.core.stored.resolved_recipe import find_ledger
+from gra.core.text.plain_text import printable
 from gra.core.types import CHECKS, DIMENSIONS, State
 from gra.data.export import read_lineage
 from gra.ledger.ledger import Recorded
@@ -33,14 +32,12 @@ from gra.ledger.reader import LedgerReader
 from gra.runs.contents import Row, find_lineages
 
 _STYLES = {State.ACCEPTED: "green", State.DUPLICATE: "yellow", State.SURPLUS: "yellow"}
-# What could move the cursor, change colours or hide text; line breaks and tabs may stay.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _NEAR = 5
 
 
 @dataclass(frozen=True)
 class _Cut:
-    """How much of a story is shown: lines of 80 characters of a text and of a comment, None for all."""
+    """Limits on what is shown: lines of 80 characters of a text and of a comment; None for all."""
 
     lines: int | None
     comment: int | None
@@ -51,10 +48,10 @@ class _Cut:
         return self.comment == 0
 
     def text(self, text: str) -> str:
-        return fold(clean(text), self.lines)
+        return fold(printable(text), self.lines)
 
     def remark(self, text: str) -> str:
-        return fold(clean(text), self.comment)
+        return fold(printable(text), self.comment)
 
     def gap(self) -> Iterator[RenderableType]:
         if self.airy:
@@ -66,45 +63,45 @@ _CUTS = (_Cut(15, 5), _Cut(8, 3), _Cut(5, 2, airy=False), _Cut(3, 1, airy=False)
 
 
 class _OneScreen:
-    """A story as long as the terminal is high; elsewhere, of the usual length."""
+    """A page as long as the terminal is high; elsewhere, of the usual length."""
 
-    def __init__(self, tell: Callable[[_Cut], RenderableType]) -> None:
-        self._tell = tell
+    def __init__(self, render: Callable[[_Cut], RenderableType]) -> None:
+        self._render = render
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         for cut in _CUTS:
-            story = self._tell(cut)
-            # The last line of the screen is the shell's.
-            if not console.is_terminal or len(console.render_lines(story, options)) < console.size.height:
+            page = self._render(cut)
+            # The shell needs the last line of the screen.
+            if not console.is_terminal or len(console.render_lines(page, options)) < console.size.height:
                 break
-        yield story
+        yield page
 
 
 def explain(run: Path, candidate_id: str, *, full: bool = False) -> RenderableType:
-    """The story of one candidate: origin, texts, checks, reviews, ruling, drafts, neighbour, cost and verdict.
+    """Show one candidate: origin, texts, checks, reviews, ruling, alternatives, nearest row, cost and verdict.
 
     Raises:
-        DataError: when the run has no lineage, or no candidate of this name; close names are given.
+        DataError: the run has no lineage, or no candidate of this name; the message has close names.
     """
     lineages = find_lineages(run)
     if not lineages:
         raise DataError(
             f"{run} has no lineage.parquet, nor has an arm in {run / 'arms'}; is it a finished synthesis run?"
         )
-    stories = {file: read_lineage(file) for file in lineages}
-    told: list[RenderableType] = [
-        _full(row, file, stories) if full else _OneScreen(partial(_story, row, file, stories))
-        for file, rows in stories.items()
+    rows_by_file = {file: read_lineage(file) for file in lineages}
+    pages: list[RenderableType] = [
+        _full(row, file, rows_by_file) if full else _OneScreen(partial(_page, row, file, rows_by_file))
+        for file, rows in rows_by_file.items()
         for row in rows
         if row["candidate_id"] == candidate_id
     ]
-    if not told:
-        raise DataError(_unknown(run, candidate_id, stories))
-    return Group(*told)
+    if not pages:
+        raise DataError(_unknown(run, candidate_id, rows_by_file))
+    return Group(*pages)
 
 
-def _unknown(run: Path, candidate_id: str, stories: Mapping[Path, list[Row]]) -> str:
-    ids = [row["candidate_id"] for rows in stories.values() for row in rows]
+def _unknown(run: Path, candidate_id: str, rows_by_file: Mapping[Path, list[Row]]) -> str:
+    ids = [row["candidate_id"] for rows in rows_by_file.values() for row in rows]
     near = difflib.get_close_matches(candidate_id, ids, n=_NEAR, cutoff=0.6)
     hint = (
         f"close: {', '.join(near)}"
@@ -116,39 +113,39 @@ def _unknown(run: Path, candidate_id: str, stories: Mapping[Path, list[Row]]) ->
     return f"{run} has no candidate `{candidate_id}` among its {len(ids):,}; {hint}"
 
 
-def _full(row: Row, file: Path, stories: Mapping[Path, list[Row]]) -> RenderableType:
+def _full(row: Row, file: Path, rows_by_file: Mapping[Path, list[Row]]) -> RenderableType:
     ledger = find_ledger(file.parent)
     if ledger is None or not row["calls"]:
-        return _story(row, file, stories, _FULL)
+        return _page(row, file, rows_by_file, _FULL)
     reader = LedgerReader(ledger)
     answers = reader.answers(row["calls"])
     reader.close()
-    return Group(_story(row, file, stories, _FULL), *(part for answer in answers for part in _exchange(answer)))
+    return Group(_page(row, file, rows_by_file, _FULL), *(part for answer in answers for part in _exchange(answer)))
 
 
 def _exchange(answer: Recorded) -> Iterator[RenderableType]:
-    """One question and its answer, as the ledger has them."""
+    """Show one request and its answer, as the ledger has them."""
     again = f", attempt {answer.attempt + 1}" if answer.attempt else ""
     cost = f"{answer.prompt_tokens:,} + {answer.completion_tokens:,} tokens"
-    who = f"{answer.role} {clean(answer.member)} ({clean(answer.model)}){again}, {cost}, {answer.key[:12]}"
+    who = f"{answer.role} {printable(answer.member)} ({printable(answer.model)}){again}, {cost}, {answer.key[:12]}"
     yield Text(f"\n{who}", style="bold")
     if not answer.request:
-        yield Text("the question is no longer in the ledger (`gra ledger compact --drop-requests`)", style="dim")
+        yield Text("the request is no longer in the ledger (`gra ledger compact --drop-requests`)", style="dim")
     for role, content in (
         parse_json(answer.request, Request, f"the request {answer.key[:12]}")["messages"] if answer.request else ()
     ):
-        yield Text.assemble((f"{clean(role)}  ", "dim"), clean(content))
-    scores = "; ".join(f"{clean(label)} {value:.4g}" for label, value in answer.scores.items())
+        yield Text.assemble((f"{printable(role)}  ", "dim"), printable(content))
+    scores = "; ".join(f"{printable(label)} {value:.4g}" for label, value in answer.scores.items())
     yield Text.assemble(
-        ("answer  ", "dim"), clean(answer.text) or scores, f"  [{scores}]" if answer.text and scores else ""
+        ("answer  ", "dim"), printable(answer.text) or scores, f"  [{scores}]" if answer.text and scores else ""
     )
 
 
-def _story(row: Row, file: Path, stories: Mapping[Path, list[Row]], cut: _Cut) -> RenderableType:
+def _page(row: Row, file: Path, rows_by_file: Mapping[Path, list[Row]], cut: _Cut) -> RenderableType:
     style = _STYLES.get(row["state"], "red")
-    verdict = Text.assemble((row["state"].upper(), f"bold {style}"), "  ", clean(row["reason"]))
-    body = Group(verdict, *cut.gap(), *_parts(row, _texts(stories), cut))
-    title = Text(f" {clean(row['candidate_id'])} ", style="bold")
+    verdict = Text.assemble((row["state"].upper(), f"bold {style}"), "  ", printable(row["reason"]))
+    body = Group(verdict, *cut.gap(), *_parts(row, _texts(rows_by_file), cut))
+    title = Text(f" {printable(row['candidate_id'])} ", style="bold")
     return Panel(
         body, title=title, title_align="left", subtitle=Text(f" {file} "), subtitle_align="right", border_style=style
     )
@@ -175,7 +172,7 @@ def _parts(row: Row, texts: Mapping[str, str], cut: _Cut) -> Iterator[Renderable
         yield _ruling(row["ruling"], cut)
     if row.get("drafts"):
         yield from cut.gap()
-        yield _drafts(row["drafts"], cut)
+        yield _alternatives(row["drafts"], cut)
     if row.get("contamination"):
         yield from cut.gap()
         yield from _contamination(row["contamination"], cut)
@@ -187,21 +184,21 @@ def _facts(row: Row, texts: Mapping[str, str]) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column()
-    table.add_row("arm", f"{clean(row['arm'])}, round {row['round']}, domain {clean(row['domain'])}")
-    cast = {"generator": row["generator"], "reviewers": ", ".join(row["reviewers"]), "adjudicator": row["adjudicator"]}
-    present = [f"{role} {clean(who)}" for role, who in cast.items() if who]
+    table.add_row("arm", f"{printable(row['arm'])}, round {row['round']}, domain {printable(row['domain'])}"))
+    roles = {"generator": row["generator"], "reviewers": ", ".join(row["reviewers"]), "adjudicator": row["adjudicator"]}
+    present = [f"{role} {printable(name)}" for role, name in roles.items() if name]
     if present:
-        table.add_row("cast", Text("; ".join(present)))
+        table.add_row("roles", Text("; ".join(present)))
     for parent in row["parents"]:
         known = texts.get(parent, "")
-        table.add_row("parent", Text(clean(parent) + (f": {_first_line(known)}" if known else "")))
+        table.add_row("parent", Text(printable(parent) + (f": {_first_line(known)}" if known else "")))
     if row["keywords"]:
-        table.add_row("keywords", Text(" · ".join(map(clean, row["keywords"]))))
+        table.add_row("keywords", Text(" · ".join(map(printable, row["keywords"]))))
     if row["neighbour"]:
         near = f" at cosine {row['similarity']:.3f}" if row["similarity"] is not None else ""
         table.add_row(
             "nearest",
-            Text(f"{clean(row['neighbour'])}{near}: {_first_line(texts.get(row['neighbour'], ''))}".rstrip(": ")),
+            Text(f"{printable(row['neighbour'])}{near}: {_first_line(texts.get(row['neighbour'], ''))}".rstrip(": ")),
         )
     return table
 
@@ -218,7 +215,7 @@ def _passage(name: str, text: str, cut: _Cut) -> Iterator[RenderableType]:
 
 def _checks(checks: list[dict[str, Any]], cut: _Cut) -> RenderableType:
     if cut.bare and not any(check["failed"] for check in checks):
-        return Text(f"instruction checks  all passed: {', '.join(clean(check['reviewer']) for check in checks)}")
+        return Text(f"instruction checks  all passed: {', '.join(printable(check['reviewer']) for check in checks)}")
     table = _table("instruction checks", *CHECKS)
     for check in checks:
         cells = [
@@ -227,7 +224,7 @@ def _checks(checks: list[dict[str, Any]], cut: _Cut) -> RenderableType:
             else Text("no opinion", style="dim")
             for name in CHECKS
         ]
-        table.add_row(Text(clean(check["reviewer"])), *cells)
+        table.add_row(Text(printable(check["reviewer"])), *cells)
     return table
 
 
@@ -238,9 +235,9 @@ def _programs(verdicts: list[dict[str, Any]]) -> Table:
         score = f", score {verdict['score']:.2f}" if verdict["takes"] == "seat" and "score" in verdict else ""
         found = [f"broken: {text}" for text in verdict.get("broken", ())]
         found += [f"holds: {text}" for text in verdict.get("held", ())]
-        said = Text(clean("\n".join(found or [verdict.get("why", "")])))
+        said = Text(printable("\n".join(found or [verdict.get("why", "")])))
         outcome = Text(f"{verdict['outcome']}{score}", style=style)
-        table.add_row(Text(clean(verdict["program"])), f"a {verdict['takes']}", outcome, said)
+        table.add_row(Text(printable(verdict["program"])), f"a {verdict['takes']}", outcome, said)
     return table
 
 
@@ -251,22 +248,22 @@ def _reviews(row: Row, cut: _Cut) -> Iterator[RenderableType]:
         said = " · ".join(f"{name} {values[name]:.1f}" for name in DIMENSIONS if name in values)
         if review["comment"] and not cut.bare:
             said += f"\n“{cut.remark(review['comment'])}”"
-        table.add_row(Text(clean(review["reviewer"])), f"{review['score']:.2f}", f"{review['raw']:.2f}", Text(said))
+        table.add_row(Text(printable(review["reviewer"])), f"{review['score']:.2f}", f"{review['raw']:.2f}", Text(said))
     yield table
     if row["mean"] is not None:
         spread = "" if row["std"] is None else f", spread {row['std']:.2f}"
         yield Text(f"mean {row['mean']:.2f}{spread}{', disputed' if row['disputed'] else ''}", style="bold")
 
 
-def _drafts(drafts: list[dict[str, Any]], cut: _Cut) -> Table:
-    table = _table("draft not taken", "score", "why", "text")
-    for draft in drafts:
-        score = draft["ruling"]["score"] if draft["ruling"] else draft["mean"]
-        said = clean(draft["response"]) if cut.lines is None else _first_line(draft["response"])
-        reviews = " ".join(f"{clean(r['reviewer'])} {r['score']:.1f}" for r in draft["reviews"])
+def _alternatives(alternatives: list[dict[str, Any]], cut: _Cut) -> Table:
+    table = _table("response not taken", "score", "why", "text")
+    for alternative in alternatives:
+        score = alternative["ruling"]["score"] if alternative["ruling"] else alternative["mean"]
+        said = printable(alternative["response"]) if cut.lines is None else _first_line(alternative["response"])
+        reviews = " ".join(f"{printable(r['reviewer'])} {r['score']:.1f}" for r in alternative["reviews"])
         shown = "" if score is None else f"{score:.2f}"
-        why = clean(draft["reason"]) + (f" ({reviews})" if reviews else "")
-        table.add_row(str(draft["number"] + 1), shown, Text(why), Text(said))
+        why = printable(alternative["reason"]) + (f" ({reviews})" if reviews else "")
+        table.add_row(str(alternative["number"] + 1), shown, Text(why), Text(said))
     return table
 
 
@@ -276,21 +273,22 @@ def _table(*columns: str) -> Table:
 
 def _ruling(ruling: Mapping[str, Any], cut: _Cut) -> Text:
     kept = ("kept", "bold green") if ruling["kept"] else ("rejected", "bold red")
-    text = Text.assemble(("ruling  ", "bold"), f"{clean(ruling['adjudicator'])} scores {ruling['score']:.2f}: ", kept)
+    score = f"{printable(ruling['adjudicator'])} scores {ruling['score']:.2f}: "
+    text = Text.assemble(("ruling  ", "bold"), score, kept)
     shown = ruling["comment"] and not cut.bare
     return text + Text(f"\n  {cut.remark(ruling['comment'])}" if shown else "")
 
 
 def _contamination(found: Mapping[str, Any], cut: _Cut) -> Iterator[Text]:
-    """The verdict of the check against a suite, and what the row shares with the item that is nearest to it."""
-    style = {"clean": "green", "suspect": "yellow"}.get(found["verdict"], "red")
+    """Show the verdict of the check against a suite, and the text that the row shares with the nearest item."""
+    style = {"printable": "green", "suspect": "yellow"}.get(found["verdict"], "red")
     verdict = Text.assemble(("test items  ", "bold"), (found["verdict"], f"bold {style}"))
-    if found["verdict"] == "clean":
+    if found["verdict"] == "printable":
         yield verdict
         return
     run = f", {found['longest']} words in a row" if found["longest"] else ""
     more = f"; {found['matches'] - 1} more items" if found["matches"] > 1 else ""
-    where = f"item {clean(found['item'])} of {clean(found['task'])}"
+    where = f"item {printable(found['item'])} of {printable(found['task'])}"
     yield verdict + Text(f": {where} ({found['method']} {found['score']:.2f}{run}){more}")
     if not cut.bare:
         yield Text.assemble(("  item  ", "dim"), cut.remark(found["text"]))
@@ -307,10 +305,10 @@ def _cost(row: Row) -> Text:
     return Text(f"cost    {'; '.join(parts)}; {len(row['calls'])} answers in the ledger", style="dim")
 
 
-def _texts(stories: Mapping[Path, list[Row]]) -> dict[str, str]:
-    """Instructions of every candidate, and of the seeds that an arm copied."""
+def _texts(rows_by_file: Mapping[Path, list[Row]]) -> dict[str, str]:
+    """Return instructions of every candidate, and of the seeds that an arm copied, by id."""
     found: dict[str, str] = {}
-    for rows in stories.values():
+    for rows in rows_by_file.values():
         for row in rows:
             found[row["candidate_id"]] = row["instruction"]
             if len(row["parents"]) == 1:
@@ -318,13 +316,8 @@ def _texts(stories: Mapping[Path, list[Row]]) -> dict[str, str]:
     return found
 
 
-def clean(text: str) -> str:
-    """The text without characters that a terminal would obey."""
-    return _CONTROL.sub("�", text.replace("\r\n", "\n"))
-
-
 def fold(text: str, lines: int | None) -> str:
-    """The text cut to a number of lines of 80 characters, saying how much was left out; None leaves nothing out."""
+    """Cut a text to a number of lines of 80 characters and say how much was left out; None cuts nothing."""
     if lines is None:
         return text
     shown = "\n".join(text[: 80 * lines].splitlines()[:lines])
@@ -335,5 +328,5 @@ def fold(text: str, lines: int | None) -> str:
 
 
 def _first_line(text: str) -> str:
-    line = " ".join(clean(text).split())
+    line = " ".join(printable(text).split())
     return line if len(line) <= 90 else line[:89] + "…"

@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gra.core.progress import View, duration
+from gra.core.text.plain_text import printable, printable_line
 from gra.engines.broker import EnginePool, Tokens
 from gra.engines.scheduling.swapper import Swapper
 from gra.ledger.budget import GpuTime
@@ -224,10 +225,10 @@ class Monitor:
         )
         for name, load in self.loads().items():
             table.add_row(
-                name, load.state, str(load.queued), str(load.in_flight), f"{load.read_rate:,.0f}",
+                Text(printable_line(name)), load.state, str(load.queued), str(load.in_flight), f"{load.read_rate:,.0f}",
                 f"{load.written_rate:,.0f}", f"{load.cached_share:.0%}",
             )  # fmt: skip
-        return Group(table, *(Text(self._progress(arm.context), overflow="fold") for arm in self._arms))
+        return Group(table, *(Text(printable(self._progress(arm.context)), overflow="fold") for arm in self._arms))
 
     def _progress(self, context: SynthesisContext) -> str:
         account, left = context.broker.account, self.left_s(context)

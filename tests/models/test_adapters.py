@@ -28,8 +28,12 @@ def make(folder: Path, weights: bytes = b"weights", modules: tuple[str, ...] = (
     """An adapter as far as its headers go."""
     folder.mkdir(exist_ok=True)
     names = [f"base_model.model.layers.0.{module}.lora_{side}.weight" for module in modules for side in "AB"]
-    text = json.dumps({name: {"dtype": "F32", "shape": [1], "data_offsets": [0, len(weights)]} for name in names})
-    header = text.encode()
+    size = len(weights)
+    facts = {
+        name: {"dtype": "U8", "shape": [size], "data_offsets": [size * place, size * (place + 1)]}
+        for place, name in enumerate(names)
+    }
+    header, weights = json.dumps(facts).encode(), weights * len(names)
     (folder / "adapter_config.json").write_text(json.dumps(CONFIG | changes))
     (folder / "adapter_model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + weights)
     return str(folder)

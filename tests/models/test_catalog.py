@@ -156,7 +156,6 @@ DAMAGE: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
     "empty": ("model.safetensors", lambda c: b"", "has 0 bytes and does not begin as"),
     "another header": ("model.safetensors", lambda c: struct.pack("<Q", 9) + b'{"w": []}', "does not begin as"),
     "a part without the others": ("model-00001-of-00002.safetensors", lambda c: safetensors([1.0]), "index.json is mi"),
-    "half an archive": ("pytorch_model.bin", lambda c: b"PK\3\4 and no end", "pytorch_model.bin is cut off"),
     "half a configuration": ("config.json", lambda c: c[:-5], "config.json cannot be read"),
     "no configuration": ("config.json", lambda c: b"[]", "config.json is not what a model has under this name"),
     "no index": ("model.safetensors.index.json", lambda c: b"{}", "index.json is not what a model has"),

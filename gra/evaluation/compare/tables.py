@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
+from gra.core.text.plain_text import printable_line
 from gra.evaluation.compare import published
 
 _COUNTS = ("wins", "losses", "ties")
@@ -27,7 +29,7 @@ scores other than 0 and 1), adjusted after Holm over all arms and tasks compared
 
 def table(content: Mapping[str, Any]) -> Table:
     """Return a table with one row per task and arm."""
-    shown = Table(title=f"{content['suite']['name']}, baseline {content['baseline']}")
+    shown = Table(title=Text(printable_line(f"{content['suite']['name']}, baseline {content['baseline']}")))
     references = _references(content)
     for heading in ("task", "arm", "score", "ended", *(f"vs {name}" for name in references.values())):
         shown.add_column(heading, justify="left" if heading in ("task", "arm") else "right", overflow="fold")
@@ -40,7 +42,8 @@ def table(content: Mapping[str, Any]) -> Table:
             style = _STYLES[entry["verdict"]] if entry else ""
             cells.append(f"[{style}]{_difference(entry)}[/{style}]" if entry and style else _difference(entry))
         score = f"{100 * figures['mean']:.1f} %"
-        shown.add_row(task if task != previous else "", arm, score, _share(figures.get("stopped")), *cells)
+        names = (Text(printable_line(name)) for name in (task if task != previous else "", arm))
+        shown.add_row(*names, score, _share(figures.get("stopped")), *cells)
         previous = task
     if not content["comparable"]:
         shown.caption = "NOT COMPARABLE: the models were not asked the same; see the notes in compare.md"
