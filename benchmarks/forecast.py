@@ -2,8 +2,9 @@
 
     python benchmarks/forecast.py recipes/quickstart/gra.yaml runs/b --past runs/a
 
-Forecasts the run `b` from a mock run, from another run `a`, and from its own first candidates. The last forecast leaves time out, because those candidates ran among all the others. Prints a table of the
-errors and writes forecast.json. Needs no models.
+Forecasts the run `b` from a mock run, from another run `a`, and from its own first candidates. The last forecast
+leaves time out, because those candidates ran among all the others. Prints a table of the errors and writes
+forecast.json. Needs no models.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 Run as: python benchmarks/reviewer_questions.py RUN [RUN ...] [--json FILE]
 
 RUN is a run folder whose `yes_no` members were measured on control items (`review.control_items`); no model is asked.
-For every model it shows an AUC: of the mean of all six questions, of their mean log-odds, of each question alone. It also shows the tokens read without the cache, for the first question and for all six.
+For every model it shows an AUC: of the mean of all six questions, of their mean log-odds, of each question alone. It
+also shows the tokens read without the cache, for the first question and for all six.
 """
 
 from __future__ import annotations

@@ -243,13 +243,12 @@ def together_as(members: Iterable[Mapping[str, float]], pairs: Sequence[Pair]) -
 
 
 def row(label: str, found: Mapping[str, Mapping[str, float]], paid: Mapping[str, float] | None = None) -> str:
-    """One line of the table."""
+    """Return one line of the table."""
     cells = []
     for kind in KINDS:
         at = found.get(kind)
-        cells.append(
-            "" if at is None else f"{at['auc' if kind in CONTROL_ITEMS else 'accuracy']:.2f} ({at['pairs']:.0f})"
-        )
+        figure = "auc" if kind in CONTROL_ITEMS else "accuracy"
+        cells.append("" if at is None else f"{at[figure]:.2f} ({at['pairs']:.0f})")
     spent = ["", ""]
     if paid:
         cached = f", {paid['cached_tokens']:.0f} cached" if paid.get("cached_tokens", 0) >= 1 else ""

@@ -208,11 +208,11 @@ class SynthesisRecipe(Section):
         verifier = next((verifier for verifier in self.review.verifiers if verifier.kind == "format"), None)
         if verifier is None:
             fix = "add `{kind: format, mode: filter}` to `review.verifiers`"
-            raise ValueError(f"{place} asks for forms that nobody would check; {fix}")
+            raise ValueError(f"{place} asks for constraints that no verifier would check; {fix}")
         checked = verifier.domains or self.domains
         if unchecked := sorted(set(self.format_constraints.domains or self.domains) - set(checked)):
-            fix = "leave out the `domains` of the verifier, or name the same in `format_constraints.domains`"
-            raise ValueError(f"{place} asks for forms in `{unchecked[0]}`, where nobody would check them; {fix}")
+            fix = "leave out the `domains` of the verifier of `kind: format`, or name them in `format_constraints.domains`"
+            raise ValueError(f"{place} asks for constraints in `{unchecked[0]}`, where no verifier checks them; {fix}")
         return self
 
     @model_validator(mode="after")

@@ -1,8 +1,8 @@
 """A whole synthesis on scripted engines, for the tests of rounds and of resuming.
 
-`python tests/helpers/scripted_run.py FOLDER` makes the arm of FOLDER/recipe.yaml through the real `synthesize`,
-with scripted models and a bag-of-words embedder. Every call that an engine receives is appended to
-FOLDER/asked.txt. With a second and third argument, COUNT and SECONDS, the process kills itself with SIGKILL that long after COUNT calls.
+`python tests/helpers/scripted_run.py FOLDER` makes the arm of FOLDER/recipe.yaml through the real `synthesize`, with
+scripted models and a bag-of-words embedder. Every call that an engine receives is appended to FOLDER/asked.txt. With
+a second and third argument, COUNT and SECONDS, the process kills itself with SIGKILL that long after COUNT calls.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ def test_response_that_breaks_its_format_constraint_is_rejected(tmp_path: Path) 
         ({"format_constraints": {"share": 0.5, "domains": []}, "review": {"verifiers": [FILTER]}}, "at least 1 item"),
         (
             {"format_constraints": {"share": 0.5}, "review": {"verifiers": [FILTER | {"domains": ["qa"]}]}},
-            "forms in `math`, where nobody",
+            "constraints in `math`, where no verifier",
         ),
         ({"format_constraints": {"share": 1.5}}, "less than or equal to 1"),
     ],
