@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     )
     from gra.core.types import Candidate, Review, Seed
 
-# OpenMP threads that wait by spinning take the core from the thread they wait for as soon as anything else runs on
-# the machine: a tenfold slowdown on two cores. Read when torch is first imported; a setting of the user's own wins.
+# OpenMP threads that wait by spinning keep other threads from the core: a tenfold slowdown on two busy cores. Torch
+# reads this when it is first imported; a setting of the user's own wins.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __all__ = [

@@ -1,8 +1,7 @@
-"""The whole job, `gra run RECIPE`: datasets, students, evaluations, comparison, report.
+"""Order the stages of the whole job, `gra run RECIPE`: datasets, students, evaluations, comparison, report.
 
-Each stage hands files to the next and is skipped when it is already done for the same inputs, so
-running again after any interruption goes on where it stopped. This module only orders the stages;
-each of them also runs alone.
+Each stage hands files to the next, and is skipped when it is already done for the same inputs. So the same command goes
+on after an interruption. Each stage also runs alone.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ class StageFailed(GraError):
 
 @dataclass(frozen=True)
 class ExperimentPlan:
-    """A checked experiment: every recipe it names has been read and found right."""
+    """A checked experiment, with every recipe that it names."""
 
     loaded: Loaded[ExperimentRecipe]
     overrides: list[str]
@@ -61,15 +60,15 @@ class ExperimentPlan:
 
     @property
     def command(self) -> str:
-        """What reproduces the run."""
+        """The command that reproduces the run."""
         return " ".join(["gra run", str(self.loaded.path), *self.overrides])
 
     def students(self) -> list[tuple[str, str, int]]:
-        """(key, arm, training seed) of every student to be trained."""
+        """Return (key, arm, training seed) of every student to train."""
         return [(f"{arm}-seed{seed}", arm, seed) for arm in self.arms for seed in self.recipe.training_seeds]
 
     def describe(self) -> str:
-        """What would be done, in a few lines."""
+        """Describe in a few lines what the run would do."""
         lines = [f"{self.loaded.path}: valid; nothing was spent", f"run folder: {self.folder.path}"]
         lines += [f"arm {name}: {arm.recipe.arm}, {arm.path}" for name, arm in self.arms.items()]
         lines.append(f"students: {len(self.students())} of {self.student.recipe.model.name}, {self.student.path}")
@@ -79,7 +78,7 @@ class ExperimentPlan:
             lines.append(f"not on this machine yet, the run fetches them first: {', '.join(absent)}")
         planned = planned_rows(self)
         counts = training_steps(self, planned)
-        lines += [f"optimiser steps of {arm}: {counts[arm]} for at most {rows} rows" for arm, rows in planned.items()]
+        lines += [f"optimizer steps of {arm}: {counts[arm]} for at most {rows} rows" for arm, rows in planned.items()]
         return "\n".join([*lines, *unequal_steps(counts)])
 
 
@@ -103,7 +102,7 @@ def load_experiment(given: Path | Loaded[ExperimentRecipe], overrides: Sequence[
     names = [arm.recipe.name for arm in arms.values()]
     if len(set(names)) < len(names):
         raise RecipeError(
-            f"two arms have the same `name` ({', '.join(names)}); the ledger tells arms apart by it", path
+            f"two arms have the same `name` ({', '.join(names)}); the ledger distinguishes arms by it", path
         )
     changes = [f"train.{key}={json.dumps(value)}" for key, value in recipe.train.items()]
     student = load_recipe(find_file(recipe.student, path), TrainRecipe, changes)
@@ -121,15 +120,15 @@ def load_experiment(given: Path | Loaded[ExperimentRecipe], overrides: Sequence[
 
 
 def permission_of(recipe: ExperimentRecipe, path: Path) -> Permission | None:
-    """The word of the experiment on running programs of models."""
+    """Return the experiment's permission to run programs of models, if it gives one."""
     return Permission(f"{KEY} in {path}") if recipe.allow_code_execution else None
 
 
 def absent_models(plan: ExperimentPlan) -> list[str]:
-    """The models of all stages that the run would fetch first.
+    """Return the models of all stages that the run would download first.
 
     Raises:
-        RecipeError, ModelUnavailable: for one that is not whole, or of a name that nothing has.
+        RecipeError, ModelUnavailable: for a model that is not complete, or a name that does not exist.
     """
     from gra.models.catalog import here
     from gra.synthesis.run import absent_models as absent
@@ -139,19 +138,19 @@ def absent_models(plan: ExperimentPlan) -> list[str]:
 
 
 def _trained(plan: ExperimentPlan) -> list[str]:
-    """The student, and its teacher where it has one."""
+    """Return the names of the student, and of its teacher where it has one."""
     from gra.training.plan import model_name
 
     recipe = plan.student.recipe
     return [model_name(section) for section in (recipe.model, recipe.teacher) if section is not None]
 
 
-def _licences(plan: ExperimentPlan) -> list[str]:
+def _licenses(plan: ExperimentPlan) -> list[str]:
     return [*plan.recipe.accept_licenses, *plan.student.recipe.accept_licenses]
 
 
 def planned_rows(plan: ExperimentPlan) -> dict[str, int]:
-    """How many rows each arm's dataset has at most.
+    """Return the most rows of each arm's dataset.
 
     Raises:
         DataError: a seed file is wrong.
@@ -170,7 +169,11 @@ def planned_rows(plan: ExperimentPlan) -> dict[str, int]:
 
 
 def training_steps(plan: ExperimentPlan, rows: Mapping[str, int]) -> dict[str, int]:
-    """Optimiser steps of each arm's student on this machine, for datasets of so many rows.
+    """Return the optimizer steps of each arm's student on this machine.
+
+    Args:
+        plan: the experiment.
+        rows: the rows of each arm's dataset.
 
     Raises:
         RecipeError: the student's `train` section is wrong.
@@ -184,37 +187,37 @@ def training_steps(plan: ExperimentPlan, rows: Mapping[str, int]) -> dict[str, i
 
 
 def unequal_steps(counts: Mapping[str, int]) -> list[str]:
-    """A warning when the arms' students are trained for different numbers of steps."""
+    """Return a warning when the arms' students are trained for different numbers of steps."""
     if len(set(counts.values())) <= 1:
         return []
     shown = ", ".join(f"{arm} {count}" for arm, count in counts.items())
     return [
-        f"! the arms differ in optimiser steps ({shown}), so a difference between students may come from training "
+        f"! the arms differ in optimizer steps ({shown}), so a difference between students may come from training "
         "longer; set `train: {max_steps: N}` in the experiment"
     ]
 
 
 @dataclass(frozen=True)
-class Result:
-    """What the experiment found."""
+class ExperimentResult:
+    """The comparison and the report of an experiment."""
 
     plan: ExperimentPlan
     comparison: Any
     report: Path
 
     def summary(self) -> dict[str, Any]:
-        """For `--json`."""
+        """Return plain values, for `--json`."""
         return {"name": self.plan.recipe.name, "report": str(self.report), "comparison": self.comparison.to_json()}
 
     def table(self) -> Table:
-        """For the terminal."""
+        """Return the table for a terminal."""
         table: Table = self.comparison.table()
         table.caption = f"report: {self.report}"
         return table
 
 
-def run_experiment(plan: ExperimentPlan) -> Result:
-    """Do everything that is not yet done, and write the report."""
+def run_experiment(plan: ExperimentPlan) -> ExperimentResult:
+    """Do every stage that is not yet done, and write the report."""
     plan.folder.create()
     view = View(plan.folder / "log.jsonl")
     with plan.folder.lock():
@@ -232,11 +235,10 @@ def run_experiment(plan: ExperimentPlan) -> Result:
 
 
 def check_ahead(plan: ExperimentPlan, view: View) -> None:
-    """What training and evaluation need is found, or found wrong, before anything is spent on synthesis.
+    """Find what training and evaluation need before anything is spent on synthesis.
 
     Raises:
-        GraError: when the student's recipe is none for the installed trainer, or a model or the suite's data is not
-            to be had.
+        GraError: when the installed trainer refuses the student's recipe, or a model or the suite's data is missing.
     """
     from gra.evaluation.suite import load_samples
     from gra.models.catalog import resolve
@@ -245,12 +247,12 @@ def check_ahead(plan: ExperimentPlan, view: View) -> None:
     with view.stage("check", f"{plan.student.path}, {plan.suite.path}"):
         check_arguments(plan.student)
         for name in _trained(plan):
-            resolve(name, accept_licenses=_licences(plan), progress=view.note)
+            resolve(name, accept_licenses=_licenses(plan), progress=view.note)
         load_samples(plan.suite.recipe)
 
 
 def arm_jobs(plan: ExperimentPlan, *, create: bool = True) -> list[Job]:
-    """The synthesis jobs of all arms, on one ledger.
+    """Return the synthesis jobs of all arms, on one ledger.
 
     Raises:
         RecipeError, DataError: for the first arm that cannot work.
@@ -288,7 +290,7 @@ def _written_rows(plan: ExperimentPlan) -> dict[str, int]:
 
 
 def _train(plan: ExperimentPlan, view: View, key: str, arm: str, seed: int) -> None:
-    """One student, in a process of its own, `accelerate launch train.py`; a finished one starts none."""
+    """Train one student in a process of its own, unless it is trained already."""
     from gra.training.options.trl_config import load_train_recipe
     from gra.training.run import is_trained
 
@@ -303,7 +305,7 @@ def _train(plan: ExperimentPlan, view: View, key: str, arm: str, seed: int) -> N
         f"tracking.wandb={plan.recipe.tracking.wandb}",
     ]
     if plan.recipe.accept_licenses:
-        overrides.append(f"accept_licences={json.dumps(_licences(plan))}")
+        overrides.append(f"accept_licenses={json.dumps(_licenses(plan))}")
     arguments = ["gra.cli.train", "--config", str(plan.student.path), "--output", str(output), *overrides]
     with view.stage("train", key):
         if is_trained(load_train_recipe(plan.student.path, overrides), output):
@@ -322,7 +324,7 @@ def _train(plan: ExperimentPlan, view: View, key: str, arm: str, seed: int) -> N
 
 
 def _launcher() -> list[str]:
-    """Plain Python on a CPU; `accelerate launch` over all GPUs otherwise, which is `accelerate launch train.py`."""
+    """Return how the training starts: plain Python on a CPU, else `accelerate launch` over all GPUs."""
     gpus = gpu_count()
     if not gpus:
         return []
@@ -331,7 +333,7 @@ def _launcher() -> list[str]:
 
 
 def _evaluate(plan: ExperimentPlan, view: View) -> dict[str, Path]:
-    """The untuned student and every trained one on the same suite."""
+    """Evaluate the untuned student and every trained one on the same suite."""
     from gra.evaluation.run import ModelUnderTest, evaluate
     from gra.models.catalog import resolve
     from gra.training.plan import model_name
@@ -339,7 +341,7 @@ def _evaluate(plan: ExperimentPlan, view: View) -> dict[str, Path]:
     student = plan.student.recipe
     base = resolve(
         model_name(student.model),
-        accept_licenses=_licences(plan),
+        accept_licenses=_licenses(plan),
         allow_remote_code=student.model.allow_remote_code,
     )
     permission = permission_of(plan.recipe, plan.loaded.path)
@@ -359,7 +361,7 @@ def _shown(view: View, key: str) -> Callable[[str, int, int], None]:
     return lambda task, done, total: view.progress(f"{key}: {task}", done, total)
 
 
-def _compare(plan: ExperimentPlan, view: View, evaluated: dict[str, Path]) -> Result:
+def _compare(plan: ExperimentPlan, view: View, evaluated: dict[str, Path]) -> ExperimentResult:
     from gra.evaluation.compare.compare import compare
     from gra.reports.compare_page import write_page
     from gra.reports.html import write_report
@@ -381,4 +383,4 @@ def _compare(plan: ExperimentPlan, view: View, evaluated: dict[str, Path]) -> Re
     )  # fmt: skip
     tracker.artifact(report.parent, f"{plan.recipe.name}-report", "report")
     tracker.finish()
-    return Result(plan, comparison, report)
+    return ExperimentResult(plan, comparison, report)

@@ -35,7 +35,7 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
 pytestmark = pytest.mark.models
 
 
-def test_every_candidate_has_one_story(smoke: Path) -> None:
+def test_every_candidate_is_in_the_lineage_once(smoke: Path) -> None:
     lineage = pq.read_table(smoke / "arms" / "gra" / "lineage.parquet").to_pylist()
     ids = [row["candidate_id"] for row in lineage]
     assert ids
@@ -48,7 +48,7 @@ def test_every_candidate_has_one_story(smoke: Path) -> None:
     assert set(manifest["shared_weights"]["smollm2-135m-instruct"]) == {"writer", "reader", "examiner", "judge"}
 
 
-def test_the_dataset_is_what_the_student_was_trained_on(smoke: Path) -> None:
+def test_student_is_trained_on_the_dataset(smoke: Path) -> None:
     rows = pq.read_table(smoke / "arms" / "gra" / "dataset" / "train.parquet").to_pylist()
     assert all(row["prompt"][0]["role"] == "user" and row["completion"][0]["content"] for row in rows)
     metrics = json.loads((smoke / "models" / "gra-seed0" / "metrics.json").read_text())
@@ -56,7 +56,7 @@ def test_the_dataset_is_what_the_student_was_trained_on(smoke: Path) -> None:
     assert (smoke / "models" / "gra-seed0" / "adapter_model.safetensors").is_file()
 
 
-def test_the_comparison_and_the_report_are_there(smoke: Path) -> None:
+def test_run_writes_comparison_and_report(smoke: Path) -> None:
     comparison = json.loads((smoke / "compare" / "compare.json").read_text())
     assert comparison
     page = (smoke / "report" / "index.html").read_text()
@@ -64,11 +64,11 @@ def test_the_comparison_and_the_report_are_there(smoke: Path) -> None:
     assert (smoke / "eval" / "untuned" / "records.parquet").is_file()
 
 
-def test_verify_explain_and_a_second_run_spend_nothing(smoke: Path) -> None:
+def test_second_run_spends_nothing(smoke: Path) -> None:
     assert gra("verify", str(smoke), cwd=ROOT).returncode == 0
-    told = gra("explain", str(smoke), "r1-000000", cwd=ROOT)
-    assert told.returncode == 0, told.stderr
-    assert "r1-000000" in told.stdout
+    explained = gra("explain", str(smoke), "r1-000000", cwd=ROOT)
+    assert explained.returncode == 0, explained.stderr
+    assert "r1-000000" in explained.stdout
     before = (smoke / "arms" / "gra" / "dataset" / "train.parquet").read_bytes()
     again = gra("run", str(ROOT / "recipes" / "smoke.yaml"), "--runs", str(smoke.parent), cwd=ROOT)
     assert again.returncode == 0, again.stderr[-2000:]
@@ -77,7 +77,7 @@ def test_verify_explain_and_a_second_run_spend_nothing(smoke: Path) -> None:
     assert (smoke / "arms" / "gra" / "dataset" / "train.parquet").read_bytes() == before
 
 
-def test_a_changed_file_is_found(smoke: Path) -> None:
+def test_verify_finds_a_changed_file(smoke: Path) -> None:
     card = smoke / "arms" / "vanilla" / "dataset" / "README.md"
     original = card.read_text()
     card.write_text(original + "\n")

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from paths import ROOT
 
-# What the terminal says when a phase has begun, and how long the phase is left to itself before the kill, in seconds.
+# The line that a phase begins with, and the seconds until the kill.
 PHASES = [
     ("▸ engines", 8.0),
     ("reviewer examiner: AUC", 2.0),
@@ -23,12 +23,12 @@ PHASES = [
     ("▸ evaluate: vanilla-seed0", 3.0),
 ]
 
-# Each starts the job six times; ten minutes are enough on a machine that does nothing else.
+# Each test starts the job six times; ten minutes are enough on a quiet machine.
 pytestmark = [pytest.mark.models, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 def run_until(sign: str, wait: float, folder: Path, how: signal.Signals = signal.SIGKILL) -> int:
-    """Start the job and signal it with all it started, `wait` seconds after it said `sign`; its exit status."""
+    """Start the job and signal it with all it started, `wait` seconds after it printed `sign`; its exit status."""
     said = folder / "said.txt"
     with said.open("wb") as out:
         job = subprocess.Popen(
@@ -44,7 +44,7 @@ def run_until(sign: str, wait: float, folder: Path, how: signal.Signals = signal
     return job.returncode
 
 
-def test_killed_in_every_phase_it_finishes_correctly(tmp_path: Path) -> None:
+def test_job_killed_in_every_phase_finishes_correctly(tmp_path: Path) -> None:
     ends = [run_until(sign, wait, tmp_path) for sign, wait in PHASES]
     assert ends == [-signal.SIGKILL] * len(PHASES)
     assert run_until("", 0, tmp_path) == 0, (tmp_path / "said.txt").read_text()[-3000:]
@@ -67,7 +67,7 @@ def test_killed_in_every_phase_it_finishes_correctly(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_in_every_phase_it_says_how_to_go_on(tmp_path: Path, how: signal.Signals) -> None:
+def test_interrupted_job_says_how_to_resume(tmp_path: Path, how: signal.Signals) -> None:
     for sign, wait in PHASES:
         status = run_until(sign, wait, tmp_path, how)
         said = (tmp_path / "said.txt").read_text(errors="replace")

@@ -50,7 +50,7 @@ def rows_file(data: Any, folder: Path, stem: str) -> Path:
 
 
 def _rows(data: Any, stem: str) -> Iterable[Any]:
-    """Find the rows of an object by what it offers, so that no library is imported to ask for its type."""
+    """Find the rows of an object by its methods; no library is imported to ask for its type."""
     if hasattr(data, "to_pylist"):  # a pyarrow table
         return list(data.to_pylist())
     if hasattr(data, "to_dicts"):  # polars

@@ -78,9 +78,9 @@ def stream(
 ) -> RowStream:
     """Make a dataset and yield its rows as they are accepted; the arguments are those of `synthesize`.
 
-    A row is yielded as soon as its candidate has passed the gate. Deduplication and the round's size are decided
-    later, when the round is full, so a yielded row can still be left out of the dataset: as a duplicate of a row with
-    a better score, or as surplus. `RowStream.run` holds the dataset itself after the last row. Every row of the
+    A row is yielded as soon as its candidate has passed the gate. Deduplication and the round's size are decided when
+    the round is full. So a yielded row can still be left out of the dataset, as a duplicate of a row with a better
+    score, or as surplus. `RowStream.run` holds the dataset itself after the last row. Every row of the
     dataset is yielded, each id once. A finished run yields exactly its dataset.
 
     Returns:
@@ -144,7 +144,7 @@ class RowStream(Iterator[Row]):
         self._rest: Iterator[Row] | None = None
         self._run: Run | None = None
         self._closed = False
-        # The thread refers to the feed and never to the stream, so a stream that is dropped is finalized at once.
+        # The thread refers to the feed and never to the stream. So a dropped stream is finalized at once.
         weakref.finalize(self, self._feed.stop)
 
     @property

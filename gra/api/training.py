@@ -34,8 +34,8 @@ def train(
     Args:
         recipe: the path of a training recipe, a recipe made in Python, or a mapping of its keys.
         overrides: texts `key.sub=value`, for a path.
-        data: a `Run`, a path, rows, a data frame, a dataset, or a list of runs and paths, in place of the recipe's
-            own data. Of a `Run`, preference training takes the preference pairs and other methods the rows.
+        data: a `Run`, a path, rows in memory, or a list of runs and paths, in place of the recipe's own data.
+            Preference training takes the preference pairs of a `Run`; other methods take its rows.
         output: the model folder; RUNS/NAME/model when not given.
         runs: the folder that holds the run folders.
         fresh: drop what an earlier run left in the folder.

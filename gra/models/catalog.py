@@ -118,7 +118,7 @@ def resolve(
 
     Args:
         name: catalog name, hub id (`@revision` allowed) or path.
-        accept_licences: licence ids that the recipe accepts.
+        accept_licenses: license ids that the recipe accepts.
         offline: True = download nothing; None = as GRA_OFFLINE says.
         progress: called with one line of text at each step.
         allow_remote_code: whether the user lets the model run Python code of its own; that code runs only at the

@@ -27,13 +27,15 @@ def require_license(entry: CatalogEntry, accepted: Sequence[str]) -> None:
         return
     raise RecipeError(
         f"{entry.name} comes under the `{entry.licence}` licence ({entry.licence_url}), which you have not accepted. "
-        f"Read it, then put `accept_licences: [{entry.licence}]` into the recipe (where there is none: "
-        f"`--accept-licence {entry.licence}`) or set GRA_ACCEPT_LICENCES={entry.licence}; or choose another model"
+        f"Read it, then put `accept_licenses: [{entry.licence}]` into the recipe (where there is none: "
+        f"`--accept-license {entry.licence}`) or set GRA_ACCEPT_LICENSES={entry.licence}; or choose another model"
     )
 
 
 def _from_environment() -> list[str]:
-    return os.environ.get("GRA_ACCEPT_LICENCES", "").replace(",", " ").split()
+    # The second is the spelling of release 0.1.
+    given = [os.environ.get(name, "") for name in ("GRA_ACCEPT_LICENSES", "GRA_ACCEPT_LICENCES")]
+    return " ".join(given).replace(",", " ").split()
 
 
 def _remembered() -> list[str]:

@@ -48,7 +48,7 @@ def test_run_holds_its_candidates(run: gra.Run) -> None:
         run["r1-00004"]
 
 
-def test_run_is_shown_in_a_terminal_and_in_a_notebook(run: gra.Run) -> None:
+def test_run_is_shown_in_a_terminal_and_in_jupyter(run: gra.Run) -> None:
     console = Console(record=True, width=100)
     console.print(run)
     assert "accepted" in console.export_text()
@@ -60,7 +60,7 @@ def test_run_is_shown_in_a_terminal_and_in_a_notebook(run: gra.Run) -> None:
     assert repr(run) == f"Run({str(run.path)!r})"
 
 
-def test_foreign_markup_is_escaped_in_a_notebook(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jupyter_shows_foreign_markup_as_text(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = gra.Run(folder)
     run.manifest["synthesis"]["name"] = "<script>alert(1)</script>[bold]x[/bold]"
     page = run._repr_html_()

@@ -1,4 +1,4 @@
-"""Ahead of the first token: a second process ends at once, and models that are not whole are found by the dry run."""
+"""A second process ends at once, and the dry run finds models that are not complete, before anything is spent."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def write_yaml(path: Path, **content: Any) -> Path:
 
 
 def arm(folder: Path, **changes: Any) -> Path:
-    """The recipe of an arm that asks nobody, or of another one."""
+    """Write the recipe of an arm that asks no model, or of another one."""
     seeds = folder / "seeds.jsonl"
     rows = [{"instruction": f"Name river {n}.", "response": "The Nile.", "domain": "qa"} for n in range(4)]
     seeds.write_text("".join(json.dumps(seed) + "\n" for seed in rows), encoding="utf-8")
@@ -39,7 +39,7 @@ def arm(folder: Path, **changes: Any) -> Path:
 
 
 def experiment(folder: Path, student: Path, **changes: Any) -> Path:
-    """A whole job on one arm."""
+    """Write an experiment on one arm."""
     rows = write_rows(folder / "rows.jsonl", [row(*pair) for pair in PAIRS])
     suite = write_suite(folder / "suites")
     recipe = {
@@ -50,7 +50,7 @@ def experiment(folder: Path, student: Path, **changes: Any) -> Path:
 
 
 def damaged(student: Path, folder: Path) -> Path:
-    """The same model with a file that was cut off."""
+    """Copy a model with one file cut off."""
     folder.mkdir()
     for file in student.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
@@ -60,7 +60,7 @@ def damaged(student: Path, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("verb", ["synthesize", "run", "plan", "train", "evaluate", "contamination"])
-def test_a_second_process_ends_at_once_and_the_first_is_left_alone(
+def test_second_process_ends_at_once_and_leaves_the_first_alone(
     verb: str, tmp_path: Path, student: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs, rows = tmp_path / "runs", write_rows(tmp_path / "rows.jsonl", [row(*pair) for pair in PAIRS])
@@ -90,19 +90,17 @@ def test_a_second_process_ends_at_once_and_the_first_is_left_alone(
                    "folder\n"  # fmt: skip
 
 
-def test_the_dry_run_finds_a_model_that_is_not_whole(
-    tmp_path: Path, student: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_dry_run_finds_an_incomplete_model(tmp_path: Path, student: Path, capsys: pytest.CaptureFixture[str]) -> None:
     half = damaged(student, tmp_path / "half")
     size = (student / "model.safetensors").stat().st_size
     sentence = f"error: {half}/model.safetensors has {size - 1000:,} bytes, by its own header it should have {size:,}"
     committee = {"models": {"one": str(half)}, "reviewers": 0}
-    recipe = str(arm(tmp_path, arm="gra", committee=committee, domains=["qa"], dedup={"embedder": "nobody/knows-it"}))
+    recipe = str(arm(tmp_path, arm="gra", committee=committee, domains=["qa"], dedup={"embedder": "org/unknown-model"}))
     runs = ["--runs", str(tmp_path / "runs")]
     assert command("synthesize", recipe, "--dry-run", *runs) == 2
     assert capsys.readouterr().err.startswith(sentence)
     assert command("synthesize", recipe, "--dry-run", *runs, f"committee.models.one={student}") == 0
-    assert "not on this machine yet, the run fetches them first: nobody/knows-it" in capsys.readouterr().err
+    assert "not on this machine yet, the run fetches them first: org/unknown-model" in capsys.readouterr().err
     whole = str(experiment(tmp_path, half))
     for dry in (["--dry-run"], []):
         assert command("run", whole, *dry, *runs) == 2
@@ -110,7 +108,7 @@ def test_the_dry_run_finds_a_model_that_is_not_whole(
     assert not (tmp_path / "runs" / "whole" / "arms").exists()  # nothing was made before
 
 
-def test_a_whole_job_finds_its_suite_before_it_spends(
+def test_experiment_checks_its_suite_before_it_spends(
     tmp_path: Path, student: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole, runs = str(experiment(tmp_path, student)), ["--runs", str(tmp_path / "runs")]
@@ -132,7 +130,7 @@ def test_a_whole_job_finds_its_suite_before_it_spends(
         ("x", "../.hidden/model", "hidden"),
     ],
 )
-def test_a_model_without_a_name_is_called_what_a_folder_can_be(
+def test_model_without_a_name_gets_a_folder_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, adapter: str | None, name: str
 ) -> None:
     (tmp_path / "runs" / "here").mkdir(parents=True)
@@ -140,7 +138,7 @@ def test_a_model_without_a_name_is_called_what_a_folder_can_be(
     assert default_name(model, None if adapter is None else Path(adapter)) == name
 
 
-def test_a_recipe_whose_seeds_give_nobody_two_parents(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_recipe_without_two_seeds_in_a_domain_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_job(tmp_path, make_recipe())
     lonely = [{"id": d, "domain": d, "instruction": f"Say {d}.", "response": d} for d in make_recipe().domains]
     (tmp_path / "seeds.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lonely))
@@ -150,18 +148,16 @@ def test_a_recipe_whose_seeds_give_nobody_two_parents(tmp_path: Path, capsys: py
         assert "a candidate needs two parents, and no domain has two seeds" in capsys.readouterr().err
 
 
-def test_a_ledger_that_cannot_be_gone_on_with_is_found_before_engines_start(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unusable_ledger_is_found_before_engines_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_job(tmp_path, make_recipe())
     (tmp_path / "folder").mkdir()
     (tmp_path / "words").write_text("no ledger " * 300)
     with sqlite3.connect(tmp_path / "newer") as db:
         db.execute("PRAGMA user_version=99")
-    for name, told in (("folder", "is not a file"), ("words", "not a ledger"), ("newer", "written by a newer GRA")):
+    for name, sentence in (("folder", "is not a file"), ("words", "not a ledger"), ("newer", "written by a newer GRA")):
         for verb in (["synthesize", "--dry-run"], ["synthesize"], ["plan"]):
             given = [str(tmp_path / "recipe.yaml"), f"ledger={tmp_path / name}", *verb[1:], "--runs", str(tmp_path)]
             assert command(verb[0], *given) == 2
             said = capsys.readouterr().err
-            assert told in said
+            assert sentence in said
             assert "engines" not in said

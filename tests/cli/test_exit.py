@@ -1,4 +1,4 @@
-"""How entry points end: a sentence and a code for what the user can act on, a traceback for bugs only."""
+"""Commands end with a sentence and a code for what the user can act on, and with a traceback for bugs only."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ def full(code: int, name: str | None = None) -> OSError:
         (ExceptionGroup("all", [full(errno.EACCES, "a/b")]), 2, "error: a/b: Permission denied; check its rights"),
     ],
 )
-def test_what_the_user_can_act_on(error, code: int, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_failure_that_the_user_can_act_on_is_one_sentence(
+    error, code: int, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     found = ended(error, capsys)
     assert found[0] == code
     assert found[1].startswith(sentence)
@@ -59,7 +61,7 @@ def test_what_the_user_can_act_on(error, code: int, sentence: str, capsys: pytes
 @pytest.mark.parametrize(
     "error", [ValueError("bug"), full(errno.EPERM), full(errno.ENOENT, "x"), ExceptionGroup("a", [KeyError()])]
 )
-def test_a_bug_stays_one(error: Exception) -> None:
+def test_bug_keeps_its_traceback(error: Exception) -> None:
     with pytest.raises(type(error)), entry():
         raise error
 
@@ -88,12 +90,12 @@ with entry("stopped"):
 
 
 @pytest.mark.parametrize("how", ["SIGINT", "SIGTERM"])
-def test_a_second_interrupt_is_as_clean_as_the_first(how: str) -> None:
+def test_second_interrupt_ends_cleanly(how: str) -> None:
     done = subprocess.run([sys.executable, "-c", IMPATIENT % how], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (130, "stopped\n")
 
 
-def test_in_the_background_of_a_script_where_ctrl_c_is_ignored_a_run_can_be_stopped() -> None:
+def test_sigterm_stops_a_run_where_ctrl_c_is_ignored() -> None:
     deaf = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
     done = subprocess.run(
         [sys.executable, "-c", deaf + IMPATIENT % "SIGTERM"], capture_output=True, text=True, check=False
@@ -101,14 +103,14 @@ def test_in_the_background_of_a_script_where_ctrl_c_is_ignored_a_run_can_be_stop
     assert (done.returncode, done.stderr) == (130, "stopped\n")
 
 
-def test_what_the_terminal_cannot_show_is_spelled_out() -> None:
+def test_characters_that_a_terminal_lacks_are_escaped() -> None:
     code = "from gra.cli.exit import entry\nwith entry(): print('caf\u00e9 \u2713')"
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == "caf\\xe9 \\u2713\n"
 
 
-def test_a_run_folder_that_cannot_be_written(tmp_path: Path) -> None:
+def test_unwritable_run_folder_is_one_sentence(tmp_path: Path) -> None:
     """As root too: a folder stands where the lock should be."""
     seeds = tmp_path / "seeds.jsonl"
     seeds.write_text(json.dumps({"instruction": "Name a river.", "response": "The Nile.", "domain": "qa"}))
@@ -122,7 +124,7 @@ def test_a_run_folder_that_cannot_be_written(tmp_path: Path) -> None:
     assert ".lock: Is a directory; choose another place" in done.stderr
 
 
-def test_the_bare_command_shows_its_help() -> None:
+def test_bare_command_shows_its_help() -> None:
     done = subprocess.run([sys.executable, "-m", "gra.cli.main"], capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert "Usage:" in done.stdout

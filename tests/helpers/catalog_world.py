@@ -129,7 +129,7 @@ def make_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     save()
     monkeypatch.setenv("GRA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    for variable in ("GRA_OFFLINE", "GRA_ACCEPT_LICENCES", "HF_HUB_OFFLINE"):
+    for variable in ("GRA_OFFLINE", "GRA_ACCEPT_LICENSES", "GRA_ACCEPT_LICENCES", "HF_HUB_OFFLINE"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(entries, "CATALOG", file)
     monkeypatch.setattr(catalog, "hub_reachable", lambda: False)

@@ -233,10 +233,10 @@ def test_arms_that_differ_in_steps_are_warned_of(tmp_path: Path) -> None:
         "train: {per_device_train_batch_size: 1, gradient_accumulation_steps: 1, num_train_epochs: 1}\n"
     )
     described = load_experiment(tmp_path / "experiment.yaml", [], tmp_path).describe()
-    assert "optimiser steps of vanilla: 8 for at most 8 rows" in described
-    assert "! the arms differ in optimiser steps (vanilla 8, gra 4)" in described
+    assert "optimizer steps of vanilla: 8 for at most 8 rows" in described
+    assert "! the arms differ in optimizer steps (vanilla 8, gra 4)" in described
     equal = load_experiment(tmp_path / "experiment.yaml", ["train.max_steps=5"], tmp_path).describe()
-    assert "optimiser steps of gra: 5 for at most 4 rows" in equal
+    assert "optimizer steps of gra: 5 for at most 4 rows" in equal
     assert "!" not in equal
 
 
