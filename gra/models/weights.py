@@ -158,6 +158,12 @@ def tensors_in(file: Path) -> list[str]:
         return list(opened.keys())
 
 
+def tensor_shapes(file: Path) -> dict[str, list[int]]:
+    """Return the shape of each tensor in a whole safetensors file, by name."""
+    with safe_open(file, framework="np") as opened:
+        return {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118
+
+
 def _count_in(file: Path) -> int:
     with safe_open(file, framework="np") as opened:
         slices = [opened.get_slice(name) for name in opened.keys()]  # noqa: SIM118

@@ -18,7 +18,7 @@ from gra.config.loader import Loaded, find_file
 from gra.config.training import TrainRecipe
 from gra.core.errors import GraError, RecipeError
 from gra.core.run_folder import RunFolder
-from gra.models.weights import damage, tensors_in
+from gra.models.weights import damage, tensor_shapes
 from gra.training.model_fit import listed, short
 
 
@@ -197,7 +197,7 @@ def _adapter_tensors(loaded: Loaded[TrainRecipe], folder: Path) -> dict[str, Any
             loaded.path,
         )
     if file.is_file():
-        return {name: torch.empty(facts["shape"], device="meta") for name, facts in tensors_in(file).items()}
+        return {name: torch.empty(shape, device="meta") for name, shape in tensor_shapes(file).items()}
     try:
         return dict(torch.load(pickled, map_location="meta", weights_only=True))
     except Exception as error:  # torch raises pickle's errors and its own
