@@ -35,16 +35,16 @@ def ask_in_shards(run: EvaluationRun, progress: Progress, shards: int) -> None:
         GraError: when a shard fails or dies.
     """
     jobs = [pickle.dumps((run, (number, shards))) for number in range(shards)]
-    said: SimpleQueue[Message] = SimpleQueue()
+    messages: SimpleQueue[Message] = SimpleQueue()
     children = [_start(number, shards) for number in range(shards)]
     try:
         for number, (child, job) in enumerate(zip(children, jobs, strict=True)):
-            threading.Thread(target=_listen, args=(number, child.stdout, said), daemon=True).start()
+            threading.Thread(target=_listen, args=(number, child.stdout, messages), daemon=True).start()
             assert child.stdin is not None
             with suppress(BrokenPipeError):  # it died already, which is reported below
                 child.stdin.write(len(job).to_bytes(8, "big") + job)
                 child.stdin.flush()
-        _follow(children, said, {task.name: len(task.samples) for task in run.tasks}, progress)
+        _follow(children, messages, {task.name: len(task.samples) for task in run.tasks}, progress)
     finally:
         for child in children:
             child.kill()
@@ -62,16 +62,16 @@ def _start(number: int, shards: int) -> subprocess.Popen[bytes]:
     )  # fmt: skip
 
 
-def _listen(number: int, stream: IO[bytes] | None, said: SimpleQueue[Message]) -> None:
+def _listen(number: int, stream: IO[bytes] | None, messages: SimpleQueue[Message]) -> None:
     assert stream is not None
     for line in stream:
-        said.put((number, json.loads(line)))
-    said.put((number, None))
+        messages.put((number, json.loads(line)))
+    messages.put((number, None))
 
 
 def _follow(
     children: list[subprocess.Popen[bytes]],
-    said: SimpleQueue[Message],
+    messages: SimpleQueue[Message],
     sizes: dict[str, int],
     progress: Progress,
 ) -> None:
@@ -79,7 +79,7 @@ def _follow(
     done: dict[str, dict[int, int]] = {name: {} for name in sizes}
     finished: set[int] = set()
     while len(finished) < len(children):
-        number, message = said.get()
+        number, message = messages.get()
         if message is None:
             if number not in finished:
                 code = children[number].wait()

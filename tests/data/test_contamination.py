@@ -29,7 +29,7 @@ TRAINS = "A train leaves the old harbour at nine and reaches the northern valley
 BEES = "Explain to a child why worker bees dance in the dark hive after they have found a new field of clover."
 ITEMS = [
     SuiteItem("math", "m0", TRAINS),
-    SuiteItem("science", "s0", BEES, ("they are cold", "they tell the others where it is")),
+    SuiteItem("science", "s0", BEES, ("they are cold", "they show the others where it is")),
     SuiteItem("science", "s1", "Which one is true?", ("Iron floats on water", "Ice floats on water")),
     SuiteItem("science", "s2", "Which one is true?", ("Salt melts ice", "Sugar melts iron")),
     SuiteItem("logic", "l0", "not true or false and true"),
@@ -145,9 +145,9 @@ def test_part_of_a_question_is_contaminated_or_suspect_by_how_much_it_is() -> No
     half = " ".join(TRAINS.split()[:14])
     less = " ".join(TRAINS.split()[5:13])
     seven = " ".join(TRAINS.split()[:7])
-    assert found(f"tell me more: {half} or so it is said by all of them today")[0] == ("m0", "ngram", "contaminated")
-    assert found(f"tell me more: {less} or so it is said by all of them today") == [("m0", "ngram", "suspect")]
-    assert found(f"tell me more: {seven} or so it is said by all of them today") == []
+    assert found(f"show me more: {half} or so it is said by all of them today")[0] == ("m0", "ngram", "contaminated")
+    assert found(f"show me more: {less} or so it is said by all of them today") == [("m0", "ngram", "suspect")]
+    assert found(f"show me more: {seven} or so it is said by all of them today") == []
 
 
 def test_ambiguous_questions_need_their_choices() -> None:
@@ -170,14 +170,14 @@ def test_light_edits_are_near_duplicates() -> None:
         "After they have found a new field of clover, why do worker bees dance in the dark hive? Explain to a child."
     )
     assert ("s0", "minhash", "suspect") in found(reordered) or found(reordered)[0][2] == "contaminated"
-    assert found("Explain to a child how a bicycle stays upright while somebody rides it down the hill.") == []
+    assert found("Explain to a child how a bicycle stays upright while a man rides it down the hill.") == []
 
 
 def test_what_many_items_share_says_nothing_but_each_item_is_still_found() -> None:
     frame = "If you follow these instructions do you return to the starting point where you began this morning"
     items = [SuiteItem("walk", f"w{n}", f"{frame} {ALPHABET[n]} {ALPHABET[n + 1]}") for n in range(40)]
     passage = " ".join(f"then {word} went by and nothing came of it for {word}" for word in ALPHABET[50:])
-    assert found(f"{frame} as everybody does, {passage}", items=items) == []
+    assert found(f"{frame} as all people does, {passage}", items=items) == []
     hits = found(items[7].text, items=items)
     assert hits[0] == ("w7", "ngram", "contaminated")
 

@@ -25,13 +25,12 @@ from pathlib import Path
 from typing import Any
 
 from gra.core.errors import EngineUnavailable, GraError
+from gra.core.processes.secrets import child_environment
 
 # Bytes that calls may add to the size of the child when it is ready.
 _MEMORY = 2 << 30
 # Wall seconds: for the child's imports, and for a call that waits without computing.
 _START, _WALL = 300.0, 120.0
-# A child needs no secret of its parent's environment.
-_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "NLTK_DATA", "GRA_CACHE")
 
 
 class LimitExceeded(GraError):
@@ -82,11 +81,10 @@ class BoundedFunction:
     def _start(self) -> None:
         self._stop()
         paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
-        own = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         self._owner = os.getpid()
         self._child = subprocess.Popen(
             [sys.executable, "-P", "-m", "gra.core.processes.bounded"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, env={**own, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+            stderr=subprocess.DEVNULL, env=child_environment(PYTHONPATH=os.pathsep.join(filter(None, paths))),
         )  # fmt: skip
         reply = self._exchange(self._job.encode() + b"\n", _START)
         if reply is None or "error" in reply:
