@@ -59,7 +59,7 @@ def rates(
     found = {"new": 0, "old": 0}
     for _ in range(trials):
         ours, theirs = draw(rng, items, seeds, spreads, own, gain)
-        between_items = paired_difference(ours.mean(axis=0), theirs.mean(axis=0), bounded=True)
+        between_items = paired_difference(ours.mean(axis=0), theirs.mean(axis=0), bounded=True, answers=seeds)
         found["new"] += with_seed_variance(between_items, ours, theirs).p_value() <= 0.05
         found["old"] += added_twice(between_items, ours, theirs).p_value() <= 0.05
     return {rule: count / trials for rule, count in found.items()}

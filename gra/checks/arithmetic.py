@@ -1,10 +1,9 @@
-"""Arithmetic that an answer states, computed again: "12 * 7 = 84" holds and "12 * 7 = 74" is broken.
+"""Compute the arithmetic of an answer again: "12 * 7 = 84" holds and "12 * 7 = 74" is broken.
 
-Numbers are exact fractions. The text comes from a model, so nothing of it is ever evaluated as Python
-(sympy's parser would do that); the few rules of arithmetic are read by hand. Reading is conservative:
-what is not plainly a statement about numbers is no claim, and a false one that its line takes back
-("2 + 2 = 5 is wrong") or that is a matter of rounding is set aside. Raise `ARITHMETIC_VERSION` whenever
-a text is judged differently than before.
+Numbers are exact fractions. A model wrote the text, so none of it is evaluated as Python, as sympy's parser would do.
+Reading is conservative: a text that is not plainly a statement about numbers is no claim. A false claim is left out
+where its line takes it back ("2 + 2 = 5 is wrong"), or where it may be rounded. No text raises, and reading takes time
+proportional to its length. Raise `ARITHMETIC_VERSION` whenever a text is judged differently than before.
 """
 
 from __future__ import annotations
@@ -19,20 +18,24 @@ ARITHMETIC_VERSION = 1
 _MOST_CHARACTERS = 200
 _MOST_DIGITS = 40
 _MOST_EXPONENT = 64
+_MOST_BRACKETS = 20  # inside one another
+_MOST_STATEMENTS = 500  # of one text
+_AROUND = 50  # characters of a line that are looked at on either side of a statement
 _TOKEN = re.compile(r"\s*(?:(\d+(?:\.\d+)?|\.\d+)|(\*\*|[-+*/^()])|([a-zA-Z]))")
 
 
 class NotArithmetic(ValueError):
-    """A text that is not an arithmetic expression, or one too large to compute."""
+    """Signal a text that is not an arithmetic expression, or one too large to compute."""
 
 
 def evaluate(text: str, **variables: Fraction) -> Fraction:
-    """The exact value of an expression of numbers, `+ - * / ^ ( )` and one-letter variables.
+    """Return the exact value of an expression of numbers, `+ - * / ^ ( )` and one-letter variables.
 
     `2x` and `3(x + 1)` are products; `^` binds to the right.
 
     Raises:
-        NotArithmetic: for anything else, a division by zero, or an exponent beyond 64.
+        NotArithmetic: for anything else, a division by zero, an exponent beyond 64, more than 200 characters, or more
+            than 20 brackets inside one another.
     """
     if len(text) > _MOST_CHARACTERS:
         raise NotArithmetic("too long")
@@ -40,10 +43,11 @@ def evaluate(text: str, **variables: Fraction) -> Fraction:
 
 
 class _Reader:
-    """Recursive descent over the tokens of one expression."""
+    """Read one expression by recursive descent over its tokens."""
 
     def __init__(self, text: str, variables: dict[str, Fraction]) -> None:
         self.variables = variables
+        self.open = 0
         self.tokens: list[str] = []
         at = 0
         while text[at:].strip():
@@ -102,34 +106,39 @@ class _Reader:
     def _atom(self) -> Fraction:
         token = self.tokens.pop() if self.tokens else ""
         if token == "(":
+            self.open += 1
+            if self.open > _MOST_BRACKETS:
+                raise NotArithmetic("too many brackets inside one another")
             result = self._sum()
             if not self.tokens or self.tokens.pop() != ")":
                 raise NotArithmetic("a bracket is open")
+            self.open -= 1
             return result
         if token.isalpha() and token in self.variables:
             return self.variables[token]
-        if token[:1].isdigit() or token[:1] == ".":
+        if token[:1].isdecimal() or token[:1] == ".":
             return Fraction(token)
         raise NotArithmetic(f"unexpected {token!r}")
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One "left = right" that a text states, and whether it is so."""
+    """Hold one "left = right" that a text states, and whether it is true."""
 
     text: str
     holds: bool
 
 
 _NUMBER = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
-# Possessive, so that a long sum without an "=" is given up at once.
-_ATOM = rf"\(*+(?:[-+][ \t]*+)?\(*+(?:[$€£][ \t]?)?{_NUMBER}(?:[ \t]?%)?\)*+"
+# Possessive and bounded, so that each character is looked at a fixed number of times.
+_ATOM = rf"\({{0,20}}+(?:[-+][ \t]*+)?\({{0,20}}+(?:[$€£][ \t]?)?{_NUMBER}(?:[ \t]?%)?\){{0,20}}+"
 # "3x-5" holds an unknown and is not three times minus five.
 _OPERATOR = r"[ \t]*+(?:\*\*|[-+*/^]|x(?![ \t]*[-+]))[ \t]*+"
-_EXPRESSION = rf"{_ATOM}(?:{_OPERATOR}{_ATOM})*"
-_STATEMENT = re.compile(rf"{_EXPRESSION}(?:[ \t]*=[ \t]*{_EXPRESSION})+")
-_FENCED = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.DOTALL)
-_BOLD = re.compile(r"(?<![\d)*])\*\*(?=\S)([^\n]+?)(?<=\S)\*\*(?![\d(*])")
+_EXPRESSION = rf"{_ATOM}(?:{_OPERATOR}{_ATOM})*+"
+_LEFT = re.compile(_EXPRESSION)
+_RIGHT = re.compile(rf"(?:[ \t]*+=[ \t]*+{_EXPRESSION})++")
+_FENCED = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*+`", re.DOTALL)
+_BOLD = re.compile(r"(?<![\d)*])\*\*(?=\S)([^\n]{1,120}?)(?<=\S)\*\*(?![\d(*])")
 _SIGNS = str.maketrans({"×": "*", "·": "*", "∗": "*", "⋅": "*", "÷": "/", "−": "-", "–": "-", "\u00a0": " "}) | {
     ord(raised): f"^{digit}" for raised, digit in zip("²³⁴⁵⁶⁷⁸⁹", "23456789", strict=True)
 }
@@ -160,25 +169,51 @@ _UNITS = re.compile(r"(?:°|[ckm]?m|k?g|l|ml|s|h|min|hrs?|lbs?|oz|ft|in|mph|pm|a
 
 
 def claims(text: str) -> list[Claim]:
-    """The arithmetic statements of a text, in order; code and what is set aside are left out."""
-    found = []
+    """List the arithmetic statements of a text, in order, without those in code and those set aside.
+
+    Of a text with more than 500 statements the first 500 are read.
+    """
+    found: list[Claim] = []
+    judged = 0
     for line in map(_unlisted, _plain(text).splitlines()):
-        for statement in _STATEMENT.finditer(line):
-            if _stands_alone(line, statement.start(), statement.end()):
-                taken_back = _TAKEN_BACK.search(line) or re.match(r"[^.!]*\?", line[statement.end() :])
-                stated = _unlabelled(line[: statement.start()], statement[0])
+        if "=" not in line:
+            continue
+        line_takes_back = _TAKEN_BACK.search(line) is not None
+        for start, end in _statements(line):
+            if judged < _MOST_STATEMENTS and _stands_alone(line, start, end):
+                judged += 1
+                taken_back = line_takes_back or _asks(line, end)
+                stated = _unlabeled(line[max(0, start - _AROUND) : start], line[start:end])
                 found += [claim for claim in _judged(stated) if claim.holds or not taken_back]
     return found
 
 
-def _unlabelled(before: str, statement: str) -> str:
-    """The statement without a number that only names something: "Week 2 = 35 + 35 = 70"."""
+def _statements(line: str) -> Iterator[tuple[int, int]]:
+    """Yield where the statements "a = b = c" of a line begin and end.
+
+    The search goes on behind an expression without "=": what begins inside it would end where it ends.
+    """
+    place = 0
+    while left := _LEFT.search(line, place):
+        right = _RIGHT.match(line, left.end())
+        if right:
+            yield left.start(), right.end()
+        place = right.end() if right else left.end()
+
+
+def _asks(line: str, end: int) -> bool:
+    """Decide whether the sentence goes on to a question mark."""
+    return re.match(r"[^.!?]*+\?", line[end : end + 4 * _AROUND]) is not None
+
+
+def _unlabeled(before: str, statement: str) -> str:
+    """Return the statement without a number that is part of a name: "Week 2 = 35 + 35 = 70"."""
     label, _, rest = statement.partition("=")
     return rest if re.search(r"[a-zA-Z][ \t]+$", before) and label.strip().isdigit() else statement
 
 
 def _plain(text: str) -> str:
-    """The text without code and bold marks, and with one way to write each sign."""
+    """Return the text without code and bold marks, and with one way to write each sign."""
     text = _FENCED.sub(" ; ", text).translate(_SIGNS)
     for pattern, sign in _LATEX:
         text = pattern.sub(sign, text)
@@ -190,12 +225,12 @@ def _unlisted(line: str) -> str:
 
 
 def _stands_alone(line: str, start: int, end: int) -> bool:
-    """Whether nothing around the statement belongs to it: no variable, no further operator, no other number."""
-    before, after = line[:start], line[end:]
+    """Decide whether a statement is complete: no variable, operator or number around it belongs to it."""
+    before, after = line[max(0, start - _AROUND) : start], line[end : end + _AROUND]
     if before and (before[-1].isalnum() or before[-1] in "_.,:)]}√'\"\\/^*°!%"):
         return False
     near = before.rstrip(" \t$€£(")
-    if line[start] in "+-" and _JOINED.search(line[: start + 2]):
+    if line[start] in "+-" and _JOINED.search(before + line[start : start + 2]):
         return False
     if near and (near[-1] in "+-*/^<>≤≥√|&" or near[-1].isdigit()):
         return False
@@ -210,7 +245,7 @@ _COMPUTES = re.compile(rf"\d[ \t%)]*{_OPERATOR}[ \t(]*[-$€£\d.(]")
 
 
 def _balanced(side: str) -> str:
-    """A side without the brackets that the sentence around it opens or closes."""
+    """Return a side without the brackets that the sentence around it opens or closes."""
     side = side.strip()
     while side.count(")") > side.count("(") and side.endswith(")"):
         side = side[:-1].rstrip()
@@ -220,9 +255,10 @@ def _balanced(side: str) -> str:
 
 
 def _judged(statement: str) -> Iterator[Claim]:
-    """The links of a chain "a = b = c" that compute something; links that are a matter of rounding are left out."""
+    """Yield the links of a chain "a = b = c" that compute something and are not a matter of rounding."""
     for left, right in pairwise(map(_balanced, statement.split("="))):
-        if not (_COMPUTES.search(left) or _COMPUTES.search(right)) or left.startswith("0x"):
+        too_long = max(len(left), len(right)) > 2 * _MOST_CHARACTERS
+        if too_long or not (_COMPUTES.search(left) or _COMPUTES.search(right)) or left.startswith("0x"):
             continue
         verdict = _holds(left, right)
         if verdict is not None:
@@ -230,7 +266,7 @@ def _judged(statement: str) -> Iterator[Claim]:
 
 
 def _holds(left: str, right: str) -> bool | None:
-    """Whether two sides are equal as written; None when that is a matter of reading or rounding."""
+    """Decide whether two sides are equal as written; None when that is a matter of reading or rounding."""
     readings = [(_value(left, percent), _value(right, percent)) for percent in ("/100", "")]
     pairs = [(a, b) for a, b in readings if a is not None and b is not None]
     if not pairs:
@@ -250,6 +286,8 @@ _FRACTION_BELOW = re.compile(rf"/[ \t]*{_NUMBER}[ \t]*/")
 
 
 def _value(side: str, percent: str) -> Fraction | None:
+    if len(side) > 2 * _MOST_CHARACTERS:
+        return None
     text = re.sub(r"[$€£,]", "", side).replace("x", "*")
     try:
         return evaluate(re.sub(rf"({_NUMBER})[ \t]?%", rf"(\1{percent})", text))
@@ -258,7 +296,7 @@ def _value(side: str, percent: str) -> Fraction | None:
 
 
 def _rounded(value: Fraction, stated: Fraction, left: str, right: str) -> bool:
-    """Whether the stated value is a rounding of the true one, or the true one was computed from rounded numbers."""
+    """Decide whether the stated value may be rounded, or the true one computed from rounded numbers."""
     places = max((len(digits) for digits in re.findall(r"\.(\d+)", right)), default=0)
     if value.denominator != 1 and abs(value - stated) < Fraction(1, 10**places):
         return True
@@ -267,12 +305,12 @@ def _rounded(value: Fraction, stated: Fraction, left: str, right: str) -> bool:
 
 
 def _range(left: str, value: Fraction) -> bool:
-    """Whether "3-5" may be from three to five and not a difference."""
+    """Decide whether "3-5" may be a range from three to five."""
     return value < 0 and re.fullmatch(rf"{_NUMBER}-{_NUMBER}", left) is not None
 
 
 def _running(left: str, right: str) -> bool:
-    """Whether "5 + 5 = 10 * 2 = 20" carries a result on, which is bad style and no error of arithmetic."""
+    """Decide whether "5 + 5 = 10 * 2 = 20" carries a result on, which is bad style and no error of arithmetic."""
     first = re.match(rf"[(\s]*([-+]?[ \t]*[$€£]?[ \t]?{_NUMBER})[ \t]*[-+*/x^]", right)
     return first is not None and _value(left, "/100") == _value(first[1], "/100")
 
@@ -283,14 +321,14 @@ _PART = r"(?:[-+*/^().\d \t]|(?<![a-zA-Z])[a-z](?![a-zA-Z]))"
 
 @dataclass(frozen=True, slots=True)
 class Equation:
-    """An equation in one unknown, as an instruction gives it."""
+    """Hold an equation in one unknown, as an instruction gives it."""
 
     left: str
     right: str
     unknown: str
 
     def holds(self, value: Fraction) -> bool:
-        """Whether the value solves it; where a side has no value (a division by zero) it does not."""
+        """Decide whether a value solves the equation; it does not where a side has no value."""
         try:
             return evaluate(self.left, **{self.unknown: value}) == evaluate(self.right, **{self.unknown: value})
         except NotArithmetic:
@@ -298,12 +336,14 @@ class Equation:
 
 
 def equation(instruction: str) -> Equation | None:
-    """The equation in one unknown that an instruction asks to solve; None unless there is exactly one."""
+    """Return the equation in one unknown that an instruction asks to solve; None unless there is exactly one."""
     text = _plain(instruction)
     if text.count("=") != 1 or not _SOLVE.search(text):
         return None
     before, after = text.split("=")
-    ends, begins = re.search(rf"{_PART}+$", before), re.match(rf"{_PART}+", after)
+    # A side beyond 200 characters is not computed, so no more of it is looked at.
+    ends = re.search(rf"{_PART}+$", before[-2 * _MOST_CHARACTERS :])
+    begins = re.match(rf"{_PART}+", after[: 2 * _MOST_CHARACTERS])
     if ends is None or begins is None:
         return None
     # "a number: 2x" must not bring the article along, nor "3 for x" a sentence's point.
@@ -323,9 +363,9 @@ def equation(instruction: str) -> Equation | None:
 
 
 def values_of(text: str, unknown: str) -> list[tuple[str, Fraction]]:
-    """The numbers that the last line with "x = number" gives the unknown, as written and as computed."""
+    """List the numbers that the last line with "x = number" gives the unknown, as written and as computed."""
     before, after = r"(?<![\w.)\]^*/+-])(?<![*/+-] )", r"(?![ \t]*[-+*/^=<>(]|[\w.,]?\w|[ \t]\d)"
-    stated = re.compile(rf"{before}{unknown}[ \t]*=[ \t]*(?:[^=\n]*=[ \t]*)??({_EXPRESSION}){after}")
+    stated = re.compile(rf"{before}{unknown}[ \t]*+=[ \t]*+(?:[^=\n]*+=[ \t]*+)??({_EXPRESSION}){after}")
     for line in reversed(_plain(text).splitlines()):
         if _TAKEN_BACK.search(line):
             continue

@@ -1,7 +1,7 @@
 """Define every kind of format check: a function of the answer and of the arguments that a row gives.
 
-The keyword arguments of a function are the arguments of its kind, and their types are checked when a row is read
-(`gra.checks.format`). No function raises, whatever the answer, and each takes time proportional to its length.
+A row gives the keyword arguments of the function. `gra.checks.format` checks their types when it reads the row. No
+answer makes a function raise, and each function takes time proportional to the answer's length.
 """
 
 from __future__ import annotations

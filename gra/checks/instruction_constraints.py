@@ -1,9 +1,9 @@
-"""The demands on form that an instruction states in words, as checks: "in at most 20 words" is `words_at_most (n 20)`.
+"""Read the format constraints that an instruction states: "in at most 20 words" is `words_at_most (n 20)`.
 
-Only plain demands on the whole answer are recognised, by the patterns below; everything else is passed
-over in silence, because a demand that is not there would reject good answers. `benchmarks/programs.py`
-measures precision and recall on IFEval (Zhou et al. 2023, arXiv 2311.07911), whose rows name their
-demands. Raise `CONSTRAINTS_VERSION` whenever an instruction is read differently than before.
+Only plain constraints on the whole answer are recognized, by the patterns below. Anything else is ignored, because a
+constraint that is not there would reject good answers. `benchmarks/programs.py` measures precision and recall on IFEval
+(Zhou et al. 2023, arXiv 2311.07911), whose rows name their constraints. No text raises. Raise `CONSTRAINTS_VERSION`
+whenever an instruction is read differently than before.
 """
 
 from __future__ import annotations
@@ -14,16 +14,21 @@ from collections.abc import Callable, Iterator
 from gra.checks.format import FormatCheck
 from gra.checks.instruction_text import MARK, MARKS, NUMBER, InstructionText, number, read
 
-CONSTRAINTS_VERSION = 2
+CONSTRAINTS_VERSION = 3
 Reader = Callable[[InstructionText], Iterator[FormatCheck]]
 _READERS: list[Reader] = []
 
 
 def read_constraints(instruction: str) -> tuple[FormatCheck, ...]:
-    """What the instruction plainly demands of the answer's form, each demand once; empty when nothing is plain."""
+    """List the constraints that an instruction plainly states, each once."""
     wording = read(instruction)
     found = {str(check): check for reader in _READERS for check in reader(wording)}
-    return tuple(found.values())
+    return tuple(check for check in found.values() if _sensible(check))
+
+
+def _sensible(check: FormatCheck) -> bool:
+    """Decide whether the arguments can be met: "at least 0 words" demands nothing."""
+    return all(value > 0 if isinstance(value, int) else bool(value) for value in check.arguments.values())
 
 
 def _reader(function: Reader) -> Reader:
@@ -32,12 +37,12 @@ def _reader(function: Reader) -> Reader:
 
 
 def _pattern(*parts: str) -> re.Pattern[str]:
-    """One pattern of several alternatives, in any case."""
+    """Compile several alternatives, in any case."""
     return re.compile("|".join(parts), re.IGNORECASE)
 
 
 _NOT = r"(?:\b(?:not|never|without|avoid|refrain|exclude|excluding|no)|n't)\b(?! (?:more|less|fewer|exceed|only)\b)"
-# A demand beside one of these is on a part of the answer, or on what a program is to do.
+# A demand beside one of these is on a part of the answer, or on a program to be written.
 _PART = _pattern(
     r"\b(?:each|every|per|first|second|third|last|title|subject|headline|introduction|conclusion|chorus|verse|stanzas?|"
     r"functions?|program|script|variable|strings?|regex|method|class|query|input|files?)\b"
@@ -49,9 +54,9 @@ _CODE = _pattern(
 # --- how many words and sentences ---------------------------------------------------------------------------
 
 _SEVERAL = _pattern(r"\b(?:then|followed by|afterwards?|after that|finally|before)\b|;")
-# "no more than", "don't use fewer than", "never exceed": a negation turns the bound that follows it round.
+# "no more than", "don't use fewer than", "never exceed": a negation reverses the bound that follows it.
 _NEVER = r"(?:\w+n't|not|never|without|avoid|no)(?: (?!(?:and|but|or)\b)\w+){0,3} "
-# What stands around a number of words or sentences (UNIT), the bound it makes, and the shift of that bound.
+# The wording around a number of words or sentences (UNIT), the bound it makes, and the shift of that bound.
 _AMOUNTS = [
     (rf"between (?P<low>{NUMBER}) and (?P<n>{NUMBER})[ -]UNIT", "between", 0),
     (rf"(?:in|with|of|use|using|contains?) (?P<low>{NUMBER})(?: to |-| – |–)(?P<n>{NUMBER})[ -]UNIT", "between", 0),
@@ -93,7 +98,7 @@ _MOST_BARE = {"words": 3, "sentences": 10}  # "in 100 words" means about a hundr
 
 @_reader
 def _amounts(wording: InstructionText) -> Iterator[FormatCheck]:
-    """At most, at least, between or exactly so many words or sentences."""
+    """Read a bound on the number of words or sentences."""
     for sentence in wording.sentences:
         if _PART.search(sentence):
             continue
@@ -118,7 +123,7 @@ def _bounded(unit: str, bound: str, found: re.Match[str], shift: int) -> Iterato
 
 
 def _bare_amounts(sentence: str) -> Iterator[FormatCheck]:
-    """ "In two sentences", "one word only": exact for small numbers, since nobody means about two."""
+    """Read "in two sentences" or "one word only": exact for small numbers, which are never meant roughly."""
     for unit, pattern in _BARE.items():
         found = pattern.search(sentence)
         if found and not _SOME_OF_THEM.match(sentence, found.end()):
@@ -147,7 +152,7 @@ _SOME_LETTERS = _pattern(
 
 @_reader
 def _case(wording: InstructionText) -> Iterator[FormatCheck]:
-    """All of it in lower case, or all of it in capitals."""
+    """Read that all letters are lower-case, or all are capitals."""
     if wording.says(_CODE):
         return
     found: set[str] = set()
@@ -168,7 +173,7 @@ _SOME_COMMAS = _pattern(r"\b(?:oxford|serial|separated?|between|after|before|mor
 
 @_reader
 def _commas(wording: InstructionText) -> Iterator[FormatCheck]:
-    """No commas at all."""
+    """Read that there are no commas."""
     if any(_COMMAS.search(s) and not _SOME_COMMAS.search(s) for s in wording.sentences):
         yield FormatCheck("no_commas", {})
 
@@ -194,7 +199,7 @@ _LOOSE = _pattern(r"\bat (?:least|most)\b|\bup to\b|\bor more\b")
 
 @_reader
 def _lists(wording: InstructionText) -> Iterator[FormatCheck]:
-    """Bullets or numbered lines, with their number where it is given once."""
+    """Read bullets or numbered lines, with their number where it is given once."""
     for sentence in wording.sentences:
         if _PART.search(sentence):
             continue
@@ -208,7 +213,7 @@ def _lists(wording: InstructionText) -> Iterator[FormatCheck]:
 
 
 def _listed(wording: InstructionText, counted: str, some: str) -> FormatCheck:
-    """The list with its number of items, if "name three fruits" gives the only number there is."""
+    """Return the list with its number of items, if "name three fruits" gives the only number there is."""
     asked, numbers = _ITEMS.findall(wording.whole), _ANY_NUMBER.findall(wording.whole)
     if len(asked) == len(numbers) == 1 and not wording.says(_LOOSE):
         return FormatCheck(counted, {"n": number(asked[0])})
@@ -229,7 +234,7 @@ _KEYS = _pattern(rf"\bkeys? ({_KEY}(?:(?:, and |, | and ){_KEY})*)")
 
 @_reader
 def _json(wording: InstructionText) -> Iterator[FormatCheck]:
-    """JSON and nothing else, with its keys where they are listed."""
+    """Read that the answer is JSON and nothing else, with its keys where they are listed."""
     if wording.says(_CODE) or not any(_JSON.search(s) and not _NO_JSON.search(s) for s in wording.sentences):
         return
     keys = _KEYS.search(wording.whole)
@@ -261,7 +266,7 @@ _SO_OFTEN = _pattern(
 
 @_reader
 def _words(wording: InstructionText) -> Iterator[FormatCheck]:
-    """Words that must, or must not, occur."""
+    """Read the words that must, or must not, occur."""
     for sentence in wording.sentences:
         if _OFTEN.search(sentence):
             yield from _frequencies(sentence, wording)
@@ -274,7 +279,7 @@ def _words(wording: InstructionText) -> Iterator[FormatCheck]:
 
 
 def _forbidden(sentence: str, wording: InstructionText) -> Iterator[FormatCheck]:
-    """Words in a sentence with a negation, when it comes before them in the same clause."""
+    """Read the words of a sentence with a negation, when it comes before them in the same clause."""
     for pattern in (_WORDS, _FORBIDDEN):
         if found := pattern.search(sentence):
             listed = next(text for text in found.groupdict().values() if text)
@@ -289,7 +294,7 @@ def _forbidden(sentence: str, wording: InstructionText) -> Iterator[FormatCheck]
 
 
 def _frequencies(sentence: str, wording: InstructionText) -> Iterator[FormatCheck]:
-    """A word at least, or less than, so many times."""
+    """Read how often a word must, or may, occur."""
     if _NEGATED.search(sentence):
         return
     for found in _SO_OFTEN.finditer(sentence):
@@ -327,7 +332,7 @@ _QUOTED = _pattern(
 
 @_reader
 def _ends(wording: InstructionText) -> Iterator[FormatCheck]:
-    """The first and the last words, and quotation marks around all of it."""
+    """Read the first and the last words, and quotation marks around the answer."""
     for sentence in wording.sentences:
         if _ONE_OF_MANY.search(sentence):
             continue
@@ -349,7 +354,7 @@ _PARAGRAPHS = _pattern(rf"\b({NUMBER}) paragraphs?\b")
 
 @_reader
 def _marks(wording: InstructionText) -> Iterator[FormatCheck]:
-    """Titles, highlights, placeholders, postscripts and divided paragraphs, as IFEval asks for them."""
+    """Read titles, highlights, placeholders, postscripts and divided paragraphs, as IFEval asks for them."""
     if wording.says(_TITLE):
         yield FormatCheck("titled", {})
     if found := _HIGHLIGHTS.search(wording.whole):

@@ -1,7 +1,7 @@
-"""An instruction made ready for reading: quoted texts, code and the passage it works on are masked, numbers are words.
+"""Prepare an instruction for reading: mask quoted texts, code, and the passage that it works on.
 
-What stands in quotes or in the text to be summarised is not addressed to the writer, so no pattern may find
-a demand in it. A quoted text leaves a mark, by which a pattern can say "the word, quoted, that follows".
+A quoted text or a passage to be summarized is not addressed to the writer, so no pattern may find a demand in it. A
+quoted text leaves a mark, by which a pattern can refer to the quoted word that follows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,12 @@ _COUNTS = {word: number for number, word in enumerate(_SMALL)} | {
     "a single": 1, "a hundred": 100, "one hundred": 100, "two hundred": 200, "three hundred": 300,
 }  # fmt: skip
 _COUNT_WORDS = "|".join(sorted((word for word in _COUNTS if word != "zero"), key=len, reverse=True))
-NUMBER = rf"(?:\d{{1,3}}(?:,\d{{3}})+|\d+|(?:{_COUNT_WORDS})\b)"
+# Of at most nine digits: no demand is larger, and Python refuses to read a number of thousands of digits.
+NUMBER = rf"(?:\d{{1,3}}(?:,\d{{3}}){{1,2}}(?!,?\d)|\d{{1,9}}(?!\d)|(?:{_COUNT_WORDS})\b)"
+# Patterns may take the square of a sentence's length, so only plain sentences are read, and only so much text.
+_MOST_CHARACTERS = 8000
+_LONGEST_SENTENCE = 600
+_MOST_SENTENCES = 80  # at the beginning, and at the end
 
 _CODE = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
 _QUOTE = re.compile(
@@ -27,7 +32,7 @@ _QUOTE = re.compile(
 )
 MARK = r"⟦(\d+)⟧"
 MARKS = rf"{MARK}(?:(?:,? and |,? or |, ?| ){MARK})*"
-# "Summarise the following text: ..." works on what follows, up to the next empty line.
+# "Summarize the following text: ..." works on the text behind the colon, up to the next empty line.
 _PASSAGE = re.compile(
     r"\b(?:following|below|this|these)\b(?![^.:\n]*\b(?:words?|keywords?|phrases?|keys?|format|rules?|constraints?|"
     r"requirements?|bullets?|form)\b)[^.:\n]*:(?P<passage>.*?)(?=\n[ \t]*\n|\Z)",
@@ -38,38 +43,48 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])[)\"]?\s+|\n+")
 
 @dataclass(frozen=True, slots=True)
 class InstructionText:
-    """A masked instruction: all of it, its sentences, and what the marks stand for."""
+    """Hold a masked instruction: all of it, its sentences, and the quoted texts that the marks stand for."""
 
     whole: str
     sentences: tuple[str, ...]
     quotes: tuple[str, ...]
 
     def says(self, pattern: re.Pattern[str]) -> bool:
-        """Whether a pattern is anywhere in it."""
+        """Decide whether a pattern occurs anywhere."""
         return pattern.search(self.whole) is not None
 
     def names(self, listed: str) -> list[str]:
-        """The items of "a, b and c"; a mark gives back its quoted text."""
+        """List the items of "a, b and c"; a mark gives back its quoted text."""
         items = [item.strip(" .:;()[]") for item in re.split(r",? and |,? or |, ?|(?<=⟧) (?=⟦)", listed)]
         return [self.quotes[int(m[1])] if (m := re.fullmatch(MARK, item)) else item for item in items if item]
 
 
 def read(instruction: str) -> InstructionText:
-    """The instruction, masked."""
+    """Mask an instruction.
+
+    Of a text beyond 8,000 characters its beginning and its end are read, where demands on the answer stand. A sentence
+    beyond 600 characters states no plain demand and is left out, and so are all but the first and last 80.
+    """
+    if len(instruction) > _MOST_CHARACTERS:
+        half = _MOST_CHARACTERS // 2
+        instruction = f"{instruction[:half]}\n\n{instruction[-half:]}"
     quotes: list[str] = []
 
     def mark(found: re.Match[str]) -> str:
         quotes.append(next(text for text in found.groups() if text is not None))
         return f"⟦{len(quotes) - 1}⟧"
 
-    plain = re.sub(r"(?<=\w)’(?=\w)", "'", instruction.replace("⟦", "[").replace("⟧", "]"))
-    text = _CODE.sub(" ", plain)
+    straight = re.sub(r"(?<=\w)’(?=\w)", "'", instruction.replace("⟦", "[").replace("⟧", "]"))
+    text = _CODE.sub(" ", straight)
     text = _PASSAGE.sub(lambda m: m[0][: m.start("passage") - m.start()], _QUOTE.sub(mark, text))
     sentences = [part.strip() for part in _SENTENCE_END.split(text)]
-    return InstructionText(text, tuple(filter(None, sentences)), tuple(quotes))
+    plain = list(dict.fromkeys(part for part in sentences if part and len(part) <= _LONGEST_SENTENCE))
+    if len(plain) > 2 * _MOST_SENTENCES:
+        plain = plain[:_MOST_SENTENCES] + plain[-_MOST_SENTENCES:]
+    return InstructionText(text, tuple(plain), tuple(quotes))
 
 
 def number(text: str) -> int:
-    """The value of what `NUMBER` matches."""
+    """Return the value of a text that `NUMBER` matches."""
     text = text.lower().strip()
     return _COUNTS[text] if text in _COUNTS else int(text.replace(",", ""))

@@ -21,8 +21,9 @@ _RULES = np.array([ord(c) for c in "-=_*~.#+|:…— \t\n\r"], np.uint32)  # div
 def loops(text: str) -> bool:
     """Decide whether a text repeats a word, a phrase, a line or a run of characters over and over.
 
-    A word five times in a row is a loop, a phrase of two to four words four times, a longer phrase three times. So is
-    a run of 60 characters or more with a period of 24 or less, and a line that makes up half of eight lines or more.
+    A loop is a word five times in a row, a phrase of two to four words four times, or a longer phrase three times. It
+    is also a run of 60 characters with a period of 24 or less. The last kind is one line that fills half of eight or
+    more.
     """
     text = text[:_MOST_CHARACTERS]
     return _phrases(words(text.casefold())) or _characters(text) or _lines(text)

@@ -88,8 +88,8 @@ def count_sentences(text: str) -> int:
     A heading counts only where nothing else does. A line without a full stop is a sentence of its own, unless the
     next line carries it on. Code between fences is left out.
     """
-    cased = any(map(str.isupper, text))
-    return sum(_in_passage(passage, cased, text.isupper()) for passage in _passages(text, cased))
+    cased, capitals = any(map(str.isupper, text)), text.isupper()
+    return sum(_in_passage(passage, cased, capitals) for passage in _passages(text, cased))
 
 
 def _passages(text: str, cased: bool) -> list[str]:
@@ -104,6 +104,9 @@ def _passages(text: str, cased: bool) -> list[str]:
     for block in fences(text):
         adjacent = False
         for line in [] if isinstance(block, Fence) else block.splitlines():
+            if not line or line.isspace():
+                adjacent = False
+                continue
             shown = unmarked_line(line)
             if not any(map(str.isalnum, shown.text)):
                 adjacent = False

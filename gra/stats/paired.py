@@ -84,7 +84,12 @@ def wilson(mean: float, n: int, level: float = LEVEL) -> tuple[float, float]:
 
 
 def paired_difference(
-    ours: ArrayLike, reference: ArrayLike, clusters: Sequence[Any] | None = None, *, bounded: bool = False
+    ours: ArrayLike,
+    reference: ArrayLike,
+    clusters: Sequence[Any] | None = None,
+    *,
+    bounded: bool = False,
+    answers: float = 1.0,
 ) -> Estimate:
     """Mean difference over paired items.
 
@@ -92,8 +97,10 @@ def paired_difference(
         ours: scores, shape [n].
         reference: scores of the same items, shape [n].
         clusters: the cluster of each item; the error is then between clusters, with C - 1 degrees of freedom.
-        bounded: add one win and one loss of size 1 to the error (not to the mean), each a cluster of its own, so that
-            a handful of identical scores in [0, 1] does not claim certainty (after Bonett and Price 2012).
+        bounded: add one win and one loss to the error (not to the mean), each a cluster of its own. A handful of
+            identical scores in [0, 1] then does not claim certainty (after Bonett and Price 2012).
+        answers: the number of answers that each score is the mean of, as with several training seeds; what is added
+            has the variance of one such mean.
 
     Raises:
         ValueError: when the shapes differ, or there are fewer than two items (one, if bounded) or clusters.
@@ -101,7 +108,8 @@ def paired_difference(
     d = _differences(ours, reference)
     mean, names = float(d.mean()), range(len(d)) if clusters is None else clusters
     if bounded:
-        d, names = np.append(d, (1.0, -1.0)), [*names, object(), object()]
+        size = 1 / math.sqrt(answers)
+        d, names = np.append(d, (size, -size)), [*names, object(), object()]
     sums = cluster_sums(d - d.mean(), names)[0]
     count = len(sums)
     if count < 2:

@@ -33,7 +33,8 @@ def difference(
     a, b = item_scores(ours, task, items), item_scores(theirs, task, items)
     # An item without a cluster, as in records from before there were any, is one of its own.
     clusters = [ours[0].tasks[task][item]["cluster"] or (item,) for item in items]
-    estimate = stats.paired_difference(a.mean(axis=0), b.mean(axis=0), clusters, bounded=True)
+    answers = 2 / (1 / len(a) + 1 / len(b))
+    estimate = stats.paired_difference(a.mean(axis=0), b.mean(axis=0), clusters, bounded=True, answers=answers)
     estimate = with_seed_variance(estimate, a, b, clusters=clusters)
     gap = a.mean(axis=0) - b.mean(axis=0)
     wins, losses = int((gap > 0).sum()), int((gap < 0).sum())
