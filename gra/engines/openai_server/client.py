@@ -119,7 +119,7 @@ class Server:
                     f"{self.base} is not the address of an API but {served_at} is; set `engine.base_url` to that"
                 )
             problem = self._safe(read_problem(body, status))
-            if status in (401, 403):
+            if status == 401:  # with 403 a key may not list models and still be good for calls
                 raise self.key_refused(problem)
             self._moved(status)
         except BaseException:

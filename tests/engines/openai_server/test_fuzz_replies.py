@@ -1,6 +1,6 @@
 """Send any JSON and any bytes as replies: each becomes a completion, a fault, or the end of the run.
 
-`GRA_FUZZ_SECONDS=600 python -m pytest tests/engines/openai_server/test_fuzz_replies.py` runs for ten minutes and prints
+`GRA_FUZZ_SECONDS=600 python -m pytest --timeout 1500 FILE` runs for ten minutes and prints
 its counts.
 """
 

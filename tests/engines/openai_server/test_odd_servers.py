@@ -83,6 +83,11 @@ def test_403_for_every_prompt_is_a_refused_key() -> None:
         submit(turns_down(403, lambda body: True), CALL)
 
 
+def test_key_that_may_not_list_models_is_good_for_calls() -> None:
+    server = UnreliableServer(river, instead=lambda request, body: None if body else problem(403, "Not allowed."))
+    assert isinstance(submit(server, CALL)[0], Completion)
+
+
 def test_content_filter_code_is_a_refusal_without_a_second_question(tmp_path: Path) -> None:
     server = turns_down(400, lambda body: asks_for(body, BAD_PROMPT), code="content_filter")
     assert isinstance(ask(server, tmp_path, BAD)[0], Refused)
