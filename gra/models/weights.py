@@ -152,16 +152,10 @@ def count_parameters(path: Path) -> int | None:
     return sum(counts) if counts else None
 
 
-def tensors_in(file: Path) -> list[str]:
-    """List the names of the tensors in a whole safetensors file."""
+def tensors_in(file: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the tensors in a whole safetensors file, by name."""
     with safe_open(file, framework="np") as opened:
-        return list(opened.keys())
-
-
-def tensor_shapes(file: Path) -> dict[str, list[int]]:
-    """Return the shape of each tensor in a whole safetensors file, by name."""
-    with safe_open(file, framework="np") as opened:
-        return {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118
+        return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
 
 
 def _count_in(file: Path) -> int:

@@ -184,7 +184,7 @@ def _facts(row: Row, texts: Mapping[str, str]) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column()
-    table.add_row("arm", f"{printable(row['arm'])}, round {row['round']}, domain {printable(row['domain'])}")
+    table.add_row("arm", Text(f"{printable(row['arm'])}, round {row['round']}, domain {printable(row['domain'])}"))
     roles = {"generator": row["generator"], "reviewers": ", ".join(row["reviewers"]), "adjudicator": row["adjudicator"]}
     present = [f"{role} {printable(name)}" for role, name in roles.items() if name]
     if present:

@@ -18,7 +18,7 @@ from gra.config.loader import Loaded, find_file
 from gra.config.training import TrainRecipe
 from gra.core.errors import GraError, RecipeError
 from gra.core.run_folder import RunFolder
-from gra.models.weights import damage, tensor_shapes
+from gra.models.weights import damage, tensors_in
 from gra.training.model_fit import listed, short
 
 
@@ -190,18 +190,13 @@ def _adapter_tensors(loaded: Loaded[TrainRecipe], folder: Path) -> dict[str, Any
     """Return the tensors of an adapter on the meta device."""
     import torch
 
-    file, pickled = folder / "adapter_model.safetensors", folder / "adapter_model.bin"
-    if not file.is_file() and not pickled.is_file():
+    file = folder / "adapter_model.safetensors"
+    if not file.is_file():
         raise RecipeError(
             f"`model.adapter: {loaded.recipe.model.adapter}` has no {file.name}; copy it there, or train once more",
             loaded.path,
         )
-    if file.is_file():
-        return {name: torch.empty(shape, device="meta") for name, shape in tensor_shapes(file).items()}
-    try:
-        return dict(torch.load(pickled, map_location="meta", weights_only=True))
-    except Exception as error:  # torch raises pickle's errors and its own
-        raise RecipeError(f"{pickled} cannot be read ({short(error)}); copy it again", loaded.path) from error
+    return {name: torch.empty(shape, device="meta") for name, shape in tensors_in(file).items()}
 
 
 def _other_base(loaded: Loaded[TrainRecipe], detail: str) -> RecipeError:

@@ -154,8 +154,13 @@ def test_damage_inside_is_an_error_and_never_a_lost_answer(tmp_path: Path) -> No
     data[4096:] = b"\xff" * (len(data) - 4096)
     path.write_bytes(bytes(data))
     harmed = Ledger(path, "run")
-    for read in (lambda: harmed.lookup("k"), lambda: harmed.candidate_record("r1-000000"), lambda: list(harmed.answers()),
-                 harmed.spent):  # fmt: skip
+    uses = (
+        lambda: harmed.lookup("k"),
+        lambda: harmed.candidate_record("r1-000000"),
+        lambda: list(harmed.answers()),
+        harmed.spent,
+    )
+    for read in uses:
         with pytest.raises(DataError, match="damaged"):
             read()
     harmed.close()

@@ -89,7 +89,7 @@ def test_an_adapter_is_part_of_what_an_answer_is_found_by() -> None:
 
 
 def test_an_adapter_goes_with_one_model_and_not_with_a_server(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="has an `adapter`, which fits `model` alone"):
+    with pytest.raises(RecipeError, match="has an `adapter`, which fits `model` alone"):
         MemberConfig(model="a", fallback="b", adapter="folder")
     recipe = SynthesisRecipe.model_validate(
         {

@@ -39,7 +39,7 @@ def test_explain_fits_the_terminal_and_keeps_every_part(tmp_path: Path, width: i
     text = screen.getvalue()
     assert len(text.splitlines()) < height
     parts = ["ACCEPTED", "parent", "keywords", "nearest", "instruction", "checks", "response", "reviews", "mean 7.00",
-             "ruling", "draft not taken", "3.00", "generator 2 calls"]  # fmt: skip
+             "ruling", "response not taken", "3.00", "generator 2 calls"]  # fmt: skip
     assert [part for part in parts if part not in text] == []
     assert "more characters" in text
 
@@ -57,4 +57,4 @@ def test_explain_in_full_shows_every_question_and_answer(tmp_path: Path) -> None
     assert "Plan one new exercise" in text
     assert command("ledger", "compact", str(run), "--drop-requests") == 0
     Console(file=screen, width=4000).print(explain(run, candidate.id, full=True))
-    assert screen.getvalue().count("the question is no longer in the ledger") == len(candidate.calls)
+    assert screen.getvalue().count("the request is no longer in the ledger") == len(candidate.calls)
