@@ -19,7 +19,6 @@ from gra.synthesis.records import RecordedCandidates
 from gra.synthesis.rounds.round import is_unanswered
 
 Make = Callable[[str, int, Seed], Awaitable[Candidate]]  # from id, index and seed
-_PASSES = 2  # candidates that infrastructure left unanswered are asked once more when all others have ended
 
 
 async def one_per_seed(
@@ -72,8 +71,9 @@ async def one_per_seed(
     context.goal.rows += len(seeds)
     context.goal.candidates += len(seeds)
     await in_turn(range(len(seeds)))
-    for _ in range(1, _PASSES):
-        again = sorted(unanswered)
+    left = len(seeds) + 1
+    while 0 < len(unanswered) < left:  # asked again as long as that leaves fewer
+        again, left = sorted(unanswered), len(unanswered)
         unanswered.clear()
         await in_turn(again)
     if len(begun) < len(seeds):

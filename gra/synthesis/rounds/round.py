@@ -90,18 +90,24 @@ class Round:
         parents_shown = settings.recipe.rounds.parents
         samples = [[sample.id for sample in samples] for samples in pool.values()]
         self._scope = digest([settings.fingerprint, parents_shown, samples])
+        self._pooled = [sample for samples in pool.values() for sample in samples]
+        self._embedder = embedder
+        self._since = 0  # the newest answer in the ledger when the round was first begun
+        self.last_failure = ""  # why infrastructure left the last unanswered candidate without a verdict
+        self._reset()
+
+    def _reset(self) -> None:
+        """Forget every candidate; the ledger has their verdicts."""
+        recipe = self._settings.recipe
         self._admitted = 0
         self._ended = 0
         self._prefix = 0  # how many candidates have ended, counted from the first one without a gap
         self._early: dict[int, FinishedCandidate] = {}  # candidates that ended while an earlier one had not
         self._accepted: Counter[str] = Counter()  # candidates that the gate accepted, by domain
-        self._unanswered: set[int] = set()  # candidates that infrastructure left without a verdict
+        self._unanswered: dict[int, Candidate] = {}  # candidates that infrastructure left without a verdict
         self._unanswered_in_a_row = 0
-        self.last_failure = ""  # why infrastructure left the last unanswered candidate without a verdict
-        self._quotas = Quotas(settings.recipe, number)
-        pooled = [sample for samples in pool.values() for sample in samples]
-        self._dedup = RoundDedup(settings.recipe, pooled, embedder, ledger.path.parent, self._quotas)
-        self._since = 0  # the newest answer in the ledger when the round was first begun
+        self._quotas = Quotas(recipe, self._number)
+        self._dedup = RoundDedup(recipe, self._pooled, self._embedder, self._ledger.path.parent, self._quotas)
 
     async def run(self, on_end: OnEnd) -> RoundResult:
         """Generate candidates until enough are accepted, or the candidate limit or the budget is reached.
@@ -133,7 +139,7 @@ class Round:
             recorded = {"since": self._ledger.last_answer()}
             await self._ledger.conclude(name, recorded, scope)
         self._since = recorded.get("since", 0)
-        found = await self._decide(await self._run_all(on_end))
+        found = await self._decide(await self._run_passes(on_end))
         if found["stopped"] not in (StopReason.BUDGET, StopReason.INFRASTRUCTURE):  # the next start continues these
             await self._ledger.conclude(name, found, scope)
         return self._result(found)
@@ -161,6 +167,25 @@ class Round:
 
         await at_once(*map(again, unanswered))
         return {**recorded, "settled": settled, "unanswered": len(left)}
+
+    async def _run_passes(self, on_end: OnEnd) -> StopReason:
+        """Run the candidates; ask unanswered ones of a short round again as long as that leaves fewer of them."""
+        asked: Mapping[int, Candidate] | None = None  # None: all candidates
+
+        def report(candidate: Candidate, recorded: bool) -> None:
+            if not is_unanswered(candidate) and (asked is None or candidate.index in asked):
+                on_end(candidate, recorded)
+
+        while True:
+            stopped = await self._run_all(report)
+            left = self._unanswered
+            fewer = asked is None or len(left) < len(asked)
+            if stopped is not StopReason.CANDIDATE_LIMIT or not left or not fewer:
+                for candidate in left.values():
+                    on_end(candidate, False)
+                return stopped
+            asked = left
+            self._reset()
 
     async def _run_all(self, on_end: OnEnd) -> StopReason:
         running: dict[asyncio.Task[Candidate], int] = {}
@@ -258,7 +283,7 @@ class Round:
         self._broker.account.end(candidate.id)
         self._accepted[candidate.domain] += accepted
         if is_unanswered(candidate):
-            self._unanswered.add(candidate.index)
+            self._unanswered[candidate.index] = candidate
             self._unanswered_in_a_row += 1
             self.last_failure = candidate.reason
         else:
