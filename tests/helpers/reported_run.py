@@ -38,7 +38,8 @@ def review(name: str, score: float, comment: str = "") -> Review:
 def candidate(index: int, state: State, reason: str, **more: Any) -> Candidate:
     begun: dict[str, Any] = {
         "id": f"r1-{index:06d}", "round": 1, "index": index, "domain": ("qa", "math", "coding")[index % 3],
-        "state": state, "reason": reason, "rejected_at": read_rejected_at(reason), "generator": "ada", "reviewers": ("ben", "cy"), "adjudicator": "dot",
+        "state": state, "reason": reason, "rejected_at": read_rejected_at(reason), "generator": "ada",
+        "reviewers": ("ben", "cy"), "adjudicator": "dot",
         "parents": ("qa-1", "qa-2"), "keywords": ("tide", "owl", "bread"), "instruction": f"Instruction {index}.",
         "usage": {"generator": Usage(2, 100, 20), "reviewer": Usage(4, 300, 8)}, "calls": ("k1", "k2"),
     }  # fmt: skip
