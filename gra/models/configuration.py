@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 SHAPES = Path(__file__).parent / "shapes.yaml"
 
 
+class ConfigurationUnreadable(ModelUnavailable):
+    """Transformers cannot read the configuration of a model."""
+
+
 @dataclass(frozen=True)
 class Known:
     """What is known of a model: its configuration, a folder with its tokenizer, and the model itself when here."""
@@ -62,7 +66,7 @@ def _config(folder: Path) -> Any:
 
     Raises:
         RecipeError: it refers to code of another repository.
-        ModelUnavailable: it cannot be read.
+        ConfigurationUnreadable: it cannot be read.
     """
     from transformers import AutoConfig
 
@@ -72,7 +76,8 @@ def _config(folder: Path) -> Any:
     except Exception as error:  # of the library that reads a file written by others
         if brings_code(folder):
             return None
-        raise ModelUnavailable(f"the configuration in {folder} cannot be read ({error})") from None
+        reason = " ".join(str(error).split())
+        raise ConfigurationUnreadable(f"the configuration in {folder} cannot be read ({reason})") from None
 
 
 def _small_files(repository: tuple[str, str | None] | None, progress: Progress | None) -> Path | None:

@@ -47,6 +47,8 @@ def preview(
     Raises:
         RecipeError, DataError: With the line of the recipe, or the file and row, that is wrong.
     """
+    from transformers.utils import is_flash_attn_2_available
+
     from gra.models.configuration import find_configuration
 
     options, recipe = check_arguments(loaded), loaded.recipe
@@ -87,6 +89,10 @@ def preview(
     if student.config is None:
         unknown.append(f"memory: not even the configuration of {student.source}")
     else:
+        if recipe.model.attn_implementation == "flash_attention_2" and not is_flash_attn_2_available():
+            warnings.append(
+                "`model.attn_implementation: flash_attention_2` needs a GPU and the package flash-attn here"
+            )
         warnings += check_fit(loaded, options, both, tokenizer, student)
         teacher, notes, missing = _teacher(loaded, tokenizer, say)
         warnings, unknown = warnings + notes, unknown + missing

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 from gra.config.loader import Loaded
 from gra.config.training import TrainRecipe
 from gra.core.errors import GraError, RecipeError
+from gra.models.configuration import ConfigurationUnreadable, Known
 from gra.training.data.tokenize import Encoded, sample_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from gra.models.configuration import Known
 
 _SHOWN = 5
 # Marks of a turn in published chat templates, such as <|im_start|> and <start_of_turn>.
@@ -35,34 +34,45 @@ def readable(name: str, recipe: Path) -> Iterator[None]:
     """
     try:
         yield
-    except GraError:
-        raise
+    except GraError as error:
+        if not isinstance(error, ConfigurationUnreadable):
+            raise
+        raise _untrainable(name, error, recipe) from error
     except Exception as error:  # a configuration is a foreign file, and libraries fail on it in many ways
-        raise RecipeError(
-            f"{name} cannot be trained as a causal language model ({short(error)}); check its config.json, or name "
-            "another model",
-            recipe,
-        ) from error
+        raise _untrainable(name, error, recipe) from error
 
 
-def empty_model(config: Any) -> Any:
-    """Return a causal language model with this Transformers configuration on the meta device."""
+def _untrainable(name: str, error: Exception, recipe: Path) -> RecipeError:
+    return RecipeError(
+        f"{name} cannot be trained as a causal language model ({short(error)}); check its config.json, or name another "
+        "model",
+        recipe,
+    )
+
+
+def empty_model(config: Any, attention: str | None = None) -> Any:
+    """Return a causal language model on the meta device.
+
+    Args:
+        config: Its Transformers configuration.
+        attention: The implementation of attention to check; None does not check any.
+    """
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
 
     with init_empty_weights():
-        model = AutoModelForCausalLM.from_config(config)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
     model.tie_weights()
     return model
 
 
-def check_model(name: str, known: Known, recipe: Path) -> tuple[Any, list[str]]:
+def check_model(name: str, known: Known, loaded: Loaded[TrainRecipe]) -> tuple[Any, list[str]]:
     """Compare the stored weights of a model with its configuration.
 
     Args:
         name: The model as the recipe names it.
         known: Its configuration, and its weights when they are on this machine.
-        recipe: The file to name in an error.
+        loaded: The recipe.
 
     Returns:
         The model on the meta device, and warnings.
@@ -72,9 +82,10 @@ def check_model(name: str, known: Known, recipe: Path) -> tuple[Any, list[str]]:
     """
     from transformers import AutoModelForCausalLM
 
-    weights = known.model
+    weights, recipe, attention = known.model, loaded.path, loaded.recipe.model.attn_implementation
     with readable(name, recipe):
-        model = empty_model(known.config)
+        # Flash attention is a package for GPUs, which a dry run plans for on other machines.
+        model = empty_model(known.config, None if attention == "flash_attention_2" else attention)
         # Quantized weights have other shapes. A dry run must not run a model's own code.
         if weights is None or weights.remote_code or getattr(known.config, "quantization_config", None) is not None:
             return model, []

@@ -171,7 +171,7 @@ def check_fit(
     """
     recipe = loaded.recipe
     notes = [note for rows in encoded if (note := rows.note())]
-    model, more = check_model(recipe.model.name, student, loaded.path)
+    model, more = check_model(recipe.model.name, student, loaded)
     notes += more
     if tokenizer is not None:
         notes += check_tokens(loaded, model, tokenizer, encoded)
@@ -190,7 +190,7 @@ def check_teacher(loaded: Loaded[TrainRecipe], tokenizer: PreTrainedTokenizerBas
     from gra.models.chat import load_tokenizer
 
     assert loaded.recipe.teacher is not None
-    _, notes = check_model(loaded.recipe.teacher.name, teacher, loaded.path)
+    _, notes = check_model(loaded.recipe.teacher.name, teacher, loaded)
     if tokenizer is not None and teacher.folder is not None:
         theirs = load_tokenizer(teacher.folder, remote_code=bool(teacher.model and teacher.model.remote_code))
         check_vocabularies(loaded, tokenizer, theirs.get_vocab())

@@ -274,6 +274,30 @@ def test_rows_longer_than_computed_positions_are_warned_of(tmp_path: Path, stude
     assert "has 16 positions, and the longest row has" in warning
 
 
+def test_attention_that_is_not_installed_is_a_warning_in_a_dry_run_and_an_error_in_a_run(
+    tmp_path: Path, student: Path, data: Path
+) -> None:
+    recipe = write_recipe(tmp_path, student, data, model={"attn_implementation": "flash_attention_2"})
+    (warning,) = train(recipe, tmp_path / "out", dry_run=True)["warnings"]
+    assert "flash_attention_2` needs a GPU and the package flash-attn" in warning
+    with pytest.raises(RecipeError, match="cannot be loaded as the `model` section"):
+        train(recipe, tmp_path / "out")
+
+
+def test_attention_that_the_architecture_lacks_is_refused(
+    tmp_path: Path, student: Path, data: Path, monkeypatch: Any
+) -> None:
+    from transformers import LlamaForCausalLM, LlamaModel
+
+    for part in (LlamaForCausalLM, LlamaModel):
+        monkeypatch.setattr(part, "_supports_sdpa", False)
+    refused(
+        write_recipe(tmp_path, student, data),
+        "cannot be trained as a causal language model .*sdpa|scaled_dot",
+        monkeypatch,
+    )
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

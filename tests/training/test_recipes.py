@@ -56,9 +56,24 @@ def _parquet(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def _make_adapter(folder: Path) -> None:
-    from peft import LoraConfig
+    """Write an adapter of zeros for the model of the recipe, whose weights are not needed for that."""
+    import torch
+    from peft import LoraConfig, get_peft_model_state_dict
+    from safetensors.torch import save_file
 
-    LoraConfig(r=8, target_modules=["q_proj"], task_type="CAUSAL_LM").save_pretrained(folder)
+    from gra.models.configuration import find_configuration
+    from gra.training.adapters import with_adapter
+    from gra.training.model_fit import empty_model
+
+    config = LoraConfig(r=8, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRA_OFFLINE", "1")
+        model = with_adapter(empty_model(find_configuration("HuggingFaceTB/SmolLM2-135M").config), config)
+    tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
+    save_file(
+        {name: torch.zeros(tensor.shape) for name, tensor in tensors.items()}, folder / "adapter_model.safetensors"
+    )
+    config.save_pretrained(folder)
 
 
 @pytest.fixture(autouse=True)

@@ -35,7 +35,22 @@ turns = st.lists(
 KEYS = ["id", "domain", "instruction", "input", "context", "output", "response", "instances", "keywords", "summary",
         "tests", "conversations", "messages", "prompt", "completion", "system", "history", ""]  # fmt: skip
 rows = st.dictionaries(st.sampled_from(KEYS), values | turns | texts, max_size=6)
-tables = st.lists(rows | values, max_size=4)
+words = st.sampled_from(["Name a river.", "The Nile.", "a\u2028b", " x ", "é"])
+said = st.fixed_dictionaries({"role": st.just("user"), "content": words, "from": st.just("human"), "value": words})
+answered = st.fixed_dictionaries(
+    {"role": st.just("assistant"), "content": words, "from": st.just("gpt"), "value": words}
+)
+conversation = st.tuples(said, answered).map(list)
+good = st.fixed_dictionaries(
+    {"instruction": words, "response": words, "output": words, "instances": st.lists(
+        st.fixed_dictionaries({"input": words, "output": words}), min_size=1, max_size=2
+    )}
+) | st.fixed_dictionaries({"messages": conversation, "conversations": conversation}) | st.fixed_dictionaries(
+    {"prompt": words, "completion": words}
+)  # fmt: skip
+partial = st.builds(lambda row, more, lost: {k: v for k, v in {**row, **more}.items() if k not in lost},
+                    good, rows, st.lists(st.sampled_from(["output", "response", "instances"]), max_size=3))  # fmt: skip
+tables = st.lists(good | partial | rows | values, max_size=4)
 
 
 def outcome(path: Path, form: str) -> Seeds | GraError:
@@ -92,7 +107,8 @@ def test_any_content_gives_rows_or_a_sentence(
 ) -> None:
     path = tmp_path_factory.getbasetemp() / f"fuzz-{os.getpid()}{ending}"
     content = data.draw(st.binary(max_size=200) | st.builds(written, st.just(ending), tables))
-    edits = data.draw(st.lists(st.tuples(st.integers(0, 10_000), st.binary(max_size=6)), max_size=3))
+    changes = st.lists(st.tuples(st.integers(0, 10_000), st.binary(max_size=6)), max_size=3)
+    edits = data.draw(st.just([]) | changes)
     path.write_bytes(mutated(content, edits))
     outcome(path, data.draw(st.sampled_from(FORMATS)))
 
