@@ -170,3 +170,17 @@ def test_plugin_registers_a_verifier_for_recipes(
     assert command("synthesize", "recipe.yaml", "--dry-run", "--plugin", "mine.py", "dedup.embedder=org/e") == 0
     assert "valid, 2 seeds" in capsys.readouterr().err
     assert load_recipe("recipe.yaml", SynthesisRecipe).recipe.review.verifiers[0].kind == "no-rivers"
+
+
+def test_foreign_names_are_printed_without_effect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from gra.ledger.ledger import Ledger
+
+    Ledger(tmp_path / "ledger.sqlite", run="[bold]x[/bold]\x1b[2J").close()
+    with Ledger(tmp_path / "ledger.sqlite", run="[bold]x[/bold]\x1b[2J")._db as db:
+        db.execute("INSERT INTO faults VALUES ('[bold]x[/bold]\x1b[2J', 'r', 'm', 'c', 'k', 't', 0)")
+    assert command("ledger", "check", str(tmp_path)) == 0
+    shown = capsys.readouterr().out
+    assert "[bold]x[/bold]\ufffd[2J" in shown
+    assert "\x1b[2J" not in shown
+    assert command("explain", f"{tmp_path}/\x1b[2J", "r1") == 2
+    assert "\x1b" not in capsys.readouterr().err
