@@ -79,7 +79,7 @@ def test_jupyter_example_goes_from_seeds_to_rows(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     page = nbformat.read(EXAMPLES / "quickstart.ipynb", as_version=4)
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
-    nbclient.execute(page, timeout=500, resources={"metadata": {"path": str(tmp_path)}})
+    nbclient.execute(page, cwd=str(tmp_path), timeout=500)
     shown = json.dumps([cell.get("outputs", []) for cell in page.cells])
     assert "what it will cost" in shown
     assert "accepted" in shown

@@ -11,13 +11,14 @@ from rich.console import Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
-from gra.api.display import Displayed
+from gra.api.display import Displayed, plain
 from gra.api.failures import raising_gra_errors
 from gra.api.recipes import RecipeLike, as_loaded
 from gra.api.runs import PathLike
 from gra.api.synthesis import load_with_seeds, permission
 from gra.config.experiment import ExperimentRecipe
 from gra.core.progress import duration
+from gra.core.text.plain_text import printable
 from gra.forecast.plan import ArmPlan, Planned, is_experiment, make_plan
 from gra.forecast.simulate import CostRange, Forecast
 
@@ -116,14 +117,14 @@ def screen(planned: Planned) -> RenderableType:
     numbers = [Column(name, justify="right", no_wrap=True) for name in ("calls", "tokens read", "written")]
     table = Table(Column("", overflow="fold"), *numbers, box=None, padding=(0, 2, 0, 0))
     for arm in planned.arms:
-        table.add_row(Text(arm.recipe.name, style="bold"), *(["0"] * 3 if arm.forecast is None else []))
+        table.add_row(Text(printable(arm.recipe.name), style="bold"), *(["0"] * 3 if arm.forecast is None else []))
         for role, model in arm.forecast.keys if arm.forecast is not None else ():
             assert arm.forecast is not None
-            table.add_row(f"  {role} {model}", *_cells(arm.forecast, role, model))
+            table.add_row(plain(f"  {role} {model}"), *_cells(arm.forecast, role, model))
     if planned.total is not None:
         table.add_row(Text("in all", style="bold"), *_cells(planned.total))
     title = f"{planned.name}: what it will cost (from – to: 5 % to 95 %)"
-    return Group(Text(title), table, *(Text(line, overflow="fold") for line in _lines(planned)))
+    return Group(Text(title), table, *(Text(printable(line), overflow="fold") for line in _lines(planned)))
 
 
 def _cells(found: Forecast, role: str | None = None, model: str | None = None) -> list[str]:

@@ -6,9 +6,17 @@ import io
 from abc import ABC, abstractmethod
 
 from rich.console import Console, RenderableType
+from rich.text import Text
+
+from gra.core.text.plain_text import printable
 
 _WIDTH = 100  # columns of the text in a notebook
 _PAGE = '<pre style="white-space: pre; overflow-x: auto; line-height: 1.3">{code}</pre>'
+
+
+def plain(text: object) -> Text:
+    """Return foreign text for a table: its markup and control characters have no effect."""
+    return Text(printable(text))
 
 
 class Displayed(ABC):

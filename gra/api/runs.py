@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import pyarrow.parquet as pq
 from rich.console import RenderableType
 from rich.table import Column, Table
-from rich.text import Text
 
-from gra.api.display import Displayed
+from gra.api.display import Displayed, plain
 from gra.config.problems import did_you_mean
 from gra.core.errors import DataError, RecipeError
 from gra.core.files import atomic_path
@@ -229,11 +228,11 @@ class Run(Displayed):
         if (comparison := self.comparison) is not None:
             return comparison.__rich__()
         runs = self.arms or {self.name: self}
-        columns = [Column(Text(name)) for name in runs]
-        table = Table("candidates", *columns, title=Text(self.name), caption=Text(str(self.path)))
+        columns = [Column(plain(name)) for name in runs]
+        table = Table("candidates", *columns, title=plain(self.name), caption=plain(str(self.path)))
         states = [state for state in self.counts if self.counts[state]]
         for state in states:
-            table.add_row(state, *(f"{run.counts.get(state, 0):,}" for run in runs.values()))
+            table.add_row(plain(state), *(f"{run.counts.get(state, 0):,}" for run in runs.values()))
         return table
 
 
@@ -273,7 +272,7 @@ class Student(Displayed):
 
     def __rich__(self) -> RenderableType:
         """Return a table of the metrics."""
-        table = Table("metric", "value", title=Text(f"{self.name}, from {self.base}"), caption=Text(str(self.path)))
+        table = Table("metric", "value", title=plain(f"{self.name}, from {self.base}"), caption=plain(str(self.path)))
         for key in ("steps", "epochs", "loss_first", "loss", "eval_loss", "tokens", "seconds"):
             if key in self.metrics:
                 table.add_row(key, f"{self.metrics[key]:,}")
@@ -331,14 +330,16 @@ class ComparisonResult(Comparison, Displayed):
 def results_table(results: dict[str, Any]) -> Table:
     """Return a table of an evaluation's results."""
     columns = ("task", "metric", "n", "score", "95 % interval", "cut off", "no answer", "tokens")
-    table = Table(*columns, title=Text(str(results["model"]["name"])))
+    table = Table(*columns, title=plain(str(results["model"]["name"])))
     for name, task in results["tasks"].items():
         shares = ["" if task.get(key) is None else f"{task[key]:.0%}" for key in ("truncated", "unread")]
         tokens = "" if task["mean_tokens"] is None else f"{task['mean_tokens']:.0f}"
         interval = f"{task['low']:.1%} to {task['high']:.1%}"
-        table.add_row(name, task["metric"], str(task["n"]), f"{task['mean']:.1%}", interval, *shares, tokens)
+        table.add_row(
+            plain(name), plain(task["metric"]), str(task["n"]), f"{task['mean']:.1%}", interval, *shares, tokens
+        )
     for name in results.get("left_out", ()):
-        table.add_row(name, "", "", "left out", "", "", "", "")
+        table.add_row(plain(name), "", "", "left out", "", "", "", "")
     return table
 
 

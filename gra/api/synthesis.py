@@ -79,9 +79,9 @@ def stream(
     """Make a dataset and yield its rows as they are accepted; the arguments are those of `synthesize`.
 
     A row is yielded as soon as its candidate has passed the gate. Deduplication and the round's size are decided when
-    the round is full. So a yielded row can still be left out of the dataset, as a duplicate of a row with a better
-    score, or as surplus. `RowStream.run` holds the dataset itself after the last row. Every row of the
-    dataset is yielded, each id once. A finished run yields exactly its dataset.
+    the round is full. So a yielded row can still be left out of the dataset: as a duplicate, or as surplus.
+    `RowStream.run` holds the dataset itself after the last row. Every row of the dataset is yielded, each id once. A
+    finished run yields exactly its dataset.
 
     Returns:
         An iterator of rows with the columns of `dataset/train.parquet`.

@@ -34,7 +34,7 @@ def train(
     Args:
         recipe: the path of a training recipe, a recipe made in Python, or a mapping of its keys.
         overrides: texts `key.sub=value`, for a path.
-        data: a `Run`, a path, rows in memory, or a list of runs and paths, in place of the recipe's own data.
+        data: a `Run`, a path, rows in memory, or a list of runs and paths; the recipe's own data when not given.
             Preference training takes the preference pairs of a `Run`; other methods take its rows.
         output: the model folder; RUNS/NAME/model when not given.
         runs: the folder that holds the run folders.

@@ -67,7 +67,7 @@ def compare(
         for note in found.content["notes"]:
             console.print(printable(note), markup=False)
         for file in ("compare.md", "compare.html"):
-            console.print(f"written: {output / file}", markup=False, soft_wrap=True)
+            console.print(printable(f"written: {output / file}"), markup=False, soft_wrap=True)
     if as_json:
         print(json.dumps(found.to_json(), indent=2))
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from gra.api.display import plain
 from gra.cli.options import RUNS, AsJson, Public, RunFolderPath, show_line, show_summary
 from gra.core.progress import View
 
@@ -38,7 +39,7 @@ def contamination(
     )
     found = Table("task", "items", "contaminated", "suspect", "rows contaminated", "rows suspect")
     for task, counts in summary["tasks"].items():
-        found.add_row(task, *(f"{count:,}" for count in counts.values()))
+        found.add_row(plain(task), *(f"{count:,}" for count in counts.values()))
     show_summary(summary, found, as_json=as_json)
     view.note(f"written: {output / PAGE}")
 

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from gra.api.display import plain
 from gra.cli.options import AsJson, examples, new_app, show_line
 
 ledger_app = new_app(
@@ -32,7 +33,7 @@ def ledger_check(path: LedgerPath, as_json: AsJson = False) -> None:
         return
     table = Table("run", "answers", "verdicts", "faults", caption=f"{file}: sound, {found.size / 1e6:,.1f} MB")
     for run_name, counts in found.runs.items():
-        table.add_row(run_name, *(f"{counts[key]:,}" for key in ("answers", "verdicts", "faults")))
+        table.add_row(plain(run_name), *(f"{counts[key]:,}" for key in ("answers", "verdicts", "faults")))
     Console().print(table)
 
 

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
+from gra.api.display import plain
 from gra.cli.options import AsJson, Licenses, OldLicenses, show_line
 
 _NARROW = 72  # columns that the table of models needs
@@ -67,10 +68,10 @@ def doctor() -> None:
     table = Table(show_header=False)
     for key, value in environment().items():
         text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
-        table.add_row(key, text)
+        table.add_row(plain(key), plain(text))
     table.add_row("CPUs usable", str(len(os.sched_getaffinity(0))))
     table.add_row("memory available", f"{available_gb():.1f} GB")
     table.add_row("GPU", "none" if gpu is None else f"{gpu:.0f} GB")
-    table.add_row("cache", str(cache_dir()))
+    table.add_row("cache", plain(cache_dir()))
     table.add_row("models here", ", ".join(e.name for e in entries() if cached(e.name)) or "none")
     Console().print(table)

@@ -1,4 +1,4 @@
-"""Commands end with a sentence and a code for what the user can act on, and with a traceback for bugs only."""
+"""Commands end with a sentence and a code where the user can act, and with a traceback for bugs only."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from gra.cli.main import app
 from gra.config.loader import load_recipe
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import ExitCode, GraError
+from gra.synthesis.committee import verifiers
 
 GROUPS = ["Make", "Measure", "Look into a run", "Share datasets", "This machine"]
 
@@ -148,6 +150,17 @@ tracking: {wandb: "off"}
 """
 
 
+@pytest.fixture
+def verifier_kinds(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Forget the verifiers that a test registers."""
+    monkeypatch.setattr(verifiers, "_MAKERS", dict(verifiers._MAKERS))
+    before = list(verifiers.VERIFIER_KINDS)
+    verifiers.VERIFIER_KINDS[:] = [kind for kind in before if kind in verifiers.BUILT_IN_VERIFIERS]
+    yield
+    verifiers.VERIFIER_KINDS[:] = before
+
+
+@pytest.mark.usefixtures("verifier_kinds")
 def test_plugin_registers_a_verifier_for_recipes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -157,16 +170,26 @@ def test_plugin_registers_a_verifier_for_recipes(
     Path("recipe.yaml").write_text(ASKING)
     Path("mine.py").write_text(PLUGIN)
     Path("broken.py").write_text("import nothing_of_this_name")
-    monkeypatch.setattr("gra.config.review.VERIFIER_KINDS", ["math", "format", "consistency", "tests"])
-    monkeypatch.setattr("gra.synthesis.committee.verifiers.VERIFIER_KINDS", ["math", "format", "consistency", "tests"])
     assert command("synthesize", "recipe.yaml", "--dry-run") == 2
     assert "must be one of 'math', 'format', 'consistency' or 'tests', not 'no-rivers'" in capsys.readouterr().err
     assert command("synthesize", "recipe.yaml", "--dry-run", "--plugin", "missing.py") == 2
     assert "`--plugin missing.py` names no file" in capsys.readouterr().err
     assert command("synthesize", "recipe.yaml", "--dry-run", "--plugin", "broken.py") == 2
     assert "`--plugin broken.py` failed with ModuleNotFoundError" in capsys.readouterr().err
-    monkeypatch.undo()
-    monkeypatch.chdir(tmp_path)
     assert command("synthesize", "recipe.yaml", "--dry-run", "--plugin", "mine.py", "dedup.embedder=org/e") == 0
     assert "valid, 2 seeds" in capsys.readouterr().err
     assert load_recipe("recipe.yaml", SynthesisRecipe).recipe.review.verifiers[0].kind == "no-rivers"
+
+
+def test_foreign_names_are_printed_without_effect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from gra.ledger.ledger import Ledger
+
+    Ledger(tmp_path / "ledger.sqlite", run="[bold]x[/bold]\x1b[2J").close()
+    with Ledger(tmp_path / "ledger.sqlite", run="[bold]x[/bold]\x1b[2J")._db as db:
+        db.execute("INSERT INTO faults VALUES ('[bold]x[/bold]\x1b[2J', 'r', 'm', 'c', 'k', 't', 0)")
+    assert command("ledger", "check", str(tmp_path)) == 0
+    shown = capsys.readouterr().out
+    assert "[bold]x[/bold]\ufffd[2J" in shown
+    assert "\x1b[2J" not in shown
+    assert command("explain", f"{tmp_path}/\x1b[2J", "r1") == 2
+    assert "\x1b" not in capsys.readouterr().err
