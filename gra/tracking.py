@@ -1,4 +1,4 @@
-"""Weights & Biases, or nothing: the only module that imports wandb.
+"""Track stages with Weights & Biases; the only module that imports wandb.
 
 Runs are offline unless the user is logged in. Synthesis, training and evaluation of one experiment
 share a group. Tracking never stops a run: if W&B cannot start, one warning is logged and the run goes on.
@@ -19,13 +19,13 @@ log = logging.getLogger(__name__)
 
 
 class Tracker(Protocol):
-    """What a stage may say about itself while it runs."""
+    """Interface for a stage that reports while it runs."""
 
     def log(self, values: Mapping[str, Any], step: int | None = None) -> None:
-        """One point of one or more series."""
+        """Log one point of one or more series."""
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        """Final figures."""
+        """Set the final figures."""
 
     def artifact(self, path: Path, name: str, kind: str) -> None:
         """Attach a file or folder."""
@@ -35,7 +35,7 @@ class Tracker(Protocol):
 
 
 class NullTracker:
-    """Tracks nothing."""
+    """Tracker that ignores everything."""
 
     def log(self, values: Mapping[str, Any], step: int | None = None) -> None:
         """Ignore the values."""
@@ -47,22 +47,22 @@ class NullTracker:
         """Ignore the file."""
 
     def finish(self) -> None:
-        """Nothing to close."""
+        """Do nothing."""
 
 
 class WandbTracker:
-    """One W&B run. A failure of W&B is a warning, never the end of the work it tracks."""
+    """One W&B run; a failure of W&B is logged as a warning and never ends the stage."""
 
     def __init__(self, run: Any) -> None:
         self._run = run
         self._warned = False
 
     def log(self, values: Mapping[str, Any], step: int | None = None) -> None:
-        """One point of one or more series."""
+        """Log one point of one or more series."""
         self._try(lambda: self._run.log(dict(values), step=step))
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        """Final figures."""
+        """Set the final figures."""
         self._try(lambda: self._run.summary.update(dict(values)))
 
     def artifact(self, path: Path, name: str, kind: str) -> None:
@@ -91,7 +91,7 @@ class WandbTracker:
 
 
 def _mode(tracking: TrackingConfig) -> str:
-    """`auto` means online only for a user who is logged in; WANDB_MODE wins over `auto`."""
+    """Return the mode: `auto` is WANDB_MODE if set, else online for a user who is logged in, else offline."""
     if tracking.wandb != "auto":
         return tracking.wandb
     if os.environ.get("WANDB_MODE"):

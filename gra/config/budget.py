@@ -1,4 +1,4 @@
-"""What a recipe may say of money: caps on what a run spends, and what things cost."""
+"""Define the sections on money: caps on what a run spends, and prices."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class TokenPriceConfig(Section):
 
 
 class PricesConfig(Section):
-    """What things cost, for forecasts and for `budget.usd`."""
+    """Prices, for forecasts and for `budget.usd`."""
 
     gpu_hour: float | None = Field(None, ge=0)  # US dollars, of models on this machine
     models: dict[str, TokenPriceConfig] = {}  # by the model's name in the recipe
@@ -38,10 +38,10 @@ class PricesConfig(Section):
 def check_prices(
     budget: BudgetConfig, prices: PricesConfig, members: Sequence[MemberConfig], engine: BackendConfig
 ) -> None:
-    """Whether every price is for a model that somebody uses, and a cap on money can be kept.
+    """Check that every price is for a model of the recipe, and that a cap on money can be kept.
 
     Raises:
-        ValueError: saying what is wrong and what to set.
+        ValueError: a price is for no model, or a model has no price.
     """
     names = sorted({name for member in members for name in (member.model, member.fallback) if name})
     if unknown := sorted(set(prices.models) - set(names)):

@@ -1,4 +1,4 @@
-"""What a recipe may say of models: how one is served and asked, and who sits on the committee."""
+"""Define the sections on models: how they are served and asked, and the committee."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _is_address(value: str) -> bool:
 
 
 class SamplingConfig(Section):
-    """How a member's tokens are drawn; lengths in tokens. With null a setting is not sent to the engine."""
+    """Sampling of a member's answers; lengths in tokens. A setting of null is not sent to the engine."""
 
     temperature: float | None = Field(0.7, ge=0)
     top_p: float | None = Field(0.95, gt=0, le=1)
@@ -55,11 +55,11 @@ class BackendConfig(Section):
     kind: Literal["vllm", "openai", "ray"] = "vllm"
     base_url: str | None = None  # of a server, such as http://localhost:8000/v1
     api_key_env: str | None = None  # the environment variable that holds the key; the key itself stands nowhere
-    # What recorded answers are known by in place of `base_url`, for a server whose address changes between runs.
+    # Identity of the server for recorded answers in place of `base_url`, where its address changes between runs.
     served_as: str | None = Field(None, min_length=1)
-    concurrency: int = Field(64, ge=1, le=10_000)  # calls computed at once; on a cluster, by each replica
-    # Of a Ray cluster: its address (null: the one that this machine belongs to), how many replicas of each model, and
-    # what each takes (null: 1 replica, 1 GPU, 1 CPU; with `gpus: 0` it computes on so many CPUs).
+    concurrency: int = Field(64, ge=1, le=10_000)  # calls at once; on a cluster, of each replica
+    # Of a Ray cluster: its address (null: the cluster of this machine), and replicas of each model (null: 1).
+    # `gpus` and `cpus` are what a replica takes (null: 1 of each; with `gpus: 0` it computes on `cpus`).
     address: str | None = None
     replicas: int | None = Field(None, ge=1, le=10_000)
     gpus: float | None = Field(None, ge=0)
@@ -106,10 +106,10 @@ class BackendConfig(Section):
 
 
 class MemberConfig(Section):
-    """One committee member: weights, perhaps an adapter, a system prompt, sampling, and the way it is asked."""
+    """One committee member: weights, adapter, system prompt, sampling, roles and how it is asked."""
 
     model: str
-    adapter: str | None = None  # the folder of a LoRA adapter of `model`; members may share weights and differ in this
+    adapter: str | None = None  # folder of a LoRA adapter of `model`; members may share weights
     fallback: str | None = None  # taken when `model` cannot be had
     system: str | None = None
     sampling: SamplingConfig = SamplingConfig()
@@ -147,15 +147,15 @@ TeacherOrName = Annotated[TeacherConfig, BeforeValidator(_member)]
 
 
 class CommitteeConfig(Section):
-    """Who takes part and how roles are drawn (paper section 3.1)."""
+    """Members of the committee, and how roles are assigned (paper section 3.1)."""
 
     models: dict[str, MemberOrName]
     reviewers: int = Field(3, ge=0)
     # random: drawn for every candidate (the paper). balanced: every pair of generator and reviewer equally often.
-    # fixed: the same cast for all candidates. single: one member in every role.
+    # fixed: the same roles for all candidates. single: one member in every role.
     assignment: Literal["random", "balanced", "fixed", "single"] = "random"
-    lead: str | None = None  # who generates under `fixed` and does everything under `single`; null: the first who may
-    # true: a member whose model cannot be had is left out, with a note, as long as every role can be filled.
+    lead: str | None = None  # generates under `fixed`, has every role under `single`; null: the first possible
+    # true: a member without its model is left out, with a note, while the other members can fill every role.
     allow_missing: bool = False
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""Experiment recipes: arms, student, suite and seeds."""
+"""Define experiment recipes: arms, student, suite and seeds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ UNTUNED = "untuned"  # the student before its training, beside the arms
 
 
 class ExperimentRecipe(Section):
-    """Arms, a student, a suite and seeds tied together: the whole job."""
+    """Arms, a student, a suite and training seeds: the whole job."""
 
     renamed = {"accept_licences": "`accept_licenses`"}
 
@@ -24,7 +24,7 @@ class ExperimentRecipe(Section):
     suite: str
     baseline: str
     training_seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field([0], min_length=1)
-    # Equal optimiser steps make the arms comparable whatever their sizes.
+    # Equal optimizer steps make arms of different sizes comparable.
     train: dict[str, Any] = {}
     margin: float = Field(0.02, gt=0, lt=1)
     accept_licenses: list[str] = []

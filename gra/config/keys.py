@@ -39,7 +39,7 @@ _WELL_KNOWN = {
     "TOGETHER_API_KEY": ("api.together.xyz", "api.together.ai"),
     "XAI_API_KEY": ("api.x.ai",),
 }
-# Tokens of the hub open the user's own repositories, so that not even a server on this machine gets them unasked.
+# Tokens of the hub open the user's repositories, so a server on this machine does not get them either.
 _OF_THE_HUB = re.compile(r"(?:HF|HUGGING_?FACE)(?:_\w+)?_TOKEN")
 _PAIR = re.compile(r"(?P<variable>[A-Z_][A-Z0-9_]{0,63})=(?P<host>[^\s=/@]+)")
 

@@ -51,14 +51,14 @@ S = TypeVar("S", bound=Section)
 
 @dataclass(frozen=True)
 class Loaded(Generic[S]):
-    """A checked recipe with where each value came from ("file:line", "command line" or "default")."""
+    """A checked recipe with the origin of each value ("file:line", "command line" or "default")."""
 
     recipe: S
     path: Path
     origins: dict[KeyPath, str]
 
     def show(self) -> str:
-        """Every value, its defaults included, with its origin as a comment; valid YAML."""
+        """Return valid YAML with every value, defaults included, and its origin as a comment."""
         lines: list[str] = []
         _render(self.recipe.model_dump(), (), self.origins, lines)
         return "\n".join(lines)
@@ -69,7 +69,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """SafeDumper that quotes whatever YAML 1.1 or `_Loader` would not read back as text."""
+    """SafeDumper that quotes texts which YAML 1.1 or `_Loader` would read as another type."""
 
 
 def _one_line(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
@@ -92,7 +92,7 @@ for _kind, _pattern, _first in (
 
 @dataclass
 class _Tree:
-    """Plain values beside the origin of each, and the problems met on the way."""
+    """Plain values, the origin of each, and the problems found so far."""
 
     values: Any
     origins: dict[KeyPath, str] = field(default_factory=dict)
@@ -141,7 +141,7 @@ def load_recipe(
 
 
 def _another_kind(tree: _Tree, schema: type[BaseModel]) -> str | None:
-    """What to say of a file that is right, but of another kind than was asked for."""
+    """Return the problem of a recipe of another kind; None when the kind fits."""
     own = [key for key in _KINDS if key in schema.model_fields]
     if not own or own[0] in tree.values:
         return None
@@ -150,10 +150,10 @@ def _another_kind(tree: _Tree, schema: type[BaseModel]) -> str | None:
 
 
 def find_file(name: str, beside: Path | str) -> Path:
-    """Where a file named in a recipe is: in the working directory, beside the recipe, or shipped with GRA.
+    """Find a file that a recipe names: in the working directory, beside the recipe, or shipped with GRA.
 
     Raises:
-        RecipeError: when it is in none of them.
+        RecipeError: it is in none of them.
     """
     shipped = Path(__file__).parent.parent / "_assets"
     places = [Path.cwd(), Path(beside).parent, Path(__file__).parent.parent.parent, shipped]
@@ -193,7 +193,7 @@ def _read(path: Path) -> _Tree:
 
 
 def _plain(node: yaml.Node, at: KeyPath, path: Path, tree: _Tree) -> Any:
-    """The values of a node; what its aliases stand for is written out."""
+    """Return the values of a node, with its aliases expanded."""
     where = f"{path}:{node.start_mark.line + 1}"
     tree.origins.setdefault(at, where)
     if not isinstance(node, yaml.ScalarNode) and node.tag not in (f"{_PREFIX}map", f"{_PREFIX}seq"):
@@ -304,7 +304,7 @@ def _override(tree: _Tree, text: str) -> None:
 
 
 def _steps(names: Sequence[str], node: Any) -> list[str]:
-    """The keys from the top down; a key that is there may have dots of its own, as in the name of a model."""
+    """Split a dotted key into steps; a key of the recipe may have dots itself, as in the name of a model."""
     steps, left = [], list(names)
     while left:
         known = (n for n in range(len(left), 1, -1) if isinstance(node, dict) and ".".join(left[:n]) in node)
@@ -315,7 +315,7 @@ def _steps(names: Sequence[str], node: Any) -> list[str]:
 
 
 def _value(text: str) -> Any:
-    """The value of an override, read as strictly as a file."""
+    """Parse the value of an override, as strictly as a file."""
     tree = _Tree(None)
     node = yaml.compose(text, Loader=_Loader)
     value = _plain(node, (), Path(), tree) if node is not None else None
@@ -325,7 +325,7 @@ def _value(text: str) -> Any:
 
 
 def _mark(value: Any, at: KeyPath, origin: str, origins: dict[KeyPath, str]) -> None:
-    """Give a value and everything inside it one origin."""
+    """Set one origin for a value and everything inside it."""
     origins[at] = origin
     inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in inside:
@@ -344,6 +344,6 @@ def _render(value: Any, at: KeyPath, origins: Mapping[KeyPath, str], lines: list
 
 
 def _inline(value: Any) -> str:
-    """A value as YAML on one line."""
+    """Return a value as YAML on one line."""
     text = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, allow_unicode=True, width=float("inf"))
     return text.strip().removesuffix("\n...")

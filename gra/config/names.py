@@ -1,4 +1,4 @@
-"""Names in recipes that become folder names."""
+"""Check names in recipes that become folder names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from pydantic import AfterValidator
 
 
 def folder_name(name: str) -> str:
-    """The name as it is, when a folder inside another can be called so."""
+    """Return the name when it can be that of a folder inside another.
+
+    Raises:
+        ValueError: it cannot.
+    """
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise ValueError("must be a folder's name: letters, digits, `.`, `_` and `-`, the first a letter or a digit")
     return name

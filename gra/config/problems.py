@@ -1,4 +1,4 @@
-"""Sentences for what is wrong with a recipe: where, what, and the key that was meant."""
+"""Write sentences for the problems of a recipe: where, what, and the key that was meant."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KeyPath = tuple[str | int, ...]
 
 
 def did_you_mean(word: str, choices: Sequence[str]) -> str:
-    """`"; did you mean \\`x\\`?"` when one of `choices` is close to `word`, otherwise an empty text."""
+    """Return a hint at the choice that is close to `word`; empty without one."""
     close = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
     return f"; did you mean `{close[0]}`?" if close else ""
 
@@ -42,7 +42,7 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
 
 
 def place(origins: Mapping[KeyPath, str], key: KeyPath, path: Path) -> str:
-    """Where a value stands, for a message: "line 3", "base.yaml:3" or "command line (...)"."""
+    """Return the place of a value for a message: "line 3", "base.yaml:3" or "command line (...)"."""
     while key and key not in origins:
         key = key[:-1]
     origin = origins.get(key, "")
@@ -52,7 +52,7 @@ def place(origins: Mapping[KeyPath, str], key: KeyPath, path: Path) -> str:
 def explain(
     schema: type[BaseModel], origins: Mapping[KeyPath, str], path: Path, item: Any, elsewhere: Mapping[str, str]
 ) -> str:
-    """One pydantic error as a sentence with the place it stands at."""
+    """Turn one pydantic error into a sentence with its place."""
     loc: KeyPath = ()
     for part in item["loc"]:
         if (*loc, part) in origins or isinstance(part, int) or not _is_union_tag(part):

@@ -1,4 +1,4 @@
-"""What a recipe may say about review: the gate, how reviewers are asked, and the programs that review beside them."""
+"""Define the sections on review: the gate, how reviewers are asked, and verifiers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ VerifierKind = Annotated[str, AfterValidator(_known_kind)]
 
 
 class VerifierConfig(Section):
-    """A program that reviews what can be checked: on a reviewer's seat, or with a veto."""
+    """A program that reviews what can be checked; its score counts beside the reviewers', or it filters."""
 
     renamed = {"takes": "`mode` (`score` for `seat`, `filter` for `veto`)"}
 
@@ -59,7 +59,7 @@ class ReviewConfig(Section):
     dimensions: Dimensions = list(DIMENSIONS)  # what a review scores; fewer cost less
     # `disputed`: reviewers say why only when the adjudicator will read it. `never` leaves the adjudicator the scores.
     comments: Literal["always", "disputed", "never"] = "always"
-    # Planted pairs from the seeds, by which each reviewer is measured and calibrated; 0 trusts raw scores.
+    # Control items from the seeds, which measure and calibrate each reviewer; 0 takes raw scores as they are.
     control_items: int = Field(0, ge=0, le=1_000_000)
     verifiers: list[VerifierConfig] = []
 

@@ -1,4 +1,4 @@
-"""What a suite may say: which tasks a model is asked, and how its answers are judged."""
+"""Define suites: the tasks of an evaluation, and how answers are scored."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from gra.config.section import Section
 
 
 class GenerationConfig(Section):
-    """Greedy decoding of the answers that are checked; length in tokens."""
+    """Greedy decoding of written answers; length in tokens."""
 
     max_new_tokens: int = Field(256, ge=1, le=10_000_000)
 
 
 class TaskConfig(Section):
-    """One task of a suite: what is asked, and how an answer is judged."""
+    """One task of a suite: its data, prompts and scorer."""
 
     renamed = {"form": "`template`"}
 
@@ -42,7 +42,7 @@ class TaskConfig(Section):
 
 
 class SuiteConfig(Section):
-    """What a model is asked in evaluation."""
+    """Tasks of an evaluation and how they are run."""
 
     name: str
     tasks: list[TaskConfig] = Field(min_length=1)

@@ -1,7 +1,4 @@
-"""What a recipe may say: the sections of synthesis, training, evaluation and whole-experiment recipes.
-
-The defaults of the synthesis sections are the paper's constants (Gao et al. 2025, arXiv 2504.12322).
-"""
+"""Define synthesis recipes; defaults are the constants of the paper (Gao et al. 2025, arXiv 2504.12322)."""
 
 from __future__ import annotations
 
@@ -30,7 +27,7 @@ DOMAINS = ("coding", "math", "qa", "reasoning", "role-play", "language", "creati
 
 
 class SeedsConfig(Section):
-    """Where seeds come from: a .jsonl, .json, .parquet or .csv file, or a dataset on the hub."""
+    """Source of the seeds: a .jsonl, .json, .parquet or .csv file, or a dataset on the hub."""
 
     source: str
     format: Literal["auto", "gra", "alpaca", "self_instruct", "sharegpt", "messages", "prompt_completion"] = "auto"
@@ -52,8 +49,8 @@ class EngineConfig(BackendConfig):
     max_model_len: int = Field(8192, ge=128, le=100_000_000)
     kv_cache_gb: float | None = Field(None, gt=0)
     memory_gb: float | None = Field(None, gt=0)
-    # How a model gives way where memory does not hold all: asleep with its weights in the machine's memory (`sleep-1`)
-    # or without them (`sleep-2`), both on CUDA only, or ended. `auto`: the quickest that there is room for.
+    # How a model is offloaded where memory does not hold all of them. `sleep-1` keeps its weights in the machine's
+    # memory, `sleep-2` drops them (both on CUDA only), `end` ends its process. `auto`: the fastest that fits.
     offload: Literal["auto", "sleep-1", "sleep-2", "end"] = "auto"
     start_timeout_s: float = Field(900.0, gt=0, le=1e7)
     call_timeout_s: float = Field(600.0, gt=0, le=1e7)
@@ -61,20 +58,20 @@ class EngineConfig(BackendConfig):
 
 
 class RoundsConfig(Section):
-    """How many rounds, how many accepted rows each, and how many candidates at most."""
+    """Number of rounds, accepted rows of each, and the most candidates."""
 
     count: int = Field(5, ge=1, le=100_000)
     accept: int = Field(10_000, ge=1, le=2**40)  # rows kept per round
     max_candidates: int = Field(40_000, ge=1, le=1_000_000)  # their names end in six digits
-    # What a generator sees of the parents beside their keywords: the paper has summaries; very small models
-    # write better exercises from two whole ones.
+    # What the prompt holds of the parents beside their keywords: summaries, as in the paper, or whole instructions,
+    # with which very small models write better ones.
     parents: Literal["summaries", "instructions"] = "summaries"
     # How the rows of a round split over the domains: null as it comes, `even`, or a share for every domain.
     quotas: Literal["even"] | dict[str, Annotated[float, Field(ge=0)]] | None = None
 
 
 class FormatConstraintsConfig(Section):
-    """The share of new instructions that end with a demand on the form of the answer, and the domains they are of."""
+    """Share of new instructions that end with a format constraint, and their domains."""
 
     share: float = Field(0.0, ge=0, le=1)
     domains: list[str] | None = Field(None, min_length=1)  # null: all
@@ -88,7 +85,7 @@ class RefineConfig(Section):
 
 
 class EnrichmentConfig(Section):
-    """How an accepted row becomes a parent: whether the keywords it was written from stay, or are read off anew."""
+    """Keywords of accepted rows that become parents: those of their prompt, or extracted from the row."""
 
     keywords: Literal["keep", "extract"] = "keep"
 
@@ -106,7 +103,7 @@ class DedupConfig(Section):
 
 
 class ContaminationConfig(Section):
-    """The suite whose items must not get into the dataset, and where its benchmark files are (null: the catalog's)."""
+    """Suite whose items must not get into the dataset, and the folder of its files (null: the catalog's)."""
 
     suite: str
     data_dir: str | None = None
@@ -130,10 +127,10 @@ class SynthesisRecipe(Section):
     format_constraints: FormatConstraintsConfig = FormatConstraintsConfig()
     refine: RefineConfig = RefineConfig()
     review: ReviewConfig = ReviewConfig()
-    # Responses the generator writes to an instruction; the best is taken, worse ones make preference pairs with it.
+    # Responses to each instruction; the best is taken, and each worse one makes a preference pair with it.
     best_of: int = Field(1, ge=1, le=16)
     dedup: DedupConfig = DedupConfig()
-    contamination: ContaminationConfig | None = None  # null: nothing is looked for
+    contamination: ContaminationConfig | None = None  # null: no check
     ledger: str | None = None  # a file that several runs share as a cache; null: one in the run folder
     budget: BudgetConfig = BudgetConfig()
     prices: PricesConfig = PricesConfig()
@@ -142,13 +139,13 @@ class SynthesisRecipe(Section):
 
     @property
     def arm_spec(self) -> ArmSpec:
-        """What the recipe's arm does."""
+        """Return the specification of the recipe's arm."""
         return find_arm(self.arm, self.teacher.writes if self.teacher is not None else None)
 
     @model_validator(mode="after")
     def _money_can_be_counted(self) -> SynthesisRecipe:
-        seated = list(self.committee.models.values()) if self.committee else []
-        check_prices(self.budget, self.prices, [*seated, *([self.teacher] if self.teacher else [])], self.engine)
+        members = list(self.committee.models.values()) if self.committee else []
+        check_prices(self.budget, self.prices, [*members, *([self.teacher] if self.teacher else [])], self.engine)
         return self
 
     @model_validator(mode="after")
@@ -179,7 +176,7 @@ class SynthesisRecipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _drafts_can_be_told_apart(self) -> SynthesisRecipe:
+    def _responses_can_differ(self) -> SynthesisRecipe:
         if self.best_of == 1:
             return self
         if self.committee is None or not self.committee.reviewers:
@@ -195,7 +192,7 @@ class SynthesisRecipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _forms_are_checked(self) -> SynthesisRecipe:
+    def _format_constraints_are_checked(self) -> SynthesisRecipe:
         place = f"`format_constraints.share: {self.format_constraints.share}`"
         if unknown := sorted(set(self.format_constraints.domains or ()) - set(self.domains)):
             raise ValueError(
@@ -211,7 +208,7 @@ class SynthesisRecipe(Section):
             raise ValueError(f"{place} asks for constraints that no verifier would check; {fix}")
         checked = verifier.domains or self.domains
         if unchecked := sorted(set(self.format_constraints.domains or self.domains) - set(checked)):
-            fix = "leave out the `domains` of the verifier of `kind: format`, or name them in `format_constraints.domains`"
+            fix = "leave out the `domains` of the verifier, or name the same in `format_constraints.domains`"
             raise ValueError(f"{place} asks for constraints in `{unchecked[0]}`, where no verifier checks them; {fix}")
         return self
 
@@ -246,9 +243,9 @@ class SynthesisRecipe(Section):
 
 
 def committee_of(recipe: SynthesisRecipe) -> CommitteeConfig | None:
-    """Who writes and reviews in this arm: its committee, the teacher alone, or nobody (`vanilla`).
+    """Return the committee of an arm: its own, one of the teacher alone, or None (`vanilla`).
 
-    Of a `single` committee only the one who leads it is left.
+    A `single` committee is reduced to its lead.
     """
     spec = recipe.arm_spec
     if spec.asks_teacher and recipe.teacher is not None:
@@ -261,6 +258,6 @@ def committee_of(recipe: SynthesisRecipe) -> CommitteeConfig | None:
 
 
 def members_of(recipe: SynthesisRecipe) -> list[MemberConfig]:
-    """The members of an arm, in the recipe's order; none where nobody is asked."""
+    """List the members of an arm, in the recipe's order."""
     committee = committee_of(recipe)
     return list(committee.models.values()) if committee is not None else []

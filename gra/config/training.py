@@ -1,4 +1,4 @@
-"""Training recipes: the student, its data, and the training method."""
+"""Define training recipes: the student, its data, and the training method."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gra.config.tracking import TrackingConfig
 
 
 class StudentConfig(Section):
-    """The model to be trained and the template it is trained (and evaluated) under."""
+    """The model to be trained, and its chat template in training and evaluation."""
 
     name: str
     revision: str | None = None
@@ -39,14 +39,14 @@ class DataSourceConfig(Section):
 
 
 class HoldoutConfig(Section):
-    """Rows kept back for the evaluation loss, drawn with their own seed."""
+    """Rows held out for the evaluation loss, drawn with a seed of their own."""
 
     fraction: float = Field(0.0, ge=0, lt=1)
     seed: int = 0
 
 
 class TrainingDataConfig(Section):
-    """What is trained on: prompt-completion Parquet or JSONL."""
+    """Training data: prompt-completion rows in Parquet or JSONL."""
 
     train: list[DataSourceConfig] = []
     holdout: HoldoutConfig = HoldoutConfig()

@@ -1,4 +1,4 @@
-"""Every mistake a user can make, as one exception with an exit code and a sentence.
+"""Define the failures that a user can act on, each with an exit code and a sentence.
 
 The command line prints `str(error)` and exits with `error.exit_code`; a traceback means a bug in GRA.
 """
@@ -117,11 +117,11 @@ _ADVICE_ON_A_FILE = {
 
 
 def from_system(error: OSError, place: Path | str | None = None) -> DataError | None:
-    """What the operating system refused, as a sentence; None when it is nothing that a user can act on.
+    """Turn a refusal of the operating system into a sentence; None when a user cannot act on it.
 
     Args:
         error: the refusal.
-        place: the folder that was worked on, for an error that names no file.
+        place: the folder in use, for an error that names no file.
     """
     number, place = error.errno or 0, error.filename or place
     advice = _ADVICE.get(number) or (_ADVICE_ON_A_FILE.get(number) if place else None)
@@ -151,7 +151,7 @@ def user_path(text: str, what: str) -> Path:
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Turn what the system refuses below a folder into one sentence that names the place.
+    """Turn refusals of the system below a folder into one sentence that names the place.
 
     Raises:
         DataError: in place of the system's error.

@@ -1,4 +1,4 @@
-"""What this machine has: memory and GPUs, without importing torch."""
+"""Measure memory and GPUs of this machine without importing torch."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from gra.core.errors import EngineUnavailable
 
 
 def available_gb() -> float:
-    """Memory that can be taken now without swapping, in GB."""
+    """Return the memory that can be taken now without swapping, in GB."""
     import psutil
 
     return float(psutil.virtual_memory().available / 2**30)
 
 
 def gpu_memories_gb() -> list[float]:
-    """Total memory of each CUDA GPU, in GB; empty without one.
+    """Return the total memory of each CUDA GPU in GB; empty without one.
 
     Raises:
         EngineUnavailable: when nvidia-smi answers something that cannot be read.
@@ -38,10 +38,10 @@ def gpu_memories_gb() -> list[float]:
 
 
 def gpu_count() -> int:
-    """How many CUDA GPUs there are."""
+    """Count the CUDA GPUs."""
     return len(gpu_memories_gb())
 
 
 def gpu_memory_gb() -> float | None:
-    """Memory of the first CUDA GPU, in GB, or None without one."""
+    """Return the memory of the first CUDA GPU in GB; None without one."""
     return next(iter(gpu_memories_gb()), None)

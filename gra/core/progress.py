@@ -57,7 +57,7 @@ class View:
             file.parent.mkdir(parents=True, exist_ok=True)
             with open_plain(file, "ab+") as log:
                 # A process that was killed during a write leaves half a line; the next event begins a new one.
-                torn = log.tell() > 0 and log.seek(-1, os.SEEK_END) >= 0 and log.read(1) != b"\n"
+                torn = log.seek(0, os.SEEK_END) > 0 and log.seek(-1, os.SEEK_END) >= 0 and log.read(1) != b"\n"
                 log.write(b"\n" * torn + encoded + b"\n")
         except OSError as error:  # a full disk is reported by the writers of results; the log must not hide that
             self._log_file = None

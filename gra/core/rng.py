@@ -1,4 +1,4 @@
-"""Random draws that depend on what they are for and never on when they are made."""
+"""Make random generators that depend on their purpose, never on the order of draws."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from gra.core.hashing import digest
 
 
 def rng(*purpose: int | str) -> random.Random:
-    """A generator for one purpose, such as (run seed, round, candidate index, "parents")."""
+    """Return a generator for one purpose, such as (run seed, round, candidate index, "parents")."""
     return random.Random(int(digest(list(purpose)), 16))

@@ -1,7 +1,6 @@
-"""The nouns: seed, parent, check, review, a program's verdict, ruling and the one terminal state of every candidate.
+"""Define the values of synthesis: seed, check, review, verification, ruling and candidate.
 
-They are plain frozen values that turn into JSON and back, so that the ledger, the lineage file and
-`gra explain` all tell the same story.
+They are frozen and convert to JSON and back. So the ledger, the lineage file and `gra explain` agree.
 """
 
 from __future__ import annotations
@@ -74,7 +73,7 @@ class Ruling:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What a program found to hold and to be broken; `score` (0-10) counts when it takes a reviewer's seat."""
+    """Conditions that a verifier found to hold and to be broken; `score` (0-10) counts in mode `score`."""
 
     verifier: str
     mode: VerifierMode
@@ -84,13 +83,13 @@ class Verified:
 
     @property
     def outcome(self) -> str:
-        """`passed` or `failed`."""
+        """Return `passed` or `failed`."""
         return "failed" if self.broken else "passed"
 
 
 @dataclass(frozen=True, slots=True)
 class Abstained:
-    """A program that had nothing to check, and why; it counts as nothing."""
+    """Verdict of a verifier that had nothing to check, with the reason; it does not count."""
 
     verifier: str
     mode: VerifierMode
@@ -98,7 +97,7 @@ class Abstained:
 
     @property
     def outcome(self) -> str:
-        """`abstained`."""
+        """Return `abstained`."""
         return "abstained"
 
 
@@ -120,7 +119,7 @@ class AlternativeResponse:
 
     @property
     def verdict_score(self) -> float | None:
-        """The score (0-10) that decided: the adjudicator's where there was a dispute, else the reviewers' mean."""
+        """Return the score (0-10) that decided: the adjudicator's after a dispute, else the reviewers' mean."""
         return self.ruling.score if self.ruling else self.mean
 
 
@@ -171,7 +170,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A candidate's whole story: where it came from, who said what, and how it ended.
+    """Record of a candidate: its origin, its reviews and its terminal state.
 
     `state` is ACCEPTED once the gate let it through, and CONTAMINATED if a test item stands in it; dedup and quotas may
     turn ACCEPTED into DUPLICATE or SURPLUS.
@@ -211,7 +210,7 @@ class Candidate:
 
     @property
     def verdict_score(self) -> float | None:
-        """The score (0-10) that decided: the adjudicator's where there was a dispute, else the reviewers' mean."""
+        """Return the score (0-10) that decided: the adjudicator's after a dispute, else the reviewers' mean."""
         return self.ruling.score if self.ruling else self.mean
 
     def to_json(self) -> dict[str, Any]:
@@ -240,8 +239,8 @@ class Candidate:
                 "verifications": tuple(map(_verification, data["programs"])),
                 **_judged(data),
                 "alternatives": tuple(
-                    AlternativeResponse(**{**draft, **_judged(draft), "rejected_at": _rejected_at(draft)})
-                    for draft in data.get("drafts", ())
+                    AlternativeResponse(**{**item, **_judged(item), "rejected_at": _rejected_at(item)})
+                    for item in data.get("drafts", ())
                 ),
                 "usage": {role: Usage(**usage) for role, usage in data["usage"].items()},
                 "calls": tuple(data["calls"]),
@@ -284,7 +283,7 @@ def _failed_by(data: dict[str, Any], state: State) -> FailureCause | None:
 
 
 def _judged(data: dict[str, Any]) -> dict[str, Any]:
-    """Reviews and ruling, as a candidate and its drafts have them."""
+    """Read reviews and ruling, which candidates and alternative responses have."""
     return {
         "reviews": tuple(Review(**review) for review in data["reviews"]),
         "ruling": Ruling(**data["ruling"]) if data["ruling"] else None,

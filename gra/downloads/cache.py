@@ -1,8 +1,7 @@
-"""The user's cache folder: locks, folders that appear whole or not at all, and seals that show damage.
+"""Manage the user's cache folder: locks, folders that appear as a whole, and seals that show damage.
 
-Everything GRA downloads or converts goes through `building`: it is made beside its place, sealed with
-the size and SHA-256 of every file, and renamed into place. A process killed at any instant leaves
-nothing that a later one would take for finished.
+Everything that GRA downloads or converts goes through `building`. It is made beside its place, sealed with the size
+and SHA-256 of every file, and renamed into place. So a killed process leaves nothing that looks finished.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from gra.core.errors import DataError, ModelUnavailable, user_path
+from gra.core.files import allowed_mode
 
 Progress = Callable[[str], None]
 
@@ -28,7 +28,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def cache_dir() -> Path:
-    """Where models and benchmark data are kept: $GRA_CACHE, else $XDG_CACHE_HOME/gra, else ~/.cache/gra."""
+    """Return the folder of models and benchmark data: $GRA_CACHE, else $XDG_CACHE_HOME/gra, else ~/.cache/gra."""
     if own := os.environ.get("GRA_CACHE"):
         return user_path(own, "GRA_CACHE").absolute()
     shared = os.environ.get("XDG_CACHE_HOME")
@@ -41,7 +41,7 @@ def switched_on(variable: str) -> bool:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
+    """Return the SHA-256 of a file's content, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(_CHUNK):
@@ -50,7 +50,7 @@ def sha256_of(path: Path) -> str:
 
 
 def gigabytes(count: int) -> str:
-    """A number of bytes as a person reads it."""
+    """Format a number of bytes."""
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
@@ -64,7 +64,7 @@ def _make(folder: Path) -> None:
 
 
 def require_space(folder: Path, needed: int, purpose: str) -> None:
-    """Make sure that `needed` bytes fit on the disk of `folder`.
+    """Check that `needed` bytes fit on the disk of `folder`.
 
     Raises:
         ModelUnavailable: saying how much is needed and how much is there.
@@ -81,7 +81,7 @@ def require_space(folder: Path, needed: int, purpose: str) -> None:
 
 @contextmanager
 def locked(name: str, progress: Progress) -> Iterator[None]:
-    """Hold the machine-wide lock `name`; a second process waits until the first has finished or died.
+    """Hold the machine-wide lock `name`; a second process waits until the first one ends.
 
     Raises:
         DataError: the cache folder cannot be made.
@@ -99,10 +99,10 @@ def locked(name: str, progress: Progress) -> Iterator[None]:
 
 @contextmanager
 def building(target: Path, record: str) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Make the folder `target` as a whole: fill the folder and the facts that this yields.
+    """Make the folder `target` as a whole: yields a folder and facts to fill.
 
-    On success the facts and every file's size and digest are written to the file `record` and the folder
-    takes the place of `target`; on failure it is removed. Hold the lock of `target` around this.
+    On success, the facts and the size and digest of every file go into the file `record`. Then the folder replaces
+    `target`. On failure it is removed. Hold the lock of `target` around this.
 
     Raises:
         ModelUnavailable: the disk ran full.
@@ -111,7 +111,7 @@ def building(target: Path, record: str) -> Iterator[tuple[Path, dict[str, Any]]]
     try:
         _make(target.parent)
         _sweep(target)
-        # A name of its own: the child of a process that was killed may still be writing to an older one.
+        # The name is new: the child of a killed process may still write to an older folder.
         making = Path(tempfile.mkdtemp(prefix=f"{_making(target)}-", dir=target.parent))
         yield making, facts
         _seal(making, record, facts)
@@ -132,7 +132,7 @@ def _making(target: Path) -> str:
 
 
 def _sweep(target: Path) -> None:
-    """Remove what this or an earlier attempt at `target` left behind."""
+    """Remove the leftovers of this and of earlier attempts at `target`."""
     for leftover in target.parent.glob(f"{_making(target)}-*"):
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
@@ -143,12 +143,12 @@ def _sweep(target: Path) -> None:
 def _seal(folder: Path, record: str, facts: Mapping[str, Any]) -> None:
     files = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        path.chmod(0o644)
+        path.chmod(allowed_mode(0o666))
         files[path.relative_to(folder).as_posix()] = {"size": path.stat().st_size, "sha256": sha256_of(path)}
         _flush(path)
     (folder / record).write_text(json.dumps({**facts, "files": files}, indent=2, ensure_ascii=False) + "\n")
     _flush(folder / record)
-    folder.chmod(0o755)
+    folder.chmod(allowed_mode(0o777))
 
 
 def _flush(path: Path) -> None:
@@ -160,7 +160,7 @@ def _flush(path: Path) -> None:
 
 
 def _replace(new: Path, target: Path) -> None:
-    """Put a folder in the place of another; only renames, so that no reader sees a mixture."""
+    """Replace a folder by renames only, so that no reader sees a mixture."""
     old = target.with_name(f".old-{target.name}")
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
@@ -170,7 +170,7 @@ def _replace(new: Path, target: Path) -> None:
 
 
 def read_seal(folder: Path, record: str) -> dict[str, Any] | None:
-    """The facts a finished folder was sealed with, or None when there is no finished folder."""
+    """Read the facts in the seal of a finished folder; None when there is no finished folder."""
     try:
         content = json.loads((folder / record).read_text())
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
@@ -179,7 +179,7 @@ def read_seal(folder: Path, record: str) -> dict[str, Any] | None:
 
 
 def damage(folder: Path, seal: Mapping[str, Any], *, digests: bool = False) -> str | None:
-    """What is wrong with a sealed folder, or None; sizes are compared, and contents when `digests` is set."""
+    """Say what is wrong with a sealed folder, by sizes and with `digests` by contents; None when nothing is."""
     for name, expected in seal["files"].items():
         path = folder / name
         if not path.is_file():

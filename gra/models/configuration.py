@@ -1,6 +1,6 @@
-"""A model's configuration (and tokenizer, where it is at hand) without its weights, for planning.
+"""Find the configuration and tokenizer of a model without its weights, for planning.
 
-Looked for in this order: the model on this machine, the hub's small files, the table of published shapes.
+The order is: the model on this machine, the hub's small files, the table of published shapes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class ConfigurationUnreadable(ModelUnavailable):
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of a model: its configuration, a folder with its tokenizer, and the model itself when here."""
+    """Configuration of a model, a folder with its tokenizer, and the model itself when it is on this machine."""
 
     source: str
     config: Any = None  # a transformers configuration
@@ -40,10 +40,10 @@ class Known:
 
 
 def find_configuration(name: str, *, accept_licenses: Sequence[str] = (), progress: Progress | None = None) -> Known:
-    """As much as can be known of a model without downloading its weights.
+    """Find what is known of a model without downloading its weights.
 
     Raises:
-        RecipeError: no such name or path, or a licence that was not accepted.
+        RecipeError: no such name or path, or a license that was not accepted.
     """
     from transformers import AutoConfig
 
@@ -62,7 +62,7 @@ def find_configuration(name: str, *, accept_licenses: Sequence[str] = (), progre
 
 
 def _config(folder: Path) -> Any:
-    """The configuration in a folder; None when it needs code of its own, which planning never runs.
+    """Read the configuration in a folder; None when it needs code of its own, which planning never runs.
 
     Raises:
         RecipeError: it refers to code of another repository.

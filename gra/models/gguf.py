@@ -1,7 +1,7 @@
-"""Turns a GGUF file into a directory that transformers, vLLM and sentence-transformers load.
+"""Turn a GGUF file into a directory that transformers, vLLM and sentence-transformers load.
 
-The catalog runs it in a process of its own, so that the memory and the threads of torch are gone
-when the conversion ends: `python -m gra.models.gguf SOURCE.gguf TARGET_DIR '{"tie": true, ...}'`.
+The catalog runs it in a child process, so that memory and threads of torch end with the conversion:
+`python -m gra.models.gguf SOURCE.gguf TARGET_DIR '{"tie": true, ...}'`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 FORMAT = 1
-"""Raised when the directories written here change, so that older ones are made again."""
+"""Version of the directories written here; older ones are made again."""
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What a GGUF file leaves open about the model it was made from.
+    """Facts of a model that its GGUF file does not hold.
 
     `tie`: the output matrix is the embedding matrix. `stop`: every token that ends a turn, first the
     tokenizer's own. `max_length`: context length in tokens. `parameters`: checked after reading.
@@ -65,8 +65,8 @@ def convert(source: Path, target: Path, settings: Conversion) -> None:
 def _parse_headers_once() -> None:
     """Make the header reader remember files and use plain arrays.
 
-    The loaders of weights, configuration and tokenizer each parse the header, which for a vocabulary of
-    262,144 tokens takes longer than everything else. Only in this process, which ends with the conversion.
+    The loaders of weights, configuration and tokenizer each parse the header. With a vocabulary of 262,144 tokens that
+    takes longer than everything else. The change lasts as long as this process, which ends with the conversion.
     """
     import gguf
     import numpy as np
@@ -92,7 +92,7 @@ def _metadata(source: Path) -> dict[str, Any]:
 
 
 def _tokenizer(source: Path, metadata: dict[str, Any], settings: Conversion) -> PreTrainedTokenizerFast:
-    """The file's tokenizer, with what the loader leaves out: text splitting, <bos>, context length."""
+    """Load the tokenizer and add what the loader leaves out: text splitting, <bos>, context length."""
     from tokenizers import normalizers, pre_tokenizers, processors
     from transformers import AutoTokenizer
 
@@ -121,7 +121,7 @@ def _tokenizer(source: Path, metadata: dict[str, Any], settings: Conversion) -> 
 
 
 def _clean_tokenizer_config(path: Path) -> None:
-    """Drop what describes this machine's loading, and name the class that every release knows."""
+    """Remove keys about this machine, and name the class that every release of transformers has."""
     config = json.loads(path.read_text())
     for key in ("is_local", "local_files_only", "name_or_path", "vocab_file", "backend"):
         config.pop(key, None)
@@ -167,7 +167,7 @@ def _write_config(model: Any, target: Path, settings: Conversion) -> None:
 
 
 def _write_generation_config(config: Any, tokenizer: Any, target: Path, settings: Conversion) -> None:
-    """Greedy unless asked otherwise: sampling is the recipe's business, stopping is the model's."""
+    """Write greedy decoding and the stop tokens; recipes set sampling themselves."""
     stop = [tokenizer.convert_tokens_to_ids(token) for token in settings.stop] or [config.eos_token_id]
     generation = {
         "bos_token_id": tokenizer.bos_token_id,

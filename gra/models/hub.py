@@ -1,4 +1,4 @@
-"""Models from the hub: what is already here, and downloading the rest."""
+"""Find models of the hub on this machine, and download them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NOT_NEEDED = ["onnx/*", "openvino/*", "original/*", "*.gguf", "consolidated*"]
 
 
 def local_snapshot(hub_id: str, revision: str | None) -> Path | None:
-    """The complete snapshot that is already on this machine, or None."""
+    """Find the complete snapshot on this machine; None without one."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import IncompleteSnapshotError, LocalEntryNotFoundError
 
@@ -81,7 +81,7 @@ def download(hub_id: str, revision: str | None, progress: Progress, *, code: boo
 
 
 def download_configuration(hub_id: str, revision: str | None) -> Path:
-    """Download a repository's configuration and tokenizer, a few megabytes, and not its weights.
+    """Download the configuration and tokenizer of a repository, a few megabytes, without its weights.
 
     Raises:
         ModelUnavailable: the repository cannot be read.
@@ -100,7 +100,7 @@ def download_configuration(hub_id: str, revision: str | None) -> Path:
 
 
 def missing_file(path: Path) -> str | None:
-    """The first file that a model directory needs and does not have, or None when it is complete."""
+    """Name the first file that a model directory lacks; None when it is complete."""
     if not (path / "config.json").is_file():
         return "config.json"
     index = path / "model.safetensors.index.json"

@@ -1,4 +1,4 @@
-"""Licences that must be accepted before the weights are fetched: by recipe, environment, or once at the prompt."""
+"""Check that licenses were accepted before weights are fetched: by recipe, environment, or once at the prompt."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FILE = "accepted-licences.json"
 
 
 def require_license(entry: CatalogEntry, accepted: Sequence[str]) -> None:
-    """Make sure the user accepted the licence of `entry`, asking once when there is a terminal.
+    """Check that the user accepted the license of `entry`; asks once when there is a terminal.
 
     Raises:
         RecipeError: it was not accepted; the message names the terms and the three ways to accept them.

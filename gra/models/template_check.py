@@ -1,24 +1,19 @@
 """Render a chat template in a child process with limited time and memory.
 
-A template comes with a model and may hold nested loops that never end or texts that fill the memory. Run as a module,
-this file renders the template on its standard input: `python -m gra.models.template_check`.
+A template comes with a model and may hold nested loops that never end or texts that fill the memory.
 """
 
 from __future__ import annotations
 
 import json
-import resource
-import subprocess
-import sys
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from gra.core.processes.secrets import child_environment
+from gra.core.processes.bounded import BoundedFunction, LimitExceeded
 
 LARGEST_TEMPLATE = 1_000_000  # characters
-_CPU_S = 2
-_WALL_S = 60.0  # the machine may be busy; the limit on CPU time ends a loop earlier
-_MEMORY = 2 << 30  # bytes of address space
+_SECONDS = 2.0  # of processor time; a usual template takes milliseconds
 _LONGEST = 1_000_000  # characters that a short conversation may become
 _SAID = {
     "question": [{"role": "user", "content": "Why?"}],
@@ -33,15 +28,23 @@ def template_problem(template: str) -> str | None:
     """Say why a chat template cannot be used; None when it can."""
     if len(template) > LARGEST_TEMPLATE:
         return f"it has more than {LARGEST_TEMPLATE:,} characters"
-    command = [sys.executable, "-m", "gra.models.template_check"]
     try:
-        done = subprocess.run(
-            command, input=json.dumps(template).encode(), capture_output=True, timeout=_WALL_S, env=child_environment()
-        )
-        answer = json.loads(done.stdout)
-    except (subprocess.TimeoutExpired, ValueError):  # the child was ended by a limit
-        return f"rendering it takes more than {_CPU_S} s or {_MEMORY >> 30} GB"
-    return None if answer is None else str(answer)
+        problem = _child()(template)
+    except LimitExceeded:
+        return f"rendering it takes more than {_SECONDS:g} s or too much memory"
+    return None if problem is None else str(problem)
+
+
+@lru_cache(maxsize=1)
+def _child() -> BoundedFunction:
+    return BoundedFunction(f"{__name__}:make_renderer", seconds=_SECONDS)
+
+
+def make_renderer() -> Callable[[str], str | None]:
+    """Return the function that the child process runs."""
+    import jinja2.sandbox  # noqa: F401  # before memory is limited
+
+    return _render
 
 
 def _render(template: str) -> str | None:
@@ -96,15 +99,3 @@ def _generation() -> Any:
             return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
 
     return Generation
-
-
-def main() -> None:
-    """Render the template on standard input within the limits, and print the problem as JSON."""
-    resource.setrlimit(resource.RLIMIT_CPU, (_CPU_S, _CPU_S))
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    sys.stdout.write(json.dumps(_render(json.load(sys.stdin))))
-
-
-if __name__ == "__main__":
-    main()

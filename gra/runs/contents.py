@@ -1,7 +1,7 @@
 """Read a run folder for the report.
 
-Sections that a run does not have are empty: a run of synthesis alone has no students and no comparison, and a run
-that was stopped early may lack an arm's manifest.
+Sections that a run does not have are empty. A run of synthesis alone has no students and no comparison. A run that
+was stopped early may lack the manifest of an arm.
 """
 
 from __future__ import annotations

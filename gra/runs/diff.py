@@ -1,4 +1,4 @@
-"""What changed between two synthesis runs, on one screen: `gra diff runs/a runs/b`.
+"""Show what changed between two synthesis runs, on one screen: `gra diff runs/a runs/b`.
 
 Rows are the same when candidate and texts are. An answer is reused when one payment serves both runs: they share a
 ledger, or one ledger began as a copy of the other.
@@ -52,11 +52,11 @@ class Diff:
     answers_reused: int | None
 
     def to_json(self) -> dict[str, Any]:
-        """For `--json`."""
+        """Return the differences for `--json`."""
         return asdict(self)
 
     def screen(self) -> RenderableType:
-        """For a terminal."""
+        """Return the differences for a terminal."""
         return Group(*self._parts())
 
     def _parts(self) -> Iterator[RenderableType]:
@@ -81,7 +81,7 @@ class Diff:
             if ids:
                 yield Text(f"  {name}: {', '.join(map(printable, ids[:6]))}{', …' if len(ids) > 6 else ''}")
         reused = (
-            "no ledger, so who paid is not known" if self.answers_reused is None else f"{self.answers_reused:,} reused"
+            "no ledger, so reuse is not known" if self.answers_reused is None else f"{self.answers_reused:,} reused"
         )
         yield Text(
             f"answers its candidates stand on  A {self.answers[0]:,}, B {self.answers[1]:,}; "
@@ -91,7 +91,7 @@ class Diff:
 
 @dataclass(frozen=True)
 class _Side:
-    """One run, as far as it is compared."""
+    """The compared parts of one run."""
 
     facts: Mapping[str, Any]
     recipe: dict[str, Any]
@@ -158,7 +158,7 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def _models(facts: Mapping[str, Any]) -> dict[str, str]:
-    """Identity of each member's weights; of each model where no committee took part."""
+    """Return the identity of each member's weights, or of each model without a committee."""
     models = {model["name"]: model.get("identity", "") for model in facts.get("models", {}).values()}
     members = {name: member["model"] for name, member in facts.get("members", {}).items()}
     return {name: models.get(model, model) for name, model in members.items()} or models
@@ -175,7 +175,7 @@ def _texts(row: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _fates(one: Mapping[str, Any], two: Mapping[str, Any]) -> dict[str, int]:
-    """How often a candidate with the same texts ended otherwise, most often first."""
+    """Count the candidates with the same texts and another state, by both states."""
     ends = Counter(
         f"{row['state']} -> {two[name]['state']}"
         for name, row in one.items()

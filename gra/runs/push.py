@@ -1,6 +1,6 @@
-"""A run's dataset on the hub: `gra push runs/quickstart/arms/gra OWNER/NAME`; private unless asked otherwise.
+"""Push the dataset of a run to the hub: `gra push runs/quickstart/arms/gra OWNER/NAME`; private by default.
 
-What goes there is the run's `dataset/` folder: rows, preference pairs, disputed rows, lineage and card.
+The `dataset/` folder of the run is uploaded: rows, preference pairs, disputed rows, lineage and card.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LOG_IN = "log in with `hf auth login`, or set HF_TOKEN to a token that may writ
 
 @dataclass(frozen=True)
 class Destination:
-    """A dataset repository that the user asked for, and who the hub says the user is."""
+    """A dataset repository, and the user's name on the hub."""
 
     repository: str
     public: bool
@@ -29,7 +29,7 @@ class Destination:
 
 
 def check_hub(repository: str, *, public: bool) -> Destination:
-    """Make sure that the hub answers and knows the user; nothing is written there yet.
+    """Check that the hub answers and knows the user's token; nothing is written there yet.
 
     Raises:
         RecipeError: when the name is no OWNER/NAME.
@@ -48,8 +48,8 @@ def check_hub(repository: str, *, public: bool) -> Destination:
     if constants.HF_HUB_OFFLINE:
         raise HubUnavailable("HF_HUB_OFFLINE is set, so nothing can be pushed; unset it, or push later with `gra push`")
     if get_token() is None:
-        raise HubUnavailable(f"nobody is logged in to {constants.ENDPOINT}, so nothing can be pushed; {_LOG_IN}")
-    with _told(repository):
+        raise HubUnavailable(f"you are not logged in to {constants.ENDPOINT}, so nothing can be pushed; {_LOG_IN}")
+    with _hub_errors(repository):
         return Destination(repository, public, str(HfApi().whoami()["name"]))
 
 
@@ -65,13 +65,11 @@ def push(run: Path, to: Destination) -> str:
     from huggingface_hub import HfApi
 
     rows = _check_dataset(run)
-    with _told(to.repository):
+    with _hub_errors(to.repository):
         api = HfApi()
         page = str(api.create_repo(to.repository, repo_type="dataset", private=not to.public, exist_ok=True))
         if not to.public and api.dataset_info(to.repository).private is False:
-            raise RecipeError(
-                f"{to.repository} is there already and everybody can see it; say --public if that is meant"
-            )
+            raise RecipeError(f"{to.repository} exists already and is public; say --public if that is meant")
         api.upload_folder(
             repo_id=to.repository,
             repo_type="dataset",
@@ -83,7 +81,7 @@ def push(run: Path, to: Destination) -> str:
 
 
 def _check_dataset(run: Path) -> int:
-    """How many rows there are to train on; the card may have been edited by hand, the data may not."""
+    """Check the data files and count the rows to train on; the card may have been edited by hand."""
     section = RunFolder(run).manifest().get("synthesis")
     if not section:
         arms = sorted(str(folder.parent) for folder in run.glob("arms/*/dataset"))
@@ -102,8 +100,8 @@ def _check_dataset(run: Path) -> int:
 
 
 @contextmanager
-def _told(repository: str) -> Iterator[None]:
-    """What the hub's library raises, as one sentence."""
+def _hub_errors(repository: str) -> Iterator[None]:
+    """Turn the errors of the hub's library into one sentence."""
     import httpx
     from huggingface_hub import constants
     from huggingface_hub.errors import HfHubHTTPError

@@ -1,7 +1,7 @@
-"""Where the time went: the stages of a run from its log, over all its resumes.
+"""Read the stages of a run and their times from its log, over all its resumes.
 
 A stage is logged when it ends, and announced by a note ("▸ name: detail") when it begins. An announcement
-that nothing follows up belongs to a process that was killed, or to the one that is writing this report.
+without an end belongs to a killed process, or to the process that writes this report.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ class Span:
 
     @property
     def seconds(self) -> float:
-        """How long it took."""
+        """Return the duration in seconds."""
         return self.ended - self.began
 
 
 @dataclass(frozen=True)
 class Session:
-    """What one process did; `pause` is the time in seconds nobody worked before it, 0 for the first."""
+    """Stages of one process; `pause` is the idle time in seconds before it, 0 for the first."""
 
     spans: list[Span]
     pause: float = 0.0
 
     @property
     def began(self) -> float:
-        """When its first stage began."""
+        """Return when the first stage began."""
         return min(span.began for span in self.spans)
 
     @property
     def ended(self) -> float:
-        """When its last stage ended."""
+        """Return when the last stage ended."""
         return max(span.ended for span in self.spans)
 
 
@@ -62,11 +62,11 @@ class Timeline:
 
     @property
     def worked(self) -> float:
-        """Seconds in which a process was at work."""
+        """Return the seconds in which a process worked."""
         return sum(session.ended - session.began for session in self.sessions)
 
     def at(self, moment: float) -> float:
-        """A point in time as seconds of work since the run began, pauses left out."""
+        """Convert a point in time to seconds of work since the run began, without pauses."""
         passed = 0.0
         for session in self.sessions:
             if moment <= session.ended:
@@ -75,11 +75,11 @@ class Timeline:
         return passed
 
     def renamed(self, arms: Mapping[str, str]) -> Timeline:
-        """With arms called by other names than their recipes'."""
+        """Return the timeline with other names of arms."""
         return replace(self, candidates=[(time, arms.get(arm, arm), state) for time, arm, state in self.candidates])
 
     def by_stage(self) -> dict[str, float]:
-        """Seconds per stage, in the order in which they first began."""
+        """Sum the seconds of each stage, in the order in which stages first began."""
         seconds: dict[str, float] = {}
         for session in self.sessions:
             for span in session.spans:
@@ -87,14 +87,14 @@ class Timeline:
         return seconds
 
     def first_accepted(self) -> float | None:
-        """Seconds of work from the engines being up to the first accepted row; None when either is unknown."""
+        """Return the seconds of work from ready engines to the first accepted row; None when one is unknown."""
         up = [span.ended for s in self.sessions for span in s.spans if span.name == "engines"]
         rows = [time for time, _, state in self.candidates if state == State.ACCEPTED]
         return self.at(min(rows)) - self.at(min(up)) if up and rows and min(rows) >= min(up) else None
 
 
 def read_timeline(events: Sequence[dict[str, Any]]) -> Timeline:
-    """The sessions of a run from the events of its log."""
+    """Build the sessions of a run from the events of its log."""
     events = _forward(events)
     sessions: list[Session] = []
     for span in _spans(events):
@@ -109,7 +109,7 @@ def read_timeline(events: Sequence[dict[str, Any]]) -> Timeline:
 
 
 def _forward(events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The events as if the clock had never been set back: what comes later in the log happened later."""
+    """Correct the times of events for a clock that was set back: later lines have later times."""
     moved: list[dict[str, Any]] = []
     last, shift = -math.inf, 0.0
     announced: dict[str, float] = {}  # by how much the beginning of each stage was moved
@@ -127,7 +127,7 @@ def _forward(events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _spans(events: Sequence[dict[str, Any]]) -> list[Span]:
-    """Every stage that began, in that order."""
+    """List every stage that began, in that order."""
     announced: Span | None = None
     open_spans: list[Span] = []
     ended: list[Span] = []
@@ -153,13 +153,13 @@ def _spans(events: Sequence[dict[str, Any]]) -> list[Span]:
 
 
 def _restarted(session: Session, span: Span) -> bool:
-    """Whether a stage belongs to a new process: the one before it broke off, or the same stage began once more."""
+    """Whether a stage belongs to a new process: the last one broke off, or the same stage began again."""
     again = any((span.name, span.detail) == (known.name, known.detail) for known in session.spans)
     return again or session.spans[-1].outcome in ("interrupted", "failed", "killed")
 
 
 def _candidates(events: Sequence[dict[str, Any]]) -> list[tuple[float, str, str]]:
-    """When each candidate ended; a resumed run reports recorded ones once more, and the first time counts."""
+    """List when each candidate ended; resumed runs report candidates again, and the first time counts."""
     ends: dict[tuple[str, str], tuple[float, str, str]] = {}
     for event in events:
         if event["event"] == "candidate":

@@ -1,4 +1,4 @@
-"""Whether a run still is what it was: `gra verify runs/quickstart`.
+"""Check that a run is as it was written: `gra verify runs/quickstart`.
 
 Three things are checked: every file against the digest in its manifest; every ledger for damage, and every recorded
 answer against the request it answers; every row of every dataset against the lineage it comes from, and the lineage
@@ -29,7 +29,7 @@ _SHOWN = 8
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """What was found to be as it should be."""
+    """Counts of what was checked and found as written."""
 
     files: int
     manifests: int
@@ -37,14 +37,14 @@ class VerifyResult:
     rows: int
 
     def sentence(self) -> str:
-        """For a person."""
+        """Return the result as a sentence."""
         return (
             f"{self.files} files of {self.manifests} manifests, {self.answers:,} recorded answers and {self.rows:,} "
             "dataset rows are as they were written"
         )
 
     def to_json(self) -> dict[str, Any]:
-        """For `--json`."""
+        """Return the result for `--json`."""
         return asdict(self)
 
 
@@ -92,7 +92,7 @@ def _ledger_of(folder: Path, problems: list[str]) -> Path | None:
 
 
 def _answers(ledger: Path, problems: list[str]) -> Mapping[str, float] | None:
-    """The keys of a ledger, or None when it does not pass its check."""
+    """Return the keys of a ledger; None when it does not pass its check."""
     reader = LedgerReader(ledger)
     try:
         found = list(reader.problems())
@@ -103,7 +103,7 @@ def _answers(ledger: Path, problems: list[str]) -> Mapping[str, float] | None:
 
 
 def _rows(lineage: Path, known: Mapping[str, float] | None, problems: list[str]) -> int:
-    """Compare a dataset with what its lineage says must be in it; how many rows there are."""
+    """Compare a dataset with its lineage, and return the number of rows."""
     try:
         candidates = read_candidates(lineage)
     except DataError as error:
@@ -148,7 +148,7 @@ def _differences(file: Path, part: str, expected: list[dict[str, Any]]) -> Itera
             known["drafts"] = canonical_json([_only(other, alternatives) for other in json.loads(known["drafts"])])
         wanted[canonical_json(known)] = row[name]
     if foreign := [there[text] for text in there if text not in wanted]:
-        yield f"{len(foreign):,} rows are not as the lineage tells them, such as {foreign[0]}"
+        yield f"{len(foreign):,} rows are not as the lineage has them, such as {foreign[0]}"
     if lacking := [wanted[text] for text in wanted if text not in there]:
         yield f"{len(lacking):,} rows of the lineage are not in it, such as {lacking[0]}"
     if len(found) != len(expected) and not foreign and not lacking:

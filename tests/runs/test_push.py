@@ -138,14 +138,14 @@ def test_public_only_when_asked(hub: _Hub, made: Path) -> None:
     hub.files.clear()
     refused = gra("push", str(made), "org/name", hub=hub.url)
     assert refused.returncode == 2
-    assert "everybody can see it; say --public" in refused.stderr
+    assert "is public; say --public" in refused.stderr
     assert hub.files == {}
 
 
 @pytest.mark.parametrize(
     ("token", "status", "more", "words"),
     [
-        (None, 0, {}, "nobody is logged in"),
+        (None, 0, {}, "you are not logged in"),
         ("stale", 0, {}, "does not know your token"),
         ("good", 403, {}, "does not let you write to org/name"),
         ("good", 418, {}, "answered with status 418"),

@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 async def at_once(*steps: Awaitable[T]) -> list[T]:
-    """The results of steps taken at once; when one fails, the others are ended first and spend no more."""
+    """Run steps together and return their results; when one fails, the others are canceled before it is raised."""
     tasks = [asyncio.ensure_future(step) for step in steps]
     try:
         return list(await asyncio.gather(*tasks))
@@ -21,10 +21,10 @@ async def at_once(*steps: Awaitable[T]) -> list[T]:
 
 
 async def together(*steps: Awaitable[T]) -> list[T]:
-    """The results of steps taken at once, in their order.
+    """Run steps together and return their results in order.
 
-    When some fail, all are still waited for and the first in order is raised, so that which question
-    was answered soonest decides neither the reason a story gives nor what it says it cost.
+    When steps fail, all others still finish, and the failure of the first step in order is raised. So neither the
+    reason of a candidate nor its cost depends on which answer came first.
     """
     results: list[T] = []
     for ended in await asyncio.gather(*steps, return_exceptions=True):
