@@ -25,6 +25,7 @@ from lm_eval.tasks import TaskManager
 from gra.config.suite import SuiteConfig, TaskConfig
 from gra.core.errors import DataError, EngineUnavailable, ModelUnavailable
 from gra.core.hashing import digest
+from gra.core.processes.rendering import limited_rendering
 from gra.core.text.thinking import split_thinking
 from gra.evaluation.lm_eval_data import local_datasets
 from gra.evaluation.model import ModelUnderTest
@@ -231,12 +232,13 @@ class TransformersLM(TemplateLM):  # type: ignore[misc]
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """Return the conversation as the chat template writes it."""
-        return str(
-            self.tokenizer.apply_chat_template(
-                chat_history, tokenize=False, add_generation_prompt=add_generation_prompt,
-                continue_final_message=not add_generation_prompt,
-            )
-        )  # fmt: skip
+        with limited_rendering():
+            return str(
+                self.tokenizer.apply_chat_template(
+                    chat_history, tokenize=False, add_generation_prompt=add_generation_prompt,
+                    continue_final_message=not add_generation_prompt,
+                )
+            )  # fmt: skip
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         """Weigh without lm-eval's progress bars; the caller shows progress."""

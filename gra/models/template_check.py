@@ -1,4 +1,4 @@
-"""Render a chat template in a child process with limited time and memory.
+"""Try a chat template in a child process with limited time and memory.
 
 A template comes with a model and may hold nested loops that never end or texts that fill the memory.
 """

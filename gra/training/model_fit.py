@@ -90,7 +90,12 @@ def check_model(name: str, known: Known, loaded: Loaded[TrainRecipe]) -> tuple[A
         if weights is None or weights.remote_code or getattr(known.config, "quantization_config", None) is not None:
             return model, []
         _, seen = AutoModelForCausalLM.from_pretrained(
-            weights.path, device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True
+            weights.path,
+            device_map="meta",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            trust_remote_code=False,
+            use_safetensors=True,
         )
     if seen["mismatched_keys"]:
         tensor, stored, described = min(seen["mismatched_keys"])

@@ -5,18 +5,21 @@ from __future__ import annotations
 import contextlib
 import json
 import pickle
+import signal
 import struct
 import time
 import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import jinja2.sandbox
 import pytest
 from catalog_world import World, make_world, write_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gra.core.errors import GraError, ModelUnavailable, RecipeError
+from gra.core.processes.rendering import TemplateTooSlow, limited_rendering
 from gra.models.adapters import find_adapter
 from gra.models.catalog import resolve
 from gra.models.chat import check_template, context_length, has_chat_template, template_digest
@@ -185,6 +188,19 @@ def test_template_that_never_ends_is_refused(kind: str) -> None:
     assert "rendering it takes more than" in str(template_problem(NEVER[kind])) or "characters" in str(
         template_problem(NEVER[kind])
     )
+
+
+def test_rendering_of_one_conversation_is_limited() -> None:
+    template = jinja2.sandbox.ImmutableSandboxedEnvironment().from_string(
+        "{% if text != 'Why?' %}" + LOOP + "{% endif %}{{ text }}"
+    )
+    with limited_rendering(0.2):
+        assert template.render(text="Why?") == "Why?"
+    begun = time.process_time()
+    with pytest.raises(TemplateTooSlow, match=r"takes more than 0\.2 s for one conversation"), limited_rendering(0.2):
+        template.render(text="other")
+    assert time.process_time() - begun < 5
+    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0)
 
 
 PLAIN: list[str] = [

@@ -21,6 +21,8 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from gra.core.processes.rendering import limited_rendering
+
 _MAX_LINE = 64 * 2**20
 # The ranks that vLLM reserves memory for, and the adapters that it computes with at once; others wait in memory.
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -157,7 +159,8 @@ class Worker:
 
     def prompt_tokens(self, messages: list[dict[str, str]]) -> list[int]:
         """Return the tokens of a conversation under the model's chat template, ready for its answer."""
-        encoded = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
+        with limited_rendering():
+            encoded = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
         return list(encoded["input_ids"])
 
     def label_tokens(self, labels: list[str]) -> dict[str, int]:

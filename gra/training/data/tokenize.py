@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from gra.config.loader import Loaded, find_file
 from gra.config.training import TrainRecipe
 from gra.core.errors import DataError, RecipeError
+from gra.core.processes.rendering import TemplateTooSlow, limited_rendering
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -292,8 +293,11 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Any], *, pr
         RowMisfit: When the template refuses the messages.
     """
     try:
-        text = str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=prompt))
+        with limited_rendering():
+            text = str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=prompt))
         text.encode()
+    except TemplateTooSlow:
+        raise
     except Exception as error:  # the author of a template chooses what it raises
         raise RowMisfit(f"the chat template refuses this row ({error})") from None
     return text
