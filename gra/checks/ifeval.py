@@ -182,7 +182,7 @@ def _postscript(answer: str, postscript_marker: str) -> bool:
 def _title(answer: str) -> bool:
     # The pattern <<[^\n]+>> of the benchmark reaches from the first << of a line to its last >>.
     spans = [(line, line.find("<<"), line.rfind(">>")) for line in answer.split("\n")]
-    titles = [line[start : end + 2] for line, start, end in spans if 0 <= start and start + 3 <= end]
+    titles = [line[start : end + 2] for line, start, end in spans if start >= 0 and start + 3 <= end]
     return any(title.lstrip("<").rstrip(">").strip() for title in titles)
 
 
