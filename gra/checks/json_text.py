@@ -6,12 +6,12 @@ JSON is read strictly: duplicate keys, NaN and Infinity are errors.
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from gra.checks.markdown_blocks import unfenced
 from gra.checks.text_units import spaced
+from gra.core.text.characters import normalized
 
 MISSING = object()
 JSON_TYPES: dict[str, Callable[[Any], bool]] = {
@@ -37,7 +37,7 @@ def read_json(answer: str) -> Any:
 def composed(value: Any) -> Any:
     """Return a value with its texts, keys included, in Unicode's composed form (NFC)."""
     if isinstance(value, str):
-        return unicodedata.normalize("NFC", value)
+        return normalized("NFC", value)
     if isinstance(value, list):
         return [composed(part) for part in value]
     if isinstance(value, dict):

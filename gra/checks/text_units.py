@@ -9,6 +9,7 @@ import re
 import unicodedata
 
 from gra.checks.markdown_blocks import Fence, fences, unmarked_line
+from gra.core.text.characters import normalized
 
 STRAIGHT_QUOTES = str.maketrans("“”„‟‘’‚‛", "\"\"\"\"''''")
 _URL = re.compile(r"\b[a-zA-Z]{2,10}://\S++|\bwww\.\S++")
@@ -72,14 +73,14 @@ def words(text: str) -> list[str]:
 
 def tokens(text: str) -> list[str]:
     """List the words of a text without case, marks and apostrophes; a hyphen joins its words."""
-    text = _HYPHEN.sub("-", _APOSTROPHE.sub("", unicodedata.normalize("NFC", text).casefold()))
+    text = _HYPHEN.sub("-", _APOSTROPHE.sub("", normalized("NFC", text).casefold()))
     spaced = "".join(c if c.isalnum() or c in "-_" or unicodedata.category(c)[0] == "M" else " " for c in text)
     return [token for part in spaced.split() for piece in part.split("--") if (token := piece.strip("-_"))]
 
 
 def spaced(text: str) -> str:
     """Return a text without case, with single spaces and straight quotes."""
-    return " ".join(unicodedata.normalize("NFC", text).casefold().translate(STRAIGHT_QUOTES).split())
+    return " ".join(normalized("NFC", text).casefold().translate(STRAIGHT_QUOTES).split())
 
 
 def count_sentences(text: str) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from gra.core.text.characters import well_formed
 from gra.data.dedup.nearest import Matrix
 
 
@@ -24,7 +25,10 @@ class Embedder:
         self._model: Any = None
 
     def encode(self, texts: Sequence[str]) -> Matrix:
-        """Embed texts; the model is loaded at the first call."""
+        """Embed texts; the model is loaded at the first call.
+
+        Half of a surrogate pair, which no tokenizer takes, counts as U+FFFD.
+        """
         import torch
 
         if self._model is None:
@@ -45,6 +49,10 @@ class Embedder:
 
     def _encode(self, texts: Sequence[str], device: str) -> Matrix:
         found = self._model.to(device).encode(
-            list(texts), normalize_embeddings=True, show_progress_bar=False, batch_size=64, device=device
+            [well_formed(text) for text in texts],
+            normalize_embeddings=True,
+            show_progress_bar=False,
+            batch_size=64,
+            device=device,
         )
         return np.asarray(found, dtype=np.float32)

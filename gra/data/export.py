@@ -1,7 +1,8 @@
-"""Out of a run: training rows, disputed rows, preference pairs, the lineage of every candidate, and the dataset card.
+"""Export a run: training rows, disputed rows, preference pairs, the lineage of every candidate, and the dataset card.
 
-`dataset/` is whole in itself: `datasets.load_dataset("runs/NAME/dataset", "preferences")` loads any part, and what is
-pushed to the hub is this folder.
+`dataset/` needs no other file: `datasets.load_dataset("runs/NAME/dataset", "preferences")` loads any part, and
+`gra push` uploads this folder. Half of a surrogate pair is no character and cannot be written. It is replaced by
+U+FFFD, and the card counts the candidates concerned.
 """
 
 from __future__ import annotations
@@ -26,12 +27,13 @@ from gra.core.hashing import canonical_json
 from gra.core.stored.lineage import Lineage
 from gra.core.stored.reader import check_type
 from gra.core.stored.release_0_1 import read_rejected_at
+from gra.core.text.characters import well_formed
 from gra.core.types import AlternativeResponse, Candidate, State
 from gra.core.vocabulary import RejectedAt
 
 _GROUP = 4096  # rows in memory at a time, and in a row group of a file
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
-# TRL's conversational prompt-completion form, and who and what the row is.
+# TRL's conversational prompt-completion form, and where the row comes from.
 TRAIN_SCHEMA = pa.schema(
     [
         ("prompt", _MESSAGES),
@@ -90,7 +92,7 @@ SCHEMAS = {
 
 
 def training_row(candidate: Candidate) -> dict[str, Any]:
-    """One row in conversational prompt-completion form."""
+    """Return an accepted candidate as a row in conversational prompt-completion form."""
     return {
         "prompt": [{"role": "user", "content": candidate.instruction}],
         "completion": [{"role": "assistant", "content": candidate.response}],
@@ -102,32 +104,32 @@ def training_row(candidate: Candidate) -> dict[str, Any]:
 
 
 def contested_row(candidate: Candidate) -> dict[str, Any]:
-    """A disputed row with every review, the ruling, and how it ended."""
-    story = candidate.to_json()
+    """Return a disputed candidate as a row with every review, the ruling, and how it ended."""
+    record = candidate.to_json()
     return training_row(candidate) | {
         "state": candidate.state.value,
-        "reviews": canonical_json(story["reviews"]),
-        "ruling": canonical_json(story["ruling"]),
+        "reviews": canonical_json(record["reviews"]),
+        "ruling": canonical_json(record["ruling"]),
         "reason": candidate.reason,
         "std": candidate.std,
     }
 
 
 def preference_rows(candidate: Candidate) -> list[dict[str, Any]]:
-    """The accepted response against each draft of the same prompt whose deciding score was lower."""
+    """Pair the accepted response with each alternative of the same prompt whose deciding score was lower."""
     row = training_row(candidate)
     return [
         {
             "prompt": row["prompt"],
             "chosen": row["completion"],
-            "rejected": [{"role": "assistant", "content": draft.response}],
+            "rejected": [{"role": "assistant", "content": other.response}],
             "id": candidate.id,
             "domain": candidate.domain,
             "score_chosen": candidate.verdict_score,
-            "score_rejected": draft.verdict_score,
-            "reason": draft.reason,
+            "score_rejected": other.verdict_score,
+            "reason": other.reason,
         }
-        for draft in worse_responses(candidate)
+        for other in worse_responses(candidate)
     ]
 
 
@@ -140,24 +142,24 @@ def worse_responses(candidate: Candidate) -> list[AlternativeResponse]:
 
 
 def round_rows(candidates: Sequence[Candidate]) -> dict[int, list[dict[str, Any]]]:
-    """The rows of each round, for `dataset/rounds/N.parquet`; empty when there was only one."""
+    """Return the rows of each round, for `dataset/rounds/N.parquet`; empty when there was only one."""
     rounds: dict[int, list[dict[str, Any]]] = {}
     for candidate in candidates:
         if candidate.state is State.ACCEPTED:
-            rounds.setdefault(candidate.round, []).append(training_row(candidate))
+            rounds.setdefault(candidate.round, []).append(_writable(training_row(candidate)))
     return rounds if len(rounds) > 1 else {}
 
 
 def lineage_row(candidate: Candidate) -> dict[str, Any]:
-    """One candidate's whole story as one row."""
-    story = candidate.to_json()
+    """Return all that is recorded of a candidate as one row."""
+    record = candidate.to_json()
     usage = candidate.usage.values()
     return (
         {"candidate_id": candidate.id, "round": candidate.round, "index": candidate.index}
-        | {name: str(story[name] or "") for name in _TEXTS[1:]}
-        | {name: list(story[name]) for name in _LISTS}
-        | {name: story[name] for name in ("mean", "std", "similarity", "disputed")}
-        | {name: canonical_json(story[name]) for name in _JSON}
+        | {name: str(record[name] or "") for name in _TEXTS[1:]}
+        | {name: list(record[name]) for name in _LISTS}
+        | {name: record[name] for name in ("mean", "std", "similarity", "disputed")}
+        | {name: canonical_json(record[name]) for name in _JSON}
         | {
             "prompt_tokens": sum(u.prompt_tokens for u in usage),
             "completion_tokens": sum(u.completion_tokens for u in usage),
@@ -166,17 +168,29 @@ def lineage_row(candidate: Candidate) -> dict[str, Any]:
 
 
 def rows_of(candidate: Candidate) -> dict[str, list[dict[str, Any]]]:
-    """What a candidate gives to every file of a dataset; nothing else decides their rows."""
-    return {
+    """Return the rows of a candidate in each file of a dataset; nothing else decides their rows."""
+    rows = {
         "train": [training_row(candidate)] if candidate.state is State.ACCEPTED else [],
         "contested": [contested_row(candidate)] if candidate.disputed else [],
         "preferences": preference_rows(candidate),
         "lineage": [lineage_row(candidate)],
     }
+    return {name: [_writable(row) for row in found] for name, found in rows.items()}
+
+
+def _writable(value: Any) -> Any:
+    """Return a value with texts that can be encoded."""
+    if isinstance(value, str):
+        return well_formed(value)
+    if isinstance(value, list):
+        return [_writable(part) for part in value]
+    if isinstance(value, dict):
+        return {key: _writable(part) for key, part in value.items()}
+    return value
 
 
 def dataset_rows(candidates: Sequence[Candidate]) -> dict[str, list[dict[str, Any]]]:
-    """The rows of every file of a dataset."""
+    """Return the rows of every file of a dataset."""
     parts: dict[str, list[dict[str, Any]]] = {name: [] for name in SCHEMAS}
     for candidate in candidates:
         for name, rows in rows_of(candidate).items():
@@ -185,13 +199,14 @@ def dataset_rows(candidates: Sequence[Candidate]) -> dict[str, list[dict[str, An
 
 
 class _Content:
-    """What the card says of the rows, added up while they are written."""
+    """Add up the facts that the card states of the rows, while they are written."""
 
     def __init__(self) -> None:
         self.parts = dict.fromkeys(SCHEMAS, 0)
         self.domains: Counter[str] = Counter()
         self.rounds: Counter[int] = Counter()
         self.second_best = 0
+        self.repaired = 0
         self.margins = array("d")
 
     def add(self, name: str, row: Mapping[str, Any]) -> None:
@@ -210,6 +225,7 @@ class _Content:
             "rounds": sorted(self.rounds) if len(self.rounds) > 1 else [],
             "pairs": self.parts["preferences"],
             "second_best": self.second_best,
+            "repaired": self.repaired,
             "margin": median(self.margins) if self.margins else 0.0,
         }
 
@@ -217,7 +233,7 @@ class _Content:
 def export(folder: Path, candidates: Iterable[Candidate], facts: Mapping[str, Any]) -> list[Path]:
     """Write `dataset/` and `lineage.parquet` into a run folder and return the files.
 
-    Candidates are gone through once, and only a few thousand rows are in memory at a time.
+    Candidates are read once, and only a few thousand rows are in memory at a time.
     """
     dataset, content = folder / "dataset", _Content()
     files = {name: dataset / f"{name}.parquet" for name in SCHEMAS}
@@ -225,19 +241,21 @@ def export(folder: Path, candidates: Iterable[Candidate], facts: Mapping[str, An
         parts = {name: stack.enter_context(_parquet(files[name], schema)) for name, schema in SCHEMAS.items()}
         for candidate in candidates:
             content.second_best += sum(r.rejected_at is RejectedAt.BEST_OF_N for r in worse_responses(candidate))
-            for name, rows in rows_of(candidate).items():
+            written = rows_of(candidate)
+            content.repaired += "\ufffd" in str(written["lineage"]) and lineage_row(candidate) != written["lineage"][0]
+            for name, rows in written.items():
                 for row in rows:
                     parts[name](row)
                     content.add(name, row)
     made = [*files.values(), *_rounds(dataset, content.facts()["rounds"])]
     made += [_twin(files["lineage"], folder / "lineage.parquet"), dataset / "README.md"]
     with atomic_path(dataset / "README.md") as temporary:
-        temporary.write_text(card(content.facts() | dict(facts)), encoding="utf-8")
+        temporary.write_text(well_formed(card(content.facts() | dict(facts))), encoding="utf-8")
     return made
 
 
 def _rounds(dataset: Path, numbers: Sequence[int]) -> list[Path]:
-    """The rows of each round in a file of its own, taken from those of all; none when there was only one round."""
+    """Write the rows of each round into a file of its own, read from the file of all; none for a single round."""
     folder = dataset / "rounds"
     files = {number: folder / f"{number}.parquet" for number in numbers}
     with ExitStack() as stack:
@@ -251,7 +269,7 @@ def _rounds(dataset: Path, numbers: Sequence[int]) -> list[Path]:
 
 
 def _twin(source: Path, target: Path) -> Path:
-    """The same file in another folder, without its bytes twice where the file system can do that."""
+    """Link a file into another folder, or copy it where the file system has no links."""
     with atomic_path(target) as temporary:
         temporary.unlink()
         try:
@@ -263,7 +281,7 @@ def _twin(source: Path, target: Path) -> Path:
 
 @contextmanager
 def _parquet(path: Path, schema: pa.Schema) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """A file that takes rows one by one and writes them in groups."""
+    """Open a file that takes rows one by one and writes them in groups."""
     waiting: list[Mapping[str, Any]] = []
 
     def write() -> None:
@@ -325,7 +343,7 @@ def read_candidates(path: Path) -> list[Candidate]:
 
 
 def card(facts: Mapping[str, Any]) -> str:
-    """The dataset card: what the rows are, who wrote them, under which licences, and what to beware of."""
+    """Render the dataset card: what the rows are, which models wrote them, their licenses, and known limits."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(

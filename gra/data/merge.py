@@ -1,7 +1,7 @@
-"""Several runs of one recipe made one dataset: what two of them both wrote is kept once, and what goes is listed.
+"""Merge several runs of one recipe into one dataset: a row that two runs wrote is kept once, and the other is listed.
 
-Rows are decided as within a run, best score first. Texts and vectors of all accepted rows are at hand at once (1.5 KB
-and the text a row); everything else passes through a run at a time.
+Rows are decided as within a run, best score first. Texts and vectors of all accepted rows are in memory at once (1.5 KB
+and the text a row); everything else is read a run at a time.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from gra.core.files import atomic_path
 from gra.core.hashing import file_digest
 from gra.core.progress import View
 from gra.core.run_folder import RunFolder
+from gra.core.text.characters import well_formed
 from gra.data.dedup.greedy import Decision, DedupTexts, greedy_dedup
 from gra.data.dedup.nearest import Vectors
 from gra.data.dedup.vectors import VectorFile
@@ -42,13 +43,13 @@ configs:
 # Merged dataset
 
 {rows:,} rows of {shards} runs ({names}); {dropped:,} rows that repeat another run's were left out (`dropped.parquet`
-beside this folder lists them). Conditions and limits are those of the runs, whose cards and lineages hold each story.
+beside this folder lists them). Conditions and limits are those of the runs, whose cards and lineages describe each row.
 """
 
 
 @dataclass(frozen=True)
 class Shard:
-    """The accepted rows of one run, by what decides whether they stay."""
+    """Hold the accepted rows of one run, with the fields that decide whether they stay."""
 
     name: str
     dataset: Path
@@ -58,7 +59,7 @@ class Shard:
 
 
 def read_shard(run: Path) -> Shard:
-    """The rows of a finished run.
+    """Read the rows of a finished run.
 
     Raises:
         DataError: when the run has no dataset, or it is not the one that its manifest knows.
@@ -80,7 +81,7 @@ def read_shard(run: Path) -> Shard:
 def merge(
     runs: Sequence[Path], out: Path, embedder: Embedder, threshold: float, view: View | None = None
 ) -> dict[str, int]:
-    """Write `out/dataset/`, `out/dropped.parquet` and a manifest; how many rows were kept and dropped.
+    """Write `out/dataset/`, `out/dropped.parquet` and a manifest; return how many rows were kept and dropped.
 
     Raises:
         RecipeError: when two runs have one name, or the target is one of them or holds something else.
@@ -89,6 +90,8 @@ def merge(
     names = [run.resolve().name for run in runs]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise RecipeError(f"two of the runs are called `{twice[0]}`; rows are named after their run, so rename one")
+    if odd := [name for name in names if well_formed(name) != name]:
+        raise RecipeError(f"the name of the run {odd[0]!a} is not UTF-8, and rows are named after their run; rename it")
     here = out.resolve()
     for run in runs:
         if here.is_relative_to(run.resolve()) or run.resolve().is_relative_to(here):
@@ -119,14 +122,14 @@ def _decide(shards: Sequence[Shard], out: Path, embedder: Embedder, threshold: f
 
 
 def _embed(texts: Sequence[str], folder: Path, embedder: Embedder, view: View) -> Vectors:
-    """All vectors, in a file: memory holds what is looked at."""
-    shelf = VectorFile(folder, embedder.encode(texts[:1]).shape[1])
+    """Embed all texts into a file, so that memory holds only the vectors in use."""
+    stored = VectorFile(folder, embedder.encode(texts[:1]).shape[1])
     with view.bars():
         for start in range(0, len(texts), _BLOCK):
             vectors = embedder.encode(texts[start : start + _BLOCK])
-            shelf.append(vectors)
+            stored.append(vectors)
             view.progress("rows embedded", start + len(vectors), len(texts))
-    return shelf.read(len(texts))
+    return stored.read(len(texts))
 
 
 def _write(shards: Sequence[Shard], decisions: Sequence[Decision], out: Path) -> tuple[list[Path], dict[str, int]]:
@@ -156,7 +159,7 @@ def _write(shards: Sequence[Shard], decisions: Sequence[Decision], out: Path) ->
 def _filtered(
     shards: Sequence[Shard], part: str, schema: pa.Schema, kept: Sequence[Sequence[str]], dataset: Path
 ) -> Path:
-    """One part of the dataset, a shard at a time, under ids that name the shard; `kept` by shard."""
+    """Write one part of the dataset, a shard at a time, under ids that name the shard; `kept` is by shard."""
     target = dataset / f"{part}.parquet"
     with atomic_path(target) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
         for shard, stay in zip(shards, kept, strict=True):

@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any
 
 from gra.core.hashing import canonical_json
+from gra.core.text.characters import well_formed
 from gra.core.text.thinking import split_thinking
 from gra.engines.json_check import Affirm, affirm
 from gra.engines.types import (
@@ -31,15 +32,6 @@ from gra.engines.types import (
 from gra.ledger.ledger import Recorded
 
 _OPEN, _CLOSE = "<think>\n", "\n</think>\n\n"  # around thinking that was returned apart
-
-
-def well_formed(text: str) -> str:
-    """Replace each half of a surrogate pair by U+FFFD: it is no character, and no file can hold it."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
 
 
 def recorded_text(reply: Completion) -> str:

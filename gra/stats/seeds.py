@@ -53,7 +53,7 @@ def with_seed_variance(estimate: Estimate, *arms: ArrayLike, clusters: Sequence[
     inner = min(inner, items)  # the error between items holds it
     if df == 1:  # the variance of two seeds' means is too uncertain to subtract from
         return _widened(estimate, seeds, items + seeds, df)
-    low = max(0.5, 1.7 / df)
+    low = max(0.5, 1.8 / df)
     if seeds <= (1 - low) * inner:
         return Estimate(estimate.value, math.sqrt(items - low * inner), estimate.df)
     return _widened(estimate, seeds, items + seeds - inner, df)

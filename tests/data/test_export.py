@@ -241,3 +241,24 @@ def test_every_part_that_has_rows_loads_with_datasets(tmp_path: Path, monkeypatc
         assert loaded.to_list() == rows
     if made:
         assert datasets.load_dataset(folder, cache_dir=cache)["train"].to_list() == expected["train"]
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [("\ud83d", "\ufffd"), ("a\udc00b", "a\ufffdb")]
+    + [(t, t) for t in ("\0", "\u0301" * 3, "\U0001f600", "\ufffd", "x\u2028y")],
+    ids=ascii,
+)  # fmt: skip
+def test_export_replaces_only_half_of_a_surrogate_pair(text: str, kept: str, tmp_path: Path) -> None:
+    other = AlternativeResponse(0, f"worse {text}", "x", FULL.reviews, 8.1, 0.5, rejected_at=BEST)
+    odd = replace(
+        FULL, instruction=f"Say {text}", response=f"Said {text}", thinking=text, keywords=(text, "b", "c"), reason=text,
+        ruling=replace(RULING, reason=text), alternatives=(other,),
+    )  # fmt: skip
+    export(tmp_path, [odd, SEED_ROW], FACTS | {"name": f"demo {text}"})
+    row, _ = pq.read_table(tmp_path / "dataset" / "train.parquet").to_pylist()
+    assert (row["prompt"][0]["content"], row["completion"][0]["content"]) == (f"Say {kept}", f"Said {kept}")
+    again = read_candidates(tmp_path / "lineage.parquet")
+    assert dataset_rows(again)["preferences"] == pq.read_table(tmp_path / "dataset" / "preferences.parquet").to_pylist()
+    card = (tmp_path / "dataset" / "README.md").read_text("utf-8")
+    assert ("1 candidates held half of a surrogate pair" in card) == (kept != text)

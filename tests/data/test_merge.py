@@ -127,6 +127,12 @@ while :; do sleep 0.05; done
 """
 
 
+def test_a_run_whose_name_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    odd = make_run(tmp_path / "b", [("What is rain?", 9.0)]).rename(os.fsdecode(os.fsencode(tmp_path) + b"/odd\xff"))
+    with pytest.raises(RecipeError, match="is not UTF-8"):
+        merge([odd], tmp_path / "out", Letters(), 0.95)  # type: ignore[arg-type]
+
+
 def shard(tmp_path: Path, number: int) -> subprocess.Popen[bytes]:
     programs = tmp_path / "bin"
     programs.mkdir(exist_ok=True)

@@ -20,6 +20,8 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
+from gra.core.text.characters import normalized
+
 Hashes = NDArray[np.uint64]
 _ASCII_WORD = re.compile(r"\w+", re.ASCII)
 # Thai and Lao, Myanmar, Khmer, Tai scripts, kana, Han.
@@ -55,7 +57,7 @@ def characters_per_word(text: Sequence[str]) -> int:
 
 
 def _normal(text: str) -> str:
-    return text if text.isascii() else unicodedata.normalize("NFKC", text).translate(_INVISIBLE)
+    return text if text.isascii() else normalized("NFKC", text).translate(_INVISIBLE)
 
 
 @cache

@@ -8,12 +8,13 @@ comparing; the similarity itself is then computed, so no pair is reported that i
 from __future__ import annotations
 
 import re
-import unicodedata
 import zlib
 from hashlib import blake2b
 
 import numpy as np
 from numpy.typing import NDArray
+
+from gra.core.text.characters import normalized
 
 _GRAM = 5  # characters
 _BANDS, _ROWS = 16, 4
@@ -24,7 +25,7 @@ _TERMS = _DRAW.integers(0, 2**64, (_BANDS * _ROWS, 1), np.uint64)
 
 def normalised(text: str) -> str:
     """One spelling for what differs only in case, spacing or Unicode form."""
-    return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text).casefold()).strip()
+    return re.sub(r"\s+", " ", normalized("NFKC", text).casefold()).strip()
 
 
 class MinHashText:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from gra.engines.outcomes import well_formed
+from gra.core.text.characters import well_formed
 
 JsonObject = dict[str, Any]
 _MOST_TOKENS = 10**9  # of one call; a larger count is no count

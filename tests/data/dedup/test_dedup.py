@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -261,3 +262,32 @@ def test_an_embedder_whose_gpu_is_full_goes_on_without_it(tmp_path: Path) -> Non
     assert embedder.encode(["a", "b"]).shape == (2, 2)
     assert embedder.encode(["c"]).dtype == np.float32
     assert Model.asked == ["cuda", "cpu", "cpu"]
+
+
+HOSTILE = ["\ud83d", "a\udc00b", "\0" * 50, "a" + "\u0301\u0316" * 40_000, "~" * 100_000, "", "\u0301"]
+
+
+def test_hostile_texts_are_compared_soon() -> None:
+    begun = time.process_time()
+    kinds = MinHashText(0.8)
+    keys = [kinds.key(text) for text in [*HOSTILE, *HOSTILE]]
+    assert keys == list(range(len(HOSTILE))) * 2
+    decisions = greedy_dedup(
+        np.eye(14, dtype=np.float32), [1.0] * 14, np.zeros((0, 14), np.float32), 0.9,
+        texts=DedupTexts([*HOSTILE, *HOSTILE], [], 0.8),
+    )  # fmt: skip
+    assert [decision.kept for decision in decisions] == [True] * 7 + [False] * 7
+    assert time.process_time() - begun < 3.0
+
+
+def test_embedder_takes_half_of_a_surrogate_pair(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Model:
+        def to(self, device: str) -> Model:
+            return self
+
+        def encode(self, texts: list[str], **options: object) -> list[list[float]]:
+            return [[float(len(text.encode()))] for text in texts]  # as a tokenizer, raises on what is no text
+
+    embedder = Embedder(tmp_path)
+    embedder._model = Model()
+    assert embedder.encode(["a\ud83d", "\0"]).tolist() == [[4.0], [1.0]]
