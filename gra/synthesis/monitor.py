@@ -1,7 +1,7 @@
 """Monitor the synthesis of datasets, with the same facts for the terminal, `log.jsonl` (events `load`) and W&B.
 
-Of each model it reports calls queued and in flight, tokens a second, the cached share, and whether it is resident. Of
-each arm it reports candidates past each gate, costs and the time left. The monitor also charges each arm an
+Of each model it reports calls queued and in flight, tokens a second and their cached share, and where it is. Of each
+arm it reports candidates past each gate, costs and the time left. The monitor also charges each arm an
 equal part of the time in which engines are up.
 """
 
