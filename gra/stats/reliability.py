@@ -34,12 +34,12 @@ class Logistic:
 
     def __call__(self, raw: float) -> float:
         """Return the calibrated score."""
-        return float(10 * logistic(self.slope * (raw - self.centre) / self.scale + self.intercept))
+        return float(logistic(self.slope * (raw - self.centre) / self.scale + self.intercept, largest=10))
 
 
-def logistic(logit: Any) -> Any:
-    """Return 1 / (1 + exp(-logit)) of a number or an array, without overflow."""
-    return 1 / (1 + np.exp(-np.clip(logit, -_LARGEST_LOGIT, _LARGEST_LOGIT)))
+def logistic(logit: Any, largest: float = 1) -> Any:
+    """Return largest / (1 + exp(-logit)) of a number or an array, without overflow."""
+    return largest / (1 + np.exp(-np.clip(logit, -_LARGEST_LOGIT, _LARGEST_LOGIT)))
 
 
 def calibrate(good: ArrayLike, bad: ArrayLike, *, ridge: float = 1.0, steps: int = 50) -> Logistic:

@@ -35,7 +35,7 @@ CLUSTER = RaySettings(replicas=2, gpus=0, cpus=1)
     ],
 )
 def test_recipe_with_settings_that_exclude_each_other_is_refused(said: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(RecipeError, match=message):
         BackendConfig(**said)
 
 
