@@ -2,7 +2,7 @@
 
 Numbers are exact fractions. A model wrote the text, so none of it is evaluated as Python, as sympy's parser would do.
 Reading is conservative: a text that is not plainly a statement about numbers is no claim. A false claim is left out
-where its line takes it back ("2 + 2 = 5 is wrong"), or where it may be rounded. No text raises, and reading takes time
+where its line takes it back ("2 + 2 = 5 is wrong"). So is one that may be rounded. No text raises, and reading takes time
 proportional to its length. Raise `ARITHMETIC_VERSION` whenever a text is judged differently than before.
 """
 
@@ -34,8 +34,8 @@ def evaluate(text: str, **variables: Fraction) -> Fraction:
     `2x` and `3(x + 1)` are products; `^` binds to the right.
 
     Raises:
-        NotArithmetic: for anything else, a division by zero, an exponent beyond 64, more than 200 characters, or more
-            than 20 brackets inside one another.
+        NotArithmetic: for anything else, or a division by zero. Also for an exponent beyond 64, more than 200
+            characters, or more than 20 nested brackets.
     """
     if len(text) > _MOST_CHARACTERS:
         raise NotArithmetic("too long")

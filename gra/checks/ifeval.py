@@ -72,7 +72,7 @@ def _compared(count: int, relation: str, bound: int) -> bool:
 
 
 def _pattern(text: str) -> str:
-    """Return a keyword as the pattern that it is in the benchmark, or as it stands where it is no valid pattern."""
+    """Return a keyword as the pattern that it is in the benchmark; escape it where it is no valid pattern."""
     try:
         re.compile(text)
     except (re.error, RecursionError, OverflowError):

@@ -1,6 +1,6 @@
 """Prepare an instruction for reading: mask quoted texts, code, and the passage that it works on.
 
-A quoted text or a passage to be summarized is not addressed to the writer, so no pattern may find a demand in it. A
+A quoted text or a passage to be summarized is not addressed to the writer. So no pattern may find a demand in it. A
 quoted text leaves a mark, by which a pattern can refer to the quoted word that follows.
 """
 
@@ -63,7 +63,7 @@ def read(instruction: str) -> InstructionText:
     """Mask an instruction.
 
     Of a text beyond 8,000 characters its beginning and its end are read, where demands on the answer stand. A sentence
-    beyond 600 characters states no plain demand and is left out, and so are all but the first and last 80.
+    beyond 600 characters states no plain demand and is left out. So are all but the first and last 80 sentences.
     """
     if len(instruction) > _MOST_CHARACTERS:
         half = _MOST_CHARACTERS // 2

@@ -204,8 +204,8 @@ def paired_bootstrap(
 ) -> tuple[float, float]:
     """Percentile interval of the mean difference under resampling of items, or of whole clusters.
 
-    Items (or clusters) that are alike are drawn together by their counts, one multinomial draw a replicate, so the
-    cost grows with the number of distinct differences and not with the number of items. Below about twenty clusters
+    Items (or clusters) that are alike are drawn together by their counts, one multinomial draw a replicate. So the
+    cost grows with the number of distinct differences, not of items. Below about twenty clusters
     the interval is too narrow; `paired_difference` with its t quantile is the better one there.
     """
     d = _differences(ours, reference)

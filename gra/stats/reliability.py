@@ -46,7 +46,7 @@ def calibrate(good: ArrayLike, bad: ArrayLike, *, ridge: float = 1.0, steps: int
     """Fit a logistic regression of "good" on the raw score, by Newton's method with a ridge on the slope.
 
     The ridge keeps the map finite when the groups separate perfectly. It keeps a reviewer that cannot separate them
-    near the share of good samples, whatever the score. A reviewer that is worse than chance gets a flat map, not an
+    near the share of good samples at every score. A reviewer that is worse than chance gets a flat map, not an
     inverted one.
 
     Args:

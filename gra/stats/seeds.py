@@ -8,8 +8,8 @@ estimated from the residuals of the table and subtracted:
     V = items + max(seeds - interaction, -share * interaction)
 
 The lower bound keeps V positive. It lies below zero because V would otherwise be too large where seeds do not differ:
-the estimate of a variance that is zero would never err downwards. Degrees of freedom follow Satterthwaite, with a
-smaller exponent below four degrees of freedom between seeds, where his rule is known to promise too much. Both
+the estimate of a variance that is zero would never err downwards. Degrees of freedom follow Satterthwaite. Below
+four degrees of freedom between seeds the exponent is smaller, because his rule is known to promise too much. Both
 constants were chosen so that false alarms stay near 5 % (`benchmarks/seed_variance.py`).
 """
 

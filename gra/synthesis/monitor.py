@@ -1,6 +1,6 @@
 """Monitor the synthesis of datasets, with the same facts for the terminal, `log.jsonl` (events `load`) and W&B.
 
-Of each model it reports calls queued and in flight, tokens a second and their cached share, and where it is. Of each
+Of each model it reports its state, calls queued and in flight, tokens a second and their cached share. Of each
 arm it reports candidates past each gate, costs and the time left. The monitor also charges each arm an
 equal part of the time in which engines are up.
 """

@@ -40,7 +40,7 @@ class Disposition:
 
     Attributes:
         reason: empty where the candidate's own reason stands.
-        neighbour: the name of the most similar sample, where it was looked for.
+        neighbour: the id of the most similar sample, where it was looked for.
         similarity: cosine similarity to that sample.
     """
 

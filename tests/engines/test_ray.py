@@ -14,7 +14,7 @@ import pytest
 from paths import HELPERS
 
 from gra.config.committee import BackendConfig
-from gra.core.errors import EngineUnavailable
+from gra.core.errors import EngineUnavailable, RecipeError
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.ray import RayEngine, RaySettings
 from gra.engines.types import Answer, Call, Completion, ModelId, SamplingSettings, Text

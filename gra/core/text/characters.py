@@ -1,4 +1,4 @@
-"""Make text safe to write and to normalize, whatever characters a model or a file put into it."""
+"""Make text with any characters safe to write and to normalize."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class Decision:
 
     `neighbour` is what it duplicates, or the nearest by embedding: among the pool (negative numbers: -1 is pool row 0,
     -2 is row 1, …) and the rows kept before it; `similarity` is the cosine to it. None when there was nothing, or when
-    the neighbours of kept rows were not asked for.
+    the neighbors of kept rows were not asked for.
     """
 
     kept: bool
@@ -75,7 +75,7 @@ def greedy_dedup(
         pool: unit rows, shape (m, d); m may be 0.
         threshold: cosine similarity at which two samples count as the same.
         texts: adds the two stages that compare texts.
-        neighbours: also report the nearest neighbour of rows that are kept. That takes the products of all rows with
+        neighbours: also report the row nearest to each kept row. That takes the products of all rows with
             all; without it most of them are left out, by bounds that change no decision (`QuantizedPrefilter`).
     """
     order = np.argsort(-np.asarray(scores, np.float64), kind="stable")

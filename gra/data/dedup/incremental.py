@@ -61,7 +61,7 @@ class IncrementalDedup:
     def _take(self, new: int) -> None:
         better, _ = self._similar(new, new + 1)
         self._against[new] += int(self._kept[better].sum())
-        # In the order of greedy dedup: whoever is looked at has all better rows settled.
+        # In the order of greedy dedup: all better rows of a row are decided before it.
         again = [(-self._scores[new], new)]
         while again:
             _, row = heapq.heappop(again)

@@ -1,7 +1,7 @@
-"""The most similar rows by cosine, exactly, in blocks of float32 matrix products.
+"""Find the most similar rows by cosine, exactly, in blocks of float32 matrix products.
 
-Whatever lies within rounding of a decision is decided by `cosine`, pair by pair in float64, so that the size of blocks,
-the number of threads and the BLAS never change an answer. Rows are unit vectors.
+Pairs within rounding of a decision are decided by `cosine` in float64. So the size of blocks, the number of threads and
+the BLAS never change an answer. Rows are unit vectors.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ class Best:
 class QuantizedPrefilter:
     """An upper bound of the cosine from a few numbers a row, by Cauchy-Schwarz.
 
-    With P an orthogonal projection, x.y <= Px.Py + |x - Px| |y - Py|: the product of two codes, where a row's code is
-    its coordinates along a few directions and the length of what they leave out. Directions are principal axes of a
+    With P an orthogonal projection, x.y <= Px.Py + |x - Px| |y - Py|: the product of two codes. A row's code is its
+    coordinates along a few directions and the length of the rest. Directions are principal axes of a
     sample, so that little is left out.
     """
 
@@ -118,7 +118,7 @@ class QuantizedPrefilter:
                 break
             screen = cls(np.ascontiguousarray(axes[:, ::-1][:, :count]))
             codes = screen.codes(sample)
-            # Neighbours in the sample may be real ones, which every screen must let through.
+            # Near rows in the sample may be duplicates, which every prefilter must let through.
             bounds = codes[::8] @ codes.T
             real = sample[::8] @ sample.T >= threshold
             cost = _cost(count + 1, float(((bounds >= threshold) & ~real).mean()))
