@@ -2,7 +2,7 @@
 
 Numbers are exact fractions. A model wrote the text, so none of it is evaluated as Python, as sympy's parser would do.
 Reading is conservative: a text that is not plainly a statement about numbers is no claim. A false claim is left out
-where its line takes it back ("2 + 2 = 5 is wrong"). So is one that may be rounded. No text raises, and reading takes time
+where its line takes it back ("2 + 2 = 5 is wrong"). So is one that may be rounded. No text raises. Reading takes time
 proportional to its length. Raise `ARITHMETIC_VERSION` whenever a text is judged differently than before.
 """
 

@@ -22,7 +22,7 @@ def loops(text: str) -> bool:
     """Decide whether a text repeats a word, a phrase, a line or a run of characters over and over.
 
     A loop is a word five times in a row, or a phrase of two to four words four times. It is also a longer phrase three
-    times, or a run of 60 characters with a period of 24 or less. The last kind is one line that fills half of eight or
+    times. Or a run of 60 characters with a period of 24 or less. The last kind is one line that fills half of eight or
     more.
     """
     text = text[:_MOST_CHARACTERS]
