@@ -92,7 +92,7 @@ def _schema_of(path: Path) -> type[Recipe]:
     """Choose the schema by the keys of a file; one that cannot be read is described by the loader."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+    except (OSError, ValueError, KeyError, RecursionError, yaml.YAMLError):  # all of them end reading YAML
         content = None
     found = dict(content) if isinstance(content, dict) else {}
     if isinstance(base := found.get("extends"), str) and not _SCHEMAS.keys() & found.keys():

@@ -190,7 +190,7 @@ def is_experiment(recipe: Path) -> bool:
     """Return whether a recipe file describes an experiment; the loader reports unreadable files."""
     try:
         content = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+    except (OSError, ValueError, KeyError, RecursionError, yaml.YAMLError):  # all of them end reading YAML
         return False
     return isinstance(content, dict) and "arms" in content
 

@@ -67,7 +67,7 @@ def launch_from_file(path: Path, processes: int | None = None, machines: int | N
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RecipeError(f"the launch file cannot be read ({error.strerror})", path) from None
-    except yaml.YAMLError as error:
+    except (ValueError, KeyError, RecursionError, yaml.YAMLError) as error:  # all of them end reading YAML
         raise RecipeError(f"the launch file is not valid YAML ({error})", path) from None
     if not isinstance(content, dict) or "distributed_type" not in content:
         raise RecipeError(f"this is not a launch file of accelerate; see {FOLDER}/", path)
