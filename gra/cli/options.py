@@ -29,6 +29,10 @@ Recipe = Annotated[Path, typer.Argument(help="a recipe file (YAML)")]
 AllowCode = Annotated[
     bool, typer.Option(FLAG, help="run programs that models write, in a sandbox (see docs/evaluation.md)")
 ]
+AllowKeys = Annotated[
+    list[str] | None,
+    typer.Option("--allow-key", metavar="NAME=HOST", help="let the key in the variable NAME go to this server"),
+]
 Plugin = Annotated[
     list[Path] | None,
     typer.Option("--plugin", metavar="FILE.py", help="run this Python file first; it registers verifiers of your own"),
@@ -102,6 +106,14 @@ def run_app(
 def permission(allowed: bool) -> Permission | None:
     """Return the permission to run programs of models, if the user gave it on the command line."""
     return Permission(FLAG) if allowed else None
+
+
+def accept_keys(pairs: Sequence[str] | None) -> None:
+    """Let keys go to the servers that the user named on the command line."""
+    if pairs:
+        from gra.config.keys import allow_keys
+
+        allow_keys(pairs)
 
 
 def load_plugins(files: Sequence[Path] | None) -> None:

@@ -9,7 +9,18 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from gra.cli.options import RUNS, AllowCode, AsJson, Overrides, Plugin, RunsDir, load_plugins, permission
+from gra.cli.options import (
+    RUNS,
+    AllowCode,
+    AllowKeys,
+    AsJson,
+    Overrides,
+    Plugin,
+    RunsDir,
+    accept_keys,
+    load_plugins,
+    permission,
+)
 
 
 def plan(
@@ -22,6 +33,7 @@ def plan(
         typer.Option("--sample", metavar="N", help="make N candidates now; the run will not ask again"),
     ] = None,
     allow_code_execution: AllowCode = False,
+    allow_key: AllowKeys = None,
     plugin: Plugin = None,
     as_json: AsJson = False,
 ) -> None:
@@ -30,6 +42,7 @@ def plan(
     from gra.forecast.plan import make_plan
 
     load_plugins(plugin)
+    accept_keys(allow_key)
     planned = make_plan(recipe, overrides or [], runs, past, sample, permission(allow_code_execution))
     if as_json:
         print(json.dumps(to_json(planned), indent=2, ensure_ascii=False))

@@ -13,6 +13,7 @@ from rich.table import Table
 from gra.cli.options import (
     RUNS,
     AllowCode,
+    AllowKeys,
     AsJson,
     DryRun,
     Overrides,
@@ -21,6 +22,7 @@ from gra.cli.options import (
     Recipe,
     RunsDir,
     ShowConfig,
+    accept_keys,
     load_plugins,
     permission,
     show_line,
@@ -38,6 +40,7 @@ def synthesize(
     push_to_hub: Annotated[str | None, typer.Option(help="OWNER/NAME: then push the dataset there")] = None,
     public: Public = False,
     allow_code_execution: AllowCode = False,
+    allow_key: AllowKeys = None,
     plugin: Plugin = None,
     as_json: AsJson = False,
 ) -> None:
@@ -50,6 +53,7 @@ def synthesize(
     from gra.synthesis.run import make_job, run_jobs, run_stop
 
     load_plugins(plugin)
+    accept_keys(allow_key)
     loaded = load_recipe(recipe, SynthesisRecipe, overrides or [])
     if show_config:
         show_line(loaded.show())
@@ -101,6 +105,7 @@ def run(
     runs: RunsDir = RUNS,
     dry_run: DryRun = False,
     show_config: ShowConfig = False,
+    allow_key: AllowKeys = None,
     plugin: Plugin = None,
     as_json: AsJson = False,
 ) -> None:
@@ -108,6 +113,7 @@ def run(
     from gra.experiment import load_experiment, run_experiment
 
     load_plugins(plugin)
+    accept_keys(allow_key)
     plan = load_experiment(recipe, overrides or [], runs)
     if show_config:
         show_line(plan.loaded.show())

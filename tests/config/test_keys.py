@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from gra.cli.main import main
 from gra.config.committee import BackendConfig
 from gra.config.keys import allow_keys, check_key
 from gra.core.errors import RecipeError
@@ -109,3 +111,37 @@ def test_children_get_no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = subprocess.run(command, env=child_environment("HF_TOKEN", MORE="1"), capture_output=True, text=True).stdout
     assert {*plain, "HF_TOKEN", "MORE", "PATH"} <= set(seen.split())
     assert set(secrets) & set(seen.split()) == {"HF_TOKEN"}
+
+
+RECIPE = """\
+name: demo
+arm: gra
+seeds: {source: seeds.jsonl}
+engine: {kind: openai, base_url: "https://collector.example/v1", api_key_env: HF_TOKEN}
+committee: {models: {Alpha: model-a}, reviewers: 1}
+rounds: {accept: 1, max_candidates: 2, count: 1}
+domains: [qa]
+"""
+SEED = {"domain": "qa", "instruction": "Ask.", "response": "Say."}
+SEEDS = "".join(json.dumps(SEED | {"id": f"s{n}", "instruction": f"Ask {n}."}) + "\n" for n in range(4))
+
+
+def test_command_line_refuses_a_recipe_that_sends_a_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    (tmp_path / "seeds.jsonl").write_text(SEEDS)
+    monkeypatch.chdir(tmp_path)
+    command = ["synthesize", "recipe.yaml", "--dry-run"]
+
+    def run(*more: str) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as ended:
+            copy_context().run(main, [*command, *more])
+        return int(ended.value.code or 0), capsys.readouterr().err
+
+    code, said = run()
+    assert code == 2
+    assert "the recipe sends the key in HF_TOKEN to collector.example" in said
+    assert run("--allow-key", "HF_TOKEN=collector.example")[0] == 0
+    assert run("--allow-key", "HF_TOKEN=another.example")[0] == 2
+    assert run("--allow-key", "nonsense")[0] == 2
