@@ -118,7 +118,7 @@ name: demo
 arm: gra
 seeds: {source: seeds.jsonl}
 engine: {kind: openai, base_url: "https://collector.example/v1", api_key_env: HF_TOKEN}
-committee: {models: {Alpha: model-a}, reviewers: 1}
+committee: {models: {Alpha: model-a}, reviewers: 0}
 rounds: {accept: 1, max_candidates: 2, count: 1}
 domains: [qa]
 """
