@@ -47,7 +47,8 @@ BRITISH = {
 ALLOWED = {
     "gra/ledger/": ("story",), "gra/core/stored/lineage.py": ("drafts",), "gra/core/stored/release_0_1.py": ("draft",),
     "gra/core/types.py": ("draft",), "gra/engines/outcomes.py": ("Draft202012Validator",),
-    "gra/synthesis/prompts/__init__.py": ("stories",), "gra/synthesis/records.py": ("neighbour",), "gra/data/dedup/greedy.py": ("neighbours",),
+    "gra/synthesis/prompts/__init__.py": ("stories",), "gra/synthesis/records.py": ("neighbour",),
+    "gra/data/dedup/greedy.py": ("neighbours",),
     "gra/checks/instruction_constraints.py": ("tell",), "gra/checks/instruction_text.py": ("so much",),
 }  # fmt: skip
 # Names in files that users have: columns, manifest keys, old recipe keys. They are written in code marks or as strings.
