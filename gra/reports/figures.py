@@ -262,7 +262,7 @@ def timeline(found: Timeline) -> Figure:
             fontsize=8, color=MUTED,
         )  # fmt: skip
     axes[0].set_yticks(range(len(rows)), rows)
-    axes[0].set(xlim=(0, found.worked / unit * 1.1), ylim=(len(rows) - 0.4, -1.1))
+    axes[0].set(xlim=(0, max(found.worked, 1e-3) / unit * 1.1), ylim=(len(rows) - 0.4, -1.1))
     if accepted:
         _accepted(axes[1], accepted, found.worked, unit)
     for axis in axes:

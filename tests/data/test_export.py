@@ -253,7 +253,7 @@ def test_export_replaces_only_half_of_a_surrogate_pair(text: str, kept: str, tmp
     other = AlternativeResponse(0, f"worse {text}", "x", FULL.reviews, 8.1, 0.5, rejected_at=BEST)
     odd = replace(
         FULL, instruction=f"Say {text}", response=f"Said {text}", thinking=text, keywords=(text, "b", "c"), reason=text,
-        ruling=replace(RULING, reason=text), alternatives=(other,),
+        ruling=replace(RULING, comment=text), alternatives=(other,),
     )  # fmt: skip
     export(tmp_path, [odd, SEED_ROW], FACTS | {"name": f"demo {text}"})
     row, _ = pq.read_table(tmp_path / "dataset" / "train.parquet").to_pylist()
