@@ -85,8 +85,3 @@ def scripted_committee() -> Callable[..., tuple[dict[str, Member], dict[str, Moc
         return members, engines
 
     return make
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the tests of real weights: they take longest, and the other processes run the rest meanwhile."""
-    items.sort(key=lambda item: "models" not in item.keywords)
