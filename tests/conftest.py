@@ -37,7 +37,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, monkeypatch) -> None:
     """No test reads or fills the user's cache, except those that run real weights and share theirs."""
     if "models" not in request.keywords:
-        monkeypatch.setenv("GRA_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        # One a test module: what one module puts into it must not decide another's tests.
+        name = request.path.relative_to(ROOT).as_posix().replace("/", "-")
+        monkeypatch.setenv("GRA_CACHE", str(tmp_path_factory.getbasetemp() / "cache" / name))
 
 
 @pytest.fixture(scope="session")

@@ -67,17 +67,17 @@ def test_call_without_waiters_is_canceled(ledger: Ledger) -> None:
 
 def test_call_of_two_candidates_is_canceled_with_the_second(ledger: Ledger) -> None:
     script = Asked(said("The Nile."))
-    broker = make_broker(ledger, script, delay_s=0.02)
+    broker = make_broker(ledger, script, delay_s=0.4)
 
     async def scenario() -> None:
         both = [asyncio.create_task(broker.ask(CALL)) for _ in range(2)]
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(0.05)
         for scenario, in_flight in zip(both, (1, 0), strict=True):
             scenario.cancel()
             await asyncio.gather(scenario, return_exceptions=True)
             await asyncio.sleep(0)
             assert broker.progress.in_flight["model-a"] == in_flight
-        await asyncio.sleep(0.03)
+        await asyncio.sleep(0.5)
 
     asyncio.run(scenario())
     assert (script.calls, list(ledger.answers()), ledger.faults()) == ([], [], {})
