@@ -2,7 +2,7 @@
 .PHONY: setup quickstart test test-slow lint types check lock clean
 PY := .venv/bin/python
 # The tests mostly wait, so one process more than there are cores. A file stays in one process.
-PARALLEL := -n $(shell echo $$(( $$(nproc) + 1 ))) --dist loadfile
+PARALLEL := -n $(shell echo $$(( $$(nproc) + 1 ))) --dist loadfile --no-loadscope-reorder
 
 setup:            ## make .venv from the hashed locks
 	@requirements/install.sh

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any
@@ -134,14 +134,14 @@ class Asking:
                 await recorder.ask(member.call(prompt, YES_NO, role="reviewer", candidate=recorder.candidate))
             ).value
             return float(said["yes"] / (said["yes"] + said["no"]))
+        if item.kind in ("format", "programs"):
+            return None  # answers of this kind have no result to compare
         final = item.final(response)
         others = [item.final(text) for text in await self.further(who, item, recorder)]
-        if item.final("") is None and final is None and item.kind in ("format", "programs"):
-            return None  # answers of this kind have no result to compare
         return fmean(float(final is not None and o is not None and item.agree(final, o)) for o in others or [None])
 
 
-async def ask_all(half: str, count: int, data: Path, out: Path, kinds: Sequence[str], authors: Sequence[str]) -> None:
+async def ask_all(half: str, counts: Mapping[str, int], data: Path, out: Path, authors: Sequence[str]) -> None:
     """Answer and score one half, and write one JSON file."""
     committee = {
         f"{who}-{kind}": {"model": model, "sampling": {"temperature": 0.7, "top_p": 1.0, "max_tokens": tokens}}
@@ -166,7 +166,7 @@ async def ask_all(half: str, count: int, data: Path, out: Path, kinds: Sequence[
     rows: list[dict[str, Any]] = []
     async with running(registry.pool(out / "logs"), view) as pool:
         asking = Asking(Broker(ledger, pool, call_timeout_s=3600.0), members)
-        for kind in kinds:
+        for kind, count in counts.items():
             found = await together(
                 *(_row(asking, author, item, kind) for author in authors for item in items(kind, half, count, data))
             )
@@ -176,7 +176,12 @@ async def ask_all(half: str, count: int, data: Path, out: Path, kinds: Sequence[
     ledger.close()
 
 
-WAYS = ("logprob", "information", "yes_no", "correctness", "reference", "agreement")
+# What each model is asked: the quickstart of version 0.1 asks `yes_no` of the 0.5B model and `information` of both small ones.
+WAYS = {
+    "1.5b": ("logprob", "information", "correctness", "reference", "agreement"),
+    "0.5b": ("logprob", "information", "yes_no", "correctness", "reference", "agreement"),
+    "135m": ("logprob", "information"),
+}
 
 
 async def _row(asking: Asking, author: str, item: TruthItem, kind: str) -> dict[str, Any] | None:
@@ -188,7 +193,7 @@ async def _row(asking: Asking, author: str, item: TruthItem, kind: str) -> dict[
     if not response:
         return None
     right = await asyncio.to_thread(item.is_right, response)
-    asked = [(who, way) for who in MODELS for way in WAYS if not (who == "135m" and way in ("reference", "agreement"))]
+    asked = [(who, way) for who, ways in WAYS.items() for way in ways]
     scores = await together(*(asking.score(way, who, item, response, f"{name}-{who}-{way}") for who, way in asked))
     return {
         "kind": kind, "item": item.id, "author": author, "right": right, "length": len(response), "response": response,
@@ -202,13 +207,14 @@ def ask(
     data_dir: Annotated[Path, typer.Option(help="a folder with the benchmark files")],
     out: Annotated[Path, typer.Option(help="where ledger and scores go")],
     half: Annotated[str, typer.Option(help="choose or report")] = "choose",
-    count: Annotated[int, typer.Option(help="items a kind")] = 60,
-    kinds: Annotated[str, typer.Option(help="kinds, with commas")] = ",".join(KINDS),
+    count: Annotated[int, typer.Option(help="items a kind, where `kinds` says no other number")] = 60,
+    kinds: Annotated[str, typer.Option(help="kinds with commas, such as facts:100,sums:60")] = ",".join(KINDS),
     authors: Annotated[str, typer.Option(help="models that answer, with commas")] = "1.5b,0.5b",
 ) -> None:
     """Have members answer the items, and score every answer in every way."""
     out.mkdir(parents=True, exist_ok=True)
-    asyncio.run(ask_all(half, count, data_dir, out, kinds.split(","), authors.split(",")))
+    counts = {kind: int(number or count) for kind, _, number in (each.partition(":") for each in kinds.split(","))}
+    asyncio.run(ask_all(half, counts, data_dir, out, authors.split(",")))
 
 
 @app.command()
