@@ -234,9 +234,9 @@ def test_arms_that_differ_in_steps_are_warned_of(tmp_path: Path) -> None:
     )
     described = load_experiment(tmp_path / "experiment.yaml", [], tmp_path).describe()
     assert "optimizer steps of vanilla: 8 for at most 8 rows" in described
-    assert "! the arms differ in optimizer steps (vanilla 8, gra 4)" in described
+    assert "! the arms differ in optimizer steps (vanilla 8, gra 2)" in described
     equal = load_experiment(tmp_path / "experiment.yaml", ["train.max_steps=5"], tmp_path).describe()
-    assert "optimizer steps of gra: 5 for at most 4 rows" in equal
+    assert "optimizer steps of gra: 5 for at most 2 rows" in equal
     assert "!" not in equal
 
 
