@@ -22,6 +22,7 @@ from gra.core.progress import View
 from gra.core.run_folder import RunFolder
 from gra.core.types import DIMENSIONS, State
 from gra.data.export import read_lineage
+from gra.engines.broker import Broker
 from gra.engines.types import Call, Completion, ModelId
 from gra.evaluation.suite import suite_items
 from gra.ledger.ledger import Ledger
@@ -31,6 +32,12 @@ from gra.synthesis.run import make_job, run_jobs
 
 KEY = "sk-very-secret-0123456789"
 COMMITTEE = tuple(f"model-{name}" for name in "abcde")
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a failed call be tried again after hundredths of a second; how often it is tried does not change."""
+    monkeypatch.setitem(Broker.__init__.__kwdefaults__, "backoff_s", 0.02)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from gra.evaluation.scorers.kinds import TASK_KINDS
 from gra.evaluation.task import Sample, SampleScore
 
 # The environment can ask for a longer hunt.
-EXAMPLES = int(os.environ.get("GRA_FUZZ_EXAMPLES", "100"))
+EXAMPLES = int(os.environ.get("GRA_FUZZ_EXAMPLES", "50"))
 
 # Samples of every kind that scores a text, several of a kind where its targets differ.
 SAMPLES: list[tuple[str, Sample]] = [
