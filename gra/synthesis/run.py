@@ -25,8 +25,6 @@ from gra.models.adapters import find_adapter
 from gra.models.catalog import here
 from gra.sandbox.permission import Permission
 from gra.serving.models import ModelRegistry, find_models, running
-from gra.synthesis.arms.in_rounds import check_parents
-from gra.synthesis.arms.run_arm import synthesize, synthesize_sample
 from gra.synthesis.committee.calls import MissingAnswers
 from gra.synthesis.committee.members import make_members
 from gra.synthesis.committee.roles import check_assignment
@@ -34,6 +32,8 @@ from gra.synthesis.committee.verifiers import make_verifiers
 from gra.synthesis.decontamination import ReadSuite, open_decontaminator
 from gra.synthesis.job import Job
 from gra.synthesis.monitor import Monitor
+from gra.synthesis.rounds.write_samples import check_parents
+from gra.synthesis.run_arm import synthesize, synthesize_sample
 
 
 def run_jobs(jobs: Sequence[Job], view: View, logs: Path, group: str | None = None) -> dict[str, dict[str, Any]]:
