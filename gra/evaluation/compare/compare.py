@@ -241,7 +241,7 @@ def _judge(pairs: Sequence[dict[str, Any]], margin: float) -> None:
             entry["p_holm"] = adjusted
             estimate = entry.pop("_estimate")
             entry["p_inferior"], entry["p_unequal"] = estimate.p_inferior(margin), estimate.p_unequal(margin)
-            entry["verdict"] = stats.verdict(entry["low"], entry["high"], adjusted, margin)
+            entry["verdict"] = stats.conclude(entry["low"], entry["high"], adjusted, margin)
 
 
 def _notes(
