@@ -1,4 +1,4 @@
-"""Verifiers: programs that review what can be checked, such as arithmetic, form and unit tests.
+"""Verify with programs what can be checked in a response, such as arithmetic, format and unit tests.
 
 With `mode: score` a verifier's score (0-10) counts in mean and spread like a reviewer's. With `mode: filter` a failed
 verification rejects the candidate before any reviewer is asked. A verifier that has nothing to check abstains;
@@ -169,7 +169,7 @@ class FormatVerifier:
         """Score ten times the share of format constraints that the response meets."""
         asked = instruction_constraints.read_constraints(sample.instruction)
         if not asked:
-            return Abstained("format", self.recipe.mode, "the instruction plainly demands no form")
+            return Abstained("format", self.recipe.mode, "the instruction plainly demands no form")  # kept: recorded
         broken = tuple(str(check) for check in asked if not check.passes(sample.response))
         held = tuple(str(check) for check in asked if check.passes(sample.response))
         return Verified("format", self.recipe.mode, held, broken, 10.0 * len(held) / len(asked))
