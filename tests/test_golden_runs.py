@@ -24,7 +24,7 @@ from gra.data.export import read_candidates
 from gra.engines.types import Call
 from gra.ledger.reader import LedgerReader
 from gra.reports import figures
-from gra.synthesis.arms import in_rounds
+from gra.synthesis.rounds import write_samples
 
 GOLDEN = Path(__file__).parent / "golden" / "runs-0.1.tar.gz"
 ARMS = ["vanilla", "distilled", "distilled-samples", "refined", "gra", "integrated", "self_guide"]
@@ -88,8 +88,8 @@ def test_old_run_is_explained_and_reported(
 def test_old_run_resumes_without_one_new_call(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = lineage(run)
     dataset = (run / "dataset" / "train.parquet").read_bytes()
-    monkeypatch.setattr(in_rounds, "Embedder", in_rounds.Embedder)
-    monkeypatch.setattr(in_rounds, "resolve", in_rounds.resolve)
+    monkeypatch.setattr(write_samples, "Embedder", write_samples.Embedder)
+    monkeypatch.setattr(write_samples, "resolve", write_samples.resolve)
     rewrite_recipe(run)
 
     def refuse(call: Call) -> Any:

@@ -27,11 +27,11 @@ VerifierKind = Annotated[str, AfterValidator(_known_kind)]
 
 
 class VerifierConfig(Section):
-    """A program that reviews what can be checked; its score counts beside the reviewers', or it filters."""
+    """Configure a verifier: its score counts like a reviewer's, or it filters responses before the reviews."""
 
     renamed = {"takes": "`mode` (`score` for `seat`, `filter` for `veto`)"}
 
-    # `math`: arithmetic; `format`: demands the instruction states; `consistency`: further answers; `tests`: unit tests.
+    # `math`: arithmetic; `format`: constraints in the instruction; `consistency`: further answers; `tests`: unit tests.
     kind: VerifierKind
     mode: VerifierMode
     domains: list[str] | None = Field(None, min_length=1)  # null: all
@@ -64,7 +64,7 @@ class ReviewConfig(Section):
     verifiers: list[VerifierConfig] = []
 
     @model_validator(mode="after")
-    def _each_program_once(self) -> ReviewConfig:
+    def _each_verifier_once(self) -> ReviewConfig:
         kinds = [verifier.kind for verifier in self.verifiers]
         if twice := sorted({kind for kind in kinds if kinds.count(kind) > 1}):
             raise ValueError(f"`verifiers` has `kind: {twice[0]}` twice; a verifier either scores or filters, not both")

@@ -19,7 +19,6 @@ from gra.core.progress import View
 from gra.core.types import Seed
 from gra.core.vocabulary import StopReason
 from gra.serving.models import ModelRegistry
-from gra.synthesis.arms.in_rounds import check_parents, enrich_all, name_domains
 from gra.synthesis.candidate import CandidateSettings
 from gra.synthesis.committee.calibration import ReviewerMeasurement, committee_auc, make_control_items, measure_reviewer
 from gra.synthesis.committee.members import Member, make_member, shared_weights
@@ -27,6 +26,7 @@ from gra.synthesis.committee.reviewer import Calibration
 from gra.synthesis.committee.roles import adjudicates, check_assignment
 from gra.synthesis.committee.verifiers import UnitTestVerifier, Verifier, make_verifiers
 from gra.synthesis.context import SynthesisContext
+from gra.synthesis.rounds.write_samples import check_parents, enrich_all, name_domains
 
 ControlItems = Sequence[tuple[Seed, str]]
 

@@ -152,7 +152,7 @@ def test_a_true_loss_of_the_margin_is_called_non_inferior_one_time_in_forty() ->
     for gap in (a.astype(int) - b.astype(int)).astype(float):
         estimate = stats.paired_difference(gap, np.zeros(len(gap)))
         low, high = estimate.interval()
-        called += stats.verdict(low, high, estimate.p_value(), margin=0.03) in ("better", "non-inferior")
+        called += stats.conclude(low, high, estimate.p_value(), margin=0.03) in ("better", "non-inferior")
     assert 0.017 <= called / TRIALS <= 0.033  # one in forty and two and a half standard errors
 
 

@@ -251,7 +251,7 @@ def test_macro_average_and_its_error() -> None:
     ],
 )
 def test_verdicts(low: float, high: float, p: float, word: str) -> None:
-    assert stats.verdict(low, high, p, margin=0.02) == word
+    assert stats.conclude(low, high, p, margin=0.02) == word
 
 
 def test_margin_tests_match_the_interval() -> None:

@@ -22,8 +22,8 @@ from gra.data.export import read_candidates
 from gra.engines.broker import Broker
 from gra.engines.types import Call, Completion, Fault, Text
 from gra.ledger.schema import seal_verdict
-from gra.synthesis.arms import in_rounds
 from gra.synthesis.committee.calls import MissingAnswers
+from gra.synthesis.rounds import write_samples
 from gra.synthesis.run import run_stop
 
 DISTILLED = {"arm": "distilled", "committee": None, "teacher": {"model": "model-t"}}
@@ -38,9 +38,9 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _embedder() -> Iterator[None]:
-    before = in_rounds.Embedder, in_rounds.resolve
+    before = write_samples.Embedder, write_samples.resolve
     yield
-    in_rounds.Embedder, in_rounds.resolve = before  # type: ignore[misc]
+    write_samples.Embedder, write_samples.resolve = before  # type: ignore[misc]
 
 
 def failing(*candidates: str, kind: str = "error") -> scripted_run.Script:

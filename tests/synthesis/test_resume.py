@@ -27,7 +27,7 @@ from gra.core.run_folder import RunFolder
 from gra.core.types import State
 from gra.data.export import read_lineage
 from gra.engines.types import Call, Completion, Fault
-from gra.synthesis.arms import in_rounds as growth
+from gra.synthesis.rounds import write_samples
 
 
 # Ends by the number of candidates: then even which questions were asked does not depend on timing.
@@ -242,7 +242,7 @@ def test_seeds_that_are_gone_while_a_run_goes_on_change_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("Embedder", "resolve"):  # `make` puts stand-ins in their place
-        monkeypatch.setattr(growth, name, getattr(growth, name))
+        monkeypatch.setattr(write_samples, name, getattr(write_samples, name))
     write_job(tmp_path, limited(6))
     seeds = tmp_path / "seeds.jsonl"
     read = file_digest(seeds)

@@ -27,7 +27,7 @@ from gra.engines.types import Call, Completion, ModelId
 from gra.evaluation.suite import suite_items
 from gra.ledger.ledger import Ledger
 from gra.serving import models as registry
-from gra.synthesis.arms import in_rounds as growth
+from gra.synthesis.rounds import write_samples
 from gra.synthesis.run import make_job, run_jobs
 
 KEY = "sk-very-secret-0123456789"
@@ -65,8 +65,8 @@ def synthesize(
     server: UnreliableServer, folder: Path, monkeypatch, changes: dict[str, Any] | None = None, **engine: Any
 ) -> dict[str, Any]:
     """The scripted arm through the real jobs, every model behind the server."""
-    monkeypatch.setattr(growth, "Embedder", scripted_run.WordEmbedder)
-    monkeypatch.setattr(growth, "resolve", scripted_run.fake_resolve)
+    monkeypatch.setattr(write_samples, "Embedder", scripted_run.WordEmbedder)
+    monkeypatch.setattr(write_samples, "resolve", scripted_run.fake_resolve)
 
     async def hosted() -> dict[str, Any]:
         async with server:

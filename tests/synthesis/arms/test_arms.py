@@ -20,8 +20,8 @@ from gra.core.hashing import digest
 from gra.core.progress import read_events
 from gra.data.export import read_lineage
 from gra.stats.reliability import Logistic
-from gra.synthesis.arms import in_rounds as growth
 from gra.synthesis.committee.calibration import ReviewerMeasurement, committee_auc
+from gra.synthesis.rounds import write_samples
 
 ROUNDS = {"count": 2, "accept": 8, "max_candidates": 60}
 # One member and six seeds make few different prompts, and the same prompt has the same answer.
@@ -32,9 +32,9 @@ ONE = {"models": {"student": "model-a"}, "assignment": "single", "reviewers": 0}
 @pytest.fixture(autouse=True)
 def _embedder() -> Iterator[None]:
     """`scripted_run.make` puts its own embedder in place; here it shares the process with other tests."""
-    before = growth.Embedder, growth.resolve
+    before = write_samples.Embedder, write_samples.resolve
     yield
-    growth.Embedder, growth.resolve = before  # type: ignore[misc]
+    write_samples.Embedder, write_samples.resolve = before  # type: ignore[misc]
 
 
 Made = tuple[list[dict[str, Any]], dict[str, Any]]
