@@ -238,10 +238,10 @@ FULL: dict[str, Any] = {
 def asked_in_full(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     """What the arm without any ablation asks."""
     where = tmp_path_factory.mktemp("full") / "run"
-    before = growth.Embedder, growth.resolve
+    before = write_samples.Embedder, write_samples.resolve
     write_job(where, make_recipe(**FULL))
     scripted_run.make(where)
-    growth.Embedder, growth.resolve = before  # type: ignore[misc]
+    write_samples.Embedder, write_samples.resolve = before  # type: ignore[misc]
     return questions(where)
 
 
