@@ -55,6 +55,8 @@ class EngineConfig(BackendConfig):
     start_timeout_s: float = Field(900.0, gt=0, le=1e7)
     call_timeout_s: float = Field(600.0, gt=0, le=1e7)
     max_attempts: int = Field(3, ge=1, le=1000)
+    # CPU threads of each model; null: all cores. Fewer are faster where other programs use the cores too.
+    threads: int | None = Field(None, ge=1, le=4096)
 
 
 class RoundsConfig(Section):

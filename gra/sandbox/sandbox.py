@@ -30,7 +30,7 @@ from gra.sandbox.job import Isolation, Limits, SandboxJob, SandboxOutcome, Verdi
 from gra.sandbox.permission import Permission
 from gra.sandbox.removal import remove_tree
 
-SANDBOX_VERSION = 2  # raise when the same job would get another verdict
+SANDBOX_VERSION = 3  # raise when the same job would get another verdict
 ENVIRONMENT_VARIABLE = "GRA_SANDBOX"
 _log = logging.getLogger(__name__)
 _PACKAGE = Path(__file__).parents[1]
@@ -38,7 +38,8 @@ _PACKAGE = Path(__file__).parents[1]
 # user's folder. The only variable makes the order of sets, and so verdicts, the same in every run.
 _START = "import sys; sys.path.append(sys.argv[1]); from gra.sandbox.launcher import main; main()"
 _COMMAND = [sys.executable, "-P", "-s", "-S", "-B", "-X", "utf8", "-c", _START, str(_PACKAGE.parent)]
-_ENVIRONMENT = {"PYTHONHASHSEED": "0"}
+# One allocation arena: each further one takes 64 MB of the address space that the memory limit counts.
+_ENVIRONMENT = {"PYTHONHASHSEED": "0", "MALLOC_ARENA_MAX": "1"}
 _GRACE_S = 15.0  # beyond the wall limit, for the supervisor itself
 _TRIES = 2  # of a job that ends without a verdict
 _TRIVIAL = SandboxJob("def one():\n    return 1\n", "assert one() == 1\n")

@@ -122,7 +122,7 @@ class ModelRegistry:
             name: weights_gb(m.path) + adapters_gb(self.adapters.get(name, {}).values()) for name, m in models.items()
         }
         memory_plan = plan_memory(sizes, self.engine, gpu, available_gb())
-        cores = len(os.sched_getaffinity(0))
+        cores = self.engine.threads or len(os.sched_getaffinity(0))
         engines: dict[str, Engine] = {}
         for name, model in models.items():
             settings = replace(

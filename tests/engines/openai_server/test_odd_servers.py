@@ -186,7 +186,7 @@ def test_only_failures_are_infrastructure_and_the_run_ends_resumably(tmp_path: P
     assert not is_infrastructure_failure(EngineFailed("too long", permanent=True))
     assert not is_infrastructure_failure(Unparsable("", "", ""))
     with pytest.raises(EngineUnavailable, match=r"answered no call for .*out of order.*Run the same command again"):
-        submit(always({"error": "out of order"}, 500), *[CALL] * 60, patience_s=0.02)
+        submit(always({"error": "out of order"}, 500), *[CALL] * 60, patience_s=0.0)
 
 
 # --- how answers end ------------------------------------------------------------------------------------------------
