@@ -1,4 +1,4 @@
-"""Items with known answers, of several kinds, for `review_truth.py`: whether an answer is right is decided by a program.
+"""Items with known answers, of several kinds, for `review_truth.py`; a program decides whether an answer is right.
 
 | kind | items | an answer is right when |
 |---|---|---|
@@ -7,7 +7,7 @@
 | choice | ARC-Challenge, a reason and then a letter | the letter is the right one |
 | format | IFEval instructions | every instruction is followed |
 | programs | MBPP, one test shown | all tests pass in the sandbox |
-| own_facts, own_sums | recipes/seeds/control_questions.jsonl | it names the answer; its final value is the right one |
+| own_facts, own_sums | control_questions.jsonl of recipes/seeds | as for facts and sums |
 
 The last two are the control questions that a run calibrates on; they are no part of the report. Each kind is split in two by the hash of its ids: one half to choose on, one half to report on.
 """

@@ -95,7 +95,7 @@ class ReviewConfig(Section):
                 raise ValueError(f"`{key}: {getattr(self, key)}` is fitted on control items; set `control_items`")
         if ("natural" in (self.control_kinds or ())) != (self.control_questions is not None):
             raise ValueError(
-                "`control_kinds` with `natural` and `control_questions` belong together: a file of questions with known "
+                "`natural` in `control_kinds` and `control_questions` belong together: a file of questions with known "
                 "answers, such as recipes/seeds/control_questions.jsonl"
             )
         return self

@@ -165,9 +165,7 @@ class SynthesisRecipe(Section):
         ]
         for ask, key in asked:
             if ask in NUMBER_ASKS and not self.review.control_items:
-                raise ValueError(
-                    f"`{key}: {ask}` has no scale of its own; set `review.control_items` to calibrate it"
-                )
+                raise ValueError(f"`{key}: {ask}` has no scale of its own; set `review.control_items` to calibrate it")
         for verifier in self.review.verifiers:
             if unknown := sorted(set(verifier.domains or ()) - set(self.domains)):
                 raise ValueError(

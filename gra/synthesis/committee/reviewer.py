@@ -188,9 +188,7 @@ async def reference_agreement(recorder: CallRecorder, member: Member, instructio
     """Return ten times the probability that the response comes to the same result as the reviewer's own answer."""
     (own, *_) = await own_answers(recorder, member, instruction, count=1) or [""]
     shown = {"instruction": instruction, "response": response, "reference": own}
-    call = member.call(
-        render("reference", **shown), YES_NO, role=CallPurpose.REVIEWER, candidate=recorder.candidate
-    )
+    call = member.call(render("reference", **shown), YES_NO, role=CallPurpose.REVIEWER, candidate=recorder.candidate)
     p = (await recorder.ask(call)).value
     return float(10 * p["yes"] / (p["yes"] + p["no"]))
 
