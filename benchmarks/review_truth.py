@@ -141,7 +141,9 @@ class Asking:
         return fmean(float(final is not None and o is not None and item.agree(final, o)) for o in others or [None])
 
 
-async def ask_all(half: str, counts: Mapping[str, int], data: Path, out: Path, authors: Sequence[str]) -> None:
+async def ask_all(
+    half: str, counts: Mapping[str, int], data: Path, out: Path, authors: Sequence[str], memory_gb: float | None
+) -> None:
     """Answer and score one half, and write one JSON file."""
     committee = {
         f"{who}-{kind}": {"model": model, "sampling": {"temperature": 0.7, "top_p": 1.0, "max_tokens": tokens}}
@@ -153,7 +155,7 @@ async def ask_all(half: str, counts: Mapping[str, int], data: Path, out: Path, a
             "name": "review-truth",
             "seeds": {"source": "-"},
             "committee": {"models": committee, "reviewers": 0},
-            "engine": {"max_model_len": 2048, "concurrency": 32, "kv_cache_gb": 0.6},
+            "engine": {"max_model_len": 2048, "concurrency": 32, "kv_cache_gb": 0.6, "memory_gb": memory_gb},
         }
     )
     view = View()
@@ -176,7 +178,7 @@ async def ask_all(half: str, counts: Mapping[str, int], data: Path, out: Path, a
     ledger.close()
 
 
-# What each model is asked. Release 0.1 asks `yes_no` of the 0.5B model and `information` of both small ones.
+# What each model is asked: the quickstart of version 0.1 asks `yes_no` of the 0.5B model and `information` of both small ones.
 WAYS = {
     "1.5b": ("logprob", "information", "correctness", "reference", "agreement"),
     "0.5b": ("logprob", "information", "yes_no", "correctness", "reference", "agreement"),
@@ -210,11 +212,12 @@ def ask(
     count: Annotated[int, typer.Option(help="items a kind, where `kinds` says no other number")] = 60,
     kinds: Annotated[str, typer.Option(help="kinds with commas, such as facts:100,sums:60")] = ",".join(KINDS),
     authors: Annotated[str, typer.Option(help="models that answer, with commas")] = "1.5b,0.5b",
+    memory_gb: Annotated[float | None, typer.Option(help="of all models together; few GB let them take turns")] = None,
 ) -> None:
     """Have members answer the items, and score every answer in every way."""
     out.mkdir(parents=True, exist_ok=True)
     counts = {kind: int(number or count) for kind, _, number in (each.partition(":") for each in kinds.split(","))}
-    asyncio.run(ask_all(half, counts, data_dir, out, authors.split(",")))
+    asyncio.run(ask_all(half, counts, data_dir, out, authors.split(","), memory_gb))
 
 
 @app.command()
