@@ -162,7 +162,10 @@ def panel_statistics(
     best = max((name for name in single), key=lambda name: single[name].auc if single[name] else 0.0)  # type: ignore[union-attr]
     found = single[best]
     points = np.array([10 * logistic(values) for values in table.values()])
-    errors = points / 10 - known
+    # What reviewers err in alike beside the verdict: their scores less their mean score of the same verdict.
+    errors = points.copy()
+    for group in (known, ~known):
+        errors[:, group] -= np.nanmean(points[:, group], axis=1, keepdims=True)
     return PanelStatistics(
         whole,
         (best, found.auc if found else math.nan),
@@ -173,7 +176,7 @@ def panel_statistics(
         {name: _length_bias(values, lengths, known) for name, values in table.items()},
         {
             name: _own_family(row, authors, (families or {}).get(name, ""))
-            for name, row in zip(table, 10 * errors, strict=True)
+            for name, row in zip(table, errors, strict=True)
         },
         _curve(together, known),
         _clones(table),
@@ -203,7 +206,7 @@ def _length_bias(values: Table, lengths: ArrayLike, right: NDArray[np.bool_]) ->
 
 
 def _own_family(errors: Table, authors: Sequence[str], family: str) -> float | None:
-    """Return the mean error (points) on answers by the reviewer's own family, less that on other answers."""
+    """Return the mean error (points, of equal verdict) on answers by the own family, less that on other answers."""
     if not family or not authors:
         return None
     own = np.array([author == family for author in authors])

@@ -21,6 +21,7 @@ from gra.core.types import Seed
 from gra.core.vocabulary import StopReason
 from gra.data.questions import Question
 from gra.models.entries import find_entry
+from gra.runs.panel import panel_sentences
 from gra.serving.models import ModelRegistry
 from gra.synthesis.arms.in_rounds import check_parents, enrich_all, name_domains
 from gra.synthesis.candidate import CandidateSettings
@@ -37,7 +38,7 @@ from gra.synthesis.committee.calibration import (
 from gra.synthesis.committee.controls import ControlItem, ControlKind, instruction_controls, response_controls
 from gra.synthesis.committee.members import Member, make_member, shared_weights
 from gra.synthesis.committee.natural import natural_controls
-from gra.synthesis.committee.panel import FittedPanel, fit_panel, panel_sentences
+from gra.synthesis.committee.panel import FittedPanel, fit_panel
 from gra.synthesis.committee.reviewer import Calibration
 from gra.synthesis.committee.roles import adjudicates, check_assignment
 from gra.synthesis.committee.verifiers import UnitTestVerifier, Verifier, make_verifiers
