@@ -3,6 +3,8 @@
 PY := .venv/bin/python
 # The tests mostly wait, so one process more than there are cores. A file stays in one process.
 PARALLEL := -n $(shell echo $$(( $$(nproc) + 1 ))) --dist loadfile --no-loadscope-reorder
+# Compiled tests are kept, also where the environment says otherwise: each worker compiles them all.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(PY) -m pytest $(PARALLEL)
 
 setup:            ## make .venv from the hashed locks
 	@requirements/install.sh
@@ -11,10 +13,10 @@ quickstart: setup ## the main job on embedded defaults: synthesise, train, evalu
 	@.venv/bin/gra run recipes/quickstart.yaml $(ARGS)
 
 test: setup       ## every test but the slow ones
-	@$(PY) -m pytest $(PARALLEL) -m "not slow" $(ARGS)
+	@$(PYTEST) -m "not slow" $(ARGS)
 
 test-slow: setup  ## the slow ones too
-	@$(PY) -m pytest $(PARALLEL) $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 lint: setup
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check .

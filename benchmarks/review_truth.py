@@ -178,7 +178,7 @@ async def ask_all(
     ledger.close()
 
 
-# What each model is asked: the quickstart of version 0.1 asks `yes_no` of the 0.5B model and `information` of both small ones.
+# What each model is asked. Release 0.1 asks `yes_no` of the 0.5B model and `information` of both small ones.
 WAYS = {
     "1.5b": ("logprob", "information", "correctness", "reference", "agreement"),
     "0.5b": ("logprob", "information", "yes_no", "correctness", "reference", "agreement"),

@@ -9,7 +9,8 @@
 | programs | MBPP, one test shown | all tests pass in the sandbox |
 | own_facts, own_sums | control_questions.jsonl of recipes/seeds | as for facts and sums |
 
-The last two are the control questions that a run calibrates on; they are no part of the report. Each kind is split in two by the hash of its ids: one half to choose on, one half to report on.
+The last two are the control questions that a run calibrates on; they are no part of the report. Each kind is split in
+two by the hash of its ids: one half to choose on, one half to report on.
 """
 
 from __future__ import annotations

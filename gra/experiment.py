@@ -86,8 +86,8 @@ class ExperimentPlan:
         lines.append(f"students: {len(self.students())} of {self.student.recipe.model.name}, {self.student.path}")
         tasks = ", ".join(task.name for task in self.suite.recipe.tasks)
         lines.append(f"suite: {tasks}, {self.suite.path}; baseline {self.recipe.baseline}")
-        if absent := absent_models(self):
-            lines.append(f"not on this machine yet, the run fetches them first: {', '.join(absent)}")
+        if missing := missing_models(self):
+            lines.append(f"not on this machine yet, the run fetches them first: {', '.join(missing)}")
         planned = planned_rows(self)
         counts = training_steps(self, planned)
         lines += [f"optimizer steps of {arm}: {counts[arm]} for at most {rows} rows" for arm, rows in planned.items()]
@@ -134,7 +134,7 @@ def load_experiment(given: Path | Loaded[ExperimentRecipe], overrides: Sequence[
     for arm in arms.values():
         if arm.recipe.contamination is not None:
             load_suite(find_file(arm.recipe.contamination.suite, arm.path))
-        if any(program.kind == "tests" for program in arm.recipe.review.verifiers):
+        if any(verifier.kind == "tests" for verifier in arm.recipe.review.verifiers):
             require(permission_of(recipe, path), f"`kind: tests` of `review.verifiers` in {arm.path}")
     return ExperimentPlan(loaded, list(overrides), RunFolder(runs / recipe.name), arms, derived, student, suite)
 
@@ -144,17 +144,17 @@ def permission_of(recipe: ExperimentRecipe, path: Path) -> Permission | None:
     return Permission(f"{KEY} in {path}") if recipe.allow_code_execution else None
 
 
-def absent_models(plan: ExperimentPlan) -> list[str]:
+def missing_models(plan: ExperimentPlan) -> list[str]:
     """Return the models of all stages that the run would download first.
 
     Raises:
         RecipeError, ModelUnavailable: for a model that is not complete, or a name that does not exist.
     """
-    from gra.models.catalog import here
-    from gra.synthesis.run import absent_models as absent
+    from gra.models.catalog import is_downloaded
+    from gra.synthesis.run import missing_models as missing_for_arm
 
-    named = [name for arm in plan.arms.values() for name in absent(arm.recipe)]
-    return list(dict.fromkeys([*named, *(name for name in _trained(plan) if not here(name))]))
+    named = [name for arm in plan.arms.values() for name in missing_for_arm(arm.recipe)]
+    return list(dict.fromkeys([*named, *(name for name in _trained(plan) if not is_downloaded(name))]))
 
 
 def _trained(plan: ExperimentPlan) -> list[str]:
@@ -242,7 +242,7 @@ def run_experiment(plan: ExperimentPlan) -> ExperimentResult:
     view = View(plan.folder / "log.jsonl")
     with plan.folder.lock():
         write_text(plan.folder / RESOLVED, plan.loaded.show() + "\n")
-        check_ahead(plan, view)
+        fetch_and_check(plan, view)
         for warning in unequal_steps(training_steps(plan, planned_rows(plan))):
             view.note(warning)
         _synthesize(plan, view)
@@ -254,8 +254,8 @@ def run_experiment(plan: ExperimentPlan) -> ExperimentResult:
         return _compare(plan, view, evaluated)
 
 
-def check_ahead(plan: ExperimentPlan, view: View) -> None:
-    """Find what training and evaluation need before anything is spent on synthesis.
+def fetch_and_check(plan: ExperimentPlan, view: View) -> None:
+    """Fetch models and benchmark files and check the student's recipe, before anything is spent on synthesis.
 
     Raises:
         GraError: when the installed trainer refuses the student's recipe, or a model or the suite's data is missing.

@@ -34,6 +34,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 @pytest.fixture(autouse=True)
+def _one_thread(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let tiny networks compute on one thread; threads that wait for each other take cores from the other workers."""
+    if "models" not in request.keywords:
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, monkeypatch) -> None:
     """No test reads or fills the user's cache, except those that run real weights and share theirs."""
     if "models" not in request.keywords:
@@ -89,6 +96,19 @@ def scripted_committee() -> Callable[..., tuple[dict[str, Member], dict[str, Moc
     return make
 
 
+# Modules that take longest, as they start. Those that run vLLM are far apart, so that no two run at the same time.
+FIRST = [
+    "test_end_to_end.py", "training/test_methods.py", "evaluation/test_suites.py", "synthesis/test_resume.py",
+    "evaluation/test_evaluation.py", "training/test_equal_runs.py", "training/test_recipes.py", "training/test_runs.py",
+    "training/test_plan.py", "api/test_experiments.py", "synthesis/arms/test_arms.py", "synthesis/test_rounds.py",
+    "forecast/test_plan.py", "runs/test_damaged_runs.py", "test_examples.py", "stats/test_error_rates.py",
+    "sandbox/test_abuse.py", "checks/test_hostile_texts.py", "test_golden_runs.py", "models/test_gguf.py",
+    "runs/test_push.py", "synthesis/test_decontamination.py", "engines/openai_server/test_synthesis.py",
+    "sandbox/test_sandbox.py", "cli/test_hostile_recipes.py",
+]  # fmt: skip
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest module first: it runs beside the others and does not lengthen the end."""
-    items.sort(key=lambda item: item.path.name != "test_end_to_end.py")
+    """Put long modules first, so that none is left for the end."""
+    order = {ROOT / "tests" / name: place for place, name in enumerate(FIRST)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))

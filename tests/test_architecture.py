@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import importlib.metadata
 import json
@@ -25,7 +26,7 @@ RANKS = [
     {"training", "evaluation", "serving", "runs"},
     {"synthesis", "reports"},
     {"experiment"},
-    {"forecast", "desk"},
+    {"forecast"},
     {"api"},
     {"cli"},
 ]
@@ -43,9 +44,19 @@ def modules() -> list[Path]:
     return sorted(path for path in PACKAGE.rglob("*.py") if "_assets" not in path.parts)
 
 
-def imported(path: Path) -> Iterator[tuple[int, str]]:
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
+def imported(path: Path) -> tuple[tuple[int, str], ...]:
     """Line and full name of everything a file imports, wherever in the file."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    return tuple(_imported(path))
+
+
+def _imported(path: Path) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -98,7 +109,7 @@ def test_no_folder_has_more_than_fifteen_modules() -> None:
 def test_public_class_names_are_unique() -> None:
     homes: dict[str, list[str]] = {}
     for path in modules():
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        for node in parsed(path).body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 homes.setdefault(node.name, []).append(module_name(path))
     assert {name: found for name, found in homes.items() if len(found) > 1} == {}
@@ -110,7 +121,7 @@ def test_only_the_command_line_imports_typer_or_prints() -> None:
         if path.relative_to(PACKAGE).parts[0] == "cli":
             continue
         found += [f"{path}:{line}" for line, name in imported(path) if name.split(".")[0] == "typer"]
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
                 found.append(f"{path}:{node.lineno}")
     assert found == []

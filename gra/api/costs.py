@@ -48,14 +48,14 @@ def estimate_cost(
     sample: int | None = None,
     allow_code_execution: bool = False,
 ) -> CostForecast:
-    """Forecast calls, tokens, time, memory and money of a recipe; nothing is spent unless a sample is asked for.
+    """Forecast calls, tokens, time, memory and money of a recipe; only a `sample` spends anything.
 
     Args:
         recipe: the path of a synthesis recipe or an experiment, or a synthesis recipe made in Python.
         overrides: texts `key.sub=value`, for a path.
         seeds: a path, rows, a data frame, a dataset or a `Run`, in place of the recipe's own seeds.
         runs: the folder that holds the run folders.
-        past: a past run's folder, or its ledger, to go by.
+        past: the folder or ledger of a past run; the forecast uses its costs.
         sample: the number of candidates to make now; the run itself does not ask for them again.
         allow_code_execution: as for `synthesize`.
 
@@ -63,7 +63,7 @@ def estimate_cost(
         The forecast.
 
     Raises:
-        GraError: with the sentence of the command line.
+        GraError: for a mistake or failure that the user can act on; same message as the command line.
     """
     with raising_gra_errors():
         past = None if past is None else Path(past)
@@ -97,11 +97,11 @@ _COUNTS = ("calls", "read", "cached", "written")
 
 
 def _arm(arm: ArmPlan) -> dict[str, Any]:
-    plain: dict[str, Any] = {"name": arm.recipe.name, "arm": arm.recipe.arm, "source": arm.source}
+    content: dict[str, Any] = {"name": arm.recipe.name, "arm": arm.recipe.arm, "source": arm.source}
     if arm.forecast is None:
-        return plain
+        return content
     found = arm.forecast
-    return plain | {
+    return content | {
         "candidates": found.candidates.to_json(),
         "rows": found.rows.to_json(),
         "roles": [
@@ -120,18 +120,18 @@ def screen(planned: Planned) -> RenderableType:
         table.add_row(Text(printable(arm.recipe.name), style="bold"), *(["0"] * 3 if arm.forecast is None else []))
         for role, model in arm.forecast.keys if arm.forecast is not None else ():
             assert arm.forecast is not None
-            table.add_row(plain(f"  {role} {model}"), *_cells(arm.forecast, role, model))
+            table.add_row(plain(f"  {role} {model}"), *_range_cells(arm.forecast, role, model))
     if planned.total is not None:
-        table.add_row(Text("in all", style="bold"), *_cells(planned.total))
+        table.add_row(Text("in all", style="bold"), *_range_cells(planned.total))
     title = f"{planned.name}: what it will cost (from – to: 5 % to 95 %)"
     return Group(Text(title), table, *(Text(printable(line), overflow="fold") for line in _lines(planned)))
 
 
-def _cells(found: Forecast, role: str | None = None, model: str | None = None) -> list[str]:
-    return [_written(found.column(name, role, model), _short) for name in ("calls", "read", "written")]
+def _range_cells(found: Forecast, role: str | None = None, model: str | None = None) -> list[str]:
+    return [_format_range(found.column(name, role, model), _format_count) for name in ("calls", "read", "written")]
 
 
-def _short(count: float) -> str:
+def _format_count(count: float) -> str:
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if count >= size:
             return f"{count / size:.{int(count < 10 * size)}f}{letter}"
@@ -148,15 +148,15 @@ def _lines(planned: Planned) -> Iterator[str]:
         elif arm.forecast is not None:
             yield f"{arm.recipe.name}: by {arm.source}"
     for name, seconds in planned.stages.items():
-        yield f"time, {name}: {_written(seconds, duration)}"
+        yield f"time, {name}: {_format_range(seconds, duration)}"
     if len(planned.stages) > 1:
-        yield f"time, in all: {_written(planned.seconds, duration)}"
+        yield f"time, in all: {_format_range(planned.seconds, duration)}"
     if planned.memory.local:
         yield _memory(planned)
     if planned.memory.gpus:
-        yield f"GPU-hours (a machine without a GPU counts as one): {_written(planned.gpu_hours, '{:.2f}'.format)}"
+        yield f"GPU-hours (a machine without a GPU counts as one): {_format_range(planned.gpu_hours, '{:.2f}'.format)}"
     if (usd := planned.usd()) is not None:
-        yield f"cost: {_written(usd, '{:,.2f}'.format)} US dollars"
+        yield f"cost: {_format_range(usd, '{:,.2f}'.format)} US dollars"
     for arm in planned.arms:
         for cap, share in arm.caps().items():
             yield f"{arm.recipe.name}: `budget.{cap}` is reached in {share:.0%} of the draws"
@@ -170,9 +170,9 @@ def _memory(planned: Planned) -> str:
 
 
 def _count(given: CostRange) -> str:
-    return _written(given, "{:,.0f}".format)
+    return _format_range(given, "{:,.0f}".format)
 
 
-def _written(given: CostRange, write: Callable[[float], str]) -> str:
+def _format_range(given: CostRange, write: Callable[[float], str]) -> str:
     point, low, high = (write(value) for value in (given.point, given.low, given.high))
     return point if low == high else f"{point} ({low}–{high})"

@@ -15,12 +15,12 @@ _PAGE = '<pre style="white-space: pre; overflow-x: auto; line-height: 1.3">{code
 
 
 def plain(text: object) -> Text:
-    """Return foreign text for a table: its markup and control characters have no effect."""
+    """Return untrusted text for a table: its markup and control characters have no effect."""
     return Text(printable(text))
 
 
 class Displayed(ABC):
-    """A result that Rich, `print` and notebooks show alike."""
+    """Show a result in the same way in Rich, `print` and notebooks."""
 
     @abstractmethod
     def __rich__(self) -> RenderableType:

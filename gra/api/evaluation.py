@@ -41,7 +41,7 @@ def evaluate(
     allow_remote_code: bool = False,
     quiet: bool = False,
 ) -> EvaluationResult:
-    """Ask one model the tasks of a suite and score its answers; recorded answers are not asked again.
+    """Evaluate one model on a suite; answers that are already recorded are scored without asking again.
 
     Args:
         suite: the path of a suite, a suite made in Python, or a mapping of its keys.
@@ -66,7 +66,7 @@ def evaluate(
         The finished evaluation.
 
     Raises:
-        GraError: with the sentence of the command line.
+        GraError: for a mistake or failure that the user can act on; same message as the command line.
     """
     with raising_gra_errors():
         from gra.evaluation.model import ModelUnderTest
@@ -107,7 +107,7 @@ def compare(
     untuned: str | None = "untuned",
     contamination: Sequence[PathLike] = (),
     published: bool = False,
-    anyway: bool = False,
+    allow_different_suites: bool = False,
 ) -> ComparisonResult:
     """Compare evaluated models with a baseline, sample by sample, and write tables and a page.
 
@@ -119,13 +119,13 @@ def compare(
         untuned: the arm that was not trained, if there is one.
         contamination: folders that `gra contamination` wrote about the arms' training sets.
         published: show the paper's tables beside the scores.
-        anyway: compare runs of different suites on the samples they share, marked as not comparable.
+        allow_different_suites: compare runs of different suites on their common samples, marked as not comparable.
 
     Returns:
         The comparison.
 
     Raises:
-        GraError: with the sentence of the command line.
+        GraError: for a mistake or failure that the user can act on; same message as the command line.
     """
     with raising_gra_errors():
         from gra.evaluation.compare.compare import compare as run
@@ -135,14 +135,15 @@ def compare(
             raise RecipeError(f"`margin` is {margin}; it is a share of 1 and must be between 0 and 1, such as 0.02")
         folders = {arm: [_folder(each) for each in _listed(given)] for arm, given in runs.items()}
         found = run(
-            folders, baseline, margin, Path(output), untuned=untuned, anyway=anyway, published=published,
+            folders, baseline, margin, Path(output), untuned=untuned, published=published,
+            allow_different_suites=allow_different_suites,
             contamination=[Path(each) for each in contamination], page=write_page,
         )  # fmt: skip
         return ComparisonResult(found.content, Path(output))
 
 
 def default_name(model: str, adapter: Path | None) -> str:
-    """Return how a model is called where no name is given: by its folder, or by its own name."""
+    """Return the default name of a model: that of its folder, its catalog name or its hub id."""
     if adapter is not None:
         folder = adapter.resolve()
         name = folder.parent.name if folder.name == "model" else folder.name

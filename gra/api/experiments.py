@@ -27,7 +27,7 @@ def run_experiment(recipe: RecipeLike, overrides: Sequence[str] = (), *, runs: P
         The finished run, with its `arms`, `students`, `evaluations` and `comparison`.
 
     Raises:
-        GraError: with the sentence of the command line.
+        GraError: for a mistake or failure that the user can act on; same message as the command line.
     """
     with raising_gra_errors():
         plan = load_experiment(as_loaded(recipe, ExperimentRecipe, overrides), overrides, Path(runs))

@@ -1,4 +1,4 @@
-"""Recipes as callers give them: a file, a mapping of keys, or a recipe made in Python."""
+"""Accept recipes as a file, a mapping of keys, or an object made in Python."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ Recipe: TypeAlias = SynthesisRecipe | TrainRecipe | SuiteConfig | ExperimentReci
 RecipeLike: TypeAlias = str | os.PathLike[str] | Mapping[str, Any] | Section
 S = TypeVar("S", bound=Section)
 
-# The key that only a recipe of this kind has.
+# A key of each kind of recipe that no other kind has.
 _SCHEMAS: dict[str, type[Recipe]] = {
     "arms": ExperimentRecipe, "tasks": SuiteConfig, "seeds": SynthesisRecipe, "model": TrainRecipe
 }  # fmt: skip
 _IN_PYTHON = "Python"
-# Files that a recipe names are looked for beside it, so a loaded recipe is remembered with its path.
+# Relative paths in a recipe start at its folder, so `load_recipe` keeps the path of each recipe that it returned.
 _LOADED: dict[int, tuple[weakref.ref[Section], Loaded[Any]]] = {}
 
 
@@ -89,10 +89,10 @@ def _load(path: Path, schema: type[S], overrides: Sequence[str]) -> Loaded[S]:
 
 
 def _schema_of(path: Path) -> type[Recipe]:
-    """Choose the schema by the keys of a file; one that cannot be read is described by the loader."""
+    """Choose the schema by the keys of a file; when it cannot be read, the loader raises the error."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, RecursionError, yaml.YAMLError):  # all of them end reading YAML
+    except (OSError, ValueError, KeyError, RecursionError, yaml.YAMLError):  # what PyYAML raises for wrong files
         content = None
     found = dict(content) if isinstance(content, dict) else {}
     if isinstance(base := found.get("extends"), str) and not _SCHEMAS.keys() & found.keys():

@@ -1,4 +1,4 @@
-"""Rows as callers give them: files, lists, data frames, datasets and runs, kept in a file by their content.
+"""Accept rows as files, lists, data frames, datasets and runs, and write those in memory to a file.
 
 The file's name holds a digest of its bytes. The same rows give the same file, so the same call resumes its run.
 """
@@ -32,7 +32,7 @@ def rows_file(data: Any, folder: Path, stem: str) -> Path:
         The path of a file that the readers of seeds and of training data understand.
 
     Raises:
-        DataError: when this is no rows, or a cell holds what a text file cannot.
+        DataError: when `data` holds no rows, or a cell cannot be written as JSON.
     """
     if isinstance(data, str | os.PathLike):
         return Path(data)
@@ -50,7 +50,7 @@ def rows_file(data: Any, folder: Path, stem: str) -> Path:
 
 
 def _rows(data: Any, stem: str) -> Iterable[Any]:
-    """Find the rows of an object by its methods; no library is imported to ask for its type."""
+    """Return the rows of an object; its methods show its type, so that no library has to be imported."""
     if hasattr(data, "to_pylist"):  # a pyarrow table
         return list(data.to_pylist())
     if hasattr(data, "to_dicts"):  # polars
@@ -80,7 +80,7 @@ def _line(stem: str, number: int, row: Any) -> str:
 
 
 def _plain(cell: Any) -> Any:
-    """Return a cell without the types of NumPy and pandas; a missing value is None."""
+    """Return a cell as a plain Python value: NumPy types are converted, and missing values become None."""
     if hasattr(cell, "tolist"):
         cell = cell.tolist()
     missing = type(cell).__name__ in ("NAType", "NaTType") or (isinstance(cell, float) and math.isnan(cell))

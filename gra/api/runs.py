@@ -1,6 +1,6 @@
-"""What runs leave behind, as objects: datasets, candidates, students and evaluations.
+"""Open what runs wrote: datasets, candidates, students and evaluations.
 
-Each object is a folder read on demand; nothing is computed twice and nothing is kept in memory.
+Each object reads its folder when a value is asked for. A `Run` keeps its candidates in memory after the first access.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _FORMATS = ("jsonl", "parquet")
 
 
 class Explanation(Displayed):
-    """One candidate's way through generation, review and adjudication, to be shown."""
+    """Show one candidate: how it was generated, reviewed and adjudicated."""
 
     def __init__(self, run: Path, candidate: str, *, full: bool) -> None:
         self._shown = explain(run, candidate, full=full)
@@ -203,7 +203,7 @@ class Run(Displayed):
         """
         found = self._candidates.get(candidate)
         if found is None:
-            explain(self.path, candidate)  # raises the sentence of `gra explain`
+            explain(self.path, candidate)  # raises the error of `gra explain`, which names close ids
             raise DataError(f"{self.path} has no candidate `{candidate}`")
         return found
 

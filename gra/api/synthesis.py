@@ -60,7 +60,8 @@ def synthesize(
         The finished run.
 
     Raises:
-        GraError: with the sentence of the command line. `BudgetExhausted` leaves a valid dataset in the folder.
+        GraError: for a mistake or failure that the user can act on; same message as the command line.
+            `BudgetExhausted` leaves a valid dataset in the folder.
     """
     with raising_gra_errors():
         job = prepare_job(recipe, overrides, seeds, runs, allow_code_execution)
@@ -87,7 +88,8 @@ def stream(
         An iterator of rows with the columns of `dataset/train.parquet`.
 
     Raises:
-        GraError: with the sentence of the command line, here or from the iterator.
+        GraError: for a mistake or failure that the user can act on; same message as the command line.
+            This function raises it, or the iterator does.
     """
     with raising_gra_errors():
         job = prepare_job(recipe, overrides, seeds, runs, allow_code_execution)

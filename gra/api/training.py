@@ -45,7 +45,7 @@ def train(
         The trained student.
 
     Raises:
-        GraError: with the sentence of the command line.
+        GraError: for a mistake or failure that the user can act on; same message as the command line.
     """
     with raising_gra_errors():
         loaded = as_loaded(recipe, TrainRecipe, overrides)

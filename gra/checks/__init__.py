@@ -1,1 +1,1 @@
-"""What a program can decide about an answer without a model: its form, its arithmetic, its final value."""
+"""Check answers without a model: their format, their arithmetic and their final value."""

@@ -21,7 +21,9 @@ _PLAIN = str.maketrans(_WIDE | {sign: plain for sign, plain in _SIGNS.items() if
 _LATEX = str.maketrans({sign: plain for sign, plain in _SIGNS.items() if plain.startswith("\\")})
 # Hyphens and dashes are minus signs directly before a number, where no word or number ends before them.
 _DASH = re.compile(r"(?<![\w)\]}%.!?,\"'])[\u2010-\u2015\ufe58](?=\.?\d|\\?[$€£¥]\d|\\[a-zA-Z])")
+# A minus sign with a space after it, where no value precedes it: "x = - 3" becomes "x = -3", "5 - 3" stays.
 _APART = re.compile(r"(?:(?<=[=:(\[{<>≤≥≈])|\A)([ \t]*+)-[ \t]++(?=[\d.$\\])|(?<=\bis)([ \t]++)-[ \t]++(?=[\d.$\\])")
+# A sign in words, where no number precedes it: "it is minus 4" becomes "it is -4", "5 minus 4" stays.
 _WORD = re.compile(r"(?<![\d)][ \t])(?<![\d)])\b(?:minus|negative)[ \t-](?=[$€£¥]?\.?\d)", re.IGNORECASE)
 _RAISED = re.compile("[⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
 _FRACTION = re.compile("[¼-¾⅐-⅞]")

@@ -41,9 +41,13 @@ def compare(
         ),
     ] = None,
     published: Annotated[bool, typer.Option("--published", help="show the paper's tables beside the scores")] = False,
-    anyway: Annotated[
+    allow_different_suites: Annotated[
         bool,
-        typer.Option("--anyway", help="compare runs of different suites on shared samples, marked as not comparable"),
+        typer.Option(
+            "--allow-different-suites",
+            "--anyway",
+            help="compare runs of different suites on their common samples, marked as not comparable",
+        ),
     ] = False,
     output: Annotated[Path, typer.Option(metavar="DIR", help="where tables and page go")] = RUNS / "compare",
     as_json: AsJson = False,
@@ -59,8 +63,8 @@ def compare(
             path = Path(folder if equals and not Path(text).is_dir() else text)
             folders.setdefault(name if path != Path(text) else _name_of(path), []).append(path)
         found = run(
-            folders, baseline or next(iter(folders)), margin, output, untuned=untuned, anyway=anyway,
-            published=published, contamination=contamination or [], page=write_page,
+            folders, baseline or next(iter(folders)), margin, output, untuned=untuned, published=published,
+            allow_different_suites=allow_different_suites, contamination=contamination or [], page=write_page,
         )  # fmt: skip
         console = Console(stderr=True)
         console.print(found.table())

@@ -80,13 +80,13 @@ def synthesize(
 
 def _check_only(recipe: Path, job: Any) -> None:
     """Say what a run would need, and that nothing was spent."""
-    from gra.synthesis.run import absent_models
+    from gra.synthesis.run import missing_models
 
     view = View()
     if job.seeds.set_aside:
         view.note(job.seeds.note())
-    if absent := absent_models(job.recipe):
-        view.note(f"not on this machine yet, the run fetches them first: {', '.join(absent)}")
+    if missing := missing_models(job.recipe):
+        view.note(f"not on this machine yet, the run fetches them first: {', '.join(missing)}")
     for note in job.decontaminator.notes() if job.decontaminator else ():
         view.note(note)
     view.note(f"{recipe}: valid, {len(job.seeds.rows)} seeds; nothing was spent")

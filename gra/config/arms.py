@@ -1,4 +1,4 @@
-"""What each arm of a comparison does, as one table.
+"""List what each arm of a comparison does, in one table.
 
 To add an arm, add a line to `ARMS` and a module to gra/synthesis/arms that runs it.
 """
@@ -38,7 +38,10 @@ class ArmSpec:
 
     @property
     def prepares_committee(self) -> bool:
-        """Whether reviewers are measured and seeds are enriched before the first candidate."""
+        """Whether models are asked before the first candidate: to enrich seeds, and to measure a committee's reviewers.
+
+        `distilled_samples` has no committee: its teacher only enriches the seeds.
+        """
         return self.needs_committee or self.writes_rounds
 
 

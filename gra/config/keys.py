@@ -1,4 +1,4 @@
-"""Which server may get which key: pairs of a variable and a host that the user, not a recipe, decides.
+"""Decide which server may get which key: the user, and no recipe, names pairs of a variable and a host.
 
 A recipe may come from another person and name any variable and any address. So a key is sent only to a host that the
 user named for its variable: in `hosts.yaml` of GRA's configuration folder, on the command line (`--allow-key`), or in

@@ -37,11 +37,11 @@ VerifierKind = Annotated[str, AfterValidator(_known_kind)]
 
 
 class VerifierConfig(Section):
-    """A program that reviews what can be checked; its score counts beside the reviewers', or it filters."""
+    """Configure a verifier: its score counts like a reviewer's, or it filters responses before the reviews."""
 
     renamed = {"takes": "`mode` (`score` for `seat`, `filter` for `veto`)"}
 
-    # `math`: arithmetic; `format`: demands the instruction states; `consistency`: further answers; `tests`: unit tests.
+    # `math`: arithmetic; `format`: constraints in the instruction; `consistency`: further answers; `tests`: unit tests.
     kind: VerifierKind
     mode: VerifierMode
     domains: list[str] | None = Field(None, min_length=1)  # null: all
@@ -75,10 +75,10 @@ class ReviewConfig(Section):
     control_kinds: Annotated[list[ControlKindName], Field(min_length=1), AfterValidator(_kinds_once)] | None = None
     # Questions with known answers for the kind `natural`: members answer them, and a program decides who is right.
     control_questions: str | None = None
-    # Control instructions at fault, of each kind; an instruction check fails where it tells them from good ones.
+    # Control instructions at fault, of each kind; they set the thresholds of the instruction checks.
     control_instructions: int = Field(0, ge=0, le=1_000)
-    # What reviewers' scores become: their mean (the paper), a weighted sum of log-odds fitted on control items, or the
-    # probability of a label model that needs no known verdicts.
+    # What reviewers' scores become: their mean (the paper), or a weighted sum of log-odds fitted on control items.
+    # `label_model` needs no known verdicts.
     aggregate: Literal["mean", "weighted", "label_model"] = "mean"
     # `adaptive` asks the cheapest informative reviewer first and stops when the verdict is decided.
     strategy: Literal["full", "adaptive"] = "full"
@@ -101,7 +101,7 @@ class ReviewConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _each_program_once(self) -> ReviewConfig:
+    def _each_verifier_once(self) -> ReviewConfig:
         kinds = [verifier.kind for verifier in self.verifiers]
         if twice := sorted({kind for kind in kinds if kinds.count(kind) > 1}):
             raise ValueError(f"`verifiers` has `kind: {twice[0]}` twice; a verifier either scores or filters, not both")

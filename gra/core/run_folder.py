@@ -1,7 +1,7 @@
-"""The run folder, its lock and its manifest.
+"""Read, lock and verify a run folder, and write its `manifest.json`, which no other module writes.
 
-Stages share nothing but files. Each writes its section of `manifest.json` with the digests of its files when it is
-done; `verify` computes the digests again.
+Stages share nothing but files. Each records its section of the manifest with the digests of its files when it is done.
+docs/design.md, "Who writes what", lists every file and its writer.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class RunLocked(GraError):
 
 
 class RunFolder:
-    """`runs/<name>/`: its files, its lock and its manifest."""
+    """Represent `runs/<name>/`: its files, its lock and its manifest."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -115,6 +115,15 @@ class RunFolder:
         manifest = self.manifest() or {"manifest_version": MANIFEST_VERSION}
         hashes = {str(file.relative_to(self.path)): file_digest(file) for file in sorted(files or [])}
         manifest[section] = {**content, "files": hashes, "environment": environment(), "written": _now()}
+        write_json(self.path / MANIFEST, manifest)
+
+    def drop(self, section: str) -> None:
+        """Delete one stage's section and the files that it lists, if there is such a section."""
+        manifest = self.manifest()
+        if section not in manifest:
+            return
+        for name in manifest.pop(section)["files"]:
+            (self.path / name).unlink(missing_ok=True)
         write_json(self.path / MANIFEST, manifest)
 
     def completed(self, section: str, fingerprint: str) -> dict[str, Any] | None:

@@ -254,6 +254,11 @@ VERIFIER_MODE_IN_FILES: dict[VerifierMode, str] = {"score": "seat", "filter": "v
 _MODE_FROM_JSON: dict[str, VerifierMode] = {written: mode for mode, written in VERIFIER_MODE_IN_FILES.items()}
 
 
+def verifier_mode(written: str) -> str:
+    """Return a verifier's mode by its name in files, or an unknown name as it is."""
+    return _MODE_FROM_JSON.get(written, written)
+
+
 def _verification_to_json(verdict: Verified | Abstained) -> dict[str, Any]:
     fields = asdict(verdict)
     named = {"program": fields.pop("verifier"), "takes": VERIFIER_MODE_IN_FILES[fields.pop("mode")]}

@@ -1,1 +1,1 @@
-"""Data in and out: seeds, deduplication, benchmarks, export."""
+"""Read seeds, find duplicates and contamination, and export datasets; benchmarks are in gra/evaluation/benchmarks."""

@@ -29,7 +29,7 @@ from gra.core.stored.lineage import Lineage
 from gra.core.stored.reader import check_type
 from gra.core.stored.release_0_1 import read_rejected_at
 from gra.core.text.characters import well_formed
-from gra.core.types import AlternativeResponse, Candidate, State
+from gra.core.types import AlternativeResponse, Candidate, State, verifier_mode
 from gra.core.vocabulary import RejectedAt
 
 _GROUP = 4096  # rows in memory at a time, and in a row group of a file
@@ -143,7 +143,7 @@ def worse_responses(candidate: Candidate) -> list[AlternativeResponse]:
 
 
 def draw_unreviewed(candidates: Iterable[Candidate], count: int, seed: int) -> list[str]:
-    """Draw candidates with a response at random, whatever reviewers and gate said, and return their ids in order.
+    """Draw candidates with a response at random, without regard to reviewers and gate, and return their ids in order.
 
     What a model or a server failed to write, copies, and candidates that repeat test items are left out.
 
@@ -393,4 +393,5 @@ def card(facts: Mapping[str, Any]) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["verifier_mode"] = verifier_mode
     return environment.get_template("card.jinja").render(facts)

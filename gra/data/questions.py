@@ -1,7 +1,7 @@
 """Load questions whose right answers are known, for control items that members answer themselves.
 
-A row has `instruction` and either `value` (a number or formula, compared as a value) or `answers` (names, one of which
-the response must hold). `id` is optional.
+A row has `instruction` and either `value` or `answers`; `id` is optional. A `value` is a number or a formula. `answers`
+are names, one of which the response must hold.
 """
 
 from __future__ import annotations

@@ -32,12 +32,12 @@ from gra.ledger.ledger import Ledger
 from gra.models.entries import find_entry
 from gra.serving.models import ModelRegistry
 from gra.synthesis.arms import find_runner
-from gra.synthesis.arms.in_rounds import enrich_all, name_domains
 from gra.synthesis.candidate import CandidateSettings, eligible, generate_candidate, refine_seed
 from gra.synthesis.committee.calibration import make_control_items, measure_reviewer
 from gra.synthesis.committee.verifiers import make_verifiers
 from gra.synthesis.context import SynthesisContext
 from gra.synthesis.job import Job
+from gra.synthesis.rounds.write_samples import enrich_all, name_domains
 from gra.synthesis.setup import assemble_committee
 from gra.tracking import NullTracker
 

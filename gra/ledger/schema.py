@@ -26,6 +26,7 @@ _WITHOUT_VERDICT_SEALS = 2  # the version before, which can be read as it is
 _WAIT_S = 30.0
 _BEGINNING = b"SQLite format 3\0"
 # Accounts are read from an index that holds all they need, so that they never touch the texts.
+# kept: ledgers of every release have these names; `story` is a candidate with its verdict as JSON.
 _TABLES = """
 CREATE TABLE calls (
   id INTEGER PRIMARY KEY, run TEXT NOT NULL, key TEXT NOT NULL UNIQUE, role TEXT NOT NULL, member TEXT NOT NULL,

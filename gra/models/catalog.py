@@ -24,7 +24,17 @@ from gra.models.licenses import require_license
 from gra.models.packages import SEAL, make_from_packages
 from gra.models.remote_code import allowed_code, brings_code, check_references
 
-__all__ = ["CatalogEntry", "ResolvedModel", "cache_dir", "cached", "entries", "here", "hub_name", "resolve", "verify"]
+__all__ = [
+    "CatalogEntry",
+    "ResolvedModel",
+    "cache_dir",
+    "cached",
+    "entries",
+    "hub_name",
+    "is_downloaded",
+    "resolve",
+    "verify",
+]
 
 _HUB_NAME = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>(?!\.)[\w-]+(?:[./][\w-]+)*))?")
 
@@ -80,12 +90,12 @@ def cached(name: str) -> bool:
         RecipeError: there is no such name.
     """
     try:
-        return here(name)
+        return is_downloaded(name)
     except ModelUnavailable:
         return False
 
 
-def here(name: str) -> bool:
+def is_downloaded(name: str) -> bool:
     """Whether `name` can be used now without any download; a damaged model is an error.
 
     Raises:

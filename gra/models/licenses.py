@@ -15,7 +15,7 @@ _FILE = "accepted-licences.json"
 
 
 def require_license(entry: CatalogEntry, accepted: Sequence[str]) -> None:
-    """Check that the user accepted the license of `entry`; asks once when there is a terminal.
+    """Check that the user accepted the license of `entry`; ask once when there is a terminal.
 
     Raises:
         RecipeError: it was not accepted; the message names the terms and the three ways to accept them.
@@ -26,14 +26,14 @@ def require_license(entry: CatalogEntry, accepted: Sequence[str]) -> None:
         _remember(entry)
         return
     raise RecipeError(
-        f"{entry.name} comes under the `{entry.licence}` licence ({entry.licence_url}), which you have not accepted. "
+        f"{entry.name} comes under the `{entry.licence}` license ({entry.licence_url}), which you have not accepted. "
         f"Read it, then put `accept_licenses: [{entry.licence}]` into the recipe (where there is none: "
         f"`--accept-license {entry.licence}`) or set GRA_ACCEPT_LICENSES={entry.licence}; or choose another model"
     )
 
 
 def _from_environment() -> list[str]:
-    # The second is the spelling of release 0.1.
+    # Release 0.1 spelled the second name, which still works.
     given = [os.environ.get(name, "") for name in ("GRA_ACCEPT_LICENSES", "GRA_ACCEPT_LICENCES")]
     return " ".join(given).replace(",", " ").split()
 

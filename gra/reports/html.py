@@ -14,7 +14,7 @@ from typing import Any
 
 from gra.core.files import atomic_path
 from gra.core.progress import duration
-from gra.core.types import DIMENSIONS
+from gra.core.types import DIMENSIONS, verifier_mode
 from gra.core.version import __version__
 from gra.reports import figures
 from gra.reports import statistics as tally
@@ -86,7 +86,7 @@ def render(template: str, content: Mapping[str, Any]) -> str:
         "points": lambda share: f"{100 * share:.1f}",
         "signed": lambda share: f"{100 * share:+.1f}".replace("-", "−"),
         "auc": prose.auc,
-        "verifier_mode": tally.verifier_mode,
+        "verifier_mode": verifier_mode,
         "p_value": lambda p: "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}",
     }
     return environment.get_template(template).render(style=(here / "report.css").read_text(encoding="utf-8"), **content)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import NormalDist, fmean, pstdev
 from typing import Any
 
-from gra.core.types import VERIFIER_MODE_IN_FILES, State
+from gra.core.types import State, verifier_mode
 from gra.core.vocabulary import RejectedAt
 from gra.models.entries import find_entry
 from gra.runs.contents import ArmRun, Row, RunContents
@@ -161,11 +161,6 @@ class VerifierStatistics:
     passed: int
     failed: int
     abstained: int
-
-
-def verifier_mode(written: str) -> str:
-    """Return the mode of a verifier from its name in the lineage file."""
-    return {in_file: mode for mode, in_file in VERIFIER_MODE_IN_FILES.items()}.get(written, written)
 
 
 def verifiers(arm: ArmRun) -> list[VerifierStatistics]:

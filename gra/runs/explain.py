@@ -25,7 +25,7 @@ from gra.core.stored.lineage import Request
 from gra.core.stored.reader import parse_json
 from gra.core.stored.resolved_recipe import find_ledger
 from gra.core.text.plain_text import printable
-from gra.core.types import CHECKS, DIMENSIONS, State
+from gra.core.types import CHECKS, DIMENSIONS, State, verifier_mode
 from gra.data.export import read_lineage
 from gra.ledger.ledger import Recorded
 from gra.ledger.reader import LedgerReader
@@ -36,41 +36,53 @@ _NEAR = 5
 
 
 @dataclass(frozen=True)
-class _Cut:
-    """Limits on what is shown: lines of 80 characters of a text and of a comment; None for all."""
+class _Limits:
+    """Limit what is shown.
+
+    Attributes:
+        lines: of 80 characters, of each text; None for all.
+        comment: the same of each comment; 0 hides comments.
+        blank_lines: whether parts are separated by blank lines.
+    """
 
     lines: int | None
     comment: int | None
-    airy: bool = True
+    blank_lines: bool = True
 
     @property
-    def bare(self) -> bool:
+    def hide_comments(self) -> bool:
         return self.comment == 0
 
     def text(self, text: str) -> str:
         return fold(printable(text), self.lines)
 
-    def remark(self, text: str) -> str:
+    def comment_text(self, text: str) -> str:
         return fold(printable(text), self.comment)
 
     def gap(self) -> Iterator[RenderableType]:
-        if self.airy:
+        if self.blank_lines:
             yield Text()
 
 
-_FULL = _Cut(None, None)
-_CUTS = (_Cut(15, 5), _Cut(8, 3), _Cut(5, 2, airy=False), _Cut(3, 1, airy=False), _Cut(1, 0, airy=False))
+_FULL = _Limits(None, None)
+_LIMITS = (  # the first that fits the screen
+    _Limits(15, 5),
+    _Limits(8, 3),
+    _Limits(5, 2, blank_lines=False),
+    _Limits(3, 1, blank_lines=False),
+    _Limits(1, 0, blank_lines=False),
+)
 
 
 class _OneScreen:
-    """A page as long as the terminal is high; elsewhere, of the usual length."""
+    """Show a page that fits the terminal's height; without a terminal, a page within the widest limits."""
 
-    def __init__(self, render: Callable[[_Cut], RenderableType]) -> None:
+    def __init__(self, render: Callable[[_Limits], RenderableType]) -> None:
         self._render = render
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
-        for cut in _CUTS:
-            page = self._render(cut)
+        for limits in _LIMITS:
+            page = self._render(limits)
             # The shell needs the last line of the screen.
             if not console.is_terminal or len(console.render_lines(page, options)) < console.size.height:
                 break
@@ -124,7 +136,7 @@ def _full(row: Row, file: Path, rows_by_file: Mapping[Path, list[Row]]) -> Rende
 
 
 def _exchange(answer: Recorded) -> Iterator[RenderableType]:
-    """Show one request and its answer, as the ledger has them."""
+    """Show one request and its answer from the ledger."""
     again = f", attempt {answer.attempt + 1}" if answer.attempt else ""
     cost = f"{answer.prompt_tokens:,} + {answer.completion_tokens:,} tokens"
     who = f"{answer.role} {printable(answer.member)} ({printable(answer.model)}){again}, {cost}, {answer.key[:12]}"
@@ -141,42 +153,42 @@ def _exchange(answer: Recorded) -> Iterator[RenderableType]:
     )
 
 
-def _page(row: Row, file: Path, rows_by_file: Mapping[Path, list[Row]], cut: _Cut) -> RenderableType:
+def _page(row: Row, file: Path, rows_by_file: Mapping[Path, list[Row]], limits: _Limits) -> RenderableType:
     style = _STYLES.get(row["state"], "red")
     verdict = Text.assemble((row["state"].upper(), f"bold {style}"), "  ", printable(row["reason"]))
-    body = Group(verdict, *cut.gap(), *_parts(row, _texts(rows_by_file), cut))
+    body = Group(verdict, *limits.gap(), *_parts(row, _texts(rows_by_file), limits))
     title = Text(f" {printable(row['candidate_id'])} ", style="bold")
     return Panel(
         body, title=title, title_align="left", subtitle=Text(f" {file} "), subtitle_align="right", border_style=style
     )
 
 
-def _parts(row: Row, texts: Mapping[str, str], cut: _Cut) -> Iterator[RenderableType]:
+def _parts(row: Row, texts: Mapping[str, str], limits: _Limits) -> Iterator[RenderableType]:
     yield _facts(row, texts)
-    yield from _passage("instruction", row["instruction"], cut)
+    yield from _passage("instruction", row["instruction"], limits)
     if row.get("tests"):
-        yield from _passage("tests", row["tests"], cut)
+        yield from _passage("tests", row["tests"], limits)
     if row["checks"]:
-        yield from cut.gap()
-        yield _checks(row["checks"], cut)
+        yield from limits.gap()
+        yield _checks(row["checks"], limits)
     if row["response"] or (row["instruction"] and not any(check["failed"] for check in row["checks"])):
-        yield from _passage("response", row["response"], cut)
+        yield from _passage("response", row["response"], limits)
     if row["programs"]:
-        yield from cut.gap()
-        yield _programs(row["programs"])
+        yield from limits.gap()
+        yield _verifications(row["programs"])
     if row["reviews"]:
-        yield from cut.gap()
-        yield from _reviews(row, cut)
+        yield from limits.gap()
+        yield from _reviews(row, limits)
     if row["ruling"]:
-        yield from cut.gap()
-        yield _ruling(row["ruling"], cut)
+        yield from limits.gap()
+        yield _ruling(row["ruling"], limits)
     if row.get("drafts"):
-        yield from cut.gap()
-        yield _alternatives(row["drafts"], cut)
+        yield from limits.gap()
+        yield _alternatives(row["drafts"], limits)
     if row.get("contamination"):
-        yield from cut.gap()
-        yield from _contamination(row["contamination"], cut)
-    yield from cut.gap()
+        yield from limits.gap()
+        yield from _contamination(row["contamination"], limits)
+    yield from limits.gap()
     yield _cost(row)
 
 
@@ -203,9 +215,9 @@ def _facts(row: Row, texts: Mapping[str, str]) -> Table:
     return table
 
 
-def _passage(name: str, text: str, cut: _Cut) -> Iterator[RenderableType]:
-    shown = Text(cut.text(text)) if text else Text("not written", style="italic dim")
-    if cut.airy:
+def _passage(name: str, text: str, limits: _Limits) -> Iterator[RenderableType]:
+    shown = Text(limits.text(text)) if text else Text("not written", style="italic dim")
+    if limits.blank_lines:
         yield Text()
         yield Text(name, style="bold")
         yield shown
@@ -213,8 +225,8 @@ def _passage(name: str, text: str, cut: _Cut) -> Iterator[RenderableType]:
         yield Text.assemble((f"{name}  ", "bold"), shown)
 
 
-def _checks(checks: list[dict[str, Any]], cut: _Cut) -> RenderableType:
-    if cut.bare and not any(check["failed"] for check in checks):
+def _checks(checks: list[dict[str, Any]], limits: _Limits) -> RenderableType:
+    if limits.hide_comments and not any(check["failed"] for check in checks):
         return Text(f"instruction checks  all passed: {', '.join(printable(check['reviewer']) for check in checks)}")
     table = _table("instruction checks", *CHECKS)
     for check in checks:
@@ -228,26 +240,27 @@ def _checks(checks: list[dict[str, Any]], cut: _Cut) -> RenderableType:
     return table
 
 
-def _programs(verdicts: list[dict[str, Any]]) -> Table:
-    table = _table("programs", "takes", "verdict", "what it found")
+def _verifications(verdicts: list[dict[str, Any]]) -> Table:
+    table = _table("verifiers", "mode", "verdict", "what it found")
     for verdict in verdicts:
         style = {"passed": "green", "failed": "red"}.get(verdict["outcome"], "dim")
-        score = f", score {verdict['score']:.2f}" if verdict["takes"] == "seat" and "score" in verdict else ""
+        mode = verifier_mode(verdict["takes"])
+        score = f", score {verdict['score']:.2f}" if mode == "score" and "score" in verdict else ""
         found = [f"broken: {text}" for text in verdict.get("broken", ())]
         found += [f"holds: {text}" for text in verdict.get("held", ())]
         said = Text(printable("\n".join(found or [verdict.get("why", "")])))
         outcome = Text(f"{verdict['outcome']}{score}", style=style)
-        table.add_row(Text(printable(verdict["program"])), f"a {verdict['takes']}", outcome, said)
+        table.add_row(Text(printable(verdict["program"])), mode, outcome, said)
     return table
 
 
-def _reviews(row: Row, cut: _Cut) -> Iterator[RenderableType]:
+def _reviews(row: Row, limits: _Limits) -> Iterator[RenderableType]:
     table = _table("reviews", "score", "raw", "what it said")
     for review in row["reviews"]:
         values = review["values"]
         said = " · ".join(f"{name} {values[name]:.1f}" for name in DIMENSIONS if name in values)
-        if review["comment"] and not cut.bare:
-            said += f"\n“{cut.remark(review['comment'])}”"
+        if review["comment"] and not limits.hide_comments:
+            said += f"\n“{limits.comment_text(review['comment'])}”"
         table.add_row(Text(printable(review["reviewer"])), f"{review['score']:.2f}", f"{review['raw']:.2f}", Text(said))
     yield table
     if row["mean"] is not None:
@@ -255,11 +268,11 @@ def _reviews(row: Row, cut: _Cut) -> Iterator[RenderableType]:
         yield Text(f"mean {row['mean']:.2f}{spread}{', disputed' if row['disputed'] else ''}", style="bold")
 
 
-def _alternatives(alternatives: list[dict[str, Any]], cut: _Cut) -> Table:
+def _alternatives(alternatives: list[dict[str, Any]], limits: _Limits) -> Table:
     table = _table("response not taken", "score", "why", "text")
     for alternative in alternatives:
         score = alternative["ruling"]["score"] if alternative["ruling"] else alternative["mean"]
-        said = printable(alternative["response"]) if cut.lines is None else _first_line(alternative["response"])
+        said = printable(alternative["response"]) if limits.lines is None else _first_line(alternative["response"])
         reviews = " ".join(f"{printable(r['reviewer'])} {r['score']:.1f}" for r in alternative["reviews"])
         shown = "" if score is None else f"{score:.2f}"
         why = printable(alternative["reason"]) + (f" ({reviews})" if reviews else "")
@@ -271,28 +284,28 @@ def _table(*columns: str) -> Table:
     return Table(*columns, box=None, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
 
 
-def _ruling(ruling: Mapping[str, Any], cut: _Cut) -> Text:
+def _ruling(ruling: Mapping[str, Any], limits: _Limits) -> Text:
     kept = ("kept", "bold green") if ruling["kept"] else ("rejected", "bold red")
     score = f"{printable(ruling['adjudicator'])} scores {ruling['score']:.2f}: "
     text = Text.assemble(("ruling  ", "bold"), score, kept)
-    shown = ruling["comment"] and not cut.bare
-    return text + Text(f"\n  {cut.remark(ruling['comment'])}" if shown else "")
+    shown = ruling["comment"] and not limits.hide_comments
+    return text + Text(f"\n  {limits.comment_text(ruling['comment'])}" if shown else "")
 
 
-def _contamination(found: Mapping[str, Any], cut: _Cut) -> Iterator[Text]:
+def _contamination(found: Mapping[str, Any], limits: _Limits) -> Iterator[Text]:
     """Show the verdict of the check against a suite, and the text that the row shares with the nearest item."""
-    style = {"printable": "green", "suspect": "yellow"}.get(found["verdict"], "red")
+    style = {"clean": "green", "suspect": "yellow"}.get(found["verdict"], "red")
     verdict = Text.assemble(("test items  ", "bold"), (found["verdict"], f"bold {style}"))
-    if found["verdict"] == "printable":
+    if found["verdict"] == "clean":
         yield verdict
         return
     run = f", {found['longest']} words in a row" if found["longest"] else ""
     more = f"; {found['matches'] - 1} more items" if found["matches"] > 1 else ""
     where = f"item {printable(found['item'])} of {printable(found['task'])}"
     yield verdict + Text(f": {where} ({found['method']} {found['score']:.2f}{run}){more}")
-    if not cut.bare:
-        yield Text.assemble(("  item  ", "dim"), cut.remark(found["text"]))
-        yield Text.assemble(("  row   ", "dim"), cut.remark(found["row_text"]))
+    if not limits.hide_comments:
+        yield Text.assemble(("  item  ", "dim"), limits.comment_text(found["text"]))
+        yield Text.assemble(("  row   ", "dim"), limits.comment_text(found["row_text"]))
 
 
 def _cost(row: Row) -> Text:
@@ -306,7 +319,7 @@ def _cost(row: Row) -> Text:
 
 
 def _texts(rows_by_file: Mapping[Path, list[Row]]) -> dict[str, str]:
-    """Return instructions of every candidate, and of the seeds that an arm copied, by id."""
+    """Return instructions by id: those of all candidates, and of the seeds that candidates were copied from."""
     found: dict[str, str] = {}
     for rows in rows_by_file.values():
         for row in rows:
@@ -317,7 +330,12 @@ def _texts(rows_by_file: Mapping[Path, list[Row]]) -> dict[str, str]:
 
 
 def fold(text: str, lines: int | None) -> str:
-    """Cut a text to a number of lines of 80 characters and say how much was left out; None cuts nothing."""
+    """Shorten a text to lines of 80 characters and append how much was left out.
+
+    Args:
+        text: of any length.
+        lines: the most lines; None shortens nothing.
+    """
     if lines is None:
         return text
     shown = "\n".join(text[: 80 * lines].splitlines()[:lines])

@@ -14,7 +14,7 @@ def panel_sentences(facts: Mapping[str, Any]) -> list[str]:
     items = found["auc"]["good"] + found["auc"]["bad"]
     whole, (best, single), (gain, low, high) = found["auc"], found["best"], found["gain"]
     sentences = [
-        f"The panel tells right from wrong on {items} {facts['target']} control items with AUC {whole['auc']:.2f} "
+        f"The panel separates right from wrong on {items} {facts['target']} control items with AUC {whole['auc']:.2f} "
         f"[{whole['low']:.2f}, {whole['high']:.2f}]; 0.5 is a coin."
     ]
     if len(facts["kinds"]) > 1 and gain is not None:
@@ -23,7 +23,7 @@ def panel_sentences(facts: Mapping[str, Any]) -> list[str]:
         elif high < 0:
             sentences.append(f"It is worse than {best} alone ({single:.2f}); let that one review alone.")
         else:
-            sentences.append(f"The panel is no better than {best} alone ({single:.2f}), as far as the items can tell.")
+            sentences.append(f"The panel is no better than {best} alone ({single:.2f}), as far as these items show.")
     if found["votes"] is not None and len(facts["kinds"]) > 1:
         sentences.append(f"Its {len(facts['kinds'])} reviewers are worth {found['votes']:.1f} independent ones.")
     if facts["weights"] is not None and not facts["weights"]["used"]:

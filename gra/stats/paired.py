@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from gra.stats.t_distribution import normal_quantile, t_cdf, t_quantile
 
-Verdict = Literal["better", "non-inferior", "inconclusive", "worse"]
+Conclusion = Literal["better", "non-inferior", "inconclusive", "worse"]
 LEVEL = 0.95
 ALPHA = 0.05
 POWER = 0.8
@@ -232,7 +232,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def verdict(low: float, high: float, p_adjusted: float, margin: float) -> Verdict:
+def conclude(low: float, high: float, p_adjusted: float, margin: float) -> Conclusion:
     """One of the four words; the definitions are at the top of this module."""
     if low > 0 and p_adjusted <= ALPHA:
         return "better"

@@ -25,7 +25,7 @@ _BINS = 5
 
 @dataclass(frozen=True)
 class KindAuc:
-    """How well a reviewer tells items of one fault kind from good ones, with a 95 % interval over items."""
+    """How well a reviewer separates items of one fault kind from good ones, with a 95 % interval over items."""
 
     auc: float
     low: float
@@ -267,7 +267,7 @@ def early_stop(
 ) -> EarlyStop:
     """Choose the order of an adaptive review, and when it stops, on control items.
 
-    Reviewers that tell right from wrong come first, the cheapest of them first.
+    Reviewers that separate right from wrong come first, the cheapest of them first.
 
     Args:
         scores: log-odds by reviewer, one an item.

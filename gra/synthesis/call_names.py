@@ -35,6 +35,7 @@ class NamedWork:
     item: str
 
 
+# kept: ledgers hold these names, also the one for a control item
 _FORMS = (
     (WorkKind.CANDIDATE, re.compile(r"r\d+-\d{6}")),
     (WorkKind.CONTROL_ITEM, re.compile(rf"probe-(?:{'|'.join(get_args(ControlItemCall))})-(?P<item>.+)")),
@@ -61,7 +62,7 @@ def index_of(candidate: str) -> int:
 
 def control_item_name(call: ControlItemCall, seed_id: str) -> str:
     """Name the calls that measure a reviewer on one seed."""
-    return f"probe-{call}-{seed_id}"
+    return f"probe-{call}-{seed_id}"  # kept: ledgers hold this name
 
 
 def domain_name(seed_id: str) -> str:

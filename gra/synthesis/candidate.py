@@ -23,6 +23,7 @@ from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import DataError
 from gra.core.processes.concurrency import together
 from gra.core.rng import rng
+from gra.core.text.special_tokens import SpecialTokens
 from gra.core.types import Candidate, Review, Seed, State, Verified, VerifierMode
 from gra.core.vocabulary import FailureCause, RejectedAt
 from gra.engines.broker import Broker
@@ -46,7 +47,6 @@ from gra.synthesis.committee.roles import RoleAssignment, assign_roles
 from gra.synthesis.committee.verifiers import Verifier, VerifierInput
 from gra.synthesis.decontamination import Decontaminator, decontaminate
 from gra.synthesis.format_constraints import add_format_constraint
-from gra.synthesis.special_tokens import SpecialTokens
 
 Pool = Mapping[str, Sequence[Seed]]
 

@@ -8,6 +8,7 @@ from functools import cached_property
 
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.progress import View
+from gra.core.text.special_tokens import SpecialTokens
 from gra.core.types import Candidate, State
 from gra.core.vocabulary import StopReason
 from gra.engines.broker import Broker
@@ -16,7 +17,6 @@ from gra.ledger.ledger import Ledger
 from gra.serving.models import ModelRegistry
 from gra.synthesis.funnel import steps, taken_by
 from gra.synthesis.job import Job, candidates_in_flight
-from gra.synthesis.special_tokens import SpecialTokens
 from gra.tracking import Tracker
 
 

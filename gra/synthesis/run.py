@@ -22,11 +22,9 @@ from gra.engines.broker import EnginePool
 from gra.engines.types import ModelId
 from gra.ledger.reader import LedgerReader
 from gra.models.adapters import find_adapter
-from gra.models.catalog import here
+from gra.models.catalog import is_downloaded
 from gra.sandbox.permission import Permission
 from gra.serving.models import ModelRegistry, find_models, running
-from gra.synthesis.arms.in_rounds import check_parents
-from gra.synthesis.arms.run_arm import synthesize, synthesize_sample
 from gra.synthesis.committee.calls import MissingAnswers
 from gra.synthesis.committee.members import make_members
 from gra.synthesis.committee.roles import check_assignment
@@ -34,6 +32,8 @@ from gra.synthesis.committee.verifiers import make_verifiers
 from gra.synthesis.decontamination import ReadSuite, open_decontaminator
 from gra.synthesis.job import Job
 from gra.synthesis.monitor import Monitor
+from gra.synthesis.rounds.write_samples import check_parents
+from gra.synthesis.run_arm import synthesize, synthesize_sample
 
 
 def run_jobs(jobs: Sequence[Job], view: View, logs: Path, group: str | None = None) -> dict[str, dict[str, Any]]:
@@ -166,7 +166,7 @@ def _check_ledger(place: Path) -> None:
         reader.close()
 
 
-def absent_models(recipe: SynthesisRecipe) -> list[str]:
+def missing_models(recipe: SynthesisRecipe) -> list[str]:
     """Return the models that a run would download first; local ones are checked by file headers and sizes.
 
     Raises:
@@ -179,7 +179,7 @@ def absent_models(recipe: SynthesisRecipe) -> list[str]:
             find_adapter(member.adapter)
         if (member.engine or recipe.engine).kind != "openai":
             wanted.append([name for name in (member.model, member.fallback) if name])
-    return list(dict.fromkeys(names[0] for names in wanted if not any([here(name) for name in names])))
+    return list(dict.fromkeys(names[0] for names in wanted if not any([is_downloaded(name) for name in names])))
 
 
 def run_stop(finished: Mapping[str, Mapping[str, Any]]) -> GraError | None:

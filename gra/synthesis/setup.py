@@ -23,7 +23,6 @@ from gra.data.questions import Question
 from gra.models.entries import find_entry
 from gra.runs.panel import panel_sentences
 from gra.serving.models import ModelRegistry
-from gra.synthesis.arms.in_rounds import check_parents, enrich_all, name_domains
 from gra.synthesis.candidate import CandidateSettings
 from gra.synthesis.committee.calibration import (
     ReviewerMeasurement,
@@ -43,6 +42,7 @@ from gra.synthesis.committee.reviewer import Calibration
 from gra.synthesis.committee.roles import adjudicates, check_assignment
 from gra.synthesis.committee.verifiers import UnitTestVerifier, Verifier, make_verifiers
 from gra.synthesis.context import SynthesisContext
+from gra.synthesis.rounds.write_samples import check_parents, enrich_all, name_domains
 
 
 @dataclass
@@ -194,18 +194,18 @@ class _Controls:
         wanted = review.control_items if committee is not None and committee.reviewers else 0
         # Of one kind: pairs, as in the first release.
         self._pairs = make_control_items(seeds, wanted, recipe.seed) if wanted and not _of_many_kinds(review) else []
-        self._planted: list[ControlItem] = []
+        self._faulty: list[ControlItem] = []
         self._instructions: list[ControlItem] = []
         self._questions: list[Question] = []
         self._items: asyncio.Task[list[ControlItem]] | None = None
         if wanted and _of_many_kinds(review):
-            planted = [ControlKind(kind) for kind in review.control_kinds or ["mismatched"] if kind != "natural"]
-            self._planted = response_controls(seeds, wanted, recipe.seed, planted) if planted else []
+            faulty = [ControlKind(kind) for kind in review.control_kinds or ["mismatched"] if kind != "natural"]
+            self._faulty = response_controls(seeds, wanted, recipe.seed, faulty) if faulty else []
             self._instructions = instruction_controls(seeds, review.control_instructions, recipe.seed)
             self._questions = context.job.control_questions
 
     def __bool__(self) -> bool:
-        return bool(self._pairs or self._planted or self._questions)
+        return bool(self._pairs or self._faulty or self._questions)
 
     async def measure_all(self) -> list[ReviewerMeasurement]:
         """Measure all reviewers, and fit the panel where there are control items of several kinds."""
@@ -266,14 +266,14 @@ class _Controls:
         return measured
 
     async def _all_items(self) -> list[ControlItem]:
-        """Return planted and natural control items; members answer the questions once."""
+        """Return faulty and natural control items; members answer the questions once."""
         if self._items is None:
             self._items = asyncio.create_task(self._with_natural())
         return await asyncio.shield(self._items)
 
     async def _with_natural(self) -> list[ControlItem]:
         if not self._questions:
-            return self._planted
+            return self._faulty
         recipe = self.context.recipe
         natural = await natural_controls(
             self.context.broker,
@@ -282,7 +282,7 @@ class _Controls:
             recipe.review.control_items,
             recipe.seed,
         )
-        return [*self._planted, *natural]
+        return [*self._faulty, *natural]
 
 
 def _of_many_kinds(review: ReviewConfig) -> bool:

@@ -23,7 +23,7 @@ from gra.training.model_fit import listed, short
 
 
 def adapter_folder(loaded: Loaded[TrainRecipe]) -> Path | None:
-    """The folder of the adapter that training goes on from, or None.
+    """Return the folder of the adapter that training continues, or None.
 
     Raises:
         RecipeError: When it holds no adapter, or a damaged one.
@@ -41,7 +41,7 @@ def adapter_folder(loaded: Loaded[TrainRecipe]) -> Path | None:
 
 
 def lora_config(recipe: TrainRecipe) -> Any:
-    """The PEFT configuration of a new adapter, or None."""
+    """Return the PEFT configuration of a new adapter, or None when the recipe has no `lora`."""
     if recipe.lora is None:
         return None
     from peft import LoraConfig
@@ -56,19 +56,19 @@ def lora_config(recipe: TrainRecipe) -> Any:
 
 
 def check_adapter(loaded: Loaded[TrainRecipe], model: Any, folder: Path | None, identity: str | None) -> list[str]:
-    """Check that the adapter that is trained, new or going on from `folder`, belongs to this model.
+    """Check that the adapter to train, a new one or the one in `folder`, fits the model.
 
     Args:
         loaded: The recipe.
         model: The student on the meta device; it has the adapter afterwards.
-        folder: The adapter that training goes on from, if any.
-        identity: The student's, when its weights are on this machine.
+        folder: Of the adapter that training continues, if any.
+        identity: Of the student's weights, when they are on this machine.
 
     Returns:
-        Warnings: the adapter names another model, which may be a copy of this one.
+        Warnings: for an adapter that names another base model, which may be a copy of this one.
 
     Raises:
-        RecipeError: When its shapes, layers, modules or recorded base model are others.
+        RecipeError: When shapes, layers, modules or the recorded base model differ.
     """
     if folder is None:
         if loaded.recipe.lora is not None:
@@ -80,7 +80,7 @@ def check_adapter(loaded: Loaded[TrainRecipe], model: Any, folder: Path | None, 
 
 
 def adapter_config(loaded: Loaded[TrainRecipe], folder: Path) -> Any:
-    """Return the PEFT configuration of an adapter that training goes on from.
+    """Return the PEFT configuration of an adapter that training continues.
 
     Raises:
         RecipeError: When PEFT cannot read it, or it is of a kind that cannot be trained further.
@@ -100,7 +100,7 @@ def adapter_config(loaded: Loaded[TrainRecipe], folder: Path) -> Any:
     if config.is_prompt_learning:
         kind = getattr(config.peft_type, "value", config.peft_type)
         raise RecipeError(f"{what} is of the kind {kind}, which cannot be trained further; give a LoRA", loaded.path)
-    config.inference_mode = False  # a finished adapter is stored as one to use, not to train
+    config.inference_mode = False  # PEFT stores a finished adapter for inference only
     return config
 
 
@@ -126,7 +126,7 @@ def _check_new_adapter(loaded: Loaded[TrainRecipe], model: Any) -> None:
 
 
 def _check_base(loaded: Loaded[TrainRecipe], folder: Path, config: Any, identity: str | None) -> list[str]:
-    """Compare the model with the base model that the adapter's manifest or configuration records."""
+    """Compare the model with the base model in the adapter's manifest or configuration."""
     from gra.models.catalog import hub_name
 
     name = loaded.recipe.model.name
@@ -155,7 +155,7 @@ def _recorded_base(folder: Path) -> str | None:
 
 
 def _weights_of(identity: str) -> str:
-    """Return an identity without the commit: commits of one repository may differ in its texts alone."""
+    """Return an identity without the commit: two commits of a repository may have the same weights."""
     return identity.partition("@")[0].lower()
 
 

@@ -49,7 +49,7 @@ def _intro(recipe: TrainRecipe, model: Mapping[str, Any]) -> str:
     return (
         f"A {kind} of `{model['name']}` ({model['identity']}), trained with GRA {method}.{teacher} "
         f"Prompts are rendered with `{template}`; use the tokenizer in this "
-        f"folder, it carries the template and the stop token. The base model's licence applies to this one: {licence}."
+        f"folder, it carries the template and the stop token. The base model's license applies to this one: {licence}."
     )
 
 

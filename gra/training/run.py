@@ -113,7 +113,8 @@ def _find_start(plan: TrainingPlan, folder: RunFolder, arguments: Any, fresh: bo
     checkpoints, everyone = Path(arguments.output_dir), PartialState()
     if everyone.is_main_process:
         if fresh:
-            _clear(folder)
+            folder.drop(SECTION)
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         for name in remove_broken(checkpoints):
             view.note(f"{name} was cut off while it was written; it is not used")
     everyone.wait_for_everyone()
@@ -121,16 +122,6 @@ def _find_start(plan: TrainingPlan, folder: RunFolder, arguments: Any, fresh: bo
     if before is not None:
         refuse_difference(folder.path, before["inputs"], plan.inputs)
     return newest_whole(checkpoints, {**plan.inputs, "processes": arguments.world_size})
-
-
-def _clear(folder: RunFolder) -> None:
-    manifest = folder.manifest()
-    before = manifest.pop(SECTION, {"files": {}})
-    for name in before["files"]:
-        (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    if manifest:
-        write_json(folder / MANIFEST, manifest)
 
 
 def _run(

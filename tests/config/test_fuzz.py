@@ -33,7 +33,7 @@ SHIPPED = {
     ExperimentRecipe: [ROOT / "recipes/quickstart.yaml", ROOT / "recipes/study.yaml"],
 }
 long = settings(
-    max_examples=int(os.environ.get("GRA_FUZZ_EXAMPLES", 60)),
+    max_examples=int(os.environ.get("GRA_FUZZ_EXAMPLES", 20)),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 NASTY: list[Any] = [

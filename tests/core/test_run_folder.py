@@ -92,6 +92,17 @@ def test_sections_of_other_stages_stay(run: RunFolder) -> None:
     assert run.manifest()["manifest_version"] == 1
 
 
+def test_dropped_section_takes_its_files_along_and_no_others(run: RunFolder) -> None:
+    (run / "model.bin").write_text("m")
+    run.record("training", {"fingerprint": "t"}, [run / "model.bin"])
+    before = run.manifest()
+    run.drop("training")
+    run.drop("evaluation")
+    assert not (run / "model.bin").exists()
+    assert run.manifest() == {name: section for name, section in before.items() if name != "training"}
+    assert run.verify() == 2
+
+
 def test_verify_counts_files_and_names_every_one_that_is_wrong(run: RunFolder) -> None:
     assert run.verify() == 2
     (run / "b.txt").write_text("changed")

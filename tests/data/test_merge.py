@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import load_dataset
 from paths import ROOT
 
 from gra.core.errors import DataError, Mismatch, RecipeError
@@ -83,6 +82,8 @@ def test_what_two_runs_wrote_is_kept_once_and_the_better_one_stays(
     assert [(d["id"], d["repeats"], d["stage"]) for d in dropped] == [
         ("big-0/r1-000000", "big-1/r1-000000", "text"), ("big-2/r1-000000", "big-0/r1-000001", "embedding")
     ]  # fmt: skip
+    from datasets import load_dataset
+
     pairs = load_dataset(str(out / "dataset"), "preferences", split="train", cache_dir=str(tmp_path / "cache"))
     assert sorted(pairs["id"]) == sorted(r["id"] for r in train)
     assert verify(out).files == 4

@@ -11,7 +11,6 @@ from training_tiny import make_student
 
 from gra.core.errors import DataError, EngineUnavailable, ModelUnavailable, RecipeError
 
-torch = pytest.importorskip("torch")
 PROMPTS = ["Say one.", "Say a much longer thing than that, please.", "x", "Say red."]
 
 
@@ -24,6 +23,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def sliding(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
     """A random Gemma 3 whose sliding window is shorter than the contexts, with the same tokenizer."""
+    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3TextConfig
 
     folder = tmp_path_factory.mktemp("sliding")
@@ -66,6 +66,8 @@ def test_likelihoods_are_those_of_lm_eval(which: str, request: pytest.FixtureReq
 
 
 def test_what_greedy_decoding_says_is_called_greedy(base: Path) -> None:
+    import torch
+
     ours = student(base)
     context = ours.encode("Say one.")
     said = ours.network.generate(torch.tensor([context]), max_new_tokens=4)[0, len(context) :].tolist()
@@ -77,6 +79,8 @@ def test_what_greedy_decoding_says_is_called_greedy(base: Path) -> None:
 
 @pytest.mark.parametrize("which", ["base", "sliding"])
 def test_batched_answers_are_those_of_one_prompt_at_a_time(which: str, request: pytest.FixtureRequest) -> None:
+    import torch
+
     path = request.getfixturevalue(which)
     together, alone = student(path, batch_size=3), student(path, batch_size=1)
     together.chat = alone.chat = True
@@ -91,6 +95,8 @@ def test_batched_answers_are_those_of_one_prompt_at_a_time(which: str, request: 
 
 
 def test_how_an_answer_ended_is_recorded(base: Path) -> None:
+    import torch
+
     from gra.evaluation.hf_backend import HFModel
 
     ours = student(base)
@@ -140,6 +146,7 @@ def test_bos_is_there_exactly_once(base: Path, tmp_path: Path) -> None:
 
 
 def test_an_adapter_is_merged_exactly_and_brings_its_tokenizer(base: Path, tmp_path: Path) -> None:
+    import torch
     from peft import LoraConfig, get_peft_model
 
     adapter = tmp_path / "adapter"
@@ -174,6 +181,8 @@ def test_a_prompt_that_leaves_no_room_is_refused(base: Path) -> None:
 
 
 def test_models_that_are_not_there(base: Path, tmp_path: Path) -> None:
+    import torch
+
     with pytest.raises(ModelUnavailable, match=r"no config\.json"):
         under_test(tmp_path).check()
     with pytest.raises(RecipeError, match="neither an adapter"):

@@ -24,9 +24,9 @@ from gra.forecast.simulate import CostRange, Work, forecast, simulate_round
 from gra.models.adapters import Adapter
 from gra.serving.models import ModelRegistry
 from gra.synthesis import run as jobs
-from gra.synthesis.arms import in_rounds as growth
 from gra.synthesis.call_names import WorkKind, read_name
 from gra.synthesis.job import candidates_in_flight
+from gra.synthesis.rounds import write_samples
 
 ROUNDS = {"count": 2, "accept": 14, "max_candidates": 90}
 PRICES = {"models": {f"model-{name}": {"input": 2.0, "output": 10.0} for name in "abcde"}}
@@ -47,13 +47,13 @@ def _no_models(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         names = [m.model for recipe in recipes for m in recipe.committee.models.values()]
         return Scripted(recipes[0].engine, {name: fake_resolve(name) for name in names})
 
-    before = growth.Embedder, growth.resolve
-    growth.Embedder, growth.resolve = WordEmbedder, fake_resolve  # type: ignore[misc, assignment]
+    before = write_samples.Embedder, write_samples.resolve
+    write_samples.Embedder, write_samples.resolve = WordEmbedder, fake_resolve  # type: ignore[misc, assignment]
     monkeypatch.setattr(jobs, "find_models", found)
     monkeypatch.setattr("gra.forecast.memory.cached", lambda name: False)
     monkeypatch.setattr("gra.forecast.memory.find_entry", lambda name: None)
     yield
-    growth.Embedder, growth.resolve = before  # type: ignore[misc]
+    write_samples.Embedder, write_samples.resolve = before  # type: ignore[misc]
 
 
 def job(folder: Path, **changes: Any) -> Path:

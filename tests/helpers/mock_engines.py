@@ -12,7 +12,7 @@ from gra.engines.broker import EnginePool
 from gra.engines.types import Call, Completion, Fault, ModelId
 from gra.serving.models import ModelRegistry
 from gra.synthesis import run as synthesis_run
-from gra.synthesis.arms import in_rounds
+from gra.synthesis.rounds import write_samples
 
 Calls = list[Call]
 UseEngines = Callable[..., Calls]
@@ -49,8 +49,8 @@ def mock_engines(monkeypatch: pytest.MonkeyPatch) -> UseEngines:
             return registry
 
         monkeypatch.setattr(synthesis_run, "find_models", find)
-        monkeypatch.setattr(in_rounds, "Embedder", WordEmbedder)
-        monkeypatch.setattr(in_rounds, "resolve", fake_resolve)
+        monkeypatch.setattr(write_samples, "Embedder", WordEmbedder)
+        monkeypatch.setattr(write_samples, "resolve", fake_resolve)
         return calls
 
     return use

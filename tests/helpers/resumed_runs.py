@@ -21,7 +21,7 @@ FILES = (*(f"dataset/{part}.parquet" for part in PARTS), "dataset/README.md", "l
 def processes() -> multiprocessing.context.BaseContext:
     """Fresh processes that have imported everything already, so that dozens of them are quick."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["scripted_run", "gra.synthesis.arms.run_arm", "gra.serving.models"])
+    context.set_forkserver_preload(["scripted_run", "gra.synthesis.run_arm", "gra.serving.models"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(HELPERS))
         first = context.Process(target=int)

@@ -185,9 +185,9 @@ def make(
     from gra.engines.broker import EnginePool
     from gra.evaluation.suite import suite_items
     from gra.serving.models import ModelRegistry, running
-    from gra.synthesis.arms import in_rounds as growth
-    from gra.synthesis.arms import run_arm as arms
+    from gra.synthesis import run_arm
     from gra.synthesis.decontamination import open_decontaminator
+    from gra.synthesis.rounds import write_samples
 
     asked = os.open(folder / "asked.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     count = 0
@@ -211,8 +211,8 @@ def make(
         def template_tokens(self) -> frozenset[str]:
             return frozenset({"<|scripted|>"})
 
-    growth.Embedder = WordEmbedder  # type: ignore[misc, assignment]
-    growth.resolve = fake_resolve
+    write_samples.Embedder = WordEmbedder  # type: ignore[misc, assignment]
+    write_samples.resolve = fake_resolve
     loaded = load_recipe(folder / "recipe.yaml", SynthesisRecipe)
     committee = committee_of(loaded.recipe)
     names = [member.model for member in committee.models.values()] if committee else []
@@ -220,12 +220,12 @@ def make(
     pool = EnginePool({name: JitteryEngine(name, script) for name in names}, 100.0)
     registry.first_candidate_ended.set()
     screen = open_decontaminator(loaded, suite_items)
-    job = arms.Job(loaded, RunFolder(folder).create(), folder / "ledger.sqlite", permission, screen)
+    job = run_arm.Job(loaded, RunFolder(folder).create(), folder / "ledger.sqlite", permission, screen)
 
     async def run() -> None:
         view = View(folder / "log.jsonl", quiet=True)
         async with running(pool, view):
-            await arms.synthesize(job, registry, pool, view)
+            await run_arm.synthesize(job, registry, pool, view)
 
     with job.folder.lock():
         asyncio.run(run())

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import scripted_run
 
-from gra.synthesis.arms import in_rounds as growth
+from gra.synthesis.rounds import write_samples
 
 RECIPE: dict[str, Any] = {
     "name": "one",
@@ -22,8 +22,8 @@ def synthesise(folder: Path, **changes: Any) -> Path:
     """A finished run folder of the recipe above with some keys changed."""
     with pytest.MonkeyPatch.context() as patch:
         # `make` puts stand-ins in their place; this puts the real ones back.
-        patch.setattr(growth, "Embedder", growth.Embedder)
-        patch.setattr(growth, "resolve", growth.resolve)
+        patch.setattr(write_samples, "Embedder", write_samples.Embedder)
+        patch.setattr(write_samples, "resolve", write_samples.resolve)
         scripted_run.write_job(folder, scripted_run.make_recipe(**RECIPE | changes))
         scripted_run.make(folder)
     return folder

@@ -41,6 +41,7 @@ def make_student(folder: Path) -> Path:
         pad_token_id=0,
         tie_word_embeddings=True,
     )
+    torch.set_num_threads(1)  # also where an earlier test has loaded PyTorch
     torch.manual_seed(0)
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -29,7 +29,7 @@ from gra.engines.mock import MockEngine
 from gra.engines.types import Call, ModelId, SamplingSettings, Text
 from gra.ledger.budget import BudgetAccount, GpuTime, token_cost
 from gra.ledger.ledger import Ledger
-from gra.synthesis.arms import in_rounds as growth
+from gra.synthesis.rounds import write_samples
 from gra.synthesis.run import budget_stop
 
 LONG = {"count": 1, "accept": 400, "max_candidates": 400}
@@ -38,9 +38,9 @@ PRICES = {"models": {f"model-{name}": {"input": 2.0, "output": 10.0} for name in
 
 @pytest.fixture(autouse=True)
 def _embedder() -> Iterator[None]:
-    before = growth.Embedder, growth.resolve
+    before = write_samples.Embedder, write_samples.resolve
     yield
-    growth.Embedder, growth.resolve = before  # type: ignore[misc]
+    write_samples.Embedder, write_samples.resolve = before  # type: ignore[misc]
 
 
 def made(folder: Path, **changes: Any) -> dict[str, Any]:

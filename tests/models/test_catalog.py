@@ -14,7 +14,7 @@ from catalog_world import PARTS, World, cache, make_world, model_files, safetens
 from gra.cli.main import main
 from gra.core.errors import ModelUnavailable, RecipeError
 from gra.models import catalog, entries, hub, packages
-from gra.models.catalog import cached, here, resolve
+from gra.models.catalog import cached, is_downloaded, resolve
 from gra.models.chat import context_length, has_chat_template, template_digest
 
 
@@ -167,7 +167,7 @@ def test_a_damaged_model_is_told_by_sizes_and_headers(world: World, tmp_path: Pa
     name, change, sentence = DAMAGE[kind]
     file = write_model(tmp_path / "m") / name
     file.write_bytes(change(file.read_bytes() if file.is_file() else b""))
-    for ask in (resolve, here, cached):  # the dry run asks whether it is here
+    for ask in (resolve, is_downloaded, cached):  # the dry run asks whether it is here
         with pytest.raises(RecipeError, match=sentence):
             ask(str(tmp_path / "m"))
 
@@ -182,10 +182,10 @@ def test_a_damaged_download_is_missing_from_the_list_and_an_error_in_a_run(
 ) -> None:
     folder = write_model(tmp_path / "models--org--Far" / "snapshots" / "c0ffee")
     monkeypatch.setattr(hub, "local_snapshot", lambda hub_id, revision: folder)
-    assert here("far")
+    assert is_downloaded("far")
     (folder / "model.safetensors").write_bytes(model_files()["model.safetensors"][:-1])
     assert not cached("far")
-    for ask in (resolve, here):
+    for ask in (resolve, is_downloaded):
         with pytest.raises(ModelUnavailable, match=r"it should have 161; delete .*models--org--Far and run again"):
             ask("far")
 
@@ -202,7 +202,7 @@ def test_the_list_of_models_fits_a_narrow_terminal(world: World, monkeypatch, ca
 
 
 def test_licence(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(RecipeError, match=r"`strict` licence \(https://example.org/mit\)"):
+    with pytest.raises(RecipeError, match=r"`strict` license \(https://example.org/mit\)"):
         resolve("terms")
     assert world.asked == []
     assert resolve("terms", accept_licenses=["strict"]).licence == "strict"

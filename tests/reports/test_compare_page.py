@@ -92,7 +92,7 @@ def test_runs_of_other_prompts_are_compared_on_demand_and_stamped(make_run: Make
     runs = {"a": make_run("a", range(10)), "b": make_run("b", range(20), **fewer)}
     with pytest.raises(Mismatch, match=r"decoding\.max_new_tokens"):
         compare(runs, "a", 0.02, tmp_path / "out")
-    found = compare(runs, "a", 0.02, tmp_path / "out", anyway=True, page=write_page)
+    found = compare(runs, "a", 0.02, tmp_path / "out", allow_different_suites=True, page=write_page)
     assert found.content["comparable"] is False
     [what] = found.content["differing"]
     assert "decoding.max_new_tokens (6 and 7)" in what
@@ -110,7 +110,7 @@ def test_runs_without_a_common_item_are_refused_even_then(make_run: MakeRun, tmp
 
     runs = {"a": make_run("a", [0], **only(0)), "b": make_run("b", [0], **only(10))}
     with pytest.raises(Mismatch, match="no item in common"):
-        compare(runs, "a", 0.02, tmp_path / "out", anyway=True)
+        compare(runs, "a", 0.02, tmp_path / "out", allow_different_suites=True)
 
 
 def test_contaminated_items_are_left_out_for_every_arm(make_run: MakeRun, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from gra.core.run_folder import RunFolder
 from gra.data.export import read_candidates
 from gra.engines.types import Call, Completion
 from gra.runs.verify import verify
-from gra.synthesis.arms import in_rounds as growth
+from gra.synthesis.rounds import write_samples
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +183,7 @@ def test_a_run_that_another_recipe_began_anew_is_whole_until_that_one_is_done(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("Embedder", "resolve"):  # `make` puts stand-ins in their place
-        monkeypatch.setattr(growth, name, getattr(growth, name))
+        monkeypatch.setattr(write_samples, name, getattr(write_samples, name))
     found, recipe = verify(run), (run / "recipe.resolved.yaml").read_bytes()
     write_job(run, make_recipe(**RECIPE | {"seed": 1}))
 

@@ -18,6 +18,7 @@ from gra.sandbox.launcher import judge, read_verdict
 from gra.sandbox.permission import Permission
 from gra.sandbox.sandbox import Sandbox
 
+EXAMPLES = int(os.environ.get("GRA_FUZZ_EXAMPLES", "100"))
 MOST = 1 << 20
 QUIET = {"excess": "", "timed_out": False, "stopped": False, "signal": 0, "exit": 0, "cpu_s": 0.1}
 LIMITS = {"cpu_s": 5, "wall_s": 20}
@@ -100,20 +101,20 @@ def check(found: dict[str, str]) -> None:
     Verdict(judge(found, QUIET, QUIET, LIMITS)[0])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_of_the_code_are_a_verdict(content: bytes) -> None:
     check(verdict_after(content))
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(st.lists(replies, max_size=6), st.binary(max_size=3))
 def test_any_messages_of_the_code_are_a_verdict(messages: list[Any], rest: bytes) -> None:
     check(verdict_after(framed([{"value": None}, {"value": {"f": {"object": 0}}}, *messages]) + rest))
     check(verdict_after(framed(messages) + rest))
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(st.binary(max_size=300) | json_values.map(lambda value: json.dumps(value).encode()))
 def test_any_bytes_of_the_tests_are_a_verdict_or_none(content: bytes) -> None:
     found = read_verdict(content)
@@ -122,7 +123,7 @@ def test_any_bytes_of_the_tests_are_a_verdict_or_none(content: bytes) -> None:
     Verdict(verdict)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(st.sampled_from(["passed", "failed", "gone", "memory", "other", 1, None]), json_values)
 def test_verdict_has_a_short_text(verdict: object, detail: object) -> None:
     found = read_verdict(json.dumps({"verdict": verdict, "detail": detail}).encode())

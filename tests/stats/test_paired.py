@@ -19,23 +19,26 @@ from gra.stats import t_distribution as quantiles
 from gra.stats.paired import Estimate
 
 # SciPy is a check of our own quantiles, not something they need.
-scipy_stats: Any = importlib.import_module("scipy.stats") if importlib.util.find_spec("scipy") else None
-with_scipy = pytest.mark.skipif(scipy_stats is None, reason="SciPy is not installed")
+with_scipy = pytest.mark.skipif(importlib.util.find_spec("scipy") is None, reason="SciPy is not installed")
 scores = st.lists(
     st.tuples(st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from([0.0, 0.5, 1.0])), min_size=2, max_size=40
 )
 
 
+def scipy_stats() -> Any:
+    return importlib.import_module("scipy.stats")
+
+
 @with_scipy
 @given(st.floats(-50, 50), st.floats(0.6, 500))
 def test_t_distribution_agrees_with_scipy(t: float, df: float) -> None:
-    assert quantiles.t_cdf(t, df) == pytest.approx(scipy_stats.t.cdf(t, df), rel=1e-9, abs=1e-14)
+    assert quantiles.t_cdf(t, df) == pytest.approx(scipy_stats().t.cdf(t, df), rel=1e-9, abs=1e-14)
 
 
 @with_scipy
 @given(st.floats(0.001, 0.999), st.floats(1, 500))
 def test_t_quantile_agrees_with_scipy(p: float, df: float) -> None:
-    assert quantiles.t_quantile(p, df) == pytest.approx(scipy_stats.t.ppf(p, df), rel=1e-8, abs=1e-9)
+    assert quantiles.t_quantile(p, df) == pytest.approx(scipy_stats().t.ppf(p, df), rel=1e-8, abs=1e-9)
 
 
 def test_infinite_degrees_of_freedom_are_the_normal_distribution() -> None:
@@ -47,7 +50,7 @@ def test_infinite_degrees_of_freedom_are_the_normal_distribution() -> None:
 @given(st.integers(1, 400), st.data())
 def test_wilson_agrees_with_scipy_and_has_width(n: int, data: st.DataObject) -> None:
     successes = data.draw(st.integers(0, n))
-    expected = scipy_stats.binomtest(successes, n).proportion_ci(0.95, method="wilson")
+    expected = scipy_stats().binomtest(successes, n).proportion_ci(0.95, method="wilson")
     low, high = stats.wilson(successes / n, n)
     assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-9)
     assert low <= successes / n <= high
@@ -67,7 +70,7 @@ def test_paired_difference_is_the_paired_t_test(pairs: list[tuple[float, float]]
     estimate = stats.paired_difference(a, b)
     assert estimate.value == pytest.approx(float((a - b).mean()))
     if np.ptp(a - b) > 0:
-        expected = scipy_stats.ttest_rel(a, b)
+        expected = scipy_stats().ttest_rel(a, b)
         assert estimate.p_value() == pytest.approx(expected.pvalue, rel=1e-7)
         interval = expected.confidence_interval(0.95)
         low, high = estimate.interval()
@@ -116,7 +119,7 @@ def test_clustered_error_by_hand() -> None:
 @with_scipy
 @pytest.mark.parametrize(("wins", "losses"), [(0, 0), (1, 0), (5, 5), (3, 12), (40, 61), (600, 500)])
 def test_mcnemar_exact_is_the_binomial_test(wins: int, losses: int) -> None:
-    exact = scipy_stats.binomtest(wins, wins + losses, 0.5).pvalue if wins + losses else 1.0
+    exact = scipy_stats().binomtest(wins, wins + losses, 0.5).pvalue if wins + losses else 1.0
     assert stats.mcnemar(wins, losses, mid=False) == pytest.approx(exact)
     assert stats.mcnemar(wins, losses) == pytest.approx(stats.mcnemar(losses, wins))
     assert 0 < stats.mcnemar(wins, losses) <= 1
@@ -248,7 +251,7 @@ def test_macro_average_and_its_error() -> None:
     ],
 )
 def test_verdicts(low: float, high: float, p: float, word: str) -> None:
-    assert stats.verdict(low, high, p, margin=0.02) == word
+    assert stats.conclude(low, high, p, margin=0.02) == word
 
 
 def test_margin_tests_match_the_interval() -> None:

@@ -30,9 +30,9 @@ from gra.experiment import load_experiment
 from gra.serving.models import ModelRegistry
 from gra.synthesis import context
 from gra.synthesis import job as synthesis_job
-from gra.synthesis.arms import in_rounds as growth
 from gra.synthesis.decontamination import Decontaminator, open_decontaminator
 from gra.synthesis.funnel import CLEAN
+from gra.synthesis.rounds import write_samples
 
 TRAINS = "A train leaves the old harbour at nine and reaches the northern valley before the market closes at noon."
 SEED = "Say something about tides for qa ."  # the instruction of the seed qa-0
@@ -74,9 +74,9 @@ def make(folder: Path, kill_after: int = 0) -> None:
 @pytest.fixture(autouse=True)
 def _embedder() -> Iterator[None]:
     """`scripted_run.make` puts its own embedder in place; here it shares the process with other tests."""
-    before = growth.Embedder, growth.resolve
+    before = write_samples.Embedder, write_samples.resolve
     yield
-    growth.Embedder, growth.resolve = before  # type: ignore[misc]
+    write_samples.Embedder, write_samples.resolve = before  # type: ignore[misc]
 
 
 def finished_run(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:

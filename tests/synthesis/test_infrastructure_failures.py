@@ -19,10 +19,11 @@ from gra.core.stored.release_0_1 import read_failure_cause, read_rejected_at
 from gra.core.types import Candidate, State
 from gra.core.vocabulary import FailureCause, RejectedAt
 from gra.data.export import read_candidates
+from gra.engines.broker import Broker
 from gra.engines.types import Call, Completion, Fault, Text
 from gra.ledger.schema import seal_verdict
-from gra.synthesis.arms import in_rounds
 from gra.synthesis.committee.calls import MissingAnswers
+from gra.synthesis.rounds import write_samples
 from gra.synthesis.run import run_stop
 
 DISTILLED = {"arm": "distilled", "committee": None, "teacher": {"model": "model-t"}}
@@ -30,10 +31,16 @@ TEN = {"count": 1, "accept": 10, "max_candidates": 10}
 
 
 @pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a failed call be tried again after hundredths of a second; how often it is tried does not change."""
+    monkeypatch.setitem(Broker.__init__.__kwdefaults__, "backoff_s", 0.02)
+
+
+@pytest.fixture(autouse=True)
 def _embedder() -> Iterator[None]:
-    before = in_rounds.Embedder, in_rounds.resolve
+    before = write_samples.Embedder, write_samples.resolve
     yield
-    in_rounds.Embedder, in_rounds.resolve = before  # type: ignore[misc]
+    write_samples.Embedder, write_samples.resolve = before  # type: ignore[misc]
 
 
 def failing(*candidates: str, kind: str = "error") -> scripted_run.Script:

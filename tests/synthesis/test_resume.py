@@ -27,7 +27,7 @@ from gra.core.run_folder import RunFolder
 from gra.core.types import State
 from gra.data.export import read_lineage
 from gra.engines.types import Call, Completion, Fault
-from gra.synthesis.arms import in_rounds as growth
+from gra.synthesis.rounds import write_samples
 
 
 # Ends by the number of candidates: then even which questions were asked does not depend on timing.
@@ -84,6 +84,13 @@ def whole(processes, folder: Path, recipe: SynthesisRecipe) -> list[str]:
     return asked(folder)
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(processes, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """The folder of one uninterrupted run of `LIMITED`, which no test changes, and the questions it asked."""
+    folder = tmp_path_factory.mktemp("uninterrupted") / "whole"
+    return folder, whole(processes, folder, LIMITED)
+
+
 def check_it_was_worth_it(folder: Path) -> None:
     """The compared files show all that a run can be."""
     rows = read_lineage(folder / "lineage.parquet")
@@ -93,7 +100,7 @@ def check_it_was_worth_it(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kills", "spread", "candidates"), [(12, 10, 30), pytest.param(60, 60, 60, marks=pytest.mark.slow)]
+    ("kills", "spread", "candidates"), [(6, 6, 30), pytest.param(60, 60, 60, marks=pytest.mark.slow)]
 )
 def test_killed_at_random_instants_the_files_are_those_of_an_uninterrupted_run(
     processes, tmp_path, kills, spread, candidates
@@ -106,15 +113,17 @@ def test_killed_at_random_instants_the_files_are_those_of_an_uninterrupted_run(
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(25, marks=pytest.mark.slow)])
-def test_killed_while_the_last_answers_are_counted_and_the_dataset_is_written(processes, tmp_path, kills: int) -> None:
-    questions = whole(processes, tmp_path / "whole", LIMITED)
+def test_killed_while_the_last_answers_are_counted_and_the_dataset_is_written(
+    processes, tmp_path, uninterrupted, kills: int
+) -> None:
+    expected, questions = uninterrupted
     luck = random.Random(kills)
     for attempt in range(kills):
         folder = tmp_path / f"killed-{attempt}"
         write_job(folder, LIMITED)
         run(processes, folder, len(questions), luck.random() / 5)
         assert not run(processes, folder)
-        check_same(folder, tmp_path / "whole")
+        check_same(folder, expected)
         left = {file.name for file in (folder / "dataset").iterdir()}
         assert left == {*(f"{part}.parquet" for part in PARTS), "README.md", "rounds"}
 
@@ -179,15 +188,17 @@ def run_with(processes, folder: Path, outcome: Path, prepare: Callable[[], objec
     return outcome.read_text() if outcome.exists() else ""
 
 
-def test_a_disk_that_takes_no_more_is_one_sentence_and_the_run_goes_on_when_it_does(processes, tmp_path: Path) -> None:
-    questions = whole(processes, tmp_path / "whole", LIMITED)
+def test_a_disk_that_takes_no_more_is_one_sentence_and_the_run_goes_on_when_it_does(
+    processes, tmp_path: Path, uninterrupted
+) -> None:
+    expected, questions = uninterrupted
     write_job(tmp_path / "full", LIMITED)
     sentence = run_with(processes, tmp_path / "full", tmp_path / "said.txt", small_files)
     assert "takes no more data" in sentence
     kept = recorded(tmp_path / "full").total()
     assert 0 < kept < len(questions)
     assert not run(processes, tmp_path / "full")
-    check_same(tmp_path / "full", tmp_path / "whole")
+    check_same(tmp_path / "full", expected)
     assert len(asked(tmp_path / "full")) <= len(questions) + 12 * 5 * 4  # again only what was in flight
 
 
@@ -221,18 +232,17 @@ def test_a_folder_that_may_not_be_written_is_one_sentence(processes, tmp_path: P
     assert "Permission denied; check its rights, or choose another place" in said
 
 
-def test_a_clock_that_jumps_changes_nothing(processes, tmp_path: Path) -> None:
-    whole(processes, tmp_path / "whole", LIMITED)
+def test_a_clock_that_jumps_changes_nothing(processes, tmp_path: Path, uninterrupted) -> None:
     write_job(tmp_path / "jumps", LIMITED)
     assert run_with(processes, tmp_path / "jumps", tmp_path / "said.txt", jumping_clock) == ""
-    check_same(tmp_path / "jumps", tmp_path / "whole")
+    check_same(tmp_path / "jumps", uninterrupted[0])
 
 
 def test_seeds_that_are_gone_while_a_run_goes_on_change_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("Embedder", "resolve"):  # `make` puts stand-ins in their place
-        monkeypatch.setattr(growth, name, getattr(growth, name))
+        monkeypatch.setattr(write_samples, name, getattr(write_samples, name))
     write_job(tmp_path, limited(6))
     seeds = tmp_path / "seeds.jsonl"
     read = file_digest(seeds)

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from scripted_rounds import run, small
 from scripted_run import answer_by_content, make_recipe, said, write_job
 
+from gra.core.text.special_tokens import COMMON, SpecialTokens
 from gra.core.types import State
 from gra.core.vocabulary import RejectedAt
 from gra.data.export import read_candidates
 from gra.engines.types import Call, Completion, Fault, Json, Text
 from gra.models.chat import template_tokens
-from gra.synthesis.special_tokens import COMMON, SpecialTokens
 
 
 def ending_in(tail: str) -> scripted_run.Script:

@@ -103,7 +103,7 @@ def test_the_cheap_loss_is_trls_loss(
     from gra.training.trainers import frozen_head_loss as head_loss
     from gra.training.trainers.sft import _plain_frozen_head
 
-    monkeypatch.setattr(head_loss, "_WORDS_AT_ONCE", 100)  # a vocabulary of three pieces
+    monkeypatch.setattr(head_loss, "_VOCAB_CHUNK", 100)  # a vocabulary of three chunks
     trainer = made(tmp_path, student, data, f"model.dtype={dtype}")
     assert _plain_frozen_head(trainer, trainer.model)
     for name, weight in trainer.model.named_parameters():  # B starts at zero, and then A has no gradient

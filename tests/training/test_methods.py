@@ -141,9 +141,9 @@ def test_distillation_brings_the_student_to_its_teacher(tmp_path: Path, student:
     from transformers import AutoModelForCausalLM
 
     teacher = tmp_path / "teacher"
-    train(write_recipe(tmp_path, student, rows, lora=None, train={"max_steps": 40, "learning_rate": 0.02}), teacher)
+    train(write_recipe(tmp_path, student, rows, lora=None, train={"max_steps": 20, "learning_rate": 0.02}), teacher)
     output = tmp_path / "model"
-    metrics = train(distilling(tmp_path, student, rows, teacher, max_steps=15, learning_rate=0.01), output)
+    metrics = train(distilling(tmp_path, student, rows, teacher, max_steps=6, learning_rate=0.01), output)
     assert metrics["loss"] < metrics["loss_first"]
     assert metrics["tokens"] > 0
     ids = torch.tensor([[1, 50, 60, 70]])

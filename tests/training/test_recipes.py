@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -13,7 +14,6 @@ from typing import Any
 
 import pytest
 import yaml
-from accelerate.commands.launch import launch_command_parser
 from paths import ROOT
 from training_tiny import load, make_student, row
 
@@ -84,12 +84,24 @@ def _alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
 
 
+PLANS: dict[tuple[str, ...], dict[str, Any]] = {}  # the dry runs already made in `folder`, by their words
+
+
 def dry_run(words: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     """What `train.py --dry-run` says of a documented command."""
     from gra.cli.train import main
 
-    main([*words, "--dry-run", "--json"])
-    return dict(json.loads(capsys.readouterr().out))
+    if tuple(words) not in PLANS:
+        main([*words, "--dry-run", "--json"])
+        PLANS[tuple(words)] = dict(json.loads(capsys.readouterr().out))
+    return copy.deepcopy(PLANS[tuple(words)])
+
+
+def launcher_options(words: list[str]) -> Any:
+    """What accelerate's own parser reads in the words behind `accelerate launch`."""
+    from accelerate.commands.launch import launch_command_parser
+
+    return launch_command_parser().parse_args(words)
 
 
 def planned(command: str) -> list[str]:
@@ -104,7 +116,7 @@ def planned(command: str) -> list[str]:
     at = words.index("train.py")
     if words[0] != "accelerate":
         return words[at + 1 :]
-    launcher = launch_command_parser().parse_args(words[2:])
+    launcher = launcher_options(words[2:])
     shape = ["--launch", launcher.config_file] if launcher.config_file else []
     for flag, value in (("processes", launcher.num_processes), ("machines", launcher.num_machines)):
         shape += [f"--num-{flag}", str(value)] if value else []
@@ -245,11 +257,11 @@ def test_a_cluster_script_starts_one_launcher_a_machine(
     calls = sorted((json.loads(line) for line in (tmp_path / "calls").read_text().splitlines()), key=str)
     assert len(calls) == 2
     for call in calls:
-        known = launch_command_parser().parse_args(call[1:])
+        known = launcher_options(call[1:])
         assert (known.num_machines, known.num_processes, known.main_process_ip) == (2, 16, "node1")
         assert known.deepspeed_multinode_launcher == "standard"
         assert (known.training_script, known.training_script_args) == ("train.py", words)
-    ranks = {launch_command_parser().parse_args(call[1:]).machine_rank for call in calls}
+    ranks = {launcher_options(call[1:]).machine_rank for call in calls}
     assert ranks == {0, 1}
     shape = ["--launch", "recipes/accelerate/zero2.yaml", "--num-processes", "16", "--num-machines", "2"]
     plan = dry_run([*words, *shape], capsys)

@@ -82,7 +82,7 @@ class ReviewerFacts(TypedDict, total=False):
 
 @_OPEN
 class KindFacts(TypedDict):
-    """How well a reviewer tells one fault kind from good items."""
+    """How well a reviewer separates one fault kind from good items."""
 
     auc: Share
     low: Share

@@ -1,4 +1,4 @@
-"""Find the rows of a dataset that stand in a suite: words in common, near duplicates, near in meaning.
+"""Find rows of a dataset that repeat a suite's items: by common words, as near duplicates, or by similar meaning.
 
     index = SuiteIndex(items)               # items of a suite, once
     found = index.check([[instruction, response], …])     # the matches of each row, strongest first

@@ -25,7 +25,7 @@ from gra.core.errors import DataError
 from gra.core.files import atomic_path, write_json
 from gra.core.hashing import digest, file_digest
 from gra.core.run_folder import RunFolder
-from gra.data.contamination.search import Match, SuiteIndex, Verdict, verdict_of
+from gra.data.contamination.search import ContaminationVerdict, Match, SuiteIndex, verdict_of
 from gra.data.contamination.texts import SuiteItem, read_dataset
 
 VERDICTS, ITEMS, SUMMARY, PAGE = "verdicts.parquet", "items.parquet", "contamination.json", "contamination.md"
@@ -81,7 +81,7 @@ def _check(
     index = SuiteIndex(items, embed([item.text for item in items]) if embed else None)
     best: dict[int, tuple[int, str, Match]] = {}
     found_in: Counter[int] = Counter()
-    verdicts: Counter[Verdict] = Counter()
+    verdicts: Counter[ContaminationVerdict] = Counter()
     by_task: dict[str, Counter[str]] = {item.task: Counter() for item in items}
     number = 0
     with atomic_path(folder / VERDICTS) as temporary, pq.ParquetWriter(temporary, _VERDICT_SCHEMA) as writer:
@@ -119,7 +119,7 @@ def _check(
     return summary
 
 
-def read_items_found(folder: Path) -> dict[tuple[str, str], Verdict]:
+def read_items_found(folder: Path) -> dict[tuple[str, str], ContaminationVerdict]:
     """Return the verdict of every item, by (task, item id).
 
     Raises:
@@ -157,7 +157,7 @@ def _summary(
     dataset: Path,
     items: Sequence[dict[str, Any]],
     rows: int,
-    verdicts: Counter[Verdict],
+    verdicts: Counter[ContaminationVerdict],
     by_task: dict[str, Counter[str]],
     embedded: bool,
 ) -> dict[str, Any]:

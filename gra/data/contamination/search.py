@@ -36,7 +36,7 @@ from gra.data.contamination.sketch import SHINGLE, NearDuplicates
 from gra.data.contamination.texts import SuiteItem
 from gra.data.contamination.words import GramTable, Hashes, Vocabulary, characters_per_word, excerpt, grams, words
 
-Verdict = Literal["clean", "suspect", "contaminated"]
+ContaminationVerdict = Literal["clean", "suspect", "contaminated"]
 Method = Literal["ngram", "minhash", "embedding"]
 GRAM, LONG = 8, 13
 MOST, HALF = 0.8, 0.5  # of a question's words
@@ -56,14 +56,14 @@ class Match:
 
     item: int
     method: Method
-    verdict: Verdict  # what this match alone makes of the row
+    verdict: ContaminationVerdict  # what this match alone makes of the row
     score: float
     longest: int
     text: str
     row_text: str
 
 
-def verdict_of(matches: Sequence[Match]) -> Verdict:
+def verdict_of(matches: Sequence[Match]) -> ContaminationVerdict:
     """Return the worst verdict of the matches."""
     verdicts = {match.verdict for match in matches}
     return "contaminated" if "contaminated" in verdicts else "suspect" if verdicts else "clean"
@@ -122,7 +122,7 @@ class SuiteIndex:
         shingles = [np.unique(grams(value, SHINGLE)) for value in values]
         for place, item, score in self._near.find(shingles):
             row, text = texts[place]
-            verdict: Verdict = "contaminated" if score >= NEAR else "suspect"
+            verdict: ContaminationVerdict = "contaminated" if score >= NEAR else "suspect"
             shown = self.items[item].text[:_SHOWN]
             _keep(found[row], Match(item, "minhash", verdict, score, 0, shown, text[:_SHOWN]))
         if embeddings is not None and self._embeddings is not None:

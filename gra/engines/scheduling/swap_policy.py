@@ -1,9 +1,9 @@
 """Choose which model is unloaded for which: the policy of `swapper.py`, as a pure function of the waiting calls.
 
-A full batch costs an engine little more than one call. The cost of a bad choice is batch places that stay empty. They
-stay empty when a model serves its last few calls while many wait for an absent one. They stay empty in every swap. A
-resident model therefore stays while its batch is the fuller one. It is unloaded when the places left empty since then
-are as many as a swap leaves empty. When no call runs, it is unloaded after a short idle time.
+A full batch costs an engine little more than one call, so the policy keeps few batch slots empty. Slots are empty in
+two cases: a model serves its last few calls while many wait for another one, and during every swap. A resident model
+therefore stays as long as no other model has a larger batch. From then on its empty slots are summed over time. It is
+unloaded when the sum reaches the empty slots of one swap. When no call runs, it is unloaded after a short idle time.
 
 Calls in flight are paused with a model that can sleep, and resume when it wakes. So no swap waits for the longest of
 them. A model that cannot sleep takes no more calls, and is ended when its calls have ended.
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-# Between two calls of one candidate the ledger commits. A model without a call for less than this is not idle.
+# Before a candidate's next call the ledger commits the last answer; such a short pause is not idle time.
 IDLE_S = 0.25
 
 
@@ -33,9 +33,9 @@ class ModelLoad:
     asleep_gb: float = 0.0  # while it sleeps; 0: it cannot
     running: int = 0  # calls in flight, or paused while it sleeps
     waiting: int = 0
-    slots: int = 1  # Calls that it computes at once.
-    switch_s: float = 0.0  # Of unloading it and loading it again.
-    behind_since: float = math.inf  # Since then a larger batch waits for an absent model.
+    slots: int = 1  # Calls that it computes at once: the size of a full batch.
+    switch_s: float = 0.0  # Seconds to unload it and load it again.
+    behind_since: float = math.inf  # Since when a model that is not resident has had the larger batch.
 
     @property
     def load(self) -> int:
@@ -63,7 +63,7 @@ class Swap:
     """Name the next move.
 
     A move can `start` or `unload` a model, `close` it to further calls, or `open` it again. It can `end` the process of
-    a sleeping model. To `wait`: Do nothing before a call or an engine changes something, or before the time `until`.
+    a sleeping model. `wait` means: do nothing until a call or an engine changes something, or until the time `until`.
     """
 
     kind: Literal["start", "unload", "close", "open", "end", "wait"]
@@ -114,7 +114,7 @@ def choose(models: Sequence[ModelLoad], limit_gb: float, now: float) -> Swap:
 
 
 def _unload_at(resident: ModelLoad, wanted: ModelLoad, no_calls: bool) -> float:
-    """Return the time when the places left empty since it fell behind equal those that a swap leaves empty."""
+    """Return the time when the empty slots since `behind_since` equal those of one swap."""
     if no_calls and not resident.waiting:
         return resident.behind_since + IDLE_S
     lost_each_second = wanted.batch - resident.batch

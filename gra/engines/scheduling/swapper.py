@@ -63,7 +63,7 @@ class Swapper:
         self._asleep: set[str] = set()
         self._running: dict[str, int] = defaultdict(int)
         self._waiting: dict[str, int] = defaultdict(int)
-        self._behind: dict[str, float] = {}  # Since then a larger batch waits for an absent model.
+        self._behind: dict[str, float] = {}  # Since when a model that is not resident has had the larger batch.
         self._took: dict[tuple[str, str], float] = {}  # Seconds to load a model, by its place, or to "unload" it.
         self._failed: dict[str, Exception] = {}
         self._clocks: dict[str, set[Clock]] = defaultdict(set)  # of calls in flight

@@ -1,1 +1,1 @@
-"""Run vLLM in a child process."""
+"""Run vLLM in a child process; worker.py, which runs there, is the only module that imports vLLM."""

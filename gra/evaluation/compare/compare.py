@@ -77,7 +77,7 @@ def compare(
     output: Path,
     *,
     untuned: str | None = "untuned",
-    anyway: bool = False,
+    allow_different_suites: bool = False,
     published: bool = False,
     contamination: Sequence[Path] = (),
     page: Page | None = None,
@@ -90,7 +90,7 @@ def compare(
         margin: the largest loss, as a share of 1, that still counts as non-inferior.
         output: the folder for the files.
         untuned: the arm that was not trained; ignored when there is no such arm.
-        anyway: compare runs of different suites on the items they share, stamped "not comparable".
+        allow_different_suites: compare runs of different suites on the items they share, stamped "not comparable".
         published: show the paper's tables beside the scores.
         contamination: what `gra contamination` wrote about the arms' training sets.
         page: writes a page too.
@@ -107,7 +107,7 @@ def compare(
         raise RecipeError(f"the baseline `{baseline}` is not one of the runs ({', '.join(runs)}){near}")
     arms = {name: [read_run(p) for p in _list(paths)] for name, paths in runs.items()}
     differing = differences([run for group in arms.values() for run in group])
-    if differing and not anyway:
+    if differing and not allow_different_suites:
         raise Mismatch(
             "these runs did not answer the same suite, so they cannot be compared: " + " | ".join(differing)
             + ". Evaluate them with one suite and one set of files"
@@ -241,7 +241,7 @@ def _judge(pairs: Sequence[dict[str, Any]], margin: float) -> None:
             entry["p_holm"] = adjusted
             estimate = entry.pop("_estimate")
             entry["p_inferior"], entry["p_unequal"] = estimate.p_inferior(margin), estimate.p_unequal(margin)
-            entry["verdict"] = stats.verdict(entry["low"], entry["high"], adjusted, margin)
+            entry["verdict"] = stats.conclude(entry["low"], entry["high"], adjusted, margin)
 
 
 def _notes(

@@ -9,13 +9,13 @@ from gra.core.types import Candidate, Seed
 from gra.core.vocabulary import CallPurpose
 from gra.engines.types import calls_at_once
 from gra.synthesis.arms import ArmCandidates
-from gra.synthesis.arms.from_seeds import copy_seed, one_per_seed, reject_special_tokens
 from gra.synthesis.candidate import fail
 from gra.synthesis.committee.calls import CallRecorder, Unanswered
 from gra.synthesis.committee.generator import write_response
 from gra.synthesis.committee.members import make_member
 from gra.synthesis.context import SynthesisContext
 from gra.synthesis.decontamination import decontaminate
+from gra.synthesis.from_seeds import copy_seed, one_per_seed, reject_special_tokens
 
 
 async def make_candidates(context: SynthesisContext, seeds: Sequence[Seed], first: int | None = None) -> ArmCandidates:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from gra.core.types import Seed
 from gra.synthesis.arms import ArmCandidates
-from gra.synthesis.arms.in_rounds import write_samples
 from gra.synthesis.arms.refined import refine_seeds
 from gra.synthesis.context import SynthesisContext
 from gra.synthesis.records import ConcatenatedCandidates
+from gra.synthesis.rounds.write_samples import write_samples
 from gra.synthesis.setup import prepared_committee
 
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from gra.core.types import Candidate, Seed, State
 from gra.synthesis.arms import ArmCandidates
-from gra.synthesis.arms.from_seeds import copy_seed, one_per_seed
 from gra.synthesis.candidate import CandidateSettings, refine_seed
 from gra.synthesis.context import SynthesisContext
 from gra.synthesis.decontamination import decontaminate
+from gra.synthesis.from_seeds import copy_seed, one_per_seed
 from gra.synthesis.records import CandidateSequence, ConcatenatedCandidates
 from gra.synthesis.rounds.round import is_unanswered
 from gra.synthesis.setup import prepared_committee

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from gra.core.types import Seed
 from gra.synthesis.arms import ArmCandidates
-from gra.synthesis.arms.from_seeds import copy_seed, reject_special_tokens
 from gra.synthesis.call_names import answer_id
 from gra.synthesis.context import SynthesisContext
 from gra.synthesis.decontamination import decontaminate
+from gra.synthesis.from_seeds import copy_seed, reject_special_tokens
 
 
 async def make_candidates(context: SynthesisContext, seeds: Sequence[Seed], first: int | None = None) -> ArmCandidates:

@@ -86,6 +86,7 @@ class ReviewerMeasurement:
 
 def make_control_items(seeds: Sequence[Seed], count: int, seed: int) -> list[tuple[Seed, str]]:
     """Draw `count` seeds, domains in turn, each with another seed's response, of the same domain where possible."""
+    # kept: the name decides the random stream, and recorded runs depend on it
     random = rng(seed, "probes")
     domains: dict[str, list[Seed]] = {}
     for sample in random.sample(list(seeds), len(seeds)):

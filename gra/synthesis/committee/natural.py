@@ -1,7 +1,7 @@
 """Make natural control items: members answer questions, and a program decides which answers are right.
 
-Faults planted in hand-written responses differ from the faults that models make. Reviewers that are calibrated on
-planted faults alone may prefer long wrong reasoning. So the members that write candidates also answer questions.
+Faults put into hand-written responses differ from the faults that models make. Reviewers that are calibrated on
+such faults alone may prefer long wrong reasoning. So the members that write candidates also answer questions.
 """
 
 from __future__ import annotations

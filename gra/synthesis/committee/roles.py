@@ -1,8 +1,8 @@
 """Assign the roles of each candidate: random (section 3.1), balanced, fixed or single.
 
-Roles are disjoint: the generator never reviews its own sample, and the adjudicator does neither. Only a `single` member
-plays all roles. A large enough committee keeps one member free as adjudicator even where the recipe never adjudicates.
-An ablation then asks its reviewers the same questions as the full method, and a shared ledger has the answers.
+Roles are disjoint: generator, reviewers and adjudicator of a candidate are different members. Only a `single` member
+has all roles. A committee that is large enough keeps one member as adjudicator even if the recipe never adjudicates.
+So an ablation without adjudication has the same reviewers as the full method, and a shared ledger has their answers.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def assign_roles(recipe: SynthesisRecipe, members: Mapping[str, Member], round_:
 
 
 def check_assignment(recipe: SynthesisRecipe, members: Mapping[str, Member]) -> None:
-    """Check every role assignment that the recipe can bring.
+    """Check that every role assignment of the recipe is possible.
 
     Raises:
         RecipeError: when a role cannot be filled, or not as evenly as `balanced` promises.
@@ -182,6 +182,7 @@ def _cycle(
                 following = ring[(turn + reviewers) % len(ring)] if ring else None
                 adjudicator = following if reviewing else adjudicators[turn % len(adjudicators)]
             assignments.append(RoleAssignment(generator, tuple(window), adjudicator))
+    # kept: the name decides the random stream, and recorded runs depend on it
     rng(seed, round_, number, "casts").shuffle(assignments)
     return tuple(assignments)
 

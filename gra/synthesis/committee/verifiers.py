@@ -1,4 +1,4 @@
-"""Verifiers: programs that review what can be checked, such as arithmetic, form and unit tests.
+"""Verify with programs what can be checked in a response, such as arithmetic, format and unit tests.
 
 With `mode: score` a verifier's score (0-10) counts in mean and spread like a reviewer's. With `mode: filter` a failed
 verification rejects the candidate before any reviewer is asked. A verifier that has nothing to check abstains;
@@ -26,15 +26,14 @@ from gra.core.types import VERIFIER_MODE_IN_FILES, Abstained, Candidate, Verifie
 from gra.core.vocabulary import CallPurpose, FailureCause, RejectedAt
 from gra.engines.types import Text
 from gra.sandbox.extract import EXTRACT_VERSION, extract
-from gra.sandbox.job import Limits, SandboxJob
-from gra.sandbox.job import Verdict as Ended
+from gra.sandbox.job import Limits, SandboxJob, Verdict
 from gra.sandbox.permission import Permission, require
 from gra.sandbox.sandbox import SANDBOX_VERSION, Sandbox
 from gra.synthesis.committee.calls import CallRecorder, Unanswered
 from gra.synthesis.committee.members import Member
 from gra.synthesis.prompts import render
 
-Verdict = Verified | Abstained
+Verification = Verified | Abstained
 _DRAWS = 4
 
 
@@ -72,7 +71,7 @@ class Verifier(Protocol):
         """The verifier's section of the recipe."""
         ...
 
-    async def judge(self, sample: VerifierInput, recorder: CallRecorder) -> Verdict:
+    async def judge(self, sample: VerifierInput, recorder: CallRecorder) -> Verification:
         """Verify a response, or abstain.
 
         Raises:
@@ -130,7 +129,7 @@ class ArithmeticVerifier:
     version: ClassVar[str] = str(arithmetic.ARITHMETIC_VERSION)
     fault: ClassVar[str] = "wrong arithmetic"
 
-    async def judge(self, sample: VerifierInput, recorder: CallRecorder) -> Verdict:
+    async def judge(self, sample: VerifierInput, recorder: CallRecorder) -> Verification:
         """Fail a response as soon as one of its statements is wrong."""
         given = {claim.text for claim in arithmetic.claims(sample.instruction)}  # "find the mistake in 2 + 2 = 5"
         found = [claim for claim in arithmetic.claims(sample.response) if claim.text not in given]
@@ -166,11 +165,11 @@ class FormatVerifier:
     version: ClassVar[str] = f"{instruction_constraints.CONSTRAINTS_VERSION}.{format_checks.CHECKS_VERSION}"
     fault: ClassVar[str] = "a demand on its form is not met"
 
-    async def judge(self, sample: VerifierInput, recorder: CallRecorder) -> Verdict:
+    async def judge(self, sample: VerifierInput, recorder: CallRecorder) -> Verification:
         """Score ten times the share of format constraints that the response meets."""
         asked = instruction_constraints.read_constraints(sample.instruction)
         if not asked:
-            return Abstained("format", self.recipe.mode, "the instruction plainly demands no form")
+            return Abstained("format", self.recipe.mode, "the instruction plainly demands no form")  # kept: recorded
         broken = tuple(str(check) for check in asked if not check.passes(sample.response))
         held = tuple(str(check) for check in asked if check.passes(sample.response))
         return Verified("format", self.recipe.mode, held, broken, 10.0 * len(held) / len(asked))
@@ -221,7 +220,7 @@ class ConsistencyVerifier:
                 others.setdefault(member.model.identity, member)
         return list(others.values())
 
-    async def judge(self, sample: VerifierInput, recorder: CallRecorder) -> Verdict:
+    async def judge(self, sample: VerifierInput, recorder: CallRecorder) -> Verification:
         """Score ten times the share that agrees; fail when more than half agree on another value."""
         own = answers.final_answer(sample.response)
         if own is None:
@@ -279,7 +278,7 @@ class UnitTestVerifier:
         # A job that waits for a core would use up its time limit.
         self._free = asyncio.Semaphore(self.sandbox.workers)
 
-    async def judge(self, sample: VerifierInput, recorder: CallRecorder) -> Verdict:
+    async def judge(self, sample: VerifierInput, recorder: CallRecorder) -> Verification:
         """Fail a response whose tests fail, or that holds no program."""
         if not sample.tests.strip():
             return Abstained("tests", self.recipe.mode, "no tests came with the instruction")
@@ -288,7 +287,7 @@ class UnitTestVerifier:
             return self._broken("the response holds no program")
         async with self._free:
             outcome = await asyncio.to_thread(self.sandbox.run, SandboxJob(program.code, sample.tests))
-        if outcome.verdict is not Ended.PASSED:
+        if outcome.verdict is not Verdict.PASSED:
             return self._broken(f"{outcome.verdict}: {outcome.detail}".removesuffix(": "))
         return Verified("tests", self.recipe.mode, ("every test that came with the instruction",), (), 10.0)
 

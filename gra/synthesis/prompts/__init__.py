@@ -1,14 +1,14 @@
-"""Render the prompts: Jinja files beside this module, with their digests for the manifest."""
+"""Render the prompts: Jinja files beside this module, filled with the questions and hints below."""
 
 from __future__ import annotations
 
-import hashlib
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
+from gra.core.hashing import digest, file_digest
 from gra.core.types import CHECKS, DIMENSIONS
 
 FOLDER = Path(__file__).parent
@@ -57,5 +57,10 @@ def hint(domain: str) -> str:
 
 
 def digests() -> dict[str, str]:
-    """Return the SHA-256 of every prompt file, for the manifest and the dataset card."""
-    return {file.stem: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(FOLDER.glob("*.jinja"))}
+    """Return digests of everything that a prompt is made of, for fingerprint, manifest and dataset card.
+
+    Returns:
+        SHA-256 by the name of each prompt file, and under `questions` that of this module's questions and hints.
+    """
+    files = {file.stem: file_digest(file) for file in sorted(FOLDER.glob("*.jinja"))}
+    return files | {"questions": digest([HINTS, CHECK_QUESTIONS, SCORE_QUESTIONS])}

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-_WORDS_AT_ONCE = 8192  # the logits of a few hundred tokens stay in the processor's cache
+_VOCAB_CHUNK = 8192  # the logits of a few hundred tokens stay in the processor's cache
 
 _ROWS_AT_ONCE = 4  # few rows are of similar length, and matrix products stay efficient
 
@@ -22,9 +22,10 @@ _ROWS_AT_ONCE = 4  # few rows are of similar length, and matrix products stay ef
 class FrozenHeadLoss(torch.autograd.Function):
     """Summed cross-entropy of `hidden @ weight.T` when `weight` is not trained.
 
-    The gradient with respect to `hidden` is the model's expected row of `weight` minus the row of the label. It is
-    computed with the loss in pieces of the vocabulary, with a running maximum as in FlashAttention.
-    Each logit is computed once and kept for one piece only.
+    d loss / d hidden = softmax(logits) @ weight - weight[label]
+
+    Loss and gradient are computed together, one chunk of the vocabulary after another. The softmax keeps a running
+    maximum, as in FlashAttention. Each logit is computed once and kept for one chunk only.
     """
 
     @staticmethod
@@ -38,19 +39,19 @@ class FrozenHeadLoss(torch.autograd.Function):
             labels: (tokens).
         """
         states = hidden.to(weight.dtype)
-        top = torch.full((len(labels), 1), -torch.inf)
-        mass, rows = torch.zeros_like(top), torch.zeros(hidden.shape)
-        for piece in torch.split(weight, _WORDS_AT_ONCE):
-            logits = states @ piece.t()
-            highest = torch.maximum(top, logits.amax(-1, keepdim=True).float())
-            shares = logits.float().sub_(highest).exp_()
-            fade = (top - highest).exp_()
-            mass = mass * fade + shares.sum(-1, keepdim=True)
-            rows = rows.mul_(fade).add_(shares.to(piece.dtype) @ piece)
-            top = highest
+        running_max = torch.full((len(labels), 1), -torch.inf)
+        normalizer, weighted_rows = torch.zeros_like(running_max), torch.zeros(hidden.shape)
+        for chunk in torch.split(weight, _VOCAB_CHUNK):
+            logits = states @ chunk.t()
+            highest = torch.maximum(running_max, logits.amax(-1, keepdim=True).float())
+            exp_logits = logits.float().sub_(highest).exp_()
+            rescale = (running_max - highest).exp_()
+            normalizer = normalizer * rescale + exp_logits.sum(-1, keepdim=True)
+            weighted_rows = weighted_rows.mul_(rescale).add_(exp_logits.to(chunk.dtype) @ chunk)
+            running_max = highest
         wanted = weight[labels].float()
-        ctx.save_for_backward((rows.div_(mass) - wanted).to(hidden.dtype))
-        return (top + mass.log()).sum() - (states.float() * wanted).sum()
+        ctx.save_for_backward((weighted_rows.div_(normalizer) - wanted).to(hidden.dtype))
+        return (running_max + normalizer.log()).sum() - (states.float() * wanted).sum()
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
@@ -59,8 +60,8 @@ class FrozenHeadLoss(torch.autograd.Function):
         return gradient * grads[0].to(gradient.dtype), None, None
 
 
-def parts_of_like_length(batch: dict[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
-    """Yield the rows of a batch, padded on the right, in parts that are cut to their longest row."""
+def length_sorted_chunks(batch: dict[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield the rows of a right-padded batch in chunks of similar length, each cut to its longest row."""
     if "attention_mask" not in batch:  # packed: there is no padding
         yield dict(batch)
         return

@@ -1,4 +1,4 @@
-"""Make every method's trainer, with GRA's callbacks and a cheaper SFT loss on the CPU.
+"""Build TRL trainers with GRA's callbacks; SFT has a cheaper loss on the CPU.
 
 Imports torch and TRL; import this module only when training starts.
 """
@@ -21,11 +21,11 @@ from gra.training.adapters import lora_config
 from gra.training.checkpoints import Inputs, seal
 from gra.training.data.tokenize import IGNORED
 from gra.training.plan import TrainingPlan
-from gra.training.trainers.frozen_head_loss import FrozenHeadLoss, parts_of_like_length
+from gra.training.trainers.frozen_head_loss import FrozenHeadLoss, length_sorted_chunks
 
 
 class GraTrainer:
-    """Changes to every trainer of TRL."""
+    """Change what every trainer of TRL does: no model card, and no step after the last."""
 
     state: Any
 
@@ -33,13 +33,13 @@ class GraTrainer:
         """Write no card: gra.training.model_card writes one that names the data."""
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        # A checkpoint of the last step leaves nothing to do; the trainer would take one more step before it looks.
+        # On resume from the last step, TRL would train one more step before it checks `max_steps`.
         if self.state.global_step < self.state.max_steps:
             super()._run_epoch(*args, **kwargs)  # type: ignore[misc]  # the trainer that is mixed in has it
 
 
 class StudentTrainer(GraTrainer, SFTTrainer):  # type: ignore[misc]  # TRL is untyped
-    """SFTTrainer that computes only the trained part when the LM head is frozen on a CPU."""
+    """SFTTrainer that computes logits only for completion tokens when the LM head is frozen on a CPU."""
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -50,16 +50,17 @@ class StudentTrainer(GraTrainer, SFTTrainer):  # type: ignore[misc]  # TRL is un
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         core = core.get_base_model() if hasattr(core, "get_base_model") else core
         states, targets = [], []
-        for part in parts_of_like_length(inputs):
-            labels = part.pop("labels")[:, 1:]
-            hidden = core.base_model(**part, use_cache=False).last_hidden_state[:, :-1]
+        for chunk in length_sorted_chunks(inputs):
+            labels = chunk.pop("labels")[:, 1:]
+            hidden = core.base_model(**chunk, use_cache=False).last_hidden_state[:, :-1]
             states.append(hidden[labels != IGNORED])
             targets.append(labels[labels != IGNORED])
-        words = torch.cat(targets)
+        target_ids = torch.cat(targets)
         loss = FrozenHeadLoss.apply(  # type: ignore[no-untyped-call]
-            torch.cat(states), core.get_output_embeddings().weight, words
+            torch.cat(states), core.get_output_embeddings().weight, target_ids
         )
-        return loss / torch.as_tensor(len(words) if num_items_in_batch is None else num_items_in_batch).clamp(min=1)
+        count = len(target_ids) if num_items_in_batch is None else num_items_in_batch
+        return loss / torch.as_tensor(count).clamp(min=1)
 
 
 def _plain_frozen_head(trainer: StudentTrainer, core: Any) -> bool:

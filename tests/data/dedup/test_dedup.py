@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -245,6 +244,8 @@ def test_minhash_finds_what_is_alike_and_nothing_else() -> None:
 
 
 def test_an_embedder_whose_gpu_is_full_goes_on_without_it(tmp_path: Path) -> None:
+    import torch
+
     class Model:
         asked: ClassVar[list[str]] = []
 

@@ -87,13 +87,13 @@ def test_rows_behind_an_open_quotation_mark_are_not_lost_in_silence(tmp_path: Pa
 @pytest.mark.parametrize(
     ("column", "cells"),
     [
-        ("seen", pa.array([2**61] * 2, pa.timestamp("us"))),
-        ("response", pa.array([b"\xff", b"\xfe"]).view(pa.string())),
+        ("seen", lambda: pa.array([2**61] * 2, pa.timestamp("us"))),
+        ("response", lambda: pa.array([b"\xff", b"\xfe"]).view(pa.string())),
     ],
 )
-def test_unreadable_column_of_a_parquet_file_is_named(tmp_path: Path, column: str, cells: pa.Array) -> None:
+def test_unreadable_column_of_a_parquet_file_is_named(tmp_path: Path, column: str, cells: Any) -> None:
     path = tmp_path / "seeds.parquet"
-    pq.write_table(pa.table({"instruction": ["a", "b"], "response": ["a", "b"], column: cells}), path)
+    pq.write_table(pa.table({"instruction": ["a", "b"], "response": ["a", "b"], column: cells()}), path)
     with pytest.raises(DataError, match=rf"seeds\.parquet: the column `{column}` cannot be read"):
         read(path)
 

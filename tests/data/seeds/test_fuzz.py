@@ -21,7 +21,7 @@ from gra.core.errors import GraError
 from gra.data.seeds.load import Seeds, load_seeds
 
 DOMAINS = ["qa", "math"]
-EXAMPLES = int(os.environ.get("GRA_FUZZ_EXAMPLES", "100"))
+EXAMPLES = int(os.environ.get("GRA_FUZZ_EXAMPLES", "40"))
 FORMATS = ["auto", "gra", "alpaca", "self_instruct", "sharegpt", "messages", "prompt_completion"]
 
 texts = st.text(max_size=12) | st.sampled_from(["qa", "user", "human", "gpt", "assistant", "\ud83d", "\0", "r1-000001"])

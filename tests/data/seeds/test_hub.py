@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
 from gra.config.synthesis import DOMAINS, SeedsConfig
 from gra.core.errors import DataError, GraError, HubUnavailable, RecipeError
@@ -42,7 +42,15 @@ def test_a_dataset_on_the_hub_is_copied_once(tmp_path: Path, monkeypatch: pytest
         find_seeds(source.model_copy(update={"split": "test"}), tmp_path / "recipe.yaml")
 
 
+def _not_found() -> Exception:
+    from datasets.exceptions import DatasetNotFoundError
+
+    return DatasetNotFoundError("no such dataset")
+
+
 def _generating(cause: Exception) -> Exception:
+    from datasets.exceptions import DatasetGenerationError
+
     error = DatasetGenerationError("An error occurred")
     error.__cause__ = cause
     return error
@@ -51,21 +59,25 @@ def _generating(cause: Exception) -> Exception:
 @pytest.mark.parametrize(
     ("error", "kind", "sentence"),
     [
-        (DatasetNotFoundError("no such dataset"), HubUnavailable, "no such dataset.*check the name"),
-        (httpx.ConnectError("broke off"), HubUnavailable, "broke off"),
-        (_generating(ConnectionError("broke off")), HubUnavailable, "broke off"),
-        (_generating(OSError(errno.ENOSPC, "full")), DataError, "No space left on device; free some space"),
-        (_generating(TypeError("columns differ")), DataError, "columns differ; check"),
-        (ValueError('Unknown split "trian".'), DataError, r'Unknown split "trian"\.; check `seeds\.config`, `split`'),
+        (_not_found, HubUnavailable, "no such dataset.*check the name"),
+        (lambda: httpx.ConnectError("broke off"), HubUnavailable, "broke off"),
+        (lambda: _generating(ConnectionError("broke off")), HubUnavailable, "broke off"),
+        (lambda: _generating(OSError(errno.ENOSPC, "full")), DataError, "No space left on device; free some space"),
+        (lambda: _generating(TypeError("columns differ")), DataError, "columns differ; check"),
+        (
+            lambda: ValueError('Unknown split "trian".'),
+            DataError,
+            r'Unknown split "trian"\.; check `seeds\.config`, `split`',
+        ),
     ],
 )
 def test_a_dataset_that_does_not_come(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, kind: type[GraError], sentence: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Callable[[], Exception], kind: type[GraError], sentence: str
 ) -> None:
     import datasets
 
     def load_dataset(*args: Any, **options: Any) -> None:
-        raise error
+        raise error()
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     monkeypatch.setattr(seed_hub, "hub_reachable", lambda: True)

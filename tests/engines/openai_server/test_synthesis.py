@@ -22,15 +22,22 @@ from gra.core.progress import View
 from gra.core.run_folder import RunFolder
 from gra.core.types import DIMENSIONS, State
 from gra.data.export import read_lineage
+from gra.engines.broker import Broker
 from gra.engines.types import Call, Completion, ModelId
 from gra.evaluation.suite import suite_items
 from gra.ledger.ledger import Ledger
 from gra.serving import models as registry
-from gra.synthesis.arms import in_rounds as growth
+from gra.synthesis.rounds import write_samples
 from gra.synthesis.run import make_job, run_jobs
 
 KEY = "sk-very-secret-0123456789"
 COMMITTEE = tuple(f"model-{name}" for name in "abcde")
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a failed call be tried again after hundredths of a second; how often it is tried does not change."""
+    monkeypatch.setitem(Broker.__init__.__kwdefaults__, "backoff_s", 0.02)
 
 
 @pytest.mark.parametrize(
@@ -58,8 +65,8 @@ def synthesize(
     server: UnreliableServer, folder: Path, monkeypatch, changes: dict[str, Any] | None = None, **engine: Any
 ) -> dict[str, Any]:
     """The scripted arm through the real jobs, every model behind the server."""
-    monkeypatch.setattr(growth, "Embedder", scripted_run.WordEmbedder)
-    monkeypatch.setattr(growth, "resolve", scripted_run.fake_resolve)
+    monkeypatch.setattr(write_samples, "Embedder", scripted_run.WordEmbedder)
+    monkeypatch.setattr(write_samples, "resolve", scripted_run.fake_resolve)
 
     async def hosted() -> dict[str, Any]:
         async with server:

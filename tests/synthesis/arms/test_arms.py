@@ -20,8 +20,8 @@ from gra.core.hashing import digest
 from gra.core.progress import read_events
 from gra.data.export import read_lineage
 from gra.stats.reliability import Logistic
-from gra.synthesis.arms import in_rounds as growth
 from gra.synthesis.committee.calibration import ReviewerMeasurement, committee_auc
+from gra.synthesis.rounds import write_samples
 
 ROUNDS = {"count": 2, "accept": 8, "max_candidates": 60}
 # One member and six seeds make few different prompts, and the same prompt has the same answer.
@@ -32,9 +32,9 @@ ONE = {"models": {"student": "model-a"}, "assignment": "single", "reviewers": 0}
 @pytest.fixture(autouse=True)
 def _embedder() -> Iterator[None]:
     """`scripted_run.make` puts its own embedder in place; here it shares the process with other tests."""
-    before = growth.Embedder, growth.resolve
+    before = write_samples.Embedder, write_samples.resolve
     yield
-    growth.Embedder, growth.resolve = before  # type: ignore[misc]
+    write_samples.Embedder, write_samples.resolve = before  # type: ignore[misc]
 
 
 Made = tuple[list[dict[str, Any]], dict[str, Any]]
@@ -227,6 +227,23 @@ def measured(name: str, recorded: dict[str, Any]) -> ReviewerMeasurement:
 
 # --- ablations ------------------------------------------------------------------------------------------------------
 
+FULL: dict[str, Any] = {
+    "rounds": {"count": 1, "accept": 30, "max_candidates": 30},
+    "review": {"comments": "always", "accept_mean": 6.0, "dispute_std": 0.8},
+    "committee": {"models": {name: f"model-{name}" for name in "abcde"}},
+}
+
+
+@pytest.fixture(scope="module")
+def asked_in_full(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """What the arm without any ablation asks."""
+    where = tmp_path_factory.mktemp("full") / "run"
+    before = write_samples.Embedder, write_samples.resolve
+    write_job(where, make_recipe(**FULL))
+    scripted_run.make(where)
+    write_samples.Embedder, write_samples.resolve = before  # type: ignore[misc]
+    return questions(where)
+
 
 @pytest.mark.parametrize(
     ("changes", "fewer"),
@@ -242,19 +259,15 @@ def measured(name: str, recorded: dict[str, Any]) -> ReviewerMeasurement:
         ({"rounds": {"quotas": "even"}}, False),
     ],
 )
-def test_ablations_end_every_candidate_once_and_repeat_what_can_be_repeated(made, tmp_path, changes, fewer) -> None:
-    base: dict[str, Any] = {
-        "rounds": {"count": 1, "accept": 30, "max_candidates": 30},
-        "review": {"comments": "always", "accept_mean": 6.0, "dispute_std": 0.8},
-        "committee": {"models": {name: f"model-{name}" for name in "abcde"}},
-    }
-    made("full", **base)
-    rows, facts = made("ablation", **base | {key: {**base.get(key, {}), **value} for key, value in changes.items()})
+def test_ablations_end_every_candidate_once_and_repeat_what_can_be_repeated(
+    made, tmp_path, asked_in_full, changes, fewer
+) -> None:
+    rows, facts = made("ablation", **FULL | {key: {**FULL.get(key, {}), **value} for key, value in changes.items()})
     assert len({row["candidate_id"] for row in rows}) == len(rows) == 30
     assert all(row["reason"] for row in rows)
     assert len(accepted(rows)) >= 3
     if fewer:  # in a shared ledger such an ablation costs only what it lets through further
-        new = questions(tmp_path / "ablation") - questions(tmp_path / "full")
+        new = questions(tmp_path / "ablation") - asked_in_full
         assert len(new) < 0.35 * len(questions(tmp_path / "ablation")), len(new)
     if "disputed" in changes.get("review", {}):
         disputed = [row for row in rows if row["disputed"]]

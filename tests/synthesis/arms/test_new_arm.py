@@ -18,8 +18,8 @@ from gra.config.arms import ARMS, DISTILLED_SAMPLES, ArmSpec, find_arm
 from gra.core.types import Seed, State
 from gra.data.export import read_candidates
 from gra.synthesis.arms import ArmCandidates, find_runner
-from gra.synthesis.arms.from_seeds import copy_seed
 from gra.synthesis.context import SynthesisContext
+from gra.synthesis.from_seeds import copy_seed
 
 
 def test_new_arm_is_one_line_and_one_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,9 +19,9 @@ from gra.data.export import read_lineage
 from gra.engines.types import Call, Choice, Completion, Fault, Text
 from gra.reports.html import write_report
 from gra.runs.panel import panel_sentences
-from gra.synthesis.arms import in_rounds as growth
 from gra.synthesis.committee.controls import ControlItem, ControlKind
 from gra.synthesis.committee.panel import fit_panel
+from gra.synthesis.rounds import write_samples as growth
 
 LUCK = random.Random(3)
 

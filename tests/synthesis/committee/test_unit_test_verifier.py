@@ -138,7 +138,7 @@ def test_a_hostile_answer_neither_passes_nor_touches_the_machine(tmp_path: Path,
 
 
 def test_no_permission_no_program(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
-    monkeypatch.setattr("gra.synthesis.run.here", lambda name: True)
+    monkeypatch.setattr("gra.synthesis.run.is_downloaded", lambda name: True)
     with pytest.raises(
         CodeExecutionRefused, match=r"`kind: tests` of `review\.verifiers` runs code that a model wrote"
     ):

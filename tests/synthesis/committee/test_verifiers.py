@@ -6,6 +6,7 @@ import asyncio
 import io
 import itertools
 import json
+import re
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -337,7 +338,7 @@ def test_lineage_and_funnel_name_each_verifier(tmp_path: Path) -> None:
     facts = {"name": "x", "arm": "gra", "states": {}, "models": [], "shared_weights": {}, "seeds": "s", "reviewers": [],
              "committee_auc": None, "prompts": {}, "programs": tally.summary()}  # fmt: skip
     export(tmp_path, candidates, facts)
-    assert "| format | veto | 1 | 0 | 0 |" in (tmp_path / "dataset" / "README.md").read_text(encoding="utf-8")
+    assert "| format | filter | 1 | 0 | 0 |" in (tmp_path / "dataset" / "README.md").read_text(encoding="utf-8")
     console = Console(width=140, record=True, file=io.StringIO())
     for candidate in candidates:
         console.print(explain(tmp_path, candidate.id))
@@ -345,8 +346,8 @@ def test_lineage_and_funnel_name_each_verifier(tmp_path: Path) -> None:
     assert "program math: wrong arithmetic" in page
     assert "broken: 6 * 7 = 48" in page
     assert "holds: words_at_most (n 20)" in page
-    assert "a seat" in page
-    assert "a veto" in page
+    assert re.search(r"math +score +failed", page)
+    assert re.search(r"format +filter +passed", page)
 
 
 def test_members_are_not_asked_for_programs_that_need_none(tmp_path: Path) -> None:
