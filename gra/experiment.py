@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from gra.config.experiment import UNTUNED, DerivedArmConfig, ExperimentRecipe
+from gra.config.experiment import UNTUNED, ExperimentRecipe
 from gra.config.loader import Loaded, find_file, load_recipe
 from gra.config.suite import SuiteConfig
 from gra.config.synthesis import SynthesisRecipe
@@ -47,15 +47,13 @@ class ExperimentPlan:
     """A checked experiment, with every recipe that it names.
 
     Attributes:
-        arms: the arms that are synthesized.
-        derived: arms of unreviewed candidates, with the arm that they are drawn from.
+        arms: the arms that are synthesized, without those of unreviewed candidates.
     """
 
     loaded: Loaded[ExperimentRecipe]
     overrides: list[str]
     folder: RunFolder
     arms: dict[str, Loaded[SynthesisRecipe]]
-    derived: dict[str, str]
     student: Loaded[TrainRecipe]
     suite: Loaded[SuiteConfig]
 
@@ -75,14 +73,14 @@ class ExperimentPlan:
 
     def dataset(self, arm: str) -> Path:
         """Return the file of an arm's training rows."""
-        file = "unreviewed.parquet" if arm in self.derived else "train.parquet"
-        return self.folder / "arms" / self.derived.get(arm, arm) / "dataset" / file
+        file = "unreviewed.parquet" if arm in self.recipe.derived else "train.parquet"
+        return self.folder / "arms" / self.recipe.derived.get(arm, arm) / "dataset" / file
 
     def describe(self) -> str:
         """Describe in a few lines what the run would do."""
         lines = [f"{self.loaded.path}: valid; nothing was spent", f"run folder: {self.folder.path}"]
         lines += [f"arm {name}: {arm.recipe.arm}, {arm.path}" for name, arm in self.arms.items()]
-        lines += [f"arm {name}: unreviewed candidates of {of}" for name, of in self.derived.items()]
+        lines += [f"arm {name}: unreviewed candidates of {of}" for name, of in self.recipe.derived.items()]
         lines.append(f"students: {len(self.students())} of {self.student.recipe.model.name}, {self.student.path}")
         tasks = ", ".join(task.name for task in self.suite.recipe.tasks)
         lines.append(f"suite: {tasks}, {self.suite.path}; baseline {self.recipe.baseline}")
@@ -110,13 +108,8 @@ def load_experiment(given: Path | Loaded[ExperimentRecipe], overrides: Sequence[
 
     loaded = load_recipe(given, ExperimentRecipe, overrides) if isinstance(given, Path) else given
     recipe, path = loaded.recipe, loaded.path
-    arms = {
-        name: load_recipe(find_file(file, path), SynthesisRecipe)
-        for name, file in recipe.arms.items()
-        if isinstance(file, str)
-    }
-    derived = {name: arm.of for name, arm in recipe.arms.items() if isinstance(arm, DerivedArmConfig)}
-    for name, of in derived.items():
+    arms = {name: load_recipe(find_file(file, path), SynthesisRecipe) for name, file in recipe.recipes.items()}
+    for name, of in recipe.derived.items():
         if not arms[of].recipe.arm_spec.reviews:
             raise RecipeError(f"`arms.{name}.of: {of}` has no reviews, so it has no unreviewed candidates", path)
     names = [arm.recipe.name for arm in arms.values()]
@@ -136,7 +129,7 @@ def load_experiment(given: Path | Loaded[ExperimentRecipe], overrides: Sequence[
             load_suite(find_file(arm.recipe.contamination.suite, arm.path))
         if any(verifier.kind == "tests" for verifier in arm.recipe.review.verifiers):
             require(permission_of(recipe, path), f"`kind: tests` of `review.verifiers` in {arm.path}")
-    return ExperimentPlan(loaded, list(overrides), RunFolder(runs / recipe.name), arms, derived, student, suite)
+    return ExperimentPlan(loaded, list(overrides), RunFolder(runs / recipe.name), arms, student, suite)
 
 
 def permission_of(recipe: ExperimentRecipe, path: Path) -> Permission | None:
@@ -185,7 +178,7 @@ def planned_rows(plan: ExperimentPlan) -> dict[str, int]:
         seeds = load_seeds(find_seeds(recipe.seeds, arm.path), recipe.domains, recipe.seeds, seed=recipe.seed)
         spec = recipe.arm_spec
         rows[name] = len(seeds.rows) * spec.keeps_seed_instructions + new * spec.writes_rounds
-    return rows | {name: rows[of] for name, of in plan.derived.items()}
+    return rows | {name: rows[of] for name, of in plan.recipe.derived.items()}
 
 
 def training_steps(plan: ExperimentPlan, rows: Mapping[str, int]) -> dict[str, int]:

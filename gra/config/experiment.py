@@ -38,14 +38,23 @@ class ExperimentRecipe(Section):
     allow_code_execution: bool = False
     tracking: TrackingConfig = TrackingConfig()
 
+    @property
+    def recipes(self) -> dict[str, str]:
+        """The recipe files of the arms that are synthesized."""
+        return {name: arm for name, arm in self.arms.items() if isinstance(arm, str)}
+
+    @property
+    def derived(self) -> dict[str, str]:
+        """The arms of unreviewed candidates, with the arm that they are drawn from."""
+        return {name: arm.of for name, arm in self.arms.items() if isinstance(arm, DerivedArmConfig)}
+
     @model_validator(mode="after")
     def _baseline_is_an_arm(self) -> ExperimentRecipe:
         if self.baseline not in self.arms:
             raise ValueError(f"`baseline: {self.baseline}` is not one of the arms ({', '.join(self.arms)})")
-        for name, arm in self.arms.items():
-            if isinstance(arm, DerivedArmConfig) and not isinstance(self.arms.get(arm.of), str):
-                recipes = ", ".join(other for other, recipe in self.arms.items() if isinstance(recipe, str))
-                raise ValueError(f"`arms.{name}.of: {arm.of}` is not an arm with a recipe ({recipes})")
+        for name, of in self.derived.items():
+            if of not in self.recipes:
+                raise ValueError(f"`arms.{name}.of: {of}` is not an arm with a recipe ({', '.join(self.recipes)})")
         if UNTUNED in self.arms:
             raise ValueError(f"an arm cannot be called `{UNTUNED}`; that is the student before its training")
         if len(set(self.training_seeds)) < len(self.training_seeds):

@@ -17,7 +17,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from statistics import fmean
 
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import DataError
@@ -27,7 +26,6 @@ from gra.core.text.special_tokens import SpecialTokens
 from gra.core.types import Candidate, Review, Seed, State, Verified, VerifierMode
 from gra.core.vocabulary import FailureCause, RejectedAt
 from gra.engines.broker import Broker
-from gra.stats.panel import EarlyStop
 from gra.synthesis.best_of_n import pick_best
 from gra.synthesis.call_names import answer_id, candidate_id
 from gra.synthesis.committee.adjudicator import adjudicate
@@ -41,7 +39,7 @@ from gra.synthesis.committee.generator import (
     write_response,
 )
 from gra.synthesis.committee.members import Member
-from gra.synthesis.committee.panel import Panel
+from gra.synthesis.committee.panel import Panel, ask_panel, panel_score
 from gra.synthesis.committee.reviewer import Calibration, add_comment, check_instruction, score_response
 from gra.synthesis.committee.roles import RoleAssignment, assign_roles
 from gra.synthesis.committee.verifiers import Verifier, VerifierInput
@@ -320,11 +318,7 @@ class _CandidateRun:
 
     async def _review(self) -> tuple[Review, ...]:
         """Have reviewers and scoring verifiers score the response (section 3.2, equation 3)."""
-        panel = self.settings.panel
-        if panel is not None and panel.stop is not None:
-            reviews = await self._review_until_decided(panel, panel.stop)
-        else:
-            reviews = await together(*map(self._ask_reviewer, self.roles.reviewers))
+        reviews = await ask_panel(self.settings.panel, self.roles.reviewers, self._ask_reviewer)
         self.candidate = replace(self.candidate, reviews=tuple(reviews))
         await self._verify(self._verifiers("score"))
         return tuple(reviews)
@@ -339,16 +333,6 @@ class _CandidateRun:
             calibrate=self.settings.calibration(reviewer),
         )
 
-    async def _review_until_decided(self, panel: Panel, stop: EarlyStop) -> list[Review]:
-        """Ask reviewers one after another, until the verdict is decided (`strategy: adaptive`)."""
-        place = {name: at for at, name in enumerate(stop.order)}
-        reviews: list[Review] = []
-        for reviewer in sorted(self.roles.reviewers, key=lambda member: place[member.name]):
-            reviews.append(await self._ask_reviewer(reviewer))
-            if panel.decided({review.reviewer: review.score for review in reviews}):
-                break
-        return reviews
-
     def _verifier_reviews(self) -> tuple[Review, ...]:
         """Return the verdicts of scoring verifiers as reviews; an abstention is no review."""
         return tuple(
@@ -360,10 +344,11 @@ class _CandidateRun:
     async def _apply_gate(self, reviews: Sequence[Review]) -> Candidate:
         """Accept, reject or dispute the response by mean and spread of its scores (section 3.2, equations 4-6)."""
         review = self.settings.recipe.review
-        scores = [r.score for r in (*reviews, *self._verifier_reviews())]
+        verified = self._verifier_reviews()
+        scores = [r.score for r in (*reviews, *verified)]
         if not scores:
             return replace(self.candidate, state=State.ACCEPTED, reason="no reviewers")
-        consensus = decide(scores, review, self._panel_score(reviews))
+        consensus = decide(scores, review, panel_score(self.settings.panel, reviews, verified))
         self.candidate = replace(self.candidate, mean=consensus.mean, std=consensus.std)
         match consensus.gate:
             case Gate.REJECT:
@@ -373,15 +358,6 @@ class _CandidateRun:
             case Gate.ADJUDICATE:
                 self.candidate = replace(self.candidate, disputed=True)
                 return await self._resolve_dispute(reviews)
-
-    def _panel_score(self, reviews: Sequence[Review]) -> float | None:
-        """Return the panel's score with those of scoring verifiers; None where the plain mean counts."""
-        panel = self.settings.panel
-        if panel is None or panel.aggregate == "mean" or not reviews:
-            return None
-        together = panel.score({review.reviewer: review.score for review in reviews})
-        # A verifier counts like one reviewer.
-        return fmean([*[together] * len(reviews), *(review.score for review in self._verifier_reviews())])
 
     async def _resolve_dispute(self, reviews: Sequence[Review]) -> Candidate:
         """Adjudicate (section 3.3), or decide as the recipe says where no member adjudicates."""

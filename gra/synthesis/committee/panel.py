@@ -7,7 +7,7 @@ Otherwise all kinds count. What fits a map never measures it: figures come from 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
 from typing import Any
@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gra.config.review import ReviewConfig
+from gra.core.processes.concurrency import together
+from gra.core.types import Review
 from gra.stats.aggregation import LabelModel, Weights, fit_weights, label_model
 from gra.stats.panel import (
     EarlyStop,
@@ -28,6 +30,7 @@ from gra.stats.panel import (
 )
 from gra.stats.reliability import Logistic, calibrate, logistic
 from gra.synthesis.committee.controls import MIN_PER_KIND, ControlItem, ControlKind
+from gra.synthesis.committee.members import Member
 
 Table = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -73,6 +76,30 @@ class Panel:
         last = max(self.stop.order.index(name) for name in calibrated)
         now = self.log_odds({name: float(log_odds(score / 10)) for name, score in calibrated.items()})
         return now < self.stop.low[last] or now >= self.stop.high[last]
+
+
+async def ask_panel(
+    panel: Panel | None, reviewers: Sequence[Member], ask: Callable[[Member], Awaitable[Review]]
+) -> list[Review]:
+    """Ask the reviewers of one candidate: all at once, or one after another until the verdict is decided."""
+    if panel is None or panel.stop is None:
+        return await together(*map(ask, reviewers))
+    place = {name: at for at, name in enumerate(panel.stop.order)}
+    reviews: list[Review] = []
+    for reviewer in sorted(reviewers, key=lambda member: place[member.name]):
+        reviews.append(await ask(reviewer))
+        if panel.decided({review.reviewer: review.score for review in reviews}):
+            break
+    return reviews
+
+
+def panel_score(panel: Panel | None, reviews: Sequence[Review], verified: Sequence[Review]) -> float | None:
+    """Return the panel's score with those of scoring verifiers; None where the plain mean counts."""
+    if panel is None or panel.aggregate == "mean" or not reviews:
+        return None
+    score = panel.score({review.reviewer: review.score for review in reviews})
+    # A verifier counts like one reviewer.
+    return fmean([*[score] * len(reviews), *(review.score for review in verified)])
 
 
 @dataclass(frozen=True)
