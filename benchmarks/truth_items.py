@@ -1,4 +1,4 @@
-"""Items with known answers, of five kinds, for `review_truth.py`: whether an answer is right is decided by a program.
+"""Items with known answers, of several kinds, for `review_truth.py`; a program decides whether an answer is right.
 
 | kind | items | an answer is right when |
 |---|---|---|
@@ -7,8 +7,10 @@
 | choice | ARC-Challenge, a reason and then a letter | the letter is the right one |
 | format | IFEval instructions | every instruction is followed |
 | programs | MBPP, one test shown | all tests pass in the sandbox |
+| own_facts, own_sums | control_questions.jsonl of recipes/seeds | as for facts and sums |
 
-Each kind is split in two by the hash of its ids: one half to choose on, one half to report on.
+The last two are the control questions that a run calibrates on; they are no part of the report. Each kind is split in
+two by the hash of its ids: one half to choose on, one half to report on.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from typing import Any
 from gra.checks.answers import equals, final_answer, same
 from gra.checks.ifeval import Instruction, follows, known
 from gra.core.hashing import digest
+from gra.data.questions import load_questions
 from gra.evaluation.benchmarks.load import resolve_benchmark
 from gra.sandbox.extract import extract
 from gra.sandbox.job import SandboxJob, Verdict
@@ -31,7 +34,10 @@ from gra.sandbox.permission import Permission
 from gra.sandbox.sandbox import Sandbox
 
 KINDS = ("facts", "sums", "choice", "format", "programs")
-MAX_TOKENS = {"facts": 24, "sums": 120, "choice": 120, "format": 320, "programs": 220}
+MAX_TOKENS = {
+    "facts": 24, "sums": 120, "choice": 120, "format": 320, "programs": 220, "own_facts": 24, "own_sums": 120
+}  # fmt: skip
+QUESTIONS = Path(__file__).parents[1] / "recipes" / "seeds" / "control_questions.jsonl"
 _LETTER = re.compile(r"answer\s*(?:is|:)?\s*\(?\**([A-E])\b", re.IGNORECASE)
 
 
@@ -51,6 +57,8 @@ def items(kind: str, half: str, count: int, data: Path) -> list[TruthItem]:
     """Load `count` items of one kind from the half `choose` or `report`."""
     wanted = 0 if half == "choose" else 1
     ranked = sorted(_ALL[kind](data), key=lambda item: digest([kind, item.id]))
+    if kind.startswith("own_"):
+        return ranked[:count]
     return [item for place, item in enumerate(ranked) if place % 2 == wanted][:count]
 
 
@@ -147,6 +155,19 @@ def _programs(data: Path) -> list[TruthItem]:
     return found
 
 
+def _own(kind: str) -> list[TruthItem]:
+    short = kind == "own_facts"
+    return [
+        TruthItem(
+            kind, each.id, each.instruction, each.is_right, _plain if short else final_answer,
+            (lambda a, b: a == b or a in b or b in a) if short else same,
+        )
+        for each in load_questions(QUESTIONS)
+        if bool(each.answers) == short
+    ]  # fmt: skip
+
+
 _ALL: dict[str, Callable[[Path], list[TruthItem]]] = {
     "facts": _facts, "sums": _sums, "choice": _choice, "format": _format, "programs": _programs,
+    "own_facts": lambda data: _own("own_facts"), "own_sums": lambda data: _own("own_sums"),
 }  # fmt: skip

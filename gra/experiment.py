@@ -44,7 +44,11 @@ class StageFailed(GraError):
 
 @dataclass(frozen=True)
 class ExperimentPlan:
-    """A checked experiment, with every recipe that it names."""
+    """A checked experiment, with every recipe that it names.
+
+    Attributes:
+        arms: the arms that are synthesized, without those of unreviewed candidates.
+    """
 
     loaded: Loaded[ExperimentRecipe]
     overrides: list[str]
@@ -65,12 +69,18 @@ class ExperimentPlan:
 
     def students(self) -> list[tuple[str, str, int]]:
         """Return (key, arm, training seed) of every student to train."""
-        return [(f"{arm}-seed{seed}", arm, seed) for arm in self.arms for seed in self.recipe.training_seeds]
+        return [(f"{arm}-seed{seed}", arm, seed) for arm in self.recipe.arms for seed in self.recipe.training_seeds]
+
+    def dataset(self, arm: str) -> Path:
+        """Return the file of an arm's training rows."""
+        file = "unreviewed.parquet" if arm in self.recipe.derived else "train.parquet"
+        return self.folder / "arms" / self.recipe.derived.get(arm, arm) / "dataset" / file
 
     def describe(self) -> str:
         """Describe in a few lines what the run would do."""
         lines = [f"{self.loaded.path}: valid; nothing was spent", f"run folder: {self.folder.path}"]
         lines += [f"arm {name}: {arm.recipe.arm}, {arm.path}" for name, arm in self.arms.items()]
+        lines += [f"arm {name}: unreviewed candidates of {of}" for name, of in self.recipe.derived.items()]
         lines.append(f"students: {len(self.students())} of {self.student.recipe.model.name}, {self.student.path}")
         tasks = ", ".join(task.name for task in self.suite.recipe.tasks)
         lines.append(f"suite: {tasks}, {self.suite.path}; baseline {self.recipe.baseline}")
@@ -98,7 +108,10 @@ def load_experiment(given: Path | Loaded[ExperimentRecipe], overrides: Sequence[
 
     loaded = load_recipe(given, ExperimentRecipe, overrides) if isinstance(given, Path) else given
     recipe, path = loaded.recipe, loaded.path
-    arms = {name: load_recipe(find_file(file, path), SynthesisRecipe) for name, file in recipe.arms.items()}
+    arms = {name: load_recipe(find_file(file, path), SynthesisRecipe) for name, file in recipe.recipes.items()}
+    for name, of in recipe.derived.items():
+        if not arms[of].recipe.arm_spec.reviews:
+            raise RecipeError(f"`arms.{name}.of: {of}` has no reviews, so it has no unreviewed candidates", path)
     names = [arm.recipe.name for arm in arms.values()]
     if len(set(names)) < len(names):
         raise RecipeError(
@@ -165,7 +178,7 @@ def planned_rows(plan: ExperimentPlan) -> dict[str, int]:
         seeds = load_seeds(find_seeds(recipe.seeds, arm.path), recipe.domains, recipe.seeds, seed=recipe.seed)
         spec = recipe.arm_spec
         rows[name] = len(seeds.rows) * spec.keeps_seed_instructions + new * spec.writes_rounds
-    return rows
+    return rows | {name: rows[of] for name, of in plan.recipe.derived.items()}
 
 
 def training_steps(plan: ExperimentPlan, rows: Mapping[str, int]) -> dict[str, int]:
@@ -285,8 +298,7 @@ def _synthesize(plan: ExperimentPlan, view: View) -> None:
 def _written_rows(plan: ExperimentPlan) -> dict[str, int]:
     import pyarrow.parquet as pq
 
-    folder = plan.folder / "arms"
-    return {arm: pq.read_metadata(folder / arm / "dataset" / "train.parquet").num_rows for arm in plan.arms}
+    return {arm: pq.read_metadata(plan.dataset(arm)).num_rows for arm in plan.recipe.arms}
 
 
 def _train(plan: ExperimentPlan, view: View, key: str, arm: str, seed: int) -> None:
@@ -294,7 +306,7 @@ def _train(plan: ExperimentPlan, view: View, key: str, arm: str, seed: int) -> N
     from gra.training.options.trl_config import load_train_recipe
     from gra.training.run import is_trained
 
-    data = plan.folder / "arms" / arm / "dataset" / "train.parquet"
+    data = plan.dataset(arm)
     output = plan.folder / "models" / key
     overrides = [f"train.{name}={json.dumps(value)}" for name, value in plan.recipe.train.items()]
     overrides += [
@@ -374,7 +386,7 @@ def _compare(plan: ExperimentPlan, view: View, evaluated: dict[str, Path]) -> Ex
         comparison = compare(
             arms, plan.recipe.baseline, plan.recipe.margin, plan.folder / "compare", untuned=UNTUNED, page=write_page
         )
-        plan.folder.record("experiment", {"command": plan.command, "arms": list(plan.arms)}, [])
+        plan.folder.record("experiment", {"command": plan.command, "arms": list(plan.recipe.arms)}, [])
     # After the stage has ended, so that the page's timeline is complete.
     report = write_report(plan.folder.path, title=plan.recipe.name, command=plan.command)
     tracker = start_tracking(

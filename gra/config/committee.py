@@ -12,7 +12,9 @@ from gra.config.section import Section
 from gra.core.types import Dimension
 
 Role = Literal["generator", "reviewer", "adjudicator", "enricher"]
-Ask = Literal["integers", "expected", "yes_no", "likelihood"]
+Ask = Literal["integers", "expected", "yes_no", "likelihood", "logprob", "agreement", "reference"]
+# These give one number a response, on a scale of their own, and ask no question about dimensions.
+NUMBER_ASKS: tuple[Ask, ...] = ("likelihood", "logprob", "agreement", "reference")
 
 
 def _each_once(dimensions: list[Dimension]) -> list[Dimension]:
@@ -126,9 +128,9 @@ class MemberConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _likelihood_has_no_dimensions(self) -> Self:
-        if self.dimensions and self.ask == "likelihood":
-            raise ValueError("is asked by likelihood, which gives one number; leave `dimensions` out")
+    def _one_number_has_no_dimensions(self) -> Self:
+        if self.dimensions and self.ask in NUMBER_ASKS:
+            raise ValueError(f"is asked by {self.ask}, which gives one number; leave `dimensions` out")
         return self
 
 
@@ -161,9 +163,9 @@ class CommitteeConfig(Section):
     @model_validator(mode="after")
     def _large_enough(self) -> CommitteeConfig:
         for name, member in self.models.items():
-            if member.ask == "likelihood" and set(member.roles) & {"adjudicator"}:
+            if member.ask in NUMBER_ASKS and set(member.roles) & {"adjudicator"}:
                 raise ValueError(
-                    f"`models.{name}` is asked by likelihood and can only review or generate; set its `roles`"
+                    f"`models.{name}` is asked by {member.ask} and can only review or generate; set its `roles`"
                 )
         if not any("generator" in member.roles for member in self.models.values()):
             raise ValueError("needs at least one member with the role `generator`")

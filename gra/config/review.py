@@ -23,6 +23,16 @@ def _known_kind(kind: str) -> str:
     return kind
 
 
+# Kinds of control items: what is wrong with a response, or `natural`: right and wrong answers that members wrote.
+ControlKindName = Literal["mismatched", "truncated", "contradicted", "off_format", "natural"]
+
+
+def _kinds_once(kinds: list[ControlKindName]) -> list[ControlKindName]:
+    if len(set(kinds)) < len(kinds):
+        raise ValueError(f"name each kind once; you set {', '.join(kinds)}")
+    return kinds
+
+
 VerifierKind = Annotated[str, AfterValidator(_known_kind)]
 
 
@@ -61,7 +71,34 @@ class ReviewConfig(Section):
     comments: Literal["always", "disputed", "never"] = "always"
     # Control items from the seeds, which measure and calibrate each reviewer; 0 takes raw scores as they are.
     control_items: int = Field(0, ge=0, le=1_000_000)
+    # Kinds of control items, `control_items` of each. null: a seed's own response against another seed's response.
+    control_kinds: Annotated[list[ControlKindName], Field(min_length=1), AfterValidator(_kinds_once)] | None = None
+    # Questions with known answers for the kind `natural`: members answer them, and a program decides who is right.
+    control_questions: str | None = None
+    # Control instructions at fault, of each kind; they set the thresholds of the instruction checks.
+    control_instructions: int = Field(0, ge=0, le=1_000)
+    # What reviewers' scores become: their mean (the paper), or a weighted sum of log-odds fitted on control items.
+    # `label_model` needs no known verdicts.
+    aggregate: Literal["mean", "weighted", "label_model"] = "mean"
+    # `adaptive` asks the cheapest informative reviewer first and stops when the verdict is decided.
+    strategy: Literal["full", "adaptive"] = "full"
     verifiers: list[VerifierConfig] = []
+
+    @model_validator(mode="after")
+    def _control_items_serve(self) -> ReviewConfig:
+        if not self.control_items:
+            for key in ("control_kinds", "control_questions"):
+                if getattr(self, key) is not None:
+                    raise ValueError(f"`{key}` says what control items are; set `control_items` to more than 0")
+            if self.aggregate != "mean" or self.strategy != "full":
+                key = "aggregate" if self.aggregate != "mean" else "strategy"
+                raise ValueError(f"`{key}: {getattr(self, key)}` is fitted on control items; set `control_items`")
+        if ("natural" in (self.control_kinds or ())) != (self.control_questions is not None):
+            raise ValueError(
+                "`natural` in `control_kinds` and `control_questions` belong together: a file of questions with known "
+                "answers, such as recipes/seeds/control_questions.jsonl"
+            )
+        return self
 
     @model_validator(mode="after")
     def _each_verifier_once(self) -> ReviewConfig:

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from gra.config.arms import ArmName, ArmSpec, find_arm
 from gra.config.budget import BudgetConfig, PricesConfig, check_prices
-from gra.config.committee import Ask, BackendConfig, CommitteeConfig, MemberConfig, TeacherOrName
+from gra.config.committee import NUMBER_ASKS, Ask, BackendConfig, CommitteeConfig, MemberConfig, TeacherOrName
 from gra.config.names import Name
 from gra.config.review import ReviewConfig
 from gra.config.section import Section
@@ -166,10 +166,8 @@ class SynthesisRecipe(Section):
             (m.ask, f"committee.models.{n}.ask") for n, m in (self.committee.models if self.committee else {}).items()
         ]
         for ask, key in asked:
-            if ask == "likelihood" and not self.review.control_items:
-                raise ValueError(
-                    f"`{key}: likelihood` has no scale of its own; set `review.control_items` to calibrate it"
-                )
+            if ask in NUMBER_ASKS and not self.review.control_items:
+                raise ValueError(f"`{key}: {ask}` has no scale of its own; set `review.control_items` to calibrate it")
         for verifier in self.review.verifiers:
             if unknown := sorted(set(verifier.domains or ()) - set(self.domains)):
                 raise ValueError(

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from gra.core.errors import DataError
 from gra.core.files import atomic_path
 from gra.core.hashing import canonical_json
+from gra.core.rng import rng
 from gra.core.stored.lineage import Lineage
 from gra.core.stored.reader import check_type
 from gra.core.stored.release_0_1 import read_rejected_at
@@ -141,6 +142,26 @@ def worse_responses(candidate: Candidate) -> list[AlternativeResponse]:
     return [a for a in candidate.alternatives if a.verdict_score is not None and a.verdict_score < chosen]
 
 
+def draw_unreviewed(candidates: Iterable[Candidate], count: int, seed: int) -> list[str]:
+    """Draw candidates with a response at random, without regard to reviewers and gate, and return their ids in order.
+
+    What a model or a server failed to write, copies, and candidates that repeat test items are left out.
+
+    Args:
+        candidates: all candidates of the run.
+        count: how many to draw; all there are, where there are fewer.
+        seed: the recipe's.
+    """
+    left_out = {RejectedAt.SAME_TEXT, RejectedAt.CONTAMINATION, RejectedAt.SPECIAL_TOKEN}
+    pool = [
+        candidate.id
+        for candidate in candidates
+        if candidate.response and candidate.state is not State.FAILED and candidate.rejected_at not in left_out
+    ]
+    chosen = set(rng(seed, "unreviewed").sample(pool, min(count, len(pool))))
+    return [name for name in pool if name in chosen]
+
+
 def round_rows(candidates: Sequence[Candidate]) -> dict[int, list[dict[str, Any]]]:
     """Return the rows of each round, for `dataset/rounds/N.parquet`; empty when there was only one."""
     rounds: dict[int, list[dict[str, Any]]] = {}
@@ -252,6 +273,29 @@ def export(folder: Path, candidates: Iterable[Candidate], facts: Mapping[str, An
     with atomic_path(dataset / "README.md") as temporary:
         temporary.write_text(well_formed(card(content.facts() | dict(facts))), encoding="utf-8")
     return made
+
+
+def export_unreviewed(folder: Path, candidates: Iterable[Candidate], count: int, seed: int) -> tuple[Path, int]:
+    """Write `dataset/unreviewed.parquet`: as many rows as were accepted, drawn from the candidates at random.
+
+    A student that is trained on it beside the accepted rows shows what review bought. It costs no further call.
+
+    Args:
+        folder: the run folder.
+        candidates: all candidates; they are read twice.
+        count: the number of accepted rows.
+        seed: the recipe's.
+
+    Returns:
+        The file and its rows.
+    """
+    drawn = set(draw_unreviewed(candidates, count, seed))
+    path = folder / "dataset" / "unreviewed.parquet"
+    with _parquet(path, TRAIN_SCHEMA) as add:
+        for candidate in candidates:
+            if candidate.id in drawn:
+                add(_writable(training_row(candidate)))
+    return path, len(drawn)
 
 
 def _rounds(dataset: Path, numbers: Sequence[int]) -> list[Path]:

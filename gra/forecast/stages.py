@@ -88,5 +88,6 @@ def _training(
         return scaled(_range([span.seconds for span in spans]), len(experiment.students()))
     known = planned_rows(experiment)
     written = {name: rows[arm.recipe.name] or known[name] for name, arm in experiment.arms.items()}
+    written |= {name: written[of] for name, of in experiment.recipe.derived.items()}
     steps = training_steps(experiment, written)
     return scaled(_range(a_step), sum(steps[arm] for _, arm, _ in experiment.students()))

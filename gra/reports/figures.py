@@ -234,6 +234,20 @@ def control_items(panels: Sequence[tuple[str, Sequence[float], Sequence[float], 
     return figure
 
 
+def calibration(curve: Sequence[Sequence[float]]) -> Figure:
+    """Draw the share of right responses by the panel's score: (mean score 0-1, share right, items) for each bin."""
+    figure = _figure(2.6)
+    axis = figure.subplots(1, 1)
+    axis.plot([0, 10], [0, 1], color=LINE, lw=1)
+    axis.plot([10 * score for score, _, _ in curve], [share for _, share, _ in curve], color=BLUE, lw=1.5)
+    for score, share, items in curve:
+        axis.scatter([10 * score], [share], s=12 + 2 * items, color=BLUE, edgecolor="none")
+        axis.annotate(f"{int(items)}", (10 * score, share), xytext=(6, -9), textcoords="offset points", fontsize=8)
+    axis.set(xlim=(-0.2, 10.2), ylim=(-0.05, 1.05), xlabel="the panel's score, 0-10", ylabel="share right")
+    axis.grid(True)
+    return figure
+
+
 def timeline(found: Timeline) -> Figure:
     """Draw stages as bars over working time, resumes as dashed lines, and rows accepted so far."""
     rows = list(dict.fromkeys(_lane(span) for session in found.sessions for span in session.spans))

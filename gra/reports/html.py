@@ -22,6 +22,7 @@ from gra.reports import text as prose
 from gra.reports.comparison import ComparisonView, read_comparison
 from gra.reports.figures import Drawing
 from gra.runs.contents import ArmRun, RunContents, TrainedStudent, read_contents
+from gra.runs.panel import panel_sentences
 from gra.runs.timeline import Timeline, read_timeline
 
 _COLUMNS = (
@@ -40,6 +41,20 @@ ASKED = {
         "likelihood",
         "nats by which the exercise makes the answer likelier; no opinion on exercises",
     ),
+    "logprob": ("log-probability", "mean log-probability of the answer's tokens, in nats; no opinion on exercises"),
+    "agreement": ("agreement", "how far the answer agrees with the reviewer's own answers; no opinion on exercises"),
+    "reference": (
+        "reference",
+        "ten times the probability that the answer comes to the same result as the reviewer's own",
+    ),
+}
+_NATS = ("likelihood", "logprob")
+_FAULTS = {
+    "mismatched": "another seed's response",
+    "truncated": "cut off",
+    "contradicted": "a number or negation changed",
+    "off_format": "format broken",
+    "wrong_answer": "wrong answer by a member",
 }
 
 
@@ -162,7 +177,7 @@ def _committee(arm: ArmRun, folder: Path, several: bool) -> dict[str, Any]:
     measured = [r for r in reviewers if r.good and r.bad]
     gate = arm.accept_mean
     funnel = arm.facts.get("funnel")
-    parts: dict[str, Any] = {"funnel": None, "control_items": None, "scores": None}
+    parts: dict[str, Any] = {"funnel": None, "control_items": None, "scores": None, "calibration": None}
     if funnel:
         caption = (
             "How many candidates reached each step of the method. Between a passed mean and a row stand the "
@@ -175,15 +190,24 @@ def _committee(arm: ArmRun, folder: Path, several: bool) -> dict[str, Any]:
                 f"{r.name} (AUC {prose.auc(r.auc)})",
                 r.good,
                 r.bad,
-                "nats" if r.ask == "likelihood" else figures.SCALE,
+                "nats" if r.ask in _NATS else figures.SCALE,
             )
             for r in measured
         ]
+        wrong = "with a faulty or wrong one" if arm.facts.get("panel") else "with the response of another seed"
         caption = (
-            "Raw scores on control items: a seed's instruction with its own response, and with the response of another "
-            "seed. The further apart, the more a reviewer's score says; lines mark medians."
+            f"Raw scores on control items: an instruction with a good response, and {wrong}. "
+            "The further apart, the more a reviewer's score says; lines mark medians."
         )
         parts["control_items"] = figures.draw(f"control-items{suffix}", caption, folder, figures.control_items, panels)
+    if (known := arm.facts.get("panel")) and known["statistics"]:
+        caption = (
+            "Calibration of the panel on control items, in bins of its score. On the diagonal, a score of 7 of 10 "
+            "means that 7 of 10 responses are right."
+        )
+        parts["calibration"] = figures.draw(
+            f"calibration{suffix}", caption, folder, figures.calibration, known["statistics"]["curve"]
+        )
     if by_reviewer:
         caption = "Scores of the candidates' responses, calibrated where a reviewer was measured"
         caption += f"; a response needs a committee mean of at least {gate:g}." if gate is not None else "."
@@ -197,6 +221,35 @@ def _committee(arm: ArmRun, folder: Path, several: bool) -> dict[str, Any]:
         "reviewers": reviewers,
         "verifiers": tally.verifiers(arm),
         "panel": prose.panel(arm, measured),
+        "worth": _worth(arm),
+    }
+
+
+def _worth(arm: ArmRun) -> dict[str, Any] | None:
+    """Return what control items show about the panel: AUC by fault kind, and each reviewer's habits and cost."""
+    facts = arm.facts.get("panel")
+    if not facts:
+        return None
+    found = facts["statistics"] or {}
+    kinds = [kind for kind in _FAULTS if any(kind in measured for measured in facts["kinds"].values())]
+    weights = (facts["weights"] or {}).get("weights", {}) if (facts["weights"] or {}).get("used") else {}
+    return {
+        "sentences": panel_sentences(facts),
+        "kinds": [(_FAULTS[kind], facts["items"].get(kind, 0)) for kind in kinds],
+        "rows": [
+            {
+                "name": name,
+                "aucs": [measured.get(kind) for kind in kinds],
+                "weight": weights.get(name),
+                "cost": facts["costs"].get(name),
+                **{key: found.get(key, {}).get(name) for key in ("severity", "length_bias", "own_family")},
+            }
+            for name, measured in facts["kinds"].items()
+        ],
+        "weighted": bool(weights),
+        "alpha": found.get("alpha"),
+        "checks": facts.get("instruction_checks", {}),
+        "stop": facts["stop"],
     }
 
 

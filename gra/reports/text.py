@@ -61,7 +61,13 @@ def committee_summary(arm: ArmRun) -> str:
 def panel(arm: ArmRun, measured: Sequence[ReviewerStatistics]) -> str:
     """Return what the control items show about the committee, and which members share weights."""
     together = arm.facts.get("committee_auc")
-    if measured and together is not None:
+    if measured and arm.facts.get("panel"):
+        good, bad = (max(len(getattr(reviewer, kind)) for reviewer in measured) for kind in ("good", "bad"))
+        text = (
+            f"Each reviewer first scored control items: {_count(good, 'good response')} and {bad:,} faulty ones. "
+            "The AUC is the chance that it scores a good one higher (0.5: no better than chance)."
+        )
+    elif measured and together is not None:
         pairs = _count(max(len(reviewer.good) for reviewer in measured), "pair")
         text = (
             f"Each reviewer first scored control items: {pairs} of a right and a wrong response. "

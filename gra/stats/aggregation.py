@@ -7,7 +7,7 @@ helped to fit. They replace the plain mean only when the gain is shown on held-o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,6 +25,7 @@ class Weights:
     """A weighted sum of standardized scores; `gain` is the cross-fitted AUC less that of the plain mean.
 
     `used` says whether the weights replace the mean. `low` is the lower end of the 95 % interval of the gain.
+    `crossed` holds each item's score by weights that it did not help to fit.
     """
 
     names: tuple[str, ...]
@@ -35,6 +36,7 @@ class Weights:
     gain: float
     low: float
     used: bool
+    crossed: Table = field(repr=False, compare=False, default_factory=lambda: np.zeros(0))
 
     def __call__(self, scores: ArrayLike) -> float:
         """Score one sample: log-odds of "right" where the weights are used, else the mean. NaN counts as 0."""
@@ -70,7 +72,7 @@ def fit_weights(names: Sequence[str], scores: ArrayLike, right: ArrayLike, *, ri
     gain, low = _gain(crossed, plain, known)
     weights, intercept = _logistic(table, known.astype(float), ridge)
     own, mean = auc(crossed[known], crossed[~known]), auc(plain[known], plain[~known])
-    return Weights(tuple(names), tuple(map(float, weights)), float(intercept), own, mean, gain, low, low > 0)
+    return Weights(tuple(names), tuple(map(float, weights)), float(intercept), own, mean, gain, low, low > 0, crossed)
 
 
 def _stratified(right: NDArray[np.bool_]) -> NDArray[np.int64]:

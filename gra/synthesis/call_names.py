@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, get_args
 
 
 class WorkKind(StrEnum):
@@ -21,7 +21,10 @@ class WorkKind(StrEnum):
     ANSWER = "answer"  # a new response to a seed's own instruction
 
 
-ControlItemCall = Literal["good", "bad", "check"]
+# "bad" is a response of another seed; "answer" is a member's answer to a control question.
+ControlItemCall = Literal[
+    "good", "bad", "check", "truncated", "contradicted", "off_format", "right_answer", "wrong_answer", "answer"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,7 @@ class NamedWork:
 # kept: ledgers hold these names, also the one for a control item
 _FORMS = (
     (WorkKind.CANDIDATE, re.compile(r"r\d+-\d{6}")),
-    (WorkKind.CONTROL_ITEM, re.compile(r"probe-(?:good|bad|check)-(?P<item>.+)")),
+    (WorkKind.CONTROL_ITEM, re.compile(rf"probe-(?:{'|'.join(get_args(ControlItemCall))})-(?P<item>.+)")),
     (WorkKind.ROW, re.compile(r"enrich-r\d+-\d{6}")),
     (WorkKind.SEED, re.compile(r"(?:enrich|domain)-(?P<item>.+)")),
     (WorkKind.ANSWER, re.compile(r"(?:refined|distilled)-.+")),

@@ -39,6 +39,7 @@ from gra.synthesis.committee.generator import (
     write_response,
 )
 from gra.synthesis.committee.members import Member
+from gra.synthesis.committee.panel import Panel, ask_panel, panel_score
 from gra.synthesis.committee.reviewer import Calibration, add_comment, check_instruction, score_response
 from gra.synthesis.committee.roles import RoleAssignment, assign_roles
 from gra.synthesis.committee.verifiers import Verifier, VerifierInput
@@ -63,6 +64,7 @@ class CandidateSettings:
         calibrations: maps from raw to calibrated score (0-10), by reviewer.
         thresholds: by reviewer, the probability below which each instruction check fails.
         pending_calibrations: calibrations that are measured when first needed, by adjudicator.
+        panel: turns the reviewers' scores into one; None takes their mean.
         verifiers: in the recipe's order.
         fingerprint: changes with everything but the pool that a verdict depends on.
         decontaminator: searches for test items, where the recipe names a suite.
@@ -74,6 +76,7 @@ class CandidateSettings:
     calibrations: Mapping[str, Calibration] = field(default_factory=dict)
     thresholds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     pending_calibrations: Mapping[str, Callable[[], Awaitable[Calibration]]] = field(default_factory=dict)
+    panel: Panel | None = None
     verifiers: Sequence[Verifier] = ()
     fingerprint: str = ""
     decontaminator: Decontaminator | None = None
@@ -315,22 +318,20 @@ class _CandidateRun:
 
     async def _review(self) -> tuple[Review, ...]:
         """Have reviewers and scoring verifiers score the response (section 3.2, equation 3)."""
-        reviews = await together(
-            *(
-                score_response(
-                    self.recorder,
-                    reviewer,
-                    self.candidate.instruction,
-                    self.candidate.response,
-                    comment=self.settings.recipe.review.comments == "always",
-                    calibrate=self.settings.calibration(reviewer),
-                )
-                for reviewer in self.roles.reviewers
-            )
-        )
+        reviews = await ask_panel(self.settings.panel, self.roles.reviewers, self._ask_reviewer)
         self.candidate = replace(self.candidate, reviews=tuple(reviews))
         await self._verify(self._verifiers("score"))
         return tuple(reviews)
+
+    async def _ask_reviewer(self, reviewer: Member) -> Review:
+        return await score_response(
+            self.recorder,
+            reviewer,
+            self.candidate.instruction,
+            self.candidate.response,
+            comment=self.settings.recipe.review.comments == "always",
+            calibrate=self.settings.calibration(reviewer),
+        )
 
     def _verifier_reviews(self) -> tuple[Review, ...]:
         """Return the verdicts of scoring verifiers as reviews; an abstention is no review."""
@@ -343,10 +344,11 @@ class _CandidateRun:
     async def _apply_gate(self, reviews: Sequence[Review]) -> Candidate:
         """Accept, reject or dispute the response by mean and spread of its scores (section 3.2, equations 4-6)."""
         review = self.settings.recipe.review
-        scores = [r.score for r in (*reviews, *self._verifier_reviews())]
+        verified = self._verifier_reviews()
+        scores = [r.score for r in (*reviews, *verified)]
         if not scores:
             return replace(self.candidate, state=State.ACCEPTED, reason="no reviewers")
-        consensus = decide(scores, review)
+        consensus = decide(scores, review, panel_score(self.settings.panel, reviews, verified))
         self.candidate = replace(self.candidate, mean=consensus.mean, std=consensus.std)
         match consensus.gate:
             case Gate.REJECT:

@@ -8,11 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gra.config.loader import Loaded
+from gra.config.loader import Loaded, find_file
 from gra.config.synthesis import SynthesisRecipe, committee_of
 from gra.core.hashing import digest, file_digest
 from gra.core.run_folder import RunFolder
 from gra.core.types import Candidate
+from gra.data.questions import Question, load_questions
 from gra.data.seeds.hub import find_seeds
 from gra.data.seeds.load import Seeds, load_seeds
 from gra.sandbox.permission import Permission
@@ -79,6 +80,14 @@ class Job:
         file, recipe = self.seed_file(), self.recipe
         return load_seeds(file, recipe.domains, recipe.seeds, seed=recipe.seed), file_digest(file)
 
+    @cached_property
+    def control_questions(self) -> list[Question]:
+        """The questions with known answers that control items are made of; empty where the recipe names none."""
+        return load_questions(self._question_file()) if self.recipe.review.control_questions is not None else []
+
+    def _question_file(self) -> Path:
+        return find_file(str(self.recipe.review.control_questions), self.loaded.path)
+
     def fingerprint(self, registry: ModelRegistry, *without: str) -> str:
         """Return a digest of everything that decides the dataset: recipe, seeds, models, prompts.
 
@@ -105,6 +114,11 @@ class Job:
         parts += (
             [{"forms": [FORMAT_CONSTRAINTS_VERSION, self.recipe.format_constraints.model_dump()]}]
             if self.recipe.format_constraints.share
+            else []
+        )
+        parts += (
+            [{"control_questions": file_digest(self._question_file())}]
+            if self.recipe.review.control_questions is not None
             else []
         )
         parts += [{"contamination": self.decontaminator.digest}] if self.decontaminator else []

@@ -16,7 +16,7 @@ from gra.core.files import write_text
 from gra.core.progress import View
 from gra.core.stored.resolved_recipe import RESOLVED
 from gra.core.types import Seed, State
-from gra.data.export import export
+from gra.data.export import export, export_unreviewed
 from gra.engines.broker import Broker, EnginePool
 from gra.ledger.budget import BudgetAccount, GpuTime
 from gra.ledger.ledger import Ledger
@@ -104,7 +104,13 @@ async def _synthesize(
         content = summarize(job, registry, context.ledger, made.candidates, facts) | {
             "seconds": round(time.monotonic() - begun, 1)
         }
-        files = export(job.folder.path, made.candidates, card_facts(job, registry, content))
+        shown = card_facts(job, registry, content)
+        if recipe.arm_spec.reviews:
+            accepted = content["states"][State.ACCEPTED]
+            file, shown["unreviewed"] = export_unreviewed(job.folder.path, made.candidates, accepted, recipe.seed)
+            files = [*export(job.folder.path, made.candidates, shown), file]
+        else:
+            files = export(job.folder.path, made.candidates, shown)
         write_text(resolved, job.loaded.show() + "\n")
         job.folder.record("synthesis", content, [*files, resolved])
         context.tracker.summary({f"synthesis/{state}": count for state, count in content["states"].items()})

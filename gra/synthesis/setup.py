@@ -12,23 +12,37 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from gra.config.review import ReviewConfig
 from gra.config.synthesis import SynthesisRecipe, committee_of
 from gra.core.errors import BudgetExhausted, RecipeError
 from gra.core.processes.concurrency import at_once
 from gra.core.progress import View
 from gra.core.types import Seed
 from gra.core.vocabulary import StopReason
+from gra.data.questions import Question
+from gra.models.entries import find_entry
+from gra.runs.panel import panel_sentences
 from gra.serving.models import ModelRegistry
 from gra.synthesis.candidate import CandidateSettings
-from gra.synthesis.committee.calibration import ReviewerMeasurement, committee_auc, make_control_items, measure_reviewer
+from gra.synthesis.committee.calibration import (
+    ReviewerMeasurement,
+    ask_control_items,
+    check_rates,
+    check_thresholds,
+    committee_auc,
+    make_control_items,
+    measure_reviewer,
+    measured_on,
+)
+from gra.synthesis.committee.controls import ControlItem, ControlKind, instruction_controls, response_controls
 from gra.synthesis.committee.members import Member, make_member, shared_weights
+from gra.synthesis.committee.natural import natural_controls
+from gra.synthesis.committee.panel import FittedPanel, fit_panel
 from gra.synthesis.committee.reviewer import Calibration
 from gra.synthesis.committee.roles import adjudicates, check_assignment
 from gra.synthesis.committee.verifiers import UnitTestVerifier, Verifier, make_verifiers
 from gra.synthesis.context import SynthesisContext
 from gra.synthesis.rounds.write_samples import check_parents, enrich_all, name_domains
-
-ControlItems = Sequence[tuple[Seed, str]]
 
 
 @dataclass
@@ -40,12 +54,14 @@ class PreparedCommittee:
         seeds: with the metadata that the arm needs.
         measured: the reviewers' measurements.
         pending: the measurements of adjudicators that a dispute has come to, by member.
+        panel: the manifest's facts of the panel, where it was fitted on control items of many kinds.
     """
 
     settings: CandidateSettings
     seeds: list[Seed]
     measured: list[ReviewerMeasurement]
     pending: dict[str, asyncio.Task[ReviewerMeasurement]]
+    panel: dict[str, Any] | None = None
 
     async def facts(self) -> dict[str, Any]:
         """Return the manifest's facts of the committee; adjudicators that were never asked were never measured."""
@@ -60,7 +76,8 @@ class PreparedCommittee:
                 "adjudicates": adjudicates(recipe),
             },
             "reviewers": {name: measured[name].to_json() for name in members if name in measured},
-            "committee_auc": committee_auc(self.measured) if self.measured else None,
+            "committee_auc": self._committee_auc(),
+            **({"panel": self.panel} if self.panel is not None else {}),
             "shared_weights": shared_weights(members),
             "code_execution": next((t.sandbox.facts() for t in _unit_tests(self.settings.verifiers)), None),
             "members": {
@@ -69,6 +86,12 @@ class PreparedCommittee:
                 for m in members.values()
             },
         }
+
+    def _committee_auc(self) -> float | None:
+        if self.panel is not None:
+            statistics = self.panel["statistics"]
+            return float(statistics["auc"]["auc"]) if statistics else None
+        return committee_auc(self.measured) if self.measured else None
 
     async def cancel(self) -> None:
         """Cancel the measurements that still run."""
@@ -107,14 +130,13 @@ async def prepare(context: SynthesisContext, seeds: Sequence[Seed]) -> PreparedC
     """
     recipe, members = assemble_committee(context.registry, context.recipe, context.view)
     named = await name_domains(context, members, seeds)
-    control_items = _control_items(recipe, named)
-    reviewers = [m for m in members.values() if control_items and "reviewer" in m.roles]
+    controls = _Controls(context, members, named)
     if not recipe.arm_spec.writes_rounds:
-        measured, parents = await _measure_all(context, reviewers, control_items), named
+        measured, parents = await controls.measure_all(), named
     else:
         if lone := check_parents(context.job, named):
             context.view.note(f"! no candidates for {', '.join(lone)}: a domain needs two seeds")
-        measuring = asyncio.ensure_future(_measure_all(context, reviewers, control_items))
+        measuring = asyncio.ensure_future(controls.measure_all())
         enriching = asyncio.ensure_future(enrich_all(context, members, named))
         await at_once(measuring, enriching)
         measured, parents = measuring.result(), enriching.result()
@@ -127,17 +149,15 @@ async def prepare(context: SynthesisContext, seeds: Sequence[Seed]) -> PreparedC
         members,
         {m.member: m.calibration for m in measured},
         {m.member: m.thresholds for m in measured},
-        {
-            m.name: partial(_calibration, context, m, control_items, pending)
-            for m in adjudicators
-            if control_items and adjudicates(recipe)
-        },
+        {m.name: partial(_calibration, controls, m, pending) for m in adjudicators if controls and adjudicates(recipe)},
+        controls.fitted.panel if controls.fitted else None,
         verifiers,
         context.job.fingerprint(context.registry, "rounds", "budget", "prices", "dedup"),
         context.job.decontaminator,
         context.special_tokens,
     )
-    return PreparedCommittee(settings, parents, measured, pending)
+    facts = controls.fitted.facts if controls.fitted else None
+    return PreparedCommittee(settings, parents, measured, pending, facts)
 
 
 def _unit_tests(verifiers: Sequence[Verifier]) -> list[UnitTestVerifier]:
@@ -158,38 +178,128 @@ def _note_unit_tests(context: SynthesisContext, verifiers: Sequence[Verifier], s
             context.view.note("! `kind: tests` will abstain: no seed has `tests`")
 
 
-def _control_items(recipe: SynthesisRecipe, seeds: Sequence[Seed]) -> ControlItems:
-    """Return the control items; none where no member reviews, or scores stay uncalibrated."""
-    committee = committee_of(recipe)
-    if not recipe.review.control_items or committee is None or not committee.reviewers:
-        return []
-    return make_control_items(seeds, recipe.review.control_items, recipe.seed)
+class _Controls:
+    """The control items of a run: what reviewers and adjudicators are measured and calibrated on.
+
+    Attributes:
+        fitted: the panel, once all reviewers are measured on control items of several kinds.
+    """
+
+    def __init__(self, context: SynthesisContext, members: Mapping[str, Member], seeds: Sequence[Seed]) -> None:
+        self.context = context
+        self.members = members
+        self.fitted: FittedPanel | None = None
+        recipe, committee = context.recipe, committee_of(context.recipe)
+        review = self._review = recipe.review
+        wanted = review.control_items if committee is not None and committee.reviewers else 0
+        # Of one kind: pairs, as in the first release.
+        self._pairs = make_control_items(seeds, wanted, recipe.seed) if wanted and not _of_many_kinds(review) else []
+        self._faulty: list[ControlItem] = []
+        self._instructions: list[ControlItem] = []
+        self._questions: list[Question] = []
+        self._items: asyncio.Task[list[ControlItem]] | None = None
+        if wanted and _of_many_kinds(review):
+            faulty = [ControlKind(kind) for kind in review.control_kinds or ["mismatched"] if kind != "natural"]
+            self._faulty = response_controls(seeds, wanted, recipe.seed, faulty) if faulty else []
+            self._instructions = instruction_controls(seeds, review.control_instructions, recipe.seed)
+            self._questions = context.job.control_questions
+
+    def __bool__(self) -> bool:
+        return bool(self._pairs or self._faulty or self._questions)
+
+    async def measure_all(self) -> list[ReviewerMeasurement]:
+        """Measure all reviewers, and fit the panel where there are control items of several kinds."""
+        reviewers = [m for m in self.members.values() if self and "reviewer" in m.roles]
+        if self._pairs or not reviewers:
+            return await at_once(*map(self.measure, reviewers))
+        items = await self._all_items()
+        answers = dict(
+            zip(
+                (m.name for m in reviewers),
+                await at_once(
+                    *(ask_control_items(self.context.broker, m, items, self._instructions) for m in reviewers)
+                ),
+                strict=True,
+            )
+        )
+        self.fitted = fitted = fit_panel(
+            items,
+            {name: given.raw for name, given in answers.items()},
+            self._review,
+            costs={m.name: answers[m.name].tokens * _billions(m) for m in reviewers},
+            families={m.name: m.family or m.model.identity for m in reviewers},
+            authors={m.name: m.family or m.model.identity for m in self.members.values()},
+        )
+        checks = {name: given.checks for name, given in answers.items() if given.checks}
+        thresholds = check_thresholds(checks, self._instructions) if self._instructions else {}
+        if self._instructions and checks:
+            fitted.facts["instruction_checks"] = check_rates(checks, self._instructions, self.context.recipe.seed)
+        for sentence in panel_sentences(fitted.facts):
+            self.context.view.note(f"  {sentence}")
+        for note in fitted.notes:
+            self.context.view.note(note)
+        return [
+            measured_on(m, items, answers[m.name], fitted.calibrations[m.name], thresholds.get(m.name, {}))
+            for m in reviewers
+        ]
+
+    async def measure(self, member: Member) -> ReviewerMeasurement:
+        """Measure one reviewer or adjudicator."""
+        if self._pairs:
+            measured, count = await measure_reviewer(self.context.broker, member, self._pairs), len(self._pairs)
+        else:
+            items = await self._all_items()
+            answers = await ask_control_items(self.context.broker, member, items, [])
+            alone = fit_panel(
+                items,
+                {member.name: answers.raw},
+                self._review.model_copy(update={"aggregate": "mean", "strategy": "full"}),
+                costs={},
+                families={},
+                authors={},
+            )
+            measured = measured_on(member, items, answers, alone.calibrations[member.name], {})
+            count = len(items)
+        unanswered = f", {measured.unanswered} answers unusable" if measured.unanswered else ""
+        self.context.view.note(f"  reviewer {member.name}: AUC {measured.auc:.2f} on {count} control items{unanswered}")
+        self.context.tracker.summary({f"reviewers/{member.name}/auc": measured.auc})
+        return measured
+
+    async def _all_items(self) -> list[ControlItem]:
+        """Return faulty and natural control items; members answer the questions once."""
+        if self._items is None:
+            self._items = asyncio.create_task(self._with_natural())
+        return await asyncio.shield(self._items)
+
+    async def _with_natural(self) -> list[ControlItem]:
+        if not self._questions:
+            return self._faulty
+        recipe = self.context.recipe
+        natural = await natural_controls(
+            self.context.broker,
+            list(self.members.values()),
+            self._questions,
+            recipe.review.control_items,
+            recipe.seed,
+        )
+        return [*self._faulty, *natural]
 
 
-async def _measure_all(
-    context: SynthesisContext, members: Sequence[Member], control_items: ControlItems
-) -> list[ReviewerMeasurement]:
-    return await at_once(*(_measure(context, member, control_items) for member in members))
+def _of_many_kinds(review: ReviewConfig) -> bool:
+    return review.control_kinds is not None or bool(review.control_instructions) or review.aggregate != "mean"
 
 
-async def _measure(context: SynthesisContext, member: Member, control_items: ControlItems) -> ReviewerMeasurement:
-    measured = await measure_reviewer(context.broker, member, control_items)
-    unanswered = f", {measured.unanswered} answers unusable" if measured.unanswered else ""
-    context.view.note(
-        f"  reviewer {member.name}: AUC {measured.auc:.2f} on {len(control_items)} control items{unanswered}"
-    )
-    context.tracker.summary({f"reviewers/{member.name}/auc": measured.auc})
-    return measured
+def _billions(member: Member) -> float:
+    """Return a member's parameters in billions; 1 where they are not known."""
+    entry = find_entry(member.model.name.removeprefix("catalog:").partition("@")[0])
+    return ((entry and entry.parameters) or 1_000_000_000) / 1e9
 
 
 async def _calibration(
-    context: SynthesisContext,
-    member: Member,
-    control_items: ControlItems,
-    pending: dict[str, asyncio.Task[ReviewerMeasurement]],
+    controls: _Controls, member: Member, pending: dict[str, asyncio.Task[ReviewerMeasurement]]
 ) -> Calibration:
     if member.name not in pending:
-        pending[member.name] = asyncio.create_task(_measure(context, member, control_items))
+        pending[member.name] = asyncio.create_task(controls.measure(member))
     # A canceled candidate must not cancel the measurement that others wait for.
     return (await asyncio.shield(pending[member.name])).calibration
 

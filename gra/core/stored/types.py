@@ -80,6 +80,74 @@ class ReviewerFacts(TypedDict, total=False):
     unanswered: Count
 
 
+@_OPEN
+class KindFacts(TypedDict):
+    """How well a reviewer separates one fault kind from good items."""
+
+    auc: Share
+    low: Share
+    high: Share
+    good: Count
+    bad: Count
+
+
+@_OPEN
+class PanelStatisticsFacts(TypedDict):
+    """What control items say about a panel (gra/stats/panel.py)."""
+
+    auc: KindFacts
+    best: Annotated[list[str | Number | None], Field(min_length=2, max_length=2)]
+    gain: Annotated[list[Number | None], Field(min_length=3, max_length=3)]
+    alpha: Number | None
+    votes: Number | None
+    severity: dict[str, Number | None]
+    length_bias: dict[str, Number | None]
+    own_family: dict[str, Number | None]
+    curve: list[Annotated[list[Number], Field(min_length=3, max_length=3)]]
+    clones: list[list[str]]
+
+
+@_OPEN
+class WeightFacts(TypedDict):
+    """Fitted weights of a panel."""
+
+    used: bool
+    weights: dict[str, Number]
+
+
+@_OPEN
+class StopFacts(TypedDict):
+    """When an adaptive review stops."""
+
+    order: list[str]
+    changed: Share
+    cost: Share
+
+
+@_OPEN
+class CheckFacts(TypedDict):
+    """Control instructions that the instruction checks rejected."""
+
+    rejected: Share
+    items: Count
+
+
+@_OPEN
+class PanelFacts(TypedDict, total=False):
+    """A panel that was fitted on control items of several kinds."""
+
+    aggregate: Required[str]
+    strategy: Required[str]
+    target: Required[str]
+    items: Required[dict[str, Count]]
+    kinds: Required[dict[str, dict[str, KindFacts]]]
+    costs: Required[dict[str, Number]]
+    statistics: Required[PanelStatisticsFacts | None]
+    weights: Required[WeightFacts | None]
+    stop: Required[StopFacts | None]
+    instruction_checks: dict[str, CheckFacts]
+
+
 class StoredSpent(TypedDict, total=False):
     """Calls and tokens."""
 
@@ -104,6 +172,7 @@ class SynthesisSection(StoredSection, total=False):
     reviewers: dict[str, ReviewerFacts]
     shared_weights: dict[str, list[str]]
     committee_auc: Share | None
+    panel: PanelFacts
     stopped: list[str]
     missing_models: dict[str, str]
     prompts: dict[str, str]

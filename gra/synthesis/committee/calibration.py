@@ -9,13 +9,14 @@ also set how low a check's probability must be before an instruction fails.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, TypeVar
 
 import numpy as np
 
+from gra.config.committee import NUMBER_ASKS
 from gra.core.errors import ModelUnavailable
 from gra.core.rng import rng
 from gra.core.types import CHECKS, Seed
@@ -25,10 +26,29 @@ from gra.stats.reliability import Logistic, auc, calibrate
 from gra.synthesis.call_names import ControlItemCall, control_item_name
 from gra.synthesis.candidate import uncalibrated
 from gra.synthesis.committee.calls import CallRecorder, Unanswered
+from gra.synthesis.committee.controls import ControlItem, ControlKind, halves
 from gra.synthesis.committee.members import Member
 from gra.synthesis.committee.reviewer import check_instruction, score_response
 
 T = TypeVar("T")
+MOST_GOOD_REJECTED = 0.08  # share of good control instructions that the checks may reject
+
+
+@dataclass(frozen=True)
+class ControlAnswers:
+    """What one reviewer said of all control items.
+
+    Attributes:
+        raw: raw scores of responses by item name, without unanswered ones.
+        checks: the values of instruction checks by item name.
+        unanswered: how many responses got no usable score.
+        tokens: read and written for one review, on average.
+    """
+
+    raw: dict[str, float]
+    checks: dict[str, dict[str, float]]
+    unanswered: int
+    tokens: float
 
 
 @dataclass(frozen=True)
@@ -119,6 +139,128 @@ async def measure_reviewer(
     raw = list(good.values()), list(bad.values())
     unanswered = 2 * len(control_items) - len(good) - len(bad)
     return ReviewerMeasurement(member.name, auc(*raw), good, bad, unanswered, calibrate(*raw), thresholds)
+
+
+_CALL_NAMES: dict[ControlKind, ControlItemCall] = {
+    ControlKind.GOOD: "good",
+    ControlKind.MISMATCHED: "bad",
+    ControlKind.TRUNCATED: "truncated",
+    ControlKind.CONTRADICTED: "contradicted",
+    ControlKind.OFF_FORMAT: "off_format",
+    ControlKind.RIGHT_ANSWER: "right_answer",
+    ControlKind.WRONG_ANSWER: "wrong_answer",
+}
+
+
+async def ask_control_items(
+    broker: Broker, member: Member, items: Sequence[ControlItem], instructions: Sequence[ControlItem]
+) -> ControlAnswers:
+    """Have one member score the responses of control items and check the instructions of others.
+
+    Raises:
+        ModelUnavailable: when the member answers nothing in the form it is asked in.
+    """
+    recorders: list[CallRecorder] = []
+
+    async def score(item: ControlItem) -> float:
+        recorder = CallRecorder(broker, control_item_name(_CALL_NAMES[item.kind], item.seed))
+        recorders.append(recorder)
+        review = await score_response(
+            recorder, member, item.instruction, item.response, comment=False, calibrate=uncalibrated
+        )
+        return review.raw
+
+    async def check(item: ControlItem) -> dict[str, float]:
+        recorder = CallRecorder(broker, control_item_name("check", item.seed))
+        return (await check_instruction(recorder, member, item.instruction, {})).values
+
+    asks = "reviewer" in member.roles and member.ask not in NUMBER_ASKS
+    checked = instructions if asks else ()
+    left: list[Unanswered] = []
+    raw, checks = await asyncio.gather(
+        _answered([item.name for item in items], [score(item) for item in items], left),
+        _answered([item.name for item in checked], [check(item) for item in checked], left),
+    )
+    if not raw or (checked and not checks):
+        raise ModelUnavailable(_no_answers(member, left))
+    tokens = sum(u.prompt_tokens + u.completion_tokens for each in recorders for u in each.usage.values())
+    return ControlAnswers(raw, checks, len(items) - len(raw), tokens / max(1, len(raw)))
+
+
+def measured_on(
+    member: Member,
+    items: Sequence[ControlItem],
+    answers: ControlAnswers,
+    calibration: Logistic,
+    thresholds: dict[str, float],
+) -> ReviewerMeasurement:
+    """Return a reviewer's measurement on control items of many kinds."""
+    groups: tuple[dict[str, float], dict[str, float]] = {}, {}
+    for item in items:
+        if item.name in answers.raw:
+            groups[0 if item.is_good else 1][item.name] = answers.raw[item.name]
+    good, bad = groups
+    found = auc(list(good.values()), list(bad.values())) if good and bad else 0.5
+    return ReviewerMeasurement(member.name, found, good, bad, answers.unanswered, calibration, thresholds)
+
+
+def check_thresholds(
+    checks: Mapping[str, Mapping[str, Mapping[str, float]]], instructions: Sequence[ControlItem]
+) -> dict[str, dict[str, float]]:
+    """Choose below which value a check fails, so that together they reject few good instructions.
+
+    All reviewers' checks use one quantile of the good instructions' values. It is the largest with which at most
+    MOST_GOOD_REJECTED of the good control instructions fail any check of any reviewer.
+
+    Args:
+        checks: by reviewer and item name, the values of the checks.
+        instructions: control items for instruction checks, with good ones.
+    """
+    good = [item.name for item in instructions if item.is_good]
+    known = {name: [given[item] for item in good if item in given] for name, given in checks.items()}
+    chosen: dict[str, dict[str, float]] = {name: {} for name in checks}
+    for quantile in np.linspace(0.0, 0.3, 31):
+        trial = {
+            name: {check: float(np.quantile([v[check] for v in values], quantile)) for check in CHECKS}
+            for name, values in known.items()
+            if values
+        }
+        if _rejected(checks, good, trial) > MOST_GOOD_REJECTED:
+            break
+        chosen |= trial
+    return chosen
+
+
+def check_rates(
+    checks: Mapping[str, Mapping[str, Mapping[str, float]]], instructions: Sequence[ControlItem], seed: int
+) -> dict[str, dict[str, float]]:
+    """Return the share of control instructions that checks reject, by kind; thresholds come from the other half."""
+    halves_ = halves(instructions, seed)
+    rejected: dict[str, list[float]] = {}
+    for fitted, held in (halves_, halves_[::-1]):
+        thresholds = check_thresholds(checks, fitted)
+        for kind in dict.fromkeys(item.kind for item in held):
+            names = [item.name for item in held if item.kind is kind]
+            rejected.setdefault(str(kind), []).extend(
+                float(_rejected(checks, [name], thresholds) > 0) for name in names
+            )
+    return {kind: {"rejected": fmean(found), "items": len(found)} for kind, found in rejected.items()}
+
+
+def _rejected(
+    checks: Mapping[str, Mapping[str, Mapping[str, float]]],
+    names: Sequence[str],
+    thresholds: Mapping[str, Mapping[str, float]],
+) -> float:
+    failed = [
+        any(
+            checks[reviewer].get(name, {}).get(check, 1.0) < least
+            for reviewer, limits in thresholds.items()
+            for check, least in limits.items()
+        )
+        for name in names
+    ]
+    return fmean(map(float, failed)) if failed else 0.0
 
 
 def _no_answers(member: Member, left: Sequence[Unanswered]) -> str:

@@ -22,13 +22,15 @@ MIN_PER_KIND = 4  # fewer items say nothing about a kind
 
 
 class ControlKind(StrEnum):
-    """What is wrong with a control item; GOOD items are hand-written seeds as they are."""
+    """Name what is wrong with a control item; GOOD items are hand-written seeds as they are."""
 
     GOOD = "good"
     MISMATCHED = "mismatched"  # the response of another seed
     TRUNCATED = "truncated"  # the response ends in the middle
     CONTRADICTED = "contradicted"  # a number or a negation is changed
     OFF_FORMAT = "off_format"  # a format constraint of the instruction is broken
+    RIGHT_ANSWER = "right_answer"  # a member's answer to a question, right by program
+    WRONG_ANSWER = "wrong_answer"
     INCOMPLETE = "incomplete"  # the instruction lacks the text it is about
     MERGED = "merged"  # two instructions in one
     PERSONAL = "personal"  # asks about the life or taste of the assistant
@@ -43,17 +45,29 @@ INSTRUCTION_FAULTS = (ControlKind.INCOMPLETE, ControlKind.MERGED, ControlKind.PE
 
 @dataclass(frozen=True, slots=True)
 class ControlItem:
-    """One control item; `response` is empty where the instruction is at fault."""
+    """One control item.
+
+    Attributes:
+        seed: the id of the seed or question that it was made of.
+        response: empty where the instruction is at fault.
+        author: the member that wrote the response; empty where it is a seed's.
+    """
 
     kind: ControlKind
     seed: str
     instruction: str
     response: str
+    author: str = ""
 
     @property
     def is_good(self) -> bool:
         """Whether the item has no fault."""
-        return self.kind is ControlKind.GOOD
+        return self.kind in (ControlKind.GOOD, ControlKind.RIGHT_ANSWER)
+
+    @property
+    def name(self) -> str:
+        """The item's name, unique within a run."""
+        return f"{self.kind}-{self.seed}" + (f"-{self.author}" if self.author else "")
 
 
 PERSONAL = (
@@ -84,7 +98,9 @@ _AFFIRMED = re.compile(r"\b(is|are|was|were|can|will)\b(?! not)")
 _PASSAGE = re.compile(r"^(?P<request>[^\n]{10,}?[:.])\s*\n+.{20,}$|^(?P<ask>[^:\n]{10,}:)\s*.{20,}$", re.DOTALL)
 
 
-def response_controls(seeds: Sequence[Seed], per_kind: int, seed: int) -> list[ControlItem]:
+def response_controls(
+    seeds: Sequence[Seed], per_kind: int, seed: int, kinds: Sequence[ControlKind] = RESPONSE_FAULTS
+) -> list[ControlItem]:
     """Make control items for reviews of responses: `per_kind` good ones, and as many of each fault as seeds allow."""
     drawn = _drawn(seeds, seed, "responses")
     good = [ControlItem(ControlKind.GOOD, s.id, s.instruction, s.response) for s in drawn[:per_kind]]
@@ -95,7 +111,8 @@ def response_controls(seeds: Sequence[Seed], per_kind: int, seed: int) -> list[C
         ControlKind.OFF_FORMAT: _off_format,
     }
     items = list(good)
-    for kind, fault in faults.items():
+    for kind in kinds:
+        fault = faults[kind]
         found: list[ControlItem] = []
         for sample in drawn:
             response = fault(sample, rng(seed, "control", kind.value, sample.id))

@@ -27,12 +27,17 @@ class Consensus:
     gate: Gate
 
 
-def decide(scores: Sequence[float], review: ReviewConfig) -> Consensus:
+def decide(scores: Sequence[float], review: ReviewConfig, together: float | None = None) -> Consensus:
     """Reject below `accept_mean`; accept when the spread is at most `dispute_std`; otherwise adjudicate.
 
     A mean equal to `accept_mean` passes, and a spread equal to `dispute_std` is agreement.
+
+    Args:
+        scores: of all reviewers and scoring verifiers, 0-10.
+        review: the recipe's section.
+        together: the panel's score in place of the mean, where the recipe aggregates in another way.
     """
-    mean = fmean(scores)
+    mean = fmean(scores) if together is None else together
     spread = pstdev if review.std == "population" else stdev
     std = spread(scores) if len(scores) > 1 else 0.0
     if mean < review.accept_mean:

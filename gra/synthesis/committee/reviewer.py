@@ -7,6 +7,9 @@ How a small model is asked decides what its review is worth, so a recipe chooses
 - `yes_no` reads the probability of "yes" for each dimension.
 - `likelihood` decodes nothing. It measures how much likelier the response becomes by knowing the instruction. It is for
   models too small to judge in words.
+- `logprob` decodes nothing either. It is the mean log-probability of the response's tokens, given the instruction.
+- `agreement` has the reviewer answer the instruction several times. The score is how far the response agrees.
+- `reference` has the reviewer answer once, and asks it whether both answers come to the same result.
 
 `expected` and `yes_no` decode one token a dimension, and all dimensions share one cached prefix. A recipe may ask for
 fewer than the paper's six dimensions.
@@ -14,18 +17,22 @@ fewer than the paper's six dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from statistics import fmean
 
+from gra.checks.agreement import agreement
+from gra.config.committee import NUMBER_ASKS
 from gra.core.processes.concurrency import together
 from gra.core.types import CHECKS, InstructionReview, Review
-from gra.core.vocabulary import CallPurpose
-from gra.engines.types import Choice, Json, Likelihood
-from gra.synthesis.committee.calls import CallRecorder
+from gra.core.vocabulary import CallPurpose, FailureCause
+from gra.engines.types import Choice, Json, Likelihood, Text, Truncated
+from gra.synthesis.committee.calls import CallRecorder, Unanswered
 from gra.synthesis.committee.members import Member
 from gra.synthesis.prompts import CHECK_QUESTIONS, SCORE_QUESTIONS, render
 
 YES_NO = Choice(("yes", "no"))
+FURTHER_ANSWERS = 4  # of a reviewer that is asked by agreement
 DIGITS = Choice(tuple("0123456789"))
 _INTEGER = {"type": "integer", "minimum": 0, "maximum": 10}
 _COMMENT = {"type": "string", "minLength": 10, "maxLength": 300}
@@ -60,8 +67,8 @@ async def check_instruction(
         instruction: the text to check.
         thresholds: the probability below which a criterion fails; 0.5 where none is given.
     """
-    if reviewer.ask == "likelihood":
-        return InstructionReview(reviewer.name, {}, ())  # likelihood judges responses only
+    if reviewer.ask in NUMBER_ASKS:
+        return InstructionReview(reviewer.name, {}, ())  # these ask about responses only
     if reviewer.ask == "integers":
         prompt = render("check_json", instruction=instruction)
         answer = await recorder.ask(
@@ -90,8 +97,8 @@ async def score_response(
         answer = await recorder.ask(call)
         values = {name: float(answer.value[name]) for name in reviewer.dimensions}
         remark = str(answer.value.get("comment", ""))
-    elif reviewer.ask == "likelihood":
-        values = {"relevance": await information(recorder, reviewer, instruction, response)}
+    elif reviewer.ask in NUMBER_ASKS:
+        values = await _NUMBERS[reviewer.ask](recorder, reviewer, instruction, response)
     elif reviewer.ask == "yes_no":
         asked = score_questions(reviewer)
         values = await yes_probabilities(recorder, reviewer, "score_yes_no", asked, role=CallPurpose.REVIEWER, **shown)
@@ -127,6 +134,88 @@ async def information(
     calls = [member.call(prompt, output, role=role, candidate=recorder.candidate) for prompt in prompts]
     given, alone = await together(*(recorder.ask(call) for call in calls))
     return float(given.value["logprob"] - alone.value["logprob"])
+
+
+async def mean_logprob(recorder: CallRecorder, member: Member, instruction: str, response: str) -> float:
+    """Return the mean log-probability of the response's tokens given the instruction, in nats a token.
+
+    Unlike the total, the mean does not reward long responses, which wrong reasoning often is.
+    """
+    prompt = render("response", instruction=instruction)
+    call = member.call(prompt, Likelihood(response), role=CallPurpose.REVIEWER, candidate=recorder.candidate)
+    given = (await recorder.ask(call)).value
+    return float(given["logprob"] / max(1.0, given["tokens"]))
+
+
+async def own_answers(
+    recorder: CallRecorder, member: Member, instruction: str, count: int = FURTHER_ANSWERS
+) -> list[str]:
+    """Have the reviewer answer the instruction itself, several times.
+
+    Greedy decoding gives only one answer. An answer that is cut off counts as far as it goes.
+
+    Raises:
+        Unanswered: when no answer is usable, or the infrastructure failed.
+    """
+    prompt = render("response", instruction=instruction)
+    failures: list[Unanswered] = []
+
+    async def one(place: int) -> str:
+        call = member.call(prompt, Text(), role=CallPurpose.SOLVER, candidate=recorder.candidate, sample=place)
+        try:
+            return (await recorder.ask(call)).text.strip()
+        except Unanswered as failure:
+            if failure.cause is FailureCause.INFRASTRUCTURE:
+                raise
+            failures.append(failure)
+            return failure.outcome.text.strip() if isinstance(failure.outcome, Truncated) else ""
+
+    drawn = count if member.sampling.varies else 1
+    answers = [text for text in await together(*(one(place) for place in range(1, drawn + 1))) if text]
+    if not answers and failures:
+        raise failures[-1]
+    return answers
+
+
+async def answer_agreement(recorder: CallRecorder, member: Member, instruction: str, response: str) -> float:
+    """Return ten times the mean agreement of the response with the reviewer's own answers."""
+    answers = await own_answers(recorder, member, instruction)
+    # Comparing values may need a child process, so it leaves the event loop.
+    return 10 * await asyncio.to_thread(agreement, instruction, response, answers) if answers else 0.0
+
+
+async def reference_agreement(recorder: CallRecorder, member: Member, instruction: str, response: str) -> float:
+    """Return ten times the probability that the response comes to the same result as the reviewer's own answer."""
+    (own, *_) = await own_answers(recorder, member, instruction, count=1) or [""]
+    shown = {"instruction": instruction, "response": response, "reference": own}
+    call = member.call(render("reference", **shown), YES_NO, role=CallPurpose.REVIEWER, candidate=recorder.candidate)
+    p = (await recorder.ask(call)).value
+    return float(10 * p["yes"] / (p["yes"] + p["no"]))
+
+
+async def _relevance(recorder: CallRecorder, member: Member, instruction: str, response: str) -> dict[str, float]:
+    return {"relevance": await information(recorder, member, instruction, response)}
+
+
+async def _fluency(recorder: CallRecorder, member: Member, instruction: str, response: str) -> dict[str, float]:
+    return {"correctness": await mean_logprob(recorder, member, instruction, response)}
+
+
+async def _agreement(recorder: CallRecorder, member: Member, instruction: str, response: str) -> dict[str, float]:
+    return {"correctness": await answer_agreement(recorder, member, instruction, response)}
+
+
+async def _reference(recorder: CallRecorder, member: Member, instruction: str, response: str) -> dict[str, float]:
+    return {"correctness": await reference_agreement(recorder, member, instruction, response)}
+
+
+_NUMBERS: dict[str, Callable[[CallRecorder, Member, str, str], Awaitable[dict[str, float]]]] = {
+    "likelihood": _relevance,
+    "logprob": _fluency,
+    "agreement": _agreement,
+    "reference": _reference,
+}
+assert set(_NUMBERS) == set(NUMBER_ASKS)
 
 
 async def yes_probabilities(

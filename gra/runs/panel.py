@@ -1,0 +1,40 @@
+"""Say in sentences what control items show about a panel of reviewers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def panel_sentences(facts: Mapping[str, Any]) -> list[str]:
+    """Return what control items say about a panel, in sentences; `facts` is the manifest's section."""
+    found = facts.get("statistics")
+    if not found:
+        return ["The panel could not be measured: the control items lack right or wrong responses."]
+    items = found["auc"]["good"] + found["auc"]["bad"]
+    whole, (best, single), (gain, low, high) = found["auc"], found["best"], found["gain"]
+    sentences = [
+        f"The panel separates right from wrong on {items} {facts['target']} control items with AUC {whole['auc']:.2f} "
+        f"[{whole['low']:.2f}, {whole['high']:.2f}]; 0.5 is a coin."
+    ]
+    if len(facts["kinds"]) > 1 and gain is not None:
+        if low > 0:
+            sentences.append(f"It is better than its best member, {best} ({single:.2f}).")
+        elif high < 0:
+            sentences.append(f"It is worse than {best} alone ({single:.2f}); let that one review alone.")
+        else:
+            sentences.append(f"The panel is no better than {best} alone ({single:.2f}), as far as these items show.")
+    if found["votes"] is not None and len(facts["kinds"]) > 1:
+        sentences.append(f"Its {len(facts['kinds'])} reviewers are worth {found['votes']:.1f} independent ones.")
+    if facts["weights"] is not None and not facts["weights"]["used"]:
+        sentences.append("Fitted weights showed no sure gain over the mean, so the mean is used.")
+    checks = facts.get("instruction_checks", {})
+    faults = [(kind, rate) for kind, rate in checks.items() if kind != "good"]
+    if faults and "good" in checks:
+        count = sum(rate["items"] for _, rate in faults)
+        caught = sum(rate["rejected"] * rate["items"] for _, rate in faults) / count
+        sentences.append(
+            f"The instruction checks reject {caught:.0%} of {count} faulty control instructions, and "
+            f"{checks['good']['rejected']:.0%} of good ones."
+        )
+    return sentences

@@ -1,0 +1,79 @@
+"""Make natural control items: members answer questions, and a program decides which answers are right.
+
+Faults put into hand-written responses differ from the faults that models make. Reviewers that are calibrated on
+such faults alone may prefer long wrong reasoning. So the members that write candidates also answer questions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+
+from gra.core.processes.concurrency import at_once
+from gra.core.rng import rng
+from gra.core.vocabulary import CallPurpose, FailureCause
+from gra.data.questions import Question
+from gra.engines.broker import Broker
+from gra.engines.types import Text
+from gra.synthesis.call_names import control_item_name
+from gra.synthesis.committee.calls import CallRecorder, Unanswered
+from gra.synthesis.committee.controls import ControlItem, ControlKind
+from gra.synthesis.committee.members import Member
+from gra.synthesis.prompts import render
+
+_OTHERS = 2  # every second question is also answered by a member that writes no candidates
+
+
+async def natural_controls(
+    broker: Broker, members: Sequence[Member], questions: Sequence[Question], per_kind: int, seed: int
+) -> list[ControlItem]:
+    """Have members answer questions, and return the answers with their verdicts.
+
+    Every question goes to a generator; every second one also goes to another set of weights, which errs elsewhere.
+    Equal answers to one question count once. Answers that are cut off are left out.
+
+    Args:
+        broker: answers the calls.
+        members: the committee.
+        questions: with known answers.
+        per_kind: the right answers, and the wrong ones, that are aimed at.
+        seed: of the draw.
+
+    Raises:
+        Unanswered: when infrastructure failed.
+    """
+    writers = _one_for_each_model(m for m in members if "generator" in m.roles)
+    known = {member.model.identity for member in writers}
+    others = [m for m in _one_for_each_model(members) if m.model.identity not in known]
+    drawn = rng(seed, "control", "questions").sample(list(questions), min(2 * per_kind, len(questions)))
+    asked = [(question, writers[place % len(writers)]) for place, question in enumerate(drawn)]
+    if others:
+        halved = drawn[::_OTHERS]
+        asked += [(question, others[place % len(others)]) for place, question in enumerate(halved)]
+    answers = await at_once(*(_answer(broker, member, question) for question, member in asked))
+    items: dict[tuple[str, str], ControlItem] = {}
+    for (question, member), text in zip(asked, answers, strict=True):
+        if text and (question.id, text) not in items:
+            right = await asyncio.to_thread(question.is_right, text)
+            kind = ControlKind.RIGHT_ANSWER if right else ControlKind.WRONG_ANSWER
+            items[question.id, text] = ControlItem(kind, question.id, question.instruction, text, member.name)
+    return list(items.values())
+
+
+def _one_for_each_model(members: Iterable[Member]) -> list[Member]:
+    found: dict[str, Member] = {}
+    for member in members:
+        found.setdefault(member.model.identity, member)
+    return list(found.values())
+
+
+async def _answer(broker: Broker, member: Member, question: Question) -> str:
+    recorder = CallRecorder(broker, control_item_name("answer", question.id))
+    prompt = render("response", instruction=question.instruction)
+    try:
+        call = member.call(prompt, Text(), role=CallPurpose.SOLVER, candidate=recorder.candidate)
+        return (await recorder.ask(call)).text.strip()
+    except Unanswered as failure:
+        if failure.cause is FailureCause.INFRASTRUCTURE:
+            raise
+        return ""

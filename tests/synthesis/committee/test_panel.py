@@ -1,0 +1,224 @@
+"""Panels fitted on control items, and whole runs with natural control items, weights and early stopping."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import scripted_run
+from scripted_run import answer_by_content, content, make_recipe, said, write_job
+
+from gra.config.review import ReviewConfig
+from gra.core.errors import RecipeError
+from gra.data.export import read_lineage
+from gra.engines.types import Call, Choice, Completion, Fault, Text
+from gra.reports.html import write_report
+from gra.runs.panel import panel_sentences
+from gra.synthesis.committee.controls import ControlItem, ControlKind
+from gra.synthesis.committee.panel import fit_panel
+from gra.synthesis.rounds import write_samples as growth
+
+LUCK = random.Random(3)
+
+
+def natural(count: int) -> list[ControlItem]:
+    return [
+        ControlItem(kind, f"q{i}", "How many?", "x" * LUCK.randint(5, 90), "writer")
+        for i in range(count)
+        for kind in (ControlKind.RIGHT_ANSWER, ControlKind.WRONG_ANSWER)
+    ]
+
+
+def scored(items: list[ControlItem], skill: float) -> dict[str, float]:
+    return {item.name: 5 + (skill if item.is_good else -skill) + LUCK.gauss(0, 1.5) for item in items}
+
+
+def fitted(items: list[ControlItem], raw: dict[str, dict[str, float]], **review: Any):
+    config = ReviewConfig.model_validate({"control_items": 4, **review})
+    return fit_panel(
+        items, raw, config, costs=dict.fromkeys(raw, 1.0), families=dict.fromkeys(raw, "x"), authors={"writer": "x"}
+    )
+
+
+def test_reviewer_that_prefers_wrong_answers_gets_no_say() -> None:
+    items = natural(60)
+    found = fitted(items, {"good": scored(items, 1.5), "inverted": scored(items, -1.5)}, aggregate="weighted")
+    assert found.calibrations["inverted"](9.0) == found.calibrations["inverted"](1.0)
+    assert found.panel.score({"good": 9.0, "inverted": 5.0}) > found.panel.score({"good": 1.0, "inverted": 5.0})
+    assert any("inverted is worse than a coin on wrong_answer" in note for note in found.notes)
+
+
+def test_sentences_say_when_the_panel_is_no_better_than_one_reviewer() -> None:
+    items = natural(80)
+    one = scored(items, 1.5)
+    told = " ".join(panel_sentences(fitted(items, {"one": one, "coin": scored(items, 0.0)}).facts))
+    assert "no better than one alone" in told or "worse than one alone" in told
+    three = {name: scored(items, 1.0) for name in ("a", "b", "c")}
+    assert "better than its best member" in " ".join(panel_sentences(fitted(items, three).facts))
+
+
+def test_few_natural_items_leave_all_items_to_calibrate_on_and_say_so() -> None:
+    items = natural(2) + [
+        ControlItem(kind, f"s{i}", "Say it.", "So it is.")
+        for i in range(9)
+        for kind in (ControlKind.GOOD, ControlKind.MISMATCHED)
+    ]
+    found = fitted(items, {"a": scored(items, 2.0)})
+    assert found.facts["target"] == "mixed"
+    assert any("2 times right and 2 times wrong" in note for note in found.notes)
+    assert any("too few control items" in note for note in found.notes)
+    assert set(found.facts["kinds"]["a"]) == {"mismatched", "wrong_answer"}
+
+
+def test_clones_are_named() -> None:
+    items = natural(20)
+    one = scored(items, 1.0)
+    found = fitted(items, {"one": one, "two": {name: value / 2 for name, value in one.items()}})
+    assert any("one and two give the same scores" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("aggregate", ["mean", "weighted", "label_model"])
+def test_each_aggregate_orders_items_and_its_facts_are_plain_json(aggregate: str) -> None:
+    items = natural(60)
+    raw = {name: scored(items, 1.0) for name in "abc"}
+    found = fitted(items, raw, aggregate=aggregate, strategy="adaptive")
+    json.loads(json.dumps(found.facts, allow_nan=False))
+    high, low = (found.panel.score(dict.fromkeys("abc", score)) for score in (9.0, 1.0))
+    assert 0 <= low < 5 < high <= 10
+    assert found.facts["statistics"]["auc"]["auc"] > 0.7
+
+
+# --- whole runs -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def _embedder() -> Iterator[None]:
+    before = growth.Embedder, growth.resolve
+    yield
+    growth.Embedder, growth.resolve = before  # type: ignore[misc]
+
+
+QUESTIONS = [{"id": f"n{i}", "instruction": f"What is {i} + {i}?", "value": 2 * i} for i in range(40)]
+REVIEW = {
+    "comments": "never",
+    "control_items": 12,
+    "control_kinds": ["mismatched", "natural"],
+    "control_questions": "questions.jsonl",
+    "control_instructions": 6,
+    "accept_mean": 4.0,
+    "dispute_std": 10.0,
+}
+
+
+def knowing(call: Call) -> Completion | Fault:
+    """Members add right or wrong at random; reviewers know the sum, more or less, and judge other texts by chance."""
+    luck = random.Random(int(content(call), 16))
+    prompt = call.messages[-1][1]
+    if isinstance(call.output, Text) and prompt.startswith("What is "):
+        number = int(prompt.split()[2])
+        return said(f"The answer is {2 * number + (luck.random() < 0.5)}.")
+    if isinstance(call.output, Choice) and "<answer>" in prompt and "What is " in prompt:
+        number = int(prompt.split("What is ")[1].split()[0])
+        right = f"The answer is {2 * number}." in prompt
+        yes = min(0.95, max(0.05, (0.75 if right else 0.25) + luck.gauss(0, 0.2)))
+        return said("yes", "length", yes=yes, no=1 - yes)
+    return answer_by_content(call)
+
+
+def made(folder: Path, **changes: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    recipe = {"rounds": {"count": 1, "accept": 8, "max_candidates": 30}, "review": REVIEW | {"ask": "yes_no"}} | changes
+    write_job(folder, make_recipe(**recipe))
+    (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in QUESTIONS))
+    scripted_run.make(folder, answer=knowing)
+    facts = json.loads((folder / "manifest.json").read_text())["synthesis"]
+    return read_lineage(folder / "lineage.parquet"), facts
+
+
+def test_a_run_measures_its_panel_on_answers_that_members_wrote(tmp_path: Path) -> None:
+    rows, facts = made(tmp_path / "run")
+    panel = facts["panel"]
+    assert panel["target"] == "natural"
+    assert panel["items"]["right_answer"] >= 8 <= panel["items"]["wrong_answer"]
+    assert panel["statistics"]["auc"]["auc"] > 0.8
+    assert facts["committee_auc"] == panel["statistics"]["auc"]["auc"]
+    assert set(panel["instruction_checks"]) == {"good", "incomplete", "merged", "personal", "impossible"} & set(
+        panel["instruction_checks"]
+    ) | {"good", "merged", "personal", "impossible"}
+    assert facts["reviewers"]["a"]["calibration"]["slope"] > 0
+    assert any(row["state"] == "accepted" for row in rows)
+
+
+def test_another_start_asks_nothing_new_and_changes_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    rows, facts = made(folder, review=REVIEW | {"ask": "yes_no", "aggregate": "weighted", "strategy": "adaptive"})
+    asked = (folder / "asked.txt").read_text()
+    scripted_run.make(folder, answer=knowing)
+    assert (folder / "asked.txt").read_text() == asked
+    assert read_lineage(folder / "lineage.parquet") == rows
+    assert json.loads((folder / "manifest.json").read_text())["synthesis"]["panel"] == facts["panel"]
+
+
+def test_adaptive_review_asks_fewer_reviewers(tmp_path: Path) -> None:
+    full, _ = made(tmp_path / "full")
+    adaptive, facts = made(tmp_path / "adaptive", review=REVIEW | {"ask": "yes_no", "strategy": "adaptive"})
+    given = [sum(len(row["reviews"]) for row in rows) for rows in (full, adaptive)]
+    assert given[1] < given[0]
+    assert facts["panel"]["stop"]["changed"] <= 0.01
+
+
+def test_report_and_card_say_what_review_is_worth(tmp_path: Path) -> None:
+    _, facts = made(
+        tmp_path / "run", review=REVIEW | {"ask": "yes_no", "aggregate": "weighted", "strategy": "adaptive"}
+    )
+    page = write_report(tmp_path / "run", title="run", command="gra synthesize").read_text()
+    for sentence in panel_sentences(facts["panel"]):
+        assert sentence in page.replace("&#39;", "'")
+    assert "wrong answer by a member" in page
+    assert "Calibration of the panel" in page
+    assert "An adaptive review asks" in page
+    card = (tmp_path / "run" / "dataset" / "README.md").read_text()
+    assert "| `unreviewed.parquet` |" in card
+
+
+@pytest.mark.parametrize("ask", ["logprob", "agreement", "reference"])
+def test_each_way_of_asking_runs_and_resumes(tmp_path: Path, ask: str) -> None:
+    rows, facts = made(tmp_path / ask, committee={"models": {
+        **{name: f"model-{name}" for name in "ab"},
+        "judge": {"model": "model-c", "ask": "yes_no", "roles": ["adjudicator"]},
+        **{name: {"model": f"model-{name}", "ask": ask, "roles": ["reviewer"]} for name in "de"},
+    }, "reviewers": 3})  # fmt: skip
+    used = {review["reviewer"] for row in rows for review in row["reviews"]}
+    assert {"d", "e"} & used
+    assert facts["panel"]["kinds"]["d"]["wrong_answer"]["auc"] >= 0
+
+
+def test_unreviewed_rows_are_as_many_as_accepted_ones_and_from_the_same_candidates(tmp_path: Path) -> None:
+    rows, facts = made(tmp_path / "run")
+    drawn = pq.read_table(tmp_path / "run" / "dataset" / "unreviewed.parquet").to_pylist()
+    by_id = {row["candidate_id"]: row for row in rows}
+    assert len(drawn) == min(facts["states"]["accepted"], sum(bool(row["response"]) for row in rows))
+    assert {row["id"] for row in drawn} <= set(by_id)
+    assert any(by_id[row["id"]]["state"] != "accepted" for row in drawn)
+    for row in drawn:
+        assert row["completion"][0]["content"] == by_id[row["id"]]["response"]
+
+
+@pytest.mark.parametrize(
+    ("review", "message"),
+    [
+        ({"aggregate": "weighted"}, "fitted on control items"),
+        ({"strategy": "adaptive"}, "fitted on control items"),
+        ({"control_items": 4, "control_kinds": ["natural"]}, "control_questions"),
+        ({"control_items": 4, "control_questions": "x.jsonl"}, "control_kinds"),
+        ({"control_kinds": ["truncated"]}, "set `control_items`"),
+        ({"control_items": 4, "control_kinds": ["truncated", "truncated"]}, "once"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(review: dict[str, Any], message: str) -> None:
+    with pytest.raises((RecipeError, ValueError), match=message):
+        make_recipe(review=review)
