@@ -110,7 +110,7 @@ class BackendConfig(Section):
 class MemberConfig(Section):
     """One committee member: weights, adapter, system prompt, sampling, roles and how it is asked."""
 
-    model: str
+    model: str = Field(min_length=1)
     adapter: str | None = None  # folder of a LoRA adapter of `model`; members may share weights
     fallback: str | None = None  # taken when `model` cannot be had
     system: str | None = None

@@ -13,6 +13,7 @@ from gra.config.names import Name
 from gra.config.review import ReviewConfig
 from gra.config.section import Section
 from gra.config.tracking import TrackingConfig
+from gra.stats.apportion import apportion
 
 
 def _each_named_once(domains: list[str]) -> list[str]:
@@ -239,6 +240,12 @@ class SynthesisRecipe(Section):
                 raise ValueError(f"`rounds.quotas` needs one share for each of `domains`, and no other (see {named})")
             if not sum(quotas.values()) > 0:
                 raise ValueError("`rounds.quotas` leaves no rows to any domain; give at least one a share above 0")
+            rows = apportion(quotas, self.rounds.accept)
+            if self.arm_spec.writes_rounds and (empty := [name for name, n in rows.items() if not n and quotas[name]]):
+                raise ValueError(
+                    f"`rounds.quotas` leaves no row of {self.rounds.accept} to {', '.join(empty)}; raise "
+                    "`rounds.accept` or the share, or set the share to 0"
+                )
         return self
 
 

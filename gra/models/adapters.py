@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,11 +33,15 @@ class Adapter:
     gb: float
 
 
-def find_adapter(name: str) -> Adapter:
+def find_adapter(name: str, model: Path | None = None) -> Adapter:
     """Read the adapter in a folder.
 
+    Args:
+        name: the folder, as the recipe names it.
+        model: the folder of the model that it adapts, to compare shapes with; None where it is not on this machine.
+
     Raises:
-        RecipeError: there is none, or it is not a LoRA adapter that an engine can serve.
+        RecipeError: there is none, or it is not a LoRA adapter that an engine can serve, or it adapts another model.
     """
     path = user_path(name, f"`adapter: {name}`")
     config_file, weights = path / "adapter_config.json", path / _WEIGHTS
@@ -60,7 +65,32 @@ def find_adapter(name: str) -> Adapter:
             f"`adapter: {name}` adapts {' and '.join(vocabulary)}, and vLLM cannot give likelihoods beside such an "
             "adapter; merge it into its model and name that as `model`"
         )
+    if model is not None and (misfit := _misfit(tensors_in(weights), model)):
+        raise RecipeError(f"`adapter: {name}` {misfit}; give an adapter of {model.name}, or name its own model")
     return Adapter(path.resolve(), identity, rank, modules, weights.stat().st_size / 2**30)
+
+
+def _misfit(adapter: Mapping[str, tuple[int, ...]], model: Path) -> str:
+    """Return how an adapter's tensors differ from the model's, by file headers; "" where they fit."""
+    base: dict[str, tuple[int, ...]] = {}
+    for file in sorted(model.glob("*.safetensors")):
+        base |= tensors_in(file)
+    sides: dict[str, dict[str, tuple[int, ...]]] = {}
+    for name, shape in adapter.items():
+        module, found, side = name.removeprefix("base_model.model.").partition(".lora_")
+        if found and len(shape) == 2:
+            sides.setdefault(module, {})[side[:1]] = shape
+    known = {module: base[f"{module}.weight"] for module in sides if f"{module}.weight" in base}
+    if not known:
+        return ""  # the model's file names its tensors in another way, and the engine maps them
+    for module, shapes in sorted(sides.items()):
+        if module not in known:
+            return f"adapts `{module}`, which {model.name} does not have"
+        inputs, outputs = shapes.get("A", (0, 0))[1], shapes.get("B", (0, 0))[0]
+        if len(known[module]) == 2 and (outputs, inputs) != known[module]:
+            rows, columns = known[module]
+            return f"is for a `{module}` of {outputs} x {inputs}, and that of {model.name} has {rows} x {columns}"
+    return ""
 
 
 def _adapted(weights: Path) -> tuple[str, ...]:

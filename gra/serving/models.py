@@ -175,14 +175,19 @@ def find_models(recipes: Sequence[SynthesisRecipe], view: View) -> ModelRegistry
             )
         for member, optional in _members(recipe):
             served = member.engine or recipe.engine
-            if member.adapter is not None:
-                _find_adapter(registry, member, served)
+            if member.adapter is not None and served.kind == "openai":
+                raise RecipeError(
+                    f"`adapter: {member.adapter}` cannot be used with a server, which holds its adapters itself: "
+                    "leave it out and give the name under which the server knows the adapter as `model`"
+                )
             if served.kind == "openai":
                 _find_served(registry, member.model, served)
             elif member.model in registry.servers:
                 raise _two_places(member.model)
             else:
                 _find_here(registry, member, served, optional, recipe.accept_licenses, view)
+            if member.adapter is not None:
+                _find_adapter(registry, member)
     for name, model in registry.models.items():
         if name not in registry.servers and not has_chat_template(model.path):
             raise RecipeError(
@@ -239,17 +244,13 @@ def _find(registry: ModelRegistry, member: MemberConfig, optional: bool, licence
             view.note(f"! {error}")
 
 
-def _find_adapter(registry: ModelRegistry, member: MemberConfig, served: BackendConfig) -> None:
+def _find_adapter(registry: ModelRegistry, member: MemberConfig) -> None:
     """Add a member's adapter."""
     assert member.adapter is not None
-    if served.kind == "openai":
-        raise RecipeError(
-            f"`adapter: {member.adapter}` cannot be used with a server, which holds its adapters itself: "
-            "leave it out and give the name under which the server knows the adapter as `model`"
-        )
     adapters = registry.adapters.setdefault(member.model, {})
     if member.adapter not in adapters:
-        adapters[member.adapter] = find_adapter(member.adapter)
+        model = registry.models.get(member.model)
+        adapters[member.adapter] = find_adapter(member.adapter, model.path if model is not None else None)
 
 
 def _find_served(registry: ModelRegistry, name: str, served: BackendConfig) -> None:

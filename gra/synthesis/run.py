@@ -176,7 +176,8 @@ def missing_models(recipe: SynthesisRecipe) -> list[str]:
     wanted: list[list[str]] = [[recipe.dedup.embedder]] if recipe.arm_spec.deduplicates else []
     for member in members_of(recipe):
         if member.adapter is not None:
-            find_adapter(member.adapter)
+            folder = Path(member.model).expanduser()
+            find_adapter(member.adapter, folder if folder.is_dir() else None)
         if (member.engine or recipe.engine).kind != "openai":
             wanted.append([name for name in (member.model, member.fallback) if name])
     return list(dict.fromkeys(names[0] for names in wanted if not any([is_downloaded(name) for name in names])))

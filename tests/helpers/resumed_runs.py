@@ -14,7 +14,9 @@ from gra.core.run_folder import RunFolder
 PARTS = ("train", "contested", "preferences", "lineage")
 
 
-FILES = (*(f"dataset/{part}.parquet" for part in PARTS), "dataset/README.md", "lineage.parquet")
+FILES = (
+    *(f"dataset/{part}.parquet" for part in (*PARTS, "unreviewed")), "dataset/README.md", "lineage.parquet"
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

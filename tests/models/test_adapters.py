@@ -167,3 +167,45 @@ def test_models_that_do_not_fit_give_way_in_the_quickest_way_there_is_room_for(g
 def test_sleep_without_a_gpu_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"`engine\.offload: sleep-2` needs a CUDA GPU"):
         plan_memory(SEVEN_B, EngineConfig(offload="sleep-2"), None, 64.0)
+
+
+def tensors(file: Path, **shapes: tuple[int, ...]) -> None:
+    from numpy import zeros
+    from safetensors.numpy import save_file
+
+    save_file({name: zeros(shape, "float32") for name, shape in shapes.items()}, file)
+
+
+def adapted(folder: Path, inputs: int, outputs: int, module: str = "model.layers.0.q_proj") -> str:
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps(CONFIG))
+    sides = {"A": (4, inputs), "B": (outputs, 4)}
+    named = {f"base_model.model.{module}.lora_{side}.weight": shape for side, shape in sides.items()}
+    tensors(folder / "adapter_model.safetensors", **named)
+    return str(folder)
+
+
+def test_adapter_of_another_model_is_refused_by_file_headers(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    tensors(model / "model.safetensors", **{"model.layers.0.q_proj.weight": (16, 8)})
+    find_adapter(adapted(tmp_path / "own", 8, 16), model)
+    with pytest.raises(
+        RecipeError, match=r"is for a `model\.layers\.0\.q_proj` of 16 x 12, and that of model has 16 x 8"
+    ):
+        find_adapter(adapted(tmp_path / "wider", 12, 16), model)
+    two = tmp_path / "two"
+    find_adapter(adapted(two, 8, 16), model)
+    tensors(two / "adapter_model.safetensors", **{
+        f"base_model.model.model.layers.{n}.q_proj.lora_{side}.weight": shape
+        for n in (0, 7) for side, shape in (("A", (4, 8)), ("B", (16, 4)))
+    })  # fmt: skip
+    with pytest.raises(RecipeError, match=r"adapts `model\.layers\.7\.q_proj`, which model does not have"):
+        find_adapter(str(two), model)
+
+
+def test_adapter_for_other_names_of_tensors_is_left_to_the_engine(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    tensors(model / "model.safetensors", **{"language_model.layers.0.q_proj.weight": (16, 8)})
+    assert find_adapter(adapted(tmp_path / "own", 8, 16), model).rank == 4

@@ -124,7 +124,7 @@ def test_a_dataset_goes_up_whole_and_private(hub: _Hub, made: Path) -> None:
     assert done.stdout.strip() == f"{hub.url}/datasets/org/name"
     assert hub.private is True
     assert hub.files == {file.name: file.read_bytes() for file in (made / "dataset").iterdir()}
-    assert len(hub.files) == 5
+    assert len(hub.files) == 6
     rows = json.loads((made / "manifest.json").read_text())["synthesis"]["states"]["accepted"]
     assert [commit["summary"] for commit in hub.commits] == [f"{rows} rows"]
     assert "config_name: preferences" in hub.cards[0]

@@ -41,7 +41,7 @@ def test_a_whole_run_passes_and_is_left_alone(run: Path) -> None:
     before = {file: file.stat().st_mtime_ns for file in run.rglob("*")}
     found = verify(run)
     candidates = read_candidates(run / "lineage.parquet")
-    assert found.files == 7
+    assert found.files == 8
     assert found.answers > len({key for c in candidates for key in c.calls}) > 100
     assert found.rows > len(candidates)
     assert {file: file.stat().st_mtime_ns for file in run.rglob("*")} == before
@@ -51,7 +51,7 @@ def test_the_command_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert command("verify", str(run), "--json") == 0
     assert json.loads(capsys.readouterr().out)["manifests"] == 1
     assert command("verify", str(run)) == 0
-    assert "7 files of 1 manifests" in capsys.readouterr().out
+    assert "8 files of 1 manifests" in capsys.readouterr().out
     (run / "dataset" / "README.md").write_text("mine now")
     assert command("verify", str(run)) == 5
     assert "dataset/README.md (stage synthesis) was changed" in capsys.readouterr().err

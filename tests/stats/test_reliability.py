@@ -199,6 +199,32 @@ def test_a_reviewer_is_blamed_only_for_what_would_come_again(ledger, scripted_co
         asyncio.run(measure_reviewer(broker, members["a"], make_control_items(make_seeds(3), 6, seed=0)))
 
 
+def test_items_that_infrastructure_lost_are_asked_again_and_never_left_out(ledger, scripted_committee) -> None:
+    """Calibrating without them would give another start, which asks them, other scores."""
+    failures = 0
+
+    def lost(call: Call) -> Completion | Fault:
+        nonlocal failures
+        if "owls" in call.messages[-1][1] and failures < limit:
+            failures += 1
+            return Fault("died", "its process is gone")
+        return answer_by_content(call)
+
+    members, _ = scripted_committee("a")
+    items = make_control_items(make_seeds(3), 6, seed=0)
+    limit = 10**9
+    broker = make_broker(ledger, members, lost)
+    broker._backoff = 0.0
+    with pytest.raises(ModelUnavailable, match=r"could not be asked about \d of the control items .*is gone"):
+        asyncio.run(measure_reviewer(broker, members["a"], items))
+    failures, limit = 0, 3  # the broker's attempts; then the engine is there again
+    broker = make_broker(ledger, members, lost)
+    broker._backoff = 0.0
+    again = asyncio.run(measure_reviewer(broker, members["a"], items))
+    assert failures == 3
+    assert len(again.good) + len(again.bad) + again.unanswered == 12
+
+
 def test_an_engine_that_is_lost_while_measuring_is_not_taken_for_a_bad_reviewer(ledger, scripted_committee) -> None:
     def lost(call: Call) -> Completion | Fault:
         raise EngineUnavailable("lost")

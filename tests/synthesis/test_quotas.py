@@ -15,7 +15,8 @@ from scripted_run import answer_by_content, make_recipe, make_seeds, said
 from gra.core.types import Candidate, State
 from gra.data.export import lineage_row, training_row
 from gra.engines.types import Call, Completion, Fault
-from gra.synthesis.rounds.quotas import Quotas, apportion, rows_by_domain
+from gra.stats.apportion import apportion
+from gra.synthesis.rounds.quotas import Quotas, rows_by_domain
 
 shares = st.dictionaries(st.text("abc", min_size=1, max_size=2), st.floats(0, 1000), min_size=1).filter(
     lambda given: sum(given.values()) > 0
@@ -144,3 +145,10 @@ def test_a_quota_that_cannot_be_filled_ends_at_the_candidate_limit(tmp_path: Pat
     assert result.stopped == "candidate limit"
     assert len(result.candidates) == 120
     assert Counter(c.domain for c in result.accepted) == {"qa": 6}
+
+
+def test_share_that_gives_no_row_is_refused_before_anything_is_spent() -> None:
+    rounds = {"count": 1, "accept": 10, "max_candidates": 40}
+    with pytest.raises(ValueError, match=r"leaves no row of 10 to math; raise `rounds\.accept` or the share"):
+        make_recipe(rounds=rounds | {"quotas": {"qa": 0.99, "math": 0.01}})
+    assert rows_by_domain(make_recipe(rounds=rounds | {"quotas": {"qa": 1, "math": 0}})) == {"qa": 10, "math": 0}

@@ -125,7 +125,7 @@ def test_killed_while_the_last_answers_are_counted_and_the_dataset_is_written(
         assert not run(processes, folder)
         check_same(folder, expected)
         left = {file.name for file in (folder / "dataset").iterdir()}
-        assert left == {*(f"{part}.parquet" for part in PARTS), "README.md", "rounds"}
+        assert left == {*(f"{part}.parquet" for part in PARTS), "README.md", "rounds", "unreviewed.parquet"}
 
 
 @pytest.mark.parametrize(("kills", "rows"), [(3, 6), pytest.param(50, 15, marks=pytest.mark.slow)])

@@ -9,8 +9,9 @@ also set how low a check's probability must be before an instruction fails.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean
 from typing import Any, TypeVar
 
@@ -124,12 +125,11 @@ async def measure_reviewer(
     checked = control_items if "reviewer" in member.roles else ()  # an adjudicator checks no instructions
     left: list[Unanswered] = []
     good, bad, checks = await asyncio.gather(
-        _answered(names, [score(sample, sample.response, "good") for sample, _ in control_items], left),
-        _answered(names, [score(sample, wrong, "bad") for sample, wrong in control_items], left),
-        _answered(names[: len(checked)], [check(sample) for sample, _ in checked], left),
+        _answered(names, [partial(score, sample, sample.response, "good") for sample, _ in control_items], left),
+        _answered(names, [partial(score, sample, wrong, "bad") for sample, wrong in control_items], left),
+        _answered(names[: len(checked)], [partial(check, sample) for sample, _ in checked], left),
     )
-    if not (good and bad and (checks or not checked)):
-        raise ModelUnavailable(_no_answers(member, left))
+    _check_answered(member, left, complete=bool(good and bad and (checks or not checked)))
     # An instruction fails when its probability is below that of nearly all seeds' instructions.
     thresholds = {
         name: min(0.5, float(np.quantile([values[name] for values in checks.values()], 0.05)))
@@ -178,11 +178,10 @@ async def ask_control_items(
     checked = instructions if asks else ()
     left: list[Unanswered] = []
     raw, checks = await asyncio.gather(
-        _answered([item.name for item in items], [score(item) for item in items], left),
-        _answered([item.name for item in checked], [check(item) for item in checked], left),
+        _answered([item.name for item in items], [partial(score, item) for item in items], left),
+        _answered([item.name for item in checked], [partial(check, item) for item in checked], left),
     )
-    if not raw or (checked and not checks):
-        raise ModelUnavailable(_no_answers(member, left))
+    _check_answered(member, left, complete=bool(raw and (checks or not checked)))
     tokens = sum(u.prompt_tokens + u.completion_tokens for each in recorders for u in each.usage.values())
     return ControlAnswers(raw, checks, len(items) - len(raw), tokens / max(1, len(raw)))
 
@@ -263,27 +262,46 @@ def _rejected(
     return fmean(map(float, failed)) if failed else 0.0
 
 
-def _no_answers(member: Member, left: Sequence[Unanswered]) -> str:
-    reviewer, last = f"the reviewer `{member.name}` ({member.model.name})", left[-1]
-    if all(gap.cause is FailureCause.INFRASTRUCTURE for gap in left):
-        return f"{reviewer} could not be asked about the control items ({last}); run the same command again to go on"
-    return (
-        f"{reviewer} gave no usable answer to any control item when asked by `{member.ask}` ({last}); give it another "
-        "`ask`, or take it off the committee"
-    )
+def _check_answered(member: Member, left: Sequence[Unanswered], *, complete: bool) -> None:
+    """Check that what is missing is missing for good; another start would otherwise calibrate on other items.
+
+    Raises:
+        ModelUnavailable: when infrastructure left items unanswered, or there is no usable answer to any.
+    """
+    reviewer = f"the reviewer `{member.name}` ({member.model.name})"
+    if lost := [gap for gap in left if gap.cause is FailureCause.INFRASTRUCTURE]:
+        raise ModelUnavailable(
+            f"{reviewer} could not be asked about {len(lost):,} of the control items ({lost[-1]}); run the same "
+            "command again to go on"
+        )
+    if not complete:
+        raise ModelUnavailable(
+            f"{reviewer} gave no usable answer to any control item when asked by `{member.ask}` ({left[-1]}); give it "
+            "another `ask`, or take it off the committee"
+        )
 
 
-async def _answered(names: Sequence[str], steps: Sequence[Awaitable[T]], left: list[Unanswered]) -> dict[str, T]:
-    """Return the results by name; append what stayed unanswered to `left`."""
+async def _answered(
+    names: Sequence[str], steps: Sequence[Callable[[], Awaitable[T]]], left: list[Unanswered]
+) -> dict[str, T]:
+    """Return the results by name; append what stayed unanswered to `left`. What infrastructure lost is tried twice."""
     found: dict[str, T] = {}
-    for name, result in zip(names, await asyncio.gather(*steps, return_exceptions=True), strict=True):
-        if isinstance(result, Unanswered):
-            left.append(result)
-        elif isinstance(result, BaseException):
-            raise result
-        else:
-            found[name] = result
-    return found
+    waiting = list(zip(names, steps, strict=True))
+    for last in (False, True):
+        results = await asyncio.gather(*(step() for _, step in waiting), return_exceptions=True)
+        again = []
+        for (name, step), result in zip(waiting, results, strict=True):
+            if isinstance(result, Unanswered):
+                if result.cause is FailureCause.INFRASTRUCTURE and not last:
+                    again.append((name, step))
+                else:
+                    left.append(result)
+            elif isinstance(result, BaseException):
+                raise result
+            else:
+                found[name] = result
+        waiting = again
+    return {name: found[name] for name in names if name in found}
 
 
 def committee_auc(measured: Sequence[ReviewerMeasurement]) -> float:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from fractions import Fraction
+from collections.abc import Iterable
 
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.rng import rng
+from gra.stats.apportion import apportion
 from gra.synthesis.records import FinishedCandidate
 
 ROUND_FULL = "accepted after the round was full"  # the reason of a candidate that finds no place left
@@ -28,17 +28,6 @@ def rows_by_domain(recipe: SynthesisRecipe) -> dict[str, int] | None:
     if quotas is None:
         return None
     return apportion(dict.fromkeys(recipe.domains, 1.0) if quotas == "even" else quotas, recipe.rounds.accept)
-
-
-def apportion(shares: Mapping[str, float], total: int) -> dict[str, int]:
-    """Split `total` into whole parts by shares (largest remainder; ties in the given order)."""
-    exact = {name: Fraction(share) for name, share in shares.items()}
-    whole = sum(exact.values())
-    parts = {name: math.floor(total * share / whole) for name, share in exact.items()}
-    left = sorted(exact, key=lambda name: parts[name] - total * exact[name] / whole)
-    for name in left[: total - sum(parts.values())]:
-        parts[name] += 1
-    return parts
 
 
 class Quotas:
