@@ -1,8 +1,8 @@
 # The two commands of the README. Each makes the environment (.venv) if it is not there.
 .PHONY: setup quickstart test test-slow lint types check lock clean
 PY := .venv/bin/python
-# The tests mostly wait, so one process more than there are cores. A file stays in one process.
-PARALLEL := -n $(shell echo $$(( $$(nproc) + 1 ))) --dist loadfile --no-loadscope-reorder
+# The tests mostly wait, so two processes more than there are cores. A file stays in one process (tests/conftest.py).
+PARALLEL := -n $(shell echo $$(( $$(nproc) + 2 ))) --dist loadgroup --no-loadscope-reorder
 # Compiled tests are kept, also where the environment says otherwise: each worker compiles them all.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(PY) -m pytest $(PARALLEL)
 

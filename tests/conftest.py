@@ -108,7 +108,16 @@ FIRST = [
 ]  # fmt: skip
 
 
+# Folders and modules that import torch and trl; one process runs them all, because the imports take it 15 s.
+TOGETHER = {"training": "training", "api/test_experiments.py": "training", "api/test_models.py": "training",
+            "evaluation": "evaluation"}  # fmt: skip
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put long modules first, so that none is left for the end."""
+    """Put long modules first, so that none is left for the end, and keep those with the same imports together."""
     order = {ROOT / "tests" / name: place for place, name in enumerate(FIRST)}
     items.sort(key=lambda item: order.get(item.path, len(order)))
+    for item in items:
+        name = item.path.relative_to(ROOT / "tests").as_posix()
+        group = TOGETHER.get(name) or TOGETHER.get(name.partition("/")[0]) or name
+        item.add_marker(pytest.mark.xdist_group(group))

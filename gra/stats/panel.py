@@ -60,6 +60,13 @@ def auc_with_interval(scores: ArrayLike, right: ArrayLike) -> KindAuc | None:
     return KindAuc(auc(good, bad), float(low), float(high), int(good.size), int(bad.size))
 
 
+def _auc(values: Table, right: NDArray[np.bool_]) -> float:
+    """Return the AUC of scores; 0.5 where one of the verdicts is missing."""
+    spoke = ~np.isnan(values)
+    good, bad = values[spoke & right], values[spoke & ~right]
+    return auc(good, bad) if good.size and bad.size else 0.5
+
+
 def crossed(raw: ArrayLike, right: ArrayLike, fit_on: ArrayLike) -> Table:
     """Calibrate raw scores to log-odds, each item by a map that was fitted without it.
 
@@ -278,13 +285,9 @@ def early_stop(
         right: the known verdicts.
     """
     table = {name: np.asarray(values, float) for name, values in scores.items()}
-    measured = {name: auc_with_interval(values, right) for name, values in table.items()}
-    order = tuple(
-        sorted(
-            table,
-            key=lambda name: ((found := measured[name]) is None or found.auc < informative, costs.get(name, 0.0), name),
-        )
-    )
+    known = np.asarray(right, bool)
+    measured = {name: _auc(values, known) for name, values in table.items()}
+    order = tuple(sorted(table, key=lambda name: (measured[name] < informative, costs.get(name, 0.0), name)))
     items = next(iter(table.values())).size if table else 0
     prefix = np.array(
         [

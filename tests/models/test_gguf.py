@@ -114,6 +114,7 @@ def test_conversion(source: Path, tmp_path: Path) -> None:
         assert not {"quantization_config", "is_local", "local_files_only", "_name_or_path"} & set(json.loads(text))
 
 
+@pytest.mark.slow
 def test_other_contents_than_expected(source: Path, tmp_path: Path) -> None:
     settings = Conversion(max_length=512, stop=["<end>"], parameters=1)
     with pytest.raises(ModelUnavailable, match=rf"tiny.gguf failed: .*{_size():,} parameters, expected 1"):

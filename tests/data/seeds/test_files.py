@@ -166,7 +166,7 @@ def test_file_that_unpacks_to_many_times_its_size_is_refused(tmp_path: Path, mon
 
     monkeypatch.setattr(files, "_UNPACKED", 1 << 20)
     packed = tmp_path / "seeds.jsonl.gz"
-    packed.write_bytes(gzip.compress(b"\n" * (8 << 20)))
+    packed.write_bytes(gzip.compress(b"\n" * (3 << 20)))
     table = tmp_path / "seeds.parquet"
     pq.write_table(pa.table({"instruction": ["a" * 20_000] * 5_000, "response": ["b"] * 5_000}), table)
     for path in (packed, table):
