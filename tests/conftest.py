@@ -113,6 +113,7 @@ TOGETHER = {"training": "training", "api/test_experiments.py": "training", "api/
             "evaluation": "evaluation"}  # fmt: skip
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put long modules first, so that none is left for the end, and keep those with the same imports together."""
     order = {ROOT / "tests" / name: place for place, name in enumerate(FIRST)}

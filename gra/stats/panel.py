@@ -171,8 +171,9 @@ def panel_statistics(
     points = np.array([10 * logistic(values) for values in table.values()])
     # What reviewers err in alike beside the verdict: their scores less their mean score of the same verdict.
     errors = points.copy()
-    for group in (known, ~known):
-        errors[:, group] -= np.nanmean(points[:, group], axis=1, keepdims=True)
+    for row in errors:
+        for group in (known & ~np.isnan(row), ~known & ~np.isnan(row)):
+            row[group] -= row[group].mean() if group.any() else 0.0
     return PanelStatistics(
         whole,
         (best, found.auc if found else math.nan),

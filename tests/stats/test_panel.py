@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -105,3 +106,16 @@ def test_log_odds_are_finite_and_undo_the_logistic(p: float) -> None:
     assert math.isfinite(odds)
     if 0.01 < p < 0.99:
         assert float(logistic(odds)) == pytest.approx(p)
+
+
+def test_reviewer_that_answered_only_some_items_raises_no_warning() -> None:
+    half = reviewer(1.0)
+    half[~RIGHT] = np.nan
+    silent = np.full(RIGHT.size, np.nan)
+    whole = reviewer(1.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = panel_statistics({"half": half, "whole": whole, "silent": silent}, whole, RIGHT, lengths=np.ones(400))
+    assert found is not None
+    assert found.best[0] == "whole"
+    json.dumps(found.to_json(), allow_nan=False)
