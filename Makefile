@@ -2,7 +2,7 @@
 .PHONY: setup quickstart test test-slow lint types check lock clean
 PY := .venv/bin/python
 # The tests mostly wait, so two processes more than there are cores. A file stays in one process (tests/conftest.py).
-PARALLEL := -n $(shell echo $$(( $$(nproc) + 2 ))) --dist loadgroup --no-loadscope-reorder
+PARALLEL := -n $(shell echo $$(( $$(nproc) + 2 ))) --dist loadfile --no-loadscope-reorder
 # Compiled tests are kept, also where the environment says otherwise: each worker compiles them all.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(PY) -m pytest $(PARALLEL)
 

@@ -7,12 +7,14 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 from paths import ROOT
 from recorded_runs import make_run as make_run
 from scripted_run import Script, answer_by_content
+from xdist.scheduler import LoadScopeScheduling
 
 from gra.config.review import ReviewConfig
 from gra.engines.mock import MockEngine
@@ -113,12 +115,21 @@ TOGETHER = {"training": "training", "api/test_experiments.py": "training", "api/
             "evaluation": "evaluation"}  # fmt: skip
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+class ByImports(LoadScopeScheduling):
+    """Keep a module in one process, and with it the modules that have the same imports."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        name = nodeid.partition("::")[0].removeprefix("tests/")
+        return TOGETHER.get(name) or TOGETHER.get(name.partition("/")[0]) or name
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByImports:
+    """Distribute modules to processes by what they import."""
+    return ByImports(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put long modules first, so that none is left for the end, and keep those with the same imports together."""
+    """Put long modules first, so that none is left for the end."""
     order = {ROOT / "tests" / name: place for place, name in enumerate(FIRST)}
     items.sort(key=lambda item: order.get(item.path, len(order)))
-    for item in items:
-        name = item.path.relative_to(ROOT / "tests").as_posix()
-        group = TOGETHER.get(name) or TOGETHER.get(name.partition("/")[0]) or name
-        item.add_marker(pytest.mark.xdist_group(group))

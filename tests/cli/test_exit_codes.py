@@ -43,7 +43,8 @@ def synthesize(folder: Path, server: UnreliableServer, address: str = "served") 
         async with server:
             job = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "gra.cli.main", "synthesize", str(written(folder)),
-                "--runs", str(folder / "runs"), f"engine.base_url={server.base_url}", f"engine.served_as={address}", cwd=folder,
+                "--runs", str(folder / "runs"), f"engine.base_url={server.base_url}",
+                f"engine.served_as={address}", cwd=folder,
                 env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
             )  # fmt: skip
