@@ -26,6 +26,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_student(tmp_path_factory.mktemp("base"))
 
 
+@pytest.mark.slow
 def test_several_processes_give_what_one_gives(base: Path, tmp_path: Path) -> None:
     suite = tiny_suite(tmp_path)
     one = harness.evaluate(suite, under_test(base), tmp_path / "one")
@@ -40,6 +41,7 @@ def test_several_processes_give_what_one_gives(base: Path, tmp_path: Path) -> No
     assert parts[0] == parts[1], "the same batches"
 
 
+@pytest.mark.slow
 def test_a_shard_that_cannot_go_on_says_why(base: Path, tmp_path: Path) -> None:
     (base / "copy").mkdir(exist_ok=True)
     for file in base.iterdir():

@@ -86,6 +86,7 @@ def _size() -> int:
     return len(_tokens()) * _WIDTH + _WIDTH + _LAYERS * layer
 
 
+@pytest.mark.slow  # the first run of a fresh machine converts, too
 def test_conversion(source: Path, tmp_path: Path) -> None:
     import torch
     from gguf import GGUFReader
