@@ -28,6 +28,7 @@ from gra.core.processes.secrets import child_environment
 from gra.core.progress import View
 from gra.core.run_folder import RunFolder
 from gra.core.stored.resolved_recipe import RESOLVED
+from gra.core.text.plain_text import printable_line
 from gra.sandbox.permission import KEY, Permission, require
 
 if TYPE_CHECKING:
@@ -224,8 +225,10 @@ class ExperimentResult:
 
     def table(self) -> Table:
         """Return the table for a terminal."""
+        from rich.text import Text  # light commands need no Rich
+
         table: Table = self.comparison.table()
-        table.caption = f"report: {self.report}"
+        table.caption = Text(printable_line(f"report: {self.report}"))
         return table
 
 
@@ -337,8 +340,7 @@ def _train(plan: ExperimentPlan, view: View, key: str, arm: str, seed: int) -> N
 
 def _launcher() -> list[str]:
     """Return how the training starts: plain Python on a CPU, else `accelerate launch` over all GPUs."""
-    gpus = gpu_count()
-    if not gpus:
+    if not (gpus := gpu_count()):
         return []
     counts = ["--num_processes", str(gpus), "--num_machines", "1", *(["--multi_gpu"] if gpus > 1 else [])]
     return ["accelerate.commands.launch", *counts, "--mixed_precision", "no", "--dynamo_backend", "no", "--module"]

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from gra.api.display import Displayed, plain
 from gra.api.failures import raising_gra_errors
+from gra.api.paths import given_path
 from gra.api.recipes import RecipeLike, as_loaded
 from gra.api.runs import PathLike
 from gra.api.synthesis import load_with_seeds, permission
@@ -69,12 +70,12 @@ def estimate_cost(
         past = None if past is None else Path(past)
         allowed = permission(allow_code_execution)
         if isinstance(recipe, ExperimentRecipe) or (
-            isinstance(recipe, str | os.PathLike) and is_experiment(Path(recipe))
+            isinstance(recipe, str | os.PathLike) and is_experiment(given_path(recipe, "recipe"))
         ):
             experiment = as_loaded(recipe, ExperimentRecipe, overrides)
-            return CostForecast(make_plan(experiment, overrides, Path(runs), past, sample, allowed))
+            return CostForecast(make_plan(experiment, overrides, given_path(runs, "runs"), past, sample, allowed))
         loaded = load_with_seeds(recipe, overrides, seeds, runs)
-        return CostForecast(make_plan(loaded, overrides, Path(runs), past, sample, allowed))
+        return CostForecast(make_plan(loaded, overrides, given_path(runs, "runs"), past, sample, allowed))
 
 
 def to_json(planned: Planned) -> dict[str, Any]:

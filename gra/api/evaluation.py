@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from gra.api.failures import raising_gra_errors
+from gra.api.paths import given_path
 from gra.api.recipes import RecipeLike, as_loaded
 from gra.api.runs import ComparisonResult, EvaluationResult, PathLike, Student
 from gra.api.synthesis import permission
@@ -79,7 +80,7 @@ def evaluate(
         base = student.base if student is not None else str(model)
         trained = student.path if student is not None else Path(adapter) if adapter is not None else None
         called = name or default_name(base, trained)
-        target = Path(output) if output is not None else Path(runs) / called / "eval"
+        target = given_path(output, "output") if output is not None else given_path(runs, "runs") / called / "eval"
         view = View(quiet=quiet)
         found = resolve(base, accept_licenses=licenses, progress=view.note, allow_remote_code=allow_remote_code)
         subject = ModelUnderTest(called, found.path, trained, chat_template, found.identity, found.remote_code)
@@ -135,11 +136,11 @@ def compare(
             raise RecipeError(f"`margin` is {margin}; it is a share of 1 and must be between 0 and 1, such as 0.02")
         folders = {arm: [_folder(each) for each in _listed(given)] for arm, given in runs.items()}
         found = run(
-            folders, baseline, margin, Path(output), untuned=untuned, published=published,
+            folders, baseline, margin, given_path(output, "output"), untuned=untuned, published=published,
             allow_different_suites=allow_different_suites,
             contamination=[Path(each) for each in contamination], page=write_page,
         )  # fmt: skip
-        return ComparisonResult(found.content, Path(output))
+        return ComparisonResult(found.content, given_path(output, "output"))
 
 
 def default_name(model: str, adapter: Path | None) -> str:
@@ -148,7 +149,7 @@ def default_name(model: str, adapter: Path | None) -> str:
         folder = adapter.resolve()
         name = folder.parent.name if folder.name == "model" else folder.name
     else:
-        path = Path(model)
+        path = given_path(model, "model")
         name = path.resolve().name if path.name in ("", "..") else path.name.removeprefix("catalog:")
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"
 
@@ -164,7 +165,7 @@ def _student(model: ModelLike) -> Student | None:
     """Return the student that a model is, or whose folder it names; None for any other model."""
     if isinstance(model, Student):
         return model
-    folder = Path(model)
+    folder = given_path(model, "model")
     trained = (folder / "manifest.json").is_file() and "training" in RunFolder(folder).manifest()
     return Student(folder) if trained else None
 

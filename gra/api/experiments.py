@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from gra.api.failures import raising_gra_errors
+from gra.api.paths import given_path
 from gra.api.recipes import RecipeLike, as_loaded
 from gra.api.runs import PathLike, Run
 from gra.config.experiment import ExperimentRecipe
@@ -30,6 +30,6 @@ def run_experiment(recipe: RecipeLike, overrides: Sequence[str] = (), *, runs: P
         GraError: for a mistake or failure that the user can act on; same message as the command line.
     """
     with raising_gra_errors():
-        plan = load_experiment(as_loaded(recipe, ExperimentRecipe, overrides), overrides, Path(runs))
+        plan = load_experiment(as_loaded(recipe, ExperimentRecipe, overrides), overrides, given_path(runs, "runs"))
         run(plan)
         return Run(plan.folder.path)

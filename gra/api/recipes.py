@@ -10,9 +10,11 @@ from typing import Any, TypeAlias, TypeVar
 
 import yaml
 
+from gra.api.paths import given_path
 from gra.config.experiment import ExperimentRecipe
 from gra.config.loader import Loaded
 from gra.config.loader import load_recipe as load_file
+from gra.config.plain_yaml import plain_yaml
 from gra.config.section import KeyPath, Section
 from gra.config.suite import SuiteConfig
 from gra.config.synthesis import SynthesisRecipe
@@ -45,7 +47,7 @@ def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     Raises:
         RecipeError: naming every problem with file and line.
     """
-    file = Path(path)
+    file = given_path(path, "path")
     loaded = _load(file, _schema_of(file), overrides)
     _remember(loaded)
     return loaded.recipe
@@ -63,7 +65,7 @@ def as_loaded(recipe: RecipeLike, schema: type[S], overrides: Sequence[str] = ()
         RecipeError: when the recipe is wrong or of another kind.
     """
     if isinstance(recipe, str | os.PathLike):
-        return _load(Path(recipe), schema, overrides)
+        return _load(given_path(recipe, "recipe"), schema, overrides)
     if overrides:
         raise RecipeError("overrides are for a recipe file; give a path, or set the values where the recipe is made")
     made = schema(**recipe) if isinstance(recipe, Mapping) else recipe
@@ -91,8 +93,8 @@ def _load(path: Path, schema: type[S], overrides: Sequence[str]) -> Loaded[S]:
 def _schema_of(path: Path) -> type[Recipe]:
     """Choose the schema by the keys of a file; when it cannot be read, the loader raises the error."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, RecursionError, yaml.YAMLError):  # what PyYAML raises for wrong files
+        content = plain_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
         content = None
     found = dict(content) if isinstance(content, dict) else {}
     if isinstance(base := found.get("extends"), str) and not _SCHEMAS.keys() & found.keys():

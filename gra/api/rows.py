@@ -15,6 +15,7 @@ from typing import Any
 
 from gra.core.errors import DataError
 from gra.core.files import atomic_path
+from gra.core.text.characters import well_formed
 
 Row = dict[str, Any]
 _FORMS = "give a path, a list of rows, a pandas DataFrame, a Dataset of the library datasets, or a Run"
@@ -72,7 +73,9 @@ def _line(stem: str, number: int, row: Any) -> str:
         )
     cells = {str(name): value for name, cell in row.items() if (value := _plain(cell)) is not None}
     try:
-        return json.dumps(cells, ensure_ascii=False, allow_nan=False, default=_plain_or_fail) + "\n"
+        line = json.dumps(cells, ensure_ascii=False, allow_nan=False, default=_plain_or_fail)
+        # Half a surrogate pair cannot be encoded; written as an escape it reaches the reader, which judges it.
+        return (line if well_formed(line) == line else json.dumps(json.loads(line))) + "\n"
     except TypeError as error:
         raise DataError(f"{stem}: row {number} holds a {error}, which is no text; turn it into text first") from None
     except ValueError as error:

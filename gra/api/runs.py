@@ -17,6 +17,7 @@ from rich.console import RenderableType
 from rich.table import Column, Table
 
 from gra.api.display import Displayed, plain
+from gra.api.paths import given_path
 from gra.config.problems import did_you_mean
 from gra.core.errors import DataError, RecipeError
 from gra.core.files import atomic_path
@@ -81,7 +82,7 @@ class Run(Displayed):
         Raises:
             DataError: when the folder holds no finished synthesis or experiment.
         """
-        self.path = Path(path)
+        self.path = given_path(path, "path")
         self.manifest: dict[str, Any] = RunFolder(self.path).manifest()
         if not self.manifest.keys() & {"synthesis", "experiment"} and not (self.path / "arms").is_dir():
             raise DataError(f"{path} holds no finished synthesis or experiment; run it to its end first")
@@ -245,7 +246,7 @@ class Student(Displayed):
         Raises:
             DataError: when the folder holds no trained student.
         """
-        self.path = Path(path)
+        self.path = given_path(path, "path")
         file = self.path / "metrics.json"
         if "training" not in (manifest := RunFolder(self.path).manifest()) or not file.is_file():
             raise DataError(f"{path} holds no trained student; train it to its end first")
@@ -288,7 +289,7 @@ class EvaluationResult(Displayed):
         Raises:
             DataError: when the folder holds no finished evaluation.
         """
-        self.path = Path(path)
+        self.path = given_path(path, "path")
         self.results: dict[str, Any] = read_results(self.path)
 
     @property
@@ -355,7 +356,11 @@ def load_run(path: PathLike) -> Run | Student | EvaluationResult:
     Raises:
         DataError: when the folder holds none of these, or its manifest is damaged.
     """
-    manifest = RunFolder(Path(path)).manifest()
+    folder = given_path(path, "path")
+    try:
+        manifest = RunFolder(folder).manifest()
+    except OSError as error:  # such as a name that is too long
+        raise DataError(f"{path!s:.200} cannot be read ({error.strerror}); give a run folder") from None
     if not manifest:
         raise DataError(f"{path} is not a run folder, or its run never finished a stage (it has no manifest.json)")
     if "training" in manifest:

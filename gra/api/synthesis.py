@@ -5,12 +5,12 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Any
 
 from gra.api.failures import raising_gra_errors
+from gra.api.paths import given_path
 from gra.api.recipes import RecipeLike, as_loaded
 from gra.api.rows import rows_file
 from gra.api.runs import PathLike, Run
@@ -216,7 +216,7 @@ def prepare_job(
         GraError: when the recipe, the seeds or the ledger cannot be used.
     """
     loaded = load_with_seeds(recipe, overrides, seeds, runs)
-    folder = RunFolder(Path(runs) / loaded.recipe.name)
+    folder = RunFolder(given_path(runs, "runs") / loaded.recipe.name)
     return make_job(loaded, folder, read_suite=suite_items, permission=permission(allow_code_execution))
 
 
@@ -234,7 +234,7 @@ def load_with_seeds(
         recipe = {**recipe, "seeds": {"source": "given in Python"}}
     loaded = as_loaded(recipe, SynthesisRecipe, overrides)
     own = loaded.recipe.seeds
-    file = rows_file(seeds, Path(runs) / loaded.recipe.name, "seeds")
+    file = rows_file(seeds, given_path(runs, "runs") / loaded.recipe.name, "seeds")
     given = own.model_copy(update={"source": str(file), "format": "auto", "config": None, "revision": None})
     changed = loaded.recipe.model_copy(update={"seeds": given})
     return Loaded(changed, loaded.path, {**loaded.origins, ("seeds", "source"): "Python"})

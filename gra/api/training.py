@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gra.api.failures import raising_gra_errors
+from gra.api.paths import given_path
 from gra.api.recipes import RecipeLike, as_loaded
 from gra.api.rows import rows_file
 from gra.api.runs import PathLike, Run, Student
@@ -49,7 +50,11 @@ def train(
     """
     with raising_gra_errors():
         loaded = as_loaded(recipe, TrainRecipe, overrides)
-        target = Path(output) if output is not None else Path(runs) / loaded.recipe.name / "model"
+        target = (
+            given_path(output, "output")
+            if output is not None
+            else given_path(runs, "runs") / loaded.recipe.name / "model"
+        )
         if data is not None:
             loaded = _with_data(loaded, data, target.parent)
         from gra.training.run import train as run

@@ -31,7 +31,8 @@ def ledger_check(path: LedgerPath, as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps({"ledger": str(file)} | asdict(found), indent=2))
         return
-    table = Table("run", "answers", "verdicts", "faults", caption=f"{file}: sound, {found.size / 1e6:,.1f} MB")
+    caption = plain(f"{file}: sound, {found.size / 1e6:,.1f} MB")
+    table = Table("run", "answers", "verdicts", "faults", caption=caption)
     for run_name, counts in found.runs.items():
         table.add_row(plain(run_name), *(f"{counts[key]:,}" for key in ("answers", "verdicts", "faults")))
     Console().print(table)

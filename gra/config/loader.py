@@ -17,15 +17,18 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from gra.config.problems import (
+    CommandLine,
     did_you_mean,
     explain,
     place,
 )
 from gra.config.section import KeyPath, Section
 from gra.core.errors import RecipeError, user_path
-from gra.core.processes.secrets import HIDDEN, looks_secret, shown_setting
+from gra.core.processes.secrets import HIDDEN, shown_name
+from gra.core.text.plain_text import printable_line
 
 _MOST_VALUES = 100_000
+_MOST_BITS = 1_024  # of a whole number; Python does not even write numbers of many thousand digits
 _PREFIX = "tag:yaml.org,2002:"
 # Tags of scalars, and what a value of each is.
 _TAGS = {
@@ -97,6 +100,11 @@ class _Tree:
     values: Any
     origins: dict[KeyPath, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    shows_values: bool = True  # an override may be a secret, so its value is not repeated
+
+    def shown(self, value: str) -> str:
+        """Return a value as a problem shows it."""
+        return f"{value!r:.60}" if self.shows_values else HIDDEN
 
 
 def load_recipe(
@@ -174,6 +182,8 @@ def _read(path: Path) -> _Tree:
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise RecipeError(f"line {line}: this is not UTF-8 text; save the file as UTF-8", path) from None
+    except ValueError:
+        raise RecipeError("its path has a character that no path can have; write another path", path) from None
     except OSError as error:
         raise RecipeError(f"the recipe cannot be read: {error.strerror or error}", path) from None
     tree = _Tree(None)
@@ -210,7 +220,7 @@ def _plain(node: yaml.Node, at: KeyPath, path: Path, tree: _Tree) -> Any:
                 continue
             key = str(key_node.value)
             if problem := _unwritable(key):
-                tree.problems.append(f"line {line}: the key {problem}")
+                tree.problems.append(f"line {line}: the key {tree.shown(key)} {problem}")
                 continue
             if key in values:
                 first = tree.origins[(*at, key)].rsplit(":", 1)[-1]
@@ -230,12 +240,15 @@ def _scalar(node: yaml.Node, tree: _Tree) -> Any:
         return None
     try:
         value = _Loader("").construct_object(node, deep=True)
-    except (yaml.YAMLError, ValueError, KeyError, AttributeError, TypeError, OverflowError):
+    except (yaml.YAMLError, ValueError, KeyError, IndexError, AttributeError, TypeError, OverflowError):
         kind = _TAGS[node.tag]
-        tree.problems.append(f"line {line}: {node.value!r:.60} is not {kind}; correct it, or leave the tag out")
+        tree.problems.append(f"line {line}: {tree.shown(node.value)} is not {kind}; correct it, or leave the tag out")
+        return None
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        tree.problems.append(f"line {line}: the number has too many digits")
         return None
     if isinstance(value, str) and (problem := _unwritable(value)):
-        tree.problems.append(f"line {line}: {problem}")
+        tree.problems.append(f"line {line}: {tree.shown(value)} {problem}")
         return None
     return value
 
@@ -243,9 +256,9 @@ def _scalar(node: yaml.Node, tree: _Tree) -> Any:
 def _unwritable(text: str) -> str | None:
     """Say why no file name, prompt or dataset can have this text; None when they can."""
     if "\0" in text:
-        return f"{text!r:.60} has a NUL character, which no name or text may have; leave it out"
+        return "has a NUL character, which no name or text may have; leave it out"
     if any("\ud800" <= letter <= "\udfff" for letter in text):
-        return f"{text!r:.60} has half a surrogate pair, which is no character; write the character itself"
+        return "has half a surrogate pair, which is no character; write the character itself"
     return None
 
 
@@ -272,15 +285,16 @@ def _merge(base: Any, over: Any) -> Any:
 
 def _override(tree: _Tree, text: str) -> None:
     key, equals, value = text.partition("=")
-    text = shown_setting(key, value) if equals else HIDDEN if looks_secret(text) else text
+    text = shown_name(key.strip())
     parts = _steps(key.strip().lstrip("-").split("."), tree.values)
     if not equals or not all(parts):
-        tree.problems.append(f"command line: `{text}` is not an override; write key.sub=value")
+        word = text if equals else "a word without `=`"
+        tree.problems.append(f"command line: {word} is not an override; write key.sub=value")
         return
     try:
         parsed = _value(value) if value.strip() else ""
-    except (yaml.YAMLError, ValueError, RecursionError):
-        tree.problems.append(f"command line: the value in `{text}` is not valid YAML; quote it")
+    except (yaml.YAMLError, ValueError, IndexError, RecursionError):
+        tree.problems.append(f"command line: the value of `{text}` is not valid YAML; quote it")
         return
     except RecipeError as error:
         tree.problems += [f"command line: in `{text}`, {problem}" for problem in error.problems]
@@ -295,7 +309,7 @@ def _override(tree: _Tree, text: str) -> None:
             return
         node = child
     node[parts[-1]] = parsed
-    origin = f"command line ({text})"
+    origin = CommandLine(f"command line ({text})")
     for depth in range(1, len(parts)):
         tree.origins.setdefault(tuple(parts[:depth]), origin)
     for stale in [at for at in tree.origins if at[: len(parts)] == tuple(parts)]:
@@ -316,7 +330,7 @@ def _steps(names: Sequence[str], node: Any) -> list[str]:
 
 def _value(text: str) -> Any:
     """Parse the value of an override, as strictly as a file."""
-    tree = _Tree(None)
+    tree = _Tree(None, shows_values=False)
     node = yaml.compose(text, Loader=_Loader)
     value = _plain(node, (), Path(), tree) if node is not None else None
     if tree.problems:
@@ -340,7 +354,9 @@ def _render(value: Any, at: KeyPath, origins: Mapping[KeyPath, str], lines: list
             lines.append(f"{indent}{_inline(key)}:")
             _render(item, here, origins, lines)
         else:
-            lines.append(f"{indent}{_inline(key)}: {_inline(item)}  # {origins.get(here, 'default')}")
+            # A path may hold characters that YAML does not allow, even in a comment.
+            origin = printable_line(origins.get(here, "default"))
+            lines.append(f"{indent}{_inline(key)}: {_inline(item)}  # {origin}")
 
 
 def _inline(value: Any) -> str:

@@ -16,6 +16,12 @@ from gra.core.processes.secrets import HIDDEN, is_secret_name, looks_secret
 KeyPath = tuple[str | int, ...]
 
 
+class CommandLine(str):
+    """Origin of a value that was given as an override; its value may be a secret and is never repeated."""
+
+    __slots__ = ()
+
+
 def did_you_mean(word: str, choices: Sequence[str]) -> str:
     """Return a hint at the choice that is close to `word`; empty without one."""
     close = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
@@ -43,10 +49,14 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
 
 def place(origins: Mapping[KeyPath, str], key: KeyPath, path: Path) -> str:
     """Return the place of a value for a message: "line 3", "base.yaml:3" or "command line (...)"."""
+    origin = _origin(origins, key)
+    return f"line {origin.removeprefix(f'{path}:')}" if origin.startswith(f"{path}:") else origin
+
+
+def _origin(origins: Mapping[KeyPath, str], key: KeyPath) -> str:
     while key and key not in origins:
         key = key[:-1]
-    origin = origins.get(key, "")
-    return f"line {origin.removeprefix(f'{path}:')}" if origin.startswith(f"{path}:") else origin
+    return origins.get(key, "")
 
 
 def explain(
@@ -73,8 +83,9 @@ def explain(
     context = item.get("ctx") or {}
     text = sentence(context) if sentence else item["msg"].removeprefix("Value error, ")
     value = item.get("input")
-    shown = f", not {_shown(name, value)}" if isinstance(value, (str, int, float, bool)) and sentence else ""
-    near = did_you_mean(str(value), re.findall(r"'([^']*)'", context.get("expected", "")))
+    given = not isinstance(_origin(origins, loc), CommandLine) and isinstance(value, (str, int, float, bool))
+    shown = f", not {_shown(name, value)}" if given and sentence else ""
+    near = did_you_mean(f"{value!r:.200}".strip("'"), re.findall(r"'([^']*)'", context.get("expected", "")))
     return f"{where}`{name}` {text}{shown}{near}" if name else f"{where}{text}{shown}"
 
 

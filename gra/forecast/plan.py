@@ -17,6 +17,7 @@ import yaml
 
 from gra.config.experiment import ExperimentRecipe
 from gra.config.loader import Loaded, load_recipe
+from gra.config.plain_yaml import plain_yaml
 from gra.config.synthesis import SynthesisRecipe, committee_of, members_of
 from gra.core.errors import DataError, RecipeError
 from gra.core.progress import View
@@ -189,8 +190,8 @@ def _sample(jobs: Sequence[Job], count: int, folder: RunFolder) -> dict[str, lis
 def is_experiment(recipe: Path) -> bool:
     """Return whether a recipe file describes an experiment; the loader reports unreadable files."""
     try:
-        content = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, RecursionError, yaml.YAMLError):  # all of them end reading YAML
+        content = plain_yaml(recipe.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
         return False
     return isinstance(content, dict) and "arms" in content
 

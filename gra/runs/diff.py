@@ -19,7 +19,7 @@ from rich.text import Text
 from gra.core.errors import DataError
 from gra.core.run_folder import RunFolder
 from gra.core.stored.resolved_recipe import RESOLVED, find_ledger, read_resolved_recipe
-from gra.core.text.plain_text import printable
+from gra.core.text.plain_text import printable, printable_line
 from gra.core.types import State
 from gra.data.export import read_lineage
 from gra.ledger.reader import LedgerReader
@@ -60,7 +60,7 @@ class Diff:
         return Group(*self._parts())
 
     def _parts(self) -> Iterator[RenderableType]:
-        yield Text(f"A  {self.a}\nB  {self.b}\n")
+        yield Text(f"A  {printable_line(self.a)}\nB  {printable_line(self.b)}\n")
         changes = {f"recipe  {key}": pair for key, pair in self.recipe.items()}
         if self.seeds:
             changes["seeds"] = self.seeds

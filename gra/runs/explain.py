@@ -24,7 +24,7 @@ from gra.core.errors import DataError
 from gra.core.stored.lineage import Request
 from gra.core.stored.reader import parse_json
 from gra.core.stored.resolved_recipe import find_ledger
-from gra.core.text.plain_text import printable
+from gra.core.text.plain_text import printable, printable_line
 from gra.core.types import CHECKS, DIMENSIONS, State, verifier_mode
 from gra.data.export import read_lineage
 from gra.ledger.ledger import Recorded
@@ -139,8 +139,8 @@ def _exchange(answer: Recorded) -> Iterator[RenderableType]:
     """Show one request and its answer from the ledger."""
     again = f", attempt {answer.attempt + 1}" if answer.attempt else ""
     cost = f"{answer.prompt_tokens:,} + {answer.completion_tokens:,} tokens"
-    who = f"{answer.role} {printable(answer.member)} ({printable(answer.model)}){again}, {cost}, {answer.key[:12]}"
-    yield Text(f"\n{who}", style="bold")
+    who = f"{answer.role} {answer.member} ({answer.model}){again}, {cost}, {answer.key[:12]}"
+    yield Text(f"\n{printable_line(who)}", style="bold")
     if not answer.request:
         yield Text("the request is no longer in the ledger (`gra ledger compact --drop-requests`)", style="dim")
     for role, content in (
@@ -159,7 +159,12 @@ def _page(row: Row, file: Path, rows_by_file: Mapping[Path, list[Row]], limits: 
     body = Group(verdict, *limits.gap(), *_parts(row, _texts(rows_by_file), limits))
     title = Text(f" {printable(row['candidate_id'])} ", style="bold")
     return Panel(
-        body, title=title, title_align="left", subtitle=Text(f" {file} "), subtitle_align="right", border_style=style
+        body,
+        title=title,
+        title_align="left",
+        subtitle=Text(f" {printable_line(file)} "),
+        subtitle_align="right",
+        border_style=style,
     )
 
 
@@ -301,8 +306,8 @@ def _contamination(found: Mapping[str, Any], limits: _Limits) -> Iterator[Text]:
         return
     run = f", {found['longest']} words in a row" if found["longest"] else ""
     more = f"; {found['matches'] - 1} more items" if found["matches"] > 1 else ""
-    where = f"item {printable(found['item'])} of {printable(found['task'])}"
-    yield verdict + Text(f": {where} ({found['method']} {found['score']:.2f}{run}){more}")
+    where = f"item {found['item']} of {found['task']} ({found['method']} {found['score']:.2f}{run}){more}"
+    yield verdict + Text(f": {printable_line(where)}")
     if not limits.hide_comments:
         yield Text.assemble(("  item  ", "dim"), limits.comment_text(found["text"]))
         yield Text.assemble(("  row   ", "dim"), limits.comment_text(found["row_text"]))
@@ -315,7 +320,8 @@ def _cost(row: Row) -> Text:
     ]
     if not parts:
         return Text("cost    nothing was asked of a model", style="dim")
-    return Text(f"cost    {'; '.join(parts)}; {len(row['calls'])} answers in the ledger", style="dim")
+    shown = printable_line("; ".join(parts))
+    return Text(f"cost    {shown}; {len(row['calls'])} answers in the ledger", style="dim")
 
 
 def _texts(rows_by_file: Mapping[Path, list[Row]]) -> dict[str, str]:

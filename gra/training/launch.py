@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import yaml
 
+from gra.config.plain_yaml import plain_yaml
 from gra.core.errors import RecipeError
 
 Strategy = Literal["single", "cpu", "ddp", "zero2", "zero3", "fsdp2"]
@@ -64,10 +65,10 @@ def launch_from_file(path: Path, processes: int | None = None, machines: int | N
         RecipeError: When the file is not there or is no launch file of a kind that is supported.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = plain_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RecipeError(f"the launch file cannot be read ({error.strerror})", path) from None
-    except (ValueError, KeyError, RecursionError, yaml.YAMLError) as error:  # all of them end reading YAML
+    except (ValueError, yaml.YAMLError) as error:
         raise RecipeError(f"the launch file is not valid YAML ({error})", path) from None
     if not isinstance(content, dict) or "distributed_type" not in content:
         raise RecipeError(f"this is not a launch file of accelerate; see {FOLDER}/", path)

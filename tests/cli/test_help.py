@@ -108,7 +108,7 @@ def test_overrides_and_options_can_be_mixed(tmp_path: Path, capsys: pytest.Captu
     recipe = ROOT / "recipes" / "smollm2-135m" / "sft" / "config_lora.yaml"
     train.main(["train.max_steps=3", "--config", str(recipe), "name=mine", "--show-config", "lora.r=8"])
     shown = capsys.readouterr().out
-    assert "name: mine  # command line (name=mine)" in shown
+    assert "name: mine  # command line (name)" in shown
     assert "max_steps: 3  # command line" in shown
     assert "r: 8  # command line" in shown
 

@@ -220,13 +220,13 @@ def test_overrides_are_typed_like_the_file(write) -> None:
     loaded = load_recipe(path, SynthesisRecipe, ["rounds.accept=20", "review.std=sample", "budget.tokens=null"])
     assert loaded.recipe.rounds.accept == 20
     assert loaded.recipe.review.std == "sample"
-    assert loaded.origins[("rounds", "accept")] == "command line (rounds.accept=20)"
+    assert loaded.origins[("rounds", "accept")] == "command line (rounds.accept)"
     assert problems(path, overrides=("rounds.accept=many",)) == [
-        "command line (rounds.accept=many): `rounds.accept` must be a whole number, not 'many'"
+        "command line (rounds.accept): `rounds.accept` must be a whole number"
     ]
     (problem,) = problems(path, overrides=("rounds.acept=3",))
     assert "did you mean `accept`" in problem
-    assert problem.startswith("command line (rounds.acept=3)")
+    assert problem.startswith("command line (rounds.acept)")
 
 
 NO_OVERRIDES = ["rounds", "=3", "a..b=1", "name.sub=1", "name={a", "extends=base.yaml", "name=&a [*a]", "seed=!!int x",
@@ -247,7 +247,8 @@ def test_an_override_finds_keys_that_have_dots(write) -> None:
     assert list(members) == ["Alpha", "beta-0.5b", "gamma", "delta", "epsilon"]
     assert (members["beta-0.5b"].model, members["beta-0.5b"].sampling.temperature) == ("model-b", 0.9)
     assert (
-        loaded.origins[("committee", "models", "beta-0.5b", "sampling", "temperature")] == f"command line ({override})"
+        loaded.origins[("committee", "models", "beta-0.5b", "sampling", "temperature")]
+        == f"command line ({override.partition('=')[0]})"
     )
 
 
@@ -256,7 +257,7 @@ def test_a_mapping_on_the_command_line_replaces_and_owns_all_of_its_values(write
     loaded = load_recipe(path, SynthesisRecipe, ["rounds={count: 3}"])
     assert (loaded.recipe.rounds.count, loaded.recipe.rounds.accept) == (3, 10_000)
     shown = loaded.show()
-    assert "  count: 3  # command line (rounds={count: 3})" in shown
+    assert "  count: 3  # command line (rounds)" in shown
     assert "  accept: 10000  # default" in shown
 
 
@@ -264,7 +265,7 @@ def test_show_names_every_origin(write) -> None:
     path = write(GOOD)
     shown = load_recipe(path, SynthesisRecipe, ["seed=5"]).show().splitlines()
     assert f"name: demo  # {path}:1" in shown
-    assert "seed: 5  # command line (seed=5)" in shown
+    assert "seed: 5  # command line (seed)" in shown
     assert "  accept_mean: 8.0  # default" in shown
     assert f"        temperature: 0.2  # {path}:7" in shown
 

@@ -24,10 +24,9 @@ def looks_secret(value: str) -> bool:
     return bool(_PREFIXED.search(value) or _LONG.search(value))
 
 
-def shown_setting(name: str, value: str) -> str:
-    """Return `name=value` for an error or a comment, without the value when it is a secret."""
-    secret = looks_secret(value) or looks_secret(name) or (is_secret_name(name) and not name.endswith("_env"))
-    return f"{HIDDEN if looks_secret(name) else name}={HIDDEN if secret else value}"
+def shown_name(name: str) -> str:
+    """Return the name of a setting for an error or a comment; a key that was pasted in its place is hidden."""
+    return HIDDEN if looks_secret(name) else name
 
 
 def child_environment(*needed: str, **more: str) -> dict[str, str]:

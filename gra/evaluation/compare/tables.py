@@ -32,7 +32,9 @@ def table(content: Mapping[str, Any]) -> Table:
     shown = Table(title=Text(printable_line(f"{content['suite']['name']}, baseline {content['baseline']}")))
     references = _references(content)
     for heading in ("task", "arm", "score", "ended", *(f"vs {name}" for name in references.values())):
-        shown.add_column(heading, justify="left" if heading in ("task", "arm") else "right", overflow="fold")
+        shown.add_column(
+            Text(printable_line(heading)), justify="left" if heading in ("task", "arm") else "right", overflow="fold"
+        )
     previous = None
     for task, arm, figures, entries in _rows(content):
         if previous not in (None, task):
