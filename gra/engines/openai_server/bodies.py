@@ -20,7 +20,10 @@ async def read_body(response: aiohttp.ClientResponse, limit: int) -> bytes:
 
     Args:
         response: of a session that does not decompress by itself.
-        limit: the most bytes to hold, after decompression.
+        limit: the most bytes to hold, after decompression, and to read before it.
+
+    Returns:
+        The body; what follows the end of compressed data is left unread.
 
     Raises:
         UnreadableBody: the body has more bytes, or cannot be decompressed.
@@ -33,11 +36,16 @@ async def read_body(response: aiohttp.ClientResponse, limit: int) -> bytes:
     else:
         raise UnreadableBody("a body in a compression that was not asked for")
     body = bytearray()
+    received = 0
     async for chunk in response.content.iter_chunked(_CHUNK):
+        received += len(chunk)
         try:
             body += chunk if inflate is None else inflate.decompress(chunk, limit + 1 - len(body))
         except zlib.error:
             raise UnreadableBody("a body whose compression is damaged") from None
-        if len(body) > limit:
+        # Compressed data without end may unpack to nothing: an endless header, or empty blocks.
+        if len(body) > limit or received > limit + _CHUNK:
             raise UnreadableBody(f"more than {limit / MIB:.1f} MiB")
+        if inflate is not None and inflate.eof:
+            break  # zlib would copy all that follows, again and again
     return bytes(body)

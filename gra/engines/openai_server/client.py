@@ -82,7 +82,7 @@ class Server:
         self._key = _key(settings.api_key_env)
         self._redactor = Redactor(self._key)
         self.clean = self._redactor.message
-        self.clean_answer = self._redactor.answer
+        self.clean_answer = self._redactor.text
         self._proxy = _proxy(self.base)
         self._session: aiohttp.ClientSession | None = None
         self._last = ""  # the last failure, for the sentence that ends the run
@@ -118,9 +118,8 @@ class Server:
                 raise EngineUnavailable(
                     f"{self.base} is not the address of an API but {served_at} is; set `engine.base_url` to that"
                 )
-            problem = self._safe(read_problem(body, status))
             if status == 401:  # with 403 a key may not list models and still be good for calls
-                raise self.key_refused(problem)
+                raise self.key_refused(self._safe(read_problem(body, status)))
             self._moved(status)
         except BaseException:
             await self.close()
@@ -210,7 +209,7 @@ class Server:
                 return self._turned_down(problem, headers, asked_at)
             return self._not_usable(asked_at, f"an error: {problem.message}")
         try:
-            value = read(self._redactor.value(reply))
+            value = read(reply)
         except Garbled as error:
             return self._not_usable(asked_at, str(error))
         self.gate.answered()
@@ -266,7 +265,7 @@ class Server:
             raise EngineUnavailable(
                 f"the server at {self.base} has answered none of {self._unusable} calls; it sent {found}. "
                 f"Check `engine.base_url`{advice}, and whether `{self.settings.model}` is served there"
-            )
+            ) from None  # what is being handled may quote the server, and the key with it
         return fault
 
     @staticmethod
@@ -294,7 +293,7 @@ class Server:
             raise EngineUnavailable(
                 f"{self._last}. It asks to wait {wait_s / 60:.0f} minutes; run the same command again then, "
                 "recorded answers are kept"
-            )
+            ) from None
         self.be_patient()
         return Fault(kind, self._last)
 
@@ -308,7 +307,7 @@ class Server:
             raise EngineUnavailable(
                 f"the server at {self.base} has answered no call for {silent:.0f} s; last: {self._last}. "
                 "Run the same command again when it does, recorded answers are kept"
-            )
+            ) from None
 
     def key_refused(self, problem: Problem) -> EngineUnavailable:
         """Return the error that ends a run whose key is not accepted."""

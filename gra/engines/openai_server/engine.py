@@ -11,10 +11,12 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from gra.config.problems import did_you_mean
 from gra.core.errors import EngineUnavailable
+from gra.core.text.thinking import split_thinking
 from gra.engines.openai_server import requests
 from gra.engines.openai_server.bodies import MIB
 from gra.engines.openai_server.client import Server, ServerSettings
@@ -27,7 +29,7 @@ from gra.engines.openai_server.replies import (
     read_chat,
     read_token_ids,
 )
-from gra.engines.outcomes import read_value
+from gra.engines.outcomes import read_value, recorded_text
 from gra.engines.types import Call, Choice, Completion, EngineStats, Fault, Json, Likelihood
 
 __all__ = ["OpenAIEngine", "ServerSettings"]
@@ -37,6 +39,8 @@ _ALL_DECLINED = 10
 _REFUSAL_CODES = {"content_filter", "content_policy_violation", "responsibleaipolicyviolation", "moderation_blocked"}
 _TOO_LONG_CODES = {"context_length_exceeded", "string_above_max_length", "request_too_large"}
 _WITHHELD_CODES = {"json_validate_failed"}  # Groq: the answer did not satisfy the schema.
+
+_HINTED = 200  # models that are compared with a name which is not served; a server may list any number
 
 # The most bytes of a reply for a token of the answer, and for a scored token of the prompt.
 _ANSWER_BYTES = 256
@@ -85,7 +89,7 @@ class OpenAIEngine:
             self._vllm = any(card.owner == "vllm" for card in self._cards.values())
             if self._vllm and model not in self._cards:
                 await self.server.close()
-                names = [self.server.clean(name) for name in self._cards]
+                names = [self.server.clean(name) for name in islice(self._cards, _HINTED)]
                 hint = did_you_mean(model, names) or f"; it serves {', '.join(names[:10])}"
                 raise EngineUnavailable(f"the server at {self.server.base} does not serve `{model}`{hint}")
             card = self._cards.get(model)
@@ -110,6 +114,7 @@ class OpenAIEngine:
         begun = time.monotonic()
         reply = await (self._likelihood(call) if isinstance(call.output, Likelihood) else self._chat(call))
         if isinstance(reply, Completion):
+            reply = self._cleaned(reply)
             self._declined = 0
             self.stats.calls += 1
             self.stats.prompt_tokens += reply.prompt_tokens
@@ -117,6 +122,17 @@ class OpenAIEngine:
             self.stats.cached_tokens += reply.cached_tokens
             self.stats.busy_seconds += time.monotonic() - begun
         return reply
+
+    def _cleaned(self, reply: Completion) -> Completion:
+        """Return a completion without the key, also where its pieces would meet later.
+
+        A server may divide the key by tags of thinking, which are taken out of a recorded text.
+        """
+        clean = self.server.clean_answer
+        reply = replace(reply, text=clean(reply.text), thinking=clean(reply.thinking))
+        apart = split_thinking(recorded_text(reply))
+        thinking, text = map(clean, apart)
+        return reply if (thinking, text) == apart else replace(reply, text=text, thinking=thinking)
 
     def overdue(self, seconds: float) -> None:
         """Count a call that was given up: a server that hangs may be asked too much."""
@@ -227,8 +243,7 @@ class OpenAIEngine:
             return await self._about(call, reply, answers)
         if isinstance(reply, Fault):
             return reply
-        completion = requests.read_completion(call, reply, ids)
-        return replace(completion, text=self.server.clean_answer(completion.text))
+        return requests.read_completion(call, reply, ids)
 
     async def _about(self, call: Call, problem: Problem, answers: int) -> Completion | Problem | Fault:
         """Return what a declined call means: a refusal of this call, or a form that is not taken.

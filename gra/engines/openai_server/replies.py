@@ -16,6 +16,7 @@ from gra.core.text.characters import well_formed
 
 JsonObject = dict[str, Any]
 _MOST_TOKENS = 10**9  # of one call; a larger count is no count
+_LONGEST_NAME = 4096  # characters of a model's name; a longer one is no name
 _ABOVE_ONE = 1e-3  # by which rounding may lift a log-probability above 0
 
 
@@ -188,7 +189,7 @@ def read_models(body: bytes) -> dict[str, ModelCard] | None:
         return None
     cards: dict[str, ModelCard] = {}
     for card in listed:
-        if isinstance(card, dict) and (name := _text(card.get("id"))):
+        if isinstance(card, dict) and 0 < len(name := _text(card.get("id"))) <= _LONGEST_NAME:
             length = card.get("max_model_len")
             known = isinstance(length, int) and not isinstance(length, bool) and 0 < length < _MOST_TOKENS
             cards[name] = ModelCard(name, _text(card.get("owned_by")), length if known else None)
@@ -237,10 +238,18 @@ def _content(content: Any) -> tuple[str, str]:
             case {"type": "thinking", "thinking": str(said)}:
                 thinking.append(said)
             case {"type": "thinking", "thinking": list(parts)}:
-                thinking.append(_content(parts)[0])
+                thinking += map(_said, parts)
             case _:
                 raise Garbled("a message that is not text")
     return well_formed("".join(text)), well_formed("".join(thinking))
+
+
+def _said(part: Any) -> str:
+    """Return the text of a part of thinking; thinking within thinking is none, to any depth."""
+    match part:
+        case {"type": "text", "text": str(said)}:
+            return said
+    raise Garbled("thinking that is not text")
 
 
 def _alternatives(choice: JsonObject) -> tuple[tuple[str, float], ...]:
