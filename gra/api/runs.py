@@ -19,7 +19,7 @@ from rich.table import Column, Table
 from gra.api.display import Displayed, plain
 from gra.config.problems import did_you_mean
 from gra.core.errors import DataError, RecipeError
-from gra.core.files import atomic_path
+from gra.core.files import atomic_path, refuse_special_files
 from gra.core.run_folder import RunFolder
 from gra.core.stored.resolved_recipe import read_resolved_recipe
 from gra.core.types import Candidate
@@ -355,6 +355,7 @@ def load_run(path: PathLike) -> Run | Student | EvaluationResult:
     Raises:
         DataError: when the folder holds none of these, or its manifest is damaged.
     """
+    refuse_special_files(Path(path))
     manifest = RunFolder(Path(path)).manifest()
     if not manifest:
         raise DataError(f"{path} is not a run folder, or its run never finished a stage (it has no manifest.json)")

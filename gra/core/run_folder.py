@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from gra.core.errors import DataError, ExitCode, GraError, Mismatch, writing
-from gra.core.files import open_plain, unfinished_files, write_json
+from gra.core.files import open_plain, refuse_link_inside, unfinished_files, write_json
 from gra.core.hashing import file_digest
 from gra.core.processes.secrets import child_environment
 from gra.core.stored.reader import check_type, read_json
@@ -62,6 +62,7 @@ class RunFolder:
         Raises:
             DataError: the disk or the rights do not allow it, or there is a link in the folder.
         """
+        refuse_link_inside(self.path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -123,7 +124,9 @@ class RunFolder:
         if section not in manifest:
             return
         for name in manifest.pop(section)["files"]:
-            (self.path / name).unlink(missing_ok=True)
+            file = self.path / name
+            refuse_link_inside(file.parent)
+            file.unlink(missing_ok=True)
         write_json(self.path / MANIFEST, manifest)
 
     def completed(self, section: str, fingerprint: str) -> dict[str, Any] | None:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import yaml
 
 from gra.core.errors import RecipeError
+from gra.core.files import read_regular
 
 Strategy = Literal["single", "cpu", "ddp", "zero2", "zero3", "fsdp2"]
 FOLDER = "recipes/accelerate"
@@ -64,7 +65,7 @@ def launch_from_file(path: Path, processes: int | None = None, machines: int | N
         RecipeError: When the file is not there or is no launch file of a kind that is supported.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(read_regular(path))
     except OSError as error:
         raise RecipeError(f"the launch file cannot be read ({error.strerror})", path) from None
     except (ValueError, KeyError, RecursionError, yaml.YAMLError) as error:  # all of them end reading YAML
