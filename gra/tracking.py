@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from gra.config.tracking import TrackingConfig
 from gra.core.errors import user_path
+from gra.core.files import make_folder, refuse_link
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +110,8 @@ def start_tracking(
     if mode in ("off", "disabled"):
         return NullTracker()
     os.environ.setdefault("WANDB_SILENT", "true")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
+    refuse_link(folder / "wandb")  # where W&B writes
     try:
         import wandb
 

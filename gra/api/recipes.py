@@ -20,6 +20,7 @@ from gra.config.suite import SuiteConfig
 from gra.config.synthesis import SynthesisRecipe
 from gra.config.training import TrainRecipe
 from gra.core.errors import RecipeError
+from gra.core.files import read_regular
 
 Recipe: TypeAlias = SynthesisRecipe | TrainRecipe | SuiteConfig | ExperimentRecipe
 RecipeLike: TypeAlias = str | os.PathLike[str] | Mapping[str, Any] | Section
@@ -93,7 +94,7 @@ def _load(path: Path, schema: type[S], overrides: Sequence[str]) -> Loaded[S]:
 def _schema_of(path: Path) -> type[Recipe]:
     """Choose the schema by the keys of a file; when it cannot be read, the loader raises the error."""
     try:
-        content = plain_yaml(path.read_text(encoding="utf-8"))
+        content = plain_yaml(read_regular(path))
     except (OSError, ValueError, yaml.YAMLError):
         content = None
     found = dict(content) if isinstance(content, dict) else {}

@@ -20,7 +20,7 @@ from gra.api.display import Displayed, plain
 from gra.api.paths import given_path
 from gra.config.problems import did_you_mean
 from gra.core.errors import DataError, RecipeError
-from gra.core.files import atomic_path
+from gra.core.files import atomic_path, refuse_special_files
 from gra.core.run_folder import RunFolder
 from gra.core.stored.resolved_recipe import read_resolved_recipe
 from gra.core.types import Candidate
@@ -358,6 +358,7 @@ def load_run(path: PathLike) -> Run | Student | EvaluationResult:
     """
     folder = given_path(path, "path")
     try:
+        refuse_special_files(folder)
         manifest = RunFolder(folder).manifest()
     except OSError as error:  # such as a name that is too long
         raise DataError(f"{path!s:.200} cannot be read ({error.strerror}); give a run folder") from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from gra.cli.options import RUNS, AsJson, examples, new_app, run_app
+from gra.cli.options import RUNS, AsJson, examples, new_app, run_app, show_json
 from gra.core.text.plain_text import printable
 
 script = new_app(help="Compare evaluated models, sample by sample.")
@@ -73,7 +72,7 @@ def compare(
         for file in ("compare.md", "compare.html"):
             console.print(printable(f"written: {output / file}"), markup=False, soft_wrap=True)
     if as_json:
-        print(json.dumps(found.to_json(), indent=2))
+        show_json(found.to_json())
 
 
 def _name_of(run: Path) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
@@ -23,6 +22,7 @@ from gra.cli.options import (
     new_app,
     permission,
     run_app,
+    show_json,
 )
 from gra.core.errors import RecipeError
 from gra.core.progress import View
@@ -151,7 +151,7 @@ def evaluate(
             view.note(f"records: {target}")
             summary = {**results, "output": str(target)}
     if as_json:
-        print(json.dumps(summary, indent=2))
+        show_json(summary)
 
 
 def _check_folder_name(name: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gra.api.display import plain
-from gra.cli.options import AsJson, examples, new_app, show_line
+from gra.cli.options import AsJson, examples, new_app, show_json, show_line
 
 ledger_app = new_app(
     help="Look after a ledger of recorded answers.", epilog=examples("gra ledger check runs/quickstart")
@@ -29,7 +28,7 @@ def ledger_check(path: LedgerPath, as_json: AsJson = False) -> None:
     file = _ledger_file(path)
     found = check(file)
     if as_json:
-        print(json.dumps({"ledger": str(file)} | asdict(found), indent=2))
+        show_json({"ledger": str(file)} | asdict(found))
         return
     caption = plain(f"{file}: sound, {found.size / 1e6:,.1f} MB")
     table = Table("run", "answers", "verdicts", "faults", caption=caption)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import Annotated
 
@@ -11,7 +10,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from gra.api.display import plain
-from gra.cli.options import AsJson, Licenses, OldLicenses, show_line
+from gra.cli.options import AsJson, Licenses, OldLicenses, show_json, show_line
 
 _NARROW = 72  # columns that the table of models needs
 
@@ -33,7 +32,7 @@ def models(
     if name is not None and fetch:
         licenses = [*(accept_license or []), *(accept_licence or [])]
         model = resolve(name, accept_licenses=licenses, progress=lambda text: show_line(text, error=True))
-        print(json.dumps({key: str(value) for key, value in asdict(model).items()}, indent=2))
+        show_json({key: str(value) for key, value in asdict(model).items()})
         return
     chosen = [entry for entry in entries() if name is None or entry.name == name]
     if not chosen:
@@ -42,7 +41,7 @@ def models(
             "a hub id or a path is looked up with --fetch"
         )
     if as_json:
-        print(json.dumps([{"name": e.name, "cached": cached(e.name)} for e in chosen], indent=2))
+        show_json([{"name": e.name, "cached": cached(e.name)} for e in chosen])
         return
     console = Console()
     if console.width < _NARROW:

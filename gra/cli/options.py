@@ -128,9 +128,14 @@ def load_plugins(files: Sequence[Path] | None) -> None:
 def show_summary(summary: dict[str, Any], shown: RenderableType | None, *, as_json: bool) -> None:
     """Print a summary as JSON on standard output, or as a table on standard error."""
     if as_json:
-        print(json.dumps(summary, indent=2))
+        show_json(summary)
     elif shown is not None:
         Console(stderr=True).print(shown)
+
+
+def show_json(content: object) -> None:
+    """Print JSON in ASCII, so that no text of others steers a terminal."""
+    print(json.dumps(content, indent=2).replace("\x7f", "\\u007f"))
 
 
 def show_line(text: object, *, error: bool = False) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +19,7 @@ from gra.cli.options import (
     accept_keys,
     load_plugins,
     permission,
+    show_json,
 )
 
 
@@ -45,6 +45,6 @@ def plan(
     accept_keys(allow_key)
     planned = make_plan(recipe, overrides or [], runs, past, sample, permission(allow_code_execution))
     if as_json:
-        print(json.dumps(to_json(planned), indent=2, ensure_ascii=False))
+        show_json(to_json(planned))
     else:
         Console().print(screen(planned))

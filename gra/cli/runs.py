@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from gra.cli.options import AsJson, RunFolderPath, show_line
+from gra.cli.options import AsJson, RunFolderPath, show_json, show_line
 
 
 def report(run_folder: RunFolderPath) -> None:
@@ -38,7 +37,7 @@ def diff(run_a: RunFolderPath, run_b: RunFolderPath, as_json: AsJson = False) ->
 
     found = run(run_a, run_b)
     if as_json:
-        print(json.dumps(found.to_json(), indent=2))
+        show_json(found.to_json())
     else:
         Console().print(found.screen())
 
@@ -48,4 +47,7 @@ def verify(run_folder: RunFolderPath, as_json: AsJson = False) -> None:
     from gra.runs.verify import verify as run
 
     found = run(run_folder)
-    show_line(json.dumps(found.to_json(), indent=2) if as_json else found.sentence())
+    if as_json:
+        show_json(found.to_json())
+    else:
+        show_line(found.sentence())

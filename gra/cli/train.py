@@ -16,7 +16,18 @@ from typing import Annotated
 
 import typer
 
-from gra.cli.options import RUNS, AsJson, Overrides, Recipe, ShowConfig, examples, new_app, run_app, show_line
+from gra.cli.options import (
+    RUNS,
+    AsJson,
+    Overrides,
+    Recipe,
+    ShowConfig,
+    examples,
+    new_app,
+    run_app,
+    show_json,
+    show_line,
+)
 from gra.core.errors import RecipeError
 
 RESUME = "interrupted; run the same command again to go on from the last checkpoint"
@@ -74,7 +85,7 @@ def train(
     if int(os.environ.get("RANK", 0)):
         return
     if as_json:
-        print(json.dumps(summary, indent=2))
+        show_json(summary)
     elif dry_run:
         show_line(f"{json.dumps(summary, indent=2, ensure_ascii=False)}\nnothing was spent", error=True)
     else:

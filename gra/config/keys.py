@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from gra.config.committee import BackendConfig
 from gra.config.synthesis import SynthesisRecipe, members_of
 from gra.core.errors import RecipeError, user_path
+from gra.core.files import read_regular
 from gra.core.stored.reader import load_plain_yaml
 
 FILE = "hosts.yaml"
@@ -113,7 +114,7 @@ def _from_file() -> dict[str, frozenset[str]]:
     if not file.is_file():
         return {}
     try:
-        content = load_plain_yaml(file.read_text(encoding="utf-8")) or {}
+        content = load_plain_yaml(read_regular(file)) or {}
     except (OSError, ValueError) as error:
         raise RecipeError(f"it cannot be read ({error})", file) from None
     if not isinstance(content, dict):

@@ -24,6 +24,7 @@ from gra.config.problems import (
 )
 from gra.config.section import KeyPath, Section
 from gra.core.errors import RecipeError, user_path
+from gra.core.files import read_regular
 from gra.core.processes.secrets import HIDDEN, shown_name
 from gra.core.text.plain_text import printable_line
 
@@ -175,7 +176,7 @@ def find_file(name: str, beside: Path | str) -> Path:
 
 def _read(path: Path) -> _Tree:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_regular(path)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         near = did_you_mean(path.name, [p.name for p in path.parent.glob("*.y*ml")])
         raise RecipeError(f"there is no such recipe file{near}", path) from None

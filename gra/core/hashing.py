@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from gra.core.files import open_regular
+
 
 def canonical_json(value: Any) -> str:
     """Return JSON with sorted keys and no spaces: one text for one value, on every machine."""
@@ -19,6 +21,10 @@ def digest(value: Any) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes."""
-    with path.open("rb") as handle:
+    """Return the SHA-256 of a file's bytes.
+
+    Raises:
+        DataError: it is no regular file.
+    """
+    with open_regular(path) as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -26,7 +26,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from gra.core.files import open_plain
+from gra.core.files import make_folder, open_plain
 from gra.core.stored.reader import check_type
 from gra.core.stored.types import EVENTS, Event
 from gra.core.text.plain_text import printable, printable_line
@@ -54,7 +54,7 @@ class View:
         line = json.dumps({"time": round(time.time(), 3), "event": kind, **fields}, ensure_ascii=False)
         encoded = line.encode("utf-8", "backslashreplace")  # half a surrogate pair becomes its JSON escape
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(file.parent)
             with open_plain(file, "ab+") as log:
                 # A process that was killed during a write leaves half a line; the next event begins a new one.
                 torn = log.seek(0, os.SEEK_END) > 0 and log.seek(-1, os.SEEK_END) >= 0 and log.read(1) != b"\n"

@@ -7,7 +7,9 @@ docs/design.md, "Who writes what", lists every file and its writer.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
@@ -18,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from gra.core.errors import DataError, ExitCode, GraError, Mismatch, writing
-from gra.core.files import open_plain, unfinished_files, write_json
+from gra.core.files import open_plain, refuse_link_inside, unfinished_files, write_json
 from gra.core.hashing import file_digest
 from gra.core.processes.secrets import child_environment
 from gra.core.stored.reader import check_type, read_json
@@ -26,6 +28,7 @@ from gra.core.stored.types import Manifest, StoredSection
 
 MANIFEST = "manifest.json"
 MANIFEST_VERSION = 1
+_SEAL = "seal"  # of a section, and of the whole manifest; release 0.1 wrote none
 _PACKAGES = (
     "torch",
     "transformers",
@@ -62,6 +65,7 @@ class RunFolder:
         Raises:
             DataError: the disk or the rights do not allow it, or there is a link in the folder.
         """
+        refuse_link_inside(self.path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -99,32 +103,34 @@ class RunFolder:
             yield
 
     def manifest(self) -> dict[str, Any]:
-        """Read the manifest; empty before the first section is written.
+        """Read the manifest without its seals; empty before the first section is written.
 
         Raises:
             DataError: it is damaged.
         """
-        content: dict[str, Any] = read_json(self.path / MANIFEST, Manifest)
-        for section in content.values():
-            if isinstance(section, dict):
-                check_type(section, StoredSection, self.path / MANIFEST)
-        return content
+        return {
+            name: _unsealed(section) if isinstance(section, dict) else section
+            for name, section in _unsealed(self._stored()).items()
+        }
 
     def record(self, section: str, content: Mapping[str, Any], files: list[Path] | None = None) -> None:
         """Write one stage's section with the digests of the files it made."""
-        manifest = self.manifest() or {"manifest_version": MANIFEST_VERSION}
+        manifest = self._stored() or {"manifest_version": MANIFEST_VERSION}
         hashes = {str(file.relative_to(self.path)): file_digest(file) for file in sorted(files or [])}
-        manifest[section] = {**content, "files": hashes, "environment": environment(), "written": _now()}
-        write_json(self.path / MANIFEST, manifest)
+        written = {**content, "files": hashes, "environment": environment(), "written": _now()}
+        manifest[section] = {**written, _SEAL: _seal(written)}
+        self._store(manifest)
 
     def drop(self, section: str) -> None:
         """Delete one stage's section and the files that it lists, if there is such a section."""
-        manifest = self.manifest()
+        manifest = self._stored()
         if section not in manifest:
             return
         for name in manifest.pop(section)["files"]:
-            (self.path / name).unlink(missing_ok=True)
-        write_json(self.path / MANIFEST, manifest)
+            file = self.path / name
+            refuse_link_inside(file.parent)
+            file.unlink(missing_ok=True)
+        self._store(manifest)
 
     def completed(self, section: str, fingerprint: str) -> dict[str, Any] | None:
         """Return the section of the same inputs whose files are as written; None when the stage must run again."""
@@ -142,12 +148,12 @@ class RunFolder:
 
         Raises:
             DataError: when there is no manifest.
-            Mismatch: naming every file that is missing or changed.
+            Mismatch: naming every file that is missing or changed, and every section of the manifest that was changed.
         """
-        manifest = self.manifest()
+        manifest = self._stored()
         if not manifest:
             raise DataError(f"{self.path} has no {MANIFEST}; it is not a run folder, or its run never finished a stage")
-        wrong, count = [], 0
+        wrong, count = list(_broken_seals(manifest)), 0
         for section, content in manifest.items():
             for name, expected in content.get("files", {}).items() if isinstance(content, dict) else ():
                 count += 1
@@ -159,6 +165,42 @@ class RunFolder:
         if wrong:
             raise Mismatch(f"{self.path} does not match its manifest: " + "; ".join(wrong))
         return count
+
+    def _stored(self) -> dict[str, Any]:
+        content: dict[str, Any] = read_json(self.path / MANIFEST, Manifest)
+        for section in content.values():
+            if isinstance(section, dict):
+                check_type(section, StoredSection, self.path / MANIFEST)
+        return content
+
+    def _store(self, manifest: dict[str, Any]) -> None:
+        """Write the manifest, sealed as a whole; sections keep the seals that they have."""
+        content = _unsealed(manifest)
+        write_json(self.path / MANIFEST, {**content, _SEAL: _seal(content)})
+
+
+def _unsealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in content.items() if name != _SEAL}
+
+
+def _seal(content: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of what a reader of the written file will find."""
+    try:
+        # `write_text` replaces half a surrogate pair in the same way.
+        read = json.loads(json.dumps(content, ensure_ascii=False).encode("utf-8", "replace"))
+        text = json.dumps(read, sort_keys=True, separators=(",", ":"))
+    except RecursionError:  # no stage writes such a manifest
+        return ""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _broken_seals(manifest: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a sentence for each section that is not as it was written, or one for the manifest."""
+    sealed = {name: part for name, part in manifest.items() if isinstance(part, dict) and _SEAL in part}
+    broken = [name for name, part in sealed.items() if part[_SEAL] != _seal(_unsealed(part))]
+    yield from (f"the section `{name}` of {MANIFEST} was changed after it was written" for name in broken)
+    if not broken and (sealed or _SEAL in manifest) and manifest.get(_SEAL) != _seal(_unsealed(manifest)):
+        yield f"{MANIFEST} was changed after it was written, outside of its sealed sections"
 
 
 def environment() -> dict[str, Any]:

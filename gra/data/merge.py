@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gra.core.errors import DataError, RecipeError
-from gra.core.files import atomic_path
+from gra.core.files import atomic_path, make_folder, refuse_special_files
 from gra.core.hashing import file_digest
 from gra.core.progress import View
 from gra.core.run_folder import RunFolder
@@ -64,6 +64,7 @@ def read_shard(run: Path) -> Shard:
     Raises:
         DataError: when the run has no dataset, or it is not the one that its manifest knows.
     """
+    refuse_special_files(run)
     file = run / "dataset" / "train.parquet"
     known = RunFolder(run).manifest().get("synthesis", {}).get("files", {})
     if "dataset/train.parquet" not in known or not file.is_file():
@@ -141,8 +142,7 @@ def _write(shards: Sequence[Shard], decisions: Sequence[Decision], out: Path) ->
         for name, d in zip(ids, decisions, strict=True)
         if not d.kept and d.neighbour is not None
     ]
-    dataset = out / "dataset"
-    dataset.mkdir(exist_ok=True)
+    dataset = make_folder(out / "dataset")
     files = [
         _filtered(shards, "train", TRAIN_SCHEMA, kept, dataset),
         _filtered(shards, "preferences", PREFERENCE_SCHEMA, kept, dataset),

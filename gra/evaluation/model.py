@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from gra.core.errors import DataError, EngineUnavailable, ModelUnavailable, RecipeError
+from gra.core.files import read_regular
 from gra.core.hashing import digest, file_digest
 from gra.models.chat import check_template, load_tokenizer
 from gra.models.head import feed_contiguous
@@ -192,7 +193,7 @@ def _read_template(name: str) -> str:
             f"; the built-in templates are {', '.join(_BUILTIN + p.stem for p in sorted(_TEMPLATES.glob('*.jinja')))}"
         )
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_regular(path, "utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"the chat template `{name}` cannot be read ({error}){known}") from None
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gra.core.errors import DataError
+from gra.core.files import read_regular
 from gra.core.hashing import canonical_json
 
 Row = Mapping[str, Any]
@@ -20,7 +21,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, Row]]:
         DataError: for a file or a line that cannot be read.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        lines = read_regular(path, "utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: the file cannot be read ({error})") from None
     for number, line in enumerate(lines, 1):

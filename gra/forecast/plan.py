@@ -20,6 +20,7 @@ from gra.config.loader import Loaded, load_recipe
 from gra.config.plain_yaml import plain_yaml
 from gra.config.synthesis import SynthesisRecipe, committee_of, members_of
 from gra.core.errors import DataError, RecipeError
+from gra.core.files import read_regular
 from gra.core.progress import View
 from gra.core.run_folder import RunFolder
 from gra.core.stored.resolved_recipe import find_ledger, read_resolved_recipe
@@ -190,7 +191,7 @@ def _sample(jobs: Sequence[Job], count: int, folder: RunFolder) -> dict[str, lis
 def is_experiment(recipe: Path) -> bool:
     """Return whether a recipe file describes an experiment; the loader reports unreadable files."""
     try:
-        content = plain_yaml(recipe.read_text(encoding="utf-8"))
+        content = plain_yaml(read_regular(recipe))
     except (OSError, ValueError, yaml.YAMLError):
         return False
     return isinstance(content, dict) and "arms" in content

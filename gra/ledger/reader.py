@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gra.core.errors import DataError
+from gra.core.files import refuse_irregular
 from gra.ledger.schema import (
     COLUMNS,
     SCHEMA_VERSION,
@@ -56,11 +57,16 @@ class LedgerReader:
         """Open the file for reading.
 
         Raises:
-            DataError: when it cannot be opened.
+            DataError: when it cannot be opened, or is no regular file.
         """
         self.path = path
+        beside = [path.with_name(path.name + end) for end in ("-wal", "-shm", "-journal")]
+        for file in (path, *beside):
+            refuse_irregular(file)
         # Without a write-ahead log beside the file no process writes, and reading must not create one.
-        how = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "immutable=1"
+        how = "mode=ro" if beside[0].exists() else "immutable=1"
+        if how == "mode=ro" and beside[1].exists() and (beside[1].is_symlink() or beside[1].stat().st_nlink > 1):
+            how += "&readonly_shm=1"  # SQLite writes to this file even for a reader
         try:
             self._db = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, timeout=30)
         except sqlite3.Error as error:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from gra.core.errors import DataError, Mismatch
-from gra.core.files import refuse_link
+from gra.core.files import refuse_shared
 
 SCHEMA_VERSION = 3
 _WITHOUT_VERDICT_SEALS = 2  # the version before, which can be read as it is
@@ -124,9 +124,13 @@ def read_verdict(path: Path, run: str, candidate: str, record: str, checksum: in
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open a connection in autocommit mode that waits for other writers."""
+    """Open a connection in autocommit mode that waits for other writers.
+
+    Raises:
+        DataError: the file, or one that SQLite keeps beside it, is a link, has a second name, or is none.
+    """
     for file in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm", "-journal"))):
-        refuse_link(file)
+        refuse_shared(file)
     return sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=_WAIT_S)
 
 

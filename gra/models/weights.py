@@ -15,7 +15,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from gra.core.files import write_json
+from gra.core.files import read_regular, write_json
 from gra.core.stored.reader import load_plain_yaml
 from gra.downloads.cache import cache_dir, sha256_of
 
@@ -37,6 +37,9 @@ def looks_like_model(path: Path) -> bool:
 
 def damage(path: Path) -> str | None:
     """Say what keeps a model or an adapter from being loaded, by headers and sizes; None when nothing does."""
+    for file in sorted(path.iterdir()) if path.is_dir() else ():
+        if file.exists() and not file.is_file() and not file.is_dir():
+            return f"{file} is no regular file, but a pipe, a socket or a device"  # reading it may never end
     for name in ("config.json", "adapter_config.json", _INDEX):
         if (path / name).is_file() and (problem := _not_an_object(path / name)):
             return problem
@@ -78,7 +81,7 @@ def read_object(file: Path) -> dict[str, Any]:
     try:
         if file.stat().st_size > _LARGEST_JSON:
             raise ValueError(f"it has more than {_LARGEST_JSON / 1e6:.0f} MB")
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(read_regular(file))
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{file} cannot be read ({error})") from None
     if not isinstance(content, dict):

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gra.core.files import atomic_path
+from gra.core.files import atomic_path, refuse_link_below
 from gra.core.progress import duration
 from gra.core.types import DIMENSIONS, verifier_mode
 from gra.core.version import __version__
@@ -62,10 +62,11 @@ def write_report(run: Path, *, title: str, command: str) -> Path:
     """Write the report of a run folder and its figures as PNG, and return the page's path.
 
     Raises:
-        DataError: When a file of the run is damaged.
+        DataError: When a file of the run is damaged, or the folder of the report is a link.
     """
-    contents, folder = read_contents(run), run / "report"
-    page = folder / "index.html"
+    folder = run / "report"
+    refuse_link_below(run, folder / "figures")  # its manifest may hide that it is a run folder
+    contents, page = read_contents(run), folder / "index.html"
     text = render("report.html.jinja", _content(contents, folder / "figures", title, command))
     with atomic_path(page) as temporary:
         temporary.write_text(text, encoding="utf-8")

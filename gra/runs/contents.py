@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gra.config.arms import ARMS, ArmSpec, find_arm
+from gra.core.files import refuse_special_files
 from gra.core.progress import read_events
 from gra.core.run_folder import RunFolder
 from gra.core.stored.comparison import Comparison
@@ -96,6 +97,7 @@ def read_contents(run: Path) -> RunContents:
     Raises:
         DataError: when a file that is there cannot be read.
     """
+    refuse_special_files(run)
     folders = [run, *_subfolders(run / "arms"), *_subfolders(run / "models"), *_subfolders(run / "eval")]
     manifests = {folder: RunFolder(folder).manifest() for folder in folders}
     sections = [s for m in manifests.values() for s in m.values() if isinstance(s, dict)]

@@ -17,6 +17,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from gra.core.errors import DataError
+from gra.core.files import refuse_special_files
 from gra.core.run_folder import RunFolder
 from gra.core.stored.resolved_recipe import RESOLVED, find_ledger, read_resolved_recipe
 from gra.core.text.plain_text import printable, printable_line
@@ -133,6 +134,7 @@ def diff(a: Path, b: Path) -> Diff:
 
 
 def _read(run: Path) -> _Side:
+    refuse_special_files(run)
     facts = RunFolder(run).manifest().get("synthesis")
     if not facts or not (run / "lineage.parquet").is_file():
         arms = sorted(str(folder.parent) for folder in run.glob("arms/*/lineage.parquet"))

@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gra.core.errors import DataError
+from gra.core.files import refuse_special_files
 from gra.core.stored.lineage import Request
 from gra.core.stored.reader import parse_json
 from gra.core.stored.resolved_recipe import find_ledger
@@ -95,6 +96,7 @@ def explain(run: Path, candidate_id: str, *, full: bool = False) -> RenderableTy
     Raises:
         DataError: the run has no lineage, or no candidate of this name; the message has close names.
     """
+    refuse_special_files(run)
     lineages = find_lineages(run)
     if not lineages:
         raise DataError(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gra.core.errors import DataError, HubUnavailable, Mismatch, RecipeError
-from gra.core.files import unfinished_files
+from gra.core.files import refuse_link, refuse_special_files, unfinished_files
 from gra.core.hashing import file_digest
 from gra.core.run_folder import MANIFEST, RunFolder
 from gra.core.stored.reader import damaged
@@ -82,12 +82,14 @@ def push(run: Path, to: Destination) -> str:
 
 def _check_dataset(run: Path) -> int:
     """Check the data files and count the rows to train on; the card may have been edited by hand."""
+    refuse_special_files(run)
     section = RunFolder(run).manifest().get("synthesis")
     if not section:
         arms = sorted(str(folder.parent) for folder in run.glob("arms/*/dataset"))
         hint = f"; it is an experiment, push one of its arms: {', '.join(arms)}" if arms else ""
         raise DataError(f"{run} holds no finished dataset{hint}")
-    unfinished_files(run / "dataset")  # refuses links: what they lead to is not for the hub
+    refuse_link(run / "dataset")  # what a link leads to is not for the hub
+    unfinished_files(run / "dataset")
     for name, expected in section["files"].items():
         file = run / name
         data = name.startswith("dataset/") and file.suffix == ".parquet"

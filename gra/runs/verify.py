@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gra.core.errors import DataError, GraError, Mismatch
+from gra.core.files import refuse_special_files
 from gra.core.hashing import canonical_json
 from gra.core.run_folder import MANIFEST, RunFolder
 from gra.core.stored.resolved_recipe import find_ledger
@@ -52,9 +53,10 @@ def verify(run: Path) -> VerifyResult:
     """Check a run folder; nothing in it is changed.
 
     Raises:
-        DataError: when there is no manifest.
+        DataError: when there is no manifest, or a pipe or device in place of a file.
         Mismatch: naming what does not hold.
     """
+    refuse_special_files(run)
     manifests = sorted(run.rglob(MANIFEST))
     if not manifests:
         raise DataError(f"{run} holds no {MANIFEST}; it is not a run folder, or its run never finished a stage")

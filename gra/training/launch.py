@@ -17,6 +17,7 @@ import yaml
 
 from gra.config.plain_yaml import plain_yaml
 from gra.core.errors import RecipeError
+from gra.core.files import read_regular
 
 Strategy = Literal["single", "cpu", "ddp", "zero2", "zero3", "fsdp2"]
 FOLDER = "recipes/accelerate"
@@ -65,7 +66,7 @@ def launch_from_file(path: Path, processes: int | None = None, machines: int | N
         RecipeError: When the file is not there or is no launch file of a kind that is supported.
     """
     try:
-        content = plain_yaml(path.read_text(encoding="utf-8"))
+        content = plain_yaml(read_regular(path))
     except OSError as error:
         raise RecipeError(f"the launch file cannot be read ({error.strerror})", path) from None
     except (ValueError, yaml.YAMLError) as error:

@@ -18,7 +18,7 @@ from typing import Any
 from gra.config.loader import Loaded
 from gra.config.training import TrainRecipe
 from gra.core.errors import RecipeError
-from gra.core.files import write_json, write_text
+from gra.core.files import refuse_shared, write_json, write_text
 from gra.core.progress import View
 from gra.core.run_folder import MANIFEST, RunFolder
 from gra.core.stored.resolved_recipe import RESOLVED
@@ -89,8 +89,21 @@ def train(
         if done is not None:
             view.note(f"{output} already holds this run; nothing to train (--fresh trains it again)")
             return {**json.loads((output / METRICS).read_text(encoding="utf-8")), "status": "already trained"}
+        if main:
+            _refuse_shared_files(output)
         metrics = _run(plan, folder, arguments, checkpoint, view, group)
     return {**metrics, "status": "trained"}
+
+
+def _refuse_shared_files(output: Path) -> None:
+    """Refuse files with a second name where libraries will write the model and its checkpoints.
+
+    Raises:
+        DataError: naming the first one.
+    """
+    for file in (*output.glob("*"), *output.glob("checkpoints/**/*")):
+        if file.suffix != ".parquet" and not file.is_dir():
+            refuse_shared(file)
 
 
 def is_trained(loaded: Loaded[TrainRecipe], output: Path) -> bool:

@@ -6,8 +6,10 @@ import errno
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +128,57 @@ def test_a_folder_without_or_with_a_damaged_manifest(tmp_path: Path, run: RunFol
     (run / MANIFEST).write_text('{"synthesis": 5}')
     with pytest.raises(DataError, match=r"manifest\.json is damaged \(`synthesis` is not a JSON object\)"):
         run.completed("synthesis", "f")
+
+
+def _edit(run: RunFolder, change: Callable[[dict[str, Any]], object]) -> None:
+    content = json.loads((run / MANIFEST).read_text())
+    change(content)
+    (run / MANIFEST).write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda m: m["synthesis"].update(rows=9), "the section `synthesis` of manifest.json was changed"),
+        (lambda m: m["synthesis"].pop("rows"), "the section `synthesis` of manifest.json was changed"),
+        (lambda m: m["synthesis"]["environment"].update(cpus=1), "the section `synthesis` of manifest.json"),
+        (lambda m: m["synthesis"].update(seal=5), "the section `synthesis` of manifest.json was changed"),
+        (lambda m: m["synthesis"].pop("seal"), "manifest.json was changed after it was written, outside"),
+        (lambda m: m.update(seal="x"), "manifest.json was changed after it was written, outside"),
+        (lambda m: m.pop("seal"), "manifest.json was changed after it was written, outside"),
+        (lambda m: m.update(manifest_version=2), "manifest.json was changed after it was written, outside"),
+        (lambda m: m.pop("training"), "manifest.json was changed after it was written, outside"),
+        (lambda m: m.update(more={"files": {}}), "manifest.json was changed after it was written, outside"),
+    ],
+)
+def test_changed_value_of_the_manifest_is_named(
+    run: RunFolder, change: Callable[[dict[str, Any]], object], words: str
+) -> None:
+    odd = {"\ud800": float("nan"), 7: (1, 2.5), "b": "\ud800", "a": "naïve"}
+    run.record("training", {"fingerprint": "t", "odd": odd}, [])
+    assert run.verify() == 2
+    _edit(run, lambda content: content)  # in other bytes
+    assert run.verify() == 2
+    _edit(run, change)
+    with pytest.raises(Mismatch, match=re.escape(words)):
+        run.verify()
+
+
+def test_manifest_of_an_earlier_release_has_no_seals_and_gets_them_with_its_next_section(run: RunFolder) -> None:
+    _edit(run, lambda content: (content.pop("seal"), content["synthesis"].pop("seal")))
+    assert run.verify() == 2
+    run.record("training", {"fingerprint": "t"}, [])
+    assert run.verify() == 2
+    _edit(run, lambda content: content["synthesis"].update(rows=9))
+    with pytest.raises(Mismatch, match=r"manifest\.json was changed"):
+        run.verify()
+
+
+def test_new_section_does_not_hide_a_changed_one(run: RunFolder) -> None:
+    _edit(run, lambda content: content["synthesis"].update(rows=9))
+    run.record("training", {"fingerprint": "t"}, [])
+    with pytest.raises(Mismatch, match="section `synthesis`"):
+        run.verify()
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/hosts", "a/../../b", "", "nul\\u0000"])

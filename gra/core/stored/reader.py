@@ -15,6 +15,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from gra.core.errors import DataError
+from gra.core.files import read_regular
 
 _LARGEST = 200_000_000  # bytes of a JSON file
 _LARGEST_YAML = 5_000_000
@@ -53,7 +54,7 @@ def read_json(file: Path, kind: Any) -> Any:
     try:
         if file.stat().st_size > _LARGEST:
             raise DataError(damaged(file, f"it has more than {_LARGEST / 1e6:,.0f} MB"))
-        text = file.read_text(encoding="utf-8")
+        text = read_regular(file)
     except (OSError, ValueError) as error:
         raise DataError(damaged(file, str(error))) from None
     return parse_json(text, kind, str(file))

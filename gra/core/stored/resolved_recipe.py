@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gra.core.errors import DataError, user_path
+from gra.core.files import read_regular
 from gra.core.stored.reader import check_type, damaged, load_plain_yaml
 from gra.core.stored.types import ResolvedRecipe
 
@@ -22,7 +23,7 @@ def read_resolved_recipe(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        content = load_plain_yaml(file.read_text(encoding="utf-8"))
+        content = load_plain_yaml(read_regular(file))
     except (OSError, ValueError) as error:
         raise DataError(damaged(file, str(error))) from None
     return dict(check_type(content or {}, ResolvedRecipe, file))

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from gra.core.errors import DataError
-from gra.core.files import atomic_path, write_json
+from gra.core.files import atomic_path, refuse_special_files, write_json
 from gra.core.hashing import digest, file_digest
 from gra.core.run_folder import RunFolder
 from gra.data.contamination.search import ContaminationVerdict, Match, SuiteIndex, verdict_of
@@ -129,6 +129,7 @@ def read_items_found(folder: Path) -> dict[tuple[str, str], ContaminationVerdict
     if not (folder / ITEMS).is_file():
         raise DataError(f"{folder} holds no contamination check (there is no {ITEMS}); give an output folder of "
                         "`gra contamination`")  # fmt: skip
+    refuse_special_files(folder)
     RunFolder(folder).verify()
     rows = pq.read_table(folder / ITEMS, columns=["task", "item", "verdict"]).to_pylist()
     return {(row["task"], row["item"]): row["verdict"] for row in rows}

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gra.core.errors import DataError
+from gra.core.files import open_regular, refuse_irregular
 from gra.core.hashing import canonical_json
 from gra.core.text.lines import LONGEST_LINE, bounded_lines
 
@@ -105,7 +106,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str | None]]:
         DataError: When a line is not UTF-8, or a compressed file unpacks to too much.
     """
     packed = path.suffix.lower() == ".gz"
-    with gzip.open(path) if packed else path.open("rb") as stream:
+    with open_regular(path) as file, gzip.open(file) if packed else file as stream:
         for number, line in bounded_lines(_Unpacking(path, stream) if packed else stream):
             try:
                 text = None if line is None else line.decode("utf-8-sig" if number == 1 else "utf-8")
@@ -148,7 +149,8 @@ def _checked(data: Any) -> Row | BadRow:
 def _json(path: Path) -> Iterator[PlacedRow]:
     if path.stat().st_size > _LARGEST_JSON:
         raise DataError(f"{path}: a .json file of more than {_LARGEST_JSON >> 30} GiB; write a .jsonl file")
-    content = path.read_bytes()
+    with open_regular(path) as file:
+        content = file.read()
     try:
         rows = json.loads(content.decode("utf-8-sig"))
     except json.JSONDecodeError as error:
@@ -168,6 +170,7 @@ def _parquet(path: Path) -> Iterator[PlacedRow]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    refuse_irregular(path)
     try:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from gra.core.errors import EngineUnavailable
+from gra.core.files import make_folder, open_plain
 from gra.core.processes.secrets import is_secret_name
 from gra.engines.types import BATCHES, Call, Choice, Completion, EngineStats, Fault, Json, Likelihood
 
@@ -136,16 +137,16 @@ class VllmEngine:
         return done if isinstance(done, Fault) else None
 
     def _log(self, line: str) -> None:
-        with self._log_file.open("a") as log:
+        with open_plain(self._log_file, "a") as log:
             log.write(f"[gra] {line}\n")
 
     async def _launch(self) -> None:
         self._asleep = False
         await self._kill()  # a crash may have left some of the last child's processes
         begun = time.monotonic()
-        self._log_file.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self._log_file.parent)
         ours, theirs = socket.socketpair()
-        with self._log_file.open("ab") as log:
+        with open_plain(self._log_file, "ab") as log:
             self._child = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "gra.engines.vllm.worker", str(theirs.fileno()),
                 stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,

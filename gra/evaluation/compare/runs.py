@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gra.core.errors import Mismatch
+from gra.core.files import refuse_special_files
 from gra.core.run_folder import RunFolder
 from gra.evaluation.results import read_records, read_results
 
@@ -30,6 +31,7 @@ def read_run(path: Path) -> ScoredRun:
         DataError: when there is none.
         Mismatch: when its files were changed.
     """
+    refuse_special_files(path)
     results = read_results(path)
     RunFolder(path).verify()
     tasks: dict[str, Rows] = {}

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from gra.core.errors import DataError
+from gra.core.files import open_regular, refuse_irregular
 from gra.core.hashing import canonical_json
 from gra.core.text.lines import LONGEST_LINE, bounded_lines
 
@@ -153,6 +154,7 @@ def _parquet(path: Path, columns: list[str]) -> Iterator[tuple[int, Any]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    refuse_irregular(path)
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
@@ -181,7 +183,7 @@ def _values_of(path: Path, batch: Any) -> list[Any]:
 
 
 def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         for number, line in bounded_lines(stream):
             if line is None:
                 yield number, ValueError(f"the line is longer than {LONGEST_LINE >> 20} MiB")

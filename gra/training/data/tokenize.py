@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from gra.config.loader import Loaded, find_file
 from gra.config.training import TrainRecipe
 from gra.core.errors import DataError, RecipeError
+from gra.core.files import read_regular
 from gra.core.processes.rendering import TemplateTooSlow, limited_rendering
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def student_tokenizer(folder: Path, loaded: Loaded[TrainRecipe], remote_code: bo
     wanted = loaded.recipe.model.chat_template
     if wanted is not None:
         try:
-            tokenizer.chat_template = _template_file(wanted, loaded.path).read_text(encoding="utf-8")
+            tokenizer.chat_template = read_regular(_template_file(wanted, loaded.path))
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(f"`model.chat_template: {wanted}` cannot be read ({error})", loaded.path) from None
     if not tokenizer.chat_template:
