@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from paths import ROOT
 
 
@@ -24,10 +25,20 @@ def gra(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One real run of recipes/smoke.yaml, shared by the tests of this module."""
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return recipes/smoke.yaml with the committee's arm alone; a second student takes half a minute."""
+    content = yaml.safe_load((ROOT / "recipes" / "smoke.yaml").read_text())
+    content |= {"arms": {"gra": content["arms"]["gra"]}, "baseline": "gra"}
+    file = tmp_path_factory.mktemp("recipe") / "smoke.yaml"
+    file.write_text(yaml.safe_dump(content))
+    return file
+
+
+@pytest.fixture(scope="module")
+def smoke(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One real run of the smallest job, shared by the tests of this module."""
     folder = tmp_path_factory.mktemp("smoke")
-    done = gra("run", str(ROOT / "recipes" / "smoke.yaml"), "--runs", str(folder), cwd=ROOT)
+    done = gra("run", str(recipe), "--runs", str(folder), cwd=ROOT)
     assert done.returncode == 0, done.stderr[-4000:]
     return folder / "smoke"
 
@@ -64,13 +75,13 @@ def test_run_writes_comparison_and_report(smoke: Path) -> None:
     assert (smoke / "eval" / "untuned" / "records.parquet").is_file()
 
 
-def test_second_run_spends_nothing(smoke: Path) -> None:
+def test_second_run_spends_nothing(smoke: Path, recipe: Path) -> None:
     assert gra("verify", str(smoke), cwd=ROOT).returncode == 0
     explained = gra("explain", str(smoke), "r1-000000", cwd=ROOT)
     assert explained.returncode == 0, explained.stderr
     assert "r1-000000" in explained.stdout
     before = (smoke / "arms" / "gra" / "dataset" / "train.parquet").read_bytes()
-    again = gra("run", str(ROOT / "recipes" / "smoke.yaml"), "--runs", str(smoke.parent), cwd=ROOT)
+    again = gra("run", str(recipe), "--runs", str(smoke.parent), cwd=ROOT)
     assert again.returncode == 0, again.stderr[-2000:]
     assert "already made" in again.stderr
     assert "gra-seed0 already holds this student" in again.stderr
@@ -78,7 +89,7 @@ def test_second_run_spends_nothing(smoke: Path) -> None:
 
 
 def test_verify_finds_a_changed_file(smoke: Path) -> None:
-    card = smoke / "arms" / "vanilla" / "dataset" / "README.md"
+    card = smoke / "arms" / "gra" / "dataset" / "README.md"
     original = card.read_text()
     card.write_text(original + "\n")
     found = gra("verify", str(smoke), cwd=ROOT)

@@ -259,7 +259,7 @@ def test_the_command_line(base: Path, tmp_path: Path, capsys: pytest.CaptureFixt
         ({"--chat-template": None}, 2, "has no chat template of its own"),
         ({"--chat-template": "gone.jinja"}, 2, "`gone.jinja` cannot be read"),
         ({"--name": "../../x", "--output": None}, 2, "`--name ../../x` must be a folder's name"),
-        ({"--limit": "3", "batch_size=abc": ""}, 2, "`batch_size` must be a whole number, not 'abc'"),
+        ({"--limit": "3", "batch_size=abc": ""}, 2, "`batch_size` must be a whole number"),
         ({"--device": "cuda"}, 4, "PyTorch sees no GPU; use `--device cpu`"),
         ({"--adapter": "nowhere"}, 2, "holds neither an adapter"),
         ({"--adapter": "."}, 2, "holds neither an adapter"),

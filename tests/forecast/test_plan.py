@@ -253,6 +253,7 @@ def test_verdicts_of_an_earlier_recipe_do_not_count(tmp_path: Path) -> None:
     assert observed.rest[:, 0].sum() > 0
 
 
+@pytest.mark.slow
 def test_more_observations_make_a_narrower_range(tmp_path: Path) -> None:
     synthesised(tmp_path, rounds={"count": 1, "accept": 60, "max_candidates": 60})
     observed = read_costs(tmp_path / "scripted" / "ledger.sqlite", "scripted", "a run")

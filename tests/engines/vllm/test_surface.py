@@ -14,6 +14,8 @@ import pytest
 from gra.engines.vllm import worker as vllm_worker
 from gra.engines.vllm.engine import VllmSettings, child_environment
 
+pytestmark = pytest.mark.slow  # imports vLLM, which a real run does in test_end_to_end.py
+
 SETTINGS = VllmSettings(Path("weights"), max_model_len=512, kv_cache_gb=1.0, threads=2, concurrency=8)
 
 
