@@ -146,6 +146,7 @@ def panel_statistics(
     lengths: ArrayLike,
     authors: Sequence[str] = (),
     families: Mapping[str, str] | None = None,
+    raw: Mapping[str, ArrayLike] | None = None,
 ) -> PanelStatistics | None:
     """Compare a panel with its members on the target items.
 
@@ -156,6 +157,7 @@ def panel_statistics(
         lengths: of the responses.
         authors: the family of each response's author; empty where it is not known.
         families: each reviewer's family.
+        raw: scores before calibration, which show clones; calibrated ones where it is not given.
 
     Returns:
         None where the items lack right or wrong responses.
@@ -187,7 +189,7 @@ def panel_statistics(
             for name, row in zip(table, errors, strict=True)
         },
         _curve(together, known),
-        _clones(table),
+        _clones({name: np.asarray(values, float) for name, values in (raw or table).items()}),
     )
 
 

@@ -149,6 +149,7 @@ def fit_panel(
         lengths=[len(item.response) for item, used in zip(items, target, strict=True) if used],
         authors=[authors.get(item.author, "") for item, used in zip(items, target, strict=True) if used],
         families=families,
+        raw={name: values[target] for name, values in table.items()},
     )
     kinds = {name: _by_kind(items, values) for name, values in table.items()}
     facts = {

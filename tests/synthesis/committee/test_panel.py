@@ -82,6 +82,13 @@ def test_clones_are_named() -> None:
     assert any("one and two give the same scores" in note for note in found.notes)
 
 
+def test_reviewers_that_say_nothing_are_no_clones() -> None:
+    """Their calibrations are flat, so their calibrated scores are alike; what they said is not."""
+    items = natural(40)
+    raw = {"good": scored(items, 1.5), "inverted": scored(items, -1.0), "other": scored(items, -1.0)}
+    assert not any("give the same scores" in note for note in fitted(items, raw).notes)
+
+
 @pytest.mark.parametrize("aggregate", ["mean", "weighted", "label_model"])
 def test_each_aggregate_orders_items_and_its_facts_are_plain_json(aggregate: str) -> None:
     items = natural(60)
