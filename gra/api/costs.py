@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -67,7 +66,7 @@ def estimate_cost(
         GraError: for a mistake or failure that the user can act on; same message as the command line.
     """
     with raising_gra_errors():
-        past = None if past is None else Path(past)
+        past = None if past is None else given_path(past, "past")
         allowed = permission(allow_code_execution)
         if isinstance(recipe, ExperimentRecipe) or (
             isinstance(recipe, str | os.PathLike) and is_experiment(given_path(recipe, "recipe"))

@@ -78,7 +78,9 @@ def evaluate(
         student = _student(model)
         licenses = [*accept_licenses, *(student.accept_licenses if student is not None else ())]
         base = student.base if student is not None else str(model)
-        trained = student.path if student is not None else Path(adapter) if adapter is not None else None
+        trained = (
+            student.path if student is not None else given_path(adapter, "adapter") if adapter is not None else None
+        )
         called = name or default_name(base, trained)
         target = given_path(output, "output") if output is not None else given_path(runs, "runs") / called / "eval"
         view = View(quiet=quiet)
@@ -138,7 +140,7 @@ def compare(
         found = run(
             folders, baseline, margin, given_path(output, "output"), untuned=untuned, published=published,
             allow_different_suites=allow_different_suites,
-            contamination=[Path(each) for each in contamination], page=write_page,
+            contamination=[given_path(each, "contamination") for each in contamination], page=write_page,
         )  # fmt: skip
         return ComparisonResult(found.content, given_path(output, "output"))
 
@@ -175,4 +177,4 @@ def _listed(given: RunLike | Sequence[RunLike]) -> Sequence[RunLike]:
 
 
 def _folder(run: RunLike) -> Path:
-    return run.path if isinstance(run, EvaluationResult) else Path(run)
+    return run.path if isinstance(run, EvaluationResult) else given_path(run, "runs")

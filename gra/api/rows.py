@@ -13,6 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from gra.api.paths import given_path
 from gra.core.errors import DataError
 from gra.core.files import atomic_path
 from gra.core.text.characters import well_formed
@@ -36,7 +37,7 @@ def rows_file(data: Any, folder: Path, stem: str) -> Path:
         DataError: when `data` holds no rows, or a cell cannot be written as JSON.
     """
     if isinstance(data, str | os.PathLike):
-        return Path(data)
+        return given_path(data, stem)
     if hasattr(data, "dataset_file"):
         return Path(data.dataset_file("train"))
     lines = [_line(stem, number, row) for number, row in enumerate(_rows(data, stem), 1)]

@@ -180,7 +180,7 @@ class Run(Displayed):
             raise RecipeError(
                 f"a dataset cannot be exported as `{form}` (known: {', '.join(_FORMATS)}){did_you_mean(form, _FORMATS)}"
             )
-        source, file = self.dataset_file(part), Path(target)
+        source, file = self.dataset_file(part), given_path(target, "target")
         file = file if file.suffix == f".{form}" else file / f"{part}.{form}"
         with atomic_path(file) as temporary:
             if form == "parquet":

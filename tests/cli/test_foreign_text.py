@@ -124,6 +124,9 @@ def test_paths_that_cannot_be_are_one_sentence_from_python(tmp_path: Path, name:
     for use in (
         lambda: gra.load_run(name),
         lambda: gra.load_recipe(name),
+        lambda: gra.compare({"a": name, "b": str(tmp_path)}, "a", output=tmp_path / "out"),
+        lambda: gra.compare({"a": str(tmp_path)}, "a", output=name),
+        lambda: gra.compare({"a": str(tmp_path)}, "a", contamination=[name]),
         lambda: gra.synthesize(recipe, seeds=[{"instruction": "a", "response": "b", "domain": "qa"}], runs=name),
     ):
         with pytest.raises(GraError):
