@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -20,10 +19,10 @@ from typing import Any
 
 from gra.core.errors import DataError, ModelUnavailable, user_path
 from gra.core.files import allowed_mode
+from gra.core.hashing import file_digest
 
 Progress = Callable[[str], None]
 
-_CHUNK = 1 << 22
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -38,15 +37,6 @@ def cache_dir() -> Path:
 def switched_on(variable: str) -> bool:
     """Whether an environment variable is set to yes: 1, on, yes or true."""
     return os.environ.get(variable, "").lower() in ("1", "on", "yes", "true")
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file's content, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_CHUNK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def gigabytes(count: int) -> str:
@@ -144,7 +134,7 @@ def _seal(folder: Path, record: str, facts: Mapping[str, Any]) -> None:
     files = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         path.chmod(allowed_mode(0o666))
-        files[path.relative_to(folder).as_posix()] = {"size": path.stat().st_size, "sha256": sha256_of(path)}
+        files[path.relative_to(folder).as_posix()] = {"size": path.stat().st_size, "sha256": file_digest(path)}
         _flush(path)
     (folder / record).write_text(json.dumps({**facts, "files": files}, indent=2, ensure_ascii=False) + "\n")
     _flush(folder / record)
@@ -186,6 +176,6 @@ def damage(folder: Path, seal: Mapping[str, Any], *, digests: bool = False) -> s
             return f"{path} is missing"
         if path.stat().st_size != expected["size"]:
             return f"{path} has {path.stat().st_size:,} bytes, expected {expected['size']:,}"
-        if digests and (found := sha256_of(path)) != expected["sha256"]:
+        if digests and (found := file_digest(path)) != expected["sha256"]:
             return f"{path} has SHA-256 {found}, expected {expected['sha256']}"
     return None

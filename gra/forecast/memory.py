@@ -11,7 +11,7 @@ from gra.config.synthesis import SynthesisRecipe, members_of
 from gra.core.hardware import available_gb, gpu_memory_gb
 from gra.models.adapters import Adapter, find_adapter
 from gra.models.catalog import cached, resolve
-from gra.models.entries import find_entry
+from gra.models.entries import entry_of
 from gra.serving.memory import adapters_gb, cluster_gpus, engine_gb, limit_gb
 from gra.serving.models import weights_gb
 
@@ -73,5 +73,5 @@ def _weights(name: str, licences: Sequence[str]) -> float | None:
     """The size of a model's weights: of the files when they are here, else by its parameters."""
     if cached(name):
         return weights_gb(resolve(name, accept_licenses=licences).path)
-    entry = find_entry(name.removeprefix("catalog:").partition("@")[0])
+    entry = entry_of(name)
     return entry.parameters * _BYTES_A_PARAMETER / 2**30 if entry is not None and entry.parameters else None

@@ -29,7 +29,7 @@ from gra.engines.mock import MockEngine
 from gra.engines.types import Call, Choice, Completion, Json, Likelihood, ModelId, Text
 from gra.forecast.observed_costs import COLUMNS, ObservedCosts, read_costs
 from gra.ledger.ledger import Ledger
-from gra.models.entries import find_entry
+from gra.models.entries import entry_of
 from gra.serving.models import ModelRegistry
 from gra.synthesis.arms import find_runner
 from gra.synthesis.candidate import CandidateSettings, eligible, generate_candidate, refine_seed
@@ -212,7 +212,7 @@ def _timed(observed: ObservedCosts, recipe: SynthesisRecipe) -> ObservedCosts:
         if model in served:
             a_read, a_written = 0.0, 1 / (_SERVED_WRITTEN_A_CALL * served[model].concurrency)
         else:
-            entry = find_entry(model.removeprefix("catalog:").partition("@")[0])
+            entry = entry_of(model)
             a_read = 2 * ((entry and entry.parameters) or _UNKNOWN_PARAMETERS) / flops
             a_written = writing * a_read
         for costs in observed.units.values():

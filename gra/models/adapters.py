@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gra.core.errors import RecipeError, user_path
-from gra.downloads.cache import sha256_of
+from gra.core.hashing import file_digest
 from gra.models.weights import damage, read_object, tensors_in
 
 _WEIGHTS = "adapter_model.safetensors"
@@ -56,7 +56,7 @@ def find_adapter(name: str, model: Path | None = None) -> Adapter:
     if problem := _cannot_be_served(config):
         raise RecipeError(f"`adapter: {name}` {problem}; merge it into its model and name that as `model`")
     decides = {key: _ordered(config.get(key)) for key in _DECIDING}
-    content = json.dumps([decides, sha256_of(weights)], sort_keys=True)
+    content = json.dumps([decides, file_digest(weights)], sort_keys=True)
     identity = f"lora:{hashlib.sha256(content.encode()).hexdigest()}"
     rank = max(_ranks(config))
     modules = _adapted(weights)

@@ -117,6 +117,11 @@ def find_entry(name: str) -> CatalogEntry | None:
     return next((e for e in load_catalog() if name.lower() in (e.name, e.hub_id.lower())), None)
 
 
+def entry_of(model: str) -> CatalogEntry | None:
+    """Find the entry of a model as recipes name it, such as `catalog:NAME` or `NAME@REVISION`; None without one."""
+    return find_entry(model.removeprefix("catalog:").partition("@")[0])
+
+
 def suggestion(name: str) -> str:
     """Return a hint at the catalog name that was probably meant; empty without one."""
     return did_you_mean(name.lower(), [entry.name for entry in load_catalog()]).removesuffix("?")

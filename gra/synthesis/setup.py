@@ -20,7 +20,7 @@ from gra.core.progress import View
 from gra.core.types import Seed
 from gra.core.vocabulary import StopReason
 from gra.data.questions import Question
-from gra.models.entries import find_entry
+from gra.models.entries import entry_of
 from gra.runs.panel import panel_sentences
 from gra.serving.models import ModelRegistry
 from gra.synthesis.candidate import CandidateSettings
@@ -291,7 +291,7 @@ def _of_many_kinds(review: ReviewConfig) -> bool:
 
 def _billions(member: Member) -> float:
     """Return a member's parameters in billions; 1 where they are not known."""
-    entry = find_entry(member.model.name.removeprefix("catalog:").partition("@")[0])
+    entry = entry_of(member.model.name)
     return ((entry and entry.parameters) or 1_000_000_000) / 1e9
 
 

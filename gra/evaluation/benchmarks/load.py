@@ -29,6 +29,7 @@ from gra.config.loader import load_recipe
 from gra.config.problems import did_you_mean
 from gra.config.section import Section
 from gra.core.errors import DataError, ModelUnavailable
+from gra.core.hashing import file_digest
 from gra.downloads.cache import (
     Progress,
     building,
@@ -37,7 +38,6 @@ from gra.downloads.cache import (
     locked,
     read_seal,
     require_space,
-    sha256_of,
     switched_on,
 )
 from gra.downloads.hub import hub_reachable
@@ -167,7 +167,7 @@ def _local_file(benchmark: Benchmark, folder: Path) -> Path | None:
 
 def _from_file(benchmark: Benchmark, file: Path, say: Progress) -> BenchmarkData:
     """Bring a user's own file into shape; its content may differ, its number of items may not."""
-    target = cache_dir() / "benchmarks" / f"{benchmark.name}-{sha256_of(file)[:12]}"
+    target = cache_dir() / "benchmarks" / f"{benchmark.name}-{file_digest(file)[:12]}"
     with locked(_LOCK, say):
         if (found := _in(benchmark, target, "local")) is not None:
             return found

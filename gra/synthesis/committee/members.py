@@ -13,7 +13,7 @@ from gra.config.review import ReviewConfig
 from gra.core.types import DIMENSIONS
 from gra.core.vocabulary import CallPurpose
 from gra.engines.types import Call, ModelId, Output, SamplingSettings
-from gra.models.entries import find_entry
+from gra.models.entries import entry_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def make_member(name: str, recipe: MemberConfig, review: ReviewConfig, model: Mo
     """Return one member of a recipe on its resolved model."""
     s = recipe.sampling
     sampling = SamplingSettings(s.temperature, s.top_p, s.repetition_penalty, s.max_tokens)
-    entry = find_entry(recipe.model.removeprefix("catalog:").partition("@")[0])
+    entry = entry_of(recipe.model)
     family = recipe.family or (entry.family if entry else "")
     roles, ask, dimensions = tuple(recipe.roles), recipe.ask or review.ask, recipe.dimensions or review.dimensions
     return Member(name, model, recipe.system, sampling, roles, ask, family, tuple(dimensions))
