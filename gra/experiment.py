@@ -19,7 +19,7 @@ from rich.table import Table
 from gra.config.experiment import UNTUNED, ExperimentRecipe
 from gra.config.loader import Loaded, find_file, load_recipe
 from gra.config.suite import SuiteConfig
-from gra.config.synthesis import SynthesisRecipe
+from gra.config.synthesis import SynthesisRecipe, reviews_responses
 from gra.config.training import TrainRecipe
 from gra.core.errors import GraError, RecipeError
 from gra.core.files import write_text
@@ -111,7 +111,7 @@ def load_experiment(given: Path | Loaded[ExperimentRecipe], overrides: Sequence[
     recipe, path = loaded.recipe, loaded.path
     arms = {name: load_recipe(find_file(file, path), SynthesisRecipe) for name, file in recipe.recipes.items()}
     for name, of in recipe.derived.items():
-        if not arms[of].recipe.arm_spec.reviews:
+        if not reviews_responses(arms[of].recipe):
             raise RecipeError(f"`arms.{name}.of: {of}` has no reviews, so it has no unreviewed candidates", path)
     names = [arm.recipe.name for arm in arms.values()]
     if len(set(names)) < len(names):

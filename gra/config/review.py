@@ -78,17 +78,23 @@ class ReviewConfig(Section):
     # Control instructions at fault, of each kind; they set the thresholds of the instruction checks.
     control_instructions: int = Field(0, ge=0, le=1_000)
     # What reviewers' scores become: their mean (the paper), or a weighted sum of log-odds fitted on control items.
-    # `label_model` needs no known verdicts.
+    # `label_model` takes each reviewer's weight from agreement alone.
     aggregate: Literal["mean", "weighted", "label_model"] = "mean"
     # `adaptive` asks the cheapest informative reviewer first and stops when the verdict is decided.
     strategy: Literal["full", "adaptive"] = "full"
     verifiers: list[VerifierConfig] = []
 
+    @property
+    def fits_panel(self) -> bool:
+        """Whether control items of several kinds fit a panel; else pairs calibrate each reviewer alone."""
+        several = self.control_kinds is not None or self.control_instructions > 0
+        return several or self.aggregate != "mean" or self.strategy != "full"
+
     @model_validator(mode="after")
     def _control_items_serve(self) -> ReviewConfig:
         if not self.control_items:
-            for key in ("control_kinds", "control_questions"):
-                if getattr(self, key) is not None:
+            for key in ("control_kinds", "control_questions", "control_instructions"):
+                if getattr(self, key):
                     raise ValueError(f"`{key}` says what control items are; set `control_items` to more than 0")
             if self.aggregate != "mean" or self.strategy != "full":
                 key = "aggregate" if self.aggregate != "mean" else "strategy"

@@ -249,6 +249,12 @@ class SynthesisRecipe(Section):
         return self
 
 
+def reviews_responses(recipe: SynthesisRecipe) -> bool:
+    """Return whether reviewers score the responses of an arm."""
+    committee = committee_of(recipe)
+    return recipe.arm_spec.reviews and committee is not None and committee.reviewers > 0
+
+
 def committee_of(recipe: SynthesisRecipe) -> CommitteeConfig | None:
     """Return the committee of an arm: its own, one of the teacher alone, or None (`vanilla`).
 

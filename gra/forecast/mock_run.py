@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from gra.config.committee import MemberConfig
-from gra.config.synthesis import FormatConstraintsConfig, SynthesisRecipe, committee_of, members_of
+from gra.config.synthesis import FormatConstraintsConfig, SynthesisRecipe, members_of, reviews_responses
 from gra.core.hardware import gpu_memory_gb
 from gra.core.processes.background import run
 from gra.core.processes.concurrency import at_once
@@ -33,7 +33,10 @@ from gra.models.entries import entry_of
 from gra.serving.models import ModelRegistry
 from gra.synthesis.arms import find_runner
 from gra.synthesis.candidate import CandidateSettings, eligible, generate_candidate, refine_seed
-from gra.synthesis.committee.calibration import make_control_items, measure_reviewer
+from gra.synthesis.committee.calibration import ask_control_items, make_control_items, measure_reviewer
+from gra.synthesis.committee.controls import planned_controls
+from gra.synthesis.committee.members import Member
+from gra.synthesis.committee.natural import natural_controls
 from gra.synthesis.committee.verifiers import make_verifiers
 from gra.synthesis.context import SynthesisContext
 from gra.synthesis.job import Job
@@ -107,11 +110,8 @@ async def _run_committee(context: SynthesisContext, seeds: Sequence[Seed]) -> No
     spec = context.recipe.arm_spec
     recipe, members = assemble_committee(context.registry, context.recipe, context.view)
     named = await name_domains(context, members, _few(seeds))
-    committee = committee_of(recipe)
-    if recipe.review.control_items and committee is not None and committee.reviewers:
-        control_items = make_control_items(named, min(_CONTROL_ITEMS, recipe.review.control_items), recipe.seed)
-        reviewers = [m for m in members.values() if {"reviewer", "adjudicator"} & set(m.roles)]
-        await at_once(*(measure_reviewer(context.broker, reviewer, control_items) for reviewer in reviewers))
+    if recipe.review.control_items and reviews_responses(recipe):
+        await _measure(context, recipe, members, named)
     # Stub answers hold no program and keep no format constraint: tests and constraints would reject every one.
     verifiers = make_verifiers([config for config in recipe.review.verifiers if config.kind != "tests"], members)
     settings = CandidateSettings(
@@ -129,6 +129,26 @@ async def _run_committee(context: SynthesisContext, seeds: Sequence[Seed]) -> No
             candidates += [generate_candidate(settings, context.broker, parents, 1, i) for i in range(_ITEMS)]
     for candidate in await at_once(*candidates):
         await context.ledger.conclude(candidate.id, candidate.to_json())
+
+
+async def _measure(
+    context: SynthesisContext, recipe: SynthesisRecipe, members: Mapping[str, Member], seeds: Sequence[Seed]
+) -> None:
+    """Have every reviewer judge a few control items of the recipe's kinds."""
+    broker, count = context.broker, min(_CONTROL_ITEMS, recipe.review.control_items)
+    reviewers = [m for m in members.values() if {"reviewer", "adjudicator"} & set(m.roles)]
+    if not recipe.review.fits_panel:
+        pairs = make_control_items(seeds, count, recipe.seed)
+        await at_once(*(measure_reviewer(broker, reviewer, pairs) for reviewer in reviewers))
+        return
+    instructions_each = min(_CONTROL_ITEMS, recipe.review.control_instructions)
+    few = recipe.review.model_copy(update={"control_items": count, "control_instructions": instructions_each})
+    items, instructions = planned_controls(seeds, few, recipe.seed)
+    if context.job.control_questions:
+        items += await natural_controls(
+            broker, list(members.values()), context.job.control_questions, count, recipe.seed
+        )
+    await at_once(*(ask_control_items(broker, reviewer, items, instructions) for reviewer in reviewers))
 
 
 def _few(seeds: Sequence[Seed]) -> list[Seed]:

@@ -18,7 +18,7 @@ import yaml
 from gra.config.experiment import ExperimentRecipe
 from gra.config.loader import Loaded, load_recipe
 from gra.config.plain_yaml import plain_yaml
-from gra.config.synthesis import SynthesisRecipe, committee_of, members_of
+from gra.config.synthesis import SynthesisRecipe, committee_of, members_of, reviews_responses
 from gra.core.errors import DataError, RecipeError
 from gra.core.files import read_regular
 from gra.core.progress import View
@@ -37,6 +37,7 @@ from gra.ledger.budget import token_cost
 from gra.ledger.reader import LedgerReader
 from gra.sandbox.permission import Permission
 from gra.synthesis.call_names import read_name
+from gra.synthesis.committee.natural import QUESTIONS_PER_ITEM
 from gra.synthesis.job import Job, candidates_in_flight
 from gra.synthesis.run import make_job, run_sample
 
@@ -225,7 +226,7 @@ def _arm(job: Job, past: Path | None, sample: int | None, duplicates: Sequence[s
     rounds = recipe.rounds
     work = Work(
         seeds=len(lacking) if spec.writes_rounds else sum(not seed.domain for seed in seeds) * spec.prepares_committee,
-        control_items=min(recipe.review.control_items, len(seeds)) if spec.reviews else 0,
+        control_items=_control_units(job) if reviews_responses(recipe) else 0,
         answers=len(seeds) if spec.keeps_seed_instructions else 0,
         rounds=rounds.count if spec.writes_rounds else 0,
         accept=rounds.accept,
@@ -251,6 +252,13 @@ def _calls_at_once(recipe: SynthesisRecipe) -> dict[str, int]:
         * (1 if served.kind == "openai" else BATCHES)
         for name, served in places.items()
     }
+
+
+def _control_units(job: Job) -> int:
+    """Return the seeds and the questions that control items are made of."""
+    wanted = job.recipe.review.control_items
+    questions = min(QUESTIONS_PER_ITEM * wanted, len(job.control_questions))
+    return min(wanted, len(job.seeds.rows)) + questions
 
 
 def _begun(job: Job) -> bool:

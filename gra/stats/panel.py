@@ -265,6 +265,10 @@ class EarlyStop:
     changed: float
     cost: float
 
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values; a bound that no item sets is null."""
+        return {name: _plain(value) for name, value in asdict(self).items()}
+
 
 def early_stop(
     scores: Mapping[str, ArrayLike],

@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from gra.checks.agreement import AGREEMENT_VERSION
+from gra.checks.answers import ANSWERS_VERSION
 from gra.config.loader import Loaded, find_file
 from gra.config.synthesis import SynthesisRecipe, committee_of
 from gra.core.hashing import digest, file_digest
@@ -117,9 +119,11 @@ class Job:
             else []
         )
         parts += (
-            [{"control_questions": file_digest(self._question_file())}]
+            [{"control_questions": [file_digest(self._question_file()), ANSWERS_VERSION]}]
             if self.recipe.review.control_questions is not None
             else []
         )
+        asked = {member.ask or self.recipe.review.ask for member in committee.models.values()} if committee else set()
+        parts += [{"agreement": [AGREEMENT_VERSION, ANSWERS_VERSION]}] if "agreement" in asked else []
         parts += [{"contamination": self.decontaminator.digest}] if self.decontaminator else []
         return digest(parts)

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
+from gra.config.synthesis import reviews_responses
 from gra.core.errors import writing
 from gra.core.files import write_text
 from gra.core.progress import View
@@ -105,7 +106,7 @@ async def _synthesize(
             "seconds": round(time.monotonic() - begun, 1)
         }
         shown = card_facts(job, registry, content)
-        if recipe.arm_spec.reviews:
+        if reviews_responses(recipe):
             accepted = content["states"][State.ACCEPTED]
             file, shown["unreviewed"] = export_unreviewed(job.folder.path, made.candidates, accepted, recipe.seed)
             files = [*export(job.folder.path, made.candidates, shown), file]

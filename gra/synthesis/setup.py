@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from gra.config.review import ReviewConfig
-from gra.config.synthesis import SynthesisRecipe, committee_of
+from gra.config.synthesis import SynthesisRecipe, committee_of, reviews_responses
 from gra.core.errors import BudgetExhausted, RecipeError
 from gra.core.processes.concurrency import at_once
 from gra.core.progress import View
@@ -34,10 +33,10 @@ from gra.synthesis.committee.calibration import (
     measure_reviewer,
     measured_on,
 )
-from gra.synthesis.committee.controls import ControlItem, ControlKind, instruction_controls, response_controls
+from gra.synthesis.committee.controls import ControlItem, planned_controls
 from gra.synthesis.committee.members import Member, make_member, shared_weights
 from gra.synthesis.committee.natural import natural_controls
-from gra.synthesis.committee.panel import FittedPanel, fit_panel
+from gra.synthesis.committee.panel import FittedPanel, calibrated_on, fit_panel
 from gra.synthesis.committee.reviewer import Calibration
 from gra.synthesis.committee.roles import adjudicates, check_assignment
 from gra.synthesis.committee.verifiers import UnitTestVerifier, Verifier, make_verifiers
@@ -189,19 +188,17 @@ class _Controls:
         self.context = context
         self.members = members
         self.fitted: FittedPanel | None = None
-        recipe, committee = context.recipe, committee_of(context.recipe)
+        recipe = context.recipe
         review = self._review = recipe.review
-        wanted = review.control_items if committee is not None and committee.reviewers else 0
+        wanted = review.control_items if reviews_responses(recipe) else 0
         # Of one kind: pairs, as in the first release.
-        self._pairs = make_control_items(seeds, wanted, recipe.seed) if wanted and not _of_many_kinds(review) else []
+        self._pairs = make_control_items(seeds, wanted, recipe.seed) if wanted and not review.fits_panel else []
         self._faulty: list[ControlItem] = []
         self._instructions: list[ControlItem] = []
         self._questions: list[Question] = []
         self._items: asyncio.Task[list[ControlItem]] | None = None
-        if wanted and _of_many_kinds(review):
-            faulty = [ControlKind(kind) for kind in review.control_kinds or ["mismatched"] if kind != "natural"]
-            self._faulty = response_controls(seeds, wanted, recipe.seed, faulty) if faulty else []
-            self._instructions = instruction_controls(seeds, review.control_instructions, recipe.seed)
+        if wanted and review.fits_panel:
+            self._faulty, self._instructions = planned_controls(seeds, review, recipe.seed)
             self._questions = context.job.control_questions
 
     def __bool__(self) -> bool:
@@ -234,14 +231,17 @@ class _Controls:
         thresholds = check_thresholds(checks, self._instructions) if self._instructions else {}
         if self._instructions and checks:
             fitted.facts["instruction_checks"] = check_rates(checks, self._instructions, self.context.recipe.seed)
+        measured = [
+            measured_on(m, items, answers[m.name], fitted.calibrations[m.name], thresholds.get(m.name, {}))
+            for m in reviewers
+        ]
+        for each in measured:
+            self._note(each, len(items))
         for sentence in panel_sentences(fitted.facts):
             self.context.view.note(f"  {sentence}")
         for note in fitted.notes:
             self.context.view.note(note)
-        return [
-            measured_on(m, items, answers[m.name], fitted.calibrations[m.name], thresholds.get(m.name, {}))
-            for m in reviewers
-        ]
+        return measured
 
     async def measure(self, member: Member) -> ReviewerMeasurement:
         """Measure one reviewer or adjudicator."""
@@ -250,20 +250,16 @@ class _Controls:
         else:
             items = await self._all_items()
             answers = await ask_control_items(self.context.broker, member, items, [])
-            alone = fit_panel(
-                items,
-                {member.name: answers.raw},
-                self._review.model_copy(update={"aggregate": "mean", "strategy": "full"}),
-                costs={},
-                families={},
-                authors={},
-            )
-            measured = measured_on(member, items, answers, alone.calibrations[member.name], {})
+            measured = measured_on(member, items, answers, calibrated_on(items, answers.raw), {})
             count = len(items)
-        unanswered = f", {measured.unanswered} answers unusable" if measured.unanswered else ""
-        self.context.view.note(f"  reviewer {member.name}: AUC {measured.auc:.2f} on {count} control items{unanswered}")
-        self.context.tracker.summary({f"reviewers/{member.name}/auc": measured.auc})
+        self._note(measured, count)
         return measured
+
+    def _note(self, measured: ReviewerMeasurement, count: int) -> None:
+        unanswered = f", {measured.unanswered} answers unusable" if measured.unanswered else ""
+        name, auc = measured.member, measured.auc
+        self.context.view.note(f"  reviewer {name}: AUC {auc:.2f} on {count} control items{unanswered}")
+        self.context.tracker.summary({f"reviewers/{name}/auc": auc})
 
     async def _all_items(self) -> list[ControlItem]:
         """Return faulty and natural control items; members answer the questions once."""
@@ -283,10 +279,6 @@ class _Controls:
             recipe.seed,
         )
         return [*self._faulty, *natural]
-
-
-def _of_many_kinds(review: ReviewConfig) -> bool:
-    return review.control_kinds is not None or bool(review.control_instructions) or review.aggregate != "mean"
 
 
 def _billions(member: Member) -> float:

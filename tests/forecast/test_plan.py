@@ -51,7 +51,7 @@ def _no_models(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     write_samples.Embedder, write_samples.resolve = WordEmbedder, fake_resolve  # type: ignore[misc, assignment]
     monkeypatch.setattr(jobs, "find_models", found)
     monkeypatch.setattr("gra.forecast.memory.cached", lambda name: False)
-    monkeypatch.setattr("gra.forecast.memory.find_entry", lambda name: None)
+    monkeypatch.setattr("gra.forecast.memory.entry_of", lambda name: None)
     yield
     write_samples.Embedder, write_samples.resolve = before  # type: ignore[misc]
 
@@ -176,7 +176,7 @@ def test_the_command_prints_json(tmp_path: Path, capsys) -> None:
 def test_clusters_and_adapters_are_planned(tmp_path: Path, monkeypatch) -> None:
     adapter = Adapter(tmp_path, "lora:x", 8, ("q_proj",), 0.25)
     monkeypatch.setattr("gra.forecast.memory.gpu_memory_gb", lambda: None)
-    monkeypatch.setattr("gra.forecast.memory.find_entry", lambda name: SimpleNamespace(parameters=2**30))
+    monkeypatch.setattr("gra.forecast.memory.entry_of", lambda name: SimpleNamespace(parameters=2**30))
     monkeypatch.setattr("gra.forecast.memory.find_adapter", lambda name: adapter)
     models = {
         "a": "model-a", "b": {"model": "model-a", "adapter": "folder"}, "c": "model-c",

@@ -1,9 +1,9 @@
-"""Measure and calibrate each reviewer on control items, before its scores count.
+"""Measure each reviewer on control items, before its scores count.
 
-A control item is a seed: with its own response it is good, with another seed's response it is bad. Every reviewer
-scores the same items in the way it will be asked later. Its AUC goes to the report. Its calibration puts all reviewers
-on one scale: 10 times the probability that a response belongs to its instruction. The seeds' own instructions
-also set how low a check's probability must be before an instruction fails.
+Every reviewer scores the same items in the way it will be asked later. By default an item is a seed: with its own
+response it is good, with another seed's response it is bad. A calibration then puts all reviewers on one scale: 10
+times the probability that a response is good. Items of several kinds (controls.py, natural.py) are fitted in panel.py.
+Control instructions set how low a check's value must be before an instruction fails.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class ReviewerMeasurement:
     """How one reviewer judged the control items.
 
     Attributes:
-        good: raw scores of seeds with their own response, by seed id, without unanswered ones.
-        bad: raw scores of seeds with another seed's response.
+        good: raw scores of good responses by item name, without unanswered ones.
+        bad: raw scores of faulty and wrong responses.
         unanswered: how many responses got no usable score.
         calibration: maps raw to calibrated scores (0-10).
         thresholds: the probability below which each instruction check fails.
@@ -104,41 +104,27 @@ def make_control_items(seeds: Sequence[Seed], count: int, seed: int) -> list[tup
 async def measure_reviewer(
     broker: Broker, member: Member, control_items: Sequence[tuple[Seed, str]]
 ) -> ReviewerMeasurement:
-    """Have one reviewer or adjudicator score every control item; a reviewer also checks the instructions.
+    """Have one reviewer or adjudicator score every pair; a reviewer also checks the instructions.
+
+    Args:
+        broker: answers the calls.
+        member: the reviewer or adjudicator.
+        control_items: seeds, each with another seed's response.
 
     Raises:
-        ModelUnavailable: when the reviewer answers nothing in the form it is asked in.
+        ModelUnavailable: when the reviewer answers nothing in the form it is asked in, or infrastructure failed.
     """
-
-    async def score(sample: Seed, response: str, kind: ControlItemCall) -> float:
-        recorder = CallRecorder(broker, control_item_name(kind, sample.id))
-        review = await score_response(
-            recorder, member, sample.instruction, response, comment=False, calibrate=uncalibrated
-        )
-        return review.raw
-
-    async def check(sample: Seed) -> dict[str, float]:
-        recorder = CallRecorder(broker, control_item_name("check", sample.id))
-        return (await check_instruction(recorder, member, sample.instruction, {})).values
-
-    names = [sample.id for sample, _ in control_items]
-    checked = control_items if "reviewer" in member.roles else ()  # an adjudicator checks no instructions
-    left: list[Unanswered] = []
-    good, bad, checks = await asyncio.gather(
-        _answered(names, [partial(score, sample, sample.response, "good") for sample, _ in control_items], left),
-        _answered(names, [partial(score, sample, wrong, "bad") for sample, wrong in control_items], left),
-        _answered(names[: len(checked)], [partial(check, sample) for sample, _ in checked], left),
-    )
-    _check_answered(member, left, complete=bool(good and bad and (checks or not checked)))
+    good = [ControlItem(ControlKind.GOOD, s.id, s.instruction, s.response) for s, _ in control_items]
+    bad = [ControlItem(ControlKind.MISMATCHED, s.id, s.instruction, wrong) for s, wrong in control_items]
+    answers = await ask_control_items(broker, member, [*good, *bad], good)
     # An instruction fails when its probability is below that of nearly all seeds' instructions.
     thresholds = {
-        name: min(0.5, float(np.quantile([values[name] for values in checks.values()], 0.05)))
+        name: min(0.5, float(np.quantile([values[name] for values in answers.checks.values()], 0.05)))
         for name in CHECKS
-        if checks and all(name in values for values in checks.values())
+        if answers.checks
     }
-    raw = list(good.values()), list(bad.values())
-    unanswered = 2 * len(control_items) - len(good) - len(bad)
-    return ReviewerMeasurement(member.name, auc(*raw), good, bad, unanswered, calibrate(*raw), thresholds)
+    raw = [[answers.raw[item.name] for item in items if item.name in answers.raw] for items in (good, bad)]
+    return measured_on(member, [*good, *bad], answers, calibrate(*raw), thresholds)
 
 
 _CALL_NAMES: dict[ControlKind, ControlItemCall] = {
@@ -155,10 +141,10 @@ _CALL_NAMES: dict[ControlKind, ControlItemCall] = {
 async def ask_control_items(
     broker: Broker, member: Member, items: Sequence[ControlItem], instructions: Sequence[ControlItem]
 ) -> ControlAnswers:
-    """Have one member score the responses of control items and check the instructions of others.
+    """Have one member score the responses of control items; a reviewer also checks the instructions of others.
 
     Raises:
-        ModelUnavailable: when the member answers nothing in the form it is asked in.
+        ModelUnavailable: when the member answers nothing in the form it is asked in, or infrastructure failed.
     """
     recorders: list[CallRecorder] = []
 
@@ -178,10 +164,12 @@ async def ask_control_items(
     checked = instructions if asks else ()
     left: list[Unanswered] = []
     raw, checks = await asyncio.gather(
-        _answered([item.name for item in items], [partial(score, item) for item in items], left),
-        _answered([item.name for item in checked], [partial(check, item) for item in checked], left),
+        answered([item.name for item in items], [partial(score, item) for item in items], left),
+        answered([item.name for item in checked], [partial(check, item) for item in checked], left),
     )
-    _check_answered(member, left, complete=bool(raw and (checks or not checked)))
+    verdicts = {item.is_good for item in items if item.name in raw}
+    complete = verdicts == {item.is_good for item in items} and bool(checks or not checked)
+    _check_answered(member, left, complete=complete)
     tokens = sum(u.prompt_tokens + u.completion_tokens for each in recorders for u in each.usage.values())
     return ControlAnswers(raw, checks, len(items) - len(raw), tokens / max(1, len(raw)))
 
@@ -281,7 +269,7 @@ def _check_answered(member: Member, left: Sequence[Unanswered], *, complete: boo
         )
 
 
-async def _answered(
+async def answered(
     names: Sequence[str], steps: Sequence[Callable[[], Awaitable[T]]], left: list[Unanswered]
 ) -> dict[str, T]:
     """Return the results by name; append what stayed unanswered to `left`. What infrastructure lost is tried twice."""
@@ -305,7 +293,7 @@ async def _answered(
 
 
 def committee_auc(measured: Sequence[ReviewerMeasurement]) -> float:
-    """Return the AUC of the mean calibrated score of all reviewers that answered."""
+    """Return the AUC of the mean calibrated score of all reviewers that answered the pairs."""
 
     def means(kind: str) -> list[float]:
         scores: dict[str, list[float]] = {}

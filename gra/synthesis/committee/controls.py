@@ -14,6 +14,7 @@ from random import Random
 
 from gra.checks.format import failed
 from gra.checks.instruction_constraints import read_constraints
+from gra.config.review import ReviewConfig
 from gra.core.rng import rng
 from gra.core.types import Seed
 
@@ -96,6 +97,18 @@ _NUMBER = re.compile(r"(?<![\w.])\d{1,6}(?![\w.]*\d)")
 _NEGATED = re.compile(r"\b(is|are|was|were|can|does|do|did|will|has|have) not\b|\bcannot\b|\b(\w+)n't\b")
 _AFFIRMED = re.compile(r"\b(is|are|was|were|can|will)\b(?! not)")
 _PASSAGE = re.compile(r"^(?P<request>[^\n]{10,}?[:.])\s*\n+.{20,}$|^(?P<ask>[^:\n]{10,}:)\s*.{20,}$", re.DOTALL)
+
+
+def planned_controls(
+    seeds: Sequence[Seed], review: ReviewConfig, seed: int
+) -> tuple[list[ControlItem], list[ControlItem]]:
+    """Make the control items of a recipe from its seeds: those for responses, and those for instructions.
+
+    Natural items are not among them: members write those (natural.py).
+    """
+    kinds = [ControlKind(kind) for kind in review.control_kinds or ["mismatched"] if kind != "natural"]
+    responses = response_controls(seeds, review.control_items, seed, kinds) if kinds else []
+    return responses, instruction_controls(seeds, review.control_instructions, seed)
 
 
 def response_controls(

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from functools import partial
 
-from gra.core.processes.concurrency import at_once
+from gra.core.errors import ModelUnavailable
 from gra.core.rng import rng
 from gra.core.vocabulary import CallPurpose, FailureCause
 from gra.data.questions import Question
 from gra.engines.broker import Broker
 from gra.engines.types import Text
 from gra.synthesis.call_names import control_item_name
-from gra.synthesis.committee.calls import CallRecorder, Unanswered
+from gra.synthesis.committee.calibration import answered
+from gra.synthesis.committee.calls import CallRecorder, MissingAnswers, Unanswered
 from gra.synthesis.committee.controls import ControlItem, ControlKind
 from gra.synthesis.committee.members import Member
 from gra.synthesis.prompts import render
 
+QUESTIONS_PER_ITEM = 2  # half of the answers are right, if the questions are hard enough
 _OTHERS = 2  # every second question is also answered by a member that writes no candidates
 
 
@@ -40,23 +43,35 @@ async def natural_controls(
         seed: of the draw.
 
     Raises:
-        Unanswered: when infrastructure failed.
+        MissingAnswers: when infrastructure failed.
+        ModelUnavailable: when no member gave a usable answer to any question.
     """
     writers = _one_for_each_model(m for m in members if "generator" in m.roles)
     known = {member.model.identity for member in writers}
     others = [m for m in _one_for_each_model(members) if m.model.identity not in known]
-    drawn = rng(seed, "control", "questions").sample(list(questions), min(2 * per_kind, len(questions)))
+    count = min(QUESTIONS_PER_ITEM * per_kind, len(questions))
+    drawn = rng(seed, "control", "questions").sample(list(questions), count)
     asked = [(question, writers[place % len(writers)]) for place, question in enumerate(drawn)]
     if others:
         halved = drawn[::_OTHERS]
         asked += [(question, others[place % len(others)]) for place, question in enumerate(halved)]
-    answers = await at_once(*(_answer(broker, member, question) for question, member in asked))
+    left: list[Unanswered] = []
+    names = [f"{question.id} {member.name}" for question, member in asked]
+    answers = await answered(names, [partial(_answer, broker, member, question) for question, member in asked], left)
+    if lost := [gap for gap in left if gap.cause is FailureCause.INFRASTRUCTURE]:
+        raise MissingAnswers(len(lost), "control questions", str(lost[-1]))
     items: dict[tuple[str, str], ControlItem] = {}
-    for (question, member), text in zip(asked, answers, strict=True):
-        if text and (question.id, text) not in items:
+    for name, (question, member) in zip(names, asked, strict=True):
+        if (text := answers.get(name)) and (question.id, text) not in items:
             right = await asyncio.to_thread(question.is_right, text)
             kind = ControlKind.RIGHT_ANSWER if right else ControlKind.WRONG_ANSWER
             items[question.id, text] = ControlItem(kind, question.id, question.instruction, text, member.name)
+    if not items:
+        last = f" ({left[-1]})" if left else ""
+        raise ModelUnavailable(
+            f"no member gave a usable answer to any control question{last}; raise `sampling.max_tokens`, or ask other "
+            "questions in `review.control_questions`"
+        )
     return list(items.values())
 
 
@@ -70,10 +85,5 @@ def _one_for_each_model(members: Iterable[Member]) -> list[Member]:
 async def _answer(broker: Broker, member: Member, question: Question) -> str:
     recorder = CallRecorder(broker, control_item_name("answer", question.id))
     prompt = render("response", instruction=question.instruction)
-    try:
-        call = member.call(prompt, Text(), role=CallPurpose.SOLVER, candidate=recorder.candidate)
-        return (await recorder.ask(call)).text.strip()
-    except Unanswered as failure:
-        if failure.cause is FailureCause.INFRASTRUCTURE:
-            raise
-        return ""
+    call = member.call(prompt, Text(), role=CallPurpose.SOLVER, candidate=recorder.candidate)
+    return (await recorder.ask(call)).text.strip()

@@ -47,14 +47,12 @@ class Panel:
         weights: of a weighted panel.
         accuracy: by reviewer, of a label model.
         stop: of an adaptive review.
-        accept: the recipe's `accept_mean` as log-odds.
     """
 
     aggregate: str = "mean"
     weights: Weights | None = None
     accuracy: Mapping[str, float] = field(default_factory=dict)
     stop: EarlyStop | None = None
-    accept: float = 0.0
 
     def score(self, calibrated: Mapping[str, float]) -> float:
         """Return the panel's score (0-10) of calibrated scores (0-10) by reviewer."""
@@ -70,12 +68,15 @@ class Panel:
         return float(log_odds(fmean(map(float, logistic(np.array(list(odds.values()))))))) if odds else 0.0
 
     def decided(self, calibrated: Mapping[str, float]) -> bool:
-        """Return whether an adaptive review can stop after these reviewers; they came in the order of `stop`."""
-        if self.stop is None or not calibrated:
+        """Return whether an adaptive review can stop after these reviewers.
+
+        The bounds hold for the first reviewers of the order, all of them. With others the review goes on.
+        """
+        asked = len(calibrated)
+        if self.stop is None or not calibrated or set(calibrated) != set(self.stop.order[:asked]):
             return False
-        last = max(self.stop.order.index(name) for name in calibrated)
         now = self.log_odds({name: float(log_odds(score / 10)) for name, score in calibrated.items()})
-        return now < self.stop.low[last] or now >= self.stop.high[last]
+        return now < self.stop.low[asked - 1] or now >= self.stop.high[asked - 1]
 
 
 async def ask_panel(
@@ -138,7 +139,7 @@ def fit_panel(
     right = np.array([item.is_good for item in items], bool)
     target = _targets(items)
     table = {name: np.array([given.get(item.name, math.nan) for item in items]) for name, given in raw.items()}
-    calibrations = {name: _calibration(values[target], right[target]) for name, values in table.items()}
+    calibrations = {name: calibrated_on(items, given) for name, given in raw.items()}
     odds = {name: crossed(values, right, target) for name, values in table.items()}
     aimed = {name: values[target] for name, values in odds.items()}
     panel, crossed_panel = _aggregate(review, aimed, right[target], costs)
@@ -162,7 +163,7 @@ def fit_panel(
         "statistics": statistics.to_json() if statistics else None,
         "weights": _weights(panel.weights) if panel.weights else None,
         "accuracy": dict(panel.accuracy),
-        "stop": asdict(panel.stop) if panel.stop else None,
+        "stop": panel.stop.to_json() if panel.stop else None,
     }
     return FittedPanel(panel, calibrations, facts, _notes(facts, statistics, kinds))
 
@@ -185,11 +186,16 @@ def _targets(items: Sequence[ControlItem]) -> Flags:
     return natural if min(right, wrong) >= _ENOUGH else np.ones(len(items), bool)
 
 
-def _calibration(raw: Table, right: Flags) -> Logistic:
-    """Fit a reviewer's map; a reviewer without both verdicts says nothing at any score."""
-    spoke = ~np.isnan(raw)
-    good, bad = raw[spoke & right], raw[spoke & ~right]
-    return calibrate(good, bad) if good.size and bad.size else Logistic(0.0, 1.0, 0.0, 0.0)
+def calibrated_on(items: Sequence[ControlItem], raw: Mapping[str, float]) -> Logistic:
+    """Fit one reviewer's map on the target items; without both verdicts, no score says anything.
+
+    Args:
+        items: control items for responses.
+        raw: the reviewer's raw scores by item name, without unanswered ones.
+    """
+    used = [item for item, aimed in zip(items, _targets(items), strict=True) if aimed and item.name in raw]
+    good, bad = ([raw[item.name] for item in used if item.is_good is verdict] for verdict in (True, False))
+    return calibrate(good, bad) if good and bad else Logistic(0.0, 1.0, 0.0, 0.0)
 
 
 def _aggregate(
@@ -198,16 +204,16 @@ def _aggregate(
     """Return the panel, and the cross-fitted panel log-odds of the items."""
     names = tuple(odds)
     table = np.column_stack([odds[name] for name in names]) if names else np.zeros((len(right), 0))
-    accept = float(log_odds(review.accept_mean / 10))
     weights, accuracy = None, {}
     both = bool(right.any() and not right.all())
     if review.aggregate == "weighted" and both:
         weights = fit_weights(names, table, right)
     elif review.aggregate == "label_model" and names:
         accuracy = _accuracies(names, label_model(np.where(np.isnan(table.T), np.nan, table.T > 0)))
-    panel = Panel(review.aggregate, weights, accuracy, None, accept)
+    panel = Panel(review.aggregate, weights, accuracy)
     scored = np.array([panel.log_odds(_given(names, row)) for row in table])
     if review.strategy == "adaptive" and both:
+        accept = float(log_odds(review.accept_mean / 10))
         stop = early_stop(odds, costs, panel.log_odds, accept, right=right)
         panel = replace(panel, stop=stop)
     return panel, weights.crossed if weights is not None and weights.used else scored

@@ -13,15 +13,23 @@ import pytest
 import scripted_run
 from scripted_run import answer_by_content, content, make_recipe, said, write_job
 
+from gra.config.loader import load_recipe
 from gra.config.review import ReviewConfig
-from gra.core.errors import RecipeError
+from gra.config.synthesis import SynthesisRecipe
+from gra.core.errors import GraError, ModelUnavailable, RecipeError
+from gra.core.run_folder import RunFolder
 from gra.data.export import read_lineage
 from gra.engines.types import Call, Choice, Completion, Fault, Text
+from gra.evaluation.suite import suite_items
 from gra.reports.html import write_report
 from gra.runs.panel import panel_sentences
+from gra.serving.models import ModelRegistry
+from gra.synthesis.committee.calls import MissingAnswers
 from gra.synthesis.committee.controls import ControlItem, ControlKind
 from gra.synthesis.committee.panel import fit_panel
+from gra.synthesis.job import Job
 from gra.synthesis.rounds import write_samples as growth
+from gra.synthesis.run import make_job
 
 LUCK = random.Random(3)
 
@@ -89,6 +97,24 @@ def test_reviewers_that_say_nothing_are_no_clones() -> None:
     assert not any("give the same scores" in note for note in fitted(items, raw).notes)
 
 
+@pytest.mark.parametrize("accept_mean", [0.0, 10.0])
+def test_threshold_that_all_items_pass_or_fail_leaves_facts_that_json_can_hold(accept_mean: float) -> None:
+    items = natural(30)
+    raw = {name: scored(items, 1.0) for name in "ab"}
+    found = fitted(items, raw, strategy="adaptive", accept_mean=accept_mean)
+    json.loads(json.dumps(found.facts, allow_nan=False))
+
+
+def test_review_stops_early_only_after_the_reviewers_that_the_bounds_were_fitted_on() -> None:
+    """A candidate whose panel lacks the first reviewer has none of the prefixes."""
+    items = natural(60)
+    panel = fitted(items, {name: scored(items, 3.0) for name in "abc"}, strategy="adaptive", accept_mean=5.0).panel
+    assert panel.stop is not None
+    first, second, _ = panel.stop.order
+    assert panel.decided({first: 10.0, second: 10.0})
+    assert not panel.decided({second: 10.0})
+
+
 @pytest.mark.parametrize("aggregate", ["mean", "weighted", "label_model"])
 def test_each_aggregate_orders_items_and_its_facts_are_plain_json(aggregate: str) -> None:
     items = natural(60)
@@ -137,10 +163,14 @@ def knowing(call: Call) -> Completion | Fault:
     return answer_by_content(call)
 
 
-def made(folder: Path, **changes: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def prepare(folder: Path, **changes: Any) -> None:
     recipe = {"rounds": {"count": 1, "accept": 8, "max_candidates": 30}, "review": REVIEW | {"ask": "yes_no"}} | changes
     write_job(folder, make_recipe(**recipe))
     (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in QUESTIONS))
+
+
+def made(folder: Path, **changes: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    prepare(folder, **changes)
     scripted_run.make(folder, answer=knowing)
     facts = json.loads((folder / "manifest.json").read_text())["synthesis"]
     return read_lineage(folder / "lineage.parquet"), facts
@@ -192,6 +222,58 @@ def test_report_and_card_say_what_review_is_worth(tmp_path: Path) -> None:
     assert "| `unreviewed.parquet` |" in card
 
 
+def test_adaptive_review_alone_is_fitted_too(tmp_path: Path) -> None:
+    review = {"ask": "yes_no", "control_items": 6, "strategy": "adaptive", "accept_mean": 4.0, "comments": "never"}
+    _, facts = made(tmp_path / "run", review=review)
+    assert facts["panel"]["stop"]["order"]
+
+
+def test_lost_control_questions_end_the_run_in_one_sentence_and_it_goes_on(tmp_path: Path) -> None:
+    def lost(call: Call) -> Completion | Fault:
+        if isinstance(call.output, Text) and call.messages[-1][1].startswith("What is 1"):
+            return Fault("died", "its process is gone")
+        return knowing(call)
+
+    folder = tmp_path / "run"
+    prepare(folder)
+    with pytest.raises(MissingAnswers, match=r"no answer for \d+ control questions, .*its process is gone"):
+        scripted_run.make(folder, answer=lost)
+    scripted_run.make(folder, answer=knowing)
+    assert json.loads((folder / "manifest.json").read_text())["synthesis"]["panel"]["target"] == "natural"
+
+
+def test_members_that_answer_no_question_are_one_sentence(tmp_path: Path) -> None:
+    def silent(call: Call) -> Completion | Fault:
+        text = isinstance(call.output, Text) and call.messages[-1][1].startswith("What is ")
+        return said("", "stop") if text else knowing(call)
+
+    prepare(tmp_path, review=REVIEW | {"ask": "yes_no", "control_kinds": ["natural"]})
+    with pytest.raises(ModelUnavailable, match="no member gave a usable answer to any control question"):
+        scripted_run.make(tmp_path, answer=silent)
+
+
+def test_changed_comparison_of_answers_changes_what_recorded_verdicts_are_known_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(tmp_path)
+    job = Job(load_recipe(tmp_path / "recipe.yaml", SynthesisRecipe), RunFolder(tmp_path), tmp_path / "ledger.sqlite")
+    registry = ModelRegistry(job.recipe.engine)
+    before = job.fingerprint(registry)
+    monkeypatch.setattr("gra.synthesis.job.ANSWERS_VERSION", 10**6)
+    assert job.fingerprint(registry) != before
+
+
+@pytest.mark.parametrize("content", [None, '{"instruction": "?"}\n'])
+def test_wrong_file_of_questions_is_found_before_anything_is_spent(tmp_path: Path, content: str | None) -> None:
+    prepare(tmp_path)
+    (tmp_path / "questions.jsonl").unlink()
+    if content is not None:
+        (tmp_path / "questions.jsonl").write_text(content)
+    loaded = load_recipe(tmp_path / "recipe.yaml", SynthesisRecipe)
+    with pytest.raises(GraError, match="questions"):
+        make_job(loaded, RunFolder(tmp_path / "run"), read_suite=suite_items, create=False)
+
+
 @pytest.mark.parametrize("ask", ["logprob", "agreement", "reference"])
 def test_each_way_of_asking_runs_and_resumes(tmp_path: Path, ask: str) -> None:
     rows, facts = made(tmp_path / ask, committee={"models": {
@@ -223,6 +305,7 @@ def test_unreviewed_rows_are_as_many_as_accepted_ones_and_from_the_same_candidat
         ({"control_items": 4, "control_kinds": ["natural"]}, "control_questions"),
         ({"control_items": 4, "control_questions": "x.jsonl"}, "control_kinds"),
         ({"control_kinds": ["truncated"]}, "set `control_items`"),
+        ({"control_instructions": 4}, "set `control_items`"),
         ({"control_items": 4, "control_kinds": ["truncated", "truncated"]}, "once"),
     ],
 )
