@@ -41,3 +41,11 @@ def test_checker_reads_names_comments_and_messages(tmp_path: Path) -> None:
     file = tmp_path / "module.py"
     file.write_text('workbench = 1  # a story\nraise ValueError("nobody was told this")\n')
     assert len(list(problems(file))) == 4
+
+
+def test_checker_finds_functions_without_a_verb(tmp_path: Path) -> None:
+    file = tmp_path / "module.py"
+    file.write_text('def one():\n    """The sum."""\n\n\ndef two():\n    """Return the sum."""\n')
+    assert [problem.partition(": ")[2] for problem in problems(file)] == [
+        "the docstring begins with `The`: begin with a verb"
+    ]

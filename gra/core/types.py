@@ -214,7 +214,7 @@ class Candidate:
         return self.ruling.score if self.ruling else self.mean
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return plain JSON values."""
         data = asdict(self)
         data["drafts"] = data.pop("alternatives")
         data["programs"] = [_verification_to_json(verdict) for verdict in self.verifications]
@@ -223,7 +223,7 @@ class Candidate:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Candidate:
-        """The value that `to_json` was made from."""
+        """Read what `to_json` returned."""
         state = State(data["state"])
         return cls(
             **{

@@ -44,12 +44,12 @@ class Memory:
         return None if len(known) < len(sizes) else sum(known) <= self.limit_gb
 
     def to_json(self) -> dict[str, Any]:
-        """For `--json`."""
+        """Return plain values for `--json`."""
         return {"models_gb": self.models, "limit_gb": self.limit_gb, "together": self.together}
 
 
 def memory_plan(recipes: Sequence[SynthesisRecipe]) -> Memory:
-    """The memory of every model on this machine, each counted once."""
+    """Return the memory of every model on this machine, each counted once."""
     engine, gpu = recipes[0].engine, gpu_memory_gb()
     members = [(recipe, member) for recipe in recipes for member in members_of(recipe)]
     adapters: dict[str, dict[str, Adapter]] = {}
@@ -70,7 +70,7 @@ def memory_plan(recipes: Sequence[SynthesisRecipe]) -> Memory:
 
 
 def _weights(name: str, licences: Sequence[str]) -> float | None:
-    """The size of a model's weights: of the files when they are here, else by its parameters."""
+    """Return the size of a model's weights: of its files on this machine, else by its parameters."""
     if cached(name):
         return weights_gb(resolve(name, accept_licenses=licences).path)
     entry = entry_of(name)

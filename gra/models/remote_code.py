@@ -66,7 +66,7 @@ def _foreign(file: Path, reference: str) -> str:
 
 
 def _content(file: Path) -> Any:
-    """The content of a configuration; None where there is none that can be read (`weights.damage` reports that)."""
+    """Read a configuration; None where there is none that can be read (`weights.damage` reports that)."""
     try:
         if file.stat().st_size > _LARGEST:
             return None
@@ -76,7 +76,7 @@ def _content(file: Path) -> Any:
 
 
 def _references(content: Any) -> Iterator[str]:
-    """Every text below a key `auto_map` or `custom_generate`, at any depth."""
+    """Yield every text below a key `auto_map` or `custom_generate`, at any depth."""
     for key, value in _items(content):
         if key in ("auto_map", "custom_generate"):
             yield from _texts(value)

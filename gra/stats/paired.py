@@ -40,26 +40,26 @@ class Estimate:
     df: float
 
     def interval(self, level: float = LEVEL) -> tuple[float, float]:
-        """The two-sided t interval, kept within [-1, 1]."""
+        """Return the two-sided t interval, kept within [-1, 1]."""
         half = t_quantile(0.5 + level / 2, self.df) * self.se
         return max(-1.0, self.value - half), min(1.0, self.value + half)
 
     def p_value(self) -> float:
-        """Two-sided p of "no difference"."""
+        """Return the two-sided p of "no difference"."""
         if self.se == 0.0:
             return 1.0 if self.value == 0.0 else 0.0
         return 2.0 * t_cdf(-abs(self.value) / self.se, self.df)
 
     def p_inferior(self, margin: float) -> float:
-        """One-sided p of "worse by the margin or more"; small means non-inferior."""
+        """Return the one-sided p of "worse by the margin or more"; small means non-inferior."""
         return self._p_below(self.value + margin)
 
     def p_unequal(self, margin: float) -> float:
-        """Two one-sided tests of "differs by the margin or more"; small means equivalent."""
+        """Return the p of two one-sided tests of "differs by the margin or more"; small means equivalent."""
         return max(self._p_below(self.value + margin), self._p_below(margin - self.value))
 
     def detectable(self, power: float = POWER, alpha: float = ALPHA) -> float:
-        """The smallest true difference that a two-sided test at `alpha` finds with this power."""
+        """Return the smallest true difference that a two-sided test at `alpha` finds with this power."""
         return (t_quantile(1.0 - alpha / 2, self.df) + t_quantile(power, self.df)) * self.se
 
     def _p_below(self, distance: float) -> float:
@@ -69,7 +69,7 @@ class Estimate:
 
 
 def wilson(mean: float, n: int, level: float = LEVEL) -> tuple[float, float]:
-    """Wilson's score interval of a proportion: never of zero width.
+    """Return Wilson's score interval of a proportion: never of zero width.
 
     Raises:
         ValueError: when there are no items.
@@ -91,7 +91,7 @@ def paired_difference(
     bounded: bool = False,
     answers: float = 1.0,
 ) -> Estimate:
-    """Mean difference over paired items.
+    """Return the mean difference over paired items.
 
     Args:
         ours: scores, shape [n].
@@ -133,13 +133,13 @@ class Repeated:
     within: float
 
     def estimate(self, k: int | None = None) -> Estimate:
-        """The mean with its error between items; with another k, the error to expect had each been asked k times."""
+        """Return the mean with its error between items; with another k, the error to expect of k answers an item."""
         variance = self.between / self.n + self.within / (self.n * (k or self.k))
         return Estimate(self.value, math.sqrt(variance), self.n - 1)
 
 
 def average_at_k(scores: ArrayLike) -> Repeated:
-    """Mean over items and repeats, with the variance between items and within them.
+    """Return the mean over items and repeats, with the variance between items and within them.
 
     Args:
         scores: one row an item, one column a repeat, shape [n, k].
@@ -158,7 +158,7 @@ def average_at_k(scores: ArrayLike) -> Repeated:
 
 
 def macro_average(estimates: Sequence[Estimate]) -> Estimate:
-    """The unweighted mean over tasks; their errors are independent.
+    """Return the unweighted mean over tasks; their errors are independent.
 
     Raises:
         ValueError: when there are no tasks.
@@ -171,7 +171,7 @@ def macro_average(estimates: Sequence[Estimate]) -> Estimate:
 
 
 def mcnemar(wins: int, losses: int, *, mid: bool = True) -> float:
-    """Two-sided exact p of equally many wins and losses among discordant pairs; mid-p by default; 1 without any."""
+    """Return the two-sided exact p of equally many wins and losses among discordant pairs, mid-p by default."""
     n, fewer = wins + losses, min(wins, losses)
     if n == 0:
         return 1.0
@@ -183,7 +183,7 @@ def mcnemar(wins: int, losses: int, *, mid: bool = True) -> float:
 
 
 def detectable_difference(n: int, discordance: float, *, power: float = POWER, alpha: float = ALPHA) -> float:
-    """The difference of two accuracies that n paired items will find with this power, before any is asked.
+    """Return the difference of two accuracies that n paired items will find with this power.
 
     Args:
         n: number of items.
@@ -202,7 +202,7 @@ def paired_bootstrap(
     seed: int = 0,
     level: float = LEVEL,
 ) -> tuple[float, float]:
-    """Percentile interval of the mean difference under resampling of items, or of whole clusters.
+    """Return the percentile interval of the mean difference under resampling of items, or of whole clusters.
 
     Items (or clusters) that are alike are drawn together by their counts, one multinomial draw a replicate. So the
     cost grows with the number of distinct differences, not of items. Below about twenty clusters
@@ -223,7 +223,7 @@ def paired_bootstrap(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment, in the order given."""
+    """Return p values after Holm's step-down adjustment, in the order given."""
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     adjusted, running = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(order):
@@ -233,7 +233,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def conclude(low: float, high: float, p_adjusted: float, margin: float) -> Conclusion:
-    """One of the four words; the definitions are at the top of this module."""
+    """Return the conclusion; the four are defined at the top of this module."""
     if low > 0 and p_adjusted <= ALPHA:
         return "better"
     if low > -margin:
@@ -251,7 +251,7 @@ def _differences(ours: ArrayLike, reference: ArrayLike) -> NDArray[np.float64]:
 
 
 def cluster_sums(values: NDArray[np.float64], clusters: Sequence[Any]) -> tuple[NDArray[np.float64], NDArray[np.int_]]:
-    """The sum and the size of each cluster, shapes [C]."""
+    """Return the sum and the size of each cluster, shapes [C]."""
     if len(clusters) != len(values):
         raise ValueError(f"{len(clusters)} clusters are given for {len(values)} items")
     names = {name: index for index, name in enumerate(dict.fromkeys(clusters))}
@@ -260,7 +260,7 @@ def cluster_sums(values: NDArray[np.float64], clusters: Sequence[Any]) -> tuple[
 
 
 def _combine(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Standard error of a sum of independent terms (variance, df), with Welch and Satterthwaite's df."""
+    """Return the standard error of a sum of independent terms (variance, df), with Welch and Satterthwaite's df."""
     total = sum(variance for variance, _ in parts)
     spread = sum(variance**2 / df for variance, df in parts)
     return math.sqrt(total), total**2 / spread if spread > 0 else math.inf

@@ -58,6 +58,38 @@ _SENTENCE = re.compile(
 )  # a clause after a colon or semicolon counts as its own
 
 
+NO_VERBS = frozenset(
+    [
+        "a",
+        "all",
+        "an",
+        "as",
+        "by",
+        "cosine",
+        "every",
+        "for",
+        "how",
+        "it",
+        "mean",
+        "nanoseconds",
+        "not",
+        "of",
+        "one",
+        "other",
+        "percentile",
+        "that",
+        "the",
+        "this",
+        "two",
+        "two-sided",
+        "what",
+        "where",
+        "which",
+        "who",
+    ]
+)
+
+
 def prose(path: Path) -> Iterator[tuple[int, str]]:
     """Yield line and text of docstrings and comments of a Python file, or of the paragraphs of a Markdown file."""
     text = path.read_text(encoding="utf-8")
@@ -118,6 +150,17 @@ def strings(path: Path) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.value
 
 
+def without_verb(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield line and first word of functions' docstrings that begin with no verb, as far as a list knows."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or not (text := ast.get_docstring(node)):
+            continue
+        if any("property" in ast.unparse(decorator) for decorator in node.decorator_list):
+            continue
+        if (word := re.findall(r"[\w'-]+", text)[0]).lower() in NO_VERBS or word.endswith("'s"):
+            yield node.lineno, word
+
+
 def problems(path: Path) -> Iterator[str]:
     """Yield what the style sheet rules out in one file."""
     allowed = [word for place, words in ALLOWED.items() if place in path.as_posix() for word in words]
@@ -136,6 +179,8 @@ def _problems(path: Path) -> Iterator[str]:
             if count > MOST_WORDS[path.suffix]:
                 yield f"{path}:{line}: {count} words: {' '.join(sentence.split())[:70]}"
     if path.suffix == ".py":
+        for line, word in without_verb(path):
+            yield f"{path}:{line}: the docstring begins with `{word}`: begin with a verb"
         for line, text in strings(path):
             for pattern, better in WORDS.items():
                 for found in re.finditer(rf"\b(?:{pattern})\b", _CODE.sub("x", text), re.IGNORECASE):

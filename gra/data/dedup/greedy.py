@@ -109,7 +109,7 @@ class _Greedy:
         self._pooled.add(np.arange(len(pool)))
 
     def decide(self, rows: Rows) -> dict[int, Decision]:
-        """The decisions on rows that come after all rows decided before, in their order."""
+        """Decide rows that come after all rows decided before, in their order."""
         # What the cheap stages know already needs no products.
         decided = {i: self._twin(i, *found) for i in rows.tolist() if (found := self._twins.find(i)) is not None}
         rows = np.array([i for i in rows.tolist() if i not in decided], np.intp)
@@ -153,12 +153,12 @@ class _Greedy:
 
 
 def _named(rows: Rows, best: Best) -> Rows:
-    """The rows that `best` points at; 0 where it points at nothing."""
+    """Return the rows that `best` points at; 0 where it points at nothing."""
     return rows[best.index] if len(rows) else np.zeros_like(best.index)
 
 
 class _Twins:
-    """Which texts are taken, and by whom; with no texts, none is."""
+    """Texts that are taken, and the rows that have them; without texts, none."""
 
     def __init__(self, texts: DedupTexts | None) -> None:
         self._wording = MinHashText(texts.minhash if texts else None)
@@ -168,7 +168,7 @@ class _Twins:
         self._held = {key: -1 - j for j, key in reversed(list(enumerate(pooled)))}
 
     def find(self, i: int) -> tuple[int, Stage] | None:
-        """What is in the pool or kept and has the text of a row, or nearly its wording."""
+        """Find a row of the pool, or a kept one, with the text of this row or nearly its wording."""
         if not self._keys:
             return None
         key = self._keys[i]
@@ -180,6 +180,6 @@ class _Twins:
         return None
 
     def keep(self, i: int) -> None:
-        """The row's text is taken from now on."""
+        """Hold the row's text as taken from now on."""
         if self._keys:
             self._held[self._keys[i]] = i

@@ -50,7 +50,7 @@ class IncrementalDedup:
             yield self._kept
 
     def _pooled(self, vectors: Matrix, keys: Sequence[int]) -> NDArray[np.intp]:
-        """1 for each row that the pool has already, else 0."""
+        """Return 1 for each row that the pool has already, else 0."""
         found = np.array([not self._pool_keys.isdisjoint([key, *self._wording.alike(key)]) for key in keys], bool)
         with worker_threads() as workers:
             for start in range(0, len(vectors), BLOCK):
@@ -76,7 +76,7 @@ class IncrementalDedup:
                 heapq.heappush(again, (-self._scores[other], other))
 
     def _similar(self, row: int, upto: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """The rows before `upto` that are the same as a row: those that go before it, and those that come after."""
+        """Return the rows before `upto` that are the same as a row: those that go before it, and those after it."""
         assert self._vectors is not None
         vectors, one = self._vectors[:upto], self._vectors[row : row + 1]
         same = reaches(one @ vectors.T, one, vectors, self._threshold)[0]

@@ -24,7 +24,7 @@ _TERMS = _DRAW.integers(0, 2**64, (_BANDS * _ROWS, 1), np.uint64)
 
 
 def normalised(text: str) -> str:
-    """One spelling for what differs only in case, spacing or Unicode form."""
+    """Return one spelling for texts that differ only in case, spacing or Unicode form."""
     return re.sub(r"\s+", " ", normalized("NFKC", text).casefold()).strip()
 
 
@@ -42,7 +42,7 @@ class MinHashText:
         self._alike: dict[int, list[int]] = {}
 
     def key(self, text: str) -> int:
-        """The key of a text; keys count from 0 in the order of first sight."""
+        """Return the key of a text; keys count from 0 in the order of first sight."""
         text = normalised(text)
         digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
         key = self._keys.setdefault(digest, len(self._keys))
@@ -52,7 +52,7 @@ class MinHashText:
         return key
 
     def alike(self, key: int) -> list[int]:
-        """Other keys, of the texts seen so far, whose wording is alike."""
+        """Return other keys of texts seen so far whose wording is alike."""
         return self._alike.get(key, [])
 
     def _compare(self, key: int, minhash: float) -> None:
@@ -70,12 +70,12 @@ class MinHashText:
 
 
 def _grams(text: str) -> NDArray[np.uint32]:
-    """Hashes of the character 5-grams of a text, each once; a shorter text is one gram."""
+    """Hash the character 5-grams of a text, each once; a shorter text is one gram."""
     grams = {text[i : i + _GRAM] for i in range(max(1, len(text) - _GRAM + 1))}
     return np.unique(np.array([zlib.crc32(gram.encode("utf-8", "surrogatepass")) for gram in grams], np.uint32))
 
 
 def _signature(grams: NDArray[np.uint32]) -> NDArray[np.uint64]:
-    """The least hash of any gram under each of the multiply-shift hash functions (modulo 2^64), shape (64,)."""
+    """Return the least hash of any gram under each of the multiply-shift hash functions (modulo 2^64), shape (64,)."""
     found: NDArray[np.uint64] = ((_FACTORS * grams + _TERMS) >> np.uint64(32)).min(axis=1)
     return found

@@ -36,18 +36,18 @@ class Vectors(Protocol):
 
 
 def slack(dimensions: int) -> float:
-    """How far a float32 dot product of unit vectors can be off: gamma_n of Higham 2002, section 3.1, rounded up."""
+    """Bound the error of a float32 dot product of unit vectors: gamma_n of Higham 2002, section 3.1, rounded up."""
     return (dimensions + 16) * 2.0**-24
 
 
 def cosine(one: Matrix, other: Matrix) -> NDArray[np.float64]:
-    """Cosine of each row of one with the same row of the other, in float64; what every decision rests on."""
+    """Return the cosine of each row with the same row of the other, in float64; every decision rests on it."""
     found: NDArray[np.float64] = np.einsum("ij,ij->i", one.astype(np.float64), other.astype(np.float64))
     return found
 
 
 def reaches(products: Matrix, rows: Matrix, columns: Matrix, threshold: float) -> NDArray[np.bool_]:
-    """Which cosines are at or above a threshold, given their float32 products, shape (rows, columns)."""
+    """Return which cosines are at or above a threshold, given their float32 products, shape (rows, columns)."""
     found: NDArray[np.bool_] = products >= threshold
     row, column = np.nonzero(np.abs(products - threshold) <= slack(rows.shape[1]))
     for start in range(0, len(row), _PAIRS):
@@ -100,7 +100,7 @@ class QuantizedPrefilter:
         return int(self._directions.shape[1]) + 1
 
     def codes(self, rows: Matrix) -> Matrix:
-        """Codes of rows, shape (n, directions + 1); computed in float64, so that only their products are rounded."""
+        """Return the codes of rows, shape (n, directions + 1); in float64, so that only products are rounded."""
         exact = rows.astype(np.float64)
         along = exact @ self._directions
         rest = np.einsum("ij,ij->i", exact, exact) - np.einsum("ij,ij->i", along, along)
@@ -108,7 +108,7 @@ class QuantizedPrefilter:
 
     @classmethod
     def fit(cls, rows: Vectors, threshold: float) -> QuantizedPrefilter | None:
-        """The screen that should cost least on rows like these; None when looking at everything costs less."""
+        """Return the prefilter that should cost least on rows like these; None when comparing all costs less."""
         every = np.linspace(0, len(rows) - 1, min(len(rows), 4096)).astype(np.intp)
         sample = rows[every]
         _, axes = np.linalg.eigh(sample.T.astype(np.float64) @ sample)
@@ -128,7 +128,7 @@ class QuantizedPrefilter:
 
 
 def _cost(width: int, passing: float) -> float:
-    """Nanoseconds a pair, roughly: a product of codes, its comparison, and the full look at those that pass."""
+    """Estimate nanoseconds a pair: a product of codes, its comparison, and the full product of those that pass."""
     return 0.15 + 0.012 * width + 400 * passing
 
 
@@ -163,7 +163,7 @@ class Corpus:
             self._codes[: len(codes)] = codes
 
     def nearest(self, block: Matrix, threshold: float, workers: ThreadPoolExecutor) -> Best:
-        """Places in `rows` of what is most similar to each row of a block.
+        """Return the places in `rows` of the most similar row for each row of a block.
 
         With a screen only what reaches the threshold is found; of other rows nothing is known.
         """
@@ -211,7 +211,7 @@ class Corpus:
 
 @contextmanager
 def worker_threads() -> Iterator[ThreadPoolExecutor]:
-    """A thread for every core, each with a BLAS of one thread: many small products do better so than one by one."""
+    """Yield a thread for every core, each with a BLAS of one thread: faster for many small products."""
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(_threads()) as workers:

@@ -36,11 +36,11 @@ class VectorFile:
         self.count += len(rows)
 
     def mapped(self, count: int) -> Matrix:
-        """The first rows, not copied; what is looked at stays in memory until the system wants it back."""
+        """Map the first rows into memory, not copied; read parts stay there until the system needs the memory."""
         return np.asarray(np.memmap(self._file, np.float32, "r", shape=(count, self._dimensions)))
 
     def read(self, count: int) -> VectorReader:
-        """The first rows, of which memory holds those that are asked for as long as they are used."""
+        """Return a reader of the first rows; memory holds a row only while it is used."""
         return VectorReader(self._file, (count, self._dimensions))
 
 

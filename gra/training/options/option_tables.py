@@ -164,7 +164,7 @@ class ValueRange:
         return value > self.high or value < self.low or (value == self.low and not self.inclusive)
 
     def __str__(self) -> str:
-        """For a message: "at least 1", "more than 0", "from 0 to 1"."""
+        """Return the range for a message: "at least 1", "more than 0", "from 0 to 1"."""
         lowest = f"at least {self.low:g}" if self.inclusive else f"more than {self.low:g}"
         text = lowest if self.high == float("inf") else f"{lowest} and at most {self.high:g}"
         return text if self.besides is None else f"{text}, or {self.besides:g}"
