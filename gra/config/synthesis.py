@@ -132,6 +132,7 @@ class SynthesisRecipe(Section):
     review: ReviewConfig = ReviewConfig()
     # Responses to each instruction; the best is taken, and each worse one makes a preference pair with it.
     best_of: int = Field(1, ge=1, le=16)
+    best_by: Literal["scores", "pairwise"] = "scores"  # pairwise: reviewers compare the responses that passed
     dedup: DedupConfig = DedupConfig()
     contamination: ContaminationConfig | None = None  # null: no check
     ledger: str | None = None  # a file that several runs share as a cache; null: one in the run folder
@@ -179,10 +180,20 @@ class SynthesisRecipe(Section):
     @model_validator(mode="after")
     def _responses_can_differ(self) -> SynthesisRecipe:
         if self.best_of == 1:
+            if self.best_by == "pairwise":
+                raise ValueError("`best_by: pairwise` compares responses; set `best_of` to 2 or more")
             return self
         if self.committee is None or not self.committee.reviewers:
             raise ValueError(
                 f"`best_of: {self.best_of}` needs reviewers who find the best one; set it to 1 without them"
+            )
+        if self.best_by == "pairwise" and not any(
+            "reviewer" in member.roles and (member.ask or self.review.ask) not in NUMBER_ASKS
+            for member in self.committee.models.values()
+        ):
+            raise ValueError(
+                f"`best_by: pairwise` asks reviewers in words, and all of yours are asked by {', '.join(NUMBER_ASKS)}; "
+                "give one another `ask`, or set `best_by: scores`"
             )
         for name, member in self.committee.models.items():
             if "generator" in member.roles and member.sampling.temperature == 0:

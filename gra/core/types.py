@@ -106,7 +106,12 @@ SECOND_BEST = "a better draft was taken"  # the reason of an accepted response t
 
 @dataclass(frozen=True, slots=True)
 class AlternativeResponse:
-    """A response to a candidate's instruction that was not taken, what it was given, and why another was."""
+    """A response to a candidate's instruction that was not taken, what it was given, and why another was.
+
+    Attributes:
+        rejected_at: None for a response that got no verdict.
+        preferred: the probability that it is better than the taken one, where reviewers compared the two.
+    """
 
     number: int
     response: str
@@ -115,12 +120,19 @@ class AlternativeResponse:
     mean: float | None = None
     std: float | None = None
     ruling: Ruling | None = None
-    rejected_at: RejectedAt | None = None  # None for a response that got no verdict
+    rejected_at: RejectedAt | None = None
+    preferred: float | None = None
 
     @property
     def verdict_score(self) -> float | None:
         """Return the score (0-10) that decided: the adjudicator's after a dispute, else the reviewers' mean."""
         return self.ruling.score if self.ruling else self.mean
+
+    def is_worse_than(self, chosen: float) -> bool:
+        """Return whether it lost to the taken response: by comparison where there was one, else by that one's score."""
+        if self.verdict_score is None:
+            return False
+        return self.verdict_score < chosen if self.preferred is None else self.preferred < 0.5
 
 
 @dataclass(frozen=True, slots=True)

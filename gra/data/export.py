@@ -135,11 +135,11 @@ def preference_rows(candidate: Candidate) -> list[dict[str, Any]]:
 
 
 def worse_responses(candidate: Candidate) -> list[AlternativeResponse]:
-    """Return the alternatives of an accepted candidate whose deciding score is lower than its own."""
+    """Return the alternatives of an accepted candidate that lost: by comparison where there was one, else by score."""
     chosen = candidate.verdict_score
     if candidate.state is not State.ACCEPTED or chosen is None:
         return []
-    return [a for a in candidate.alternatives if a.verdict_score is not None and a.verdict_score < chosen]
+    return [other for other in candidate.alternatives if other.is_worse_than(chosen)]
 
 
 def draw_unreviewed(candidates: Iterable[Candidate], count: int, seed: int) -> list[str]:

@@ -1,16 +1,42 @@
 """Keep the best of several responses to one instruction (`best_of: N`).
 
 The other responses stay in the lineage with their reviews. Those with a lower score make preference pairs with the row.
-All responses have the same author and the same reviewers, so their scores compare. The paper writes one response.
+All responses have the same author and the same reviewers, so their scores compare. Where the recipe says
+`best_by: pairwise`, reviewers compare the responses that passed, and comparisons decide in place of scores. The paper
+writes one response.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from gra.core.types import SECOND_BEST, AlternativeResponse, Candidate, State
 from gra.core.vocabulary import RejectedAt
+
+Comparisons = Callable[[Sequence[str]], Awaitable[list[list[float]]]]
+
+
+async def best_by_comparison(decided: Sequence[Candidate], compare: Comparisons) -> Candidate:
+    """Return the candidate with the response that wins most comparisons among those that passed.
+
+    Args:
+        decided: the candidate once for each response, with that response's verdict.
+        compare: gives the table of probabilities that one response is better than another (pairwise.py).
+    """
+    passed = [number for number, candidate in enumerate(decided) if candidate.state is State.ACCEPTED]
+    if len(passed) < 2:
+        return pick_best(decided)
+    table = await compare([decided[number].response for number in passed])
+    won = {number: sum(row) for number, row in zip(passed, table, strict=True)}
+    best = min(passed, key=lambda number: (-won[number], *_rank(decided[number]), number))
+    place = passed.index(best)
+    others = []
+    for number, other in enumerate(decided):
+        if number != best:
+            preferred = table[passed.index(number)][place] if number in won else None
+            others.append(replace(_alternative(number, other), preferred=preferred))
+    return replace(decided[best], alternatives=tuple(others))
 
 
 def pick_best(decided: Sequence[Candidate]) -> Candidate:

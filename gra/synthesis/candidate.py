@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import DataError
@@ -26,7 +26,7 @@ from gra.core.text.special_tokens import SpecialTokens
 from gra.core.types import Candidate, Review, Seed, State, Verified, VerifierMode
 from gra.core.vocabulary import FailureCause, RejectedAt
 from gra.engines.broker import Broker
-from gra.synthesis.best_of_n import pick_best
+from gra.synthesis.best_of_n import best_by_comparison, pick_best
 from gra.synthesis.call_names import answer_id, candidate_id
 from gra.synthesis.committee.adjudicator import adjudicate
 from gra.synthesis.committee.calls import CallRecorder, Unanswered
@@ -39,6 +39,7 @@ from gra.synthesis.committee.generator import (
     write_response,
 )
 from gra.synthesis.committee.members import Member
+from gra.synthesis.committee.pairwise import compare_responses, comparing
 from gra.synthesis.committee.panel import Panel, ask_panel, panel_score
 from gra.synthesis.committee.reviewer import Calibration, add_comment, check_instruction, score_response
 from gra.synthesis.committee.roles import RoleAssignment, assign_roles
@@ -249,7 +250,12 @@ class _CandidateRun:
 
     async def _best_response(self, write: Callable[[int], Awaitable[Response]]) -> Candidate:
         """Write and review every response of best of n, and keep the best."""
-        return pick_best(await together(*(self._one_response(n, write) for n in range(self.settings.recipe.best_of))))
+        recipe, reviewers = self.settings.recipe, comparing(self.roles.reviewers)
+        decided = await together(*(self._one_response(n, write) for n in range(recipe.best_of)))
+        if recipe.best_by == "scores" or not reviewers:
+            return pick_best(decided)
+        instruction = self.candidate.instruction
+        return await best_by_comparison(decided, partial(compare_responses, self.recorder, reviewers, instruction))
 
     async def _one_response(self, number: int, write: Callable[[int], Awaitable[Response]]) -> Candidate:
         """Return the candidate with one response and its verdict.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,11 @@ from scripted_rounds import make_setting, run, small
 from scripted_run import answer_by_content, make_recipe, make_seeds, open_ledger, said
 
 from gra.core.types import CHECKS, DIMENSIONS, SECOND_BEST, AlternativeResponse, Candidate, Ruling, State
-from gra.data.export import lineage_row, preference_rows
+from gra.data.export import lineage_row, preference_rows, worse_responses
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.mock import MockEngine
-from gra.engines.types import Call, Completion, Fault, Json, Text
-from gra.synthesis.best_of_n import pick_best
+from gra.engines.types import Call, Choice, Completion, Fault, Json, Text
+from gra.synthesis.best_of_n import best_by_comparison, pick_best
 from gra.synthesis.candidate import generate_candidate
 from gra.synthesis.rounds.round import grow
 
@@ -52,7 +53,7 @@ def test_best_response_is_kept_and_others_become_alternatives(decided: list[Cand
 
 
 def run_one(
-    folder: Path, decided: int, script: Any = answer_by_content, index: int = 0
+    folder: Path, decided: int, script: Any = answer_by_content, index: int = 0, **changes: Any
 ) -> tuple[Candidate, list[Call]]:
     """Run one candidate and record its calls."""
     asked: list[Call] = []
@@ -62,7 +63,7 @@ def run_one(
         answer: Completion | Fault = script(call)
         return answer
 
-    setting = make_setting(small(best_of=decided))
+    setting = make_setting(small(best_of=decided, **changes))
     engines = {m.model.name: MockEngine(m.model.name, note) for m in setting.members.values()}
     ledger = open_ledger(folder / f"{decided}.sqlite")
     try:
@@ -145,6 +146,8 @@ def test_concurrency_does_not_change_the_best_response(tmp_path: Path) -> None:
             "would all be the same",
         ),
         ({"best_of": 0}, "greater than or equal to 1"),
+        ({"best_of": 1, "best_by": "pairwise"}, "set `best_of` to 2 or more"),
+        ({"best_by": "pairwise", "review": {"ask": "logprob", "control_items": 4}}, "asks reviewers in words"),
     ],
 )
 def test_impossible_best_of_is_refused(changes: dict[str, Any], words: str) -> None:
@@ -157,3 +160,46 @@ def test_alternative_has_its_deciding_score() -> None:
     assert AlternativeResponse(0, "x", "y", mean=8.5, ruling=ruling).verdict_score == 3.0
     assert AlternativeResponse(0, "x", "y", mean=8.5).verdict_score == 8.5
     assert AlternativeResponse(0, "x", "y").verdict_score is None
+
+
+@given(st.lists(decided, min_size=2, max_size=5), st.randoms())
+def test_comparisons_decide_among_passed_responses(decided: list[Candidate], random: Any) -> None:
+    decided = [replace(one, response=f"response {number}") for number, one in enumerate(decided)]
+    order = list(range(len(decided)))
+    random.shuffle(order)
+    passed = [number for number, one in enumerate(decided) if one.state is State.ACCEPTED]
+
+    async def compare(responses: Sequence[str]) -> list[list[float]]:
+        ranks = [order[int(text.split()[1])] for text in responses]
+        return [[0.5 if a == b else 0.9 if a < b else 0.1 for b in ranks] for a in ranks]
+
+    taken = asyncio.run(best_by_comparison(decided, compare))
+    if len(passed) < 2:
+        assert taken == pick_best(decided)
+        return
+    best = min(passed, key=order.__getitem__)
+    assert taken.response == f"response {best}"
+    for other in taken.alternatives:
+        assert other.preferred == (0.1 if other.number in passed else None)
+    assert {a.number for a in worse_responses(taken)} == {
+        number
+        for number, one in enumerate(decided)
+        if number != best and one.verdict_score is not None and taken.verdict_score is not None
+        and (number in passed or one.verdict_score < taken.verdict_score)
+    }  # fmt: skip
+
+
+def test_pairwise_shows_every_pair_in_both_orders(tmp_path: Path) -> None:
+    def script(call: Call) -> Completion | Fault:
+        if isinstance(call.output, Choice) and call.output.labels == ("A", "B"):
+            shown = call.messages[-1][1]
+            first = shown.index("Response number 1.") < shown.index("Response number 2.")
+            # Reviewers prefer what stands first, and response 2 a little: only both orders show that.
+            return said("A", "length", **({"A": 0.8, "B": 0.2} if first else {"A": 0.9, "B": 0.1}))
+        return good(call)
+
+    taken, asked = run_one(tmp_path, 3, script, best_by="pairwise")
+    compared = [call for call in asked if isinstance(call.output, Choice)]
+    assert len(compared) == 2 * len(taken.reviewers)
+    assert taken.response == "Response number 2."
+    assert [a.preferred for a in taken.alternatives] == [None, pytest.approx(0.45)]
