@@ -22,6 +22,7 @@ from rich.text import Text
 
 from gra.core.errors import DataError
 from gra.core.files import refuse_special_files
+from gra.core.run_folder import RunFolder
 from gra.core.stored.lineage import Request
 from gra.core.stored.reader import parse_json
 from gra.core.stored.resolved_recipe import find_ledger
@@ -31,6 +32,7 @@ from gra.data.export import read_lineage
 from gra.ledger.ledger import Recorded
 from gra.ledger.reader import LedgerReader
 from gra.runs.contents import Row, find_lineages
+from gra.runs.panel import panel_sentences
 
 _STYLES = {State.ACCEPTED: "green", State.DUPLICATE: "yellow", State.SURPLUS: "yellow"}
 _NEAR = 5
@@ -63,6 +65,22 @@ class _Limits:
     def gap(self) -> Iterator[RenderableType]:
         if self.blank_lines:
             yield Text()
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What control items showed about the reviewers of a run: AUC by reviewer, and sentences on the panel."""
+
+    auc: Mapping[str, float]
+    sentences: tuple[str, ...]
+
+
+def _measured(run: Path) -> _Measured:
+    """Read what control items showed; nothing for a run that measured no reviewer or is not finished."""
+    facts = RunFolder(run).manifest().get("synthesis", {})
+    panel = facts.get("panel")
+    auc = {name: float(measured["auc"]) for name, measured in facts.get("reviewers", {}).items()}
+    return _Measured(auc, tuple(panel_sentences(panel)) if panel else ())
 
 
 _FULL = _Limits(None, None)
@@ -158,7 +176,7 @@ def _exchange(answer: Recorded) -> Iterator[RenderableType]:
 def _page(row: Row, file: Path, rows_by_file: Mapping[Path, list[Row]], limits: _Limits) -> RenderableType:
     style = _STYLES.get(row["state"], "red")
     verdict = Text.assemble((row["state"].upper(), f"bold {style}"), "  ", printable(row["reason"]))
-    body = Group(verdict, *limits.gap(), *_parts(row, _texts(rows_by_file), limits))
+    body = Group(verdict, *limits.gap(), *_parts(row, _texts(rows_by_file), limits, _measured(file.parent)))
     title = Text(f" {printable(row['candidate_id'])} ", style="bold")
     return Panel(
         body,
@@ -170,7 +188,7 @@ def _page(row: Row, file: Path, rows_by_file: Mapping[Path, list[Row]], limits: 
     )
 
 
-def _parts(row: Row, texts: Mapping[str, str], limits: _Limits) -> Iterator[RenderableType]:
+def _parts(row: Row, texts: Mapping[str, str], limits: _Limits, measured: _Measured) -> Iterator[RenderableType]:
     yield _facts(row, texts)
     yield from _passage("instruction", row["instruction"], limits)
     if row.get("tests"):
@@ -185,7 +203,7 @@ def _parts(row: Row, texts: Mapping[str, str], limits: _Limits) -> Iterator[Rend
         yield _verifications(row["programs"])
     if row["reviews"]:
         yield from limits.gap()
-        yield from _reviews(row, limits)
+        yield from _reviews(row, limits, measured)
     if row["ruling"]:
         yield from limits.gap()
         yield _ruling(row["ruling"], limits)
@@ -261,18 +279,23 @@ def _verifications(verdicts: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _reviews(row: Row, limits: _Limits) -> Iterator[RenderableType]:
-    table = _table("reviews", "score", "raw", "what it said")
+def _reviews(row: Row, limits: _Limits, measured: _Measured) -> Iterator[RenderableType]:
+    table = _table("reviews", "score", "raw", *(["AUC"] if measured.auc else []), "what it said")
     for review in row["reviews"]:
         values = review["values"]
         said = " · ".join(f"{name} {values[name]:.1f}" for name in DIMENSIONS if name in values)
         if review["comment"] and not limits.hide_comments:
             said += f"\n“{limits.comment_text(review['comment'])}”"
-        table.add_row(Text(printable(review["reviewer"])), f"{review['score']:.2f}", f"{review['raw']:.2f}", Text(said))
+        auc = measured.auc.get(review["reviewer"])  # programs have none
+        shown = ([f"{auc:.2f}" if auc is not None else ""]) if measured.auc else []
+        scores = (f"{review['score']:.2f}", f"{review['raw']:.2f}", *shown)
+        table.add_row(Text(printable(review["reviewer"])), *scores, Text(said))
     yield table
     if row["mean"] is not None:
         spread = "" if row["std"] is None else f", spread {row['std']:.2f}"
         yield Text(f"mean {row['mean']:.2f}{spread}{', disputed' if row['disputed'] else ''}", style="bold")
+    if not limits.hide_comments:
+        yield from (Text(printable(sentence), style="dim") for sentence in measured.sentences)
 
 
 def _alternatives(alternatives: list[dict[str, Any]], limits: _Limits) -> Table:

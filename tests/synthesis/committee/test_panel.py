@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import scripted_run
+from rich.console import Console
 from scripted_run import answer_by_content, content, make_recipe, said, write_job
 
 from gra.config.loader import load_recipe
@@ -22,6 +25,7 @@ from gra.data.export import read_lineage
 from gra.engines.types import Call, Choice, Completion, Fault, Text
 from gra.evaluation.suite import suite_items
 from gra.reports.html import write_report
+from gra.runs.explain import explain
 from gra.runs.panel import panel_sentences
 from gra.serving.models import ModelRegistry
 from gra.synthesis.committee.calls import MissingAnswers
@@ -208,8 +212,8 @@ def test_adaptive_review_asks_fewer_reviewers(tmp_path: Path) -> None:
     assert facts["panel"]["stop"]["changed"] <= 0.01
 
 
-def test_report_and_card_say_what_review_is_worth(tmp_path: Path) -> None:
-    _, facts = made(
+def test_report_card_and_explain_say_what_review_is_worth(tmp_path: Path) -> None:
+    rows, facts = made(
         tmp_path / "run", review=REVIEW | {"ask": "yes_no", "aggregate": "weighted", "strategy": "adaptive"}
     )
     page = write_report(tmp_path / "run", title="run", command="gra synthesize").read_text()
@@ -220,6 +224,15 @@ def test_report_and_card_say_what_review_is_worth(tmp_path: Path) -> None:
     assert "An adaptive review asks" in page
     card = (tmp_path / "run" / "dataset" / "README.md").read_text()
     assert "| `unreviewed.parquet` |" in card
+    row = next(row for row in rows if row["reviews"])
+    screen = io.StringIO()
+    Console(file=screen, width=200).print(explain(tmp_path / "run", row["candidate_id"]))
+    for sentence in panel_sentences(facts["panel"]):
+        assert sentence in screen.getvalue()
+    for review in row["reviews"]:
+        auc = facts["reviewers"][review["reviewer"]]["auc"]
+        scores = [f"{value:.2f}" for value in (review["score"], review["raw"], auc)]
+        assert re.search(rf"{review['reviewer']} +{' +'.join(map(re.escape, scores))}", screen.getvalue())
 
 
 def test_adaptive_review_alone_is_fitted_too(tmp_path: Path) -> None:
