@@ -2,6 +2,7 @@
 
 Run as: python benchmarks/review_truth.py ask --half choose --count 60 --data-dir DATA/bench --out truth/
         python benchmarks/review_truth.py ask --half report --count 60 --data-dir DATA/bench --out truth/
+        python benchmarks/review_truth.py critic --out truth/
         python benchmarks/review_truth.py table --out truth/
 
 `ask` has members answer the items of `truth_items.py` and scores every answer in every way. It keeps a ledger, so a
@@ -14,6 +15,7 @@ Ways to score an answer, by model:
     information  total log-probability given the exercise, less that given no exercise
     yes_no       mean of six yes-or-no questions; `correctness` is one of them alone
     reference    yes or no: does the answer agree with the model's own answer?
+    critic       `correctness` of the 0.5B model with a trained adapter
     agreement    share of four further answers of the model that come to the same result
 """
 
@@ -21,6 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -38,11 +41,14 @@ from gra.core.processes.concurrency import together
 from gra.core.progress import View
 from gra.core.run_folder import environment
 from gra.core.types import Usage
+from gra.data.control_items import export_control_items
 from gra.engines.broker import Broker
 from gra.engines.types import Likelihood, Text
 from gra.ledger.ledger import Ledger
 from gra.serving.models import find_models, running
 from gra.synthesis.committee.calls import CallRecorder, Unanswered
+from gra.synthesis.committee.controls import ControlItem, ControlKind
+from gra.synthesis.committee.critic import critic_rows
 from gra.synthesis.committee.members import Member, make_member
 from gra.synthesis.committee.reviewer import YES_NO, yes_probabilities
 from gra.synthesis.prompts import SCORE_QUESTIONS
@@ -51,6 +57,7 @@ MODELS = {
     "1.5b": ("qwen2.5-coder-1.5b-instruct", 1.54),
     "0.5b": ("qwen2.5-coder-0.5b-instruct", 0.49),
     "135m": ("smollm2-135m-instruct", 0.135),
+    "critic": ("qwen2.5-coder-0.5b-instruct", 0.49),  # with the adapter of `--critic`
 }
 FURTHER = 4
 _REFERENCE = """An assistant was given an exercise and answered it. Another answer is given for comparison.
@@ -142,14 +149,25 @@ class Asking:
 
 
 async def ask_all(
-    half: str, counts: Mapping[str, int], data: Path, out: Path, authors: Sequence[str], memory_gb: float | None
+    half: str,
+    counts: Mapping[str, int],
+    data: Path,
+    out: Path,
+    authors: Sequence[str],
+    memory_gb: float | None,
+    critic: Path | None = None,
 ) -> None:
     """Answer and score one half, and write one JSON file."""
     committee = {
         f"{who}-{kind}": {"model": model, "sampling": {"temperature": 0.7, "top_p": 1.0, "max_tokens": tokens}}
         for who, (model, _) in MODELS.items()
         for kind, tokens in MAX_TOKENS.items()
+        if who != "critic"
     }
+    ways = dict(WAYS)
+    if critic is not None:
+        committee |= {f"critic-{kind}": {"model": MODELS["critic"][0], "adapter": str(critic)} for kind in MAX_TOKENS}
+        ways["critic"] = ("correctness",)
     recipe = SynthesisRecipe.model_validate(
         {
             "name": "review-truth",
@@ -161,7 +179,12 @@ async def ask_all(
     view = View()
     registry = find_models([recipe], view)
     members = {
-        name: make_member(name, MemberConfig.model_validate(each), ReviewConfig(), registry.model_id(each["model"]))
+        name: make_member(
+            name,
+            MemberConfig.model_validate(each),
+            ReviewConfig(),
+            registry.model_id(each["model"], each.get("adapter")),
+        )
         for name, each in committee.items()
     }
     ledger = Ledger(out / "ledger.sqlite", run="review-truth")
@@ -170,7 +193,11 @@ async def ask_all(
         asking = Asking(Broker(ledger, pool, call_timeout_s=3600.0), members)
         for kind, count in counts.items():
             found = await together(
-                *(_row(asking, author, item, kind) for author in authors for item in items(kind, half, count, data))
+                *(
+                    _row(asking, author, item, kind, ways)
+                    for author in authors
+                    for item in items(kind, half, count, data)
+                )
             )
             rows += [row for row in found if row is not None]
             view.note(f"{half} {kind}: {sum(r['right'] for r in rows if r['kind'] == kind)} right of {len(found)}")
@@ -186,7 +213,14 @@ WAYS = {
 }
 
 
-async def _row(asking: Asking, author: str, item: TruthItem, kind: str) -> dict[str, Any] | None:
+FACTS = ("facts", "own_facts")
+# Here the 0.5B model's own answers hardly separate right from wrong, so the costly ones are asked for on facts only.
+ON_FACTS = (("0.5b", "reference"), ("0.5b", "agreement"))
+
+
+async def _row(
+    asking: Asking, author: str, item: TruthItem, kind: str, ways: Mapping[str, Sequence[str]]
+) -> dict[str, Any] | None:
     name = f"{kind}-{item.id}-{author}"
     try:
         response = await asking.answer(author, item, 0, CallRecorder(asking.broker, name))
@@ -195,13 +229,43 @@ async def _row(asking: Asking, author: str, item: TruthItem, kind: str) -> dict[
     if not response:
         return None
     right = await asyncio.to_thread(item.is_right, response)
-    asked = [(who, way) for who, ways in WAYS.items() for way in ways]
+    asked = [(who, way) for who, named in ways.items() for way in named if kind in FACTS or (who, way) not in ON_FACTS]
     scores = await together(*(asking.score(way, who, item, response, f"{name}-{who}-{way}") for who, way in asked))
     return {
         "kind": kind, "item": item.id, "author": author, "right": right, "length": len(response), "response": response,
+        "instruction": item.instruction, "more": await _more(asking, author, item, kind, name),
         "scores": {f"{who} {way}": s[0] for (who, way), s in zip(asked, scores, strict=True) if s is not None},
         "costs": {f"{who} {way}": s[1] for (who, way), s in zip(asked, scores, strict=True) if s is not None},
     }  # fmt: skip
+
+
+async def _more(asking: Asking, author: str, item: TruthItem, kind: str, name: str) -> list[tuple[str, bool]]:
+    """Return the author's further answers with their verdicts, where agreement asked for them anyway."""
+    if kind in ("format", "programs"):
+        return []
+    texts = await asking.further(author, item, CallRecorder(asking.broker, name))
+    return [(text, await asyncio.to_thread(item.is_right, text)) for text in texts]
+
+
+@app.command()
+def critic(out: Annotated[Path, typer.Option(help="what `ask` wrote")], seed: int = 0, most: int = 600) -> None:
+    """Write training rows for a critic from the half `choose`: as many right as wrong answers of each kind."""
+    rows = json.loads((out / "choose.json").read_text())["rows"]
+    drawn: list[ControlItem] = []
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        answers: dict[bool, list[ControlItem]] = {True: [], False: []}
+        for row in rows:
+            for place, (text, right) in enumerate([(row["response"], row["right"]), *row["more"]]):
+                label = ControlKind.RIGHT_ANSWER if right else ControlKind.WRONG_ANSWER
+                if row["kind"] == kind:
+                    found = ControlItem(label, f"{kind}-{row['item']}-{place}", row["instruction"], text)
+                    answers[right].append(found)
+        for found in answers.values():
+            random.Random(seed).shuffle(found)
+            drawn += found[: min(map(len, answers.values()))]
+    random.Random(seed).shuffle(drawn)
+    path = export_control_items(out, critic_rows(drawn[:most], {}))
+    typer.echo(f"{min(len(drawn), most)} rows: {path}")
 
 
 @app.command()
@@ -213,11 +277,12 @@ def ask(
     kinds: Annotated[str, typer.Option(help="kinds with commas, such as facts:100,sums:60")] = ",".join(KINDS),
     authors: Annotated[str, typer.Option(help="models that answer, with commas")] = "1.5b,0.5b",
     memory_gb: Annotated[float | None, typer.Option(help="of all models together; few GB let them take turns")] = None,
+    critic: Annotated[Path | None, typer.Option(help="the adapter of a critic, trained on what `critic` wrote")] = None,
 ) -> None:
     """Have members answer the items, and score every answer in every way."""
     out.mkdir(parents=True, exist_ok=True)
     counts = {kind: int(number or count) for kind, _, number in (each.partition(":") for each in kinds.split(","))}
-    asyncio.run(ask_all(half, counts, data_dir, out, authors.split(","), memory_gb))
+    asyncio.run(ask_all(half, counts, data_dir, out, authors.split(","), memory_gb, critic))
 
 
 @app.command()

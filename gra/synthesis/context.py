@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.progress import View
@@ -39,6 +40,7 @@ class SynthesisContext:
         stopped: what ended each round, or the run over the seeds.
         beyond: for each round, the candidates begun after the one that filled it.
         last_failure: the last sentence of a model or server that failed to answer.
+        control_rows: rows of `control_items.parquet`, where a panel was fitted.
     """
 
     job: Job
@@ -53,6 +55,7 @@ class SynthesisContext:
     stopped: list[StopReason] = field(default_factory=list)
     beyond: list[int] = field(default_factory=list)
     last_failure: str = ""
+    control_rows: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def recipe(self) -> SynthesisRecipe:

@@ -17,6 +17,7 @@ from gra.core.files import write_text
 from gra.core.progress import View
 from gra.core.stored.resolved_recipe import RESOLVED
 from gra.core.types import Seed, State
+from gra.data.control_items import export_control_items
 from gra.data.export import export, export_unreviewed
 from gra.engines.broker import Broker, EnginePool
 from gra.ledger.budget import BudgetAccount, GpuTime
@@ -112,6 +113,8 @@ async def _synthesize(
             files = [*export(job.folder.path, made.candidates, shown), file]
         else:
             files = export(job.folder.path, made.candidates, shown)
+        if context.control_rows:
+            files.append(export_control_items(job.folder.path, context.control_rows))
         write_text(resolved, job.loaded.show() + "\n")
         job.folder.record("synthesis", content, [*files, resolved])
         context.tracker.summary({f"synthesis/{state}": count for state, count in content["states"].items()})

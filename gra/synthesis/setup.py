@@ -34,6 +34,7 @@ from gra.synthesis.committee.calibration import (
     measured_on,
 )
 from gra.synthesis.committee.controls import ControlItem, planned_controls
+from gra.synthesis.committee.critic import critic_rows
 from gra.synthesis.committee.members import Member, make_member, shared_weights
 from gra.synthesis.committee.natural import natural_controls
 from gra.synthesis.committee.panel import FittedPanel, calibrated_on, fit_panel
@@ -219,9 +220,11 @@ class _Controls:
                 strict=True,
             )
         )
+        raw = {name: given.raw for name, given in answers.items()}
+        self.context.control_rows[:] = critic_rows(items, raw)
         self.fitted = fitted = fit_panel(
             items,
-            {name: given.raw for name, given in answers.items()},
+            raw,
             self._review,
             costs={m.name: answers[m.name].tokens * _billions(m) for m in reviewers},
             families={m.name: m.family or m.model.identity for m in reviewers},

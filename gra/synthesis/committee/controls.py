@@ -96,7 +96,7 @@ _INVENTED = ("creation", "role-play")
 _NUMBER = re.compile(r"(?<![\w.])\d{1,6}(?![\w.]*\d)")
 _NEGATED = re.compile(r"\b(is|are|was|were|can|does|do|did|will|has|have) not\b|\bcannot\b|\b(\w+)n't\b")
 _AFFIRMED = re.compile(r"\b(is|are|was|were|can|will)\b(?! not)")
-_PASSAGE = re.compile(r"^(?P<request>[^\n]{10,}?[:.])\s*\n+.{20,}$|^(?P<ask>[^:\n]{10,}:)\s*.{20,}$", re.DOTALL)
+_PASSAGE = re.compile(r"^(?P<request>[^\n]{10,}?[:.])\s*\n+.{20,}$|^(?P<ask>[^:\n]{10,}:)\s+.{20,}$", re.DOTALL)
 
 
 def planned_controls(

@@ -6,6 +6,7 @@ import io
 import json
 import random
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from gra.synthesis.committee.panel import fit_panel
 from gra.synthesis.job import Job
 from gra.synthesis.rounds import write_samples as growth
 from gra.synthesis.run import make_job
+from gra.training.data.dataset import read_rows
 
 LUCK = random.Random(3)
 
@@ -191,6 +193,14 @@ def test_a_run_measures_its_panel_on_answers_that_members_wrote(tmp_path: Path) 
         panel["instruction_checks"]
     ) | {"good", "merged", "personal", "impossible"}
     assert facts["reviewers"]["a"]["calibration"]["slope"] > 0
+    # The control items can train a critic as they are.
+    trained = read_rows(tmp_path / "run" / "control_items.parquet")
+    items = pq.read_table(tmp_path / "run" / "control_items.parquet").to_pylist()
+    assert Counter(item["kind"] for item in items) == panel["items"]
+    assert [row.completion[0]["content"] for row in trained] == ["yes" if item["right"] else "no" for item in items]
+    assert all(item["response"] in row.prompt[0]["content"] for row, item in zip(trained, items, strict=True))
+    assert all(set(json.loads(item["scores"])) <= set(facts["reviewers"]) for item in items)
+    assert "control_items.parquet" in facts["files"]
     assert any(row["state"] == "accepted" for row in rows)
 
 
