@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from gra.stats.aggregation import fit_weights
+from gra.config.review import ReviewConfig
 from gra.stats.reliability import auc
+from gra.synthesis.committee.controls import ControlItem, ControlKind
+from gra.synthesis.committee.panel import Panel, fit_panel
 
 Row = Mapping[str, Any]
 _DRAWS = 400
@@ -26,10 +28,12 @@ def print_tables(halves: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
             if not 0 < base < 1:
                 continue
             scores = _single(rows)
+            costs: dict[str, float | None] = {name: _cost(name, rows) for name in scores}
+            stops: dict[str, Any] = {}
             if "choose" in halves and "report" in halves:
-                scores |= _combined([r for r in halves["choose"] if r["kind"] == kind], rows)
+                panels, spent, stops = _panels(halves["choose"], rows)
+                scores, costs = scores | panels, costs | spent
             figures = {name: _figures(values, rows) for name, values in scores.items()}
-            costs = {name: _cost(name, rows) for name in scores}
             print(
                 "| way | AUROC | right in the best 30 / 50 / 70 % over all | tokens x 10^9 parameters |"
                 "\n|---|---|---|---|"
@@ -37,8 +41,16 @@ def print_tables(halves: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
             for name, f in sorted(figures.items(), key=lambda pair: -pair[1]["auc"]):
                 gains = " / ".join(f"{100 * gain:+.0f}" for gain in f["gains"])
                 cost = "" if costs[name] is None else f"{costs[name]:.0f}"
+                if name in stops:
+                    cost += f"; adaptive {stops[name]['cost']:.2f} of it, {stops[name]['changed']:.1%} changed"
                 print(f"| {name} | {f['auc']:.2f} [{f['low']:.2f}, {f['high']:.2f}] | {gains} | {cost} |")
-            found[f"{kind} {author}"] = {"answers": len(rows), "right": base, "ways": figures, "costs": costs}
+            found[f"{kind} {author}"] = {
+                "answers": len(rows),
+                "right": base,
+                "ways": figures,
+                "costs": costs,
+                "early_stops": stops,
+            }
     return found
 
 
@@ -53,30 +65,75 @@ def _features(rows: Sequence[Row], names: Sequence[str]) -> np.ndarray:
     return table
 
 
-def _combined(fit: Sequence[Row], rows: Sequence[Row]) -> dict[str, np.ndarray]:
-    """Combine scores by weights that were fitted on the other half."""
-    sets = {
-        "logprob + correctness 1.5b": ["1.5b logprob", "1.5b correctness"],
-        "logprob + agreement + correctness 1.5b": ["1.5b logprob", "1.5b agreement", "1.5b correctness"],
-        "all cheap ways": [
-            f"{who} {way}" for who in ("1.5b", "0.5b", "135m") for way in ("logprob", "information", "correctness")
-        ],
-        "all ways": [
-            f"{who} {way}" for who in ("1.5b", "0.5b") for way in ("logprob", "correctness", "reference", "agreement")
-        ]
-        + ["135m logprob"],
-    }
-    found = {}
-    for label, wanted in sets.items():
-        names = [name for name in wanted if any(name in row["scores"] for row in fit)]
-        right = np.array([row["right"] for row in fit], bool)
-        if not names or right.all() or not right.any():
-            continue
-        train, test = _features(fit, names), _features(rows, names)
-        centre, scale = np.nanmean(train, axis=0), np.nanstd(train, axis=0) + 1e-9
-        fitted = fit_weights(names, (train - centre) / scale, right)
-        found[f"weighted: {label}"] = np.nan_to_num((test - centre) / scale) @ np.array(fitted.weights)
-    return found
+# Reviewers of a panel, by the names in `scores`.
+PANELS = {
+    "release 0.1": ("0.5b yes_no", "0.5b information", "135m information"),
+    "logprob, correctness": ("1.5b logprob", "1.5b correctness"),
+    "logprob, reference": ("1.5b logprob", "1.5b reference"),
+    "logprob, agreement": ("1.5b logprob", "1.5b agreement"),
+    "logprob, reference, agreement": ("1.5b logprob", "1.5b reference", "1.5b agreement"),
+    "logprob, correctness, agreement": ("1.5b logprob", "1.5b correctness", "1.5b agreement"),
+    "five": ("1.5b logprob", "1.5b correctness", "1.5b reference", "1.5b agreement", "0.5b logprob"),
+}
+ACCEPT = 5.0  # the panel's score (0-10) from which an answer is accepted
+
+
+def _panels(fit: Sequence[Row], rows: Sequence[Row]) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, Any]]:
+    """Fit panels on all kinds of the other half, as a run does on its control items, and score these rows.
+
+    Returns:
+        Scores by panel, their cost, and what early stopping changed.
+    """
+    items = [_item(row) for row in fit]
+    scores: dict[str, np.ndarray] = {}
+    costs: dict[str, float] = {}
+    stops: dict[str, Any] = {}
+    for label, names in PANELS.items():
+        used = [name for name in names if any(name in row["scores"] for row in rows)]
+        raw = {
+            name: {
+                item.name: row["scores"][name] for item, row in zip(items, fit, strict=True) if name in row["scores"]
+            }
+            for name in used
+        }
+        cost = {name: _cost(name, fit) or 0.0 for name in used}
+        for aggregate in ("mean", "weighted", "label_model") if label != "release 0.1" else ("mean",):
+            review = ReviewConfig.model_validate(
+                {"control_items": 4, "aggregate": aggregate, "strategy": "adaptive", "accept_mean": ACCEPT}
+            )
+            fitted = fit_panel(items, raw, review, costs=cost, families={}, authors={})
+            full, early, spent = [], [], 0.0
+            for row in rows:
+                given = {n: fitted.calibrations[n](row["scores"][n]) for n in used if n in row["scores"]}
+                full.append(fitted.panel.score(given))
+                value, asked = _adaptive(fitted.panel, given)
+                early.append(value)
+                spent += sum(row["costs"].get(name, 0.0) for name in asked)
+            name = f"panel ({label}), {aggregate}"
+            scores[name] = np.array(full)
+            whole = sum(row["costs"].get(n, 0.0) for row in rows for n in used)
+            costs[name] = whole / len(rows)
+            stops[name] = {
+                "cost": spent / whole if whole else 1.0,
+                "changed": float(np.mean((np.array(full) >= ACCEPT) != (np.array(early) >= ACCEPT))),
+            }
+    return scores, costs, stops
+
+
+def _item(row: Row) -> ControlItem:
+    kind = ControlKind.RIGHT_ANSWER if row["right"] else ControlKind.WRONG_ANSWER
+    return ControlItem(kind, f"{row['kind']}-{row['item']}", row["instruction"], row["response"], row["author"])
+
+
+def _adaptive(panel: Panel, given: Mapping[str, float]) -> tuple[float, list[str]]:
+    """Return the score with which an adaptive review stops, and who was asked."""
+    asked: dict[str, float] = {}
+    for name in panel.stop.order if panel.stop else given:
+        if name in given:
+            asked[name] = given[name]
+            if panel.decided(asked):
+                break
+    return panel.score(asked), list(asked)
 
 
 def _figures(values: np.ndarray, rows: Sequence[Row]) -> dict[str, Any]:
