@@ -16,6 +16,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from random import Random
 from typing import Annotated, Any
 
 import numpy as np
@@ -112,6 +113,7 @@ def items(half: str, seeds_dir: Path) -> list[ControlItem]:
     if half == "choose":
         seeds = [_seed(row["id"], row["domain"], row["instruction"]) for row in map(json.loads, SEEDS.open())]
         return [*instruction_controls(seeds, 8, 0)[8:], *(_item(ControlKind.GOOD, s.id, s.instruction) for s in seeds)]
+    random = Random(0)
     tasks = [json.loads(line) for line in (seeds_dir / "self_instruct_seed_tasks.jsonl").open()]
     found = [
         _item(ControlKind.GOOD, f"vicuna-{place}", row["text"])
@@ -131,6 +133,9 @@ def items(half: str, seeds_dir: Path) -> list[ControlItem]:
         first, second = one.split(), two.split()
         text = " ".join([*first[: (len(first) + 1) // 2], *second[len(second) // 2 :]])
         found.append(_item(ControlKind.MERGED, name, text))
+    shuffled = random.sample(found, len(found))
+    most = {ControlKind.GOOD: 100, ControlKind.INCOMPLETE: 40, ControlKind.MERGED: 30}
+    found = [item for kind, count in most.items() for item in [i for i in shuffled if i.kind is kind][:count]]
     found += [_item(ControlKind.PERSONAL, f"p{place}", text) for place, text in enumerate(_PERSONAL)]
     return found + [_item(ControlKind.IMPOSSIBLE, f"i{place}", text) for place, text in enumerate(_IMPOSSIBLE)]
 

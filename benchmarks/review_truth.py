@@ -135,7 +135,7 @@ class Asking:
             said = await yes_probabilities(recorder, member, "score_yes_no", asked, role="reviewer", **shown)
             return fmean(said.values())
         if way == "reference":
-            own = await self.answer(who, item, 9, recorder)
+            own = await self.answer(who, item, 1, recorder)  # the first of those that agreement asks for
             prompt = _REFERENCE.format(reference=own, **shown)
             said = (
                 await recorder.ask(member.call(prompt, YES_NO, role="reviewer", candidate=recorder.candidate))

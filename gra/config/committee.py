@@ -15,6 +15,8 @@ Role = Literal["generator", "reviewer", "adjudicator", "enricher"]
 Ask = Literal["integers", "expected", "yes_no", "likelihood", "logprob", "agreement", "reference"]
 # These give one number a response, on a scale of their own, and ask no question about dimensions.
 NUMBER_ASKS: tuple[Ask, ...] = ("likelihood", "logprob", "agreement", "reference")
+# These look for the one right answer, which an open request does not have.
+ANSWER_ASKS: tuple[Ask, ...] = ("logprob", "agreement", "reference")
 
 
 def _each_once(dimensions: list[Dimension]) -> list[Dimension]:

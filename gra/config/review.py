@@ -77,6 +77,9 @@ class ReviewConfig(Section):
     control_questions: str | None = None
     # Control instructions at fault, of each kind; they set the thresholds of the instruction checks.
     control_instructions: int = Field(0, ge=0, le=1_000)
+    # Domains without one right answer. Control items from seeds fit a panel for them. Reviewers that look for the right
+    # answer (`logprob`, `agreement`, `reference`) are not asked there.
+    open_domains: list[str] = []
     # What reviewers' scores become: their mean (the paper), or a weighted sum of log-odds fitted on control items.
     # `label_model` takes each reviewer's weight from agreement alone.
     aggregate: Literal["mean", "weighted", "label_model"] = "mean"
@@ -87,18 +90,22 @@ class ReviewConfig(Section):
     @property
     def fits_panel(self) -> bool:
         """Whether control items of several kinds fit a panel; else pairs calibrate each reviewer alone."""
-        several = self.control_kinds is not None or self.control_instructions > 0
+        several = self.control_kinds is not None or self.control_instructions > 0 or bool(self.open_domains)
         return several or self.aggregate != "mean" or self.strategy != "full"
 
     @model_validator(mode="after")
     def _control_items_serve(self) -> ReviewConfig:
         if not self.control_items:
-            for key in ("control_kinds", "control_questions", "control_instructions"):
+            for key in ("control_kinds", "control_questions", "control_instructions", "open_domains"):
                 if getattr(self, key):
                     raise ValueError(f"`{key}` says what control items are; set `control_items` to more than 0")
             if self.aggregate != "mean" or self.strategy != "full":
                 key = "aggregate" if self.aggregate != "mean" else "strategy"
                 raise ValueError(f"`{key}: {getattr(self, key)}` is fitted on control items; set `control_items`")
+        if self.open_domains and not set(self.control_kinds or ["mismatched"]) - {"natural"}:
+            raise ValueError(
+                "`open_domains` need control items that are made from seeds; add `mismatched` to `control_kinds`"
+            )
         if ("natural" in (self.control_kinds or ())) != (self.control_questions is not None):
             raise ValueError(
                 "`natural` in `control_kinds` and `control_questions` belong together: a file of questions with known "

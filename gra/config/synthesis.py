@@ -8,7 +8,15 @@ from pydantic import AfterValidator, Field, model_validator
 
 from gra.config.arms import ArmName, ArmSpec, find_arm
 from gra.config.budget import BudgetConfig, PricesConfig, check_prices
-from gra.config.committee import NUMBER_ASKS, Ask, BackendConfig, CommitteeConfig, MemberConfig, TeacherOrName
+from gra.config.committee import (
+    ANSWER_ASKS,
+    NUMBER_ASKS,
+    Ask,
+    BackendConfig,
+    CommitteeConfig,
+    MemberConfig,
+    TeacherOrName,
+)
 from gra.config.names import Name
 from gra.config.review import ReviewConfig
 from gra.config.section import Section
@@ -175,6 +183,22 @@ class SynthesisRecipe(Section):
                 raise ValueError(
                     f"`review.verifiers`: `{verifier.kind}` is for the domain `{unknown[0]}`, which is not in `domains`"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _open_domains_have_reviewers(self) -> SynthesisRecipe:
+        if not self.review.open_domains or self.committee is None:
+            return self
+        if unknown := sorted(set(self.review.open_domains) - set(self.domains)):
+            raise ValueError(f"`review.open_domains`: `{unknown[0]}` is not in `domains` ({', '.join(self.domains)})")
+        reviewers = {n: m.ask or self.review.ask for n, m in self.committee.models.items() if "reviewer" in m.roles}
+        closed = [name for name, ask in reviewers.items() if ask in ANSWER_ASKS]
+        if self.committee.reviewers and len(closed) >= self.committee.reviewers:
+            raise ValueError(
+                f"`review.open_domains`: a candidate of {', '.join(self.review.open_domains)} may get no reviewer, "
+                f"because {', '.join(closed)} look for one right answer; raise `committee.reviewers`, or ask one of "
+                "them in another way"
+            )
         return self
 
     @model_validator(mode="after")

@@ -8,6 +8,11 @@ from typing import Any
 
 def panel_sentences(facts: Mapping[str, Any]) -> list[str]:
     """Return what control items say about a panel, in sentences; `facts` is the manifest's section."""
+    if "open" in facts:
+        domains = ", ".join(facts["open"]["domains"])
+        closed = {name: value for name, value in facts.items() if name != "open"}
+        opened = [f"In open domains ({domains}): {sentence}" for sentence in panel_sentences(facts["open"])]
+        return [*panel_sentences(closed), *opened]
     found = facts.get("statistics")
     if not found:
         return ["The panel could not be measured: the control items lack right or wrong responses."]

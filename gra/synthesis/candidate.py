@@ -40,10 +40,10 @@ from gra.synthesis.committee.generator import (
 )
 from gra.synthesis.committee.members import Member
 from gra.synthesis.committee.pairwise import compare_responses, comparing
-from gra.synthesis.committee.panel import Panel, ask_panel, panel_score
+from gra.synthesis.committee.panel import OpenPanel, Panel, ask_panel, asked_in, panel_score
 from gra.synthesis.committee.reviewer import Calibration, add_comment, check_instruction, score_response
 from gra.synthesis.committee.roles import RoleAssignment, assign_roles
-from gra.synthesis.committee.verifiers import Verifier, VerifierInput
+from gra.synthesis.committee.verifiers import Verifier, VerifierInput, verifier_reviews
 from gra.synthesis.decontamination import Decontaminator, decontaminate
 from gra.synthesis.format_constraints import add_format_constraint
 
@@ -66,6 +66,7 @@ class CandidateSettings:
         thresholds: by reviewer, the probability below which each instruction check fails.
         pending_calibrations: calibrations that are measured when first needed, by adjudicator.
         panel: turns the reviewers' scores into one; None takes their mean.
+        open_panel: takes its place in open domains, where the recipe names some.
         verifiers: in the recipe's order.
         fingerprint: changes with everything but the pool that a verdict depends on.
         decontaminator: searches for test items, where the recipe names a suite.
@@ -78,14 +79,21 @@ class CandidateSettings:
     thresholds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     pending_calibrations: Mapping[str, Callable[[], Awaitable[Calibration]]] = field(default_factory=dict)
     panel: Panel | None = None
+    open_panel: OpenPanel | None = None
     verifiers: Sequence[Verifier] = ()
     fingerprint: str = ""
     decontaminator: Decontaminator | None = None
     special_tokens: SpecialTokens = field(default_factory=SpecialTokens)
 
-    def calibration(self, member: Member) -> Calibration:
-        """Return the member's map from raw to calibrated score."""
-        return self.calibrations.get(member.name, uncalibrated)
+    def panel_of(self, domain: str) -> Panel | None:
+        """Return the panel of a domain."""
+        return self.open_panel.panel if self.open_panel and domain in self.open_panel.domains else self.panel
+
+    def calibration(self, member: Member, domain: str = "") -> Calibration:
+        """Return the member's map from raw to calibrated score in a domain."""
+        opened = self.open_panel is not None and domain in self.open_panel.domains
+        known = self.open_panel.calibrations if self.open_panel is not None and opened else self.calibrations
+        return known.get(member.name, uncalibrated)
 
     async def measured_calibration(self, member: Member) -> Calibration:
         """Return the member's calibration; measure the member first where that is pending."""
@@ -194,11 +202,6 @@ def eligible(pool: Pool) -> dict[str, list[Seed]]:
 
 def _letters(text: str) -> str:
     return "".join(filter(str.isalnum, text.lower()))
-
-
-def _verifier_comment(verdict: Verified) -> str:
-    """Describe a verifier's verdict for the adjudicator's prompt."""
-    return f"a program found wrong: {'; '.join(verdict.broken)}" if verdict.broken else "a program found nothing wrong"
 
 
 class _CandidateRun:
@@ -324,7 +327,9 @@ class _CandidateRun:
 
     async def _review(self) -> tuple[Review, ...]:
         """Have reviewers and scoring verifiers score the response (section 3.2, equation 3)."""
-        reviews = await ask_panel(self.settings.panel, self.roles.reviewers, self._ask_reviewer)
+        domain, review = self.candidate.domain, self.settings.recipe.review
+        asked = asked_in(review.open_domains, domain, self.roles.reviewers)
+        reviews = await ask_panel(self.settings.panel_of(domain), asked, self._ask_reviewer)
         self.candidate = replace(self.candidate, reviews=tuple(reviews))
         await self._verify(self._verifiers("score"))
         return tuple(reviews)
@@ -336,25 +341,19 @@ class _CandidateRun:
             self.candidate.instruction,
             self.candidate.response,
             comment=self.settings.recipe.review.comments == "always",
-            calibrate=self.settings.calibration(reviewer),
-        )
-
-    def _verifier_reviews(self) -> tuple[Review, ...]:
-        """Return the verdicts of scoring verifiers as reviews; an abstention is no review."""
-        return tuple(
-            Review(f"program {verdict.verifier}", {}, verdict.score, verdict.score, _verifier_comment(verdict))
-            for verdict in self.candidate.verifications
-            if isinstance(verdict, Verified) and verdict.mode == "score"
+            calibrate=self.settings.calibration(reviewer, self.candidate.domain),
         )
 
     async def _apply_gate(self, reviews: Sequence[Review]) -> Candidate:
         """Accept, reject or dispute the response by mean and spread of its scores (section 3.2, equations 4-6)."""
         review = self.settings.recipe.review
-        verified = self._verifier_reviews()
+        verified = verifier_reviews(self.candidate.verifications)
         scores = [r.score for r in (*reviews, *verified)]
         if not scores:
             return replace(self.candidate, state=State.ACCEPTED, reason="no reviewers")
-        consensus = decide(scores, review, panel_score(self.settings.panel, reviews, verified))
+        consensus = decide(
+            scores, review, panel_score(self.settings.panel_of(self.candidate.domain), reviews, verified)
+        )
         self.candidate = replace(self.candidate, mean=consensus.mean, std=consensus.std)
         match consensus.gate:
             case Gate.REJECT:
@@ -379,7 +378,7 @@ class _CandidateRun:
             adjudicator,
             self.candidate.instruction,
             self.candidate.response,
-            (*reviews, *self._verifier_reviews()),
+            (*reviews, *verifier_reviews(self.candidate.verifications)),
             accept_score=recipe.review.accept_mean,
             calibrate=await self.settings.measured_calibration(adjudicator),
         )
@@ -390,11 +389,10 @@ class _CandidateRun:
 
     async def _comments(self, reviews: Sequence[Review]) -> tuple[Review, ...]:
         """Ask the reviewers for their reasons, which the adjudicator reads."""
+        by_name = {reviewer.name: reviewer for reviewer in self.roles.reviewers}
+        asked = (self.candidate.instruction, self.candidate.response)
         commented = await together(
-            *(
-                add_comment(self.recorder, reviewer, self.candidate.instruction, self.candidate.response, review)
-                for reviewer, review in zip(self.roles.reviewers, reviews, strict=True)
-            )
+            *(add_comment(self.recorder, by_name[review.reviewer], *asked, review) for review in reviews)
         )
         self.candidate = replace(self.candidate, reviews=tuple(commented))
         return tuple(commented)

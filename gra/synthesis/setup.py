@@ -24,6 +24,7 @@ from gra.runs.panel import panel_sentences
 from gra.serving.models import ModelRegistry
 from gra.synthesis.candidate import CandidateSettings
 from gra.synthesis.committee.calibration import (
+    ControlAnswers,
     ReviewerMeasurement,
     ask_control_items,
     check_rates,
@@ -33,11 +34,11 @@ from gra.synthesis.committee.calibration import (
     measure_reviewer,
     measured_on,
 )
-from gra.synthesis.committee.controls import ControlItem, planned_controls
+from gra.synthesis.committee.controls import MIN_PER_KIND, ControlItem, planned_controls
 from gra.synthesis.committee.critic import critic_rows
 from gra.synthesis.committee.members import Member, make_member, shared_weights
 from gra.synthesis.committee.natural import natural_controls
-from gra.synthesis.committee.panel import FittedPanel, calibrated_on, fit_panel
+from gra.synthesis.committee.panel import FittedPanel, OpenPanel, asked_in, calibrated_on, fit_panel
 from gra.synthesis.committee.reviewer import Calibration
 from gra.synthesis.committee.roles import adjudicates, check_assignment
 from gra.synthesis.committee.verifiers import UnitTestVerifier, Verifier, make_verifiers
@@ -151,6 +152,7 @@ async def prepare(context: SynthesisContext, seeds: Sequence[Seed]) -> PreparedC
         {m.member: m.thresholds for m in measured},
         {m.name: partial(_calibration, controls, m, pending) for m in adjudicators if controls and adjudicates(recipe)},
         controls.fitted.panel if controls.fitted else None,
+        controls.open_panel,
         verifiers,
         context.job.fingerprint(context.registry, "rounds", "budget", "prices", "dedup"),
         context.job.decontaminator,
@@ -183,12 +185,14 @@ class _Controls:
 
     Attributes:
         fitted: the panel, once all reviewers are measured on control items of several kinds.
+        open_panel: the panel of open domains, where the recipe names some.
     """
 
     def __init__(self, context: SynthesisContext, members: Mapping[str, Member], seeds: Sequence[Seed]) -> None:
         self.context = context
         self.members = members
         self.fitted: FittedPanel | None = None
+        self.open_panel: OpenPanel | None = None
         recipe = context.recipe
         review = self._review = recipe.review
         wanted = review.control_items if reviews_responses(recipe) else 0
@@ -210,41 +214,57 @@ class _Controls:
         reviewers = [m for m in self.members.values() if self and "reviewer" in m.roles]
         if self._pairs or not reviewers:
             return await at_once(*map(self.measure, reviewers))
-        items = await self._all_items()
-        answers = dict(
-            zip(
-                (m.name for m in reviewers),
-                await at_once(
-                    *(ask_control_items(self.context.broker, m, items, self._instructions) for m in reviewers)
-                ),
-                strict=True,
-            )
-        )
+        items, opened = await self._all_items(), self._review.open_domains
+        # In an open domain only the reviewers that are asked there later are measured.
+        by_member = {m.name: [item for item in items if asked_in(opened, item.domain, [m])] for m in reviewers}
+        asking = (ask_control_items(self.context.broker, m, by_member[m.name], self._instructions) for m in reviewers)
+        answers = dict(zip((m.name for m in reviewers), await at_once(*asking), strict=True))
         raw = {name: given.raw for name, given in answers.items()}
         self.context.control_rows[:] = critic_rows(items, raw)
-        self.fitted = fitted = fit_panel(
-            items,
-            raw,
-            self._review,
-            costs={m.name: answers[m.name].tokens * _billions(m) for m in reviewers},
-            families={m.name: m.family or m.model.identity for m in reviewers},
-            authors={m.name: m.family or m.model.identity for m in self.members.values()},
-        )
+        self.fitted = fitted = self._fit([item for item in items if item.domain not in opened], reviewers, answers)
+        if opened:
+            self._fit_open(items, reviewers, answers)
         checks = {name: given.checks for name, given in answers.items() if given.checks}
         thresholds = check_thresholds(checks, self._instructions) if self._instructions else {}
         if self._instructions and checks:
             fitted.facts["instruction_checks"] = check_rates(checks, self._instructions, self.context.recipe.seed)
         measured = [
-            measured_on(m, items, answers[m.name], fitted.calibrations[m.name], thresholds.get(m.name, {}))
+            measured_on(m, by_member[m.name], answers[m.name], fitted.calibrations[m.name], thresholds.get(m.name, {}))
             for m in reviewers
         ]
         for each in measured:
-            self._note(each, len(items))
+            self._note(each, len(by_member[each.member]))
         for sentence in panel_sentences(fitted.facts):
             self.context.view.note(f"  {sentence}")
         for note in fitted.notes:
             self.context.view.note(note)
         return measured
+
+    def _fit(
+        self, items: Sequence[ControlItem], reviewers: Sequence[Member], answers: Mapping[str, ControlAnswers]
+    ) -> FittedPanel:
+        """Fit a panel of some reviewers on some of the items."""
+        return fit_panel(
+            items,
+            {m.name: answers[m.name].raw for m in reviewers},
+            self._review,
+            costs={m.name: answers[m.name].tokens * _billions(m) for m in reviewers},
+            families={m.name: m.family or m.model.identity for m in reviewers},
+            authors={m.name: m.family or m.model.identity for m in self.members.values()},
+        )
+
+    def _fit_open(
+        self, items: Sequence[ControlItem], reviewers: Sequence[Member], answers: Mapping[str, ControlAnswers]
+    ) -> None:
+        """Fit the panel of open domains on the items of their seeds; on those of all seeds where they are few."""
+        opened = self._review.open_domains
+        own = [item for item in items if item.domain in opened]
+        if min(sum(item.is_good is verdict for item in own) for verdict in (True, False)) < MIN_PER_KIND:
+            own = [item for item in items if item.domain]
+        fitted = self._fit(own, asked_in(opened, opened[0], reviewers), answers)
+        assert self.fitted is not None
+        self.fitted.facts["open"] = {"domains": list(opened), **fitted.facts}
+        self.open_panel = OpenPanel(frozenset(opened), fitted.panel, fitted.calibrations)
 
     async def measure(self, member: Member) -> ReviewerMeasurement:
         """Measure one reviewer or adjudicator."""

@@ -52,6 +52,7 @@ class ControlItem:
         seed: the id of the seed or question that it was made of.
         response: empty where the instruction is at fault.
         author: the member that wrote the response; empty where it is a seed's.
+        domain: of the seed; empty for a question.
     """
 
     kind: ControlKind
@@ -59,6 +60,7 @@ class ControlItem:
     instruction: str
     response: str
     author: str = ""
+    domain: str = ""
 
     @property
     def is_good(self) -> bool:
@@ -116,7 +118,7 @@ def response_controls(
 ) -> list[ControlItem]:
     """Make control items for reviews of responses: `per_kind` good ones, and as many of each fault as seeds allow."""
     drawn = _drawn(seeds, seed, "responses")
-    good = [ControlItem(ControlKind.GOOD, s.id, s.instruction, s.response) for s in drawn[:per_kind]]
+    good = [ControlItem(ControlKind.GOOD, s.id, s.instruction, s.response, domain=s.domain) for s in drawn[:per_kind]]
     faults: dict[ControlKind, Callable[[Seed, Random], str | None]] = {
         ControlKind.MISMATCHED: lambda s, random: _mismatched(s, seeds, random),
         ControlKind.TRUNCATED: _truncated,
@@ -130,7 +132,7 @@ def response_controls(
         for sample in drawn:
             response = fault(sample, rng(seed, "control", kind.value, sample.id))
             if response is not None and response != sample.response:
-                found.append(ControlItem(kind, sample.id, sample.instruction, response))
+                found.append(ControlItem(kind, sample.id, sample.instruction, response, domain=sample.domain))
             if len(found) == per_kind:
                 break
         items += found

@@ -7,7 +7,7 @@ Otherwise all kinds count. What fits a map never measures it: figures come from 
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gra.config.committee import ANSWER_ASKS
 from gra.config.review import ReviewConfig
 from gra.core.processes.concurrency import together
 from gra.core.types import Review
@@ -77,6 +78,20 @@ class Panel:
             return False
         now = self.log_odds({name: float(log_odds(score / 10)) for name, score in calibrated.items()})
         return now < self.stop.low[asked - 1] or now >= self.stop.high[asked - 1]
+
+
+@dataclass(frozen=True)
+class OpenPanel:
+    """The panel of open domains, with calibrations of its own; `domains` are those of the recipe."""
+
+    domains: frozenset[str]
+    panel: Panel
+    calibrations: Mapping[str, Logistic]
+
+
+def asked_in(open_domains: Collection[str], domain: str, reviewers: Sequence[Member]) -> list[Member]:
+    """Return the reviewers that are asked in a domain; in an open one those that look for the right answer are not."""
+    return [member for member in reviewers if domain not in open_domains or member.ask not in ANSWER_ASKS]
 
 
 async def ask_panel(

@@ -22,7 +22,7 @@ from gra.checks import format as format_checks
 from gra.config.review import VERIFIER_KINDS, VerifierConfig
 from gra.core.errors import RecipeError
 from gra.core.processes.concurrency import together
-from gra.core.types import VERIFIER_MODE_IN_FILES, Abstained, Candidate, Verified, VerifierMode
+from gra.core.types import VERIFIER_MODE_IN_FILES, Abstained, Candidate, Review, Verified, VerifierMode
 from gra.core.vocabulary import CallPurpose, FailureCause, RejectedAt
 from gra.engines.types import Text
 from gra.sandbox.extract import EXTRACT_VERSION, extract
@@ -325,3 +325,17 @@ class VerifierCounts:
 def passed(candidate: Candidate) -> bool:
     """Return whether a candidate has a response that no verifier rejected."""
     return bool(candidate.response) and candidate.rejected_at is not RejectedAt.VERIFIER
+
+
+def verifier_reviews(verdicts: Sequence[Verified | Abstained]) -> tuple[Review, ...]:
+    """Return the verdicts of scoring verifiers as reviews; an abstention is no review."""
+    return tuple(
+        Review(f"program {verdict.verifier}", {}, verdict.score, verdict.score, _comment(verdict))
+        for verdict in verdicts
+        if isinstance(verdict, Verified) and verdict.mode == "score"
+    )
+
+
+def _comment(verdict: Verified) -> str:
+    """Describe a verdict for the adjudicator's prompt."""
+    return f"a program found wrong: {'; '.join(verdict.broken)}" if verdict.broken else "a program found nothing wrong"

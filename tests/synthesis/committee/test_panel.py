@@ -222,6 +222,41 @@ def test_adaptive_review_asks_fewer_reviewers(tmp_path: Path) -> None:
     assert facts["panel"]["stop"]["changed"] <= 0.01
 
 
+def test_open_domain_has_a_panel_of_its_own_without_those_who_look_for_one_answer(tmp_path: Path) -> None:
+    models: dict[str, Any] = {name: f"model-{name}" for name in "abcde"}
+    models["b"] = {"model": "model-b", "ask": "logprob", "roles": ["reviewer"]}
+    committee = {"models": models, "assignment": "fixed", "reviewers": 3}
+    review = REVIEW | {"ask": "integers", "open_domains": ["qa"], "aggregate": "weighted", "accept_mean": 1.0}
+    review["control_instructions"] = 0
+    rows, facts = made(tmp_path / "run", committee=committee, review=review)
+    reviewed = [row for row in rows if row["reviews"]]
+    assert {row["domain"] for row in reviewed} == {"qa", "math"}
+    for row in reviewed:
+        assert ("b" in {review["reviewer"] for review in row["reviews"]}) == (row["domain"] == "math")
+    panel = facts["panel"]
+    assert panel["target"] == "natural"
+    assert panel["open"]["domains"] == ["qa"]
+    assert set(panel["open"]["items"]) == {"good", "mismatched"}
+    assert set(panel["kinds"]) - set(panel["open"]["kinds"]) == {"b"}
+    assert panel["weights"]["weights"].keys() - panel["open"]["weights"]["weights"].keys() == {"b"}
+    assert any(s.startswith("In open domains (qa): ") for s in panel_sentences(panel))
+    items = pq.read_table(tmp_path / "run" / "control_items.parquet").to_pylist()
+    unasked = [item for item in items if "b" not in json.loads(item["scores"])]
+    assert {item["kind"] for item in unasked} == {"good", "mismatched"}
+
+
+def test_only_the_reviewers_of_a_disputed_response_are_asked_for_comments(tmp_path: Path) -> None:
+    models: dict[str, Any] = {name: f"model-{name}" for name in "abcde"}
+    models["b"] = {"model": "model-b", "ask": "logprob", "roles": ["reviewer"]}
+    review = REVIEW | {"ask": "integers", "open_domains": ["qa"], "comments": "disputed", "dispute_std": 0.0}
+    review["control_instructions"] = 0
+    committee = {"models": models, "assignment": "fixed", "reviewers": 3}
+    rows, _ = made(tmp_path / "run", committee=committee, review=review)
+    disputed = [row for row in rows if row["disputed"]]
+    assert {len(row["reviews"]) for row in disputed if row["domain"] == "qa"} == {2}
+    assert all(review["comment"] for row in disputed for review in row["reviews"])
+
+
 def test_report_card_and_explain_say_what_review_is_worth(tmp_path: Path) -> None:
     rows, facts = made(
         tmp_path / "run", review=REVIEW | {"ask": "yes_no", "aggregate": "weighted", "strategy": "adaptive"}
@@ -328,6 +363,13 @@ def test_unreviewed_rows_are_as_many_as_accepted_ones_and_from_the_same_candidat
         ({"control_items": 4, "control_kinds": ["natural"]}, "control_questions"),
         ({"control_items": 4, "control_questions": "x.jsonl"}, "control_kinds"),
         ({"control_kinds": ["truncated"]}, "set `control_items`"),
+        ({"open_domains": ["qa"]}, "set `control_items`"),
+        ({"control_items": 4, "open_domains": ["prose"]}, "`prose` is not in `domains`"),
+        ({"control_items": 4, "open_domains": ["qa"], "ask": "logprob"}, "may get no reviewer"),
+        (
+            {"control_items": 4, "control_kinds": ["natural"], "control_questions": "x", "open_domains": ["qa"]},
+            "made from seeds",
+        ),
         ({"control_instructions": 4}, "set `control_items`"),
         ({"control_items": 4, "control_kinds": ["truncated", "truncated"]}, "once"),
     ],
