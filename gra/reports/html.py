@@ -47,6 +47,7 @@ ASKED = {
         "reference",
         "ten times the probability that the answer comes to the same result as the reviewer's own",
     ),
+    "reward": ("reward", "logit of a reward model, or log-odds of a classifier; no opinion on exercises"),
 }
 _NATS = ("likelihood", "logprob")
 _FAULTS = {
