@@ -72,6 +72,8 @@ def refuse_reward_model(name: str, path: Path, what: str) -> None:
 
 
 def _architectures(path: Path) -> list[str]:
+    if not (path / "config.json").is_file():
+        return []
     try:
         names = read_object(path / "config.json").get("architectures")
     except ValueError as error:

@@ -140,7 +140,9 @@ def test_dry_run_counts_pairs_and_plans_a_model_without_vocabulary(tmp_path: Pat
         write_recipe(tmp_path, student, pairs, method="reward", lora=None, train=SHORT), tmp_path / "b", dry_run=True
     )
     dpo = train(
-        write_recipe(tmp_path, student, pairs, method="preference", lora=None, train=SHORT), tmp_path / "c", dry_run=True
+        write_recipe(tmp_path, student, pairs, method="preference", lora=None, train=SHORT),
+        tmp_path / "c",
+        dry_run=True,
     )
     assert whole["memory"]["trained"] == whole["memory"]["parameters"] == dpo["memory"]["parameters"] + 48  # the head
     assert 48 < plan["memory"]["trained"] < whole["memory"]["trained"]
