@@ -147,6 +147,21 @@ def _new_head(model: Any) -> frozenset[str]:
     return frozenset(name for name in model.state_dict() if not name.startswith(f"{model.base_model_prefix}."))
 
 
+def float_head(model: Any) -> None:
+    """Keep the head of a reward model in float32, where bfloat16 would lose small updates and differences of rewards.
+
+    Args:
+        model: With its weights; the states that reach the head take its type.
+    """
+    for name, head in model.named_children():
+        if name != model.base_model_prefix and any(True for _ in head.parameters()):
+            head.float().register_forward_pre_hook(_in_type_of_weights)
+
+
+def _in_type_of_weights(module: Any, states: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(state.to(next(module.parameters()).dtype) for state in states)
+
+
 def check_tokens(
     loaded: Loaded[TrainRecipe], model: Any, tokenizer: PreTrainedTokenizerBase, encoded: Sequence[Encoded]
 ) -> list[str]:

@@ -25,6 +25,7 @@ from gra.training.model_fit import (
     check_positions,
     check_tokens,
     check_vocabularies,
+    float_head,
     model_class,
     readable,
     short,
@@ -292,6 +293,8 @@ def load_student(plan: TrainingPlan) -> Any:
             **one_label,
             **(plan.options.get("model_init_kwargs") or {}),
         )
+        if scores:
+            float_head(model)
         if adapter:
             from peft import PeftModel
 

@@ -109,6 +109,19 @@ def test_reward_training_resumes_to_the_weights_of_an_uninterrupted_run(
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "halves"))
 
 
+def test_head_of_a_bfloat16_model_is_trained_and_saved_in_float32(tmp_path: Path, student: Path, pairs: Path) -> None:
+    import torch
+
+    recipe = write_recipe(
+        tmp_path, student, pairs, method="reward", model={"dtype": "bfloat16"}, train={**SHORT, "max_steps": 2}
+    )
+    train(recipe, tmp_path / "model")
+    saved = weights(tmp_path / "model")
+    assert {name: tensor.dtype for name, tensor in saved.items() if "score" in name} == {"score.weight": torch.float32}
+    assert {tensor.dtype for name, tensor in saved.items() if "score" not in name} == {torch.bfloat16}
+    assert bool((saved["score.weight"] != saved["score.weight"].bfloat16()).any())  # it took up small updates
+
+
 def test_reward_model_goes_on_from_a_reward_model_and_writes_no_text(
     tmp_path: Path, student: Path, pairs: Path
 ) -> None:
