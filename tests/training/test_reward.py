@@ -35,6 +35,15 @@ def pairs(tmp_path: Path) -> Path:
     return pairs_of(tmp_path / "pairs.jsonl")
 
 
+@pytest.fixture(scope="module")
+def trained(student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A reward model that was trained for a moment."""
+    folder = tmp_path_factory.mktemp("trained")
+    recipe = write_recipe(folder, student, pairs_of(folder / "pairs.jsonl"), method="reward", train=SHORT)
+    train(recipe, folder / "model")
+    return folder / "model"
+
+
 def rewards_of(folder: Path, texts: list[tuple[str, str]]) -> list[float]:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -86,6 +95,7 @@ def test_reward_model_learns_the_order_and_is_saved_whole(
     assert train(recipe, output)["status"] == "already trained"
 
 
+@pytest.mark.slow
 def test_reward_training_resumes_to_the_weights_of_an_uninterrupted_run(
     tmp_path: Path, student: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,23 +133,19 @@ def test_head_of_a_bfloat16_model_is_trained_and_saved_in_float32(tmp_path: Path
 
 
 def test_reward_model_goes_on_from_a_reward_model_and_writes_no_text(
-    tmp_path: Path, student: Path, pairs: Path
+    tmp_path: Path, trained: Path, pairs: Path
 ) -> None:
-    first = tmp_path / "first"
-    train(write_recipe(tmp_path, student, pairs, method="reward", train=SHORT), first)
-    again = write_recipe(tmp_path, first, pairs, method="reward", train={**SHORT, "max_steps": 2})
+    again = write_recipe(tmp_path, trained, pairs, method="reward", train={**SHORT, "max_steps": 1})
     assert train(again, tmp_path / "second")["loss_first"] < 0.6  # its head is kept
     rows = write_rows(tmp_path / "rows.jsonl", [row(*pair) for pair in PAIRS])
     with pytest.raises(RecipeError, match=r"reward model or classifier .* which writes no text; name the model"):
-        train(write_recipe(tmp_path, first, rows), tmp_path / "third", dry_run=True)
+        train(write_recipe(tmp_path, trained, rows), tmp_path / "third", dry_run=True)
 
 
-def test_evaluation_refuses_a_reward_model(tmp_path: Path, student: Path, pairs: Path) -> None:
+def test_evaluation_refuses_a_reward_model(student: Path, trained: Path) -> None:
     from gra.evaluation.model import ModelUnderTest
 
-    output = tmp_path / "model"
-    train(write_recipe(tmp_path, student, pairs, method="reward", train={**SHORT, "max_steps": 1}), output)
-    for path, adapter in ((output, None), (student, output)):
+    for path, adapter in ((trained, None), (student, trained)):
         with pytest.raises(RecipeError, match="`gra eval` is for models that answer"):
             ModelUnderTest("mine", path, adapter, None, "identity").check()
 

@@ -129,9 +129,9 @@ def test_reward_model_is_calibrated_and_is_asked_no_question(tmp_path: Path) -> 
 
 
 def test_rounds_with_a_reward_model_end_every_candidate(tmp_path: Path) -> None:
-    rounds = {"count": 1, "accept": 6, "max_candidates": 40}
+    rounds = {"count": 1, "accept": 2, "max_candidates": 12}
     recipe = recipe_with(rounds=rounds, review={"comments": "disputed", "accept_mean": 4.0, "dispute_std": 3.0})
-    found = run(tmp_path, recipe, 16)
+    found = run(tmp_path, recipe, 4)
     check_ended_once(found)
     reviews = [review for c in found.candidates for review in c.reviews if review.reviewer == "judge"]
     assert reviews
