@@ -120,6 +120,8 @@ class Asking:
     async def _score(self, way: str, who: str, item: TruthItem, response: str, recorder: CallRecorder) -> float | None:
         member = self.members[f"{who}-{item.kind}"]
         shown = {"instruction": item.instruction, "response": response}
+        if way in ("reference", "agreement") and item.kind in ("format", "programs"):
+            return None  # answers of this kind have no result to compare
         if way in ("logprob", "information"):
             prompts = [item.instruction] + (["Write something."] if way == "information" else [])
             calls = [
@@ -141,8 +143,6 @@ class Asking:
                 await recorder.ask(member.call(prompt, YES_NO, role="reviewer", candidate=recorder.candidate))
             ).value
             return float(said["yes"] / (said["yes"] + said["no"]))
-        if item.kind in ("format", "programs"):
-            return None  # answers of this kind have no result to compare
         final = item.final(response)
         others = [item.final(text) for text in await self.further(who, item, recorder)]
         return fmean(float(final is not None and o is not None and item.agree(final, o)) for o in others or [None])

@@ -3,7 +3,7 @@
 | kind | items | an answer is right when |
 |---|---|---|
 | facts | SciQ questions, answered in a few words | it names the answer, and nothing else |
-| sums | GSM8K word problems of two steps, answered in two sentences | its final value is the right one |
+| sums | GSM8K word problems of at most two steps, worked out | its final value is the right one |
 | choice | ARC-Challenge, a reason and then a letter | the letter is the right one |
 | format | IFEval instructions | every instruction is followed |
 | programs | MBPP, one test shown | all tests pass in the sandbox |
@@ -35,9 +35,10 @@ from gra.sandbox.sandbox import Sandbox
 
 KINDS = ("facts", "sums", "choice", "format", "programs")
 MAX_TOKENS = {
-    "facts": 24, "sums": 120, "choice": 120, "format": 320, "programs": 220, "own_facts": 24, "own_sums": 200
+    "facts": 24, "sums": 200, "choice": 120, "format": 320, "programs": 220, "own_facts": 24, "own_sums": 200
 }  # fmt: skip
 QUESTIONS = Path(__file__).parents[1] / "recipes" / "seeds" / "control_questions.jsonl"
+_STEPS = "Work it out step by step in a few short lines, and end with `Answer:` and the result."
 MOST_STEPS = 2  # of a word problem, as its published solution counts them: the 1.5B model fails at most longer ones
 _LETTER = re.compile(r"answer\s*(?:is|:)?\s*\(?\**([A-E])\b", re.IGNORECASE)
 
@@ -99,7 +100,7 @@ def _sums(data: Path) -> list[TruthItem]:
 
         if row["answer"].count("<<") > MOST_STEPS:
             continue
-        text = f"{row['question'].strip()}\nAnswer in two sentences, and end with the result."
+        text = f"{row['question'].strip()}\n{_STEPS}"
         found.append(TruthItem("sums", f"gsm8k-{number}", text, right, final_answer, same))
     return found
 

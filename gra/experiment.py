@@ -20,7 +20,7 @@ from gra.config.experiment import UNTUNED, ExperimentRecipe
 from gra.config.loader import Loaded, find_file, load_recipe
 from gra.config.suite import SuiteConfig
 from gra.config.synthesis import SynthesisRecipe, reviews_responses
-from gra.config.training import TrainRecipe
+from gra.config.training import TrainRecipe, require_answers
 from gra.core.errors import GraError, RecipeError
 from gra.core.files import write_text
 from gra.core.hardware import gpu_count
@@ -115,11 +115,11 @@ def load_experiment(given: Path | Loaded[ExperimentRecipe], overrides: Sequence[
             raise RecipeError(f"`arms.{name}.of: {of}` has no reviews, so it has no unreviewed candidates", path)
     names = [arm.recipe.name for arm in arms.values()]
     if len(set(names)) < len(names):
-        raise RecipeError(
-            f"two arms have the same `name` ({', '.join(names)}); the ledger distinguishes arms by it", path
-        )
+        shared = ", ".join(names)
+        raise RecipeError(f"two arms have the same `name` ({shared}); the ledger distinguishes arms by it", path)
     changes = [f"train.{key}={json.dumps(value)}" for key, value in recipe.train.items()]
     student = load_recipe(find_file(recipe.student, path), TrainRecipe, changes)
+    require_answers(student.recipe, student.path)
     suite = load_recipe(find_file(recipe.suite, path), SuiteConfig)
     suite = replace(suite, recipe=load_suite(suite.path))  # with its data files found
     for task in suite.recipe.tasks:

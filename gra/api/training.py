@@ -36,7 +36,7 @@ def train(
         recipe: the path of a training recipe, a recipe made in Python, or a mapping of its keys.
         overrides: texts `key.sub=value`, for a path.
         data: a `Run`, a path, rows in memory, or a list of runs and paths; the recipe's own data when not given.
-            Preference training takes the preference pairs of a `Run`; other methods take its rows.
+            Of a `Run`, preference and reward training take the preference pairs; other methods take its rows.
         output: the model folder; RUNS/NAME/model when not given.
         runs: the folder that holds the run folders.
         fresh: drop what an earlier run left in the folder.
@@ -66,7 +66,7 @@ def train(
 
 def _with_data(loaded: Loaded[TrainRecipe], data: Any, folder: Path) -> Loaded[TrainRecipe]:
     several = isinstance(data, list | tuple) and bool(data) and not isinstance(data[0], Mapping)
-    part = "preferences" if loaded.recipe.method == "preference" else "train"
+    part = "preferences" if loaded.recipe.method in ("preference", "reward") else "train"
     sources = [
         DataSourceConfig(
             path=str(each.dataset_file(part) if isinstance(each, Run) else rows_file(each, folder, "rows"))

@@ -12,9 +12,9 @@ from gra.config.section import Section
 from gra.core.types import Dimension
 
 Role = Literal["generator", "reviewer", "adjudicator", "enricher"]
-Ask = Literal["integers", "expected", "yes_no", "likelihood", "logprob", "agreement", "reference"]
+Ask = Literal["integers", "expected", "yes_no", "likelihood", "logprob", "agreement", "reference", "reward"]
 # These give one number a response, on a scale of their own, and ask no question about dimensions.
-NUMBER_ASKS: tuple[Ask, ...] = ("likelihood", "logprob", "agreement", "reference")
+NUMBER_ASKS: tuple[Ask, ...] = ("likelihood", "logprob", "agreement", "reference", "reward")
 # These look for the one right answer, which an open request does not have.
 ANSWER_ASKS: tuple[Ask, ...] = ("logprob", "agreement", "reference")
 
@@ -133,6 +133,18 @@ class MemberConfig(Section):
     def _one_number_has_no_dimensions(self) -> Self:
         if self.dimensions and self.ask in NUMBER_ASKS:
             raise ValueError(f"is asked by {self.ask}, which gives one number; leave `dimensions` out")
+        return self
+
+    @model_validator(mode="after")
+    def _a_reward_model_only_reviews(self) -> Self:
+        if self.ask != "reward":
+            return self
+        if self.roles != ["reviewer"]:
+            raise ValueError("is asked by reward, so its model writes no text; set `roles: [reviewer]`")
+        if self.adapter is not None:
+            raise ValueError("is asked by reward, which takes no `adapter`; merge it into the model")
+        if self.engine is not None and self.engine.kind == "openai":
+            raise ValueError("is asked by reward, which a server cannot answer; set its `engine: {kind: vllm}`")
         return self
 
 

@@ -94,6 +94,12 @@ class ReviewConfig(Section):
         return several or self.aggregate != "mean" or self.strategy != "full"
 
     @model_validator(mode="after")
+    def _a_reward_model_is_one_member(self) -> ReviewConfig:
+        if self.ask == "reward":
+            raise ValueError("`ask: reward` is for one member with a reward model; set it under `committee.models`")
+        return self
+
+    @model_validator(mode="after")
     def _control_items_serve(self) -> ReviewConfig:
         if not self.control_items:
             for key in ("control_kinds", "control_questions", "control_instructions", "open_domains"):

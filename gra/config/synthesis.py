@@ -178,6 +178,12 @@ class SynthesisRecipe(Section):
         for ask, key in asked:
             if ask in NUMBER_ASKS and not self.review.control_items:
                 raise ValueError(f"`{key}: {ask}` has no scale of its own; set `review.control_items` to calibrate it")
+        for name, member in (self.committee.models if self.committee else {}).items():
+            if member.ask == "reward" and (member.engine or self.engine).kind == "openai":
+                raise ValueError(
+                    f"`committee.models.{name}.ask: reward` cannot be answered by a server; give the member "
+                    "`engine: {kind: vllm}`"
+                )
         for verifier in self.review.verifiers:
             if unknown := sorted(set(verifier.domains or ()) - set(self.domains)):
                 raise ValueError(

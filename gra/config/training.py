@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -9,6 +10,7 @@ from pydantic import Field, model_validator
 from gra.config.names import Name
 from gra.config.section import Section
 from gra.config.tracking import TrackingConfig
+from gra.core.errors import RecipeError
 
 
 class StudentConfig(Section):
@@ -87,7 +89,7 @@ class TrainRecipe(Section):
     renamed = {"probe": "`stop_rate`", "accept_licences": "`accept_licenses`"}
 
     name: Name
-    method: Literal["sft", "preference", "distill"] = "sft"
+    method: Literal["sft", "preference", "distill", "reward"] = "sft"
     model: StudentConfig
     teacher: DistillTeacherConfig | None = None
     data: TrainingDataConfig = TrainingDataConfig()
@@ -108,6 +110,15 @@ class TrainRecipe(Section):
             raise ValueError("`method: distill` needs a `teacher` section")
         if self.method != "distill" and self.teacher is not None:
             raise ValueError(f"a `teacher` is for `method: distill`, not for `method: {self.method}`")
+        if self.method == "reward" and self.model.adapter is not None:
+            raise ValueError(
+                "`model.adapter` goes on from an adapter that writes answers, and `method: reward` trains another "
+                "head; merge it into its model, and name that as `model.name`"
+            )
+        if self.method == "reward" and self.model.quantization is not None:
+            raise ValueError(
+                "`model.quantization` cannot be used with `method: reward`, which saves whole weights; leave it out"
+            )
         if self.lora is not None and self.model.adapter is not None:
             raise ValueError("`model.adapter` brings its own rank and modules; leave the `lora` section out")
         if self.model.quantization is not None and not self.adapts:
@@ -115,3 +126,21 @@ class TrainRecipe(Section):
         if self.model.quantization is not None and self.model.dtype != "bfloat16":
             raise ValueError("`model.quantization: nf4` computes in bfloat16; set `model.dtype: bfloat16`")
         return self
+
+
+def require_answers(recipe: TrainRecipe, where: Path) -> None:
+    """Require a student that answers, which an experiment evaluates.
+
+    Args:
+        recipe: the student's.
+        where: the recipe's file.
+
+    Raises:
+        RecipeError: it becomes a reward model.
+    """
+    if recipe.method == "reward":
+        raise RecipeError(
+            "`method: reward` makes a reward model, and an experiment evaluates students that answer; train it with "
+            "`gra train`, and name a recipe of another method as `student`",
+            where,
+        )

@@ -36,6 +36,7 @@ from gra.engines.types import (
     Likelihood,
     Outcome,
     RateLimited,
+    Reward,
     Text,
     TimedOut,
     calls_at_once,
@@ -63,6 +64,8 @@ def call_request(call: Call, attempt: int) -> dict[str, Any]:
             output = {"choice": list(labels)}
         case Likelihood(answer):
             output = {"likelihood": answer}
+        case Reward(answer):
+            output = {"reward": answer}
         case Text():
             output = "text"
     return {

@@ -7,6 +7,7 @@ is split off again here. So is the thinking that a model wrote into its text, al
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
@@ -25,6 +26,7 @@ from gra.engines.types import (
     Likelihood,
     Outcome,
     Refused,
+    Reward,
     Text,
     Truncated,
     Unparsable,
@@ -62,6 +64,10 @@ def read_outcome(call: Call, recorded: Recorded) -> Outcome:
         case Likelihood():
             if not recorded.scores.get("tokens"):
                 return Unparsable(recorded.text, "no likelihood", recorded.key)
+            return Answer(recorded.text, dict(recorded.scores), recorded.key, completion)
+        case Reward():
+            if not math.isfinite(recorded.scores.get("reward", math.nan)):
+                return Unparsable(recorded.text, "no reward", recorded.key)
             return Answer(recorded.text, dict(recorded.scores), recorded.key, completion)
         case _ if recorded.finish == "length":
             return Truncated(recorded.text, recorded.key)

@@ -39,7 +39,14 @@ class Likelihood:
     answer: str
 
 
-Output = Text | Json | Choice | Likelihood
+@dataclass(frozen=True, slots=True)
+class Reward:
+    """Ask a reward model or classifier for one number about a given answer (`reward`); nothing is decoded."""
+
+    answer: str
+
+
+Output = Text | Json | Choice | Likelihood | Reward
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +102,7 @@ class Completion:
     completion_tokens: int
     cached_tokens: int = 0
     seconds: float = 0.0
-    scores: Mapping[str, float] = field(default_factory=dict)  # label probabilities, or logprob and tokens
+    scores: Mapping[str, float] = field(default_factory=dict)  # label probabilities, logprob and tokens, or the reward
     thinking: str = ""
 
 
@@ -114,7 +121,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Hold a usable answer: text, the parsed JSON value, the label probabilities, or the likelihood."""
+    """Hold a usable answer: text, the parsed JSON value, the label probabilities, the likelihood, or the reward."""
 
     text: str
     value: Any

@@ -13,6 +13,7 @@ from gra.core.errors import DataError, EngineUnavailable, ModelUnavailable, Reci
 from gra.core.files import read_regular
 from gra.core.hashing import digest, file_digest
 from gra.models.chat import check_template, load_tokenizer
+from gra.models.classification import refuse_reward_model
 from gra.models.head import feed_contiguous
 from gra.models.weights import damage
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 Device = Literal["auto", "cpu", "cuda"]
 _BUILTIN = "builtin:"
+_NOT_EVALUATED = "`gra eval` is for models that answer; metrics.json of its training has its accuracy on held-out pairs"
 _TEMPLATES = Path(__file__).parents[1] / "models" / "templates"
 
 
@@ -69,7 +71,7 @@ class ModelUnderTest:
 
         Raises:
             ModelUnavailable: when the weights are not where they should be.
-            RecipeError: when there is no whole adapter where one should be.
+            RecipeError: when there is no whole adapter where one should be, or the model writes no text.
         """
         if not (self.path / "config.json").is_file():
             raise ModelUnavailable(f"{self.path} holds no model (there is no config.json); give a model folder or name")
@@ -80,6 +82,9 @@ class ModelUnderTest:
             )
         if self.adapter is not None and (problem := damage(self.adapter)):
             raise RecipeError(f"{problem}; copy that file again, or train once more")
+        for folder in filter(None, (self.path, self.adapter)):
+            if (folder / "config.json").is_file():
+                refuse_reward_model(self.name, folder, _NOT_EVALUATED)
 
     def template(self) -> str:
         """Return the text of the chat template.

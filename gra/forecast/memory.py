@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gra.config.committee import BackendConfig
+from gra.config.committee import BackendConfig, MemberConfig
 from gra.config.synthesis import SynthesisRecipe, members_of
 from gra.core.hardware import available_gb, gpu_memory_gb
 from gra.models.adapters import Adapter, find_adapter
 from gra.models.catalog import cached, resolve
 from gra.models.entries import entry_of
 from gra.serving.memory import adapters_gb, cluster_gpus, engine_gb, limit_gb
-from gra.serving.models import weights_gb
+from gra.serving.models import check_head, weights_gb
 
 _BYTES_A_PARAMETER = 2  # bfloat16
 
@@ -63,15 +63,21 @@ def memory_plan(recipes: Sequence[SynthesisRecipe]) -> Memory:
         if served.kind == "ray":
             clusters[member.model] = served
         elif served.kind == "vllm" and member.model not in models:
-            size = _weights(member.model, recipe.accept_licenses)
+            size = _weights(member, recipe.accept_licenses)
             beside = adapters_gb(adapters.get(member.model, {}).values())
             models[member.model] = None if size is None else engine_gb(size + beside, engine, gpu is not None)
     return Memory(models, limit_gb(engine, gpu, available_gb()), sum(map(cluster_gpus, clusters.values())))
 
 
-def _weights(name: str, licences: Sequence[str]) -> float | None:
-    """Return the size of a model's weights: of its files on this machine, else by its parameters."""
-    if cached(name):
-        return weights_gb(resolve(name, accept_licenses=licences).path)
-    entry = entry_of(name)
+def _weights(member: MemberConfig, licences: Sequence[str]) -> float | None:
+    """Return the size of a member's weights: of its files on this machine, else by its parameters.
+
+    Raises:
+        RecipeError: the model on this machine cannot give what the member is asked for.
+    """
+    if cached(member.model):
+        path = resolve(member.model, accept_licenses=licences).path
+        check_head(member, member.model, path)
+        return weights_gb(path)
+    entry = entry_of(member.model)
     return entry.parameters * _BYTES_A_PARAMETER / 2**30 if entry is not None and entry.parameters else None

@@ -26,7 +26,7 @@ from gra.core.progress import View
 from gra.core.types import CHECKS, DIMENSIONS, Seed
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.mock import MockEngine
-from gra.engines.types import Call, Choice, Completion, Json, Likelihood, ModelId, Text
+from gra.engines.types import Call, Choice, Completion, Json, Likelihood, ModelId, Reward, Text
 from gra.forecast.observed_costs import COLUMNS, ObservedCosts, read_costs
 from gra.ledger.ledger import Ledger
 from gra.models.entries import entry_of
@@ -178,6 +178,9 @@ class _Script:
                 read += len(answer) // _LETTERS_A_TOKEN
                 given = 0.0 if prompt.endswith("Write something.") else self._grade(answer, call.member)
                 return Completion("", "stop", read, 0, scores={"logprob": given - 50.0, "tokens": 9.0})
+            case Reward(answer):
+                read += len(answer) // _LETTERS_A_TOKEN
+                return Completion("", "stop", read, 0, scores={"reward": self._grade(answer, call.member) - 5.0})
             case Json(schema):
                 text = json.dumps(self._fields(schema["properties"], prompt, call.member, rand))
                 return Completion(text, "stop", read, len(text) // _LETTERS_A_TOKEN)

@@ -47,8 +47,10 @@ ASKED = {
         "reference",
         "ten times the probability that the answer comes to the same result as the reviewer's own",
     ),
+    "reward": ("reward", "logit of a reward model, or log-odds of a classifier; no opinion on exercises"),
 }
-_NATS = ("likelihood", "logprob")
+# Units of raw scores that are not on the scale of reviews.
+_UNITS = {"likelihood": "nats", "logprob": "nats", "reward": "logit"}
 _FAULTS = {
     "mismatched": "another seed's response",
     "truncated": "cut off",
@@ -191,7 +193,7 @@ def _committee(arm: ArmRun, folder: Path, several: bool) -> dict[str, Any]:
                 f"{r.name} (AUC {prose.auc(r.auc)})",
                 r.good,
                 r.bad,
-                "nats" if r.ask in _NATS else figures.SCALE,
+                _UNITS.get(r.ask, figures.SCALE),
             )
             for r in measured
         ]

@@ -26,6 +26,7 @@ from gra.engines.vllm.engine import VllmEngine, VllmSettings
 from gra.models.adapters import Adapter, find_adapter
 from gra.models.catalog import ResolvedModel, resolve
 from gra.models.chat import context_length, has_chat_template, template_digest, template_tokens
+from gra.models.classification import refuse_reward_model, require_reward_head
 from gra.serving.memory import adapters_gb, cluster_gpus, kv_cache_gb, plan_memory
 
 
@@ -40,6 +41,7 @@ class ModelRegistry:
         clusters: models on a Ray cluster; their weights are on this machine too.
         adapters: by model, then by the recipe's name of the adapter.
         missing: models that could not be resolved, and why.
+        rewards: reward models and classifiers, which give numbers.
         first_candidate_ended: set when a committee's first candidate has ended. Teachers wait for it: a committee's
             first row takes many calls, and teachers can fill idle engines later.
     """
@@ -50,6 +52,7 @@ class ModelRegistry:
     clusters: dict[str, BackendConfig] = field(default_factory=dict)
     adapters: dict[str, dict[str, Adapter]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
+    rewards: set[str] = field(default_factory=set)
     first_candidate_ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     def model_id(self, name: str, adapter: str | None = None) -> ModelId:
@@ -154,6 +157,7 @@ class ModelRegistry:
             adapters={adapter.identity: str(adapter.path) for adapter in adapters},
             lora_rank=max((adapter.rank for adapter in adapters), default=0),
             lora_modules=tuple(sorted({module for adapter in adapters for module in adapter.modules})),
+            rewards=name in self.rewards,
         )
 
     def _log_file(self, name: str, logs: Path) -> Path:
@@ -190,6 +194,11 @@ def find_models(recipes: Sequence[SynthesisRecipe], view: View) -> ModelRegistry
                 _find_adapter(registry, member)
     for name, model in registry.models.items():
         if name not in registry.servers and not has_chat_template(model.path):
+            if name in registry.rewards:
+                raise RecipeError(
+                    f"`{model.name}` has no chat template, with which a reward model reads an instruction and its "
+                    "answer; save it again with a tokenizer that has one"
+                )
             raise RecipeError(
                 f"`{model.name}` has no chat template (a base model?), so it cannot be a member or a teacher; "
                 "choose its instruction-tuned version"
@@ -218,11 +227,33 @@ def _find_here(
     name = registry.served(member)
     if name is None:
         return
+    check_head(member, name, registry.models[name].path)
+    if member.ask == "reward":
+        registry.rewards.add(name)
     place = _place(served) if served.kind == "ray" else None
     if known is not None and registry.clusters.get(name) != place:
         raise _two_places(name)
     if place is not None:
         registry.clusters[name] = place
+
+
+def check_head(member: MemberConfig, name: str, path: Path) -> None:
+    """Check that a member's model gives what the member is asked for: a reward, or text.
+
+    Args:
+        member: the member.
+        name: its model or fallback.
+        path: the folder of that model.
+
+    Raises:
+        RecipeError: a model without a head is asked for rewards, or a reward model for text.
+    """
+    if member.ask == "reward":
+        require_reward_head(name, path)
+    else:
+        refuse_reward_model(
+            name, path, "set `ask: reward` and `roles: [reviewer]` for this member, or name a model that writes"
+        )
 
 
 def _place(served: BackendConfig) -> BackendConfig:

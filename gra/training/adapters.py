@@ -51,7 +51,8 @@ def lora_config(recipe: TrainRecipe) -> Any:
         lora_alpha=recipe.lora.alpha,
         lora_dropout=recipe.lora.dropout,
         target_modules=recipe.lora.target_modules,
-        task_type="CAUSAL_LM",
+        # With SEQ_CLS, PEFT trains the head beside the adapter.
+        task_type="SEQ_CLS" if recipe.method == "reward" else "CAUSAL_LM",
     )
 
 

@@ -96,7 +96,7 @@ def preview(
         warnings += check_fit(loaded, options, both, tokenizer, student)
         teacher, notes, missing = _teacher(loaded, tokenizer, say)
         warnings, unknown = warnings + notes, unknown + missing
-        shape = shape_of(student.config, _adapter_config(loaded))
+        shape = shape_of(student.config, _adapter_config(loaded), scores=METHODS[recipe.method].scores)
         seen["memory"] = estimate(recipe, options, shape, launch, longest=longest, cpu=cpu, teacher=teacher)
     return {**seen, "warnings": warnings, "unknown": unknown}
 
@@ -146,7 +146,7 @@ def arithmetic(loaded: Loaded[TrainRecipe], launch: Launch, rows: int) -> dict[s
 
     options, recipe = check_arguments(loaded), loaded.recipe
     student = find_configuration(model_name(recipe.model), accept_licenses=recipe.accept_licenses)
-    shape = shape_of(student.config, lora_config(recipe))
+    shape = shape_of(student.config, lora_config(recipe), scores=METHODS[recipe.method].scores)
     memory = estimate(recipe, options, shape, launch, longest=row_limit(recipe, options) or 1024, cpu=False)
     return {
         "steps": steps(options, rows, launch.processes),

@@ -48,7 +48,7 @@ class Shape:
     queries: int  # width of all query heads
     keys: int  # width of all key heads
     heads: int
-    vocabulary: int
+    vocabulary: int  # rows of the projection onto the vocabulary; 1 of a reward model
     tied: bool
 
     @property
@@ -57,14 +57,15 @@ class Shape:
         return self.total - self.layers * self.layer
 
 
-def shape_of(config: Any, lora: Any = None) -> Shape:
+def shape_of(config: Any, lora: Any = None, *, scores: bool = False) -> Shape:
     """Return the shape of a model with this Transformers configuration, counted on tensors without storage.
 
     Args:
         config: The model's configuration.
         lora: The PEFT configuration, or None when every parameter is trained.
+        scores: Whether it is a reward model, which projects onto no vocabulary.
     """
-    model = empty_model(config)
+    model = empty_model(config, scores=scores)
     sizes = {name: weight.numel() for name, weight in model.named_parameters()}
     total = sum(sizes.values())
     text = config.get_text_config()
@@ -83,7 +84,7 @@ def shape_of(config: Any, lora: Any = None) -> Shape:
         queries=width * text.num_attention_heads,
         keys=width * (getattr(text, "num_key_value_heads", None) or text.num_attention_heads),
         heads=text.num_attention_heads,
-        vocabulary=text.vocab_size,
+        vocabulary=1 if scores else text.vocab_size,
         tied=bool(text.tie_word_embeddings),
     )
 

@@ -1,7 +1,8 @@
 """Define the training methods in one table; a new method is an entry here and a module with its trainer.
 
 The method `sft` learns answers, and `preference` learns which of two answers is better (DPO). The method `distill`
-learns a teacher's next-token probabilities on answers that the student writes. See docs/training.md.
+learns a teacher's next-token probabilities on answers that the student writes. The method `reward` makes a reward
+model of the student, which gives an answer one number. See docs/training.md.
 """
 
 from __future__ import annotations
@@ -13,7 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from gra.training.data.dataset import Row, read_pairs, read_rows
-from gra.training.data.encodings import encode_pairs, encode_prompts, show_pair, show_prompt
+from gra.training.data.encodings import (
+    encode_conversations,
+    encode_pairs,
+    encode_prompts,
+    show_conversations,
+    show_pair,
+    show_prompt,
+)
 from gra.training.data.tokenize import Encoded, encode, show_row
 
 
@@ -34,6 +42,7 @@ class MethodSpec:
     answers: int = 1  # Answers of a row that a step reads.
     has_reference: bool = False  # A frozen copy of the student stays in memory.
     writes_answers: bool = False  # The trainer writes the answers; prompts have no limit by default.
+    scores: bool = False  # The student becomes a reward model: a head that gives one number replaces the LM head.
 
     def make_trainer(self, plan: Any, model: Any, arguments: Any, callbacks: list[Any]) -> Any:
         """Return the trainer of a plan.
@@ -60,5 +69,9 @@ METHODS = {
         read_rows, encode_prompts, show_prompt, "DistillationConfig", "gra.training.trainers.distill", "distillation",
         "on its own answers to prompts, with the next-token probabilities of a teacher as the target",
         writes_answers=True,
+    ),
+    "reward": MethodSpec(
+        read_pairs, encode_conversations, show_conversations, "RewardConfig", "gra.training.trainers.reward", "reward",
+        "as a reward model on pairs of a better and a worse answer (Bradley-Terry)", answers=2, scores=True,
     ),
 }  # fmt: skip

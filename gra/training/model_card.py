@@ -26,13 +26,13 @@ def write_card(output: Path, recipe: TrainRecipe, section: Mapping[str, Any], me
     Returns:
         The file.
     """
-    model = section["model"]
+    model, spec = section["model"], METHODS[recipe.method]
     head = {
         "base_model": model["name"],
-        "library_name": "peft" if recipe.adapts else "transformers",
+        "library_name": "peft" if section["adapter"] else "transformers",
         "license": model["licence"],
-        "pipeline_tag": "text-generation",
-        "tags": ["gra", METHODS[recipe.method].tag, "trl", *(["lora"] if recipe.adapts else [])],
+        "pipeline_tag": "text-classification" if spec.scores else "text-generation",
+        "tags": ["gra", spec.tag, "trl", *(["lora"] if recipe.adapts else [])],
     }
     path = output / "README.md"
     body = "\n\n".join([_intro(recipe, model), _data(section, metrics), _numbers(metrics), _again(section)])
@@ -41,13 +41,22 @@ def write_card(output: Path, recipe: TrainRecipe, section: Mapping[str, Any], me
 
 
 def _intro(recipe: TrainRecipe, model: Mapping[str, Any]) -> str:
+    scores = METHODS[recipe.method].scores
     kind = "LoRA adapter" if recipe.adapts else "full fine-tune"
+    if scores:
+        kind = "reward model with a merged LoRA adapter" if recipe.adapts else "reward model"
     template = recipe.model.chat_template or "the model's own chat template"
     licence = f"{model['licence']} ({model['licence_url']})" if model["licence_url"] else model["licence"]
     method = METHODS[recipe.method].description
+    use = (
+        " It gives a conversation one number (the logit of its one label) and writes no text; higher is better. In a "
+        "synthesis recipe it is a reviewer with `ask: reward`."
+        if scores
+        else ""
+    )
     teacher = f" The teacher is `{recipe.teacher.name}`." if recipe.teacher else ""
     return (
-        f"A {kind} of `{model['name']}` ({model['identity']}), trained with GRA {method}.{teacher} "
+        f"A {kind} of `{model['name']}` ({model['identity']}), trained with GRA {method}.{teacher}{use} "
         f"Prompts are rendered with `{template}`; use the tokenizer in this "
         f"folder, it carries the template and the stop token. The base model's license applies to this one: {licence}."
     )
@@ -64,8 +73,8 @@ def _data(section: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
         "",
         f"{rows['read']} rows read; {rows['train']['rows']} in training ({rows['train']['tokens']} tokens, "
         f"{rows['train']['loss_tokens']} in the loss), {rows['heldout']['rows']} held out, "
-        f"{rows['train']['truncated']} cut at the length limit, {rows['train']['dropped']} dropped because no answer "
-        f"was left, {rows['train']['set_aside']} set aside because the chat template cannot write them.",
+        f"{rows['train']['truncated']} cut at the length limit, {rows['train']['dropped']} dropped because they did "
+        f"not fit into it, {rows['train']['set_aside']} set aside because the chat template cannot write them.",
     ]
     return "\n".join(lines)
 
@@ -91,6 +100,11 @@ def _numbers(metrics: Mapping[str, Any]) -> str:
         shown["GPU-hours"] = metrics["gpu_hours"]
     if "eval_loss" in metrics:
         shown["loss on held-out rows"] = metrics["eval_loss"]
+    if "preferred" in metrics:
+        found = metrics["preferred"]
+        shown["held-out pairs with the better answer scored higher"] = f"{found['right']} of {found['pairs']}"
+    elif "train_accuracy" in metrics:
+        shown["share of training pairs with the better answer scored higher"] = metrics["train_accuracy"]
     if "stop" in metrics:
         stop = metrics["stop"]
         shown["held-out answers that end by themselves"] = f"{stop['stopped']} of {stop['prompts']}"

@@ -5,6 +5,7 @@ Models are built on PyTorch's meta device, which has no storage: only configurat
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from gra.config.loader import Loaded
 from gra.config.training import TrainRecipe
 from gra.core.errors import GraError, RecipeError
+from gra.models.classification import refuse_reward_model
 from gra.models.configuration import ConfigurationUnreadable, Known
 from gra.training.data.tokenize import Encoded, sample_text
 
@@ -26,8 +28,13 @@ _MARK = re.compile(r"<\|[\w./-]+\|>|<(?:start|end)_of_\w+>")
 
 
 @contextmanager
-def readable(name: str, recipe: Path) -> Iterator[None]:
+def readable(name: str, recipe: Path, scores: bool = False) -> Iterator[None]:
     """Turn the failures of Transformers to read or build a model into one sentence.
+
+    Args:
+        name: The model as the recipe names it.
+        recipe: The file.
+        scores: Whether it is built as a reward model.
 
     Raises:
         RecipeError: In place of the library's error.
@@ -37,60 +44,74 @@ def readable(name: str, recipe: Path) -> Iterator[None]:
     except GraError as error:
         if not isinstance(error, ConfigurationUnreadable):
             raise
-        raise _untrainable(name, error, recipe) from error
+        raise _untrainable(name, error, recipe, scores) from error
     except Exception as error:  # a configuration is a foreign file, and libraries fail on it in many ways
-        raise _untrainable(name, error, recipe) from error
+        raise _untrainable(name, error, recipe, scores) from error
 
 
-def _untrainable(name: str, error: Exception, recipe: Path) -> RecipeError:
+def _untrainable(name: str, error: Exception, recipe: Path, scores: bool) -> RecipeError:
+    kind = "reward model" if scores else "causal language model"
     return RecipeError(
-        f"{name} cannot be trained as a causal language model ({short(error)}); check its config.json, or name another "
-        "model",
+        f"{name} cannot be trained as a {kind} ({short(error)}); check its config.json, or name another model",
         recipe,
     )
 
 
-def empty_model(config: Any, attention: str | None = None) -> Any:
-    """Return a causal language model on the meta device.
+def model_class(scores: bool) -> Any:
+    """Return the class of Transformers that loads a student: a causal language model, or a reward model."""
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    return AutoModelForSequenceClassification if scores else AutoModelForCausalLM
+
+
+def empty_model(config: Any, attention: str | None = None, *, scores: bool = False) -> Any:
+    """Return a causal language model or a reward model on the meta device.
 
     Args:
         config: Its Transformers configuration.
         attention: The implementation of attention to check; None does not check any.
+        scores: Whether it is a reward model, with one label.
     """
     from accelerate import init_empty_weights
-    from transformers import AutoModelForCausalLM
 
+    if scores:
+        config = copy.deepcopy(config)
+        config.num_labels = 1
     with init_empty_weights():
-        model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+        model = model_class(scores).from_config(config, attn_implementation=attention)
     model.tie_weights()
     return model
 
 
-def check_model(name: str, known: Known, loaded: Loaded[TrainRecipe]) -> tuple[Any, list[str]]:
+def check_model(name: str, known: Known, loaded: Loaded[TrainRecipe], *, scores: bool = False) -> tuple[Any, list[str]]:
     """Compare the stored weights of a model with its configuration.
 
     Args:
         name: The model as the recipe names it.
         known: Its configuration, and its weights when they are on this machine.
         loaded: The recipe.
+        scores: Whether it becomes a reward model, whose head may be new.
 
     Returns:
         The model on the meta device, and warnings.
 
     Raises:
-        RecipeError: When Transformers cannot build the model, or tensors are missing or have other shapes.
+        RecipeError: When Transformers cannot build the model, or tensors are missing or have other shapes. Also when
+            it is a reward model and should write text.
     """
-    from transformers import AutoModelForCausalLM
-
     weights, recipe, attention = known.model, loaded.path, loaded.recipe.model.attn_implementation
-    with readable(name, recipe):
+    if weights is not None and not scores:
+        refuse_reward_model(name, weights.path, "name the model that it was made from, or set `method: reward`")
+    with readable(name, recipe, scores):
         # Flash attention is a package for GPUs, which a dry run plans for on other machines.
-        model = empty_model(known.config, None if attention == "flash_attention_2" else attention)
+        checked = None if attention == "flash_attention_2" else attention
+        model = empty_model(known.config, checked, scores=scores)
         # Quantized weights have other shapes. A dry run must not run a model's own code.
         if weights is None or weights.remote_code or getattr(known.config, "quantization_config", None) is not None:
             return model, []
-        _, seen = AutoModelForCausalLM.from_pretrained(
+        _, seen = model_class(scores).from_pretrained(
             weights.path,
+            config=model.config,
             device_map="meta",
             output_loading_info=True,
             ignore_mismatched_sizes=True,
@@ -104,7 +125,8 @@ def check_model(name: str, known: Known, loaded: Loaded[TrainRecipe]) -> tuple[A
             "take weights and configuration from one place, or save the model again",
             recipe,
         )
-    if missing := sorted(seen["missing_keys"]):
+    head = _new_head(model) if scores else frozenset()
+    if missing := sorted(set(seen["missing_keys"]) - head):
         raise RecipeError(
             f"{name}: the weights lack {len(missing)} tensors that config.json describes ({listed(missing)}), so they "
             "would begin as random numbers; take weights and configuration from one place",
@@ -118,6 +140,26 @@ def check_model(name: str, known: Known, loaded: Loaded[TrainRecipe]) -> tuple[A
         f"{name}: config.json describes fewer layers than are stored; {len(beyond)} tensors are left out "
         f"({listed(beyond)})"
     ]
+
+
+def _new_head(model: Any) -> frozenset[str]:
+    """Return the tensors of a reward model outside its base model: they begin as random numbers."""
+    return frozenset(name for name in model.state_dict() if not name.startswith(f"{model.base_model_prefix}."))
+
+
+def float_head(model: Any) -> None:
+    """Keep the head of a reward model in float32, where bfloat16 would lose small updates and differences of rewards.
+
+    Args:
+        model: With its weights; the states that reach the head take its type.
+    """
+    for name, head in model.named_children():
+        if name != model.base_model_prefix and any(True for _ in head.parameters()):
+            head.float().register_forward_pre_hook(_in_type_of_weights)
+
+
+def _in_type_of_weights(module: Any, states: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(state.to(next(module.parameters()).dtype) for state in states)
 
 
 def check_tokens(

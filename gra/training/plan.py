@@ -25,6 +25,8 @@ from gra.training.model_fit import (
     check_positions,
     check_tokens,
     check_vocabularies,
+    float_head,
+    model_class,
     readable,
     short,
 )
@@ -171,7 +173,7 @@ def check_fit(
     """
     recipe = loaded.recipe
     notes = [note for rows in encoded if (note := rows.note())]
-    model, more = check_model(recipe.model.name, student, loaded)
+    model, more = check_model(recipe.model.name, student, loaded, scores=METHODS[recipe.method].scores)
     notes += more
     if tokenizer is not None:
         notes += check_tokens(loaded, model, tokenizer, encoded)
@@ -267,25 +269,32 @@ def load_student(plan: TrainingPlan) -> Any:
         RecipeError: When Transformers or PEFT refuses what the recipe asks for.
     """
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import set_seed
 
-    recipe = plan.recipe
+    recipe, scores = plan.recipe, METHODS[plan.recipe.method].scores
     adapter = adapter_folder(plan.loaded)
     quantized: dict[str, Any] = {}
     if recipe.model.quantization is not None:
         from gra.training.quantization import four_bit
 
         quantized = four_bit()
+    one_label: dict[str, Any] = {}
+    if scores:
+        set_seed(plan.options["seed"])  # a new head begins as random numbers
+        one_label = {"num_labels": 1}
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model = model_class(scores).from_pretrained(
             plan.model.path,
             dtype=getattr(torch, recipe.model.dtype),
             attn_implementation=recipe.model.attn_implementation,
             trust_remote_code=plan.model.remote_code,
             use_safetensors=True,
             **quantized,
+            **one_label,
             **(plan.options.get("model_init_kwargs") or {}),
         )
+        if scores:
+            float_head(model)
         if adapter:
             from peft import PeftModel
 

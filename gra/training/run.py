@@ -182,11 +182,18 @@ def _trainer(plan: TrainingPlan, arguments: Any, callbacks: list[Any]) -> Any:
 
 def _save(plan: TrainingPlan, folder: RunFolder, trainer: Any, seconds: float) -> dict[str, Any]:
     """Write the model, its metrics, recipe and card, and the manifest last."""
-    set_stop_tokens(trainer.model, plan.tokenizer)
+    scores = METHODS[plan.recipe.method].scores
+    if not scores:
+        set_stop_tokens(trainer.model, plan.tokenizer)
     trainer.save_model(str(folder.path))
     metrics = _metrics(plan, trainer, seconds)
     if trainer.args.process_index == 0:
-        trainer.model.generation_config.save_pretrained(folder.path)
+        if scores:
+            from gra.training.trainers.reward import merge_adapter
+
+            merge_adapter(plan, folder.path)
+        else:
+            trainer.model.generation_config.save_pretrained(folder.path)
         (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; the recipe says the same
         section = _section(plan, folder.path, metrics)
         write_json(folder / METRICS, metrics)
@@ -210,7 +217,7 @@ def _section(plan: TrainingPlan, output: Path, metrics: dict[str, Any]) -> dict[
         "teacher": None if plan.teacher is None else _weights(plan.teacher.name, plan.teacher),
         "data": [{**file, "origin": origin_of(Path(file["path"]))} for file in plan.files],
         "template": plan.template,
-        "adapter": plan.recipe.adapts,
+        "adapter": plan.recipe.adapts and not METHODS[plan.recipe.method].scores,
         "adapter_from": None if start is None else str(start.resolve()),
         "seeds": {"training": plan.options["seed"], "holdout": plan.recipe.data.holdout.seed},
         "launch": launch.describe(),
@@ -256,6 +263,10 @@ def _metrics(plan: TrainingPlan, trainer: Any, seconds: float) -> dict[str, Any]
     }
     if len(plan.heldout):
         metrics["eval_loss"] = round(trainer.evaluate()["eval_loss"], 4)
+    if METHODS[plan.recipe.method].scores:
+        from gra.training.trainers.reward import accuracy_of
+
+        return metrics | accuracy_of(trainer)
     rows = stop_rate_rows(plan)
     sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     if rows and not sharded and trainer.args.process_index == 0:

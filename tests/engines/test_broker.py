@@ -27,6 +27,7 @@ from gra.engines.types import (
     Likelihood,
     Outcome,
     Refused,
+    Reward,
     Text,
     TimedOut,
     Truncated,
@@ -71,9 +72,9 @@ content_changes = st.one_of(
     st.just(replace(CALL, messages=(("user", user),))),
     st.just(replace(CALL, messages=(("user", system), ("user", user)))),
     st.just(replace(CALL, messages=(*CALL.messages, ("assistant", "The Po")))),
-    st.sampled_from([GRADE, Choice(("yes", "no")), Choice(("no", "yes")), Likelihood("x"), Likelihood("")]).map(
-        lambda output: replace(CALL, output=output)
-    ),
+    st.sampled_from(
+        [GRADE, Choice(("yes", "no")), Choice(("no", "yes")), Likelihood("x"), Likelihood(""), Reward("x"), Reward("")]
+    ).map(lambda output: replace(CALL, output=output)),
     sampling_changes.map(lambda change: replace(CALL, sampling=replace(SAMPLING, **change))),
     st.integers(1, 99).map(lambda sample: replace(CALL, sample=sample)),
     other_text(MODEL.identity).map(lambda t: replace(CALL, model=replace(MODEL, identity=t))),
@@ -144,6 +145,9 @@ def test_an_answer_is_paid_for_once_and_replayed_for_ever(ledger: Ledger) -> Non
         (Choice(("yes", "no")), said("yes", yes=float("nan"), no=0.5), Unparsable),
         (Likelihood("x"), said(""), Unparsable),
         (Likelihood("x"), said("", logprob=0.0, tokens=0.0), Unparsable),
+        (Reward("x"), said(""), Unparsable),
+        (Reward("x"), said("", reward=float("nan")), Unparsable),
+        (Reward("x"), said("", reward=float("inf")), Unparsable),
     ],
 )
 def test_what_is_not_an_answer_is_recorded_asked_again_and_never_a_value(ledger, output, reply, kind) -> None:

@@ -29,7 +29,7 @@ from gra.core.hashing import canonical_json, digest
 from gra.core.types import CHECKS, DIMENSIONS, Seed
 from gra.engines.broker import call_request
 from gra.engines.mock import MockEngine
-from gra.engines.types import Call, Choice, Completion, Fault, Json, Likelihood, ModelId, Text
+from gra.engines.types import Call, Choice, Completion, Fault, Json, Likelihood, ModelId, Reward, Text
 from gra.ledger.ledger import Ledger
 from gra.models.catalog import ResolvedModel
 from gra.sandbox.permission import Permission
@@ -80,6 +80,8 @@ def answer_by_content(call: Call) -> Completion:
             return said(max(weights, key=weights.__getitem__), "length", **{k: v / total for k, v in weights.items()})
         case Likelihood(answer):
             return said("", logprob=-luck.random() * 40, tokens=float(len(answer.split())))
+        case Reward():
+            return said("", reward=8 * luck.random() - 4)
         case Json(schema):
             if luck.random() < 0.03:
                 return said('{"cut', "length")

@@ -302,10 +302,10 @@ def test_the_table_of_the_documentation_is_what_the_planner_computes(monkeypatch
     shapes: dict[str, Shape] = {}  # three students in eleven rows
     real = dry_run.shape_of
 
-    def shape_once(config: Any, lora: Any) -> Shape:
+    def shape_once(config: Any, lora: Any, *, scores: bool) -> Shape:
         key = f"{config} {lora}"
         if key not in shapes:
-            shapes[key] = real(config, lora)
+            shapes[key] = real(config, lora, scores=scores)
         return shapes[key]
 
     monkeypatch.setattr(dry_run, "shape_of", shape_once)

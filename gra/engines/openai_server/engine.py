@@ -30,7 +30,7 @@ from gra.engines.openai_server.replies import (
     read_token_ids,
 )
 from gra.engines.outcomes import read_value, recorded_text
-from gra.engines.types import Call, Choice, Completion, EngineStats, Fault, Json, Likelihood
+from gra.engines.types import Call, Choice, Completion, EngineStats, Fault, Json, Likelihood, Reward
 
 __all__ = ["OpenAIEngine", "ServerSettings"]
 
@@ -108,6 +108,8 @@ class OpenAIEngine:
             EngineUnavailable: When no call can succeed: the key is refused, the account is used up, or the model is
                 not served. Also when no answer comes for too long, or the server cannot answer such calls at all.
         """
+        if isinstance(call.output, Reward):
+            return Fault("error", f"`{self.name}` is behind a server, which gives no rewards", permanent=True)
         if not self.server.connected:
             await self.start()
         self.server.be_patient()

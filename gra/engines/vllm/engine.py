@@ -26,7 +26,7 @@ from typing import Any
 from gra.core.errors import EngineUnavailable
 from gra.core.files import make_folder, open_plain
 from gra.core.processes.secrets import is_secret_name
-from gra.engines.types import BATCHES, Call, Choice, Completion, EngineStats, Fault, Json, Likelihood
+from gra.engines.types import BATCHES, Call, Choice, Completion, EngineStats, Fault, Json, Likelihood, Reward
 
 _MAX_LINE = 64 * 2**20
 # What the interpreter, the loader and the libraries below vLLM read.
@@ -60,6 +60,7 @@ class VllmSettings:
     adapters: Mapping[str, str] = field(default_factory=dict)
     lora_rank: int = 0  # the largest of the adapters'
     lora_modules: tuple[str, ...] = ()  # the adapted modules, by the last part of their names
+    rewards: bool = False  # a reward model or classifier, which writes no text
 
 
 class VllmEngine:
@@ -291,6 +292,8 @@ def _request(call: Call) -> dict[str, Any]:
             request["choice"] = list(labels)
         case Likelihood(answer):
             request["likelihood"] = answer
+        case Reward(answer):
+            request["reward"] = answer
     return request
 
 

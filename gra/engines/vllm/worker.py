@@ -53,6 +53,9 @@ def engine_arguments(settings: dict[str, Any]) -> dict[str, Any]:
         # Sampling comes from the recipe, never from a file that travels with the weights.
         "generation_config": "vllm",
     }
+    if settings.get("rewards"):
+        arguments |= {"runner": "pooling", "convert": "classify"}
+        del arguments["enable_prefix_caching"]  # vLLM knows which of these models can; an encoder cannot
     if settings["adapters"]:
         # In a mixed batch on a CPU, vLLM computes calls without an adapter by the last place (index -1). So there is
         # one place more than adapters. It stays empty, and the model answers without an adapter.
@@ -171,7 +174,13 @@ class Worker:
         return first
 
     async def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Answer one call."""
+        """Answer one call.
+
+        Raises:
+            ValueError: the call asks for what this model cannot give.
+        """
+        if "reward" in request:
+            raise ValueError("this model writes text and gives no rewards")
         tokens = self.prompt_tokens(request["messages"])
         given = self.tokenizer.encode(request.get("likelihood", ""), add_special_tokens=False)
         room = self.max_model_len - len(tokens) - len(given)
@@ -208,6 +217,87 @@ class Worker:
         }
 
 
+class RewardWorker(Worker):
+    """Hold one loaded reward model or classifier, which reads conversations and gives one number for each."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        from transformers import AutoConfig
+
+        super().__init__(settings)
+        config = AutoConfig.from_pretrained(settings["path"], local_files_only=True, trust_remote_code=False)
+        self.padding = config.get_text_config().pad_token_id
+
+    async def _reference_score(self, adapter: Any) -> float:
+        tokens = self.tokenizer.encode(_REFERENCE_TEXT)[: self.max_model_len]
+        return (await self._reward(tokens, f"reference-{uuid.uuid4()}", _BEFORE_ALL_CALLS))[0]
+
+    async def _reward(self, tokens: list[int], name: str, priority: int = 0) -> tuple[float, int]:
+        """Return the reward of a text, and how many of its tokens were cached."""
+        from vllm import PoolingParams
+        from vllm.inputs import TokensPrompt
+
+        # The logits themselves: the default squeezes a reward into the range from 0 to 1.
+        params = PoolingParams(task="classify", use_activation=False)
+        prompt, final = TokensPrompt(prompt_token_ids=tokens), None
+        async for output in self.engine.encode(prompt, params, name, priority=priority):
+            final = output
+        assert final is not None
+        return reward_of(final.outputs.data.flatten().tolist()), final.num_cached_tokens or 0
+
+    async def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Score the answer that closes a conversation.
+
+        Raises:
+            ValueError: the call asks for text.
+        """
+        if "reward" not in request:
+            raise ValueError("this is a reward model, which writes no text")
+        messages = [*request["messages"], {"role": "assistant", "content": request["reward"]}]
+        with limited_rendering():
+            encoded = self.tokenizer.apply_chat_template(messages, return_dict=True)
+        tokens = scored_tokens(list(encoded["input_ids"]), self.padding)
+        if len(tokens) > self.max_model_len:
+            message = f"the conversation has {len(tokens)} tokens and the context holds {self.max_model_len}"
+            return {"id": request["id"], "fault": message, "permanent": True}
+        begun = time.monotonic()
+        reward, cached = await self._reward(tokens, str(request["id"]))
+        await self.well.wait()
+        return {
+            "id": request["id"],
+            "completion": {
+                "text": "",
+                "finish": "stop",
+                "prompt_tokens": len(tokens),
+                "completion_tokens": 0,
+                "cached_tokens": cached,
+                "seconds": time.monotonic() - begun,
+                "scores": {"reward": reward},
+            },
+        }
+
+
+def reward_of(logits: list[float]) -> float:
+    """Return the logit of a reward model, or the log-odds of the second label of a classifier with two.
+
+    Raises:
+        ValueError: there are more labels.
+    """
+    if len(logits) > 2:
+        raise ValueError(f"the classifier has {len(logits)} labels; a reward is read from 1 or 2")
+    return logits[0] if len(logits) == 1 else logits[1] - logits[0]
+
+
+def scored_tokens(tokens: list[int], padding: int | None) -> list[int]:
+    """Return the tokens up to the one whose state is scored: Transformers reads the last that is no padding.
+
+    Many models pad with the token that ends a turn, and vLLM would read that one.
+    """
+    kept = len(tokens)
+    while kept > 1 and tokens[kept - 1] == padding:
+        kept -= 1
+    return tokens[:kept]
+
+
 def sampling_params(request: dict[str, Any], room: int, labels: list[int], likelihood: bool) -> Any:
     """Return vLLM's settings for one call; `room` is the rest of the context, in tokens."""
     from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
@@ -236,7 +326,7 @@ async def serve(channel: socket.socket) -> None:
 
     settings = json.loads(await reader.readline())
     try:
-        worker = Worker(settings)
+        worker = (RewardWorker if settings.get("rewards") else Worker)(settings)
         await worker.load_adapters()
         if settings["sleep_level"]:
             await worker.remember()

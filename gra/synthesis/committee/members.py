@@ -34,6 +34,11 @@ class Member:
     family: str = ""
     dimensions: tuple[str, ...] = DIMENSIONS
 
+    @property
+    def writes(self) -> bool:
+        """Whether the member's model can write text; a reward model cannot."""
+        return self.ask != "reward"
+
     def call(self, prompt: str, output: Output, *, role: CallPurpose, candidate: str, sample: int = 0) -> Call:
         """Return a call to this member; judgments decode greedily, independent of the sampling settings."""
         system = (("system", self.system),) if self.system else ()

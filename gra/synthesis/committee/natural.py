@@ -48,7 +48,7 @@ async def natural_controls(
     """
     writers = _one_for_each_model(m for m in members if "generator" in m.roles)
     known = {member.model.identity for member in writers}
-    others = [m for m in _one_for_each_model(members) if m.model.identity not in known]
+    others = [m for m in _one_for_each_model(m for m in members if m.writes) if m.model.identity not in known]
     count = min(QUESTIONS_PER_ITEM * per_kind, len(questions))
     drawn = rng(seed, "control", "questions").sample(list(questions), count)
     asked = [(question, writers[place % len(writers)]) for place, question in enumerate(drawn)]

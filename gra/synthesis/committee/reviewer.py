@@ -10,6 +10,7 @@ How a small model is asked decides what its review is worth, so a recipe chooses
 - `logprob` decodes nothing either. It is the mean log-probability of the response's tokens, given the instruction.
 - `agreement` has the reviewer answer the instruction several times. The score is how far the response agrees.
 - `reference` has the reviewer answer once, and asks it whether both answers come to the same result.
+- `reward` asks a reward model or classifier for its number. Such a model writes no text, so it gives no reasons.
 
 `expected` and `yes_no` decode one token a dimension, and all dimensions share one cached prefix. A recipe may ask for
 fewer than the paper's six dimensions.
@@ -26,7 +27,7 @@ from gra.config.committee import NUMBER_ASKS
 from gra.core.processes.concurrency import together
 from gra.core.types import CHECKS, InstructionReview, Review
 from gra.core.vocabulary import CallPurpose, FailureCause
-from gra.engines.types import Choice, Json, Likelihood, Text, Truncated
+from gra.engines.types import Choice, Json, Likelihood, Reward, Text, Truncated
 from gra.synthesis.committee.calls import CallRecorder, Unanswered
 from gra.synthesis.committee.members import Member
 from gra.synthesis.prompts import CHECK_QUESTIONS, SCORE_QUESTIONS, render
@@ -115,7 +116,9 @@ async def score_response(
 async def add_comment(
     recorder: CallRecorder, reviewer: Member, instruction: str, response: str, review: Review
 ) -> Review:
-    """Return the review with the reviewer's reasons, which an adjudicator reads."""
+    """Return the review with the reviewer's reasons, which an adjudicator reads; a reward model has none."""
+    if not reviewer.writes:
+        return review
     prompt = render("comment", instruction=instruction, response=response)
     answer = await recorder.ask(reviewer.call(prompt, COMMENT, role=CallPurpose.REVIEWER, candidate=recorder.candidate))
     return Review(review.reviewer, review.values, review.raw, review.score, str(answer.value["comment"]).strip())
@@ -145,6 +148,15 @@ async def mean_logprob(recorder: CallRecorder, member: Member, instruction: str,
     call = member.call(prompt, Likelihood(response), role=CallPurpose.REVIEWER, candidate=recorder.candidate)
     given = (await recorder.ask(call)).value
     return float(given["logprob"] / max(1.0, given["tokens"]))
+
+
+async def reward(recorder: CallRecorder, member: Member, instruction: str, response: str) -> float:
+    """Return what a reward model gives the response: its logit, or a classifier's log-odds of the second label.
+
+    The instruction stands alone, as in the rows that `method: reward` trains on.
+    """
+    call = member.call(instruction, Reward(response), role=CallPurpose.REVIEWER, candidate=recorder.candidate)
+    return float((await recorder.ask(call)).value["reward"])
 
 
 async def own_answers(
@@ -209,11 +221,16 @@ async def _reference(recorder: CallRecorder, member: Member, instruction: str, r
     return {"correctness": await reference_agreement(recorder, member, instruction, response)}
 
 
+async def _reward(recorder: CallRecorder, member: Member, instruction: str, response: str) -> dict[str, float]:
+    return {"correctness": await reward(recorder, member, instruction, response)}
+
+
 _NUMBERS: dict[str, Callable[[CallRecorder, Member, str, str], Awaitable[dict[str, float]]]] = {
     "likelihood": _relevance,
     "logprob": _fluency,
     "agreement": _agreement,
     "reference": _reference,
+    "reward": _reward,
 }
 assert set(_NUMBERS) == set(NUMBER_ASKS)
 

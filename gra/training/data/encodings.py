@@ -35,6 +35,26 @@ class EncodedPairs(Encoded):
 
 
 @dataclass
+class EncodedConversations(Encoded):
+    """Pairs of whole conversations in the form of TRL's reward collator; the last token of each is scored."""
+
+    columns: dict[str, Any] = field(default_factory=lambda: {"chosen_ids": [], "rejected_ids": []})
+
+    def __len__(self) -> int:
+        return len(self.columns["chosen_ids"])
+
+    def lengths(self) -> list[int]:
+        """Return the tokens of each pair's longer conversation."""
+        sides = zip(self.columns["chosen_ids"], self.columns["rejected_ids"], strict=True)
+        return [max(len(chosen), len(rejected)) for chosen, rejected in sides]
+
+    def counts(self) -> dict[str, int]:
+        """Return counts as for rows; the loss reads one token of each conversation."""
+        tokens = sum(len(ids) for side in self.columns.values() for ids in side)
+        return self._counts(tokens, 2 * len(self))
+
+
+@dataclass
 class EncodedPrompts(Encoded):
     """Prompts as messages, for trainers that write the answers, with their lengths in tokens."""
 
@@ -81,6 +101,30 @@ def encode_pairs(
     return encoded
 
 
+def encode_conversations(
+    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Row], max_length: int | None, max_bad: float = 0.0
+) -> EncodedConversations:
+    """Tokenize each pair as two whole conversations; a cut one would be scored in mid-answer, so it is dropped.
+
+    Args:
+        tokenizer: The student's, with its chat template.
+        pairs: Read pairs.
+        max_length: Tokens of a conversation; pairs with a longer one are dropped.
+        max_bad: The share of pairs that may be set aside because they do not fit the template.
+
+    Raises:
+        DataError, RecipeError: As `gra.training.data.tokenize.tokenized`.
+    """
+    encoded = EncodedConversations()
+    for _, prompt, (chosen, rejected) in tokenized(tokenizer, pairs, encoded, max_bad):
+        if max_length is not None and len(prompt) + max(len(chosen), len(rejected)) > max_length:
+            encoded.dropped += 1
+            continue
+        encoded.columns["chosen_ids"].append(prompt + chosen)
+        encoded.columns["rejected_ids"].append(prompt + rejected)
+    return encoded
+
+
 def encode_prompts(
     tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], max_length: int | None, max_bad: float = 0.0
 ) -> EncodedPrompts:
@@ -110,6 +154,12 @@ def show_pair(tokenizer: Any, encoded: EncodedPairs) -> str:
     """Return one decoded pair, with the parts in the loss between marks."""
     prompt, chosen, rejected = (encoded.columns[f"{name}_ids"][0] for name in ("prompt", "chosen", "rejected"))
     return f"{tokenizer.decode(prompt)}⟦{tokenizer.decode(chosen)}⟧ rather than ⟦{tokenizer.decode(rejected)}⟧"
+
+
+def show_conversations(tokenizer: Any, encoded: EncodedConversations) -> str:
+    """Return the two decoded conversations of one pair."""
+    chosen, rejected = (tokenizer.decode(encoded.columns[f"{name}_ids"][0]) for name in ("chosen", "rejected"))
+    return f"{chosen}\nrather than\n{rejected}"
 
 
 def show_prompt(tokenizer: Any, encoded: EncodedPrompts) -> str:

@@ -183,6 +183,7 @@ RANGES = {
     "adam_beta2": _BETA,
     "adam_epsilon": _POSITIVE,
     "beta": _NOT_NEGATIVE,
+    "center_rewards_coefficient": _NOT_NEGATIVE,
     "data_seed": _SEED,
     "dataloader_num_workers": _NOT_NEGATIVE,
     "dataloader_prefetch_factor": _COUNT,

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from gra.engines.broker import Broker, EnginePool
-from gra.engines.types import Answer, Call, Completion, Engine, Likelihood, ModelId, SamplingSettings, Text
+from gra.engines.types import Answer, Call, Completion, Engine, Likelihood, ModelId, Reward, SamplingSettings, Text
 from gra.engines.vllm.engine import VllmEngine, VllmSettings
 from gra.ledger.ledger import Ledger
 from gra.models.adapters import Adapter, find_adapter
@@ -208,3 +208,40 @@ def test_two_models_that_fit_only_alone_take_turns(
     assert all(isinstance(outcome, Answer) for outcomes in found for outcome in outcomes)
     assert switches == 1  # the third question is the first again, and its answer is recorded
     assert [engine.stats.starts for engine in engines.values()] == [1, 1]
+
+
+@pytest.mark.parametrize("labels", [1, 2])
+def test_a_reward_model_gives_the_logits_of_transformers(
+    weights: Path, ledger: Ledger, tmp_path: Path, labels: int
+) -> None:
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    torch.manual_seed(labels)
+    tokenizer = AutoTokenizer.from_pretrained(weights)
+    network = AutoModelForSequenceClassification.from_pretrained(weights, num_labels=labels, dtype=torch.float32)
+    network.config.pad_token_id = tokenizer.pad_token_id
+    torch.nn.init.normal_(network.score.weight, std=0.2)
+    tokenizer.save_pretrained(tmp_path / "judge")
+    network.save_pretrained(tmp_path / "judge")
+    answers = ("It rises in the east.", ANSWER, "In the west.", "Bananas are yellow, and so is the sun.")
+    references = []
+    for answer in answers:
+        messages = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": answer}]
+        ids = tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"]
+        with torch.no_grad():
+            logits = network(torch.tensor([ids])).logits[0].tolist()
+        references.append(logits[0] if labels == 1 else logits[1] - logits[0])
+    engine = engine_for(tmp_path / "judge", tmp_path, rewards=True)
+
+    async def scenario(broker: Broker) -> list[float]:
+        asked = [call(QUESTION, Reward(answer)) for answer in answers]
+        found = await asyncio.gather(*map(broker.ask, asked))
+        assert all(isinstance(each, Answer) for each in found), found
+        return [each.value["reward"] for each in found]  # type: ignore[union-attr]
+
+    found = run({NAME: engine}, ledger, scenario)
+    spread = max(references) - min(references)
+    # vLLM computes in bfloat16, so its values are near the references, and nearer than the answers are to each other.
+    assert found == pytest.approx(references, abs=0.15 * spread)
+    assert engine.stats.completion_tokens == 0

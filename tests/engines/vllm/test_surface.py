@@ -237,3 +237,61 @@ def test_settings_that_are_null_are_left_to_vllm(installed: Any) -> None:
     sampling = {"temperature": None, "top_p": None, "repetition_penalty": None, "max_tokens": 9}
     params = vllm_worker.sampling_params({"sampling": sampling}, 100, [], False)
     assert (params.temperature, params.top_p, params.repetition_penalty, params.max_tokens) == (1.0, 1.0, 1.0, 9)
+
+
+# --- reward models ----------------------------------------------------------------------------------------------------
+
+
+def test_reward_models_are_pooled_under_the_names_we_use(installed: Any, tmp_path: Path) -> None:
+    from vllm import PoolingParams
+    from vllm.outputs import PoolingOutput, PoolingRequestOutput
+    from vllm.tasks import PoolingTask
+
+    given = vllm_worker.engine_arguments(asdict(replace(SETTINGS, rewards=True)) | {"path": str(tmp_path)})
+    assert not set(given) - set(inspect.signature(installed.vllm.AsyncEngineArgs).parameters)
+    installed.vllm.AsyncEngineArgs(**given)
+    assert "classify" in get_args(PoolingTask)
+    params = PoolingParams(task="classify", use_activation=False)
+    assert (params.task, params.use_activation) == ("classify", False)
+    parameters = list(inspect.signature(installed.AsyncLLM.encode).parameters)
+    assert parameters[1:4] == ["prompt", "pooling_params", "request_id"]
+    assert "priority" in parameters
+    assert {"outputs", "num_cached_tokens"} <= set(inspect.signature(PoolingRequestOutput).parameters)
+    assert "data" in inspect.signature(PoolingOutput).parameters
+
+
+def test_reward_model_answers_and_is_checked_after_sleep_by_its_reward(worker: Any) -> None:
+    import torch
+
+    class Pooling(Noting):
+        async def encode(self, prompt: Any, pooling_params: Any, request_id: str, priority: int = 0) -> Any:
+            self.orders += ["asked"] if priority < 0 else []
+            data = torch.tensor([0.0, float(len(prompt["prompt_token_ids"])) + self.logprob])
+            yield SimpleNamespace(outputs=SimpleNamespace(data=data), num_cached_tokens=2)
+
+    worker.__class__, worker.engine, worker.adapters, worker.padding = vllm_worker.RewardWorker, Pooling(), {}, 3
+
+    async def scenario() -> Any:
+        await worker.remember()
+        await worker.sleep(1)
+        await worker.wake(1)
+        reply = await worker.answer(REQUEST | {"reward": "an answer"})
+        worker.engine.logprob = -3.0
+        with pytest.raises(RuntimeError, match="before it slept"):
+            await worker.wake(1)
+        return reply["completion"]
+
+    found = asyncio.run(scenario())
+    assert (found["scores"], found["prompt_tokens"], found["cached_tokens"]) == (
+        {"reward": 1.0},
+        2,
+        2,
+    )  # without padding
+    assert worker.engine.orders == [
+        "asked",
+        ("sleep", 1, "keep"),
+        "asked",
+        ("wake_up", None),
+        "asked",
+        ("wake_up", None),
+    ]
