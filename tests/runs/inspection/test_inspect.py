@@ -100,7 +100,7 @@ def test_synthesis_reads_its_seed_file_and_says_which_embedder_is_missing(synthe
 
 
 def test_changed_seed_file_is_not_shown_as_the_seeds(synthesis: Path, tmp_path: Path) -> None:
-    copied = Path(shutil.copytree(synthesis, tmp_path / "one"))
+    copied = Path(shutil.copytree(synthesis, tmp_path / "folder" / "runs" / "one"))
     (copied / "seeds.jsonl").write_text("{}\n")
     found = inspect_run(copied)
     assert [each.name for each in found.columns] == ["one"]
