@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from gra.reports.figures import FAINT, GOLD, GREY, INK, LINE, MUTED, PAPER, RED, arm_colors, new_figure
+from gra.reports.figures import BLUE, FAINT, GOLD, GREY, INK, LINE, MUTED, PAPER, RED, arm_colors, new_figure
 from gra.runs.inspection.inspect import RunInspection
 from gra.runs.inspection.profile import ColumnProfile
 from gra.runs.inspection.space import Space
-from gra.runs.inspection.table import GROUPS, ShareRow
+from gra.runs.inspection.table import GROUPS, ShareRow, share_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _LINE = 0.19  # inches a part in the figure of shares
 _LONGEST = 44  # characters of a part's name beside its bars
+_LONGEST_TITLE = 16  # characters above a panel
 _PANELS = 4  # of embeddings in a line
 
 
@@ -24,7 +25,7 @@ def lengths(columns: Sequence[ColumnProfile]) -> Figure:
     """Draw the words of instructions and responses, a line a column: 10 % to 90 %, the middle half, and the median."""
     figure = new_figure(0.8 + 0.3 * len(columns))
     axes = figure.subplots(1, 2, sharey=True)
-    colors = _colors(columns)
+    colors = column_colors(columns)
     for axis, part in zip(axes, ("instruction", "response"), strict=True):
         for y, column in enumerate(columns):
             counts = column.instruction_words if part == "instruction" else column.response_words
@@ -35,7 +36,8 @@ def lengths(columns: Sequence[ColumnProfile]) -> Figure:
             )
             axis.plot([low, high], [y, y], color=color, lw=1.6)
             axis.barh(y, third - first, left=first, height=0.5, color=color)
-            axis.plot([middle, middle], [y - 0.25, y + 0.25], color=PAPER, lw=2)
+            wide = first * 1.1 < middle < third / 1.1  # else the bar leaves no room for a gap
+            axis.plot([middle, middle], [y - 0.25, y + 0.25], color=PAPER if wide else color, lw=2 if wide else 3)
             axis.annotate(
                 f"{counts.median:.0f}", (high, y), xytext=(5, 0), textcoords="offset points", va="center",
                 fontsize=8, color=MUTED,
@@ -60,15 +62,15 @@ def _plain_ticks(axis: Axes) -> None:
     axis.minorticks_off()
 
 
-def shares(columns: Sequence[ColumnProfile], rows: Sequence[ShareRow]) -> Figure:
+def shares(found: RunInspection, colors: Mapping[str, str]) -> Figure:
     """Draw the share of every part, a panel a column; a line marks the seeds' share, red what is thin.
 
     Args:
-        columns: the seeds first, where there are any.
-        rows: the parts, in the order of their groups.
+        found: the inspection, with a few columns.
+        colors: of all columns by name; an arm whose color is red is drawn in blue.
     """
-    colors, has_seeds = _colors(columns), not columns[0].is_arm
-    names = [column.name for column in columns]
+    rows, has_seeds = list(share_rows(found)), not found.columns[0].is_arm
+    names = [column.name for column in found.columns]
     places: list[float] = []
     headings: list[tuple[float, str]] = []
     place = 0.0
@@ -86,9 +88,9 @@ def shares(columns: Sequence[ColumnProfile], rows: Sequence[ShareRow]) -> Figure
         for y, row in zip(places, rows, strict=True):
             _share(axis, y, row, column, colors[name], has_seeds)
         axis.set(xlim=(0, largest * 1.45), ylim=(place - 0.4, -0.8), xticks=[])
-        axis.set_title(name)
+        axis.set_title(_shortened(name, _LONGEST_TITLE))
         axis.spines[["left", "bottom"]].set_visible(False)
-    axes[0].set_yticks(places, [_shortened(row.name) for row in rows], fontsize=8.5)
+    axes[0].set_yticks(places, [_shortened(row.name, _LONGEST) for row in rows], fontsize=8.5)
     for y, heading in headings:
         axes[0].annotate(
             heading, (0, y), xycoords=("axes fraction", "data"), xytext=(-3.5, 0), textcoords="offset points",
@@ -100,7 +102,7 @@ def shares(columns: Sequence[ColumnProfile], rows: Sequence[ShareRow]) -> Figure
 def _share(axis: Axes, y: float, row: ShareRow, column: int, own: str, has_seeds: bool) -> None:
     cell = row.cells[column]
     is_seeds = has_seeds and column == 0
-    axis.barh(y, cell.share, height=0.66, color=RED if cell.thin else own, lw=0)
+    axis.barh(y, cell.share, height=0.66, color=RED if cell.thin else BLUE if own == RED else own, lw=0)
     end = cell.share
     if has_seeds and not is_seeds:
         wanted = row.cells[0].share
@@ -114,8 +116,8 @@ def _share(axis: Axes, y: float, row: ShareRow, column: int, own: str, has_seeds
     )  # fmt: skip
 
 
-def _shortened(name: str) -> str:
-    return f"{name[: _LONGEST - 1]}…" if len(name) > _LONGEST else name
+def _shortened(name: str, most: int) -> str:
+    return f"{name[: most - 1]}…" if len(name) > most else name
 
 
 def space(found: RunInspection, measured: Space) -> Figure:
@@ -126,7 +128,7 @@ def space(found: RunInspection, measured: Space) -> Figure:
     down = -(-len(arms) // across)
     figure = new_figure(2.5 * down + 0.1)
     axes = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
-    colors = _colors(found.columns)
+    colors = column_colors(found.columns)
     for axis, (place, column) in zip(axes, arms, strict=False):
         if seeds is not None:
             axis.scatter(*seeds.T, s=16, color=LINE, lw=0)
@@ -145,7 +147,7 @@ def space(found: RunInspection, measured: Space) -> Figure:
     return figure
 
 
-def _colors(columns: Sequence[ColumnProfile]) -> dict[str, str]:
+def column_colors(columns: Sequence[ColumnProfile]) -> dict[str, str]:
     """Return the color of each column by name; the seeds are grey."""
     arms = arm_colors([column.name for column in columns if column.is_arm])
     return {column.name: arms[column.name] if column.is_arm else GREY for column in columns}

@@ -8,9 +8,10 @@ from typing import Any
 from gra.reports import figures, row_figures
 from gra.runs.contents import RunContents
 from gra.runs.inspection.inspect import inspect_contents
-from gra.runs.inspection.table import headline_rows, percent, share_rows, thin_sentences
+from gra.runs.inspection.table import headline_rows, percent, side_by_side, thin_sentences
 
 _OPENINGS_SHOWN = 5
+_ARMS_SHOWN = 4  # beside the seeds in a figure of shares
 
 
 def rows_section(contents: RunContents, folder: Path) -> dict[str, Any] | None:
@@ -31,8 +32,13 @@ def rows_section(contents: RunContents, folder: Path) -> dict[str, Any] | None:
     caption = "Share of the rows by part."
     if has_seeds:
         caption += " Black lines mark the seeds' share. Red and ▼: thin, which is at most half of it, beyond chance."
-    parts = list(share_rows(found))
-    shares = figures.draw("row-shares", caption, folder, row_figures.shares, found.columns, parts)
+    colors = row_figures.column_colors(found.columns)
+    shares = [
+        figures.draw(
+            f"row-shares{f'-{number}' if number > 1 else ''}", caption, folder, row_figures.shares, part, colors
+        )
+        for number, part in enumerate(side_by_side(found, _ARMS_SHOWN), 1)
+    ]
     space = None
     if found.space is not None:
         where = "the seeds (grey)" if has_seeds else "the first arm"

@@ -37,8 +37,9 @@ def test_section_draws_what_is_thin_in_red(run: Path, tmp_path: Path, monkeypatc
     section = rows_section(read_contents(run), tmp_path)
     assert section is not None
     assert {file.name for file in tmp_path.glob("*.png")} == {"row-lengths.png", "row-shares.png", "row-space.png"}
-    assert "var(--red)" in section["shares"].svg
-    assert "▼ none" in section["shares"].svg
+    (shares,) = section["shares"]
+    assert "var(--red)" in shares.svg
+    assert "▼ none" in shares.svg
     assert "var(--red)" in section["space"].svg  # the region of the poems has no row
     assert "var(--red)" not in section["lengths"].svg
     assert section["names"] == ["seeds", "vanilla", "$made_$"]

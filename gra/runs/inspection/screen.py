@@ -12,9 +12,18 @@ from rich.text import Text
 from gra.core.text.plain_text import printable_line
 from gra.runs.inspection.inspect import RunInspection
 from gra.runs.inspection.profile import ColumnProfile
-from gra.runs.inspection.table import GROUPS, ShareCell, headline_rows, percent, share_rows, thin_sentences
+from gra.runs.inspection.table import (
+    GROUPS,
+    ShareCell,
+    headline_rows,
+    percent,
+    share_rows,
+    side_by_side,
+    thin_sentences,
+)
 
 _OPENINGS_SHOWN = 5
+_ARMS_SHOWN = 3
 _NAME = 40  # characters of a region's name, so that three arms fit into 80 columns
 _THIN, _NONE = "bold red", "yellow"
 _KEY = (
@@ -29,6 +38,21 @@ def inspection_screen(found: RunInspection) -> RenderableType:
 
 
 def _parts(found: RunInspection) -> Iterator[RenderableType]:
+    yield Text(printable_line(str(found.run)), style="bold")
+    for part in side_by_side(found, _ARMS_SHOWN):
+        yield from _tables(part)
+    yield Text("frequent openings", style="bold")
+    for column in found.columns:
+        yield Text(f"  {printable_line(column.name)}: {_openings(column)}")
+    yield Text()
+    for sentence in thin_sentences(found):
+        yield Text(sentence, style=_THIN)
+    for note in found.notes:
+        yield Text(printable_line(note), style=_NONE)
+    yield Text(_KEY, style="dim")
+
+
+def _tables(found: RunInspection) -> Iterator[RenderableType]:
     names = [printable_line(column.name) for column in found.columns]
     figures = _table("", names)
     for name, cells in headline_rows(found):
@@ -41,18 +65,8 @@ def _parts(found: RunInspection) -> Iterator[RenderableType]:
             shares.add_section()
             shares.add_row(Text(GROUPS[row.group], style="bold"))
         shares.add_row(Text(f"  {row.name}"[:_NAME]), *map(_cell, row.cells))
-    yield Text(printable_line(str(found.run)), style="bold")
     yield figures
     yield shares
-    yield Text("frequent openings", style="bold")
-    for column, name in zip(found.columns, names, strict=True):
-        yield Text(f"  {name}: {_openings(column)}")
-    yield Text()
-    for sentence in thin_sentences(found):
-        yield Text(sentence, style=_THIN)
-    for note in found.notes:
-        yield Text(printable_line(note), style=_NONE)
-    yield Text(_KEY, style="dim")
 
 
 def _table(name: str, columns: Sequence[str]) -> Table:

@@ -28,7 +28,7 @@ class SpaceFigures:
     Attributes:
         embedded: how many rows were embedded.
         vendi: the effective number of different rows among them.
-        vendi_equal: the mean of the same over equally many rows of each column, see `Space.equal`.
+        vendi_equal: the mean of the same over `Space.equal` rows; None for a column with fewer.
         nearest: to the most similar other row of the column; None for a single row.
         nearest_seed: to the most similar seed; None without seeds, and for the seeds.
         coverage: the share of seeds with a row nearby; None for the seeds, or with too few seeds.
@@ -64,7 +64,7 @@ class Space:
     Attributes:
         figures: by column.
         regions: of the seeds, most seeds first; empty without seeds.
-        equal: how many rows of each column `vendi_equal` is of; None where a column has too few.
+        equal: how many rows of each column `vendi_equal` is of; None where the columns are of one size.
         points: the first two principal axes of the seeds, shape (rows, 2) by column.
         region_points: where the typical seeds are, shape (regions, 2).
     """
@@ -87,13 +87,13 @@ def measure_space(columns: Sequence[InspectedColumn], embed: Embed) -> Space:
     vectors = _vectors(rows, embed)
     has_seeds = columns[0].arm is None
     seeds = vectors[0] if has_seeds else None
-    least = min(map(len, vectors))
-    equal = least if least >= _LEAST_EQUAL and len({len(found) for found in vectors}) > 1 else None
+    sizes = {len(found) for found in vectors if len(found) >= _LEAST_EQUAL}
+    equal = min(sizes) if len(sizes) > 1 else None
     figures = [
         SpaceFigures(
             embedded=len(found),
             vendi=vendi_score(found),
-            vendi_equal=None if equal is None else _equal_vendi(found, equal),
+            vendi_equal=_equal_vendi(found, equal) if equal and len(found) >= equal else None,
             nearest=_median(nearest_cosines(found)),
             nearest_seed=_median((found @ seeds.T).max(axis=1)) if seeds is not None and place else None,
             coverage=coverage(seeds, found, NEIGHBORS) if seeds is not None and place else None,

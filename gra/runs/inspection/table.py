@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gra.core.text.plain_text import printable_line
 from gra.runs.inspection.inspect import RunInspection, ThinPart
@@ -55,6 +55,14 @@ class ShareRow:
     group: ThinPart
     name: str
     cells: list[ShareCell]
+
+
+def side_by_side(found: RunInspection, arms: int) -> Iterator[RunInspection]:
+    """Yield the inspection in parts of at most `arms` arms, each with the seeds, where there are any."""
+    seeds = [column for column in found.columns if not column.is_arm]
+    others = [column for column in found.columns if column.is_arm]
+    for start in range(0, len(others), arms):
+        yield replace(found, columns=[*seeds, *others[start : start + arms]])
 
 
 def headline_rows(found: RunInspection) -> list[tuple[str, list[str]]]:

@@ -32,7 +32,7 @@ from gra.runs.inspection.inspect import RunInspection, find_thin, inspect_run
 from gra.runs.inspection.profile import CheckedRows, profile_column
 from gra.runs.inspection.screen import inspection_screen
 from gra.runs.inspection.space import measure_space
-from gra.runs.inspection.table import headline_rows, share_rows, thin_sentences
+from gra.runs.inspection.table import headline_rows, share_rows, side_by_side, thin_sentences
 
 EMBED = WordEmbedder().encode
 
@@ -163,6 +163,30 @@ def test_draw_keeps_the_same_instructions_of_every_column() -> None:
     assert len(first) == 10
     assert {row.instruction for row in first} == {row.instruction for row in other}
     assert drawn(rows, 50) == rows
+
+
+def test_many_arms_are_shown_in_parts_with_the_seeds(run: Path) -> None:
+    columns = [
+        profile_column(column(name, ("Name a river.", "x"), arm=name != "seeds")) for name in ["seeds", *"abcde"]
+    ]
+    whole = RunInspection(run, columns, None, None, [], [])
+    assert [[each.name for each in part.columns] for part in side_by_side(whole, 3)] == [
+        ["seeds", "a", "b", "c"], ["seeds", "d", "e"]
+    ]  # fmt: skip
+    alone = RunInspection(run, columns[1:2], None, None, [], [])
+    assert [part.columns for part in side_by_side(alone, 3)] == [columns[1:2]]
+
+
+def test_equal_vendi_score_leaves_out_columns_that_are_too_small() -> None:
+    texts = [(f"word{i} and more", "") for i in range(30)]
+    columns = [column("seeds", *texts, arm=False), column("ten", *texts[:10]), column("two", *texts[:2])]
+    found = measure_space(columns, EMBED)
+    assert found.equal == 10
+    seeds, ten, two = found.figures
+    assert ten.vendi_equal == ten.vendi
+    assert two.vendi_equal is None
+    assert seeds.vendi_equal is not None
+    assert seeds.vendi_equal < seeds.vendi
 
 
 def answer(key: str, finish: str, **more: Any) -> Recorded:
