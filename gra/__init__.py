@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gra.api.costs import CostForecast, estimate_cost
     from gra.api.evaluation import compare, evaluate
     from gra.api.experiments import run_experiment
+    from gra.api.inspection import inspect
     from gra.api.recipes import load_recipe
     from gra.api.runs import EvaluationResult, Run, Student, load_run
     from gra.api.synthesis import stream, synthesize
@@ -71,6 +72,7 @@ __all__ = [
     "compare",
     "estimate_cost",
     "evaluate",
+    "inspect",
     "load_recipe",
     "load_run",
     "run_experiment",
@@ -88,6 +90,7 @@ _PUBLIC = {
     "compare": "gra.api.evaluation",
     "estimate_cost": "gra.api.costs",
     "run_experiment": "gra.api.experiments",
+    "inspect": "gra.api.inspection",
     "load_recipe": "gra.api.recipes",
     "load_run": "gra.api.runs",
     "verifier": "gra.api.verifiers",

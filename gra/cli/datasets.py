@@ -1,4 +1,4 @@
-"""`gra contamination`, `gra merge` and `gra push`: what is done with finished datasets."""
+"""`gra contamination`, `gra inspect`, `gra merge` and `gra push`: what is done with finished datasets."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.table import Table
 
 from gra.api.display import plain
 from gra.cli.options import RUNS, AsJson, Public, RunFolderPath, show_line, show_summary
+from gra.core.errors import writing
+from gra.core.files import write_json
 from gra.core.progress import View
 
 
@@ -55,6 +58,28 @@ def _suite_samples(suite: Path, data_dir: Path | None, view: View) -> list[Any]:
     for task, reason in left_out.items():
         view.note(f"! {task} is not looked for: {reason}")
     return samples
+
+
+def inspect(
+    run_folder: RunFolderPath,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="also write all figures here")
+    ] = None,
+    embedder: Annotated[
+        str | None, typer.Option(help="compare instructions with this model, such as catalog:all-minilm-l6-v2")
+    ] = None,
+) -> None:
+    """Show the seeds beside the rows of each arm, and mark what is thin: length, kinds, format, diversity."""
+    from gra.runs.inspection.inspect import inspect_run
+    from gra.runs.inspection.screen import inspection_screen
+
+    found = inspect_run(run_folder, embedder)
+    if json_file is not None:
+        with writing(json_file.parent):
+            write_json(json_file, found.to_json())
+    Console().print(inspection_screen(found))
+    if json_file is not None:
+        View().note(f"written: {json_file}")
 
 
 def merge(

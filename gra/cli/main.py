@@ -24,6 +24,7 @@ _VERBS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("Measure", compare, "gra compare runs/untuned/eval runs/student/eval --baseline untuned"),
     ("Measure", datasets.contamination, f"gra contamination runs/quickstart-gra/dataset {_SUITE}"),
     ("Look into a run", runs.report, "gra report runs/quickstart"),
+    ("Look into a run", datasets.inspect, "gra inspect runs/quickstart --json inspect.json"),
     ("Look into a run", runs.explain, "gra explain runs/quickstart r1-000004"),
     ("Look into a run", runs.diff, "gra diff runs/quickstart/arms/gra runs/no-adjudicator"),
     ("Look into a run", runs.verify, "gra verify runs/quickstart"),

@@ -104,7 +104,8 @@ def _inline(svg: str, name: str, caption: str) -> str:
     return re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', rf'<svg viewBox="\1" {label}>', body, count=1, flags=re.DOTALL)
 
 
-def _figure(height: float, **options: Any) -> Figure:
+def new_figure(height: float, **options: Any) -> Figure:
+    """Return an empty figure of the page's width; `height` in inches."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -124,7 +125,7 @@ def forest(differences: Sequence[PlottedDifference], labels: Sequence[str], marg
             places[group, label] = place
             place += 1.0
         place += 0.35
-    figure = _figure(0.55 + 0.27 * place)
+    figure = new_figure(0.55 + 0.27 * place)
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axis, panel in zip(axes, panels, strict=True):
         shown = [d for d in differences if d.panel == panel]
@@ -168,7 +169,7 @@ def funnel(steps: Mapping[str, int]) -> Figure:
     side = ("disputed", "kept by adjudicator")
     names = list(steps)
     whole = max(1, *steps.values())
-    figure = _figure(0.36 * len(names) + 0.2)
+    figure = new_figure(0.36 * len(names) + 0.2)
     axis = figure.subplots()
     for y, (name, count) in enumerate(steps.items()):
         branch = name in side
@@ -187,7 +188,7 @@ def scores(by_reviewer: Mapping[str, Sequence[float]], means: Sequence[float], g
     panels = [*by_reviewer.items(), ("committee mean", means)]
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)
-    figure = _figure(1.55 * lines + 0.15)
+    figure = new_figure(1.55 * lines + 0.15)
     axes = figure.subplots(lines, columns, sharex=True, squeeze=False).ravel()
     for axis, (name, values) in zip(axes, panels, strict=False):
         color = TEAL if name == "committee mean" and values is means else BLUE
@@ -212,7 +213,7 @@ def control_items(panels: Sequence[tuple[str, Sequence[float], Sequence[float], 
     """Draw raw scores on control items, a panel per reviewer: (title, good, bad, unit); lines mark medians."""
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)
-    figure = _figure(1.5 * lines + 0.15)
+    figure = new_figure(1.5 * lines + 0.15)
     axes = figure.subplots(lines, columns, sharey=True, squeeze=False).ravel()
     for axis, (title, good, bad, unit) in zip(axes, panels, strict=False):
         for y, values, color, marker in ((0, good, TEAL, "o"), (1, bad, ORANGE, "D")):
@@ -236,7 +237,7 @@ def control_items(panels: Sequence[tuple[str, Sequence[float], Sequence[float], 
 
 def calibration(curve: Sequence[Sequence[float]]) -> Figure:
     """Draw the share of right responses by the panel's score: (mean score 0-1, share right, items) for each bin."""
-    figure = _figure(2.6)
+    figure = new_figure(2.6)
     axis = figure.subplots(1, 1)
     axis.plot([0, 10], [0, 1], color=LINE, lw=1)
     axis.plot([10 * score for score, _, _ in curve], [share for _, share, _ in curve], color=BLUE, lw=1.5)
@@ -253,7 +254,7 @@ def timeline(found: Timeline) -> Figure:
     rows = list(dict.fromkeys(_lane(span) for session in found.sessions for span in session.spans))
     accepted = [(found.at(time), arm) for time, arm, state in found.candidates if state == State.ACCEPTED]
     height = 0.26 * len(rows) + 0.65
-    figure = _figure(height + (1.15 if accepted else 0))
+    figure = new_figure(height + (1.15 if accepted else 0))
     ratios = [height, 1.0] if accepted else [height]
     axes = figure.subplots(len(ratios), 1, sharex=True, height_ratios=ratios, squeeze=False)[:, 0]
     unit, name = (60.0, "min") if found.worked >= 120 else (1.0, "s")
@@ -309,7 +310,7 @@ def _bar(axis: Axes, row: int, found: Timeline, span: Span, unit: float) -> None
 
 def _accepted(axis: Axes, accepted: Sequence[tuple[float, str]], worked: float, unit: float) -> None:
     arms = list(dict.fromkeys(arm for _, arm in accepted))
-    for (arm, color), dash in zip(_arm_colors(arms).items(), itertools.cycle(_DASHES)):
+    for (arm, color), dash in zip(arm_colors(arms).items(), itertools.cycle(_DASHES)):
         times = sorted(time / unit for time, name in accepted if name == arm)
         counts = [0, *range(1, len(times) + 1), len(times)]
         axis.step([0, *times, worked / unit], counts, where="post", color=color, lw=1.8, ls=dash, label=arm)
@@ -321,9 +322,9 @@ def _accepted(axis: Axes, accepted: Sequence[tuple[float, str]], worked: float, 
 
 def training(curves: Mapping[tuple[str, str], Mapping[str, Sequence[tuple[float, float]]]]) -> Figure:
     """Draw loss over steps, `train` as a line and `eval` as points; {(arm, seed): {kind: [(step, loss)]}}."""
-    figure = _figure(2.9)
+    figure = new_figure(2.9)
     axis = figure.subplots()
-    colors = _arm_colors([arm for arm, _ in curves])
+    colors = arm_colors([arm for arm, _ in curves])
     seeds = list(dict.fromkeys(seed for _, seed in curves))
     for (arm, seed), kinds in curves.items():
         name = f"{arm}, {seed}" if len(seeds) > 1 else arm
@@ -341,6 +342,7 @@ def training(curves: Mapping[tuple[str, str], Mapping[str, Sequence[tuple[float,
     return figure
 
 
-def _arm_colors(arms: Sequence[str]) -> dict[str, str]:
+def arm_colors(arms: Sequence[str]) -> dict[str, str]:
+    """Return the color of each arm, the same in all figures."""
     others = itertools.cycle(_OTHERS)
     return {arm: _ARMS.get(arm) or next(others) for arm in arms}

@@ -21,6 +21,7 @@ from gra.reports import statistics as tally
 from gra.reports import text as prose
 from gra.reports.comparison import ComparisonView, read_comparison
 from gra.reports.figures import Drawing
+from gra.reports.rows import rows_section
 from gra.runs.contents import ArmRun, RunContents, TrainedStudent, read_contents
 from gra.runs.panel import panel_sentences
 from gra.runs.timeline import Timeline, read_timeline
@@ -118,6 +119,7 @@ def _content(contents: RunContents, folder: Path, title: str, command: str) -> d
         "comparison": comparison,
         "figures": drawings,
         "committees": committees,
+        "rows": rows_section(contents, folder),
         "sampled": sampled,
         "texts": tally.texts(contents.arms),
         "asked": ASKED,
@@ -143,6 +145,7 @@ def _sections(content: Mapping[str, Any]) -> list[tuple[str, str]]:
     parts = [
         ("result", "Result", content["comparison"]),
         ("data", "Data", content["committees"]),
+        ("rows", "Rows", content["rows"]),
         ("samples", "Samples", content["sampled"]),
         ("training", "Training", content["students"]),
         ("cost", "Cost", content["figures"].get("timeline") or content["by_role"] or content["by_model"]),

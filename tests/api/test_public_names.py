@@ -17,8 +17,8 @@ NAMES = {
     "BudgetExhausted", "Candidate", "Committee", "CostForecast", "DataError", "EngineUnavailable", "EvaluationResult",
     "ExperimentRecipe", "GraError", "Member", "Mismatch", "ModelUnavailable", "NoRows", "RecipeError", "Review",
     "Run", "Seed", "Student", "SuiteConfig", "SynthesisRecipe", "TrainRecipe", "__version__", "compare",
-    "estimate_cost", "evaluate", "load_recipe", "load_run", "run_experiment", "stream", "synthesize", "train",
-    "verifier",
+    "estimate_cost", "evaluate", "inspect", "load_recipe", "load_run", "run_experiment", "stream", "synthesize",
+    "train", "verifier",
 }  # fmt: skip
 DOCUMENT = ROOT / "docs" / "api.md"
 

@@ -31,6 +31,8 @@ from gra.reports import figures
 from gra.reports.html import write_report
 from gra.runs.diff import diff
 from gra.runs.explain import explain
+from gra.runs.inspection.inspect import inspect_run
+from gra.runs.inspection.screen import inspection_screen
 from gra.runs.push import _check_dataset
 from gra.runs.verify import verify
 
@@ -194,8 +196,15 @@ def _plan(base: Path) -> None:
     make_plan(base.parent / "plan.yaml", [f"seeds.source={base.parent / 'seeds.jsonl'}"], base, base / "one", None)
 
 
-VERBS = {"report": _report, "verify": _verify, "explain": _explain, "diff": _diff, "push": _push, "compare": _compare,
-         "plan": _plan}  # fmt: skip
+def _inspect(base: Path) -> None:
+    for run in ("one", "experiment"):
+        found = inspect_run(base / run)
+        _show(inspection_screen(found))
+        json.dumps(found.to_json())
+
+
+VERBS = {"report": _report, "inspect": _inspect, "verify": _verify, "explain": _explain, "diff": _diff, "push": _push,
+         "compare": _compare, "plan": _plan}  # fmt: skip
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -38,9 +38,30 @@ def find_seeds(source: SeedsConfig, recipe: Path | str, progress: Progress | Non
     return _from_hub(source, progress or (lambda text: None))
 
 
-def _from_hub(source: SeedsConfig, say: Progress) -> Path:
+def seeds_on_disk(source: SeedsConfig, recipe: Path | str) -> Path | None:
+    """Return the file with a recipe's seeds where it is on this machine; nothing is downloaded.
+
+    Args:
+        source: the recipe's `seeds`.
+        recipe: the recipe's file, whose folder is looked into too.
+    """
+    if (copied := _copied(source) / _ROWS).is_file():
+        return copied
+    try:
+        file = find_file(source.source, recipe)
+    except (RecipeError, OSError, ValueError):  # ValueError: a path that no system has
+        return None
+    return file if file.is_file() else None
+
+
+def _copied(source: SeedsConfig) -> Path:
+    """Return the folder of the cache that a dataset of the hub is copied to."""
     which = digest([source.source, source.config, source.split, source.revision])[:12]
-    target = cache_dir() / "seeds" / f"{source.source.replace('/', '--')}-{which}"
+    return cache_dir() / "seeds" / f"{source.source.replace('/', '--')}-{which}"
+
+
+def _from_hub(source: SeedsConfig, say: Progress) -> Path:
+    target = _copied(source)
     with locked("seeds", say):
         seal = read_seal(target, _SEAL)
         if seal is None or damage(target, seal) is not None:

@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Protocol
 
 from gra.checks import answers, arithmetic, instruction_constraints
 from gra.checks import format as format_checks
+from gra.checks.verdicts import check_arithmetic, check_format
 from gra.config.review import VERIFIER_KINDS, VerifierConfig
 from gra.core.errors import RecipeError
 from gra.core.processes.concurrency import together
@@ -131,28 +132,10 @@ class ArithmeticVerifier:
 
     async def judge(self, sample: VerifierInput, recorder: CallRecorder) -> Verification:
         """Fail a response as soon as one of its statements is wrong."""
-        given = {claim.text for claim in arithmetic.claims(sample.instruction)}  # "find the mistake in 2 + 2 = 5"
-        found = [claim for claim in arithmetic.claims(sample.response) if claim.text not in given]
-        found += _solutions(sample)
-        if not found:
+        found = check_arithmetic(sample.instruction, sample.response)
+        if found is None:
             return Abstained("math", self.recipe.mode, "the response states no arithmetic")
-        held = tuple(claim.text for claim in found if claim.holds)
-        broken = tuple(claim.text for claim in found if not claim.holds)
-        return Verified("math", self.recipe.mode, held, broken, 0.0 if broken else 10.0)
-
-
-def _solutions(sample: VerifierInput) -> list[arithmetic.Claim]:
-    """Return, for each value that the response gives for the unknown, whether it solves the given equation."""
-    equation = arithmetic.equation(sample.instruction)
-    if equation is None:
-        return []
-    found = []
-    for shown, value in arithmetic.values_of(sample.response, equation.unknown):
-        holds = equation.holds(value)
-        if holds or "." not in shown:  # a decimal may be rounded
-            text = f"{equation.left} = {equation.right} for {equation.unknown} = {shown}"
-            found.append(arithmetic.Claim(text, holds))
-    return found
+        return Verified("math", self.recipe.mode, found.held, found.broken, 10.0 if found.right else 0.0)
 
 
 @dataclass(frozen=True)
@@ -168,11 +151,10 @@ class FormatVerifier:
     async def judge(self, sample: VerifierInput, recorder: CallRecorder) -> Verification:
         """Score ten times the share of format constraints that the response meets."""
         asked = instruction_constraints.read_constraints(sample.instruction)
-        if not asked:
+        found = check_format(asked, sample.response)
+        if found is None:
             return Abstained("format", self.recipe.mode, "the instruction plainly demands no form")  # kept: recorded
-        broken = tuple(str(check) for check in asked if not check.passes(sample.response))
-        held = tuple(str(check) for check in asked if check.passes(sample.response))
-        return Verified("format", self.recipe.mode, held, broken, 10.0 * len(held) / len(asked))
+        return Verified("format", self.recipe.mode, found.held, found.broken, 10.0 * len(found.held) / len(asked))
 
 
 class ConsistencyVerifier:
