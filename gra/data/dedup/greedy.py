@@ -2,7 +2,7 @@
 
 What is the same is decided in three stages: the same text, nearly the same wording (only if asked for), an embedding at
 or above the threshold. The outcome is that of comparing every row with everything kept before it and with the whole
-pool; memory beside the vectors is bounded by blocks. `arrivals.py` keeps the same books while rows come in.
+pool; memory beside the vectors is bounded by blocks. `incremental.py` keeps the same records while rows come in.
 """
 
 from __future__ import annotations
