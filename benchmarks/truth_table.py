@@ -10,7 +10,7 @@ import numpy as np
 from gra.config.review import ReviewConfig
 from gra.stats.reliability import auc
 from gra.synthesis.committee.controls import ControlItem, ControlKind
-from gra.synthesis.committee.panel import Panel, fit_panel
+from gra.synthesis.committee.panel import FittedPanel, Panel, fit_panel
 
 Row = Mapping[str, Any]
 _DRAWS = 400
@@ -75,7 +75,6 @@ PANELS = {
     "logprob, correctness, agreement": ("1.5b logprob", "1.5b correctness", "1.5b agreement"),
     "five": ("1.5b logprob", "1.5b correctness", "1.5b reference", "1.5b agreement", "0.5b logprob"),
 }
-ACCEPT = 5.0  # the panel's score (0-10) from which an answer is accepted
 
 
 def _panels(fit: Sequence[Row], rows: Sequence[Row]) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, Any]]:
@@ -98,13 +97,15 @@ def _panels(fit: Sequence[Row], rows: Sequence[Row]) -> tuple[dict[str, np.ndarr
         }
         cost = {name: _cost(name, fit) or 0.0 for name in used}
         for aggregate in ("mean", "weighted", "label_model") if label != "release 0.1" else ("mean",):
-            review = ReviewConfig.model_validate(
-                {"control_items": 4, "aggregate": aggregate, "strategy": "adaptive", "accept_mean": ACCEPT}
-            )
+            review = ReviewConfig.model_validate({"control_items": 4, "aggregate": aggregate})
+            first = fit_panel(items, raw, review, costs=cost, families={}, authors={})
+            # The gate of the early stop: half of the answers that the panel was fitted on pass it.
+            accept = float(np.median([first.panel.score(_calibrated(first, used, row)) for row in fit]))
+            review = review.model_copy(update={"strategy": "adaptive", "accept_mean": accept})
             fitted = fit_panel(items, raw, review, costs=cost, families={}, authors={})
             full, early, spent = [], [], 0.0
             for row in rows:
-                given = {n: fitted.calibrations[n](row["scores"][n]) for n in used if n in row["scores"]}
+                given = _calibrated(fitted, used, row)
                 full.append(fitted.panel.score(given))
                 value, asked = _adaptive(fitted.panel, given)
                 early.append(value)
@@ -115,9 +116,13 @@ def _panels(fit: Sequence[Row], rows: Sequence[Row]) -> tuple[dict[str, np.ndarr
             costs[name] = whole / len(rows)
             stops[name] = {
                 "cost": spent / whole if whole else 1.0,
-                "changed": float(np.mean((np.array(full) >= ACCEPT) != (np.array(early) >= ACCEPT))),
+                "changed": float(np.mean((np.array(full) >= accept) != (np.array(early) >= accept))),
             }
     return scores, costs, stops
+
+
+def _calibrated(fitted: FittedPanel, names: Sequence[str], row: Row) -> dict[str, float]:
+    return {name: fitted.calibrations[name](row["scores"][name]) for name in names if name in row["scores"]}
 
 
 def _item(row: Row) -> ControlItem:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ MOST_LOG_ODDS = 6.0  # no reviewer alone makes an item surer than 400 to 1
 _DRAWS = 400
 _FOLDS = 5
 _BINS = 5
+MOST_CHANGED = 0.0075  # share of items whose verdict early stopping may change at each reviewer
+_FEWEST = 12  # items with which bounds of early stopping are fitted
 
 
 @dataclass(frozen=True)
@@ -251,8 +254,8 @@ def _clones(table: Mapping[str, Table]) -> tuple[tuple[str, str], ...]:
 class EarlyStop:
     """When an adaptive review stops: the order of reviewers, and bounds of the panel's log-odds after each.
 
-    After reviewer k the review stops below `low[k]` and above `high[k]`. The bounds are the widest ranges within which
-    no control item's verdict differs from the verdict of all reviewers.
+    After reviewer k the review stops below `low[k]` and above `high[k]`, on the side of the gate where it stands. Of all
+    items, at most MOST_CHANGED are expected to get another verdict than from all reviewers.
 
     Attributes:
         changed: the share of control items whose verdict differs from the full review's.
@@ -305,14 +308,13 @@ def early_stop(
             for k in range(len(order))
         ]
     )
-    final = prefix[-1] >= accept if len(order) else np.zeros(0, bool)
+    last = prefix[-1] if len(order) else np.zeros(0)
+    final = last >= accept
     low, high = [], []
     for row in prefix[:-1]:
-        accepted, rejected = row[final], row[~final]
-        # The margin beyond the extreme items guards against items that were not seen.
-        margin = 0.25 * float(row.std()) if row.size else 0.0
-        low.append(float(accepted.min()) - margin if accepted.size else -math.inf)
-        high.append(float(rejected.max()) + margin if rejected.size else math.inf)
+        below, above = _bounds(row, last, accept)
+        low.append(below)
+        high.append(above)
     low.append(accept)
     high.append(accept)
     spent, changed = 0.0, 0
@@ -324,3 +326,37 @@ def early_stop(
                 break
     whole = items * sum(costs.get(name, 0.0) for name in order)
     return EarlyStop(order, tuple(low), tuple(high), changed / items if items else 0.0, spent / whole if whole else 1.0)
+
+
+def _bounds(now: Table, last: Table, accept: float) -> tuple[float, float]:
+    """Return the panel's log-odds below and above which a review can stop.
+
+    The log-odds of all reviewers are taken as normal around a line in the log-odds so far. Items are stopped in the
+    order of the probability that their verdict would change, while expected and seen changes stay rare.
+
+    Args:
+        now: log-odds of the items after the reviewers so far.
+        last: log-odds of the items after all reviewers.
+        accept: log-odds from which the panel accepts.
+    """
+    if now.size < _FEWEST or float(now.std()) == 0:
+        return -math.inf, math.inf
+    slope, intercept = (float(value) for value in np.polyfit(now, last, 1))
+    if slope <= 0:
+        return -math.inf, math.inf
+    spread = max(float(np.sqrt(np.mean((last - slope * now - intercept) ** 2))), 1e-6)
+    ahead = np.abs(slope * now + intercept - accept) / spread
+    normal = NormalDist()
+    # A prediction on the other side of the gate than the score so far is no reason to stop.
+    agrees = (slope * now + intercept >= accept) == (now >= accept)
+    changes = np.where(agrees, [normal.cdf(-float(z)) for z in ahead], 1.0)
+    order = np.argsort(changes, kind="stable")
+    seen = (now >= accept) != (last >= accept)
+    allowed = MOST_CHANGED * now.size
+    fine = (np.cumsum(changes[order]) <= allowed) & (np.cumsum(seen[order]) <= allowed)
+    count = now.size if fine.all() else int(np.argmin(fine))
+    if not count:
+        return -math.inf, math.inf
+    z = float(ahead[order[count - 1]])
+    below, above = ((accept + sign * z * spread - intercept) / slope for sign in (-1, 1))
+    return min(below, accept), max(above, accept)

@@ -47,12 +47,14 @@ class Panel:
         aggregate: the recipe's `review.aggregate`.
         weights: of a weighted panel.
         accuracy: by reviewer, of a label model.
+        prior: log-odds of "right" before any review, of a label model; a reviewer votes by being above or below it.
         stop: of an adaptive review.
     """
 
     aggregate: str = "mean"
     weights: Weights | None = None
     accuracy: Mapping[str, float] = field(default_factory=dict)
+    prior: float = 0.0
     stop: EarlyStop | None = None
 
     def score(self, calibrated: Mapping[str, float]) -> float:
@@ -62,8 +64,8 @@ class Panel:
     def log_odds(self, odds: Mapping[str, float]) -> float:
         """Return the panel's log-odds of "right" from the log-odds that reviewers gave."""
         if self.aggregate == "label_model":
-            votes = [(odds[name] > 0, a) for name, a in self.accuracy.items() if name in odds]
-            return math.fsum(math.log(a / (1 - a)) * (1 if yes else -1) for yes, a in votes)
+            votes = [(odds[name] > self.prior, a) for name, a in self.accuracy.items() if name in odds]
+            return self.prior + math.fsum(math.log(a / (1 - a)) * (1 if yes else -1) for yes, a in votes)
         if self.weights is not None and self.weights.used:
             return self.weights([odds.get(name, math.nan) for name in self.weights.names])
         return float(log_odds(fmean(map(float, logistic(np.array(list(odds.values()))))))) if odds else 0.0
@@ -219,13 +221,14 @@ def _aggregate(
     """Return the panel, and the cross-fitted panel log-odds of the items."""
     names = tuple(odds)
     table = np.column_stack([odds[name] for name in names]) if names else np.zeros((len(right), 0))
-    weights, accuracy = None, {}
+    weights, accuracy, prior = None, {}, 0.0
     both = bool(right.any() and not right.all())
     if review.aggregate == "weighted" and both:
         weights = fit_weights(names, table, right)
     elif review.aggregate == "label_model" and names:
-        accuracy = _accuracies(names, label_model(np.where(np.isnan(table.T), np.nan, table.T > 0)))
-    panel = Panel(review.aggregate, weights, accuracy)
+        prior = float(log_odds(right.mean()))
+        accuracy = _accuracies(names, label_model(np.where(np.isnan(table.T), np.nan, table.T > prior)))
+    panel = Panel(review.aggregate, weights, accuracy, prior)
     scored = np.array([panel.log_odds(_given(names, row)) for row in table])
     if review.strategy == "adaptive" and both:
         accept = float(log_odds(review.accept_mean / 10))
