@@ -129,15 +129,21 @@ class TrainRecipe(Section):
 
 
 def require_answers(recipe: TrainRecipe, where: Path) -> None:
-    """Require a student that answers, which an experiment evaluates.
+    """Require a student that learns to answer from rows, which an experiment trains and evaluates.
 
     Args:
         recipe: the student's.
         where: the recipe's file.
 
     Raises:
-        RecipeError: it becomes a reward model.
+        RecipeError: it becomes a reward model, or learns from pairs.
     """
+    if recipe.method == "preference":
+        raise RecipeError(
+            "`method: preference` learns from pairs, and an experiment trains each student on an arm's rows; train it "
+            "with `gra train` on `preferences.parquet`, and name a recipe of another method as `student`",
+            where,
+        )
     if recipe.method == "reward":
         raise RecipeError(
             "`method: reward` makes a reward model, and an experiment evaluates students that answer; train it with "

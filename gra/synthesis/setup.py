@@ -248,10 +248,15 @@ class _Controls:
             items,
             {m.name: answers[m.name].raw for m in reviewers},
             self._review,
-            costs={m.name: answers[m.name].tokens * _billions(m) for m in reviewers},
+            costs={m.name: answers[m.name].tokens * self._billions(m) for m in reviewers},
             families={m.name: m.family or m.model.identity for m in reviewers},
             authors={m.name: m.family or m.model.identity for m in self.members.values()},
         )
+
+    def _billions(self, member: Member) -> float:
+        """Return a member's parameters in billions; 1 where they are not known."""
+        found, entry = self.context.registry.models.get(member.model.name), entry_of(member.model.name)
+        return ((found and found.parameters) or (entry and entry.parameters) or 1_000_000_000) / 1e9
 
     def _fit_open(
         self, items: Sequence[ControlItem], reviewers: Sequence[Member], answers: Mapping[str, ControlAnswers]
@@ -302,12 +307,6 @@ class _Controls:
             recipe.seed,
         )
         return [*self._faulty, *natural]
-
-
-def _billions(member: Member) -> float:
-    """Return a member's parameters in billions; 1 where they are not known."""
-    entry = entry_of(member.model.name)
-    return ((entry and entry.parameters) or 1_000_000_000) / 1e9
 
 
 async def _calibration(

@@ -208,9 +208,18 @@ def test_reward_recipe_refuses_what_cannot_work(
         load_train_recipe(path)
 
 
-def test_experiment_refuses_a_reward_model_as_its_student(tmp_path: Path, student: Path, pairs: Path) -> None:
+@pytest.mark.parametrize(
+    ("method", "sentence"),
+    [
+        ("reward", "an experiment evaluates students that answer"),
+        ("preference", "trains each student on an arm's rows"),
+    ],
+)
+def test_experiment_refuses_a_student_that_cannot_learn_to_answer_from_rows(
+    tmp_path: Path, student: Path, pairs: Path, method: str, sentence: str
+) -> None:
     from gra.config.training import require_answers
 
-    path = write_recipe(tmp_path, student, pairs, method="reward")
-    with pytest.raises(RecipeError, match="an experiment evaluates students that answer"):
+    path = write_recipe(tmp_path, student, pairs, method=method)
+    with pytest.raises(RecipeError, match=sentence):
         require_answers(load(path).recipe, path)
