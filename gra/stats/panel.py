@@ -254,8 +254,8 @@ def _clones(table: Mapping[str, Table]) -> tuple[tuple[str, str], ...]:
 class EarlyStop:
     """When an adaptive review stops: the order of reviewers, and bounds of the panel's log-odds after each.
 
-    After reviewer k the review stops below `low[k]` and above `high[k]`, on the side of the gate where it stands. Of all
-    items, at most MOST_CHANGED are expected to get another verdict than from all reviewers.
+    After reviewer k the review stops below `low[k]` and above `high[k]`. At each reviewer, at most MOST_CHANGED of the
+    items are expected to get another verdict than from all reviewers.
 
     Attributes:
         changed: the share of control items whose verdict differs from the full review's.

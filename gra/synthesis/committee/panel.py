@@ -227,7 +227,7 @@ def _aggregate(
         weights = fit_weights(names, table, right)
     elif review.aggregate == "label_model" and names:
         prior = float(log_odds(right.mean()))
-        accuracy = _accuracies(names, label_model(np.where(np.isnan(table.T), np.nan, table.T > prior)))
+        accuracy = _accuracies(names, label_model(np.where(np.isnan(table.T), np.nan, prior < table.T)))
     panel = Panel(review.aggregate, weights, accuracy, prior)
     scored = np.array([panel.log_odds(_given(names, row)) for row in table])
     if review.strategy == "adaptive" and both:
