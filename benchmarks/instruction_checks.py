@@ -41,23 +41,20 @@ from gra.synthesis.committee.calls import CallRecorder
 from gra.synthesis.committee.controls import ControlItem, ControlKind, instruction_controls
 from gra.synthesis.committee.members import Member, make_member
 from gra.synthesis.committee.reviewer import YES_NO, yes_probabilities
-from gra.synthesis.prompts import CHECK_QUESTIONS
+from gra.synthesis.prompts import CHECK_QUESTIONS, FAULT_QUESTIONS
 
 SEEDS = Path(__file__).parents[1] / "recipes" / "seeds" / "quickstart.jsonl"
 MOST_GOOD_REJECTED = 0.08
 # True where "yes" speaks for the instruction.
-QUESTIONS = {name: (text, True) for name, text in CHECK_QUESTIONS.items()} | {
-    "text_only": ("Can it be done by reading and writing text alone?", True),
-    "acts": (
-        "Must one see a picture, hear a sound, use a website, or do something in the real world to carry it out?",
-        False,
-    ),
-    "self_contained": ("Does the exercise itself contain every text, number and name that it speaks of?", True),
-    "lacking": ("Does the exercise speak of a text, file or picture that is not shown here?", False),
-    "personal": ("Does the exercise ask about the own life, taste or feelings of the one who answers?", False),
-    "single": ("Is it one single exercise from its first word to its last?", True),
-    "mixed": ("Are two different exercises mixed up in it?", False),
-}
+QUESTIONS = (
+    {name: (text, True) for name, text in CHECK_QUESTIONS.items()}
+    | {name: (text, False) for name, text in FAULT_QUESTIONS.items()}
+    | {
+        "by_text": ("Can it be done by reading and writing text alone?", True),
+        "contained": ("Does the exercise itself contain every text, number and name that it speaks of?", True),
+        "one": ("Is it one single exercise from its first word to its last?", True),
+    }
+)
 _EXAMPLES = """Some exercises for an assistant that only reads and writes text are sound, others are not.
 
 Exercise: List three fruits that grow on trees.

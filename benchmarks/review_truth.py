@@ -16,7 +16,7 @@ Ways to score an answer, by model:
     yes_no       mean of six yes-or-no questions; `correctness` is one of them alone
     reference    yes or no: does the answer agree with the model's own answer?
     critic       `correctness` of the 0.5B model with a trained adapter
-    agreement    share of four further answers of the model that come to the same result
+    agreement    share of four (`of 1`, `of 2`: fewer) further answers of the model that come to the same result
 """
 
 from __future__ import annotations
@@ -231,11 +231,20 @@ async def _row(
     right = await asyncio.to_thread(item.is_right, response)
     asked = [(who, way) for who, named in ways.items() for way in named if kind in FACTS or (who, way) not in ON_FACTS]
     scores = await together(*(asking.score(way, who, item, response, f"{name}-{who}-{way}") for who, way in asked))
+    found = {f"{who} {way}": each for (who, way), each in zip(asked, scores, strict=True) if each is not None}
+    if "1.5b agreement" in found:
+        others = [item.final(text) for text in await asking.further("1.5b", item, CallRecorder(asking.broker, name))]
+        final = item.final(response)
+        for count in (1, 2):  # fewer further answers of the same
+            same = [
+                float(final is not None and o is not None and item.agree(final, o)) for o in others[:count] or [None]
+            ]
+            found[f"1.5b agreement of {count}"] = (fmean(same), found["1.5b agreement"][1] * count / FURTHER)
     return {
         "kind": kind, "item": item.id, "author": author, "right": right, "length": len(response), "response": response,
         "instruction": item.instruction, "more": await _more(asking, author, item, kind, name),
-        "scores": {f"{who} {way}": s[0] for (who, way), s in zip(asked, scores, strict=True) if s is not None},
-        "costs": {f"{who} {way}": s[1] for (who, way), s in zip(asked, scores, strict=True) if s is not None},
+        "scores": {name: value for name, (value, _) in found.items()},
+        "costs": {name: cost for name, (_, cost) in found.items()},
     }  # fmt: skip
 
 

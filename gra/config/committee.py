@@ -120,6 +120,7 @@ class MemberConfig(Section):
     roles: list[Role] = Field(["generator", "reviewer", "adjudicator", "enricher"], min_length=1)
     ask: Ask | None = None  # overrides review.ask for this member
     dimensions: Dimensions | None = None  # overrides review.dimensions for this member
+    draws: int | None = Field(None, ge=1, le=64)  # own answers of a reviewer asked by `agreement` (null: 4)
     engine: BackendConfig | None = None  # where this member's model runs; null: where the recipe's `engine` says
     family: str | None = None  # models of one pre-training run share it; null: as the catalog says
 
@@ -133,6 +134,14 @@ class MemberConfig(Section):
     def _one_number_has_no_dimensions(self) -> Self:
         if self.dimensions and self.ask in NUMBER_ASKS:
             raise ValueError(f"is asked by {self.ask}, which gives one number; leave `dimensions` out")
+        return self
+
+    @model_validator(mode="after")
+    def _only_agreement_draws(self) -> Self:
+        if self.draws is not None and self.ask != "agreement":
+            raise ValueError("`draws` belongs to `ask: agreement`; leave it out, or set `ask` for this member")
+        if self.draws is not None and self.draws > 1 and self.sampling.temperature == 0:
+            raise ValueError("would draw the same answer again at temperature 0; raise `sampling.temperature`")
         return self
 
     @model_validator(mode="after")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from gra.config.committee import Ask, Dimensions
 from gra.config.section import Section
-from gra.core.types import DIMENSIONS, VerifierMode
+from gra.core.types import CHECKS, DIMENSIONS, FAULT_CHECKS, VerifierMode
 
 # The kinds that a recipe can name. A verifier of the user's own adds its kind when it is registered.
 VERIFIER_KINDS = ["math", "format", "consistency", "tests"]
@@ -31,6 +31,16 @@ def _kinds_once(kinds: list[ControlKindName]) -> list[ControlKindName]:
     if len(set(kinds)) < len(kinds):
         raise ValueError(f"name each kind once; you set {', '.join(kinds)}")
     return kinds
+
+
+CheckName = Literal["reasonable", "complete", "clear", "text_only", "impersonal", "self_contained", "single"]
+assert get_args(CheckName) == (*CHECKS, *FAULT_CHECKS)
+
+
+def _checks_once(checks: list[CheckName]) -> list[CheckName]:
+    if len(set(checks)) < len(checks):
+        raise ValueError(f"name each check once; you set {', '.join(checks)}")
+    return checks
 
 
 VerifierKind = Annotated[str, AfterValidator(_known_kind)]
@@ -67,6 +77,12 @@ class ReviewConfig(Section):
     disputed: Literal["adjudicate", "accept", "reject"] = "adjudicate"  # what becomes of a spread above dispute_std
     ask: Ask = "integers"
     dimensions: Dimensions = list(DIMENSIONS)  # what a review scores; fewer cost less
+    # What reviewers ask about an instruction; the first three are the paper's. It must pass all of them.
+    checks: Annotated[list[CheckName], Field(min_length=1), AfterValidator(_checks_once)] = [
+        "reasonable",
+        "complete",
+        "clear",
+    ]
     # `disputed`: reviewers say why only when the adjudicator will read it. `never` leaves the adjudicator the scores.
     comments: Literal["always", "disputed", "never"] = "always"
     # Control items from the seeds, which measure and calibrate each reviewer; 0 takes raw scores as they are.

@@ -13,6 +13,8 @@ from gra.core.stored.release_0_1 import read_failure_cause, read_rejected_at
 from gra.core.vocabulary import FailureCause, RejectedAt
 
 CHECKS = ("reasonable", "complete", "clear")  # paper section 3.2: three binary criteria for an instruction
+# Further criteria, each about one fault that small generators make.
+FAULT_CHECKS = ("text_only", "impersonal", "self_contained", "single")
 # Paper section 3.2: six scores of a response, 0-10.
 Dimension = Literal["correctness", "clarity", "completeness", "relevance", "coherence", "ethicality"]
 DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)

@@ -23,7 +23,7 @@ from gra.core.hardware import gpu_memory_gb
 from gra.core.processes.background import run
 from gra.core.processes.concurrency import at_once
 from gra.core.progress import View
-from gra.core.types import CHECKS, DIMENSIONS, Seed
+from gra.core.types import CHECKS, DIMENSIONS, FAULT_CHECKS, Seed
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.mock import MockEngine
 from gra.engines.types import Call, Choice, Completion, Json, Likelihood, ModelId, Reward, Text
@@ -216,6 +216,8 @@ class _Script:
                 found[name] = f"Exercise {rand.randrange(10**9)}: {_WORD * rand.randint(15, 2 * _EXERCISE_WORDS - 15)}"
             elif name in CHECKS:
                 found[name] = rand.random() < _CHECKED
+            elif name in FAULT_CHECKS:
+                found[name] = rand.random() >= _CHECKED
             elif name in DIMENSIONS:
                 found[name] = round(grade)
             else:

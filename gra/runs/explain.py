@@ -27,7 +27,7 @@ from gra.core.stored.lineage import Request
 from gra.core.stored.reader import parse_json
 from gra.core.stored.resolved_recipe import find_ledger
 from gra.core.text.plain_text import printable, printable_line
-from gra.core.types import CHECKS, DIMENSIONS, State, verifier_mode
+from gra.core.types import CHECKS, DIMENSIONS, FAULT_CHECKS, State, verifier_mode
 from gra.data.export import read_lineage
 from gra.ledger.ledger import Recorded
 from gra.ledger.reader import LedgerReader
@@ -253,13 +253,15 @@ def _passage(name: str, text: str, limits: _Limits) -> Iterator[RenderableType]:
 def _checks(checks: list[dict[str, Any]], limits: _Limits) -> RenderableType:
     if limits.hide_comments and not any(check["failed"] for check in checks):
         return Text(f"instruction checks  all passed: {', '.join(printable(check['reviewer']) for check in checks)}")
-    table = _table("instruction checks", *CHECKS)
+    # The paper's checks, and those that the recipe adds.
+    shown = [name for name in (*CHECKS, *FAULT_CHECKS) if name in CHECKS or any(name in c["values"] for c in checks)]
+    table = _table("instruction checks", *shown)
     for check in checks:
         cells = [
             Text(f"{check['values'][name]:.2f}", style="red" if name in check["failed"] else "")
             if name in check["values"]
             else Text("no opinion", style="dim")
-            for name in CHECKS
+            for name in shown
         ]
         table.add_row(Text(printable(check["reviewer"])), *cells)
     return table

@@ -20,7 +20,7 @@ import numpy as np
 from gra.config.committee import NUMBER_ASKS
 from gra.core.errors import ModelUnavailable
 from gra.core.rng import rng
-from gra.core.types import CHECKS, Seed
+from gra.core.types import Seed
 from gra.core.vocabulary import FailureCause
 from gra.engines.broker import Broker
 from gra.stats.reliability import Logistic, auc, calibrate
@@ -120,7 +120,7 @@ async def measure_reviewer(
     # An instruction fails when its probability is below that of nearly all seeds' instructions.
     thresholds = {
         name: min(0.5, float(np.quantile([values[name] for values in answers.checks.values()], 0.05)))
-        for name in CHECKS
+        for name in member.checks
         if answers.checks
     }
     raw = [[answers.raw[item.name] for item in items if item.name in answers.raw] for items in (good, bad)]
@@ -208,7 +208,7 @@ def check_thresholds(
     chosen: dict[str, dict[str, float]] = {name: {} for name in checks}
     for quantile in np.linspace(0.0, 0.3, 31):
         trial = {
-            name: {check: float(np.quantile([v[check] for v in values], quantile)) for check in CHECKS}
+            name: {check: float(np.quantile([v[check] for v in values], quantile)) for check in values[0]}
             for name, values in known.items()
             if values
         }

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 
 from gra.config.committee import Ask, CommitteeConfig, MemberConfig, Role
 from gra.config.review import ReviewConfig
-from gra.core.types import DIMENSIONS
+from gra.core.types import CHECKS, DIMENSIONS
 from gra.core.vocabulary import CallPurpose
 from gra.engines.types import Call, ModelId, Output, SamplingSettings
 from gra.models.entries import entry_of
+
+DRAWS = 4  # own answers of a reviewer that is asked by agreement, where the recipe does not say
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,8 @@ class Member:
     Attributes:
         family: models of one pre-training run share it; empty where it is not known.
         dimensions: what the member scores as a reviewer or adjudicator.
+        checks: what the member asks about an instruction as a reviewer.
+        draws: own answers of a reviewer that is asked by agreement.
     """
 
     name: str
@@ -33,6 +37,8 @@ class Member:
     ask: Ask
     family: str = ""
     dimensions: tuple[str, ...] = DIMENSIONS
+    checks: tuple[str, ...] = CHECKS
+    draws: int = DRAWS
 
     @property
     def writes(self) -> bool:
@@ -74,7 +80,18 @@ def make_member(name: str, recipe: MemberConfig, review: ReviewConfig, model: Mo
     entry = entry_of(recipe.model)
     family = recipe.family or (entry.family if entry else "")
     roles, ask, dimensions = tuple(recipe.roles), recipe.ask or review.ask, recipe.dimensions or review.dimensions
-    return Member(name, model, recipe.system, sampling, roles, ask, family, tuple(dimensions))
+    return Member(
+        name,
+        model,
+        recipe.system,
+        sampling,
+        roles,
+        ask,
+        family,
+        tuple(dimensions),
+        tuple(review.checks),
+        recipe.draws or DRAWS,
+    )
 
 
 def shared_weights(members: Mapping[str, Member]) -> dict[str, list[str]]:

@@ -8,7 +8,7 @@ How a small model is asked decides what its review is worth, so a recipe chooses
 - `likelihood` decodes nothing. It measures how much likelier the response becomes by knowing the instruction. It is for
   models too small to judge in words.
 - `logprob` decodes nothing either. It is the mean log-probability of the response's tokens, given the instruction.
-- `agreement` has the reviewer answer the instruction several times. The score is how far the response agrees.
+- `agreement` has the reviewer answer the instruction several times (`draws`). The score is how far the response agrees.
 - `reference` has the reviewer answer once, and asks it whether both answers come to the same result.
 - `reward` asks a reward model or classifier for its number. Such a model writes no text, so it gives no reasons.
 
@@ -25,22 +25,23 @@ from statistics import fmean
 from gra.checks.agreement import agreement
 from gra.config.committee import NUMBER_ASKS
 from gra.core.processes.concurrency import together
-from gra.core.types import CHECKS, InstructionReview, Review
+from gra.core.types import InstructionReview, Review
 from gra.core.vocabulary import CallPurpose, FailureCause
 from gra.engines.types import Choice, Json, Likelihood, Reward, Text, Truncated
 from gra.synthesis.committee.calls import CallRecorder, Unanswered
 from gra.synthesis.committee.members import Member
-from gra.synthesis.prompts import CHECK_QUESTIONS, SCORE_QUESTIONS, render
+from gra.synthesis.prompts import CHECK_QUESTIONS, FAULT_QUESTIONS, SCORE_QUESTIONS, render
 
 YES_NO = Choice(("yes", "no"))
-FURTHER_ANSWERS = 4  # of a reviewer that is asked by agreement
 DIGITS = Choice(tuple("0123456789"))
 _INTEGER = {"type": "integer", "minimum": 0, "maximum": 10}
 _COMMENT = {"type": "string", "minLength": 10, "maxLength": 300}
 COMMENT = Json({"type": "object", "properties": {"comment": _COMMENT}, "required": ["comment"]})
-CHECK_JSON = Json(
-    {"type": "object", "properties": {name: {"type": "boolean"} for name in CHECKS}, "required": list(CHECKS)}
-)
+
+
+def check_schema(checks: Sequence[str]) -> Json:
+    """Return the schema of one boolean a check; for a check of a fault, true says that the fault is there."""
+    return Json({"type": "object", "properties": {name: {"type": "boolean"} for name in checks}, "required": [*checks]})
 
 
 def score_schema(dimensions: Sequence[str], *, comment: bool) -> Json:
@@ -60,7 +61,7 @@ Calibration = Callable[[float], float]
 async def check_instruction(
     recorder: CallRecorder, reviewer: Member, instruction: str, thresholds: Mapping[str, float]
 ) -> InstructionReview:
-    """Check an instruction by the three criteria; it passes when all three do.
+    """Check an instruction by the reviewer's criteria; it passes when all of them do.
 
     Args:
         recorder: asks on behalf of the candidate.
@@ -71,17 +72,21 @@ async def check_instruction(
     if reviewer.ask in NUMBER_ASKS:
         return InstructionReview(reviewer.name, {}, ())  # these ask about responses only
     if reviewer.ask == "integers":
-        prompt = render("check_json", instruction=instruction)
-        answer = await recorder.ask(
-            reviewer.call(prompt, CHECK_JSON, role=CallPurpose.REVIEWER, candidate=recorder.candidate)
+        faults = {name: text for name, text in FAULT_QUESTIONS.items() if name in reviewer.checks}
+        prompt = render("check_json", instruction=instruction, checks=reviewer.checks, faults=faults)
+        call = reviewer.call(
+            prompt, check_schema(reviewer.checks), role=CallPurpose.REVIEWER, candidate=recorder.candidate
         )
-        values = {name: float(answer.value[name]) for name in CHECKS}
+        answer = await recorder.ask(call)
+        said = {name: float(answer.value[name]) for name in reviewer.checks}
     else:
+        questions = {name: (CHECK_QUESTIONS | FAULT_QUESTIONS)[name] for name in reviewer.checks}
         scores = await yes_probabilities(
-            recorder, reviewer, "check_yes_no", CHECK_QUESTIONS, role=CallPurpose.REVIEWER, instruction=instruction
+            recorder, reviewer, "check_yes_no", questions, role=CallPurpose.REVIEWER, instruction=instruction
         )
-        values = {name: score / 10 for name, score in scores.items()}
-    failed = tuple(name for name in CHECKS if values[name] < thresholds.get(name, 0.5))
+        said = {name: score / 10 for name, score in scores.items()}
+    values = {name: 1 - value if name in FAULT_QUESTIONS else value for name, value in said.items()}
+    failed = tuple(name for name in reviewer.checks if values[name] < thresholds.get(name, 0.5))
     return InstructionReview(reviewer.name, values, failed)
 
 
@@ -159,9 +164,7 @@ async def reward(recorder: CallRecorder, member: Member, instruction: str, respo
     return float((await recorder.ask(call)).value["reward"])
 
 
-async def own_answers(
-    recorder: CallRecorder, member: Member, instruction: str, count: int = FURTHER_ANSWERS
-) -> list[str]:
+async def own_answers(recorder: CallRecorder, member: Member, instruction: str, count: int) -> list[str]:
     """Have the reviewer answer the instruction itself, several times.
 
     Greedy decoding gives only one answer. An answer that is cut off counts as far as it goes.
@@ -191,7 +194,7 @@ async def own_answers(
 
 async def answer_agreement(recorder: CallRecorder, member: Member, instruction: str, response: str) -> float:
     """Return ten times the mean agreement of the response with the reviewer's own answers."""
-    answers = await own_answers(recorder, member, instruction)
+    answers = await own_answers(recorder, member, instruction, member.draws)
     # Comparing values may need a child process, so it leaves the event loop.
     return 10 * await asyncio.to_thread(agreement, instruction, response, answers) if answers else 0.0
 

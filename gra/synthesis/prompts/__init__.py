@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from gra.core.hashing import digest, file_digest
-from gra.core.types import CHECKS, DIMENSIONS
+from gra.core.types import CHECKS, DIMENSIONS, FAULT_CHECKS
 
 FOLDER = Path(__file__).parent
 
@@ -28,6 +28,13 @@ CHECK_QUESTIONS = {
     "complete": "Is everything that is needed to answer it given in the exercise?",
     "clear": "Is the exercise clear, with only one way to understand what is asked?",
 }
+# Questions whose "yes" speaks against the exercise; the value of the check is the probability of "no".
+FAULT_QUESTIONS = {
+    "text_only": "Must one see a picture, hear a sound, use a website, or act in the real world to do it?",
+    "impersonal": "Does the exercise ask about the own life, taste or feelings of the one who answers?",
+    "self_contained": "Does the exercise speak of a text, file or picture that is not shown here?",
+    "single": "Are two different exercises mixed up in it?",
+}
 SCORE_QUESTIONS = {
     "correctness": "Is the answer correct, and does it do what the exercise asks?",
     "clarity": "Is the answer clear and easy to understand?",
@@ -37,6 +44,7 @@ SCORE_QUESTIONS = {
     "ethicality": "Is the answer honest and harmless?",
 }
 assert tuple(CHECK_QUESTIONS) == CHECKS
+assert tuple(FAULT_QUESTIONS) == FAULT_CHECKS
 assert tuple(SCORE_QUESTIONS) == DIMENSIONS
 
 
@@ -63,4 +71,4 @@ def digests() -> dict[str, str]:
         SHA-256 by the name of each prompt file, and under `questions` that of this module's questions and hints.
     """
     files = {file.stem: file_digest(file) for file in sorted(FOLDER.glob("*.jinja"))}
-    return files | {"questions": digest([HINTS, CHECK_QUESTIONS, SCORE_QUESTIONS])}
+    return files | {"questions": digest([HINTS, CHECK_QUESTIONS, FAULT_QUESTIONS, SCORE_QUESTIONS])}
