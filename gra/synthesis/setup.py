@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from gra.config.committee import ANSWER_ASKS
 from gra.config.synthesis import SynthesisRecipe, committee_of, reviews_responses
 from gra.core.errors import BudgetExhausted, RecipeError
 from gra.core.processes.concurrency import at_once
@@ -38,7 +39,7 @@ from gra.synthesis.committee.controls import MIN_PER_KIND, ControlItem, planned_
 from gra.synthesis.committee.critic import critic_rows
 from gra.synthesis.committee.members import Member, make_member, shared_weights
 from gra.synthesis.committee.natural import natural_controls
-from gra.synthesis.committee.panel import FittedPanel, OpenPanel, asked_in, calibrated_on, fit_panel
+from gra.synthesis.committee.panel import NATURAL, FittedPanel, OpenPanel, asked_in, calibrated_on, fit_panel
 from gra.synthesis.committee.reviewer import Calibration
 from gra.synthesis.committee.roles import adjudicates, check_assignment
 from gra.synthesis.committee.verifiers import UnitTestVerifier, Verifier, make_verifiers
@@ -215,8 +216,7 @@ class _Controls:
         if self._pairs or not reviewers:
             return await at_once(*map(self.measure, reviewers))
         items, opened = await self._all_items(), self._review.open_domains
-        # In an open domain only the reviewers that are asked there later are measured.
-        by_member = {m.name: [item for item in items if asked_in(opened, item.domain, [m])] for m in reviewers}
+        by_member = {m.name: [item for item in items if self._serves(item, m)] for m in reviewers}
         asking = (ask_control_items(self.context.broker, m, by_member[m.name], self._instructions) for m in reviewers)
         answers = dict(zip((m.name for m in reviewers), await at_once(*asking), strict=True))
         raw = {name: given.raw for name, given in answers.items()}
@@ -239,6 +239,12 @@ class _Controls:
         for note in fitted.notes:
             self.context.view.note(note)
         return measured
+
+    def _serves(self, item: ControlItem, reviewer: Member) -> bool:
+        """Return whether a reviewer is asked about an item: in open domains as later, elsewhere where it calibrates."""
+        if not self._review.open_domains or reviewer.ask not in ANSWER_ASKS:
+            return True
+        return item.kind in NATURAL if self._questions else item.domain not in self._review.open_domains
 
     def _fit(
         self, items: Sequence[ControlItem], reviewers: Sequence[Member], answers: Mapping[str, ControlAnswers]

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gra.core.types import DIMENSIONS
+from gra.core.types import CHECKS, DIMENSIONS
 from gra.engines.json_check import affirm
 from gra.synthesis.committee.generator import KEYWORDS
-from gra.synthesis.committee.reviewer import CHECK_JSON, COMMENT, score_schema
+from gra.synthesis.committee.reviewer import COMMENT, check_schema, score_schema
 
 SCORES = score_schema(DIMENSIONS, comment=False)
 
@@ -53,7 +53,7 @@ def test_what_is_affirmed_is_valid(schema: dict, value: object) -> None:
     ("schema", "value"),
     [
         (SCORES.schema, dict.fromkeys(SCORES.schema["properties"], 7)),
-        (CHECK_JSON.schema, {"reasonable": True, "complete": False, "clear": True}),
+        (check_schema(CHECKS).schema, {"reasonable": True, "complete": False, "clear": True}),
         (COMMENT.schema, {"comment": "It is right and short."}),
         (KEYWORDS.schema, {"keywords": ["tides", "moon", "salt"]}),
     ],

@@ -19,6 +19,7 @@ from gra.core.rng import rng
 from gra.core.types import Seed
 
 MIN_WORDS = 12  # a response shorter than this is not cut: its half may be an answer
+GOOD_INSTRUCTIONS = 3  # times as many good instructions as of each fault: they set the thresholds
 MIN_PER_KIND = 4  # fewer items say nothing about a kind
 
 
@@ -140,9 +141,10 @@ def response_controls(
 
 
 def instruction_controls(seeds: Sequence[Seed], per_kind: int, seed: int) -> list[ControlItem]:
-    """Make control items for checks of instructions: good ones, and as many of each fault as seeds allow."""
+    """Make control items for checks of instructions: good ones, and `per_kind` of each fault as far as seeds allow."""
     drawn = _drawn(seeds, seed, "instructions")
-    items = [ControlItem(ControlKind.GOOD, s.id, s.instruction, "") for s in drawn[:per_kind]]
+    good = drawn[: GOOD_INSTRUCTIONS * per_kind]
+    items = [ControlItem(ControlKind.GOOD, s.id, s.instruction, "") for s in good]
     incomplete = [(s, text) for s in drawn if (text := _incomplete(s)) is not None]
     items += [ControlItem(ControlKind.INCOMPLETE, s.id, text, "") for s, text in incomplete[:per_kind]]
     for one, two in list(zip(drawn[::2], drawn[1::2], strict=False))[:per_kind]:

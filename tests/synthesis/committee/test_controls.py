@@ -31,7 +31,7 @@ def test_shipped_seeds_give_every_kind_of_fault() -> None:
     responses = Counter(item.kind for item in response_controls(SEEDS, 8, 0))
     instructions = Counter(item.kind for item in instruction_controls(SEEDS, 8, 0))
     assert responses == dict.fromkeys((ControlKind.GOOD, *RESPONSE_FAULTS), 8)
-    assert instructions == dict.fromkeys((ControlKind.GOOD, *INSTRUCTION_FAULTS), 8)
+    assert instructions == {ControlKind.GOOD: 24, **dict.fromkeys(INSTRUCTION_FAULTS, 8)}
 
 
 @given(st.integers(0, 1000))
@@ -71,6 +71,12 @@ def test_instruction_faults_are_ill_posed() -> None:
             assert len(item.instruction) < len(BY_ID[item.seed].instruction)
         assert item.response == ""
         assert item.instruction.strip()
+
+
+def test_time_of_day_is_no_passage() -> None:
+    train = Seed("t", "math", "A train leaves at 14:35 and arrives at 17:10. How long does it take?", "155 minutes")
+    found = instruction_controls([train, *SEEDS[:4]], 5, 0)
+    assert not any(item.kind is ControlKind.INCOMPLETE and item.seed == "t" for item in found)
 
 
 def test_halves_share_no_seed_sample() -> None:
