@@ -12,6 +12,7 @@ from gra.core.hardware import available_gb, gpu_memory_gb
 from gra.models.adapters import Adapter, find_adapter
 from gra.models.catalog import cached, resolve
 from gra.models.entries import entry_of
+from gra.models.int8 import int8_gb
 from gra.serving.memory import adapters_gb, cluster_gpus, engine_gb, limit_gb
 from gra.serving.models import weights_gb
 
@@ -63,15 +64,19 @@ def memory_plan(recipes: Sequence[SynthesisRecipe]) -> Memory:
         if served.kind == "ray":
             clusters[member.model] = served
         elif served.kind == "vllm" and member.model not in models:
-            size = _weights(member.model, recipe.accept_licenses)
+            size = _weights(member.model, recipe.accept_licenses, int8=engine.weights == "int8")
             beside = adapters_gb(adapters.get(member.model, {}).values())
             models[member.model] = None if size is None else engine_gb(size + beside, engine, gpu is not None)
     return Memory(models, limit_gb(engine, gpu, available_gb()), sum(map(cluster_gpus, clusters.values())))
 
 
-def _weights(name: str, licences: Sequence[str]) -> float | None:
-    """Return the size of a model's weights: of its files on this machine, else by its parameters."""
+def _weights(name: str, licences: Sequence[str], *, int8: bool) -> float | None:
+    """Return the size of a model's weights: of its files on this machine, else by its parameters.
+
+    What a model that is not here has in int8 depends on its vocabulary. So the size in bfloat16 is planned for it.
+    """
     if cached(name):
-        return weights_gb(resolve(name, accept_licenses=licences).path)
+        model = resolve(name, accept_licenses=licences)
+        return int8_gb(model) if int8 else weights_gb(model.path)
     entry = entry_of(name)
     return entry.parameters * _BYTES_A_PARAMETER / 2**30 if entry is not None and entry.parameters else None

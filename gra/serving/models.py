@@ -26,7 +26,8 @@ from gra.engines.vllm.engine import VllmEngine, VllmSettings
 from gra.models.adapters import Adapter, find_adapter
 from gra.models.catalog import ResolvedModel, resolve
 from gra.models.chat import context_length, has_chat_template, template_digest, template_tokens
-from gra.serving.memory import adapters_gb, cluster_gpus, kv_cache_gb, plan_memory
+from gra.models.int8 import int8_model
+from gra.serving.memory import adapters_gb, check_weights, cluster_gpus, kv_cache_gb, plan_memory
 
 
 @dataclass
@@ -165,10 +166,11 @@ def find_models(recipes: Sequence[SynthesisRecipe], view: View) -> ModelRegistry
 
     Raises:
         ModelUnavailable: when a model that a recipe needs is missing.
-        RecipeError: when a model has no chat template.
+        RecipeError: when a model has no chat template, or `engine.weights` cannot be had.
     """
     registry = ModelRegistry(recipes[0].engine)
     for recipe in recipes:
+        check_weights(recipe)
         if recipe.engine != registry.engine:
             raise RecipeError(
                 f"the arms `{recipes[0].name}` and `{recipe.name}` share engines; give them the same `engine`"
@@ -194,6 +196,8 @@ def find_models(recipes: Sequence[SynthesisRecipe], view: View) -> ModelRegistry
                 f"`{model.name}` has no chat template (a base model?), so it cannot be a member or a teacher; "
                 "choose its instruction-tuned version"
             )
+        if registry.engine.weights == "int8" and name not in registry.servers:
+            registry.models[name] = int8_model(model, view.note)
     return registry
 
 
