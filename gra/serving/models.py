@@ -196,8 +196,9 @@ def find_models(recipes: Sequence[SynthesisRecipe], view: View) -> ModelRegistry
                 f"`{model.name}` has no chat template (a base model?), so it cannot be a member or a teacher; "
                 "choose its instruction-tuned version"
             )
-        if registry.engine.weights == "int8" and name not in registry.servers:
-            registry.models[name] = int8_model(model, view.note)
+    if registry.engine.weights == "int8":
+        for name in registry.models.keys() - registry.servers.keys() - registry.clusters.keys():
+            registry.models[name] = int8_model(registry.models[name], view.note)
     return registry
 
 
