@@ -66,6 +66,18 @@ class EngineConfig(BackendConfig):
     max_attempts: int = Field(3, ge=1, le=1000)
     # CPU threads of each model; null: all cores. Fewer are faster where other programs use the cores too.
     threads: int | None = Field(None, ge=1, le=4096)
+    # int8: vLLM on a CPU computes with 8-bit weights and activations (W8A8), written once from the model's own weights.
+    # null: as they are. Answers are recorded apart.
+    weights: Literal["int8"] | None = None
+
+    @model_validator(mode="after")
+    def _int8_is_for_this_machine(self) -> EngineConfig:
+        if self.weights is not None and self.kind != "vllm":
+            raise ValueError(
+                f"`weights: {self.weights}` is for models served by vLLM on this machine's CPU, not with `kind: "
+                f"{self.kind}`; leave `weights` out"
+            )
+        return self
 
 
 class RoundsConfig(Section):
@@ -158,6 +170,23 @@ class SynthesisRecipe(Section):
     def _money_can_be_counted(self) -> SynthesisRecipe:
         members = list(self.committee.models.values()) if self.committee else []
         check_prices(self.budget, self.prices, [*members, *([self.teacher] if self.teacher else [])], self.engine)
+        return self
+
+    @model_validator(mode="after")
+    def _int8_serves_every_member(self) -> SynthesisRecipe:
+        members = members_of(self) if self.engine.weights is not None else []
+        for member in members:
+            if (member.engine or self.engine).kind == "ray":
+                raise ValueError(
+                    f"`engine.weights: {self.engine.weights}` is for this machine's CPU, and `{member.model}` runs on "
+                    "a Ray cluster; leave `engine.weights` out, or serve it here"
+                )
+            if member.adapter is not None and (member.engine or self.engine).kind == "vllm":
+                raise ValueError(
+                    f"`engine.weights: {self.engine.weights}` cannot be used with `adapter: {member.adapter}`: on a "
+                    "CPU vLLM adds no adapter to 8-bit weights; leave one of them out, or merge the adapter into its "
+                    "model"
+                )
         return self
 
     @model_validator(mode="after")

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from gra.core.errors import Mismatch, ModelUnavailable, RecipeError, user_path
 from gra.downloads.cache import Progress, cache_dir, damage, locked, read_seal, switched_on
@@ -44,7 +44,8 @@ class ResolvedModel:
     """A model that is on this machine, and what is known about it.
 
     `origin` is "local", "cache", "hub" or "packages". `identity` is a part of the ledger's keys:
-    "hub:<id>@<commit>" or "sha256:<digest of weights and configuration>".
+    "hub:<id>@<commit>" or "sha256:<digest of weights and configuration>". `weights` is "int8" when they were quantized
+    (`gra.models.int8`), and the identity says so too.
     """
 
     name: str
@@ -58,6 +59,7 @@ class ResolvedModel:
     is_base: bool
     source_note: str
     remote_code: bool = False
+    weights: Literal["int8"] | None = None
 
 
 @dataclass(frozen=True)

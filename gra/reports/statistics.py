@@ -12,6 +12,7 @@ from typing import Any
 from gra.core.types import State, verifier_mode
 from gra.core.vocabulary import RejectedAt
 from gra.models.entries import find_entry
+from gra.models.int8 import shown_name
 from gra.runs.contents import ArmRun, Row, RunContents
 
 # The ways in which a candidate can end, in the order in which samples of them are shown.
@@ -285,8 +286,8 @@ def models(contents: RunContents) -> list[ModelUse]:
 
 
 def _use(found: dict[str, ModelUse], name: str, facts: Mapping[str, Any], use: str) -> None:
-    entry = find_entry(name)
-    model = found.setdefault(name, ModelUse(name, [], "", entry.hub_id if entry else "", "", ""))
+    entry, shown = find_entry(name), shown_name(name, facts.get("weights"))
+    model = found.setdefault(shown, ModelUse(shown, [], "", entry.hub_id if entry else "", "", ""))
     model.uses += [] if use in model.uses else [use]
     model.licence = model.licence or facts.get("licence") or (entry.licence if entry else "")
     model.source = model.source or facts.get("source_note") or facts.get("origin") or ""

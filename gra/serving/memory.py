@@ -6,8 +6,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from gra.config.committee import BackendConfig
-from gra.config.synthesis import EngineConfig
+from gra.config.synthesis import EngineConfig, SynthesisRecipe, members_of
 from gra.core.errors import RecipeError
+from gra.core.hardware import gpu_memory_gb
 from gra.models.adapters import Adapter
 
 # Resident size of an engine beside weights and KV cache, measured; see docs/benchmarks.md.
@@ -53,6 +54,20 @@ def plan_memory(
     limit = limit_gb(engine, gpu_gb, host_gb)
     level = _sleep_level(engine.offload, memory, weights_gb, limit, on_gpu, host_gb)
     return MemoryPlan(memory, limit, kv_cache_gb(engine, on_gpu), level, _ASLEEP_GB if level else 0.0)
+
+
+def check_weights(recipe: SynthesisRecipe) -> None:
+    """Check that the weights that a recipe asks for can be computed with on this machine.
+
+    Raises:
+        RecipeError: 8-bit weights are asked for, and there is a GPU.
+    """
+    here = any((member.engine or recipe.engine).kind == "vllm" for member in members_of(recipe))
+    if recipe.engine.weights is not None and here and gpu_memory_gb() is not None:
+        raise RecipeError(
+            f"`engine.weights: {recipe.engine.weights}` is for machines without a GPU, and models are served on the "
+            "GPU here; leave `engine.weights` out"
+        )
 
 
 def kv_cache_gb(engine: EngineConfig, on_gpu: bool) -> float:

@@ -27,7 +27,8 @@ from gra.models.adapters import Adapter, find_adapter
 from gra.models.catalog import ResolvedModel, resolve
 from gra.models.chat import context_length, has_chat_template, template_digest, template_tokens
 from gra.models.classification import refuse_reward_model, require_reward_head
-from gra.serving.memory import adapters_gb, cluster_gpus, kv_cache_gb, plan_memory
+from gra.models.int8 import int8_model
+from gra.serving.memory import adapters_gb, check_weights, cluster_gpus, kv_cache_gb, plan_memory
 
 
 @dataclass
@@ -169,10 +170,11 @@ def find_models(recipes: Sequence[SynthesisRecipe], view: View) -> ModelRegistry
 
     Raises:
         ModelUnavailable: when a model that a recipe needs is missing.
-        RecipeError: when a model has no chat template.
+        RecipeError: when a model has no chat template, or `engine.weights` cannot be had.
     """
     registry = ModelRegistry(recipes[0].engine)
     for recipe in recipes:
+        check_weights(recipe)
         if recipe.engine != registry.engine:
             raise RecipeError(
                 f"the arms `{recipes[0].name}` and `{recipe.name}` share engines; give them the same `engine`"
@@ -203,6 +205,9 @@ def find_models(recipes: Sequence[SynthesisRecipe], view: View) -> ModelRegistry
                 f"`{model.name}` has no chat template (a base model?), so it cannot be a member or a teacher; "
                 "choose its instruction-tuned version"
             )
+    if registry.engine.weights == "int8":
+        for name in registry.models.keys() - registry.servers.keys() - registry.clusters.keys():
+            registry.models[name] = int8_model(registry.models[name], view.note)
     return registry
 
 

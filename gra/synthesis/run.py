@@ -24,6 +24,7 @@ from gra.ledger.reader import LedgerReader
 from gra.models.adapters import find_adapter
 from gra.models.catalog import is_downloaded
 from gra.sandbox.permission import Permission
+from gra.serving.memory import check_weights
 from gra.serving.models import ModelRegistry, find_models, running
 from gra.synthesis.committee.calls import MissingAnswers
 from gra.synthesis.committee.members import make_members
@@ -130,6 +131,7 @@ def make_job(
         GraError: when something that the recipe names is missing or does not fit.
     """
     check_keys(loaded.recipe)
+    check_weights(loaded.recipe)
     shared = loaded.recipe.ledger
     place = user_path(shared, "`ledger`") if shared else ledger or folder / "ledger.sqlite"
     _check_ledger(place)

@@ -13,6 +13,7 @@ import numpy as np
 from gra.core.types import Candidate, State
 from gra.core.vocabulary import FailureCause
 from gra.ledger.ledger import Ledger
+from gra.models.int8 import shown_name
 from gra.serving.models import ModelRegistry
 from gra.synthesis.committee.verifiers import VerifierCounts
 from gra.synthesis.funnel import CLEAN, PROGRAMS, STEPS, plain_reason, steps
@@ -114,8 +115,8 @@ def card_facts(job: Job, registry: ModelRegistry, content: Mapping[str, Any]) ->
     if not members and job.recipe.teacher is not None and (served := registry.served(job.recipe.teacher)):
         members = {"teacher": {"model": registry.models[served].name}}
     models = [
-        {"member": member, "name": m.name, "identity": " + ".join(filter(None, (m.identity, facts.get("adapter")))),
-         "licence": m.licence}
+        {"member": member, "name": shown_name(m.name, m.weights),
+         "identity": " + ".join(filter(None, (m.identity, facts.get("adapter")))), "licence": m.licence}
         for member, facts in members.items()
         for m in registry.models.values()
         if m.name == facts["model"]

@@ -59,6 +59,7 @@ class ModelFacts(TypedDict, total=False):
     licence: str | None
     source_note: str | None
     origin: str | None
+    weights: str | None
 
 
 @_OPEN

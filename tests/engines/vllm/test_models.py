@@ -19,6 +19,7 @@ from gra.engines.vllm.engine import VllmEngine, VllmSettings
 from gra.ledger.ledger import Ledger
 from gra.models.adapters import Adapter, find_adapter
 from gra.models.catalog import resolve
+from gra.models.int8 import int8_model
 
 pytestmark = [pytest.mark.models, pytest.mark.slow]
 
@@ -245,3 +246,20 @@ def test_a_reward_model_gives_the_logits_of_transformers(
     # vLLM computes in bfloat16, so its values are near the references, and nearer than the answers are to each other.
     assert found == pytest.approx(references, abs=0.15 * spread)
     assert engine.stats.completion_tokens == 0
+
+
+def test_int8_weights_answer_nearly_as_the_models_own(
+    weights: Path, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = resolve(NAME)
+    monkeypatch.setenv("GRA_CACHE", str(tmp_path / "cache"))
+    engine = engine_for(int8_model(model, print).path, tmp_path)
+
+    async def scenario(broker: Broker) -> list[Any]:
+        calls = call(QUESTION, Likelihood(ANSWER)), call("What is the capital of France?")
+        return await asyncio.gather(*map(engine.submit, calls))
+
+    scored, written = run({NAME: engine}, ledger, scenario)
+    tokens = scored.scores["tokens"]
+    assert scored.scores["logprob"] / tokens == pytest.approx(likelihood_by_peft(weights, None) / tokens, abs=0.15)
+    assert "Paris" in written.text
