@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from gra.cli import datasets, evaluate, models, plan, runs, synthesize, train
+from gra.cli import datasets, evaluate, export, models, plan, runs, synthesize, train
 from gra.cli.compare import compare
 from gra.cli.ledger import ledger_app
 from gra.cli.options import Groups, examples, new_app, run_app
@@ -28,6 +28,7 @@ _VERBS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("Look into a run", runs.diff, "gra diff runs/quickstart/arms/gra runs/no-adjudicator"),
     ("Look into a run", runs.verify, "gra verify runs/quickstart"),
     ("Share datasets", datasets.merge, "gra merge runs/big runs/big-0 runs/big-1"),
+    ("Share datasets", export.export, "gra export runs/quickstart/arms/gra --format sharegpt"),
     ("Share datasets", datasets.push, "gra push runs/quickstart/arms/gra OWNER/NAME"),
     ("This machine", models.models, "gra models smollm2-135m-instruct --fetch"),
     ("This machine", models.doctor, "gra doctor"),
