@@ -28,13 +28,14 @@ def export(
     min_score: Annotated[
         float | None, typer.Option(min=0.0, max=10.0, help="the lowest mean score (0-10) of a row")
     ] = None,
+    reviewed: Annotated[bool, typer.Option("--reviewed", help="only rows that a person kept or edited")] = False,
     system: Annotated[str, typer.Option(help="a system message for every row")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Write rows in a form of another tool, with the licenses of their models, and read them back."""
     from gra.runs.export import Selection, export_run
 
-    selection = Selection(tuple(dict.fromkeys(state or [State.ACCEPTED])), min_score, system)
+    selection = Selection(tuple(dict.fromkeys(state or [State.ACCEPTED])), min_score, reviewed, system)
     found = export_run(run_folder, form, output, selection)
     if as_json:
         show_json(found.to_json())

@@ -18,7 +18,7 @@ from gra.core.types import Candidate
 
 GROUP = 4096  # rows in memory at a time, and in a row group of a file
 # Nested records travel as canonical JSON.
-JSON_COLUMNS = ("checks", "programs", "reviews", "ruling", "drafts", "contamination", "usage")
+JSON_COLUMNS = ("checks", "programs", "reviews", "ruling", "drafts", "contamination", "usage", "decisions")
 _ABSENT = {"ruling": "null", "contamination": "null", "usage": "{}"}  # of the others: an empty list
 # Columns that a Candidate does not hold.
 _LINEAGE_ONLY = ("candidate_id", "prompt_tokens", "completion_tokens")

@@ -10,6 +10,8 @@ from typing import Any
 
 from gra.core.errors import DataError
 from gra.core.files import refuse_irregular
+from gra.core.types import HumanDecision
+from gra.ledger.decision_rows import select
 from gra.ledger.schema import (
     COLUMNS,
     SCHEMA_VERSION,
@@ -114,6 +116,22 @@ class LedgerReader:
         except sqlite3.Error as error:
             raise DataError(sentence(self.path, error)) from None
         return [RecordedVerdict(row[0], *read_verdict(self.path, run, *row)) for row in rows]
+
+    def decisions(self, run: str) -> dict[str, list[HumanDecision]]:
+        """Return what people decided about the candidates of a run, by candidate, in the order of writing.
+
+        Raises:
+            DataError: when a decision is not what was written.
+        """
+        found: dict[str, list[HumanDecision]] = {}
+        try:
+            for _, candidate, decision in select(self._db, run):
+                found.setdefault(candidate, []).append(decision)
+        except sqlite3.Error as error:
+            raise DataError(sentence(self.path, error)) from None
+        except ValueError as error:
+            raise DataError(f"{self.path}: {error}; see `gra ledger check {self.path}`") from None
+        return found
 
     def _sealed(self) -> bool:
         try:

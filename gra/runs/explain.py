@@ -9,8 +9,9 @@ Texts of models are untrusted: markup in them is shown as text, and control char
 from __future__ import annotations
 
 import difflib
+import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,13 @@ from gra.core.stored.lineage import Request
 from gra.core.stored.reader import parse_json
 from gra.core.stored.resolved_recipe import find_ledger
 from gra.core.text.plain_text import printable, printable_line
-from gra.core.types import CHECKS, DIMENSIONS, State, verifier_mode
+from gra.core.types import CHECKS, DIMENSIONS, HumanDecision, State, verifier_mode
+from gra.core.vocabulary import HumanVerdict
 from gra.data.export import read_lineage
 from gra.ledger.ledger import Recorded
 from gra.ledger.reader import LedgerReader
 from gra.runs.contents import Row, find_lineages
+from gra.runs.decisions import read_decisions, standing
 
 _STYLES = {State.ACCEPTED: "green", State.DUPLICATE: "yellow", State.SURPLUS: "yellow"}
 _NEAR = 5
@@ -103,15 +106,26 @@ def explain(run: Path, candidate_id: str, *, full: bool = False) -> RenderableTy
             f"{run} has no lineage.parquet, nor has an arm in {run / 'arms'}; is it a finished synthesis run?"
         )
     rows_by_file = {file: read_lineage(file) for file in lineages}
-    pages: list[RenderableType] = [
-        _full(row, file, rows_by_file) if full else _OneScreen(partial(_page, row, file, rows_by_file))
+    found = [
+        (_with_decisions(row, file), file)
         for file, rows in rows_by_file.items()
         for row in rows
         if row["candidate_id"] == candidate_id
     ]
+    pages: list[RenderableType] = [
+        _full(row, file, rows_by_file) if full else _OneScreen(partial(_page, row, file, rows_by_file))
+        for row, file in found
+    ]
     if not pages:
         raise DataError(_unknown(run, candidate_id, rows_by_file))
     return Group(*pages)
+
+
+def _with_decisions(row: Row, file: Path) -> Row:
+    """Return a row with what people decided about it since it was written."""
+    made = read_decisions(file.parent).get(row["candidate_id"], [])
+    found = standing(made, HumanDecision.subject_of(row["instruction"], row["response"]))
+    return {**row, "decisions": [asdict(decision) for decision in found]} if found else row
 
 
 def _unknown(run: Path, candidate_id: str, rows_by_file: Mapping[Path, list[Row]]) -> str:
@@ -195,6 +209,8 @@ def _parts(row: Row, texts: Mapping[str, str], limits: _Limits) -> Iterator[Rend
     if row.get("contamination"):
         yield from limits.gap()
         yield from _contamination(row["contamination"], limits)
+    for decision in row.get("decisions") or ():
+        yield _decision(decision)
     yield from limits.gap()
     yield _cost(row)
 
@@ -297,6 +313,15 @@ def _ruling(ruling: Mapping[str, Any], limits: _Limits) -> Text:
     text = Text.assemble(("ruling  ", "bold"), score, kept)
     shown = ruling["comment"] and not limits.hide_comments
     return text + Text(f"\n  {limits.comment_text(ruling['comment'])}" if shown else "")
+
+
+def _decision(decision: Mapping[str, Any]) -> Text:
+    when = time.strftime("%Y-%m-%d %H:%M", time.gmtime(decision["written"]))
+    verdict = HumanVerdict(decision["verdict"])
+    style = {HumanVerdict.KEEP: "bold green", HumanVerdict.DROP: "bold red"}.get(verdict, "bold yellow")
+    return Text.assemble(
+        ("person  ", "bold"), printable_line(decision["reviewer"]), ": ", (verdict, style), f", {when} UTC"
+    )
 
 
 def _contamination(found: Mapping[str, Any], limits: _Limits) -> Iterator[Text]:

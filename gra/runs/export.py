@@ -1,7 +1,7 @@
 """Export rows of a run in a form of another tool: `gra export runs/quickstart/arms/gra --format sharegpt`.
 
-Rows come from the lineage, so rejected candidates can be exported too. The licenses of the models that wrote the rows
-come along: in `README.md` of the export, and row by row in `origin.jsonl`.
+Rows come from the lineage, so rejected candidates can be exported too. What people decided is applied first. The
+licenses of the models that wrote the rows come along: in `README.md` of the export, and row by row in `origin.jsonl`.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from gra.core.run_folder import RunFolder
 from gra.core.stored.resolved_recipe import read_resolved_recipe
 from gra.core.text.characters import well_formed
 from gra.core.types import Candidate, State
+from gra.core.vocabulary import HumanVerdict
 from gra.data.export import worse_responses
 from gra.data.formats.forms import FORMS
 from gra.data.formats.rows import ExportPair, ExportRow
 from gra.data.formats.write import write_form
 from gra.data.lineage import iter_candidates
+from gra.runs.decisions import apply_decisions, read_decisions
 
 EXPORTS = "exports"
 
@@ -36,11 +38,13 @@ class Selection:
     Attributes:
         states: final states.
         min_score: lowest mean score (0-10); None for any, and for candidates without a score.
+        reviewed: only candidates that a person kept or edited.
         system: a system message for every row; empty for none.
     """
 
     states: tuple[State, ...] = (State.ACCEPTED,)
     min_score: float | None = None
+    reviewed: bool = False
     system: str = ""
 
     def why_not(self, candidate: Candidate) -> str | None:
@@ -53,6 +57,8 @@ class Selection:
             return "without a score"
         if self.min_score is not None and candidate.mean is not None and candidate.mean < self.min_score:
             return f"score below {self.min_score:g}"
+        if self.reviewed and not any(d.verdict is not HumanVerdict.DROP for d in candidate.decisions):
+            return "not kept or edited by a person"
         return None
 
 
@@ -103,7 +109,9 @@ def export_run(run: Path, form: str, output: Path | None = None, selection: Sele
     rows: list[ExportRow] = []
     pairs: list[ExportPair] = []
     left_out: Counter[str] = Counter()
+    decisions = read_decisions(run)
     for candidate in iter_candidates(run / "lineage.parquet"):
+        candidate = apply_decisions(candidate, decisions)
         if reason := chosen.why_not(candidate):
             left_out[reason] += 1
             continue
@@ -143,6 +151,8 @@ def _row(candidate: Candidate, model: str, license_: str, system: str) -> Export
         score=candidate.mean,
         model=model,
         license=license_,
+        reviewed_by=tuple(f"{d.reviewer} {d.verdict}" for d in candidate.decisions),
+        edited=any(d.verdict is HumanVerdict.EDIT for d in candidate.decisions[-1:]),
         system=well_formed(system),
     )
 
@@ -193,6 +203,8 @@ def _about(
         "",
         f"- lineage: sha256 `{file_digest(run / 'lineage.parquet')}`",
         f"- states: {', '.join(chosen.states)}",
+        f"- decided by people: {sum(bool(row.reviewed_by) for row in rows):,} rows, of them "
+        f"{sum(row.edited for row in rows):,} edited",
         f"- lowest score: {'any' if chosen.min_score is None else f'{chosen.min_score:g}'}",
         "",
         "## Models and licenses",

@@ -77,7 +77,7 @@ def test_the_schemas_are_a_promise() -> None:
     )  # fmt: skip
     texts = ["candidate_id", "domain", "state", "reason", "arm", "generator", "adjudicator", "instruction", "tests",
              "response", "neighbour", "checks", "programs", "reviews", "ruling", "drafts", "contamination",
-             "usage", "rejected_at", "failed_by", "thinking"]  # fmt: skip
+             "usage", "rejected_at", "failed_by", "thinking", "decisions"]  # fmt: skip
     lists = ["reviewers", "parents", "keywords", "calls"]
     assert types(LINEAGE_SCHEMA) == (
         dict.fromkeys(texts, "string") | dict.fromkeys(lists, "list<element: string>")

@@ -14,7 +14,7 @@ class ExportRow:
         score: the reviewers' mean (0-10), where there is one.
         model: the model that wrote the response, as the run names it.
         license: of that model.
-        reviewed_by: the people who decided about the row, such as `human:ann`.
+        reviewed_by: what people decided about the row, such as `human:ann keep`.
         edited: whether a person wrote the instruction or the response anew.
         system: the system message; empty for none.
     """
