@@ -32,18 +32,28 @@ def lineage_batches(path: Path) -> Iterator[list[dict[str, Any]]]:
     """
     try:
         for batch in pq.ParquetFile(path).iter_batches(GROUP):
-            # A lineage of an earlier version lacks the columns that came later.
-            found = [
-                {"rejected_at": read_rejected_at(row.get("reason") or "") or ""}
-                | row
-                | {name: json.loads(row.get(name) or _ABSENT.get(name, "[]")) for name in JSON_COLUMNS}
-                for row in batch.to_pylist()
-            ]
-            if found and not {"candidate_id", "state"} <= found[0].keys():
-                raise DataError(f"{path} is no lineage (its columns are {', '.join(batch.schema.names)})")
-            yield check_type(found, Lineage, path)
+            yield parse_rows(batch.to_pylist(), path)
     except (pa.ArrowException, OSError, ValueError, TypeError, RecursionError) as error:
         raise DataError(f"{path} cannot be read ({error}); see `gra verify {path.parent}`") from None
+
+
+def parse_rows(rows: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
+    """Parse the nested records of lineage rows.
+
+    Raises:
+        DataError: the rows are none of a lineage.
+        ValueError: a nested record is no JSON.
+    """
+    # A lineage of an earlier version lacks the columns that came later.
+    found = [
+        {"rejected_at": read_rejected_at(row.get("reason") or "") or ""}
+        | row
+        | {name: json.loads(row.get(name) or _ABSENT.get(name, "[]")) for name in JSON_COLUMNS}
+        for row in rows
+    ]
+    if found and not {"candidate_id", "state"} <= found[0].keys():
+        raise DataError(f"{path} is no lineage (its columns are {', '.join(rows[0])})")
+    return list(check_type(found, Lineage, path))
 
 
 def read_lineage(path: Path) -> list[dict[str, Any]]:

@@ -133,6 +133,27 @@ class LedgerReader:
             raise DataError(f"{self.path}: {error}; see `gra ledger check {self.path}`") from None
         return found
 
+    def verdict_times(self, run: str) -> dict[str, float]:
+        """Return when each verdict of a run was written, by candidate, in seconds since the epoch."""
+        try:
+            return dict(self._db.execute("SELECT candidate, written FROM verdicts WHERE run = ?", (run,)))
+        except sqlite3.Error as error:
+            raise DataError(sentence(self.path, error)) from None
+
+    def verdicts_of(self, run: str, candidates: Iterable[str]) -> list[RecordedVerdict]:
+        """Return the verdicts on some candidates of a run.
+
+        Raises:
+            DataError: when one is not what was written.
+        """
+        sealed = "seal" if self._sealed() else "NULL"
+        query = f"SELECT candidate, story, {sealed} FROM verdicts WHERE run = ? AND candidate = ?"
+        try:
+            rows = [row for name in candidates for row in self._db.execute(query, (run, name))]
+        except sqlite3.Error as error:
+            raise DataError(sentence(self.path, error)) from None
+        return [RecordedVerdict(row[0], *read_verdict(self.path, run, *row)) for row in rows]
+
     def _sealed(self) -> bool:
         try:
             return usable_version(self._db, self.path) >= SCHEMA_VERSION

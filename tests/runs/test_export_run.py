@@ -43,7 +43,7 @@ def test_selection_is_by_state_and_score(run: Path, tmp_path: Path) -> None:
     wanted = [
         c for c in candidates if c.state in (State.ACCEPTED, State.REJECTED) and c.mean is not None and c.mean >= 4
     ]
-    chosen = Selection((State.ACCEPTED, State.REJECTED), 5, "Be brief.")
+    chosen = Selection((State.ACCEPTED, State.REJECTED), 5, system="Be brief.")
     found = export_run(run, "jsonl", tmp_path / "out", chosen)
     rows = [json.loads(line) for line in (tmp_path / "out" / "train.jsonl").read_text().splitlines()]
     assert [row["id"] for row in rows] == [c.id for c in wanted]
