@@ -15,8 +15,9 @@ from gra.core.files import refuse_special_files
 from gra.core.stored.resolved_recipe import RESOLVED, find_ledger, read_resolved_recipe
 from gra.core.text.plain_text import printable
 from gra.core.types import HumanDecision, State
-from gra.core.vocabulary import HumanVerdict
+from gra.core.vocabulary import HumanVerdict, RejectedAt
 from gra.desk.detail import exchanges, sections
+from gra.desk.estimate import DrawnRow, gate_curve, random_part, reviewer_agreement, summary
 from gra.desk.index import CandidateIndex
 from gra.desk.sources import Source, open_source
 from gra.ledger.decisions import DecisionLog
@@ -26,6 +27,7 @@ from gra.runs.decisions import run_name, standing
 _POLL_S = 0.5
 _KINDS_AT_ONCE = 64
 _NAME = re.compile(r"[\w.-]{1,40}")
+_MOST_COMPARED = 1000  # decided candidates that reviewers are compared on
 _LONGEST = 2_000_000  # characters of an edited text
 
 
@@ -69,6 +71,7 @@ class Desk:
             raise
         self.index = CandidateIndex(self.name)
         self._decisions: dict[str, list[HumanDecision]] = {}
+        self._reviews: dict[str, dict[str, float]] = {}  # scores of decided candidates, by reviewer
         self._last = 0
         self._deciding = threading.Lock()
         self._problem = ""
@@ -195,6 +198,31 @@ class Desk:
             return exchanges(reader.answers(self._source.record(name, found[0])["calls"]))
         finally:
             reader.close()
+
+    def estimate(self) -> dict[str, Any]:
+        """Return how good the accepted rows are, the curve of the gate, and how reviewers agree with people.
+
+        Raises:
+            DataError: a record is damaged.
+        """
+        rows = [DrawnRow(*row) for row in self.index.drawn(State.ACCEPTED)]
+        below = [row[1] for row in self.index.drawn(State.REJECTED, RejectedAt.MEAN_SCORE) if row[1] is not None]
+        skipped = {name for name, made in self._decisions.copy().items() if made[-1].verdict is HumanVerdict.SKIP}
+        decided, _ = random_part(rows, skipped)
+        gate = (read_resolved_recipe(self.run).get("review") or {}).get("accept_mean")
+        verdicts = self.index.verdicts(_MOST_COMPARED)
+        for name, (place, _) in verdicts.items():
+            if name not in self._reviews:
+                reviews = self._source.record(name, place)["reviews"]
+                self._reviews[name] = {printable(review["reviewer"]): review["score"] for review in reviews}
+        people = {name: verdict for name, (_, verdict) in verdicts.items()}
+        return {
+            **summary(rows, skipped),
+            "gate": gate,
+            "curve": gate_curve(rows, decided, below, gate),
+            "reviewers": reviewer_agreement(self._reviews, people),
+            "command": f"gra gate {self.run} review.accept_mean=",
+        }
 
     def decide(self, asked: DecisionRequest) -> HumanDecision:
         """Record a decision; when this returns, it is on the disk.

@@ -23,17 +23,18 @@ from gra.desk.sources import ListedCandidate
 _HEAD = 200  # characters of a text in a list
 _TABLES = """
 CREATE TABLE rows (
-  id TEXT PRIMARY KEY, n INTEGER NOT NULL, place INTEGER NOT NULL, state TEXT NOT NULL, step TEXT NOT NULL,
+  n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, place INTEGER NOT NULL, state TEXT NOT NULL, step TEXT NOT NULL,
   reason TEXT NOT NULL, domain TEXT NOT NULL, generator TEXT NOT NULL, disputed INTEGER NOT NULL, score REAL, std REAL,
   draw INTEGER NOT NULL, size INTEGER NOT NULL, subject TEXT NOT NULL,
   kinds TEXT, verdict TEXT NOT NULL DEFAULT '', reviewer TEXT NOT NULL DEFAULT ''
-) WITHOUT ROWID;
-CREATE TABLE texts (
-  id TEXT PRIMARY KEY, asked TEXT NOT NULL, instruction TEXT NOT NULL, response TEXT NOT NULL, body TEXT NOT NULL
 );
-CREATE INDEX rows_n ON rows (n);
+CREATE TABLE texts (
+  number INTEGER PRIMARY KEY, asked TEXT NOT NULL, instruction TEXT NOT NULL, response TEXT NOT NULL, body TEXT NOT NULL
+);
+CREATE TEMP TABLE matches (n INTEGER PRIMARY KEY);
 CREATE INDEX rows_draw ON rows (state, draw);
-CREATE INDEX rows_verdict ON rows (verdict);
+CREATE INDEX rows_verdict ON rows (verdict) WHERE verdict != '';
+CREATE INDEX rows_kinds ON rows (n) WHERE kinds IS NULL;
 """
 _ORDERS = {
     "listed": "n",
@@ -98,8 +99,7 @@ class Filters:
                 parts.append(f"score {comparison} ?")
                 values.append(bound)
         if self.text:
-            parts.append("id IN (SELECT id FROM texts WHERE instr(body, ?))")
-            values.append(self.text.lower())
+            parts.append("n IN matches")  # `CandidateIndex` looks the text up first
         return " AND ".join(parts), values
 
 
@@ -118,46 +118,38 @@ class CandidateIndex:
         self._db = sqlite3.connect(Path(self._folder.name) / "index.sqlite", check_same_thread=False)
         self._db.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-32768;" + _TABLES)
         self._count = 0
+        self._matched = ("", 0)  # the text that `matches` holds, and the state of the index at that time
+        self._facets: tuple[int, dict[str, dict[str, int]]] = (-1, {})
         self.changed = 0  # grows with every change, so that a page sees whether it is up to date
 
     def add(self, candidates: Sequence[ListedCandidate]) -> None:
         """Add candidates, or replace those of the same ids."""
         with self._lock:
-            known = self._places(candidate.id for candidate in candidates)
+            places = self._places(candidates)
             self._db.executemany(
                 f"INSERT OR REPLACE INTO rows ({_COLUMNS}) VALUES ({', '.join('?' * len(_COLUMNS.split(',')))})",
-                [self._row(candidate, known.get(candidate.id)) for candidate in candidates],
+                [self._row(candidate, n) for candidate, n in zip(candidates, places, strict=True)],
             )
-            self._db.executemany("INSERT OR REPLACE INTO texts VALUES (?, ?, ?, ?, ?)", list(map(_texts, candidates)))
+            self._db.executemany(
+                "INSERT OR REPLACE INTO texts VALUES (?, ?, ?, ?, ?)",
+                [(n, *_texts(candidate)) for candidate, n in zip(candidates, places, strict=True)],
+            )
             self._db.commit()
             self.changed += bool(candidates)
 
-    def _places(self, ids: Iterable[str]) -> dict[str, int]:
-        found = {}
-        for name in ids:
-            row = self._db.execute("SELECT n FROM rows WHERE id = ?", (name,)).fetchone()
-            if row:
-                found[name] = row[0]
+    def _places(self, candidates: Sequence[ListedCandidate]) -> list[int]:
+        """Return the number of each candidate; new ones get the next numbers."""
+        found = []
+        for candidate in candidates:
+            row = self._db.execute("SELECT n FROM rows WHERE id = ?", (candidate.id,)).fetchone()
+            found.append(row[0] if row else self._count)
+            self._count += row is None
         return found
 
-    def _row(self, candidate: ListedCandidate, place: int | None) -> tuple[Any, ...]:
+    def _row(self, candidate: ListedCandidate, n: int) -> tuple[Any, ...]:
         c = candidate
-        if place is None:
-            place, self._count = self._count, self._count + 1
         size, subject = len(c.instruction) + len(c.response), HumanDecision.subject_of(c.instruction, c.response)
-        values = (
-            c.id,
-            place,
-            c.place,
-            c.state,
-            c.step,
-            c.reason,
-            c.domain,
-            c.generator,
-            int(c.disputed),
-            c.mean,
-            c.std,
-        )
+        values = (n, c.id, c.place, c.state, c.step, c.reason, c.domain, c.generator, int(c.disputed), c.mean, c.std)
         return (*values, draw_of(self._run, c.id), size, subject)
 
     def decide(self, verdicts: Mapping[str, tuple[str, str]]) -> None:
@@ -183,30 +175,37 @@ class CandidateIndex:
     def without_kinds(self, count: int) -> list[tuple[str, str]]:
         """Return id and instruction of some candidates whose format constraints were not read yet."""
         with self._lock:
-            query = "SELECT id, asked FROM rows JOIN texts USING (id) WHERE kinds IS NULL LIMIT ?"
+            query = "SELECT id, asked FROM rows JOIN texts ON number = n WHERE kinds IS NULL ORDER BY n LIMIT ?"
             return list(self._db.execute(query, (count,)))
 
-    def listed(self, filters: Filters, order: str, offset: int, limit: int) -> list[dict[str, Any]]:
-        """Return one page of a list."""
+    def listed(self, filters: Filters, order: str, offset: int, limit: int) -> tuple[list[dict[str, Any]], int]:
+        """Return one page of a list, and the number of candidates in the whole list."""
         where, values = filters.where()
         # Texts are looked up for the page only.
         chosen = f"SELECT * FROM rows WHERE {where} ORDER BY {_ORDERS[order]} LIMIT ? OFFSET ?"
-        query = f"SELECT {_SHOWN} FROM ({chosen}) AS rows JOIN texts ON texts.id = rows.id ORDER BY {_ORDERS[order]}"
         with self._lock:
-            cursor = self._db.execute(query, (*values, limit, offset))
+            self._look_up(filters.text)
+            cursor = self._db.execute(f"SELECT {_SHOWN} FROM ({chosen}) AS rows JOIN texts ON number = n "
+                                      f"ORDER BY {_ORDERS[order]}", (*values, limit, offset))  # fmt: skip
             names = [column[0] for column in cursor.description]
-            return [dict(zip(names, row, strict=True)) for row in cursor]
+            rows = [dict(zip(names, row, strict=True)) for row in cursor]
+            count = self._db.execute(f"SELECT COUNT(*) FROM rows WHERE {where}", values).fetchone()[0]
+        return rows, int(count)
 
-    def count(self, filters: Filters) -> int:
-        """Count the candidates of a list."""
-        where, values = filters.where()
-        with self._lock:
-            return int(self._db.execute(f"SELECT COUNT(*) FROM rows WHERE {where}", values).fetchone()[0])
+    def _look_up(self, text: str) -> None:
+        """Find the candidates with a text, once for all pages and orders of their list."""
+        wanted = (text, self.changed)
+        if text and self._matched != wanted:
+            self._db.execute("DELETE FROM matches")
+            self._db.execute("INSERT INTO matches SELECT number FROM texts WHERE instr(body, ?)", (text.lower(),))
+            self._matched = wanted
 
     def facets(self) -> dict[str, dict[str, int]]:
         """Return how many candidates have each state, step, domain, format kind and verdict."""
         found: dict[str, dict[str, int]] = {}
         with self._lock:
+            if self._facets[0] == self.changed:
+                return self._facets[1]
             for name in ("state", "step", "domain", "verdict"):
                 query = f"SELECT {name}, COUNT(*) FROM rows GROUP BY {name} ORDER BY COUNT(*) DESC LIMIT 200"
                 found[name] = {value: count for value, count in self._db.execute(query) if value}
@@ -215,6 +214,7 @@ class CandidateIndex:
                 for kind in value.strip(",").split(","):
                     kinds[kind] = kinds.get(kind, 0) + count
             found["kind"] = kinds
+            self._facets = (self.changed, found)
         return found
 
     def find(self, candidate: str) -> tuple[int, str, str] | None:
@@ -230,6 +230,12 @@ class CandidateIndex:
         with self._lock:
             return list(self._db.execute(query, (state.value, step, step)))
 
+    def verdicts(self, limit: int) -> dict[str, tuple[int, str]]:
+        """Return place and standing verdict of decided candidates."""
+        with self._lock:
+            query = "SELECT id, place, verdict FROM rows WHERE verdict != '' ORDER BY draw LIMIT ?"
+            return {name: (place, verdict) for name, place, verdict in self._db.execute(query, (limit,))}
+
     def close(self) -> None:
         """Close and delete the index."""
         with self._lock:
@@ -238,13 +244,13 @@ class CandidateIndex:
             self._folder.cleanup()
 
 
-_COLUMNS = "id, n, place, state, step, reason, domain, generator, disputed, score, std, draw, size, subject"
+_COLUMNS = "n, id, place, state, step, reason, domain, generator, disputed, score, std, draw, size, subject"
 
 
 def _texts(candidate: ListedCandidate) -> tuple[str, ...]:
     c = candidate
     heads = (printable_line(text[: 4 * _HEAD])[:_HEAD] for text in (c.instruction, c.response))
-    return (c.id, *map(well_formed, (c.instruction, *heads, f"{c.instruction}\n{c.response}".lower())))
+    return tuple(map(well_formed, (c.instruction, *heads, f"{c.instruction}\n{c.response}".lower())))
 
 
 def draw_of(run: str, candidate: str) -> int:

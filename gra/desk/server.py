@@ -63,6 +63,7 @@ def make_app(desk: Desk, token: str) -> ASGIApp:
         Route("/{token}/api/rows", handlers.rows),
         Route("/{token}/api/candidate", handlers.candidate),
         Route("/{token}/api/calls", handlers.calls),
+        Route("/{token}/api/estimate", handlers.estimate),
         Route("/{token}/api/decide", handlers.decide, methods=["POST"]),
     ]
     return _Guard(Starlette(routes=routes), token)
@@ -142,8 +143,15 @@ class _Handlers:
         except ValueError as error:
             return _refuse(error)
         index = self._desk.index
-        rows = index.listed(filters, order, offset, _PAGE)
-        return _json({"rows": rows, "count": index.count(filters), "offset": offset, "changed": index.changed})
+        changed = index.changed
+        rows, count = index.listed(filters, order, offset, _PAGE)
+        return _json({"rows": rows, "count": count, "offset": offset, "changed": changed})
+
+    def estimate(self, request: Request) -> Response:
+        try:
+            return _json(self._desk.estimate())
+        except GraError as error:
+            return _refuse(error, 500)
 
     def candidate(self, request: Request) -> Response:
         return self._of_candidate(self._desk.candidate, request)

@@ -29,7 +29,7 @@ def index() -> Iterator[CandidateIndex]:
 
 
 def ids(index: CandidateIndex, order: str = "listed", **filters: object) -> list[int]:
-    return [int(row["id"][3:]) for row in index.listed(Filters(**filters), order, 0, 1000)]  # type: ignore[arg-type]
+    return [int(row["id"][3:]) for row in index.listed(Filters(**filters), order, 0, 1000)[0]]  # type: ignore[arg-type]
 
 
 ROWS = st.lists(
@@ -62,7 +62,7 @@ def test_filter_gives_what_plain_python_gives(
     ]
     filters = {"state": state, "low": low, "disputed": disputed, "text": text}
     assert ids(index, **filters) == expected
-    assert index.count(Filters(**filters)) == len(expected)  # type: ignore[arg-type]
+    assert index.listed(Filters(**filters), "listed", 0, 1)[1] == len(expected)  # type: ignore[arg-type]
     assert sorted(ids(index, "random", **filters)) == expected
     index.close()
 

@@ -251,6 +251,7 @@ async function poll() {
     problem(status.problem);
     if (status.changed !== state.changed && !state.busy) {
       await load({ quiet: true });
+      estimate();
       if (state.current && state.detail?.id === state.current) open(state.current, { keep: true });
     }
   } catch (error) {
@@ -259,7 +260,61 @@ async function poll() {
   setTimeout(poll, 1500);
 }
 
+const percent = (value) => `${(100 * value).toFixed(1)} %`;
+const interval = (found) => `${percent(found.value)} [${percent(found.low)}, ${percent(found.high)}]`;
+
+async function estimate() {
+  if ($("estimate").hidden) return;
+  try {
+    const found = await get("estimate");
+    const about = `Decided along the random draw: ${found.decided} of ${found.rows.toLocaleString()} accepted rows` +
+      (found.skipped ? `, ${found.skipped} more skipped and left out` : "");
+    const points = Math.round(100 * found.half_width);
+    $("precision").textContent = found.precision
+      ? `Good rows: ${interval(found.precision)}, a 95 % interval. ${about}. ` +
+        (found.needed
+          ? `About ${found.needed.toLocaleString()} more decisions make it ±${points} points.`
+          : `It is within ±${points} points.`)
+      : `${about}. Choose the order “random draw” and the state “accepted”, and decide about a few dozen rows.`;
+    state.estimate = found;
+    const slider = $("gate");
+    slider.max = Math.max(0, found.curve.length - 1);
+    if (slider.dataset.set !== "1" && found.curve.length) {
+      slider.value = Math.max(0, found.curve.findIndex((point) => point.gate >= (found.gate ?? 0)));
+      slider.dataset.set = "1";
+    }
+    $("gate-field").hidden = found.curve.length < 2;
+    showGate();
+    const rows = found.reviewers.map((one) => [
+      one.reviewer, one.auc === null ? "" : one.auc.toFixed(2), String(one.kept), String(one.not),
+    ]);
+    const title = "Agreement with people: the chance that a reviewer scores a kept candidate above another";
+    const columns = ["reviewer", "AUC", "kept", "dropped or edited"];
+    $("agreement").replaceChildren(...(rows.length ? [section({ title, kind: "table", columns, rows })] : []));
+  } catch (error) {
+    problem(error.message);
+  }
+}
+
+function showGate() {
+  const point = state.estimate?.curve[Number($("gate").value)];
+  if (!point) return;
+  const good = point.precision
+    ? `${interval(point.precision)} of them good`
+    : "too few decided to say how good they are";
+  $("gate-said").textContent =
+    `At ${point.gate}: ${point.rows.toLocaleString()} scored candidates pass, ${good}. ` +
+    `${state.estimate.command}${point.gate}`;
+}
+
+function toggleEstimate() {
+  $("estimate").hidden = !$("estimate").hidden;
+  $("estimate-button").setAttribute("aria-expanded", String(!$("estimate").hidden));
+  estimate();
+}
+
 const KEYS = {
+  g: toggleEstimate,
   k: () => decide("keep"),
   d: () => decide("drop"),
   e: edit,
@@ -318,6 +373,8 @@ $("list").addEventListener("click", (event) => {
 $("more").addEventListener("click", () => load({ more: true }));
 $("back").addEventListener("click", close);
 $("cancel").addEventListener("click", close);
+$("estimate-button").addEventListener("click", toggleEstimate);
+$("gate").addEventListener("input", showGate);
 $("help-button").addEventListener("click", help);
 $("detail").addEventListener("click", (event) => {
   const verdict = event.target.closest("[data-verdict]")?.dataset.verdict;
