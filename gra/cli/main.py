@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from gra.cli import datasets, evaluate, export, models, plan, review, runs, synthesize, train
+from gra.cli import datasets, evaluate, export, gate, models, plan, review, runs, synthesize, train
 from gra.cli.compare import compare
 from gra.cli.ledger import ledger_app
 from gra.cli.options import Groups, examples, new_app, run_app
@@ -25,6 +25,7 @@ _VERBS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("Measure", datasets.contamination, f"gra contamination runs/quickstart-gra/dataset {_SUITE}"),
     ("Look into a run", runs.report, "gra report runs/quickstart"),
     ("Look into a run", review.review, "gra review runs/quickstart/arms/gra"),
+    ("Look into a run", gate.gate, "gra gate runs/quickstart/arms/gra review.accept_mean=7.2"),
     ("Look into a run", runs.explain, "gra explain runs/quickstart r1-000004"),
     ("Look into a run", runs.diff, "gra diff runs/quickstart/arms/gra runs/no-adjudicator"),
     ("Look into a run", runs.verify, "gra verify runs/quickstart"),

@@ -32,7 +32,7 @@ CREATE TABLE texts (
   number INTEGER PRIMARY KEY, asked TEXT NOT NULL, instruction TEXT NOT NULL, response TEXT NOT NULL, body TEXT NOT NULL
 );
 CREATE TEMP TABLE matches (n INTEGER PRIMARY KEY);
-CREATE INDEX rows_draw ON rows (state, draw);
+CREATE INDEX rows_draw ON rows (draw);
 CREATE INDEX rows_verdict ON rows (verdict) WHERE verdict != '';
 CREATE INDEX rows_kinds ON rows (n) WHERE kinds IS NULL;
 """
