@@ -204,7 +204,7 @@ async function decide(verdict, texts) {
 }
 
 function edit() {
-  if (!state.detail) return;
+  if (!state.detail || state.busy) return; // the next candidate is on its way
   const form = $("edit");
   form.elements.instruction.value = state.detail.raw.instruction;
   form.elements.response.value = state.detail.raw.response;
