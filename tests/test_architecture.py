@@ -26,7 +26,7 @@ RANKS = [
     {"training", "evaluation", "serving", "runs"},
     {"synthesis", "reports"},
     {"experiment"},
-    {"forecast"},
+    {"forecast", "desk"},
     {"api"},
     {"cli"},
 ]

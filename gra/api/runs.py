@@ -25,10 +25,12 @@ from gra.core.run_folder import RunFolder
 from gra.core.stored.resolved_recipe import read_resolved_recipe
 from gra.core.types import Candidate
 from gra.data.export import SCHEMAS, read_candidates
+from gra.data.formats.forms import FORMS
 from gra.evaluation.compare.compare import Comparison
 from gra.evaluation.results import read_results
 from gra.runs.contents import find_lineages
 from gra.runs.explain import explain
+from gra.runs.export import export_run
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -163,23 +165,26 @@ class Run(Displayed):
         return list(pq.read_table(self.dataset_file(part)).to_pylist())
 
     def export(self, form: str, target: PathLike, part: str = "train") -> Path:
-        """Write a part of the dataset to a file.
+        """Write a part of the dataset to a file, or the accepted rows for another tool to a folder.
 
         Args:
-            form: `jsonl` or `parquet`.
-            target: the file, or a folder that gets PART.FORM.
+            form: `jsonl` or `parquet` for a part; else a format of `gra export`, such as `sharegpt`.
+            target: the file, or a folder that gets PART.FORM; a folder for a format of `gra export`.
             part: `train`, `contested`, `preferences` or `lineage`.
 
         Returns:
-            The file that was written.
+            The file or folder that was written.
 
         Raises:
             RecipeError: when the form is not known.
         """
         if form not in _FORMATS:
-            raise RecipeError(
-                f"a dataset cannot be exported as `{form}` (known: {', '.join(_FORMATS)}){did_you_mean(form, _FORMATS)}"
-            )
+            if form not in FORMS:
+                known = [*_FORMATS, *(name for name in FORMS if name not in _FORMATS)]
+                raise RecipeError(
+                    f"a dataset cannot be exported as `{form}` (known: {', '.join(known)}){did_you_mean(form, known)}"
+                )
+            return export_run(self.path, form, given_path(target, "target")).folder
         source, file = self.dataset_file(part), given_path(target, "target")
         file = file if file.suffix == f".{form}" else file / f"{part}.{form}"
         with atomic_path(file) as temporary:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from gra.cli import datasets, evaluate, models, plan, runs, synthesize, train
+from gra.cli import datasets, evaluate, export, gate, models, plan, review, runs, synthesize, train
 from gra.cli.compare import compare
 from gra.cli.ledger import ledger_app
 from gra.cli.options import Groups, examples, new_app, run_app
@@ -25,10 +25,13 @@ _VERBS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("Measure", datasets.contamination, f"gra contamination runs/quickstart-gra/dataset {_SUITE}"),
     ("Look into a run", runs.report, "gra report runs/quickstart"),
     ("Look into a run", datasets.inspect, "gra inspect runs/quickstart --json inspect.json"),
+    ("Look into a run", review.review, "gra review runs/quickstart/arms/gra"),
+    ("Look into a run", gate.gate, "gra gate runs/quickstart/arms/gra review.accept_mean=7.2"),
     ("Look into a run", runs.explain, "gra explain runs/quickstart r1-000004"),
     ("Look into a run", runs.diff, "gra diff runs/quickstart/arms/gra runs/no-adjudicator"),
     ("Look into a run", runs.verify, "gra verify runs/quickstart"),
     ("Share datasets", datasets.merge, "gra merge runs/big runs/big-0 runs/big-1"),
+    ("Share datasets", export.export, "gra export runs/quickstart/arms/gra --format sharegpt"),
     ("Share datasets", datasets.push, "gra push runs/quickstart/arms/gra OWNER/NAME"),
     ("This machine", models.models, "gra models smollm2-135m-instruct --fetch"),
     ("This machine", models.doctor, "gra doctor"),

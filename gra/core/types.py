@@ -9,8 +9,10 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, get_args
 
+from gra.core.hashing import digest
 from gra.core.stored.release_0_1 import read_failure_cause, read_rejected_at
-from gra.core.vocabulary import FailureCause, RejectedAt
+from gra.core.text.characters import well_formed
+from gra.core.vocabulary import FailureCause, HumanVerdict, RejectedAt
 
 CHECKS = ("reasonable", "complete", "clear")  # paper section 3.2: three binary criteria for an instruction
 # Further criteria, each about one fault that small generators make.
@@ -155,6 +157,31 @@ class ContaminationMatch:
     row_text: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class HumanDecision:
+    """What a person decided about a candidate.
+
+    Attributes:
+        reviewer: `human:NAME`.
+        written: seconds since the epoch.
+        subject: digest of the texts that the person saw (`HumanDecision.subject_of`).
+        instruction: the person's text, of an edit.
+        response: the person's text, of an edit.
+    """
+
+    reviewer: str
+    verdict: HumanVerdict
+    written: float
+    subject: str
+    instruction: str = ""
+    response: str = ""
+
+    @staticmethod
+    def subject_of(instruction: str, response: str) -> str:
+        """Return the digest of a candidate's texts."""
+        return digest([well_formed(instruction), well_formed(response)])
+
+
 class State(StrEnum):
     """The terminal states; every candidate ends in exactly one."""
 
@@ -221,6 +248,7 @@ class Candidate:
     rejected_at: RejectedAt | None = None  # None where accepted or failed
     failed_by: FailureCause | None = None  # None unless failed
     thinking: str = ""  # what the author of the response wrote before it, as reasoning models do
+    decisions: tuple[HumanDecision, ...] = ()  # of people, in a version of the dataset that follows them
 
     @property
     def verdict_score(self) -> float | None:
@@ -259,6 +287,7 @@ class Candidate:
                 "usage": {role: Usage(**usage) for role, usage in data["usage"].items()},
                 "calls": tuple(data["calls"]),
                 "contamination": ContaminationMatch(**data["contamination"]) if data.get("contamination") else None,
+                "decisions": tuple(map(_decision, data.get("decisions", ()))),
             }
         )
 
@@ -285,6 +314,10 @@ def _verification(data: dict[str, Any]) -> Verified | Abstained:
     if data["outcome"] == "abstained":
         return Abstained(**named, **fields)
     return Verified(**{**named, **fields, "held": tuple(fields["held"]), "broken": tuple(fields["broken"])})
+
+
+def _decision(data: dict[str, Any]) -> HumanDecision:
+    return HumanDecision(**{**data, "verdict": HumanVerdict(data["verdict"])})
 
 
 def _rejected_at(data: dict[str, Any]) -> RejectedAt | None:

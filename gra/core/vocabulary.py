@@ -24,6 +24,7 @@ class RejectedAt(StrEnum):
     SAME_EMBEDDING = "same_embedding"
     CONTAMINATION = "contamination"
     QUOTA = "quota"
+    PERSON = "person"  # a person dropped it at the desk
 
 
 class FailureCause(StrEnum):
@@ -41,6 +42,16 @@ class StopReason(StrEnum):
     CANDIDATE_LIMIT = "candidate limit"
     BUDGET = "budget"
     INFRASTRUCTURE = "infrastructure"  # rows are missing because models or servers failed to answer
+
+
+class HumanVerdict(StrEnum):
+    """Name what a person decided about a candidate; the ledger's table `decisions` holds these values."""
+
+    KEEP = "keep"
+    DROP = "drop"
+    EDIT = "edit"  # kept with other texts
+    SKIP = "skip"  # looked at, and left open
+    UNDO = "undo"  # takes back the person's last decision about the candidate
 
 
 class CallPurpose(StrEnum):

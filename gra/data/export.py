@@ -7,7 +7,6 @@ U+FFFD, and the card counts the candidates concerned.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from array import array
@@ -21,18 +20,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gra.core.errors import DataError
 from gra.core.files import atomic_path
 from gra.core.hashing import canonical_json
 from gra.core.rng import rng
-from gra.core.stored.lineage import Lineage
-from gra.core.stored.reader import check_type
-from gra.core.stored.release_0_1 import read_rejected_at
 from gra.core.text.characters import well_formed
 from gra.core.types import AlternativeResponse, Candidate, State, verifier_mode
 from gra.core.vocabulary import RejectedAt
+from gra.data.lineage import GROUP, JSON_COLUMNS
+from gra.data.lineage import read_candidates as read_candidates
+from gra.data.lineage import read_lineage as read_lineage
 
-_GROUP = 4096  # rows in memory at a time, and in a row group of a file
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 # TRL's conversational prompt-completion form, and where the row comes from.
 TRAIN_SCHEMA = pa.schema(
@@ -73,17 +70,12 @@ _TEXTS = (
     "instruction", "tests", "response", "neighbour", "rejected_at", "failed_by", "thinking",
 )  # fmt: skip
 _LISTS = ("reviewers", "parents", "keywords", "calls")
-# Nested records travel as canonical JSON.
-_JSON = ("checks", "programs", "reviews", "ruling", "drafts", "contamination", "usage")
-_ABSENT = {"ruling": "null", "contamination": "null", "usage": "{}"}  # of the others: an empty list
-# Columns that a Candidate does not hold.
-_LINEAGE_ONLY = ("candidate_id", "prompt_tokens", "completion_tokens")
 LINEAGE_SCHEMA = pa.schema(
     [("candidate_id", pa.string()), ("round", pa.int32()), ("index", pa.int32())]
     + [(name, pa.string()) for name in _TEXTS[1:]]
     + [(name, pa.list_(pa.string())) for name in _LISTS]
     + [("mean", pa.float64()), ("std", pa.float64()), ("similarity", pa.float64()), ("disputed", pa.bool_())]
-    + [(name, pa.string()) for name in _JSON]
+    + [(name, pa.string()) for name in JSON_COLUMNS]
     + [("prompt_tokens", pa.int64()), ("completion_tokens", pa.int64())]
 )
 
@@ -180,7 +172,7 @@ def lineage_row(candidate: Candidate) -> dict[str, Any]:
         | {name: str(record[name] or "") for name in _TEXTS[1:]}
         | {name: list(record[name]) for name in _LISTS}
         | {name: record[name] for name in ("mean", "std", "similarity", "disputed")}
-        | {name: canonical_json(record[name]) for name in _JSON}
+        | {name: canonical_json(record[name]) for name in JSON_COLUMNS}
         | {
             "prompt_tokens": sum(u.prompt_tokens for u in usage),
             "completion_tokens": sum(u.completion_tokens for u in usage),
@@ -334,56 +326,12 @@ def _parquet(path: Path, schema: pa.Schema) -> Iterator[Callable[[Mapping[str, A
 
     def add(row: Mapping[str, Any]) -> None:
         waiting.append(row)
-        if len(waiting) == _GROUP:
+        if len(waiting) == GROUP:
             write()
 
     with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
         yield add
         write()
-
-
-def read_lineage(path: Path) -> list[dict[str, Any]]:
-    """Read lineage rows with their nested records parsed.
-
-    Raises:
-        DataError: the file is damaged, or no lineage.
-    """
-    try:
-        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
-        # A lineage of an earlier version lacks the columns that came later.
-        found = [
-            {"rejected_at": _rejected_at(row)}
-            | row
-            | {name: json.loads(row.get(name) or _ABSENT.get(name, "[]")) for name in _JSON}
-            for row in rows
-        ]
-    except (pa.ArrowException, OSError, ValueError, TypeError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read ({error}); see `gra verify {path.parent}`") from None
-    if found and not {"candidate_id", "state"} <= found[0].keys():
-        raise DataError(f"{path} is no lineage (its columns are {', '.join(rows[0])})")
-    check_type(found, Lineage, path)
-    return found
-
-
-def _rejected_at(row: Mapping[str, Any]) -> str:
-    """Return the step that rejected a row of a lineage of release 0.1, which has no such column."""
-    return read_rejected_at(row.get("reason") or "") or ""
-
-
-def read_candidates(path: Path) -> list[Candidate]:
-    """Read the candidates of a lineage file.
-
-    Raises:
-        DataError: the file is damaged, or no lineage.
-    """
-    rows = (row | {"id": row["candidate_id"]} for row in read_lineage(path))
-    try:
-        return [
-            Candidate.from_json({name: value for name, value in row.items() if name not in _LINEAGE_ONLY})
-            for row in rows
-        ]
-    except (KeyError, TypeError, ValueError) as error:  # records with other fields than a candidate has
-        raise DataError(f"{path} is damaged ({error}); run the stage that writes it again") from None
 
 
 def card(facts: Mapping[str, Any]) -> str:

@@ -10,6 +10,8 @@ from typing import Any
 
 from gra.core.errors import DataError
 from gra.core.files import refuse_irregular
+from gra.core.types import HumanDecision
+from gra.ledger.decision_rows import select
 from gra.ledger.schema import (
     COLUMNS,
     SCHEMA_VERSION,
@@ -111,6 +113,43 @@ class LedgerReader:
         query = f"SELECT candidate, story, {sealed} FROM verdicts WHERE run = ? ORDER BY written"
         try:
             rows = list(self._db.execute(query, (run,)))
+        except sqlite3.Error as error:
+            raise DataError(sentence(self.path, error)) from None
+        return [RecordedVerdict(row[0], *read_verdict(self.path, run, *row)) for row in rows]
+
+    def decisions(self, run: str) -> dict[str, list[HumanDecision]]:
+        """Return what people decided about the candidates of a run, by candidate, in the order of writing.
+
+        Raises:
+            DataError: when a decision is not what was written.
+        """
+        found: dict[str, list[HumanDecision]] = {}
+        try:
+            for _, candidate, decision in select(self._db, run):
+                found.setdefault(candidate, []).append(decision)
+        except sqlite3.Error as error:
+            raise DataError(sentence(self.path, error)) from None
+        except ValueError as error:
+            raise DataError(f"{self.path}: {error}; see `gra ledger check {self.path}`") from None
+        return found
+
+    def verdict_times(self, run: str) -> dict[str, float]:
+        """Return when each verdict of a run was written, by candidate, in seconds since the epoch."""
+        try:
+            return dict(self._db.execute("SELECT candidate, written FROM verdicts WHERE run = ?", (run,)))
+        except sqlite3.Error as error:
+            raise DataError(sentence(self.path, error)) from None
+
+    def verdicts_of(self, run: str, candidates: Iterable[str]) -> list[RecordedVerdict]:
+        """Return the verdicts on some candidates of a run.
+
+        Raises:
+            DataError: when one is not what was written.
+        """
+        sealed = "seal" if self._sealed() else "NULL"
+        query = f"SELECT candidate, story, {sealed} FROM verdicts WHERE run = ? AND candidate = ?"
+        try:
+            rows = [row for name in candidates for row in self._db.execute(query, (run, name))]
         except sqlite3.Error as error:
             raise DataError(sentence(self.path, error)) from None
         return [RecordedVerdict(row[0], *read_verdict(self.path, run, *row)) for row in rows]

@@ -20,6 +20,7 @@ from typing import Any
 
 from gra.core.errors import DataError, Mismatch
 from gra.core.files import refuse_shared
+from gra.ledger import decision_rows
 
 SCHEMA_VERSION = 3
 _WITHOUT_VERDICT_SEALS = 2  # the version before, which can be read as it is
@@ -301,6 +302,7 @@ def _problems(db: sqlite3.Connection) -> Iterator[str]:
             yield f"the verdict on {candidate} of `{run}` cannot be read"
         elif checksum is not None and seal_verdict(run, candidate, record) != checksum:
             yield f"the verdict on {candidate} of `{run}` is not what was written"
+    yield from decision_rows.problems(db)
 
 
 def _verdict(text: str) -> tuple[str, dict[str, Any]] | None:

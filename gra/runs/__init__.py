@@ -1,1 +1,1 @@
-"""Run folders: contents, timeline, explain, diff, verify, push."""
+"""Run folders: contents, timeline, explain, diff, verify, export, push."""

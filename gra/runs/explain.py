@@ -9,8 +9,9 @@ Texts of models are untrusted: markup in them is shown as text, and control char
 from __future__ import annotations
 
 import difflib
+import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,17 +23,18 @@ from rich.text import Text
 
 from gra.core.errors import DataError
 from gra.core.files import refuse_special_files
-from gra.core.run_folder import RunFolder
 from gra.core.stored.lineage import Request
 from gra.core.stored.reader import parse_json
 from gra.core.stored.resolved_recipe import find_ledger
 from gra.core.text.plain_text import printable, printable_line
-from gra.core.types import CHECKS, DIMENSIONS, FAULT_CHECKS, State, verifier_mode
+from gra.core.types import CHECKS, DIMENSIONS, FAULT_CHECKS, HumanDecision, State, verifier_mode
+from gra.core.vocabulary import HumanVerdict
 from gra.data.export import read_lineage
 from gra.ledger.ledger import Recorded
 from gra.ledger.reader import LedgerReader
 from gra.runs.contents import Row, find_lineages
-from gra.runs.panel import panel_sentences
+from gra.runs.decisions import read_decisions, standing
+from gra.runs.panel import Measured, read_measured
 
 _STYLES = {State.ACCEPTED: "green", State.DUPLICATE: "yellow", State.SURPLUS: "yellow"}
 _NEAR = 5
@@ -65,22 +67,6 @@ class _Limits:
     def gap(self) -> Iterator[RenderableType]:
         if self.blank_lines:
             yield Text()
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """What control items showed about the reviewers of a run: AUC by reviewer, and sentences on the panel."""
-
-    auc: Mapping[str, float]
-    sentences: tuple[str, ...]
-
-
-def _measured(run: Path) -> _Measured:
-    """Read what control items showed; nothing for a run that measured no reviewer or is not finished."""
-    facts = RunFolder(run).manifest().get("synthesis", {})
-    panel = facts.get("panel")
-    auc = {name: float(measured["auc"]) for name, measured in facts.get("reviewers", {}).items()}
-    return _Measured(auc, tuple(panel_sentences(panel)) if panel else ())
 
 
 _FULL = _Limits(None, None)
@@ -121,15 +107,26 @@ def explain(run: Path, candidate_id: str, *, full: bool = False) -> RenderableTy
             f"{run} has no lineage.parquet, nor has an arm in {run / 'arms'}; is it a finished synthesis run?"
         )
     rows_by_file = {file: read_lineage(file) for file in lineages}
-    pages: list[RenderableType] = [
-        _full(row, file, rows_by_file) if full else _OneScreen(partial(_page, row, file, rows_by_file))
+    found = [
+        (_with_decisions(row, file), file)
         for file, rows in rows_by_file.items()
         for row in rows
         if row["candidate_id"] == candidate_id
     ]
+    pages: list[RenderableType] = [
+        _full(row, file, rows_by_file) if full else _OneScreen(partial(_page, row, file, rows_by_file))
+        for row, file in found
+    ]
     if not pages:
         raise DataError(_unknown(run, candidate_id, rows_by_file))
     return Group(*pages)
+
+
+def _with_decisions(row: Row, file: Path) -> Row:
+    """Return a row with what people decided about it since it was written."""
+    made = read_decisions(file.parent).get(row["candidate_id"], [])
+    found = standing(made, HumanDecision.subject_of(row["instruction"], row["response"]))
+    return {**row, "decisions": [asdict(decision) for decision in found]} if found else row
 
 
 def _unknown(run: Path, candidate_id: str, rows_by_file: Mapping[Path, list[Row]]) -> str:
@@ -176,7 +173,7 @@ def _exchange(answer: Recorded) -> Iterator[RenderableType]:
 def _page(row: Row, file: Path, rows_by_file: Mapping[Path, list[Row]], limits: _Limits) -> RenderableType:
     style = _STYLES.get(row["state"], "red")
     verdict = Text.assemble((row["state"].upper(), f"bold {style}"), "  ", printable(row["reason"]))
-    body = Group(verdict, *limits.gap(), *_parts(row, _texts(rows_by_file), limits, _measured(file.parent)))
+    body = Group(verdict, *limits.gap(), *_parts(row, _texts(rows_by_file), limits, read_measured(file.parent)))
     title = Text(f" {printable(row['candidate_id'])} ", style="bold")
     return Panel(
         body,
@@ -188,7 +185,7 @@ def _page(row: Row, file: Path, rows_by_file: Mapping[Path, list[Row]], limits: 
     )
 
 
-def _parts(row: Row, texts: Mapping[str, str], limits: _Limits, measured: _Measured) -> Iterator[RenderableType]:
+def _parts(row: Row, texts: Mapping[str, str], limits: _Limits, measured: Measured) -> Iterator[RenderableType]:
     yield _facts(row, texts)
     yield from _passage("instruction", row["instruction"], limits)
     if row.get("tests"):
@@ -213,6 +210,8 @@ def _parts(row: Row, texts: Mapping[str, str], limits: _Limits, measured: _Measu
     if row.get("contamination"):
         yield from limits.gap()
         yield from _contamination(row["contamination"], limits)
+    for decision in row.get("decisions") or ():
+        yield _decision(decision)
     yield from limits.gap()
     yield _cost(row)
 
@@ -281,7 +280,7 @@ def _verifications(verdicts: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _reviews(row: Row, limits: _Limits, measured: _Measured) -> Iterator[RenderableType]:
+def _reviews(row: Row, limits: _Limits, measured: Measured) -> Iterator[RenderableType]:
     table = _table("reviews", "score", "raw", *(["AUC"] if measured.auc else []), "what it said")
     for review in row["reviews"]:
         values = review["values"]
@@ -322,6 +321,15 @@ def _ruling(ruling: Mapping[str, Any], limits: _Limits) -> Text:
     text = Text.assemble(("ruling  ", "bold"), score, kept)
     shown = ruling["comment"] and not limits.hide_comments
     return text + Text(f"\n  {limits.comment_text(ruling['comment'])}" if shown else "")
+
+
+def _decision(decision: Mapping[str, Any]) -> Text:
+    when = time.strftime("%Y-%m-%d %H:%M", time.gmtime(decision["written"]))
+    verdict = HumanVerdict(decision["verdict"])
+    style = {HumanVerdict.KEEP: "bold green", HumanVerdict.DROP: "bold red"}.get(verdict, "bold yellow")
+    return Text.assemble(
+        ("person  ", "bold"), printable_line(decision["reviewer"]), ": ", (verdict, style), f", {when} UTC"
+    )
 
 
 def _contamination(found: Mapping[str, Any], limits: _Limits) -> Iterator[Text]:

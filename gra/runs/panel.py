@@ -1,9 +1,29 @@
-"""Say in sentences what control items show about a panel of reviewers."""
+"""Read what control items show about a panel of reviewers, and say it in sentences."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from gra.core.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What control items showed about the reviewers of a run: AUC by reviewer, and sentences on the panel."""
+
+    auc: Mapping[str, float]
+    sentences: tuple[str, ...]
+
+
+def read_measured(run: Path) -> Measured:
+    """Read what control items showed; nothing for a run that measured no reviewer or is not finished."""
+    facts = RunFolder(run).manifest().get("synthesis", {})
+    panel = facts.get("panel")
+    auc = {name: float(measured["auc"]) for name, measured in facts.get("reviewers", {}).items()}
+    return Measured(auc, tuple(panel_sentences(panel)) if panel else ())
 
 
 def panel_sentences(facts: Mapping[str, Any]) -> list[str]:

@@ -20,10 +20,12 @@ from gra.core.errors import DataError, GraError, Mismatch
 from gra.core.files import refuse_special_files
 from gra.core.hashing import canonical_json
 from gra.core.run_folder import MANIFEST, RunFolder
-from gra.core.stored.resolved_recipe import find_ledger
+from gra.core.stored.resolved_recipe import VERSIONS, find_ledger
 from gra.data.export import dataset_rows, read_candidates, round_rows
+from gra.data.lineage import iter_candidates
 from gra.ledger.reader import LedgerReader
 from gra.runs.contents import find_lineages
+from gra.runs.decisions import read_decisions
 
 _SHOWN = 8
 
@@ -36,13 +38,14 @@ class VerifyResult:
     manifests: int
     answers: int
     rows: int
+    decisions: int = 0
 
     def sentence(self) -> str:
         """Return the result as a sentence."""
         return (
             f"{self.files} files of {self.manifests} manifests, {self.answers:,} recorded answers and {self.rows:,} "
             "dataset rows are as they were written"
-        )
+        ) + (f"; so are {self.decisions:,} decisions of people" if self.decisions else "")
 
     def to_json(self) -> dict[str, Any]:
         """Return the result for `--json`."""
@@ -67,14 +70,15 @@ def verify(run: Path) -> VerifyResult:
     beside = {file.parent: ledger.resolve() for file in lineages if (ledger := _ledger_of(file.parent, problems))}
     ledgers = sorted({*(file.resolve() for file in run.rglob("ledger.sqlite")), *beside.values()})
     keys = {ledger: _answers(ledger, problems) for ledger in ledgers}
-    rows = 0
+    rows = decisions = 0
     for lineage in lineages:
         ledger = beside.get(lineage.parent)
         rows += _rows(lineage, keys[ledger] if ledger else {}, problems)
+        decisions += _decisions(lineage, problems) if ledger and keys[ledger] is not None else 0
     if problems:
         more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise Mismatch(f"{run} is not what was written:\n  " + "\n  ".join(problems[:_SHOWN]) + more)
-    return VerifyResult(files, len(manifests), sum(len(found or ()) for found in keys.values()), rows)
+    return VerifyResult(files, len(manifests), sum(len(found or ()) for found in keys.values()), rows, decisions)
 
 
 def _files(folder: Path, problems: list[str]) -> int:
@@ -102,6 +106,22 @@ def _answers(ledger: Path, problems: list[str]) -> Mapping[str, float] | None:
         return None if found else reader.payments()
     finally:
         reader.close()
+
+
+def _decisions(lineage: Path, problems: list[str]) -> int:
+    """Compare the decisions that a lineage follows with those of the ledger, and return the number in the ledger."""
+    try:
+        recorded = read_decisions(lineage.parent)
+        followed = [(c.id, decision) for c in iter_candidates(lineage) for decision in c.decisions]
+    except DataError as error:
+        problems.append(str(error))
+        return 0
+    unknown = [name for name, decision in followed if decision not in recorded.get(name, ())]
+    if unknown:
+        problems.append(f"{lineage} follows {len(unknown):,} decisions that are in no ledger, such as on {unknown[0]}")
+    if lineage.parent.parent.name == VERSIONS:  # counted with the run itself
+        return 0
+    return sum(map(len, recorded.values()))
 
 
 def _rows(lineage: Path, known: Mapping[str, float] | None, problems: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""Compute Student's t distribution without SciPy: its distribution function and its quantiles.
+"""Compute Student's t distribution and quantiles of the beta distribution without SciPy.
 
 The normal distribution comes from the standard library (`statistics.NormalDist`). The distribution function is a
 regularized incomplete beta function, evaluated by its continued fraction (modified Lentz, Numerical Recipes
@@ -43,6 +43,16 @@ def t_quantile(p: float, df: float) -> float:
     for _ in range(80):
         middle = (low + high) / 2
         low, high = (middle, high) if t_cdf(middle, df) < p else (low, middle)
+    return (low + high) / 2
+
+
+@lru_cache(maxsize=1024)
+def beta_quantile(p: float, a: float, b: float) -> float:
+    """Return the inverse of the distribution function of a beta distribution, found by bisection."""
+    low, high = 0.0, 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _incomplete_beta(middle, 1 - middle, a, b) < p else (low, middle)
     return (low + high) / 2
 
 

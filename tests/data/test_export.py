@@ -77,7 +77,7 @@ def test_the_schemas_are_a_promise() -> None:
     )  # fmt: skip
     texts = ["candidate_id", "domain", "state", "reason", "arm", "generator", "adjudicator", "instruction", "tests",
              "response", "neighbour", "checks", "programs", "reviews", "ruling", "drafts", "contamination",
-             "usage", "rejected_at", "failed_by", "thinking"]  # fmt: skip
+             "usage", "rejected_at", "failed_by", "thinking", "decisions"]  # fmt: skip
     lists = ["reviewers", "parents", "keywords", "calls"]
     assert types(LINEAGE_SCHEMA) == (
         dict.fromkeys(texts, "string") | dict.fromkeys(lists, "list<element: string>")
@@ -134,7 +134,7 @@ def test_the_same_candidates_give_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_rows_are_written_in_groups_and_candidates_gone_through_once(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("gra.data.export._GROUP", 2)
+    monkeypatch.setattr("gra.data.export.GROUP", 2)
     made = [replace(FULL, id=f"r{1 + i // 4}-{i:06d}", round=1 + i // 4) for i in range(7)]
     export(tmp_path, iter(made), FACTS)
     dataset = tmp_path / "dataset"

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Required
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
-from gra.core.stored.types import Count, Number, StateName
+from gra.core.stored.types import Count, Number, StateName, Time
 
 _OPEN = with_config(ConfigDict(extra="allow", strict=True))
 
@@ -85,6 +85,18 @@ class Contamination(TypedDict):
 
 
 @_OPEN
+class DecisionRow(TypedDict):
+    """What a person decided."""
+
+    reviewer: str
+    verdict: Literal["keep", "drop", "edit", "skip", "undo"]
+    written: Time
+    subject: str
+    instruction: str
+    response: str
+
+
+@_OPEN
 class StoredUsage(TypedDict):
     """Calls and tokens of a role."""
 
@@ -125,6 +137,7 @@ class LineageRow(TypedDict, total=False):
     drafts: Required[list[Alternative]]
     contamination: Required[Contamination | None]
     usage: Required[dict[str, StoredUsage]]
+    decisions: list[DecisionRow]
 
 
 Lineage = list[LineageRow]

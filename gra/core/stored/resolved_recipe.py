@@ -11,6 +11,7 @@ from gra.core.stored.reader import check_type, damaged, load_plain_yaml
 from gra.core.stored.types import ResolvedRecipe
 
 RESOLVED = "recipe.resolved.yaml"
+VERSIONS = "versions"  # folder of a run's further datasets, which have no ledger of their own
 
 
 def read_resolved_recipe(folder: Path) -> dict[str, Any]:
@@ -35,6 +36,8 @@ def find_ledger(folder: Path) -> Path | None:
     Raises:
         DataError: when the folder's recipe is damaged.
     """
+    if folder.resolve().parent.name == VERSIONS:
+        return find_ledger(folder.resolve().parent.parent)
     above = folder.resolve().parent.parent  # for runs/NAME what a recipe's path starts from
     places = [folder / "ledger.sqlite", folder.resolve().parent / "ledger.sqlite", above / "ledger.sqlite"]
     if named := read_resolved_recipe(folder).get("ledger"):

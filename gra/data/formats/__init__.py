@@ -1,0 +1,1 @@
+"""Forms in which a dataset leaves GRA, each written and read back."""

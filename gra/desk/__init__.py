@@ -1,0 +1,1 @@
+"""The desk: a local page on which people look at the candidates of a run and decide about them."""

@@ -1,0 +1,286 @@
+"""Serve a run to people: its candidates as they come, and what people decide about them."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from gra.checks.instruction_constraints import read_constraints
+from gra.core.errors import DataError, GraError
+from gra.core.files import refuse_special_files
+from gra.core.stored.resolved_recipe import RESOLVED, find_ledger, read_resolved_recipe
+from gra.core.text.plain_text import printable
+from gra.core.types import HumanDecision, State
+from gra.core.vocabulary import HumanVerdict, RejectedAt
+from gra.desk.detail import exchanges, sections
+from gra.desk.estimate import DrawnRow, gate_curve, random_part, reviewer_agreement, summary
+from gra.desk.index import CandidateIndex
+from gra.desk.sources import Source, open_source
+from gra.ledger.decisions import DecisionLog
+from gra.ledger.reader import LedgerReader
+from gra.runs.decisions import run_name, standing
+
+_POLL_S = 0.5
+_KINDS_AT_ONCE = 64
+_NAME = re.compile(r"[\w.-]{1,40}")
+_MOST_COMPARED = 1000  # decided candidates that reviewers are compared on
+_LONGEST = 2_000_000  # characters of an edited text
+
+
+class Undecidable(GraError):
+    """A decision cannot be recorded."""
+
+
+@dataclass(frozen=True)
+class DecisionRequest:
+    """What a person asks to record.
+
+    Attributes:
+        name: the person's name.
+        subject: digest of the texts that the person saw.
+    """
+
+    name: str
+    candidate: str
+    verdict: HumanVerdict
+    subject: str
+    instruction: str = ""
+    response: str = ""
+
+
+class Desk:
+    """A run, the index of its candidates, and the log of decisions."""
+
+    def __init__(self, run: Path) -> None:
+        """Open a run; nothing is read of its candidates yet.
+
+        Raises:
+            DataError: the folder is no run, its ledger is missing or damaged, or it cannot be written.
+        """
+        self.run, self.ledger = run, _ledger_of(run)
+        self.name = run_name(run)
+        self._log = DecisionLog(self.ledger, self.name)
+        try:
+            self._source: Source = open_source(run, self.ledger, self.name)
+        except BaseException:
+            self._log.close()
+            raise
+        self.index = CandidateIndex(self.name)
+        self._decisions: dict[str, list[HumanDecision]] = {}
+        self._reviews: dict[str, dict[str, float]] = {}  # scores of decided candidates, by reviewer
+        self._last = 0
+        self._deciding = threading.Lock()
+        self._problem = ""
+        self._loaded = False
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="desk", daemon=True)
+
+    def start(self) -> None:
+        """Begin to read candidates, in a thread of its own."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop reading and close all files."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self.index.close()
+        self._log.close()
+
+    def _follow(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self.refresh()
+                self._problem = ""
+            except GraError as error:  # shown on the page; the next try may succeed
+                self._problem = str(error)
+            if not self._read_kinds():
+                self._stopping.wait(_POLL_S)
+
+    def refresh(self) -> None:
+        """Read what is new: candidates, decisions, and the lineage of a run that has finished.
+
+        Raises:
+            GraError: a file is damaged.
+        """
+        if self._source.stale():
+            self._source = open_source(self.run, self.ledger, self.name)
+        for candidates in self._source.changes():
+            self.index.add(candidates)
+            self._show({candidate.id for candidate in candidates}.intersection(self._decisions))
+            if self._stopping.is_set():
+                return
+            time.sleep(0)  # a request goes first
+        self._loaded = True
+        self.read_decisions()
+
+    def read_decisions(self) -> None:
+        """Read the decisions that were written since the last call, by anyone.
+
+        Raises:
+            DataError: a decision is not what was written.
+        """
+        with self._deciding:
+            changed = set()
+            for number, candidate, decision in self._log.since(self._last):
+                self._decisions.setdefault(candidate, []).append(decision)
+                self._last = number
+                changed.add(candidate)
+            self._show(changed)
+
+    def _show(self, candidates: set[str]) -> None:
+        found = {}
+        for name in candidates:
+            if (row := self.index.find(name)) is not None:
+                last = standing(self._decisions[name], row[2])[-1:]
+                found[name] = (last[0].verdict.value, last[0].reviewer) if last else ("", "")
+        if found:
+            self.index.decide(found)
+
+    def _read_kinds(self) -> bool:
+        """Read the format constraints of some instructions; return whether there were any left."""
+        waiting = self.index.without_kinds(_KINDS_AT_ONCE)
+        if waiting:
+            self.index.set_kinds(
+                {name: dict.fromkeys(c.kind for c in read_constraints(text)) for name, text in waiting}
+            )
+            self._stopping.wait(0.02)  # requests need the processor more
+        return bool(waiting)
+
+    def status(self) -> dict[str, Any]:
+        """Return the state of the desk, for the page."""
+        return {
+            "run": printable(self.name),
+            "folder": printable(self.run),
+            "finished": self._source.finished,
+            "loaded": self._loaded,
+            "changed": self.index.changed,
+            "problem": printable(self._problem),
+            "facets": self.index.facets(),
+        }
+
+    def candidate(self, name: str) -> dict[str, Any] | None:
+        """Return everything that is known of a candidate; None where there is none of this id.
+
+        Raises:
+            DataError: its record is damaged.
+        """
+        found = self.index.find(name)
+        if found is None:
+            return None
+        row = self._source.record(name, found[0])
+        made = self._decisions.get(name, [])
+        return {
+            "id": name,
+            "state": row["state"],
+            "reason": printable(row["reason"]),
+            "score": row["mean"],
+            "instruction": printable(row["instruction"]),
+            "response": printable(row["response"]),
+            "raw": {"instruction": row["instruction"], "response": row["response"]},
+            "subject": HumanDecision.subject_of(row["instruction"], row["response"]),
+            "sections": sections(row),
+            "decisions": [_decision_json(decision) for decision in made],
+            "calls": len(row["calls"]),
+        }
+
+    def calls(self, name: str) -> list[dict[str, Any]] | None:
+        """Return every request and answer of a candidate; None where there is none of this id."""
+        found = self.index.find(name)
+        if found is None:
+            return None
+        reader = LedgerReader(self.ledger)
+        try:
+            return exchanges(reader.answers(self._source.record(name, found[0])["calls"]))
+        finally:
+            reader.close()
+
+    def estimate(self) -> dict[str, Any]:
+        """Return how good the accepted rows are, the curve of the gate, and how reviewers agree with people.
+
+        Raises:
+            DataError: a record is damaged.
+        """
+        rows = [DrawnRow(*row) for row in self.index.drawn(State.ACCEPTED)]
+        below = [row[1] for row in self.index.drawn(State.REJECTED, RejectedAt.MEAN_SCORE) if row[1] is not None]
+        skipped = {name for name, made in self._decisions.copy().items() if made[-1].verdict is HumanVerdict.SKIP}
+        decided, _ = random_part(rows, skipped)
+        gate = (read_resolved_recipe(self.run).get("review") or {}).get("accept_mean")
+        verdicts = self.index.verdicts(_MOST_COMPARED)
+        for name, (place, _) in verdicts.items():
+            if name not in self._reviews:
+                reviews = self._source.record(name, place)["reviews"]
+                self._reviews[name] = {printable(review["reviewer"]): review["score"] for review in reviews}
+        people = {name: verdict for name, (_, verdict) in verdicts.items()}
+        return {
+            **summary(rows, skipped),
+            "gate": gate,
+            "curve": gate_curve(rows, decided, below, gate),
+            "reviewers": reviewer_agreement(self._reviews, people),
+            "command": f"gra gate {self.run} review.accept_mean=",
+        }
+
+    def decide(self, asked: DecisionRequest) -> HumanDecision:
+        """Record a decision; when this returns, it is on the disk.
+
+        Raises:
+            Undecidable: the decision makes no sense, with the reason.
+            DataError: the ledger cannot be written.
+        """
+        if not _NAME.fullmatch(asked.name):
+            raise Undecidable("give a name of 1 to 40 letters, digits, dots or dashes")
+        self.read_decisions()
+        row = self.index.find(asked.candidate)
+        if row is None:
+            raise Undecidable(f"there is no candidate {printable(asked.candidate)[:80]}")
+        _, state, subject = row
+        if asked.subject != subject:
+            raise Undecidable("its texts have changed since the page was loaded; look at it again")
+        reviewer = f"human:{asked.name}"
+        edit = asked.verdict is HumanVerdict.EDIT
+        if state == State.FAILED and asked.verdict is not HumanVerdict.SKIP:
+            raise Undecidable("a failed candidate is no row; skip it")
+        if edit and not (asked.instruction.strip() and asked.response.strip()):
+            raise Undecidable("an edited row needs an instruction and a response")
+        if edit and max(len(asked.instruction), len(asked.response)) > _LONGEST:
+            raise Undecidable(f"an edited text has at most {_LONGEST:,} characters")
+        mine = [d for d in self._decisions.get(asked.candidate, ()) if d.reviewer == reviewer and d.subject == subject]
+        if asked.verdict is HumanVerdict.UNDO and not _open_decisions(mine):
+            raise Undecidable(f"{reviewer} has decided nothing about it")
+        texts = (asked.instruction, asked.response) if edit else ("", "")
+        decision = HumanDecision(reviewer, asked.verdict, time.time(), subject, *texts)
+        self._log.add(asked.candidate, decision)
+        self.read_decisions()
+        return decision
+
+
+def _open_decisions(decisions: list[HumanDecision]) -> int:
+    left = 0
+    for decision in decisions:
+        left = max(0, left - 1) if decision.verdict is HumanVerdict.UNDO else left + 1
+    return left
+
+
+def _decision_json(decision: HumanDecision) -> dict[str, Any]:
+    return {name: printable(v) if isinstance(v, str) else v for name, v in asdict(decision).items()}
+
+
+def _ledger_of(run: Path) -> Path:
+    if not run.is_dir():
+        raise DataError(f"{run} is not a folder; name a run folder, such as runs/quickstart/arms/gra")
+    refuse_special_files(run)
+    arms = sorted(str(arm.parent) for arm in run.glob(f"arms/*/{RESOLVED}"))
+    if arms and not (run / "lineage.parquet").is_file():
+        raise DataError(f"{run} is an experiment; name one of its arms: {', '.join(arms)}")
+    if not (run / RESOLVED).is_file() and not (run / "lineage.parquet").is_file():
+        raise DataError(f"{run} is not the run folder of a synthesis (it has no {RESOLVED}); name one")
+    ledger = find_ledger(run)
+    if ledger is None:
+        named = read_resolved_recipe(run).get("ledger")
+        where = f"its recipe names {named}, which is not there" if named else "it should lie in the folder"
+        raise DataError(f"{run} has no ledger, in which decisions are recorded; {where}; put it back and try again")
+    return ledger

@@ -1,0 +1,87 @@
+"""Apply what people decided to the candidates of a run.
+
+A decision holds for the texts that the person saw. When the synthesis is run again, candidates with the same texts keep
+their decisions; those with other texts have none. The newest decision of any person stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from gra.core.run_folder import RunFolder
+from gra.core.stored.resolved_recipe import find_ledger, read_resolved_recipe
+from gra.core.types import Candidate, HumanDecision, State
+from gra.core.vocabulary import HumanVerdict, RejectedAt
+from gra.ledger.reader import LedgerReader
+
+Decisions = Mapping[str, Sequence[HumanDecision]]
+_KEPT_FROM = (State.REJECTED, State.DUPLICATE, State.SURPLUS)  # never a contaminated or a failed candidate
+
+
+def run_name(run: Path) -> str:
+    """Return the recipe's name, under which the ledger has the run's rows."""
+    name = RunFolder(run).manifest().get("synthesis", {}).get("name") or read_resolved_recipe(run).get("name")
+    return str(name or run.resolve().name)
+
+
+def read_decisions(run: Path) -> dict[str, list[HumanDecision]]:
+    """Read the decisions about a run's candidates from its ledger; none where it has no ledger.
+
+    Raises:
+        DataError: the ledger is damaged.
+    """
+    ledger = find_ledger(run)
+    if ledger is None:
+        return {}
+    reader = LedgerReader(ledger)
+    try:
+        return reader.decisions(run_name(run))
+    finally:
+        reader.close()
+
+
+def standing(decisions: Iterable[HumanDecision], subject: str) -> list[HumanDecision]:
+    """Return the last decision of each person about these texts, oldest first; without skips and what was undone.
+
+    Args:
+        decisions: about one candidate, in the order of writing.
+        subject: `HumanDecision.subject_of` the candidate's texts.
+    """
+    by_person: dict[str, list[HumanDecision]] = {}
+    for decision in decisions:
+        made = by_person.setdefault(decision.reviewer, [])
+        if decision.subject != subject:
+            continue
+        if decision.verdict is not HumanVerdict.UNDO:
+            made.append(decision)
+        elif made:
+            made.pop()
+    last = [made[-1] for made in by_person.values() if made]
+    return sorted((d for d in last if d.verdict is not HumanVerdict.SKIP), key=lambda decision: decision.written)
+
+
+def apply_decisions(candidate: Candidate, decisions: Decisions) -> Candidate:
+    """Return a candidate as people decided; the same candidate where there is no decision.
+
+    A kept candidate is accepted, unless it is contaminated or failed. A dropped row is rejected.
+    """
+    made = decisions.get(candidate.id)
+    found = standing(made, HumanDecision.subject_of(candidate.instruction, candidate.response)) if made else []
+    if not found:
+        return candidate
+    decided, last = replace(candidate, decisions=tuple(found)), found[-1]
+    if last.verdict is HumanVerdict.DROP:
+        if candidate.state is not State.ACCEPTED:
+            return decided
+        reason = f"{last.reviewer} dropped it"
+        return replace(decided, state=State.REJECTED, rejected_at=RejectedAt.PERSON, reason=reason)
+    if candidate.state not in (State.ACCEPTED, *_KEPT_FROM):
+        return decided
+    if last.verdict is HumanVerdict.EDIT:
+        decided = replace(decided, instruction=last.instruction, response=last.response)
+    elif candidate.state is State.ACCEPTED:
+        return decided
+    how = "edited" if last.verdict is HumanVerdict.EDIT else "kept"
+    return replace(decided, state=State.ACCEPTED, rejected_at=None, reason=f"{last.reviewer} {how} it")

@@ -1,0 +1,171 @@
+"""The desk's page in Chromium: by keyboard, in two tabs, with hostile rows, on a narrow screen, while a run goes on."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from browser import CHROMIUM, Browser, Tab
+from desk_runs import CANDIDATES, finished_run, write_dataset, write_recipe, write_verdicts
+from reported_run import HOSTILE
+
+from gra.core.vocabulary import HumanVerdict
+from gra.runs.decisions import read_decisions
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    made = Browser(tmp_path_factory.mktemp("chromium"))
+    yield made
+    made.close()
+
+
+@contextmanager
+def served(run: Path) -> Iterator[str]:
+    command = [sys.executable, "-m", "gra.cli.main", "review", str(run)]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    try:
+        yield server.stdout.readline().split()[-1]
+    finally:
+        server.send_signal(signal.SIGINT)
+        assert server.wait(60) == 0
+        assert "decisions are in" in server.stdout.read()
+
+
+def ready(tab: Tab, rows: int) -> None:
+    tab.wait(f"document.querySelectorAll('#list button').length === {rows}", 60)
+
+
+def named(tab: Tab, name: str) -> None:
+    tab.run("document.getElementById('name').value = ''; document.getElementById('name').focus()")
+    tab.type(name)
+    tab.press("Escape")
+
+
+def recorded(tab: Tab, what: str) -> None:
+    tab.wait(f"document.getElementById('said').innerText === {what!r}")
+
+
+def test_person_decides_by_keyboard_alone(browser: Browser, tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "run")
+    with served(run) as address:
+        tab = browser.open(address + "#order=disagreement&state=accepted")
+        ready(tab, 16)
+        named(tab, "ann")
+        tab.press("ArrowDown")
+        tab.wait("document.getElementById('title').innerText === 'r1-000012'")
+        assert "mean 7.00, spread 2.50, disputed" in tab.text("#body")
+        tab.press("d")
+        recorded(tab, "r1-000012: drop recorded")
+        tab.wait("document.getElementById('title').innerText === 'r1-000016'")
+        assert (
+            tab.run("document.querySelector('#body pre + *, #body section:nth-child(2) pre').innerText.length")
+            > 900_000
+        )
+        tab.press("s")
+        recorded(tab, "r1-000016: skip recorded")
+        tab.wait("document.getElementById('title').innerText !== 'r1-000016' && !state.busy")
+        tab.press("e")
+        tab.run("document.querySelector('#edit textarea[name=response]').value = ''")
+        tab.type("A better answer 🦉")
+        title = tab.text("#title")
+        tab.press("Enter", control=True)
+        recorded(tab, f"{title}: edit recorded")
+        tab.wait("!state.busy")
+        tab.press("u")
+        tab.wait("document.getElementById('said').innerText.includes('has decided nothing about it')")
+        tab.go(tab.run("location.href"))
+        tab.send("Page.reload")
+        ready(tab, 16)
+        assert tab.run("document.querySelector('select[name=order]').value") == "disagreement"
+        tab.wait("document.querySelector('#list .drop')?.innerText === 'drop (human:ann)'")
+        assert len(tab.messages()) == 1  # the undo that was refused
+        assert "409" in tab.messages()[0]
+        assert all(asked.startswith(address) for asked in tab.addresses())
+    found = read_decisions(run)
+    assert [d.verdict for d in found["r1-000012"]] == [HumanVerdict.DROP]
+    assert found[title][0].response == "A better answer 🦉"
+
+
+def test_filters_search_and_reset(browser: Browser, tmp_path: Path) -> None:
+    with served(finished_run(tmp_path / "run")) as address:
+        tab = browser.open(address)
+        ready(tab, len(CANDIDATES))
+        tab.press("/")
+        tab.type("praise tides")
+        ready(tab, 1)
+        assert tab.run("document.querySelector('#list b').innerText") == "r1-000018"
+        tab.press("Escape")
+        tab.run("document.querySelector('#filters button[type=reset]').click()")
+        ready(tab, len(CANDIDATES))
+        tab.press("g")
+        tab.wait("document.getElementById('precision').innerText.includes('Choose the order')")
+        tab.press("?")
+        assert "undo" in tab.text("#help")
+
+
+def test_hostile_rows_are_text(browser: Browser, tmp_path: Path) -> None:
+    with served(finished_run(tmp_path / "run")) as address:
+        tab = browser.open(address + "#id=r1-000013")
+        tab.wait("document.getElementById('title').innerText === 'r1-000013'", 60)
+        tab.wait(f"document.querySelectorAll('#list button').length === {len(CANDIDATES)}")
+        assert HOSTILE in tab.text("#body")
+        assert tab.run("document.querySelectorAll('#body script, #body img, #list script, #list img').length") == 0
+        odd = browser.open(address + "#id=r1-000014")
+        odd.wait("document.getElementById('title').innerText === 'r1-000014'", 60)
+        assert "\x1b" not in odd.text()
+        assert "\u202e" not in odd.text()
+        assert tab.messages() == odd.messages() == []
+        wrong = browser.open(address.rstrip("/") + "x/")
+        wrong.wait("document.body?.innerText.includes('The token in the address is wrong')")
+
+
+def test_two_tabs_show_the_same(browser: Browser, tmp_path: Path) -> None:
+    with served(finished_run(tmp_path / "run")) as address:
+        one, two = browser.open(address), browser.open(address + "#id=r1-000000")
+        for tab in (one, two):
+            ready(tab, len(CANDIDATES))
+        two.wait("document.getElementById('title').innerText === 'r1-000000'")
+        named(two, "bob")
+        two.press("k")
+        recorded(two, "r1-000000: keep recorded")
+        one.wait("document.querySelector('[data-id=r1-000000] b.keep')?.innerText === 'keep (human:bob)'")
+
+
+def test_rows_appear_while_a_run_goes_on(browser: Browser, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    write_recipe(run)
+    write_verdicts(run, CANDIDATES[:3])
+    with served(run) as address:
+        tab = browser.open(address)
+        ready(tab, 3)
+        assert "under way or stopped" in tab.text("#progress")
+        write_verdicts(run, CANDIDATES[3:6])
+        ready(tab, 6)
+        write_dataset(run, CANDIDATES)
+        ready(tab, len(CANDIDATES))
+        tab.wait("!document.getElementById('progress').innerText.includes('under way')")
+
+
+def test_narrow_screen_shows_one_part_at_a_time(browser: Browser, tmp_path: Path) -> None:
+    with served(finished_run(tmp_path / "run")) as address:
+        tab = browser.open(address)
+        tab.resize(380, 700)
+        ready(tab, len(CANDIDATES))
+        assert tab.run("document.documentElement.scrollWidth <= 380")
+        tab.press("ArrowDown")
+        tab.wait("getComputedStyle(document.getElementById('left')).display === 'none'")
+        assert tab.run("document.documentElement.scrollWidth <= 380")
+        tab.run("document.getElementById('back').click()")
+        assert tab.run("getComputedStyle(document.getElementById('left')).display") == "block"
