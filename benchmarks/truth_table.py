@@ -93,6 +93,8 @@ def _panels(fit: Sequence[Row], rows: Sequence[Row]) -> tuple[dict[str, np.ndarr
     stops: dict[str, Any] = {}
     for label, names in PANELS.items():
         used = [name for name in names if any(name in row["scores"] for row in rows)]
+        if len(used) < len(names):
+            continue  # no program compares answers of this kind, so nobody agrees
         raw = {
             name: {
                 item.name: row["scores"][name] for item, row in zip(items, fit, strict=True) if name in row["scores"]
