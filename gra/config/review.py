@@ -94,7 +94,7 @@ class ReviewConfig(Section):
     # Control instructions at fault, of each kind; they set the thresholds of the instruction checks.
     control_instructions: int = Field(0, ge=0, le=1_000)
     # Domains without one right answer. Control items from seeds fit a panel for them. Reviewers that look for the right
-    # answer (`logprob`, `agreement`, `reference`) are not asked there.
+    # answer (`logprob`, `agreement`, `reference`) are not asked there, and `likelihood` only there.
     open_domains: list[str] = []
     # What reviewers' scores become: their mean (the paper), or a weighted sum of log-odds fitted on control items.
     # `label_model` takes each reviewer's weight from agreement alone.

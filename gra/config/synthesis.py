@@ -227,13 +227,14 @@ class SynthesisRecipe(Section):
         if unknown := sorted(set(self.review.open_domains) - set(self.domains)):
             raise ValueError(f"`review.open_domains`: `{unknown[0]}` is not in `domains` ({', '.join(self.domains)})")
         reviewers = {n: m.ask or self.review.ask for n, m in self.committee.models.items() if "reviewer" in m.roles}
-        closed = [name for name, ask in reviewers.items() if ask in ANSWER_ASKS]
-        if self.committee.reviewers and len(closed) >= self.committee.reviewers:
-            raise ValueError(
-                f"`review.open_domains`: a candidate of {', '.join(self.review.open_domains)} may get no reviewer, "
-                f"because {', '.join(closed)} look for one right answer; raise `committee.reviewers`, or ask one of "
-                "them in another way"
-            )
+        for asks, where in ((ANSWER_ASKS, "an open domain"), (("likelihood",), "any other domain")):
+            left_out = [name for name, ask in reviewers.items() if ask in asks]
+            if self.committee.reviewers and len(left_out) >= self.committee.reviewers:
+                raise ValueError(
+                    f"`review.open_domains`: a candidate of {where} may get no reviewer, because {', '.join(left_out)} "
+                    f"(asked by {' or '.join(asks)}) are not asked there; raise `committee.reviewers`, or ask one of "
+                    "them in another way"
+                )
         return self
 
     @model_validator(mode="after")

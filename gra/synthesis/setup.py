@@ -221,15 +221,18 @@ class _Controls:
         answers = dict(zip((m.name for m in reviewers), await at_once(*asking), strict=True))
         raw = {name: given.raw for name, given in answers.items()}
         self.context.control_rows[:] = critic_rows(items, raw)
-        self.fitted = fitted = self._fit([item for item in items if item.domain not in opened], reviewers, answers)
+        closed = [item for item in items if item.domain not in opened]
+        self.fitted = fitted = self._fit(closed, asked_in(opened, "", reviewers), answers)
         if opened:
             self._fit_open(items, reviewers, answers)
+        opened_maps = self.open_panel.calibrations if self.open_panel is not None else {}
+        calibrations = {**opened_maps, **fitted.calibrations}
         checks = {name: given.checks for name, given in answers.items() if given.checks}
         thresholds = check_thresholds(checks, self._instructions) if self._instructions else {}
         if self._instructions and checks:
             fitted.facts["instruction_checks"] = check_rates(checks, self._instructions, self.context.recipe.seed)
         measured = [
-            measured_on(m, by_member[m.name], answers[m.name], fitted.calibrations[m.name], thresholds.get(m.name, {}))
+            measured_on(m, by_member[m.name], answers[m.name], calibrations[m.name], thresholds.get(m.name, {}))
             for m in reviewers
         ]
         for each in measured:
@@ -242,9 +245,12 @@ class _Controls:
 
     def _serves(self, item: ControlItem, reviewer: Member) -> bool:
         """Return whether a reviewer is asked about an item: in open domains as later, elsewhere where it calibrates."""
-        if not self._review.open_domains or reviewer.ask not in ANSWER_ASKS:
+        opened = self._review.open_domains
+        if not opened:
             return True
-        return item.kind in NATURAL if self._questions else item.domain not in self._review.open_domains
+        if reviewer.ask in ANSWER_ASKS:
+            return item.kind in NATURAL if self._questions else item.domain not in opened
+        return reviewer.ask != "likelihood" or item.domain in opened
 
     def _fit(
         self, items: Sequence[ControlItem], reviewers: Sequence[Member], answers: Mapping[str, ControlAnswers]

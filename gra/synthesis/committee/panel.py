@@ -92,8 +92,15 @@ class OpenPanel:
 
 
 def asked_in(open_domains: Collection[str], domain: str, reviewers: Sequence[Member]) -> list[Member]:
-    """Return the reviewers that are asked in a domain; in an open one those that look for the right answer are not."""
-    return [member for member in reviewers if domain not in open_domains or member.ask not in ANSWER_ASKS]
+    """Return the reviewers that are asked in a domain, where the recipe names open ones.
+
+    In an open domain reviewers that look for the right answer are not asked. In the others `likelihood` is not: it sees
+    what a response is about, and not whether it is right.
+    """
+    if not open_domains:
+        return list(reviewers)
+    left_out = ANSWER_ASKS if domain in open_domains else ("likelihood",)
+    return [member for member in reviewers if member.ask not in left_out]
 
 
 async def ask_panel(
