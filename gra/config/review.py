@@ -56,6 +56,13 @@ class VerifierConfig(Section):
         return self
 
 
+class ChainConfig(Section):
+    """Say how a chain of reviewers becomes one score (`review.strategy: chain`)."""
+
+    # `log_odds` adds what all links that saw a response said; `rank` takes the link that is surest for itself.
+    combine: Literal["log_odds", "rank"] = "log_odds"
+
+
 class ReviewConfig(Section):
     """The gate (paper: mean at least 8, standard deviation at most 1.5) and how reviewers are asked."""
 
@@ -81,7 +88,9 @@ class ReviewConfig(Section):
     # `label_model` takes each reviewer's weight from agreement alone.
     aggregate: Literal["mean", "weighted", "label_model"] = "mean"
     # `adaptive` asks the cheapest informative reviewer first and stops when the verdict is decided.
-    strategy: Literal["full", "adaptive"] = "full"
+    # `chain` asks the cheapest first; each reviewer decides what it is surest of and forwards the rest.
+    strategy: Literal["full", "adaptive", "chain"] = "full"
+    chain: ChainConfig = ChainConfig()
     verifiers: list[VerifierConfig] = []
 
     @property
@@ -99,6 +108,13 @@ class ReviewConfig(Section):
             if self.aggregate != "mean" or self.strategy != "full":
                 key = "aggregate" if self.aggregate != "mean" else "strategy"
                 raise ValueError(f"`{key}: {getattr(self, key)}` is fitted on control items; set `control_items`")
+        if self.strategy == "chain" and self.aggregate != "mean":
+            raise ValueError(
+                f"`strategy: chain` has its own way to one score, `chain.combine`; leave out "
+                f"`aggregate: {self.aggregate}`"
+            )
+        if self.strategy != "chain" and self.chain != ChainConfig():
+            raise ValueError(f"`chain` belongs to `strategy: chain`, not to `strategy: {self.strategy}`; leave it out")
         if ("natural" in (self.control_kinds or ())) != (self.control_questions is not None):
             raise ValueError(
                 "`natural` in `control_kinds` and `control_questions` belong together: a file of questions with known "

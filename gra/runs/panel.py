@@ -28,6 +28,17 @@ def panel_sentences(facts: Mapping[str, Any]) -> list[str]:
         sentences.append(f"Its {len(facts['kinds'])} reviewers are worth {found['votes']:.1f} independent ones.")
     if facts["weights"] is not None and not facts["weights"]["used"]:
         sentences.append("Fitted weights showed no sure gain over the mean, so the mean is used.")
+    if chain := facts.get("chain"):
+        gain, low, high = chain["gain"]
+        best, single = max(chain["links"].items(), key=lambda link: link[1])
+        order, cost = ", then ".join(chain["order"]), chain["cost"]
+        sentences.append(
+            f"The chain {order} judges {chain['accuracy']:.0%} of them right at {cost:.0%} of the full panel's cost; "
+            f"{best} alone {single:.0%}, all of them together {chain['full']:.0%}."
+        )
+        sentences.append(
+            f"It gains {100 * gain:+.1f} points [{100 * low:.1f}, {100 * high:.1f}] over random routing of equal cost."
+        )
     checks = facts.get("instruction_checks", {})
     faults = [(kind, rate) for kind, rate in checks.items() if kind != "good"]
     if faults and "good" in checks:

@@ -318,7 +318,7 @@ class _CandidateRun:
 
     async def _review(self) -> tuple[Review, ...]:
         """Have reviewers and scoring verifiers score the response (section 3.2, equation 3)."""
-        reviews = await ask_panel(self.settings.panel, self.roles.reviewers, self._ask_reviewer)
+        reviews = await ask_panel(self.settings.panel, self.roles.reviewers, self._ask_reviewer, self.candidate.id)
         self.candidate = replace(self.candidate, reviews=tuple(reviews))
         await self._verify(self._verifiers("score"))
         return tuple(reviews)
@@ -348,7 +348,7 @@ class _CandidateRun:
         scores = [r.score for r in (*reviews, *verified)]
         if not scores:
             return replace(self.candidate, state=State.ACCEPTED, reason="no reviewers")
-        consensus = decide(scores, review, panel_score(self.settings.panel, reviews, verified))
+        consensus = decide(scores, review, panel_score(self.settings.panel, reviews, verified, self.roles.reviewers))
         self.candidate = replace(self.candidate, mean=consensus.mean, std=consensus.std)
         match consensus.gate:
             case Gate.REJECT:
@@ -383,11 +383,14 @@ class _CandidateRun:
         return reject(self.candidate, RejectedAt.ADJUDICATOR, "adjudicator rejected it")
 
     async def _comments(self, reviews: Sequence[Review]) -> tuple[Review, ...]:
-        """Ask the reviewers for their reasons, which the adjudicator reads."""
+        """Ask the reviewers for their reasons, which the adjudicator reads; a review that stopped early asked fewer."""
+        members = {member.name: member for member in self.roles.reviewers}
         commented = await together(
             *(
-                add_comment(self.recorder, reviewer, self.candidate.instruction, self.candidate.response, review)
-                for reviewer, review in zip(self.roles.reviewers, reviews, strict=True)
+                add_comment(
+                    self.recorder, members[review.reviewer], self.candidate.instruction, self.candidate.response, review
+                )
+                for review in reviews
             )
         )
         self.candidate = replace(self.candidate, reviews=tuple(commented))

@@ -125,6 +125,23 @@ class StopFacts(TypedDict):
 
 
 @_OPEN
+class ChainFacts(TypedDict):
+    """What a chain of reviewers is worth on control items (gra/stats/chain.py)."""
+
+    order: list[str]
+    combine: str
+    accuracy: Share
+    macro_f1: Share
+    links: dict[str, Share]
+    batch: Share
+    full: Share
+    random: Share
+    gain: Annotated[list[Number], Field(min_length=3, max_length=3)]
+    shares: dict[str, Share]
+    cost: Share
+
+
+@_OPEN
 class CheckFacts(TypedDict):
     """Control instructions that the instruction checks rejected."""
 
@@ -145,6 +162,7 @@ class PanelFacts(TypedDict, total=False):
     statistics: Required[PanelStatisticsFacts | None]
     weights: Required[WeightFacts | None]
     stop: Required[StopFacts | None]
+    chain: ChainFacts
     instruction_checks: dict[str, CheckFacts]
 
 

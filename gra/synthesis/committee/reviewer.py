@@ -22,7 +22,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from statistics import fmean
 
 from gra.checks.agreement import agreement
-from gra.config.committee import NUMBER_ASKS
+from gra.config.committee import NUMBER_ASKS, Ask
 from gra.core.processes.concurrency import together
 from gra.core.types import CHECKS, InstructionReview, Review
 from gra.core.vocabulary import CallPurpose, FailureCause
@@ -34,6 +34,8 @@ from gra.synthesis.prompts import CHECK_QUESTIONS, SCORE_QUESTIONS, render
 YES_NO = Choice(("yes", "no"))
 FURTHER_ANSWERS = 4  # of a reviewer that is asked by agreement
 DIGITS = Choice(tuple("0123456789"))
+# The labels that a member chooses among, by the way it is asked.
+LABELS_ASKED: dict[Ask, Choice] = {"yes_no": YES_NO, "expected": DIGITS, "reference": YES_NO}
 _INTEGER = {"type": "integer", "minimum": 0, "maximum": 10}
 _COMMENT = {"type": "string", "minLength": 10, "maxLength": 300}
 COMMENT = Json({"type": "object", "properties": {"comment": _COMMENT}, "required": ["comment"]})
