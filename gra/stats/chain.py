@@ -1,9 +1,9 @@
 """Route items through a chain of reviewers by confidence, and combine what the reached reviewers said.
 
 Follows "LLM Chain Ensembles" (Farr et al. 2024, arXiv 2410.13006). N_i items reach link i of m. It
-keeps its floor(N_i / (m - i)) most confident ones and forwards the others. Two things differ from the paper. A fixed chain takes
-each threshold from calibration items, so that no item's fate depends on its neighbors. Equal confidences are ordered by
-the digest of the item's id; the paper's code keeps all of them.
+keeps its floor(N_i / (m - i)) most confident ones and forwards the others. Two things differ from the paper. A fixed
+chain takes each threshold from calibration items, so that no item's fate depends on its neighbors. Equal confidences
+are ordered by the digest of the item's id; the paper's code keeps all of them.
 """
 
 from __future__ import annotations
@@ -253,7 +253,7 @@ def _in_one_batch(
     """Return the combined log-odds where the items themselves are the batch."""
     fitted = _fitted(order, table, known, ids, np.arange(known.size), accept, combine)
     last = route(np.abs(table - accept), ids)
-    return _by_depth(fitted, table)[last, np.arange(known.size)]
+    return np.asarray(_by_depth(fitted, table)[last, np.arange(known.size)], float)
 
 
 def _last_link(fitted: Chain, said: Table, item: str) -> int:

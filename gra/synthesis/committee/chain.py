@@ -1,7 +1,7 @@
 """Review candidates by a chain of reviewers: the cheapest first, each decides what it is surest of.
 
-The links are the candidate's own reviewers, so a chain is fitted when a set of reviewers first comes up. It is fitted on
-recorded answers to control items, and nothing more is asked.
+The links are the candidate's own reviewers, so a chain is fitted when a set of reviewers first comes up. It is fitted
+on recorded answers to control items, and nothing more is asked.
 """
 
 from __future__ import annotations
