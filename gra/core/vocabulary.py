@@ -52,6 +52,7 @@ class CallPurpose(StrEnum):
     ENRICHER = "enricher"
     TEACHER = "teacher"
     SOLVER = "solver"  # a verifier's further answer to the same instruction
+    STUDENT = "student"  # how likely a checkpoint of a student finds a given answer
 
     @property
     def writes(self) -> bool:
