@@ -162,6 +162,11 @@ class SynthesisRecipe(Section):
             raise ValueError(f"`seeds.domain: {self.seeds.domain}` is not one of `domains` ({', '.join(self.domains)})")
         if spec.single_member and self.committee and self.committee.assignment != "single":
             raise ValueError(f"`arm: {self.arm}` has one member in every role; set `committee.assignment: single`")
+        if self.committee and self.committee.assignment == "competence" and not self.review.control_questions:
+            raise ValueError(
+                "`committee.assignment: competence` learns from questions that members answer; set "
+                "`review.control_items`, `natural` in `review.control_kinds`, and `review.control_questions`"
+            )
         asked: list[tuple[Ask | None, str]] = [(self.review.ask, "review.ask")]
         asked += [
             (m.ask, f"committee.models.{n}.ask") for n, m in (self.committee.models if self.committee else {}).items()

@@ -145,9 +145,11 @@ async def _measure(
     few = recipe.review.model_copy(update={"control_items": count, "control_instructions": instructions_each})
     items, instructions = planned_controls(seeds, few, recipe.seed)
     if context.job.control_questions:
-        items += await natural_controls(
-            broker, list(members.values()), context.job.control_questions, count, recipe.seed
+        everyone = recipe.committee is not None and recipe.committee.assignment == "competence"
+        natural = await natural_controls(
+            broker, list(members.values()), context.job.control_questions, count, recipe.seed, everyone=everyone
         )
+        items += natural.items
     await at_once(*(ask_control_items(broker, reviewer, items, instructions) for reviewer in reviewers))
 
 

@@ -49,3 +49,19 @@ def panel_sentences(facts: Mapping[str, Any]) -> list[str]:
             f"{checks['good']['rejected']:.0%} of good ones."
         )
     return sentences
+
+
+def competence_sentences(facts: Mapping[str, Any]) -> list[str]:
+    """Return what choosing members by competence is worth, in sentences; `facts` is the manifest's section."""
+    sentences = []
+    for role, figures in (("generators", facts["generators"]), ("reviewers", facts["reviewers"])):
+        if figures is None:
+            continue
+        ((best, single),), (gain, low, high) = figures["best"].items(), figures["gain"]
+        sentences.append(
+            f"Choosing {role} by competence is right on {figures['router']:.0%} of {figures['questions']} items, "
+            f"{best} alone on {single:.0%}, the best for each on {figures['oracle']:.0%}; "
+            f"the gain is {100 * gain:+.1f} points [{100 * low:.1f}, {100 * high:.1f}], and "
+            f"{figures['differs']:.0%} of the items go to another member."
+        )
+    return sentences

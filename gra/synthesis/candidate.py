@@ -41,7 +41,7 @@ from gra.synthesis.committee.generator import (
 from gra.synthesis.committee.members import Member
 from gra.synthesis.committee.panel import Panel, ask_panel, panel_score
 from gra.synthesis.committee.reviewer import Calibration, add_comment, check_instruction, score_response
-from gra.synthesis.committee.roles import RoleAssignment, assign_roles
+from gra.synthesis.committee.roles import ChoosesMembers, RoleAssignment, assign_roles
 from gra.synthesis.committee.verifiers import Verifier, VerifierInput
 from gra.synthesis.decontamination import Decontaminator, decontaminate
 from gra.synthesis.format_constraints import add_format_constraint
@@ -65,6 +65,7 @@ class CandidateSettings:
         thresholds: by reviewer, the probability below which each instruction check fails.
         pending_calibrations: calibrations that are measured when first needed, by adjudicator.
         panel: turns the reviewers' scores into one; None takes their mean.
+        competence: chooses members by what they were right on, where the recipe asks for it.
         verifiers: in the recipe's order.
         fingerprint: changes with everything but the pool that a verdict depends on.
         decontaminator: searches for test items, where the recipe names a suite.
@@ -77,6 +78,7 @@ class CandidateSettings:
     thresholds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     pending_calibrations: Mapping[str, Callable[[], Awaitable[Calibration]]] = field(default_factory=dict)
     panel: Panel | None = None
+    competence: ChoosesMembers | None = None
     verifiers: Sequence[Verifier] = ()
     fingerprint: str = ""
     decontaminator: Decontaminator | None = None
@@ -135,7 +137,7 @@ def _start(
     domain: str,
     parents: Sequence[Seed],
 ) -> _CandidateRun:
-    roles = assign_roles(settings.recipe, settings.members, round_, index)
+    roles = assign_roles(settings.recipe, settings.members, round_, index, settings.competence, domain, parents)
     begun = Candidate(
         id=name,
         round=round_,

@@ -132,12 +132,14 @@ class FittedPanel:
 
     Attributes:
         notes: what a user should know before the first candidate.
+        crossed: cross-fitted log-odds by reviewer, one a control item; NaN where there is none.
     """
 
     panel: Panel
     calibrations: dict[str, Logistic]
     facts: dict[str, Any]
     notes: list[str]
+    crossed: dict[str, Table] = field(default_factory=dict)
 
 
 def fit_panel(
@@ -194,7 +196,7 @@ def fit_panel(
         "stop": panel.stop.to_json() if panel.stop else None,
         **({"chain": chain} if chain else {}),
     }
-    return FittedPanel(panel, calibrations, facts, _notes(facts, statistics, kinds))
+    return FittedPanel(panel, calibrations, facts, _notes(facts, statistics, kinds), odds)
 
 
 def _weights(fitted: Weights) -> dict[str, Any]:
