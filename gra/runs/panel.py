@@ -52,9 +52,9 @@ def panel_sentences(facts: Mapping[str, Any]) -> list[str]:
 
 
 def competence_sentences(facts: Mapping[str, Any]) -> list[str]:
-    """Return what choosing members by competence is worth, in sentences; `facts` is the manifest's section."""
+    """Return what choosing by competence is worth, in sentences; `facts` is the manifest's section, or empty."""
     sentences = []
-    for role, figures in (("generators", facts["generators"]), ("reviewers", facts["reviewers"])):
+    for role, figures in (("generators", facts.get("generators")), ("reviewers", facts.get("reviewers"))):
         if figures is None:
             continue
         ((best, single),), (gain, low, high) = figures["best"].items(), figures["gain"]

@@ -166,6 +166,27 @@ class PanelFacts(TypedDict, total=False):
     instruction_checks: dict[str, CheckFacts]
 
 
+@_OPEN
+class RoutingFacts(TypedDict):
+    """What choosing one member an item by competence is worth (gra/stats/competence.py)."""
+
+    questions: Count
+    router: Share
+    best: Annotated[dict[str, Share], Field(min_length=1, max_length=1)]
+    random: Share
+    oracle: Share
+    gain: Annotated[list[Number], Field(min_length=3, max_length=3)]
+    differs: Share
+
+
+@_OPEN
+class CompetenceFacts(TypedDict):
+    """What members are right on."""
+
+    generators: RoutingFacts | None
+    reviewers: RoutingFacts | None
+
+
 class StoredSpent(TypedDict, total=False):
     """Calls and tokens."""
 
@@ -191,6 +212,7 @@ class SynthesisSection(StoredSection, total=False):
     shared_weights: dict[str, list[str]]
     committee_auc: Share | None
     panel: PanelFacts
+    competence: CompetenceFacts
     stopped: list[str]
     missing_models: dict[str, str]
     prompts: dict[str, str]
