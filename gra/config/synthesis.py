@@ -93,6 +93,18 @@ class EnrichmentConfig(Section):
     keywords: Literal["keep", "extract"] = "keep"
 
 
+class SelfGuideConfig(Section):
+    """Write inputs and outputs by SELF-GUIDE in place of keywords and an instruction from them."""
+
+    examples: int = Field(3, ge=2, le=100)  # seeds of a domain that serve as worked examples
+    outputs: int = Field(10, ge=1, le=100)  # draws of the output of one input
+    output_temperature: float = Field(0.2, ge=0, le=2)
+    least_share: float = Field(0.3, gt=0, le=1)  # of the draws that must agree
+    # Whether lengths must be within two standard deviations of the examples'. Of inputs that is for labels only.
+    input_length: bool = False
+    output_length: bool = True
+
+
 class DedupConfig(Section):
     """Greedy deduplication in descending score, by text and embedding (paper: MiniLM, cosine below 0.9)."""
 
@@ -129,6 +141,7 @@ class SynthesisRecipe(Section):
     enrichment: EnrichmentConfig = EnrichmentConfig()
     format_constraints: FormatConstraintsConfig = FormatConstraintsConfig()
     refine: RefineConfig = RefineConfig()
+    self_guide: SelfGuideConfig | None = None  # null: keywords, an instruction from them, and one response
     review: ReviewConfig = ReviewConfig()
     # Responses to each instruction; the best is taken, and each worse one makes a preference pair with it.
     best_of: int = Field(1, ge=1, le=16)
@@ -216,6 +229,17 @@ class SynthesisRecipe(Section):
         if unchecked := sorted(set(self.format_constraints.domains or self.domains) - set(checked)):
             fix = "leave out the `domains` of the verifier, or name the same in `format_constraints.domains`"
             raise ValueError(f"{place} asks for constraints in `{unchecked[0]}`, where no verifier checks them; {fix}")
+        return self
+
+    @model_validator(mode="after")
+    def _self_guide_serves(self) -> SynthesisRecipe:
+        if self.self_guide is None:
+            return self
+        if not self.arm_spec.writes_rounds or self.arm_spec.asks_teacher:
+            raise ValueError(f"`self_guide` writes new samples, and `arm: {self.arm}` does not; leave it out")
+        if self.best_of > 1 or self.format_constraints.share:
+            key = "best_of" if self.best_of > 1 else "format_constraints.share"
+            raise ValueError(f"`self_guide` takes the output that its draws agree on; leave `{key}` out")
         return self
 
     @model_validator(mode="after")

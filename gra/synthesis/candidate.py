@@ -16,10 +16,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 
-from gra.config.synthesis import SynthesisRecipe
-from gra.core.errors import DataError
+from gra.config.synthesis import SelfGuideConfig, SynthesisRecipe
 from gra.core.processes.concurrency import together
 from gra.core.rng import rng
 from gra.core.text.special_tokens import SpecialTokens
@@ -42,11 +40,11 @@ from gra.synthesis.committee.members import Member
 from gra.synthesis.committee.panel import Panel, ask_panel, panel_score
 from gra.synthesis.committee.reviewer import Calibration, add_comment, check_instruction, score_response
 from gra.synthesis.committee.roles import ChoosesMembers, RoleAssignment, assign_roles
+from gra.synthesis.committee.self_guide import write_input, write_output
 from gra.synthesis.committee.verifiers import Verifier, VerifierInput
 from gra.synthesis.decontamination import Decontaminator, decontaminate
 from gra.synthesis.format_constraints import add_format_constraint
-
-Pool = Mapping[str, Sequence[Seed]]
+from gra.synthesis.rounds.parents import Pool, domain_in_turn
 
 
 def uncalibrated(raw: float) -> float:
@@ -115,6 +113,8 @@ async def generate_candidate(
     domain = domain or domain_in_turn(recipe, parents, round_, index)
     drawn = rng(recipe.seed, round_, index, "parents").sample(parents[domain], 2)
     run = _start(settings, broker, candidate_id(round_, index), round_, index, domain, drawn)
+    if recipe.self_guide is not None:
+        return await _finish(run, run.guide(parents[domain], recipe.self_guide))
     return await _finish(run, run.generate(drawn))
 
 
@@ -174,25 +174,6 @@ def reject(candidate: Candidate, step: RejectedAt, reason: str) -> Candidate:
     return replace(candidate, state=State.REJECTED, rejected_at=step, reason=reason)
 
 
-def domain_in_turn(recipe: SynthesisRecipe, parents: Pool, round_: int, index: int) -> str:
-    """Return the domain whose turn it is; the domains' order is drawn anew for every cycle."""
-    domains = tuple(domain for domain in recipe.domains if len(parents.get(domain, ())) >= 2)
-    if not domains:
-        raise DataError("every candidate needs two parents, and no domain has two seeds with keywords and a summary")
-    cycle, place = divmod(index, len(domains))
-    return _domain_order(recipe.seed, round_, cycle, domains)[place]
-
-
-@lru_cache(maxsize=64)
-def _domain_order(seed: int, round_: int, cycle: int, domains: tuple[str, ...]) -> list[str]:
-    return rng(seed, round_, cycle, "domains").sample(domains, len(domains))
-
-
-def eligible(pool: Pool) -> dict[str, list[Seed]]:
-    """Return the samples of each domain that can be parents; the others only serve deduplication."""
-    return {domain: [sample for sample in samples if sample.enriched] for domain, samples in pool.items()}
-
-
 def _letters(text: str) -> str:
     return "".join(filter(str.isalnum, text.lower()))
 
@@ -238,6 +219,22 @@ class _CandidateRun:
         return await self._best_response(
             lambda number: write_response(self.recorder, generator, instruction, number=number)
         )
+
+    async def guide(self, pool: Sequence[Seed], config: SelfGuideConfig) -> Candidate:
+        """Write an input, and the output that most draws agree on (SELF-GUIDE); reviewers judge the output only."""
+        writer = self.roles.generator
+        written = await write_input(self.recorder, writer, pool, self.settings.recipe, self.candidate)
+        self.candidate = replace(self.candidate, instruction=written.text, parents=written.parents)
+        if written.fault:
+            return reject(self.candidate, RejectedAt.UNUSUAL_INPUT, f"input: {written.fault}")
+        if token := self.settings.special_tokens.find(written.text):
+            return reject(
+                self.candidate, RejectedAt.SPECIAL_TOKEN, f"instruction: holds {token}, a chat template's token"
+            )
+        response = await write_output(self.recorder, writer, self.candidate.domain, written, config)
+        if response is None:
+            return reject(self.candidate, RejectedAt.NO_AGREEMENT, "output: too few draws agree")
+        return await self._decide_response(response)
 
     async def refine(self, seed: Seed) -> Candidate:
         """Write a new response to a seed's instruction, which is not checked."""
