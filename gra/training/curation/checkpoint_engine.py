@@ -50,9 +50,11 @@ class CheckpointEngine:
     def _load(self) -> tuple[Any, Any]:
         import torch
         from transformers import AutoModelForCausalLM
+        from transformers.utils.logging import disable_progress_bar
 
         from gra.models.chat import load_tokenizer
 
+        disable_progress_bar()
         adapted = (self._checkpoint / "adapter_config.json").is_file()
         weights = self._student.base if adapted else self._checkpoint
         try:

@@ -105,7 +105,7 @@ def curate(
         view.note(f"! only {held} trusted seeds set the threshold; {_FEW} or more make it steadier")
     folder = RunFolder(output).create()
     with folder.lock(), writing(output):
-        with view.stage("curation", f"{len(rows)} rows, {len(trusted)} students"), view.bars():
+        with view.stage("curation", f"{len(rows)} rows, students: {len(trusted)}"), view.bars():
             scored = run(_score(trusted, rows, output / "ledger.sqlite", view))
         facts, files = _write(run_folder, dataset, output, scored, quantile)
         facts["students"] = {str(s.folder): [step for step, _ in s.checkpoints] for s in trusted}
