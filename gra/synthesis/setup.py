@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from gra.config.committee import ANSWER_ASKS
+from gra.config.committee import ANSWER_ASKS, CompetenceConfig
 from gra.config.synthesis import SynthesisRecipe, committee_of, reviews_responses
 from gra.core.errors import BudgetExhausted, RecipeError
 from gra.core.processes.concurrency import at_once
@@ -21,7 +21,7 @@ from gra.core.types import Seed
 from gra.core.vocabulary import StopReason
 from gra.data.questions import Question
 from gra.models.entries import entry_of
-from gra.runs.panel import panel_sentences
+from gra.runs.panel import competence_sentences, panel_sentences
 from gra.serving.models import ModelRegistry
 from gra.synthesis.candidate import CandidateSettings
 from gra.synthesis.committee.calibration import (
@@ -35,10 +35,11 @@ from gra.synthesis.committee.calibration import (
     measure_reviewer,
     measured_on,
 )
+from gra.synthesis.committee.competence import CommitteeCompetence, measure_competence
 from gra.synthesis.committee.controls import MIN_PER_KIND, ControlItem, planned_controls
 from gra.synthesis.committee.critic import critic_rows
 from gra.synthesis.committee.members import Member, make_member, shared_weights
-from gra.synthesis.committee.natural import natural_controls
+from gra.synthesis.committee.natural import NaturalAnswers, natural_controls
 from gra.synthesis.committee.panel import NATURAL, FittedPanel, OpenPanel, asked_in, calibrated_on, fit_panel
 from gra.synthesis.committee.reviewer import Calibration
 from gra.synthesis.committee.roles import adjudicates, check_assignment
@@ -57,6 +58,7 @@ class PreparedCommittee:
         measured: the reviewers' measurements.
         pending: the measurements of adjudicators that a dispute has come to, by member.
         panel: the manifest's facts of the panel, where it was fitted on control items of many kinds.
+        competence: the manifest's facts of the members' competence, where it chooses them.
     """
 
     settings: CandidateSettings
@@ -64,6 +66,7 @@ class PreparedCommittee:
     measured: list[ReviewerMeasurement]
     pending: dict[str, asyncio.Task[ReviewerMeasurement]]
     panel: dict[str, Any] | None = None
+    competence: dict[str, Any] | None = None
 
     async def facts(self) -> dict[str, Any]:
         """Return the manifest's facts of the committee; adjudicators that were never asked were never measured."""
@@ -80,6 +83,7 @@ class PreparedCommittee:
             "reviewers": {name: measured[name].to_json() for name in members if name in measured},
             "committee_auc": self._committee_auc(),
             **({"panel": self.panel} if self.panel is not None else {}),
+            **({"competence": self.competence} if self.competence is not None else {}),
             "shared_weights": shared_weights(members),
             "code_execution": next((t.sandbox.facts() for t in _unit_tests(self.settings.verifiers)), None),
             "members": {
@@ -154,13 +158,14 @@ async def prepare(context: SynthesisContext, seeds: Sequence[Seed]) -> PreparedC
         {m.name: partial(_calibration, controls, m, pending) for m in adjudicators if controls and adjudicates(recipe)},
         controls.fitted.panel if controls.fitted else None,
         controls.open_panel,
+        controls.competence,
         verifiers,
         context.job.fingerprint(context.registry, "rounds", "budget", "prices", "dedup"),
         context.job.decontaminator,
         context.special_tokens,
     )
     facts = controls.fitted.facts if controls.fitted else None
-    return PreparedCommittee(settings, parents, measured, pending, facts)
+    return PreparedCommittee(settings, parents, measured, pending, facts, controls.competence_facts)
 
 
 def _unit_tests(verifiers: Sequence[Verifier]) -> list[UnitTestVerifier]:
@@ -187,6 +192,8 @@ class _Controls:
     Attributes:
         fitted: the panel, once all reviewers are measured on control items of several kinds.
         open_panel: the panel of open domains, where the recipe names some.
+        competence: chooses members, once they are measured, where the recipe asks for it.
+        competence_facts: the manifest's facts of it.
     """
 
     def __init__(self, context: SynthesisContext, members: Mapping[str, Member], seeds: Sequence[Seed]) -> None:
@@ -194,6 +201,10 @@ class _Controls:
         self.members = members
         self.fitted: FittedPanel | None = None
         self.open_panel: OpenPanel | None = None
+        self.competence: CommitteeCompetence | None = None
+        self.competence_facts: dict[str, Any] | None = None
+        self._places = {seed.id: seed.domain for seed in seeds}
+        self._natural: NaturalAnswers | None = None
         recipe = context.recipe
         review = self._review = recipe.review
         wanted = review.control_items if reviews_responses(recipe) else 0
@@ -221,9 +232,11 @@ class _Controls:
         answers = dict(zip((m.name for m in reviewers), await at_once(*asking), strict=True))
         raw = {name: given.raw for name, given in answers.items()}
         self.context.control_rows[:] = critic_rows(items, raw)
-        self.fitted = fitted = self._fit([item for item in items if item.domain not in opened], reviewers, answers)
+        closed = [item for item in items if item.domain not in opened]
+        self.fitted = fitted = self._fit(closed, reviewers, answers)
         if opened:
             self._fit_open(items, reviewers, answers)
+        self._measure_competence(closed, fitted)
         checks = {name: given.checks for name, given in answers.items() if given.checks}
         thresholds = check_thresholds(checks, self._instructions) if self._instructions else {}
         if self._instructions and checks:
@@ -277,6 +290,27 @@ class _Controls:
         self.fitted.facts["open"] = {"domains": list(opened), **fitted.facts}
         self.open_panel = OpenPanel(frozenset(opened), fitted.panel, fitted.calibrations)
 
+    def _measure_competence(self, items: Sequence[ControlItem], fitted: FittedPanel) -> None:
+        """Fit who is right on what, where roles are assigned by it; `items` are those that the panel was fitted on."""
+        committee = committee_of(self.context.recipe)
+        if committee is None or committee.assignment != "competence" or self._natural is None:
+            return
+        written = {name: tokens * self._billions(self.members[name]) for name, tokens in self._natural.tokens.items()}
+        self.competence, facts = measure_competence(
+            self.members,
+            self.context.recipe.domains,
+            self._questions,
+            self._natural,
+            items,
+            fitted.crossed,
+            (written, fitted.facts["costs"]),
+            self._places,
+            committee.competence or CompetenceConfig(),
+        )
+        self.competence_facts = facts
+        for sentence in competence_sentences(facts):
+            self.context.view.note(f"  {sentence}")
+
     async def measure(self, member: Member) -> ReviewerMeasurement:
         """Measure one reviewer or adjudicator."""
         if self._pairs:
@@ -305,14 +339,16 @@ class _Controls:
         if not self._questions:
             return self._faulty
         recipe = self.context.recipe
-        natural = await natural_controls(
+        committee = committee_of(recipe)
+        self._natural = await natural_controls(
             self.context.broker,
             list(self.members.values()),
             self._questions,
             recipe.review.control_items,
             recipe.seed,
+            everyone=committee is not None and committee.assignment == "competence",
         )
-        return [*self._faulty, *natural]
+        return [*self._faulty, *self._natural.items]
 
 
 async def _calibration(
