@@ -33,13 +33,13 @@ from gra.models.entries import entry_of
 from gra.serving.models import ModelRegistry
 from gra.synthesis.arms import find_runner
 from gra.synthesis.candidate import CandidateSettings, generate_candidate, refine_seed
-from gra.synthesis.committee.calibration import ask_control_items, make_control_items, measure_reviewer
-from gra.synthesis.committee.controls import planned_controls
 from gra.synthesis.committee.members import Member
-from gra.synthesis.committee.natural import natural_controls
 from gra.synthesis.committee.verifiers import make_verifiers
 from gra.synthesis.context import SynthesisContext
 from gra.synthesis.job import Job
+from gra.synthesis.measuring.calibration import ask_control_items, make_control_items, measure_reviewer
+from gra.synthesis.measuring.controls import planned_controls
+from gra.synthesis.measuring.natural import natural_controls
 from gra.synthesis.rounds.parents import eligible
 from gra.synthesis.rounds.write_samples import enrich_all, name_domains
 from gra.synthesis.setup import assemble_committee

@@ -39,13 +39,13 @@ from gra.synthesis.committee.generator import (
 )
 from gra.synthesis.committee.members import Member
 from gra.synthesis.committee.pairwise import compare_responses, comparing
-from gra.synthesis.committee.panel import OpenPanel, Panel, ask_panel, asked_in, panel_score
 from gra.synthesis.committee.reviewer import Calibration, add_comment, check_instruction, score_response
 from gra.synthesis.committee.roles import ChoosesMembers, RoleAssignment, assign_roles
 from gra.synthesis.committee.self_guide import write_input, write_output
 from gra.synthesis.committee.verifiers import Verifier, VerifierInput, verifier_reviews
 from gra.synthesis.decontamination import Decontaminator, decontaminate
 from gra.synthesis.format_constraints import add_format_constraint
+from gra.synthesis.measuring.panel import OpenPanel, Panel, ask_panel, asked_in, panel_score
 from gra.synthesis.rounds.parents import Pool, domain_in_turn
 
 

@@ -30,9 +30,9 @@ from gra.stats.panel import (
     panel_statistics,
 )
 from gra.stats.reliability import Logistic, calibrate, logistic
-from gra.synthesis.committee.chain import ReviewChains
-from gra.synthesis.committee.controls import MIN_PER_KIND, ControlItem, ControlKind
 from gra.synthesis.committee.members import Member
+from gra.synthesis.measuring.chain import ReviewChains
+from gra.synthesis.measuring.controls import MIN_PER_KIND, ControlItem, ControlKind
 
 Table = NDArray[np.float64]
 Flags = NDArray[np.bool_]

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from gra.config.committee import CompetenceConfig
 from gra.data.questions import Question
 from gra.stats.competence import MemberCompetence, fit_competence, measure_routing, select_best, select_panel
-from gra.synthesis.committee.controls import ControlItem
 from gra.synthesis.committee.members import Member
-from gra.synthesis.committee.natural import NaturalAnswers
 from gra.synthesis.committee.roles import SampleKind
+from gra.synthesis.measuring.controls import ControlItem
+from gra.synthesis.measuring.natural import NaturalAnswers
 
 Table = NDArray[np.float64]
 _TYPICAL = 20.0  # words of an instruction, at which the length counts as 0

@@ -19,10 +19,10 @@ from gra.data.questions import Question
 from gra.engines.broker import Broker
 from gra.engines.types import Text
 from gra.synthesis.call_names import control_item_name
-from gra.synthesis.committee.calibration import answered
 from gra.synthesis.committee.calls import CallRecorder, MissingAnswers, Unanswered
-from gra.synthesis.committee.controls import ControlItem, ControlKind
 from gra.synthesis.committee.members import Member
+from gra.synthesis.measuring.calibration import answered
+from gra.synthesis.measuring.controls import ControlItem, ControlKind
 from gra.synthesis.prompts import render
 
 

@@ -24,7 +24,7 @@ from gra.models.labels import colliding_labels
 from gra.runs.panel import panel_sentences
 from gra.stats.panel import log_odds
 from gra.stats.reliability import logistic
-from gra.synthesis.committee.chain import ReviewChains
+from gra.synthesis.measuring.chain import ReviewChains
 from gra.synthesis.run import check_labels
 
 REVIEW = {"ask": "yes_no", "comments": "never", "control_items": 6, "strategy": "chain", "accept_mean": 5.0,

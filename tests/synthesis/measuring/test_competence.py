@@ -18,9 +18,9 @@ from gra.data.export import read_lineage
 from gra.engines.types import Call, Choice, Completion, Fault, ModelId, Text
 from gra.runs.panel import competence_sentences
 from gra.stats.competence import MemberCompetence
-from gra.synthesis.committee.competence import CommitteeCompetence, features
 from gra.synthesis.committee.members import Member, make_members
 from gra.synthesis.committee.roles import SampleKind, assign_roles
+from gra.synthesis.measuring.competence import CommitteeCompetence, features
 
 DOMAINS = ("qa", "math")
 REVIEW = {
