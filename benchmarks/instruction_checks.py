@@ -38,9 +38,9 @@ from gra.serving.models import find_models, running
 from gra.stats.panel import log_odds
 from gra.stats.reliability import auc
 from gra.synthesis.committee.calls import CallRecorder
-from gra.synthesis.committee.controls import ControlItem, ControlKind, instruction_controls
 from gra.synthesis.committee.members import Member, make_member
 from gra.synthesis.committee.reviewer import YES_NO, yes_probabilities
+from gra.synthesis.measuring.controls import ControlItem, ControlKind, instruction_controls
 from gra.synthesis.prompts import CHECK_QUESTIONS, FAULT_QUESTIONS
 
 SEEDS = Path(__file__).parents[1] / "recipes" / "seeds" / "quickstart.jsonl"

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from gra.core.types import Seed
-from gra.synthesis.committee.calibration import make_control_items
+from gra.synthesis.measuring.calibration import make_control_items
 
 CONTROL_ITEMS = ("mismatched", "cut", "contradicted")
 LLMBAR, PANDALM = "llmbar_419.jsonl", "pandalm_testset_999.jsonl.gz"

@@ -47,10 +47,10 @@ from gra.engines.types import Likelihood, Text
 from gra.ledger.ledger import Ledger
 from gra.serving.models import find_models, running
 from gra.synthesis.committee.calls import CallRecorder, Unanswered
-from gra.synthesis.committee.controls import ControlItem, ControlKind
-from gra.synthesis.committee.critic import critic_rows
 from gra.synthesis.committee.members import Member, make_member
 from gra.synthesis.committee.reviewer import YES_NO, yes_probabilities
+from gra.synthesis.measuring.controls import ControlItem, ControlKind
+from gra.synthesis.measuring.critic import critic_rows
 from gra.synthesis.prompts import SCORE_QUESTIONS
 
 MODELS = {

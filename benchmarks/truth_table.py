@@ -9,8 +9,8 @@ import numpy as np
 
 from gra.config.review import ReviewConfig
 from gra.stats.reliability import auc
-from gra.synthesis.committee.controls import ControlItem, ControlKind
-from gra.synthesis.committee.panel import FittedPanel, Panel, fit_panel
+from gra.synthesis.measuring.controls import ControlItem, ControlKind
+from gra.synthesis.measuring.panel import FittedPanel, Panel, fit_panel
 
 Row = Mapping[str, Any]
 _DRAWS = 400

@@ -1,4 +1,4 @@
-"""`gra contamination`, `gra inspect`, `gra merge` and `gra push`: what is done with finished datasets."""
+"""`gra contamination`, `gra inspect`, `gra merge`, `gra curate` and `gra push`: what is done with finished datasets."""
 
 from __future__ import annotations
 
@@ -100,6 +100,30 @@ def merge(
     table = Table(*counts)
     table.add_row(*map(str, counts.values()))
     show_summary(dict(counts), table, as_json=as_json)
+
+
+def curate(
+    run_folder: RunFolderPath,
+    student: Annotated[
+        list[Path], typer.Option(help="a student trained on seeds alone, with its checkpoints; name several for a mean")
+    ],
+    output: Annotated[Path | None, typer.Option(help="the folder of the curated version; default RUN-curated")] = None,
+    quantile: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="share of the held-out seeds that the threshold would discard")
+    ] = 0.05,
+    as_json: AsJson = False,
+) -> None:
+    """Discard the rows that a student of the seeds found wrong from early on; write a new version."""
+    from gra.training.curation.curate import curate as run
+
+    target = output or run_folder.with_name(f"{run_folder.resolve().name}-curated")
+    view = View()
+    facts = run(run_folder, student, target, quantile=quantile, view=view)
+    counts = {name: facts[name] for name in ("rows", "kept", "dropped", "unscored")}
+    table = Table(*counts)
+    table.add_row(*(f"{count:,}" for count in counts.values()))
+    show_summary(facts, table, as_json=as_json)
+    view.note(f"written: {target / 'dataset'}")
 
 
 def push(

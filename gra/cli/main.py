@@ -32,6 +32,7 @@ _VERBS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("Look into a run", runs.verify, "gra verify runs/quickstart"),
     ("Share datasets", datasets.merge, "gra merge runs/big runs/big-0 runs/big-1"),
     ("Share datasets", export.export, "gra export runs/quickstart/arms/gra --format sharegpt"),
+    ("Share datasets", datasets.curate, "gra curate runs/quickstart-gra --student runs/curation-student/model"),
     ("Share datasets", datasets.push, "gra push runs/quickstart/arms/gra OWNER/NAME"),
     ("This machine", models.models, "gra models smollm2-135m-instruct --fetch"),
     ("This machine", models.doctor, "gra doctor"),

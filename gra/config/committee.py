@@ -171,14 +171,23 @@ MemberOrName = Annotated[MemberConfig, BeforeValidator(_member)]
 TeacherOrName = Annotated[TeacherConfig, BeforeValidator(_member)]
 
 
+class CompetenceConfig(Section):
+    """How members are chosen by measured competence (`assignment: competence`)."""
+
+    # What the most expensive member's whole cost is worth, in probability of being right.
+    price: float = Field(0.1, ge=0, le=10)
+    random: float = Field(0.1, ge=0, le=1)  # share of candidates whose roles are drawn, so that all stay in use
+
+
 class CommitteeConfig(Section):
     """Members of the committee, and how roles are assigned (paper section 3.1)."""
 
     models: dict[str, MemberOrName]
     reviewers: int = Field(3, ge=0)
     # random: drawn for every candidate (the paper). balanced: every pair of generator and reviewer equally often.
-    # fixed: the same roles for all candidates. single: one member in every role.
-    assignment: Literal["random", "balanced", "fixed", "single"] = "random"
+    # fixed: the same roles for all candidates. single: one member in every role. competence: who is right on what.
+    assignment: Literal["random", "balanced", "fixed", "single", "competence"] = "random"
+    competence: CompetenceConfig | None = None  # of `assignment: competence`; null: its defaults
     lead: str | None = None  # generates under `fixed`, has every role under `single`; null: the first possible
     # true: a member without its model is left out, with a note, while the other members can fill every role.
     allow_missing: bool = False
@@ -195,6 +204,14 @@ class CommitteeConfig(Section):
         reviewers = sum("reviewer" in member.roles for member in self.models.values())
         if reviewers < self.reviewers:
             raise ValueError(f"asks for {self.reviewers} reviewers but only {reviewers} members may review")
+        return self
+
+    @model_validator(mode="after")
+    def _competence_serves(self) -> CommitteeConfig:
+        if self.competence is not None and self.assignment != "competence":
+            raise ValueError(
+                f"has a `competence` section only with `assignment: competence`, not `{self.assignment}`; leave it out"
+            )
         return self
 
     @model_validator(mode="after")

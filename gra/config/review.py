@@ -66,6 +66,13 @@ class VerifierConfig(Section):
         return self
 
 
+class ChainConfig(Section):
+    """Say how a chain of reviewers becomes one score (`review.strategy: chain`)."""
+
+    # `log_odds` adds what all links that saw a response said; `rank` takes the link that is surest for itself.
+    combine: Literal["log_odds", "rank"] = "log_odds"
+
+
 class ReviewConfig(Section):
     """The gate (paper: mean at least 8, standard deviation at most 1.5) and how reviewers are asked."""
 
@@ -100,7 +107,9 @@ class ReviewConfig(Section):
     # `label_model` takes each reviewer's weight from agreement alone.
     aggregate: Literal["mean", "weighted", "label_model"] = "mean"
     # `adaptive` asks the cheapest informative reviewer first and stops when the verdict is decided.
-    strategy: Literal["full", "adaptive"] = "full"
+    # `chain` asks the cheapest first; each reviewer decides what it is surest of and forwards the rest.
+    strategy: Literal["full", "adaptive", "chain"] = "full"
+    chain: ChainConfig = ChainConfig()
     verifiers: list[VerifierConfig] = []
 
     @property
@@ -128,6 +137,18 @@ class ReviewConfig(Section):
             raise ValueError(
                 "`open_domains` need control items that are made from seeds; add `mismatched` to `control_kinds`"
             )
+        if self.open_domains and self.strategy == "chain":
+            raise ValueError(
+                f"`strategy: chain` has no panel of its own for `open_domains: [{', '.join(self.open_domains)}]`; set "
+                "`strategy: full` or `adaptive`, or leave `open_domains` out"
+            )
+        if self.strategy == "chain" and self.aggregate != "mean":
+            raise ValueError(
+                f"`strategy: chain` has its own way to one score, `chain.combine`; leave out "
+                f"`aggregate: {self.aggregate}`"
+            )
+        if self.strategy != "chain" and self.chain != ChainConfig():
+            raise ValueError(f"`chain` belongs to `strategy: chain`, not to `strategy: {self.strategy}`; leave it out")
         if ("natural" in (self.control_kinds or ())) != (self.control_questions is not None):
             raise ValueError(
                 "`natural` in `control_kinds` and `control_questions` belong together: a file of questions with known "

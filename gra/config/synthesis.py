@@ -113,6 +113,18 @@ class EnrichmentConfig(Section):
     keywords: Literal["keep", "extract"] = "keep"
 
 
+class SelfGuideConfig(Section):
+    """Write inputs and outputs by SELF-GUIDE in place of keywords and an instruction from them."""
+
+    examples: int = Field(3, ge=2, le=100)  # seeds of a domain that serve as worked examples
+    outputs: int = Field(10, ge=1, le=100)  # draws of the output of one input
+    output_temperature: float = Field(0.2, ge=0, le=2)
+    least_share: float = Field(0.3, gt=0, le=1)  # of the draws that must agree
+    # Whether lengths must be within two standard deviations of the examples'. Of inputs that is for labels only.
+    input_length: bool = False
+    output_length: bool = True
+
+
 class DedupConfig(Section):
     """Greedy deduplication in descending score, by text and embedding (paper: MiniLM, cosine below 0.9)."""
 
@@ -149,6 +161,7 @@ class SynthesisRecipe(Section):
     enrichment: EnrichmentConfig = EnrichmentConfig()
     format_constraints: FormatConstraintsConfig = FormatConstraintsConfig()
     refine: RefineConfig = RefineConfig()
+    self_guide: SelfGuideConfig | None = None  # null: keywords, an instruction from them, and one response
     review: ReviewConfig = ReviewConfig()
     # Responses to each instruction; the best is taken, and each worse one makes a preference pair with it.
     best_of: int = Field(1, ge=1, le=16)
@@ -200,6 +213,11 @@ class SynthesisRecipe(Section):
             raise ValueError(f"`seeds.domain: {self.seeds.domain}` is not one of `domains` ({', '.join(self.domains)})")
         if spec.single_member and self.committee and self.committee.assignment != "single":
             raise ValueError(f"`arm: {self.arm}` has one member in every role; set `committee.assignment: single`")
+        if self.committee and self.committee.assignment == "competence" and not self.review.control_questions:
+            raise ValueError(
+                "`committee.assignment: competence` learns from questions that members answer; set "
+                "`review.control_items`, `natural` in `review.control_kinds`, and `review.control_questions`"
+            )
         asked: list[tuple[Ask | None, str]] = [(self.review.ask, "review.ask")]
         asked += [
             (m.ask, f"committee.models.{n}.ask") for n, m in (self.committee.models if self.committee else {}).items()
@@ -227,13 +245,15 @@ class SynthesisRecipe(Section):
         if unknown := sorted(set(self.review.open_domains) - set(self.domains)):
             raise ValueError(f"`review.open_domains`: `{unknown[0]}` is not in `domains` ({', '.join(self.domains)})")
         reviewers = {n: m.ask or self.review.ask for n, m in self.committee.models.items() if "reviewer" in m.roles}
+        fewest, fix = self.committee.reviewers, "raise `committee.reviewers`, or ask one of them in another way"
+        if self.committee.assignment == "competence":
+            fewest, fix = min(1, fewest), "take another `committee.assignment`, or ask them in another way"
         for asks, where in ((ANSWER_ASKS, "an open domain"), (("likelihood",), "any other domain")):
             left_out = [name for name, ask in reviewers.items() if ask in asks]
-            if self.committee.reviewers and len(left_out) >= self.committee.reviewers:
+            if fewest and len(left_out) >= fewest:
                 raise ValueError(
                     f"`review.open_domains`: a candidate of {where} may get no reviewer, because {', '.join(left_out)} "
-                    f"(asked by {' or '.join(asks)}) are not asked there; raise `committee.reviewers`, or ask one of "
-                    "them in another way"
+                    f"(asked by {' or '.join(asks)}) are not asked there; {fix}"
                 )
         return self
 
@@ -282,6 +302,17 @@ class SynthesisRecipe(Section):
         if unchecked := sorted(set(self.format_constraints.domains or self.domains) - set(checked)):
             fix = "leave out the `domains` of the verifier, or name the same in `format_constraints.domains`"
             raise ValueError(f"{place} asks for constraints in `{unchecked[0]}`, where no verifier checks them; {fix}")
+        return self
+
+    @model_validator(mode="after")
+    def _self_guide_serves(self) -> SynthesisRecipe:
+        if self.self_guide is None:
+            return self
+        if not self.arm_spec.writes_rounds or self.arm_spec.asks_teacher:
+            raise ValueError(f"`self_guide` writes new samples, and `arm: {self.arm}` does not; leave it out")
+        if self.best_of > 1 or self.format_constraints.share:
+            key = "best_of" if self.best_of > 1 else "format_constraints.share"
+            raise ValueError(f"`self_guide` takes the output that its draws agree on; leave `{key}` out")
         return self
 
     @model_validator(mode="after")

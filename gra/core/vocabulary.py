@@ -12,6 +12,8 @@ class RejectedAt(StrEnum):
     """Name the step that kept a candidate out of the dataset."""
 
     INSTRUCTION_CHECK = "instruction_check"
+    UNUSUAL_INPUT = "unusual_input"  # SELF-GUIDE: words around the input, or an unusual length
+    NO_AGREEMENT = "no_agreement"  # SELF-GUIDE: too few draws give the same output
     REPEATS_INSTRUCTION = "repeats_instruction"
     SPECIAL_TOKEN = "special_token"  # the text holds a token that ends or begins a turn of a chat template
     VERIFIER = "verifier"
@@ -63,6 +65,7 @@ class CallPurpose(StrEnum):
     ENRICHER = "enricher"
     TEACHER = "teacher"
     SOLVER = "solver"  # a verifier's further answer to the same instruction
+    STUDENT = "student"  # how likely a checkpoint of a student finds a given answer
 
     @property
     def writes(self) -> bool:

@@ -1,7 +1,7 @@
 """Load questions whose right answers are known, for control items that members answer themselves.
 
-A row has `instruction` and either `value` or `answers`; `id` is optional. A `value` is a number or a formula. `answers`
-are names, one of which the response must hold.
+A row has `instruction` and either `value` or `answers`; `id` and `domain` are optional. A `value` is a number or a
+formula. `answers` are names, one of which the response must hold.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ class Question:
     instruction: str
     answers: tuple[str, ...] = ()
     value: str = ""
+    domain: str = ""
 
     def is_right(self, response: str) -> bool:
         """Decide by program whether a response is right."""
@@ -70,20 +71,22 @@ def load_questions(path: Path) -> list[Question]:
 
 
 def _question(row: dict[str, Any], name: str) -> Question | BadRow:
-    if extra := sorted(set(row) - {"id", "instruction", "answers", "value"}):
-        return BadRow(f"unknown column `{extra[0]}`; the columns are id, instruction, and answers or value")
+    if extra := sorted(set(row) - {"id", "domain", "instruction", "answers", "value"}):
+        return BadRow(f"unknown column `{extra[0]}`; the columns are id, domain, instruction, and answers or value")
     instruction, answers, value = row.get("instruction"), row.get("answers"), row.get("value")
     if not isinstance(instruction, str) or not instruction.strip():
         return BadRow("`instruction` must be a text")
     if not isinstance(identity := row.get("id", name), str | int) or isinstance(identity, bool):
         return BadRow("`id` must be a text or a whole number")
+    if not isinstance(domain := row.get("domain") or "", str):
+        return BadRow("`domain` must be a text")
     if (answers is None) == (value is None):
         return BadRow("a question has either `answers` or `value`")
     if value is not None:
         if isinstance(value, bool) or not isinstance(value, str | int | float) or final_answer(f"{value}") is None:
             return BadRow("`value` must be a number, or a text that states one value")
-        return Question(str(identity), instruction.strip(), value=str(value))
+        return Question(str(identity), instruction.strip(), value=str(value), domain=domain)
     names = [answers] if isinstance(answers, str) else answers
     if not isinstance(names, list) or not names or not all(isinstance(n, str) and _plain(n) for n in names):
         return BadRow("`answers` must be a list of texts")
-    return Question(str(identity), instruction.strip(), answers=tuple(names))
+    return Question(str(identity), instruction.strip(), answers=tuple(names), domain=domain)

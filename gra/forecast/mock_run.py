@@ -32,14 +32,15 @@ from gra.ledger.ledger import Ledger
 from gra.models.entries import entry_of
 from gra.serving.models import ModelRegistry
 from gra.synthesis.arms import find_runner
-from gra.synthesis.candidate import CandidateSettings, eligible, generate_candidate, refine_seed
-from gra.synthesis.committee.calibration import ask_control_items, make_control_items, measure_reviewer
-from gra.synthesis.committee.controls import planned_controls
+from gra.synthesis.candidate import CandidateSettings, generate_candidate, refine_seed
 from gra.synthesis.committee.members import Member
-from gra.synthesis.committee.natural import natural_controls
 from gra.synthesis.committee.verifiers import make_verifiers
 from gra.synthesis.context import SynthesisContext
 from gra.synthesis.job import Job
+from gra.synthesis.measuring.calibration import ask_control_items, make_control_items, measure_reviewer
+from gra.synthesis.measuring.controls import planned_controls
+from gra.synthesis.measuring.natural import natural_controls
+from gra.synthesis.rounds.parents import eligible
 from gra.synthesis.rounds.write_samples import enrich_all, name_domains
 from gra.synthesis.setup import assemble_committee
 from gra.tracking import NullTracker
@@ -114,9 +115,10 @@ async def _run_committee(context: SynthesisContext, seeds: Sequence[Seed]) -> No
         await _measure(context, recipe, members, named)
     # Stub answers hold no program and keep no format constraint: tests and constraints would reject every one.
     verifiers = make_verifiers([config for config in recipe.review.verifiers if config.kind != "tests"], members)
-    settings = CandidateSettings(
-        recipe.model_copy(update={"format_constraints": FormatConstraintsConfig()}), members, verifiers=verifiers
-    )
+    # Stub answers never agree, and have lengths of their own.
+    guided = recipe.self_guide and recipe.self_guide.model_copy(update={"least_share": 1e-9, "output_length": False})
+    changes = {"format_constraints": FormatConstraintsConfig(), "self_guide": guided}
+    settings = CandidateSettings(recipe.model_copy(update=changes), members, verifiers=verifiers)
     candidates = []
     if spec.keeps_seed_instructions:
         candidates += [refine_seed(settings, context.broker, i, seed) for i, seed in enumerate(named[:_ITEMS])]
@@ -124,7 +126,7 @@ async def _run_committee(context: SynthesisContext, seeds: Sequence[Seed]) -> No
         pool: dict[str, list[Seed]] = {}
         for seed in await enrich_all(context, members, named):
             pool.setdefault(seed.domain, []).append(seed)
-        parents = eligible(pool)
+        parents = eligible(pool, recipe)
         if any(len(parents.get(domain, ())) >= 2 for domain in recipe.domains):
             candidates += [generate_candidate(settings, context.broker, parents, 1, i) for i in range(_ITEMS)]
     for candidate in await at_once(*candidates):
@@ -145,9 +147,11 @@ async def _measure(
     few = recipe.review.model_copy(update={"control_items": count, "control_instructions": instructions_each})
     items, instructions = planned_controls(seeds, few, recipe.seed)
     if context.job.control_questions:
-        items += await natural_controls(
-            broker, list(members.values()), context.job.control_questions, count, recipe.seed
+        everyone = recipe.committee is not None and recipe.committee.assignment == "competence"
+        natural = await natural_controls(
+            broker, list(members.values()), context.job.control_questions, count, recipe.seed, everyone=everyone
         )
+        items += natural.items
     await at_once(*(ask_control_items(broker, reviewer, items, instructions) for reviewer in reviewers))
 
 

@@ -37,8 +37,8 @@ from gra.ledger.budget import token_cost
 from gra.ledger.reader import LedgerReader
 from gra.sandbox.permission import Permission
 from gra.synthesis.call_names import read_name
-from gra.synthesis.committee.natural import QUESTIONS_PER_ITEM
 from gra.synthesis.job import Job, candidates_in_flight
+from gra.synthesis.measuring.natural import QUESTIONS_PER_ITEM
 from gra.synthesis.run import make_job, run_sample
 
 

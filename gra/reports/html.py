@@ -23,7 +23,7 @@ from gra.reports.comparison import ComparisonView, read_comparison
 from gra.reports.figures import Drawing
 from gra.reports.rows import rows_section
 from gra.runs.contents import ArmRun, RunContents, TrainedStudent, read_contents
-from gra.runs.panel import panel_sentences
+from gra.runs.panel import competence_sentences, panel_sentences
 from gra.runs.timeline import Timeline, read_timeline
 
 _COLUMNS = (
@@ -240,7 +240,7 @@ def _worth(arm: ArmRun) -> dict[str, Any] | None:
     kinds = [kind for kind in _FAULTS if any(kind in measured for measured in facts["kinds"].values())]
     weights = (facts["weights"] or {}).get("weights", {}) if (facts["weights"] or {}).get("used") else {}
     return {
-        "sentences": panel_sentences(facts),
+        "sentences": panel_sentences(facts) + competence_sentences(arm.facts.get("competence", {})),
         "kinds": [(_FAULTS[kind], facts["items"].get(kind, 0)) for kind in kinds],
         "rows": [
             {

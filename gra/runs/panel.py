@@ -53,6 +53,17 @@ def panel_sentences(facts: Mapping[str, Any]) -> list[str]:
         sentences.append(f"Its {len(facts['kinds'])} reviewers are worth {found['votes']:.1f} independent ones.")
     if facts["weights"] is not None and not facts["weights"]["used"]:
         sentences.append("Fitted weights showed no sure gain over the mean, so the mean is used.")
+    if chain := facts.get("chain"):
+        gain, low, high = chain["gain"]
+        best, single = max(chain["links"].items(), key=lambda link: link[1])
+        order, cost = ", then ".join(chain["order"]), chain["cost"]
+        sentences.append(
+            f"The chain {order} judges {chain['accuracy']:.0%} of them right at {cost:.0%} of the full panel's cost; "
+            f"{best} alone {single:.0%}, all of them together {chain['full']:.0%}."
+        )
+        sentences.append(
+            f"It gains {100 * gain:+.1f} points [{100 * low:.1f}, {100 * high:.1f}] over random routing of equal cost."
+        )
     checks = facts.get("instruction_checks", {})
     faults = [(kind, rate) for kind, rate in checks.items() if kind != "good"]
     if faults and "good" in checks:
@@ -61,5 +72,21 @@ def panel_sentences(facts: Mapping[str, Any]) -> list[str]:
         sentences.append(
             f"The instruction checks reject {caught:.0%} of {count} faulty control instructions, and "
             f"{checks['good']['rejected']:.0%} of good ones."
+        )
+    return sentences
+
+
+def competence_sentences(facts: Mapping[str, Any]) -> list[str]:
+    """Return what choosing by competence is worth, in sentences; `facts` is the manifest's section, or empty."""
+    sentences = []
+    for role, figures in (("generators", facts.get("generators")), ("reviewers", facts.get("reviewers"))):
+        if figures is None:
+            continue
+        ((best, single),), (gain, low, high) = figures["best"].items(), figures["gain"]
+        sentences.append(
+            f"Choosing {role} by competence is right on {figures['router']:.0%} of {figures['questions']} items, "
+            f"{best} alone on {single:.0%}, the best for each on {figures['oracle']:.0%}; "
+            f"the gain is {100 * gain:+.1f} points [{100 * low:.1f}, {100 * high:.1f}], and "
+            f"{figures['differs']:.0%} of the items go to another member."
         )
     return sentences

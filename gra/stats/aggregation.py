@@ -64,13 +64,13 @@ def fit_weights(names: Sequence[str], scores: ArrayLike, right: ArrayLike, *, ri
     for fold in range(_FOLDS):
         held = folds == fold
         if held.any() and known[~held].any() and not known[~held].all():
-            weights, intercept = _logistic(table[~held], known[~held].astype(float), ridge)
+            weights, intercept = ridge_logistic(table[~held], known[~held].astype(float), ridge)
             crossed[held] = table[held] @ weights + intercept
         else:
             crossed[held] = table[held].mean(axis=1)
     plain = table.mean(axis=1)
     gain, low = _gain(crossed, plain, known)
-    weights, intercept = _logistic(table, known.astype(float), ridge)
+    weights, intercept = ridge_logistic(table, known.astype(float), ridge)
     own, mean = auc(crossed[known], crossed[~known]), auc(plain[known], plain[~known])
     return Weights(tuple(names), tuple(map(float, weights)), float(intercept), own, mean, gain, low, low > 0, crossed)
 
@@ -94,7 +94,7 @@ def _gain(one: Table, two: Table, right: NDArray[np.bool_], draws: int = 400) ->
     return auc(one[good], one[bad]) - auc(two[good], two[bad]), float(np.percentile(found, 2.5))
 
 
-def _logistic(x: Table, y: Table, ridge: float) -> tuple[Table, float]:
+def ridge_logistic(x: Table, y: Table, ridge: float) -> tuple[Table, float]:
     """Fit logistic regression by Newton's method, with a ridge that pulls all weights to their mean and to 0."""
     features = np.column_stack([x, np.ones(len(x))])
     penalty = np.diag([ridge] * x.shape[1] + [1e-6])

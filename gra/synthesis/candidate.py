@@ -16,10 +16,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import partial
 
-from gra.config.synthesis import SynthesisRecipe
-from gra.core.errors import DataError
+from gra.config.synthesis import SelfGuideConfig, SynthesisRecipe
 from gra.core.processes.concurrency import together
 from gra.core.rng import rng
 from gra.core.text.special_tokens import SpecialTokens
@@ -40,14 +39,14 @@ from gra.synthesis.committee.generator import (
 )
 from gra.synthesis.committee.members import Member
 from gra.synthesis.committee.pairwise import compare_responses, comparing
-from gra.synthesis.committee.panel import OpenPanel, Panel, ask_panel, asked_in, panel_score
 from gra.synthesis.committee.reviewer import Calibration, add_comment, check_instruction, score_response
-from gra.synthesis.committee.roles import RoleAssignment, assign_roles
+from gra.synthesis.committee.roles import ChoosesMembers, RoleAssignment, assign_roles
+from gra.synthesis.committee.self_guide import write_input, write_output
 from gra.synthesis.committee.verifiers import Verifier, VerifierInput, verifier_reviews
 from gra.synthesis.decontamination import Decontaminator, decontaminate
 from gra.synthesis.format_constraints import add_format_constraint
-
-Pool = Mapping[str, Sequence[Seed]]
+from gra.synthesis.measuring.panel import OpenPanel, Panel, ask_panel, asked_in, panel_score
+from gra.synthesis.rounds.parents import Pool, domain_in_turn
 
 
 def uncalibrated(raw: float) -> float:
@@ -67,6 +66,7 @@ class CandidateSettings:
         pending_calibrations: calibrations that are measured when first needed, by adjudicator.
         panel: turns the reviewers' scores into one; None takes their mean.
         open_panel: takes its place in open domains, where the recipe names some.
+        competence: chooses members by what they were right on, where the recipe asks for it.
         verifiers: in the recipe's order.
         fingerprint: changes with everything but the pool that a verdict depends on.
         decontaminator: searches for test items, where the recipe names a suite.
@@ -80,6 +80,7 @@ class CandidateSettings:
     pending_calibrations: Mapping[str, Callable[[], Awaitable[Calibration]]] = field(default_factory=dict)
     panel: Panel | None = None
     open_panel: OpenPanel | None = None
+    competence: ChoosesMembers | None = None
     verifiers: Sequence[Verifier] = ()
     fingerprint: str = ""
     decontaminator: Decontaminator | None = None
@@ -122,6 +123,8 @@ async def generate_candidate(
     domain = domain or domain_in_turn(recipe, parents, round_, index)
     drawn = rng(recipe.seed, round_, index, "parents").sample(parents[domain], 2)
     run = _start(settings, broker, candidate_id(round_, index), round_, index, domain, drawn)
+    if recipe.self_guide is not None:
+        return await _finish(run, run.guide(parents[domain], recipe.self_guide))
     return await _finish(run, run.generate(drawn))
 
 
@@ -144,7 +147,7 @@ def _start(
     domain: str,
     parents: Sequence[Seed],
 ) -> _CandidateRun:
-    roles = assign_roles(settings.recipe, settings.members, round_, index)
+    roles = assign_roles(settings.recipe, settings.members, round_, index, settings.competence, domain, parents)
     begun = Candidate(
         id=name,
         round=round_,
@@ -179,25 +182,6 @@ def fail(candidate: Candidate, gap: Unanswered) -> Candidate:
 def reject(candidate: Candidate, step: RejectedAt, reason: str) -> Candidate:
     """Return the candidate as rejected by a step of the method."""
     return replace(candidate, state=State.REJECTED, rejected_at=step, reason=reason)
-
-
-def domain_in_turn(recipe: SynthesisRecipe, parents: Pool, round_: int, index: int) -> str:
-    """Return the domain whose turn it is; the domains' order is drawn anew for every cycle."""
-    domains = tuple(domain for domain in recipe.domains if len(parents.get(domain, ())) >= 2)
-    if not domains:
-        raise DataError("every candidate needs two parents, and no domain has two seeds with keywords and a summary")
-    cycle, place = divmod(index, len(domains))
-    return _domain_order(recipe.seed, round_, cycle, domains)[place]
-
-
-@lru_cache(maxsize=64)
-def _domain_order(seed: int, round_: int, cycle: int, domains: tuple[str, ...]) -> list[str]:
-    return rng(seed, round_, cycle, "domains").sample(domains, len(domains))
-
-
-def eligible(pool: Pool) -> dict[str, list[Seed]]:
-    """Return the samples of each domain that can be parents; the others only serve deduplication."""
-    return {domain: [sample for sample in samples if sample.enriched] for domain, samples in pool.items()}
 
 
 def _letters(text: str) -> str:
@@ -240,6 +224,22 @@ class _CandidateRun:
         return await self._best_response(
             lambda number: write_response(self.recorder, generator, instruction, number=number)
         )
+
+    async def guide(self, pool: Sequence[Seed], config: SelfGuideConfig) -> Candidate:
+        """Write an input, and the output that most draws agree on (SELF-GUIDE); reviewers judge the output only."""
+        writer = self.roles.generator
+        written = await write_input(self.recorder, writer, pool, self.settings.recipe, self.candidate)
+        self.candidate = replace(self.candidate, instruction=written.text, parents=written.parents)
+        if written.fault:
+            return reject(self.candidate, RejectedAt.UNUSUAL_INPUT, f"input: {written.fault}")
+        if token := self.settings.special_tokens.find(written.text):
+            return reject(
+                self.candidate, RejectedAt.SPECIAL_TOKEN, f"instruction: holds {token}, a chat template's token"
+            )
+        response = await write_output(self.recorder, writer, self.candidate.domain, written, config)
+        if response is None:
+            return reject(self.candidate, RejectedAt.NO_AGREEMENT, "output: too few draws agree")
+        return await self._decide_response(response)
 
     async def refine(self, seed: Seed) -> Candidate:
         """Write a new response to a seed's instruction, which is not checked."""
@@ -329,7 +329,7 @@ class _CandidateRun:
         """Have reviewers and scoring verifiers score the response (section 3.2, equation 3)."""
         domain, review = self.candidate.domain, self.settings.recipe.review
         asked = asked_in(review.open_domains, domain, self.roles.reviewers)
-        reviews = await ask_panel(self.settings.panel_of(domain), asked, self._ask_reviewer)
+        reviews = await ask_panel(self.settings.panel_of(domain), asked, self._ask_reviewer, self.candidate.id)
         self.candidate = replace(self.candidate, reviews=tuple(reviews))
         await self._verify(self._verifiers("score"))
         return tuple(reviews)
@@ -351,9 +351,8 @@ class _CandidateRun:
         scores = [r.score for r in (*reviews, *verified)]
         if not scores:
             return replace(self.candidate, state=State.ACCEPTED, reason="no reviewers")
-        consensus = decide(
-            scores, review, panel_score(self.settings.panel_of(self.candidate.domain), reviews, verified)
-        )
+        panel = self.settings.panel_of(self.candidate.domain)
+        consensus = decide(scores, review, panel_score(panel, reviews, verified, self.roles.reviewers))
         self.candidate = replace(self.candidate, mean=consensus.mean, std=consensus.std)
         match consensus.gate:
             case Gate.REJECT:
@@ -388,7 +387,7 @@ class _CandidateRun:
         return reject(self.candidate, RejectedAt.ADJUDICATOR, "adjudicator rejected it")
 
     async def _comments(self, reviews: Sequence[Review]) -> tuple[Review, ...]:
-        """Ask the reviewers for their reasons, which the adjudicator reads."""
+        """Ask the reviewers for their reasons, which the adjudicator reads; a review that stopped early asked fewer."""
         by_name = {reviewer.name: reviewer for reviewer in self.roles.reviewers}
         asked = (self.candidate.instruction, self.candidate.response)
         commented = await together(

@@ -23,7 +23,7 @@ from gra.serving.models import ModelRegistry
 from gra.synthesis.committee.verifiers import versions
 from gra.synthesis.decontamination import Decontaminator
 from gra.synthesis.format_constraints import FORMAT_CONSTRAINTS_VERSION
-from gra.synthesis.prompts import digests
+from gra.synthesis.prompts import digests, self_guide_digests
 
 _CANDIDATES_PER_MODEL = 12  # the least in flight: where engines take few calls, candidates wait for other models
 
@@ -100,6 +100,13 @@ class Job:
         # A model's identity holds where it runs, as far as that matters; an adapter's identity is its content.
         elsewhere = {"engine", "adapter"}
         members: dict[str, Any] = {"committee": {"models": {"__all__": elsewhere}}, "teacher": elsewhere}
+        # Sections that are not used are left out, so that runs of recipes without them keep their fingerprint.
+        if self.recipe.review.strategy != "chain":
+            members["review"] = {"chain"}
+        if self.recipe.committee is not None and self.recipe.committee.competence is None:
+            members["committee"]["competence"] = True
+        if self.recipe.self_guide is None:
+            without = (*without, "self_guide")
         # A suite's identity is its items; format constraints are added below, where there are any.
         left_out = {"tracking", "engine", "ledger", "contamination", "format_constraints", *without}
         recipe = self.recipe.model_dump(exclude=members | dict.fromkeys(left_out, True))
@@ -125,5 +132,6 @@ class Job:
         )
         asked = {member.ask or self.recipe.review.ask for member in committee.models.values()} if committee else set()
         parts += [{"agreement": [AGREEMENT_VERSION, ANSWERS_VERSION]}] if "agreement" in asked else []
+        parts += [{"self_guide": self_guide_digests()}] if self.recipe.self_guide is not None else []
         parts += [{"contamination": self.decontaminator.digest}] if self.decontaminator else []
         return digest(parts)

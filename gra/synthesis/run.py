@@ -12,7 +12,7 @@ from typing import Any
 from gra.config.keys import check_keys
 from gra.config.loader import Loaded
 from gra.config.synthesis import SynthesisRecipe, committee_of, members_of
-from gra.core.errors import BudgetExhausted, DataError, GraError, NoRows, user_path
+from gra.core.errors import BudgetExhausted, DataError, GraError, NoRows, RecipeError, user_path
 from gra.core.processes.background import run
 from gra.core.processes.concurrency import at_once
 from gra.core.progress import View
@@ -23,11 +23,13 @@ from gra.engines.types import ModelId
 from gra.ledger.reader import LedgerReader
 from gra.models.adapters import find_adapter
 from gra.models.catalog import is_downloaded
+from gra.models.labels import colliding_labels
 from gra.sandbox.permission import Permission
 from gra.serving.memory import check_weights
 from gra.serving.models import ModelRegistry, find_models, running
 from gra.synthesis.committee.calls import MissingAnswers
 from gra.synthesis.committee.members import make_members
+from gra.synthesis.committee.reviewer import LABELS_ASKED
 from gra.synthesis.committee.roles import check_assignment
 from gra.synthesis.committee.verifiers import make_verifiers
 from gra.synthesis.decontamination import ReadSuite, open_decontaminator
@@ -54,6 +56,7 @@ def run_jobs(jobs: Sequence[Job], view: View, logs: Path, group: str | None = No
             view.note(f"  {job.recipe.name}: already made, {done['states']['accepted']} rows")
             finished[job.recipe.name] = done
     if open_jobs:
+        check_labels([job.recipe for job in open_jobs], registry)
         run(_run(open_jobs, registry, view, logs, group, finished))
     return finished
 
@@ -93,7 +96,30 @@ def run_sample(jobs: Sequence[Job], count: int, view: View, logs: Path) -> dict[
         return {job.recipe.name: duplicates for job, duplicates in zip(jobs, found, strict=True)}
 
     registry = find_models([job.recipe for job in jobs], view)
+    check_labels([job.recipe for job in jobs], registry)
     return run(sample())
+
+
+def check_labels(recipes: Sequence[SynthesisRecipe], registry: ModelRegistry) -> None:
+    """Check that labels differ in their first token for every member that is asked for their probabilities.
+
+    A server shows no tokenizer here; its engine checks when it first asks.
+
+    Raises:
+        RecipeError: when two labels begin with the same token; no engine has been started yet.
+    """
+    for recipe in recipes:
+        committee = committee_of(recipe)
+        for name, member in committee.models.items() if committee else ():
+            ask, model = member.ask or recipe.review.ask, registry.served(member)
+            asked = ask in LABELS_ASKED and {"reviewer", "adjudicator"} & set(member.roles)
+            if not asked or model is None or model in registry.servers:
+                continue
+            if alike := colliding_labels(registry.models[model].path, LABELS_ASKED[ask].labels):
+                raise RecipeError(
+                    f"`committee.models.{name}` is asked by `{ask}`, and the tokenizer of {model} begins `{alike[0]}` "
+                    f"and `{alike[1]}` with the same token; set `ask: integers` for it, or take another model"
+                )
 
 
 @asynccontextmanager

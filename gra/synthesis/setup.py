@@ -12,38 +12,20 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from gra.config.committee import ANSWER_ASKS
-from gra.config.synthesis import SynthesisRecipe, committee_of, reviews_responses
+from gra.config.synthesis import SynthesisRecipe, committee_of
 from gra.core.errors import BudgetExhausted, RecipeError
 from gra.core.processes.concurrency import at_once
 from gra.core.progress import View
 from gra.core.types import Seed
 from gra.core.vocabulary import StopReason
-from gra.data.questions import Question
-from gra.models.entries import entry_of
-from gra.runs.panel import panel_sentences
 from gra.serving.models import ModelRegistry
 from gra.synthesis.candidate import CandidateSettings
-from gra.synthesis.committee.calibration import (
-    ControlAnswers,
-    ReviewerMeasurement,
-    ask_control_items,
-    check_rates,
-    check_thresholds,
-    committee_auc,
-    make_control_items,
-    measure_reviewer,
-    measured_on,
-)
-from gra.synthesis.committee.controls import MIN_PER_KIND, ControlItem, planned_controls
-from gra.synthesis.committee.critic import critic_rows
 from gra.synthesis.committee.members import Member, make_member, shared_weights
-from gra.synthesis.committee.natural import natural_controls
-from gra.synthesis.committee.panel import NATURAL, FittedPanel, OpenPanel, asked_in, calibrated_on, fit_panel
-from gra.synthesis.committee.reviewer import Calibration
 from gra.synthesis.committee.roles import adjudicates, check_assignment
 from gra.synthesis.committee.verifiers import UnitTestVerifier, Verifier, make_verifiers
 from gra.synthesis.context import SynthesisContext
+from gra.synthesis.measuring.calibration import ReviewerMeasurement, committee_auc
+from gra.synthesis.measuring.measure import MeasuredCommittee, pending_calibration
 from gra.synthesis.rounds.write_samples import check_parents, enrich_all, name_domains
 
 
@@ -57,6 +39,7 @@ class PreparedCommittee:
         measured: the reviewers' measurements.
         pending: the measurements of adjudicators that a dispute has come to, by member.
         panel: the manifest's facts of the panel, where it was fitted on control items of many kinds.
+        competence: the manifest's facts of the members' competence, where it chooses them.
     """
 
     settings: CandidateSettings
@@ -64,6 +47,7 @@ class PreparedCommittee:
     measured: list[ReviewerMeasurement]
     pending: dict[str, asyncio.Task[ReviewerMeasurement]]
     panel: dict[str, Any] | None = None
+    competence: dict[str, Any] | None = None
 
     async def facts(self) -> dict[str, Any]:
         """Return the manifest's facts of the committee; adjudicators that were never asked were never measured."""
@@ -80,6 +64,7 @@ class PreparedCommittee:
             "reviewers": {name: measured[name].to_json() for name in members if name in measured},
             "committee_auc": self._committee_auc(),
             **({"panel": self.panel} if self.panel is not None else {}),
+            **({"competence": self.competence} if self.competence is not None else {}),
             "shared_weights": shared_weights(members),
             "code_execution": next((t.sandbox.facts() for t in _unit_tests(self.settings.verifiers)), None),
             "members": {
@@ -132,7 +117,7 @@ async def prepare(context: SynthesisContext, seeds: Sequence[Seed]) -> PreparedC
     """
     recipe, members = assemble_committee(context.registry, context.recipe, context.view)
     named = await name_domains(context, members, seeds)
-    controls = _Controls(context, members, named)
+    controls = MeasuredCommittee(context, members, named)
     if not recipe.arm_spec.writes_rounds:
         measured, parents = await controls.measure_all(), named
     else:
@@ -151,16 +136,21 @@ async def prepare(context: SynthesisContext, seeds: Sequence[Seed]) -> PreparedC
         members,
         {m.member: m.calibration for m in measured},
         {m.member: m.thresholds for m in measured},
-        {m.name: partial(_calibration, controls, m, pending) for m in adjudicators if controls and adjudicates(recipe)},
+        {
+            m.name: partial(pending_calibration, controls, m, pending)
+            for m in adjudicators
+            if controls and adjudicates(recipe)
+        },
         controls.fitted.panel if controls.fitted else None,
         controls.open_panel,
+        controls.competence,
         verifiers,
         context.job.fingerprint(context.registry, "rounds", "budget", "prices", "dedup"),
         context.job.decontaminator,
         context.special_tokens,
     )
     facts = controls.fitted.facts if controls.fitted else None
-    return PreparedCommittee(settings, parents, measured, pending, facts)
+    return PreparedCommittee(settings, parents, measured, pending, facts, controls.competence_facts)
 
 
 def _unit_tests(verifiers: Sequence[Verifier]) -> list[UnitTestVerifier]:
@@ -179,155 +169,6 @@ def _note_unit_tests(context: SynthesisContext, verifiers: Sequence[Verifier], s
             )
         elif not any(seed.tests for seed in seeds):
             context.view.note("! `kind: tests` will abstain: no seed has `tests`")
-
-
-class _Controls:
-    """The control items of a run: what reviewers and adjudicators are measured and calibrated on.
-
-    Attributes:
-        fitted: the panel, once all reviewers are measured on control items of several kinds.
-        open_panel: the panel of open domains, where the recipe names some.
-    """
-
-    def __init__(self, context: SynthesisContext, members: Mapping[str, Member], seeds: Sequence[Seed]) -> None:
-        self.context = context
-        self.members = members
-        self.fitted: FittedPanel | None = None
-        self.open_panel: OpenPanel | None = None
-        recipe = context.recipe
-        review = self._review = recipe.review
-        wanted = review.control_items if reviews_responses(recipe) else 0
-        # Of one kind: pairs, as in the first release.
-        self._pairs = make_control_items(seeds, wanted, recipe.seed) if wanted and not review.fits_panel else []
-        self._faulty: list[ControlItem] = []
-        self._instructions: list[ControlItem] = []
-        self._questions: list[Question] = []
-        self._items: asyncio.Task[list[ControlItem]] | None = None
-        if wanted and review.fits_panel:
-            self._faulty, self._instructions = planned_controls(seeds, review, recipe.seed)
-            self._questions = context.job.control_questions
-
-    def __bool__(self) -> bool:
-        return bool(self._pairs or self._faulty or self._questions)
-
-    async def measure_all(self) -> list[ReviewerMeasurement]:
-        """Measure all reviewers, and fit the panel where there are control items of several kinds."""
-        reviewers = [m for m in self.members.values() if self and "reviewer" in m.roles]
-        if self._pairs or not reviewers:
-            return await at_once(*map(self.measure, reviewers))
-        items, opened = await self._all_items(), self._review.open_domains
-        by_member = {m.name: [item for item in items if self._serves(item, m)] for m in reviewers}
-        asking = (ask_control_items(self.context.broker, m, by_member[m.name], self._instructions) for m in reviewers)
-        answers = dict(zip((m.name for m in reviewers), await at_once(*asking), strict=True))
-        raw = {name: given.raw for name, given in answers.items()}
-        self.context.control_rows[:] = critic_rows(items, raw)
-        closed = [item for item in items if item.domain not in opened]
-        self.fitted = fitted = self._fit(closed, asked_in(opened, "", reviewers), answers)
-        if opened:
-            self._fit_open(items, reviewers, answers)
-        opened_maps = self.open_panel.calibrations if self.open_panel is not None else {}
-        calibrations = {**opened_maps, **fitted.calibrations}
-        checks = {name: given.checks for name, given in answers.items() if given.checks}
-        thresholds = check_thresholds(checks, self._instructions) if self._instructions else {}
-        if self._instructions and checks:
-            fitted.facts["instruction_checks"] = check_rates(checks, self._instructions, self.context.recipe.seed)
-        measured = [
-            measured_on(m, by_member[m.name], answers[m.name], calibrations[m.name], thresholds.get(m.name, {}))
-            for m in reviewers
-        ]
-        for each in measured:
-            self._note(each, len(by_member[each.member]))
-        for sentence in panel_sentences(fitted.facts):
-            self.context.view.note(f"  {sentence}")
-        for note in fitted.notes:
-            self.context.view.note(note)
-        return measured
-
-    def _serves(self, item: ControlItem, reviewer: Member) -> bool:
-        """Return whether a reviewer is asked about an item: in open domains as later, elsewhere where it calibrates."""
-        opened = self._review.open_domains
-        if not opened:
-            return True
-        if reviewer.ask in ANSWER_ASKS:
-            return item.kind in NATURAL if self._questions else item.domain not in opened
-        return reviewer.ask != "likelihood" or item.domain in opened
-
-    def _fit(
-        self, items: Sequence[ControlItem], reviewers: Sequence[Member], answers: Mapping[str, ControlAnswers]
-    ) -> FittedPanel:
-        """Fit a panel of some reviewers on some of the items."""
-        return fit_panel(
-            items,
-            {m.name: answers[m.name].raw for m in reviewers},
-            self._review,
-            costs={m.name: answers[m.name].tokens * self._billions(m) for m in reviewers},
-            families={m.name: m.family or m.model.identity for m in reviewers},
-            authors={m.name: m.family or m.model.identity for m in self.members.values()},
-        )
-
-    def _billions(self, member: Member) -> float:
-        """Return a member's parameters in billions; 1 where they are not known."""
-        found, entry = self.context.registry.models.get(member.model.name), entry_of(member.model.name)
-        return ((found and found.parameters) or (entry and entry.parameters) or 1_000_000_000) / 1e9
-
-    def _fit_open(
-        self, items: Sequence[ControlItem], reviewers: Sequence[Member], answers: Mapping[str, ControlAnswers]
-    ) -> None:
-        """Fit the panel of open domains on the items of their seeds; on those of all seeds where they are few."""
-        opened = self._review.open_domains
-        own = [item for item in items if item.domain in opened]
-        if min(sum(item.is_good is verdict for item in own) for verdict in (True, False)) < MIN_PER_KIND:
-            own = [item for item in items if item.domain]
-        fitted = self._fit(own, asked_in(opened, opened[0], reviewers), answers)
-        assert self.fitted is not None
-        self.fitted.facts["open"] = {"domains": list(opened), **fitted.facts}
-        self.open_panel = OpenPanel(frozenset(opened), fitted.panel, fitted.calibrations)
-
-    async def measure(self, member: Member) -> ReviewerMeasurement:
-        """Measure one reviewer or adjudicator."""
-        if self._pairs:
-            measured, count = await measure_reviewer(self.context.broker, member, self._pairs), len(self._pairs)
-        else:
-            items = await self._all_items()
-            answers = await ask_control_items(self.context.broker, member, items, [])
-            measured = measured_on(member, items, answers, calibrated_on(items, answers.raw), {})
-            count = len(items)
-        self._note(measured, count)
-        return measured
-
-    def _note(self, measured: ReviewerMeasurement, count: int) -> None:
-        unanswered = f", {measured.unanswered} answers unusable" if measured.unanswered else ""
-        name, auc = measured.member, measured.auc
-        self.context.view.note(f"  reviewer {name}: AUC {auc:.2f} on {count} control items{unanswered}")
-        self.context.tracker.summary({f"reviewers/{name}/auc": auc})
-
-    async def _all_items(self) -> list[ControlItem]:
-        """Return faulty and natural control items; members answer the questions once."""
-        if self._items is None:
-            self._items = asyncio.create_task(self._with_natural())
-        return await asyncio.shield(self._items)
-
-    async def _with_natural(self) -> list[ControlItem]:
-        if not self._questions:
-            return self._faulty
-        recipe = self.context.recipe
-        natural = await natural_controls(
-            self.context.broker,
-            list(self.members.values()),
-            self._questions,
-            recipe.review.control_items,
-            recipe.seed,
-        )
-        return [*self._faulty, *natural]
-
-
-async def _calibration(
-    controls: _Controls, member: Member, pending: dict[str, asyncio.Task[ReviewerMeasurement]]
-) -> Calibration:
-    if member.name not in pending:
-        pending[member.name] = asyncio.create_task(controls.measure(member))
-    # A canceled candidate must not cancel the measurement that others wait for.
-    return (await asyncio.shield(pending[member.name])).calibration
 
 
 def assemble_committee(

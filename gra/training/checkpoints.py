@@ -59,6 +59,16 @@ def newest_whole(folder: Path, inputs: Inputs) -> Checkpoint | None:
     return None
 
 
+def whole_checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """Return step and folder of every complete checkpoint, in the order of training."""
+    whole = []
+    for checkpoint in sorted(_checkpoints(folder), key=_step):
+        sealed = _read_seal(checkpoint)
+        if sealed is not None and sealed["sizes"] == _sizes(checkpoint):
+            whole.append((_step(checkpoint), checkpoint))
+    return whole
+
+
 def remove_broken(folder: Path) -> list[str]:
     """Delete incomplete checkpoints and return their names."""
     broken = []

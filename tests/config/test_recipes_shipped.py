@@ -13,9 +13,11 @@ from gra.config.loader import load_recipe
 from gra.config.synthesis import SynthesisRecipe
 from gra.models.entries import find_entry
 
-SHIPPED = sorted((ROOT / "recipes" / "synthesis").glob("*.yaml")) + sorted(
-    (ROOT / "recipes" / "ablations").glob("*.yaml")
-)
+SHIPPED = [
+    path
+    for folder in ("synthesis", "ablations", "systems")
+    for path in sorted((ROOT / "recipes" / folder).glob("*.yaml"))
+]
 PAPER = [ROOT / "recipes" / "synthesis" / f"paper-{seeds}.yaml" for seeds in ("alpaca", "wizardlm", "condor")]
 
 

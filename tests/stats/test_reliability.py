@@ -22,7 +22,7 @@ from gra.engines.mock import MockEngine
 from gra.engines.types import Call, Completion, Fault, Json
 from gra.ledger.ledger import Ledger
 from gra.stats.reliability import Logistic, auc, calibrate, logistic
-from gra.synthesis.committee.calibration import committee_auc, make_control_items, measure_reviewer
+from gra.synthesis.measuring.calibration import committee_auc, make_control_items, measure_reviewer
 
 scores = st.lists(st.floats(0, 10) | st.integers(0, 10).map(float), min_size=1, max_size=12)
 

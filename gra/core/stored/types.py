@@ -126,6 +126,23 @@ class StopFacts(TypedDict):
 
 
 @_OPEN
+class ChainFacts(TypedDict):
+    """What a chain of reviewers is worth on control items (gra/stats/chain.py)."""
+
+    order: list[str]
+    combine: str
+    accuracy: Share
+    macro_f1: Share
+    links: dict[str, Share]
+    batch: Share
+    full: Share
+    random: Share
+    gain: Annotated[list[Number], Field(min_length=3, max_length=3)]
+    shares: dict[str, Share]
+    cost: Share
+
+
+@_OPEN
 class CheckFacts(TypedDict):
     """Control instructions that the instruction checks rejected."""
 
@@ -146,7 +163,29 @@ class PanelFacts(TypedDict, total=False):
     statistics: Required[PanelStatisticsFacts | None]
     weights: Required[WeightFacts | None]
     stop: Required[StopFacts | None]
+    chain: ChainFacts
     instruction_checks: dict[str, CheckFacts]
+
+
+@_OPEN
+class RoutingFacts(TypedDict):
+    """What choosing one member an item by competence is worth (gra/stats/competence.py)."""
+
+    questions: Count
+    router: Share
+    best: Annotated[dict[str, Share], Field(min_length=1, max_length=1)]
+    random: Share
+    oracle: Share
+    gain: Annotated[list[Number], Field(min_length=3, max_length=3)]
+    differs: Share
+
+
+@_OPEN
+class CompetenceFacts(TypedDict):
+    """What members are right on."""
+
+    generators: RoutingFacts | None
+    reviewers: RoutingFacts | None
 
 
 class StoredSpent(TypedDict, total=False):
@@ -174,6 +213,7 @@ class SynthesisSection(StoredSection, total=False):
     shared_weights: dict[str, list[str]]
     committee_auc: Share | None
     panel: PanelFacts
+    competence: CompetenceFacts
     stopped: list[str]
     missing_models: dict[str, str]
     prompts: dict[str, str]

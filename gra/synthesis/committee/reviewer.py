@@ -23,7 +23,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from statistics import fmean
 
 from gra.checks.agreement import agreement
-from gra.config.committee import NUMBER_ASKS
+from gra.config.committee import NUMBER_ASKS, Ask
 from gra.core.processes.concurrency import together
 from gra.core.types import InstructionReview, Review
 from gra.core.vocabulary import CallPurpose, FailureCause
@@ -34,6 +34,8 @@ from gra.synthesis.prompts import CHECK_QUESTIONS, FAULT_QUESTIONS, SCORE_QUESTI
 
 YES_NO = Choice(("yes", "no"))
 DIGITS = Choice(tuple("0123456789"))
+# The labels that a member chooses among, by the way it is asked.
+LABELS_ASKED: dict[Ask, Choice] = {"yes_no": YES_NO, "expected": DIGITS, "reference": YES_NO}
 _INTEGER = {"type": "integer", "minimum": 0, "maximum": 10}
 _COMMENT = {"type": "string", "minLength": 10, "maxLength": 300}
 COMMENT = Json({"type": "object", "properties": {"comment": _COMMENT}, "required": ["comment"]})

@@ -1,4 +1,4 @@
-"""Assign the roles of each candidate: random (section 3.1), balanced, fixed or single.
+"""Assign the roles of each candidate: random (section 3.1), balanced, fixed, single, or by competence.
 
 Roles are disjoint: generator, reviewers and adjudicator of a candidate are different members. Only a `single` member
 has all roles. A committee that is large enough keeps one member as adjudicator even if the recipe never adjudicates.
@@ -11,11 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
+from statistics import fmean
+from typing import Protocol
 
-from gra.config.committee import Role
+from gra.config.committee import CompetenceConfig, Role
 from gra.config.synthesis import SynthesisRecipe, committee_of
 from gra.core.errors import RecipeError
 from gra.core.rng import rng
+from gra.core.types import Seed
 from gra.synthesis.committee.members import Member
 
 
@@ -26,6 +29,24 @@ class RoleAssignment:
     generator: Member
     reviewers: tuple[Member, ...]
     adjudicator: Member | None
+
+
+class ChoosesMembers(Protocol):
+    """Choose members for one kind of sample, by what they were right on."""
+
+    def choose_generator(self, able: Sequence[Member], sample: SampleKind) -> Member:
+        """Return the member that writes."""
+
+    def choose_reviewers(self, able: Sequence[Member], most: int, sample: SampleKind) -> Sequence[Member]:
+        """Return the members that review, at most this number."""
+
+
+@dataclass(frozen=True, slots=True)
+class SampleKind:
+    """What is known of a candidate before it is written: its domain, and the mean words of its parents."""
+
+    domain: str
+    words: float
 
 
 def adjudicates(recipe: SynthesisRecipe) -> bool:
@@ -45,8 +66,25 @@ def _most_scoring_verifiers(recipe: SynthesisRecipe) -> int:
     return max(sum(domain in (verifier.domains or recipe.domains) for verifier in scoring) for domain in recipe.domains)
 
 
-def assign_roles(recipe: SynthesisRecipe, members: Mapping[str, Member], round_: int, index: int) -> RoleAssignment:
+def assign_roles(
+    recipe: SynthesisRecipe,
+    members: Mapping[str, Member],
+    round_: int,
+    index: int,
+    competence: ChoosesMembers | None = None,
+    domain: str = "",
+    parents: Sequence[Seed] = (),
+) -> RoleAssignment:
     """Assign the roles of one candidate as the recipe says.
+
+    Args:
+        recipe: the arm's recipe.
+        members: the committee.
+        round_: the round's number.
+        index: the candidate's index within the round.
+        competence: of the members; None draws the roles of `assignment: competence`, as before it is measured.
+        domain: the candidate's.
+        parents: the candidate's.
 
     Raises:
         RecipeError: when the committee is too small for disjoint roles.
@@ -57,6 +95,14 @@ def assign_roles(recipe: SynthesisRecipe, members: Mapping[str, Member], round_:
     match committee.assignment:
         case "random":
             return random_roles(members, committee.reviewers, recipe.seed, round_, index, adjudicated)
+        case "competence":
+            words = fmean(len(parent.instruction.split()) for parent in parents) if parents else 0.0
+            share = (committee.competence or CompetenceConfig()).random
+            drawn = rng(recipe.seed, round_, index, "competence")
+            if competence is None or drawn.random() < share:
+                return random_roles(members, committee.reviewers, recipe.seed, round_, index, adjudicated)
+            sample = SampleKind(domain, words)
+            return competent_roles(members, committee.reviewers, competence, sample, drawn, adjudicated)
         case "balanced":
             return balanced_roles(members, committee.reviewers, recipe.seed, round_, index, adjudicated)
         case "fixed":
@@ -76,7 +122,7 @@ def check_assignment(recipe: SynthesisRecipe, members: Mapping[str, Member]) -> 
     assert committee is not None
     adjudicated = adjudicates(recipe)
     match committee.assignment:
-        case "random":
+        case "random" | "competence":
             check_roles(members, committee.reviewers, adjudicated)
         case "balanced":
             _cycle(tuple(members.values()), committee.reviewers, 0, 1, 0, adjudicated)
@@ -140,6 +186,32 @@ def fixed_roles(
     adjudicator = adjudicators[-1] if adjudicators else None
     panel = _panel(members, reviewers, generator, adjudicator, adjudicated)
     return RoleAssignment(generator, tuple(panel[:reviewers]), adjudicator if adjudicated else None)
+
+
+def competent_roles(
+    members: Mapping[str, Member],
+    reviewers: int,
+    competence: ChoosesMembers,
+    sample: SampleKind,
+    random: Random,
+    adjudicated: bool = True,
+) -> RoleAssignment:
+    """Choose generator and reviewers by competence; the adjudicator is drawn, because its competence is not measured.
+
+    Fewer reviewers than asked for are chosen where further ones are not worth their cost.
+
+    Raises:
+        RecipeError: when the committee is too small for disjoint roles.
+    """
+    generator = competence.choose_generator(_generators(members), sample)
+    adjudicators = _adjudicators(members, generator, adjudicated)
+    adjudicator = random.choice(adjudicators) if adjudicators else None
+    panel = _panel(members, reviewers, generator, adjudicator, adjudicated)
+    # The same weights under another prompt are no independent opinion, so they review only where others are too few.
+    others = [member for member in panel if member.model.identity != generator.model.identity]
+    able = others if len(others) >= reviewers else panel
+    chosen = competence.choose_reviewers(able, reviewers, sample) if reviewers else ()
+    return RoleAssignment(generator, tuple(chosen), adjudicator if adjudicated else None)
 
 
 def balanced_roles(

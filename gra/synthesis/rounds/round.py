@@ -24,9 +24,10 @@ from gra.data.embedder import Embedder
 from gra.engines.broker import Broker
 from gra.ledger.ledger import Ledger
 from gra.synthesis.call_names import candidate_id, index_of
-from gra.synthesis.candidate import CandidateSettings, Pool, domain_in_turn, eligible, generate_candidate
+from gra.synthesis.candidate import CandidateSettings, generate_candidate
 from gra.synthesis.records import Disposition, FinishedCandidate, RecordedCandidates
 from gra.synthesis.rounds.dedup import RoundDedup
+from gra.synthesis.rounds.parents import Pool, domain_in_turn, eligible
 from gra.synthesis.rounds.quotas import ROUND_FULL, Quotas
 
 _FIRST = 4  # candidates begun at once at the start of a round
@@ -83,7 +84,7 @@ class Round:
         self._settings = settings
         self._broker = broker
         self._ledger = ledger
-        self._parents = eligible(pool)
+        self._parents = eligible(pool, settings.recipe)
         self._number = number
         self._in_flight = in_flight
         # A recorded verdict counts only under the same recipe, models, prompts and pool.

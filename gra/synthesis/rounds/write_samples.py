@@ -14,7 +14,7 @@ from gra.core.vocabulary import FailureCause, StopReason
 from gra.data.embedder import Embedder
 from gra.models.catalog import resolve
 from gra.synthesis.call_names import domain_name, enrichment_name
-from gra.synthesis.candidate import CandidateSettings, eligible
+from gra.synthesis.candidate import CandidateSettings
 from gra.synthesis.committee.calls import CallRecorder, MissingAnswers, Unanswered
 from gra.synthesis.committee.generator import enrich, name_domain
 from gra.synthesis.committee.members import Member
@@ -22,6 +22,7 @@ from gra.synthesis.context import SynthesisContext
 from gra.synthesis.funnel import plain_reason
 from gra.synthesis.job import Job
 from gra.synthesis.records import ConcatenatedCandidates, RecordedCandidates
+from gra.synthesis.rounds.parents import eligible
 from gra.synthesis.rounds.quotas import rows_by_domain
 from gra.synthesis.rounds.round import Round, RoundResult, grow
 
@@ -47,7 +48,7 @@ async def write_samples(
     recipe, rounds = settings.recipe, settings.recipe.rounds
     pool = grow({domain: [] for domain in recipe.domains}, parents)
     for domain, rows in (rows_by_domain(recipe) or {}).items():
-        if rows and len(eligible(pool)[domain]) < 2:
+        if rows and len(eligible(pool, recipe)[domain]) < 2:
             raise DataError(
                 f"`rounds.quotas` asks for {rows} rows of {domain}, but fewer than two of its seeds got keywords and a "
                 "summary (see the notes above); give them in the seed file"
@@ -145,6 +146,8 @@ async def enrich_all(context: SynthesisContext, members: Mapping[str, Member], s
         member = rng(context.recipe.seed, sample.id, "enricher").choice(_enrichers(members))
         return await enrich(CallRecorder(context.broker, enrichment_name(sample.id)), member, sample)
 
+    if context.recipe.self_guide is not None:
+        return list(samples)
     lacking = [sample for sample in samples if sample.domain and not sample.enriched]
     return await _complete(context, samples, lacking, one, "metadata")
 

@@ -20,7 +20,7 @@ from gra.core.hashing import digest
 from gra.core.progress import read_events
 from gra.data.export import read_lineage
 from gra.stats.reliability import Logistic
-from gra.synthesis.committee.calibration import ReviewerMeasurement, committee_auc
+from gra.synthesis.measuring.calibration import ReviewerMeasurement, committee_auc
 from gra.synthesis.rounds import write_samples
 
 ROUNDS = {"count": 2, "accept": 8, "max_candidates": 60}

@@ -28,10 +28,10 @@ from gra.engines.vllm.engine import VllmSettings
 from gra.forecast.memory import memory_plan
 from gra.forecast.mock_run import mock_run
 from gra.serving import models as registry
-from gra.synthesis.committee.calibration import make_control_items, measure_reviewer
 from gra.synthesis.committee.calls import CallRecorder
-from gra.synthesis.committee.natural import natural_controls
 from gra.synthesis.committee.reviewer import add_comment, check_instruction, score_response
+from gra.synthesis.measuring.calibration import make_control_items, measure_reviewer
+from gra.synthesis.measuring.natural import natural_controls
 
 JUDGE = {"model": "judge", "ask": "reward", "roles": ["reviewer"]}
 WRITERS = {name: f"model-{name}" for name in "abc"}

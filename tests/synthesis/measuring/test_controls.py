@@ -14,7 +14,7 @@ from gra.checks.instruction_constraints import read_constraints
 from gra.config.synthesis import DOMAINS
 from gra.core.types import Seed
 from gra.data.seeds.load import load_seeds
-from gra.synthesis.committee.controls import (
+from gra.synthesis.measuring.controls import (
     INSTRUCTION_FAULTS,
     RESPONSE_FAULTS,
     ControlKind,

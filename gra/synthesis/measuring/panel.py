@@ -30,8 +30,9 @@ from gra.stats.panel import (
     panel_statistics,
 )
 from gra.stats.reliability import Logistic, calibrate, logistic
-from gra.synthesis.committee.controls import MIN_PER_KIND, ControlItem, ControlKind
 from gra.synthesis.committee.members import Member
+from gra.synthesis.measuring.chain import ReviewChains
+from gra.synthesis.measuring.controls import MIN_PER_KIND, ControlItem, ControlKind
 
 Table = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -49,6 +50,7 @@ class Panel:
         accuracy: by reviewer, of a label model.
         prior: log-odds of "right" before any review, of a label model; a reviewer votes by being above or below it.
         stop: of an adaptive review.
+        chains: of a chain of reviewers.
     """
 
     aggregate: str = "mean"
@@ -56,6 +58,7 @@ class Panel:
     accuracy: Mapping[str, float] = field(default_factory=dict)
     prior: float = 0.0
     stop: EarlyStop | None = None
+    chains: ReviewChains | None = None
 
     def score(self, calibrated: Mapping[str, float]) -> float:
         """Return the panel's score (0-10) of calibrated scores (0-10) by reviewer."""
@@ -104,9 +107,18 @@ def asked_in(open_domains: Collection[str], domain: str, reviewers: Sequence[Mem
 
 
 async def ask_panel(
-    panel: Panel | None, reviewers: Sequence[Member], ask: Callable[[Member], Awaitable[Review]]
+    panel: Panel | None, reviewers: Sequence[Member], ask: Callable[[Member], Awaitable[Review]], candidate: str = ""
 ) -> list[Review]:
-    """Ask the reviewers of one candidate: all at once, or one after another until the verdict is decided."""
+    """Ask the reviewers of one candidate: all at once, or one after another until the verdict is decided.
+
+    Args:
+        panel: the fitted panel; None asks all reviewers.
+        reviewers: of the candidate.
+        ask: asks one of them.
+        candidate: the candidate's id, which decides between equal confidences.
+    """
+    if panel is not None and panel.chains is not None:
+        return await panel.chains.ask(reviewers, ask, candidate)
     if panel is None or panel.stop is None:
         return await together(*map(ask, reviewers))
     place = {name: at for at, name in enumerate(panel.stop.order)}
@@ -118,11 +130,22 @@ async def ask_panel(
     return reviews
 
 
-def panel_score(panel: Panel | None, reviews: Sequence[Review], verified: Sequence[Review]) -> float | None:
-    """Return the panel's score with those of scoring verifiers; None where the plain mean counts."""
-    if panel is None or panel.aggregate == "mean" or not reviews:
+def panel_score(
+    panel: Panel | None, reviews: Sequence[Review], verified: Sequence[Review], reviewers: Sequence[Member] = ()
+) -> float | None:
+    """Return the panel's score with those of scoring verifiers; None where the plain mean counts.
+
+    Args:
+        panel: the fitted panel.
+        reviews: of the reviewers that were asked.
+        verified: verdicts of scoring verifiers.
+        reviewers: all reviewers of the candidate, whether asked or not.
+    """
+    if panel is None or not reviews or (panel.aggregate == "mean" and panel.chains is None):
         return None
-    score = panel.score({review.reviewer: review.score for review in reviews})
+    given = {review.reviewer: review.score for review in reviews}
+    names = [reviewer.name for reviewer in reviewers] or list(given)
+    score = panel.score(given) if panel.chains is None else panel.chains.score(given, names)
     # A verifier counts like one reviewer.
     return fmean([*[score] * len(reviews), *(review.score for review in verified)])
 
@@ -133,12 +156,14 @@ class FittedPanel:
 
     Attributes:
         notes: what a user should know before the first candidate.
+        crossed: cross-fitted log-odds by reviewer, one a control item; NaN where there is none.
     """
 
     panel: Panel
     calibrations: dict[str, Logistic]
     facts: dict[str, Any]
     notes: list[str]
+    crossed: dict[str, Table] = field(default_factory=dict)
 
 
 def fit_panel(
@@ -167,6 +192,11 @@ def fit_panel(
     odds = {name: crossed(values, right, target) for name, values in table.items()}
     aimed = {name: values[target] for name, values in odds.items()}
     panel, crossed_panel = _aggregate(review, aimed, right[target], costs)
+    chain = None
+    if review.strategy == "chain" and right[target].any() and not right[target].all():
+        names = [item.name for item, used in zip(items, target, strict=True) if used]
+        chains = ReviewChains(aimed, names, right[target], costs, review)
+        panel, chain = replace(panel, chains=chains), chains.facts()
     statistics = panel_statistics(
         aimed,
         crossed_panel,
@@ -188,8 +218,9 @@ def fit_panel(
         "weights": _weights(panel.weights) if panel.weights else None,
         "accuracy": dict(panel.accuracy),
         "stop": panel.stop.to_json() if panel.stop else None,
+        **({"chain": chain} if chain else {}),
     }
-    return FittedPanel(panel, calibrations, facts, _notes(facts, statistics, kinds))
+    return FittedPanel(panel, calibrations, facts, _notes(facts, statistics, kinds), odds)
 
 
 def _weights(fitted: Weights) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gra.core.hashing import canonical_json
-from gra.synthesis.committee.controls import ControlItem
+from gra.synthesis.measuring.controls import ControlItem
 from gra.synthesis.prompts import SCORE_QUESTIONS, render
 
 QUESTION = SCORE_QUESTIONS["correctness"]

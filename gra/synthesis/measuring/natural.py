@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
+from statistics import fmean
 
 from gra.core.errors import ModelUnavailable
 from gra.core.rng import rng
@@ -17,19 +19,41 @@ from gra.data.questions import Question
 from gra.engines.broker import Broker
 from gra.engines.types import Text
 from gra.synthesis.call_names import control_item_name
-from gra.synthesis.committee.calibration import answered
 from gra.synthesis.committee.calls import CallRecorder, MissingAnswers, Unanswered
-from gra.synthesis.committee.controls import ControlItem, ControlKind
 from gra.synthesis.committee.members import Member
+from gra.synthesis.measuring.calibration import answered
+from gra.synthesis.measuring.controls import ControlItem, ControlKind
 from gra.synthesis.prompts import render
+
+
+@dataclass(frozen=True)
+class NaturalAnswers:
+    """What members answered.
+
+    Attributes:
+        items: control items; equal answers to one question are one item.
+        right: whether a member was right, by question and member; an unusable answer is wrong.
+        tokens: read and written for one answer, on average, by member.
+    """
+
+    items: list[ControlItem]
+    right: dict[tuple[str, str], bool]
+    tokens: dict[str, float]
+
 
 QUESTIONS_PER_ITEM = 2  # half of the answers are right, if the questions are hard enough
 _OTHERS = 2  # every second question is also answered by a member that writes no candidates
 
 
 async def natural_controls(
-    broker: Broker, members: Sequence[Member], questions: Sequence[Question], per_kind: int, seed: int
-) -> list[ControlItem]:
+    broker: Broker,
+    members: Sequence[Member],
+    questions: Sequence[Question],
+    per_kind: int,
+    seed: int,
+    *,
+    everyone: bool = False,
+) -> NaturalAnswers:
     """Have members answer questions, and return the answers with their verdicts.
 
     Every question goes to a generator; every second one also goes to another set of weights, which errs elsewhere.
@@ -41,6 +65,7 @@ async def natural_controls(
         questions: with known answers.
         per_kind: the right answers, and the wrong ones, that are aimed at.
         seed: of the draw.
+        everyone: whether every member that writes candidates answers every question, so that they can be compared.
 
     Raises:
         MissingAnswers: when infrastructure failed.
@@ -52,6 +77,8 @@ async def natural_controls(
     count = min(QUESTIONS_PER_ITEM * per_kind, len(questions))
     drawn = rng(seed, "control", "questions").sample(list(questions), count)
     asked = [(question, writers[place % len(writers)]) for place, question in enumerate(drawn)]
+    if everyone:
+        asked = [(question, writer) for question in drawn for writer in writers]
     if others:
         halved = drawn[::_OTHERS]
         asked += [(question, others[place % len(others)]) for place, question in enumerate(halved)]
@@ -61,18 +88,28 @@ async def natural_controls(
     if lost := [gap for gap in left if gap.cause is FailureCause.INFRASTRUCTURE]:
         raise MissingAnswers(len(lost), "control questions", str(lost[-1]))
     items: dict[tuple[str, str], ControlItem] = {}
+    right: dict[tuple[str, str], bool] = {}
     for name, (question, member) in zip(names, asked, strict=True):
-        if (text := answers.get(name)) and (question.id, text) not in items:
-            right = await asyncio.to_thread(question.is_right, text)
-            kind = ControlKind.RIGHT_ANSWER if right else ControlKind.WRONG_ANSWER
+        text, _ = answers.get(name, ("", 0))
+        if text and (question.id, text) not in items:
+            kind = (
+                ControlKind.RIGHT_ANSWER
+                if await asyncio.to_thread(question.is_right, text)
+                else ControlKind.WRONG_ANSWER
+            )
             items[question.id, text] = ControlItem(kind, question.id, question.instruction, text, member.name)
+        right[question.id, member.name] = bool(text) and items[question.id, text].is_good
     if not items:
         last = f" ({left[-1]})" if left else ""
         raise ModelUnavailable(
             f"no member gave a usable answer to any control question{last}; raise `sampling.max_tokens`, or ask other "
             "questions in `review.control_questions`"
         )
-    return list(items.values())
+    spent: dict[str, list[int]] = {}
+    for name, (_, member) in zip(names, asked, strict=True):
+        if name in answers:
+            spent.setdefault(member.name, []).append(answers[name][1])
+    return NaturalAnswers(list(items.values()), right, {name: fmean(counts) for name, counts in spent.items()})
 
 
 def _one_for_each_model(members: Iterable[Member]) -> list[Member]:
@@ -82,8 +119,10 @@ def _one_for_each_model(members: Iterable[Member]) -> list[Member]:
     return list(found.values())
 
 
-async def _answer(broker: Broker, member: Member, question: Question) -> str:
+async def _answer(broker: Broker, member: Member, question: Question) -> tuple[str, int]:
+    """Return the answer, and the tokens that it took."""
     recorder = CallRecorder(broker, control_item_name("answer", question.id))
     prompt = render("response", instruction=question.instruction)
     call = member.call(prompt, Text(), role=CallPurpose.SOLVER, candidate=recorder.candidate)
-    return (await recorder.ask(call)).text.strip()
+    text = (await recorder.ask(call)).text.strip()
+    return text, sum(used.prompt_tokens + used.completion_tokens for used in recorder.usage.values())

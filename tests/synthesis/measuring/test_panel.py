@@ -30,9 +30,9 @@ from gra.runs.explain import explain
 from gra.runs.panel import panel_sentences
 from gra.serving.models import ModelRegistry
 from gra.synthesis.committee.calls import MissingAnswers
-from gra.synthesis.committee.controls import ControlItem, ControlKind
-from gra.synthesis.committee.panel import fit_panel
 from gra.synthesis.job import Job
+from gra.synthesis.measuring.controls import ControlItem, ControlKind
+from gra.synthesis.measuring.panel import fit_panel
 from gra.synthesis.rounds import write_samples as growth
 from gra.synthesis.run import make_job
 from gra.training.data.dataset import read_rows

@@ -1,0 +1,1 @@
+"""Measure members on control items: calibrations, the panel of reviewers, chains, competence."""

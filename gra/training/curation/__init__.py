@@ -1,0 +1,1 @@
+"""Curate a dataset by the learning dynamics of students that were trained on trusted seeds alone."""
