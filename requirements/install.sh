@@ -19,6 +19,9 @@ fi
 [ -n "$python" ] || die "no Python 3.11, 3.12 or 3.13 on the PATH. Install one, or name it: PYTHON=/path/to/python make quickstart"
 "$python" -c 'import sys; sys.exit(not (3,11) <= sys.version_info < (3,14))' || die "$python is $("$python" --version 2>&1); Python 3.11 to 3.13 is needed"
 
+# An activated .venv is about to be removed: take the Python that it was made with.
+python=$("$python" -c 'import sys; print(sys._base_executable)')
+
 free_gb=$(df -Pk . | awk 'NR==2 {print int($4 / 1048576)}')
 [ "$free_gb" -ge 8 ] || die "the environment needs up to 8 GB and this disk has $free_gb GB free"
 

@@ -19,7 +19,7 @@ from gra.core.vocabulary import HumanVerdict, RejectedAt
 from gra.desk.detail import exchanges, sections
 from gra.desk.estimate import DrawnRow, gate_curve, random_part, reviewer_agreement, summary
 from gra.desk.index import CandidateIndex
-from gra.desk.sources import Source, open_source
+from gra.desk.sources import RunSource, open_source
 from gra.ledger.decisions import DecisionLog
 from gra.ledger.reader import LedgerReader
 from gra.runs.decisions import run_name, standing
@@ -65,7 +65,7 @@ class Desk:
         self.name = run_name(run)
         self._log = DecisionLog(self.ledger, self.name)
         try:
-            self._source: Source = open_source(run, self.ledger, self.name)
+            self._source: RunSource = open_source(run, self.ledger, self.name)
         except BaseException:
             self._log.close()
             raise

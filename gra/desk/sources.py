@@ -73,7 +73,7 @@ class ListedCandidate:
         )
 
 
-class Source(Protocol):
+class RunSource(Protocol):
     """Where candidates are read from."""
 
     finished: bool
@@ -246,7 +246,7 @@ class LedgerSource:
         return self._lineage.is_file()
 
 
-def open_source(run: Path, ledger: Path, name: str) -> Source:
+def open_source(run: Path, ledger: Path, name: str) -> RunSource:
     """Open the candidates of a run.
 
     Raises:

@@ -332,7 +332,7 @@ def _bounds(now: Table, last: Table, accept: float) -> tuple[float, float]:
     """Return the panel's log-odds below and above which a review can stop.
 
     The log-odds of all reviewers are taken as normal around a line in the log-odds so far. Items are stopped in the
-    order of the probability that their verdict would change, while expected and seen changes stay rare.
+    order of the probability that their verdict would change. Expected and seen changes stay rare.
 
     Args:
         now: log-odds of the items after the reviewers so far.

@@ -23,8 +23,8 @@ from gra.engines.types import ModelId
 from gra.ledger.reader import LedgerReader
 from gra.models.adapters import find_adapter
 from gra.models.catalog import is_downloaded
-from gra.models.labels import colliding_labels
 from gra.sandbox.permission import Permission
+from gra.serving.labels import colliding_labels
 from gra.serving.memory import check_weights
 from gra.serving.models import ModelRegistry, find_models, running
 from gra.synthesis.committee.calls import MissingAnswers

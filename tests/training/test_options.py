@@ -92,7 +92,7 @@ def test_the_tables_of_names_agree_with_the_installed_trl(method: str) -> None:
     assert set(options.DEFAULTS) <= fields
 
 
-_METHODS = [("preference", False), ("distill", False), ("distill", True)]
+_METHODS = [("preference", False), ("distill", False), ("distill", True), ("reward", False)]
 
 
 def test_good_values_pass(tmp_path: Path) -> None:

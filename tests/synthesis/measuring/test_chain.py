@@ -20,8 +20,8 @@ from gra.core.errors import ModelUnavailable, RecipeError
 from gra.core.types import Review
 from gra.data.export import read_lineage
 from gra.engines.types import Call, Choice, Completion, Fault
-from gra.models.labels import colliding_labels
 from gra.runs.panel import panel_sentences
+from gra.serving.labels import colliding_labels
 from gra.stats.panel import log_odds
 from gra.stats.reliability import logistic
 from gra.synthesis.measuring.chain import ReviewChains
