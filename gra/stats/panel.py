@@ -70,13 +70,14 @@ def _auc(values: Table, right: NDArray[np.bool_]) -> float:
     return auc(good, bad) if good.size and bad.size else 0.5
 
 
-def crossed(raw: ArrayLike, right: ArrayLike, fit_on: ArrayLike) -> Table:
+def crossed(raw: ArrayLike, right: ArrayLike, fit_on: ArrayLike, *, even_odds: bool = False) -> Table:
     """Calibrate raw scores to log-odds, each item by a map that was fitted without it.
 
     Args:
         raw: one score an item; NaN where there is none.
         right: the known verdicts.
         fit_on: whether an item may help to fit the map.
+        even_odds: whether log-odds are as if half of the items were right.
     """
     values, known, fitting = np.asarray(raw, float), np.asarray(right, bool), np.asarray(fit_on, bool)
     found = np.full(values.shape, np.nan)
@@ -87,7 +88,8 @@ def crossed(raw: ArrayLike, right: ArrayLike, fit_on: ArrayLike) -> Table:
         good, bad = values[train & known], values[train & ~known]
         held = usable & (folds == fold)
         if good.size and bad.size:
-            found[held] = to_log_odds(calibrate(good, bad), values[held])
+            share = math.log(good.size / bad.size) if even_odds else 0.0
+            found[held] = to_log_odds(calibrate(good, bad), values[held]) - share
         else:
             found[held] = 0.0
     return found
@@ -191,7 +193,7 @@ def panel_statistics(
             name: _own_family(row, authors, (families or {}).get(name, ""))
             for name, row in zip(table, errors, strict=True)
         },
-        _curve(together, known),
+        _curve(together + math.log(known.sum() / (~known).sum()), known),
         _clones({name: np.asarray(values, float) for name, values in (raw or table).items()}),
     )
 

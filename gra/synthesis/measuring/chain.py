@@ -44,8 +44,6 @@ class ReviewChains:
         self._odds, self._items, self._right, self._costs = odds, items, right, costs
         self._combine = review.chain.combine
         self._accept = float(log_odds(review.accept_mean / 10))
-        share = float(right.mean())
-        self._prior = math.log(share / (1 - share))
         self.order = tuple(sorted(odds, key=lambda name: (costs.get(name, 0.0), name)))
         self._of = cache(self._fitted)
 
@@ -58,7 +56,7 @@ class ReviewChains:
             order,
             {name: self._odds[name] for name in order},
             self._items,
-            prior=self._prior,
+            prior=0.0,  # calibrations are at even odds
             accept=self._accept,
             combine=self._combine,
         )

@@ -48,7 +48,6 @@ class Panel:
         aggregate: the recipe's `review.aggregate`.
         weights: of a weighted panel.
         accuracy: by reviewer, of a label model.
-        prior: log-odds of "right" before any review, of a label model; a reviewer votes by being above or below it.
         stop: of an adaptive review.
         chains: of a chain of reviewers.
     """
@@ -56,7 +55,6 @@ class Panel:
     aggregate: str = "mean"
     weights: Weights | None = None
     accuracy: Mapping[str, float] = field(default_factory=dict)
-    prior: float = 0.0
     stop: EarlyStop | None = None
     chains: ReviewChains | None = None
 
@@ -67,8 +65,8 @@ class Panel:
     def log_odds(self, odds: Mapping[str, float]) -> float:
         """Return the panel's log-odds of "right" from the log-odds that reviewers gave."""
         if self.aggregate == "label_model":
-            votes = [(odds[name] > self.prior, a) for name, a in self.accuracy.items() if name in odds]
-            return self.prior + math.fsum(math.log(a / (1 - a)) * (1 if yes else -1) for yes, a in votes)
+            votes = [(odds[name] > 0, a) for name, a in self.accuracy.items() if name in odds]
+            return math.fsum(math.log(a / (1 - a)) * (1 if yes else -1) for yes, a in votes)
         if self.weights is not None and self.weights.used:
             return self.weights([odds.get(name, math.nan) for name in self.weights.names])
         return float(log_odds(fmean(map(float, logistic(np.array(list(odds.values()))))))) if odds else 0.0
@@ -189,7 +187,7 @@ def fit_panel(
     target = _targets(items)
     table = {name: np.array([given.get(item.name, math.nan) for item in items]) for name, given in raw.items()}
     calibrations = {name: calibrated_on(items, given) for name, given in raw.items()}
-    odds = {name: crossed(values, right, target) for name, values in table.items()}
+    odds = {name: crossed(values, right, target, even_odds=True) for name, values in table.items()}
     aimed = {name: values[target] for name, values in odds.items()}
     panel, crossed_panel = _aggregate(review, aimed, right[target], costs)
     chain = None
@@ -250,7 +248,11 @@ def calibrated_on(items: Sequence[ControlItem], raw: Mapping[str, float]) -> Log
     """
     used = [item for item, aimed in zip(items, _targets(items), strict=True) if aimed and item.name in raw]
     good, bad = ([raw[item.name] for item in used if item.is_good is verdict] for verdict in (True, False))
-    return calibrate(good, bad) if good and bad else Logistic(0.0, 1.0, 0.0, 0.0)
+    if not good or not bad:
+        return Logistic(0.0, 1.0, 0.0, 0.0)
+    fitted = calibrate(good, bad)
+    # How many control items are right depends on the questions. At even odds a gate means the same in every run.
+    return replace(fitted, intercept=fitted.intercept - math.log(len(good) / len(bad)))
 
 
 def _aggregate(
@@ -259,14 +261,15 @@ def _aggregate(
     """Return the panel, and the cross-fitted panel log-odds of the items."""
     names = tuple(odds)
     table = np.column_stack([odds[name] for name in names]) if names else np.zeros((len(right), 0))
-    weights, accuracy, prior = None, {}, 0.0
+    weights, accuracy = None, {}
     both = bool(right.any() and not right.all())
     if review.aggregate == "weighted" and both:
         weights = fit_weights(names, table, right)
+        share = math.log(right.sum() / (~right).sum())  # as for single reviewers: at even odds
+        weights = replace(weights, intercept=weights.intercept - share, crossed=weights.crossed - share)
     elif review.aggregate == "label_model" and names:
-        prior = float(log_odds(right.mean()))
-        accuracy = _accuracies(names, label_model(np.where(np.isnan(table.T), np.nan, prior < table.T)))
-    panel = Panel(review.aggregate, weights, accuracy, prior)
+        accuracy = _accuracies(names, label_model(np.where(np.isnan(table.T), np.nan, table.T > 0)))
+    panel = Panel(review.aggregate, weights, accuracy)
     scored = np.array([panel.log_odds(_given(names, row)) for row in table])
     if review.strategy == "adaptive" and both:
         accept = float(log_odds(review.accept_mean / 10))

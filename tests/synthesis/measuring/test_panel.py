@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import scripted_run
@@ -346,7 +347,7 @@ def test_each_way_of_asking_runs_and_resumes(tmp_path: Path, ask: str) -> None:
 
 
 def test_unreviewed_rows_are_as_many_as_accepted_ones_and_from_the_same_candidates(tmp_path: Path) -> None:
-    rows, facts = made(tmp_path / "run")
+    rows, facts = made(tmp_path / "run", review=REVIEW | {"ask": "yes_no", "accept_mean": 5.5})
     drawn = pq.read_table(tmp_path / "run" / "dataset" / "unreviewed.parquet").to_pylist()
     by_id = {row["candidate_id"]: row for row in rows}
     assert len(drawn) == min(facts["states"]["accepted"], sum(bool(row["response"]) for row in rows))
@@ -379,3 +380,13 @@ def test_unreviewed_rows_are_as_many_as_accepted_ones_and_from_the_same_candidat
 def test_settings_that_cannot_work_are_refused(review: dict[str, Any], message: str) -> None:
     with pytest.raises((RecipeError, ValueError), match=message):
         make_recipe(review=review)
+
+
+def test_share_of_right_control_items_does_not_move_the_scores() -> None:
+    random = np.random.default_rng(5)
+    few = [item for place, item in enumerate(natural(120)) if item.kind is ControlKind.WRONG_ANSWER or place % 6 == 0]
+    for items in (natural(120), few):
+        raw = {"a": {item.name: (1.0 if item.is_good else -1.0) + random.normal(0, 1) for item in items}}
+        for aggregate in ("mean", "weighted"):
+            found = fitted(items, raw, aggregate=aggregate)
+            assert found.panel.score({"a": found.calibrations["a"](0.0)}) == pytest.approx(5.0, abs=1.0)
