@@ -75,6 +75,7 @@ PANELS = {
     "logprob, agreement of 2": ("1.5b logprob", "1.5b agreement of 2"),
     "correctness, agreement of 2": ("1.5b correctness", "1.5b agreement of 2"),
     "agreement of 2": ("1.5b agreement of 2",),
+    "quickstart: logprob, correctness, agreement of 2": ("1.5b logprob", "1.5b correctness", "1.5b agreement of 2"),
     "logprob, reference, agreement": ("1.5b logprob", "1.5b reference", "1.5b agreement"),
     "logprob, correctness, agreement": ("1.5b logprob", "1.5b correctness", "1.5b agreement"),
     "five": ("1.5b logprob", "1.5b correctness", "1.5b reference", "1.5b agreement", "0.5b logprob"),

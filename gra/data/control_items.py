@@ -14,15 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gra.core.files import atomic_path
-from gra.core.text.characters import well_formed
+from gra.data.export import MESSAGES, writable
 
 CONTROL_ITEMS = "control_items.parquet"
-_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 # `scores` holds raw scores by reviewer, in JSON.
 SCHEMA = pa.schema(
     [
-        ("prompt", _MESSAGES),
-        ("completion", _MESSAGES),
+        ("prompt", MESSAGES),
+        ("completion", MESSAGES),
         ("id", pa.string()),
         ("kind", pa.string()),
         ("right", pa.bool_()),
@@ -43,14 +42,5 @@ def export_control_items(folder: Path, rows: Iterable[Mapping[str, Any]]) -> Pat
     """
     path = folder / CONTROL_ITEMS
     with atomic_path(path) as temporary:
-        pq.write_table(pa.Table.from_pylist([_writable(row) for row in rows], schema=SCHEMA), temporary)
+        pq.write_table(pa.Table.from_pylist([writable(row) for row in rows], schema=SCHEMA), temporary)
     return path
-
-
-def _writable(row: Mapping[str, Any]) -> dict[str, Any]:
-    texts = {name: well_formed(value) for name, value in row.items() if isinstance(value, str)}
-    messages = {
-        name: [{key: well_formed(text) for key, text in message.items()} for message in row[name]]
-        for name in ("prompt", "completion")
-    }
-    return {**row, **texts, **messages}

@@ -30,12 +30,12 @@ from gra.data.lineage import GROUP, JSON_COLUMNS
 from gra.data.lineage import read_candidates as read_candidates
 from gra.data.lineage import read_lineage as read_lineage
 
-_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 # TRL's conversational prompt-completion form, and where the row comes from.
 TRAIN_SCHEMA = pa.schema(
     [
-        ("prompt", _MESSAGES),
-        ("completion", _MESSAGES),
+        ("prompt", MESSAGES),
+        ("completion", MESSAGES),
         ("id", pa.string()),
         ("domain", pa.string()),
         ("score", pa.float64()),
@@ -55,9 +55,9 @@ CONTESTED_SCHEMA = pa.schema(
 # TRL's conversational preference form with an explicit prompt, and the scores (0-10) that decided.
 PREFERENCE_SCHEMA = pa.schema(
     [
-        ("prompt", _MESSAGES),
-        ("chosen", _MESSAGES),
-        ("rejected", _MESSAGES),
+        ("prompt", MESSAGES),
+        ("chosen", MESSAGES),
+        ("rejected", MESSAGES),
         ("id", pa.string()),
         ("domain", pa.string()),
         ("score_chosen", pa.float64()),
@@ -159,7 +159,7 @@ def round_rows(candidates: Sequence[Candidate]) -> dict[int, list[dict[str, Any]
     rounds: dict[int, list[dict[str, Any]]] = {}
     for candidate in candidates:
         if candidate.state is State.ACCEPTED:
-            rounds.setdefault(candidate.round, []).append(_writable(training_row(candidate)))
+            rounds.setdefault(candidate.round, []).append(writable(training_row(candidate)))
     return rounds if len(rounds) > 1 else {}
 
 
@@ -188,17 +188,17 @@ def rows_of(candidate: Candidate) -> dict[str, list[dict[str, Any]]]:
         "preferences": preference_rows(candidate),
         "lineage": [lineage_row(candidate)],
     }
-    return {name: [_writable(row) for row in found] for name, found in rows.items()}
+    return {name: [writable(row) for row in found] for name, found in rows.items()}
 
 
-def _writable(value: Any) -> Any:
+def writable(value: Any) -> Any:
     """Return a value with texts that can be encoded."""
     if isinstance(value, str):
         return well_formed(value)
     if isinstance(value, list):
-        return [_writable(part) for part in value]
+        return [writable(part) for part in value]
     if isinstance(value, dict):
-        return {key: _writable(part) for key, part in value.items()}
+        return {key: writable(part) for key, part in value.items()}
     return value
 
 
@@ -286,7 +286,7 @@ def export_unreviewed(folder: Path, candidates: Iterable[Candidate], count: int,
     with _parquet(path, TRAIN_SCHEMA) as add:
         for candidate in candidates:
             if candidate.id in drawn:
-                add(_writable(training_row(candidate)))
+                add(writable(training_row(candidate)))
     return path, len(drawn)
 
 

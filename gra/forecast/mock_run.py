@@ -40,6 +40,7 @@ from gra.synthesis.job import Job
 from gra.synthesis.measuring.calibration import ask_control_items, make_control_items, measure_reviewer
 from gra.synthesis.measuring.controls import planned_controls
 from gra.synthesis.measuring.natural import natural_controls
+from gra.synthesis.measuring.panel import items_for
 from gra.synthesis.rounds.parents import eligible
 from gra.synthesis.rounds.write_samples import enrich_all, name_domains
 from gra.synthesis.setup import assemble_committee
@@ -152,7 +153,13 @@ async def _measure(
             broker, list(members.values()), context.job.control_questions, count, recipe.seed, everyone=everyone
         )
         items += natural.items
-    await at_once(*(ask_control_items(broker, reviewer, items, instructions) for reviewer in reviewers))
+    opened, natural_too = recipe.review.open_domains, bool(context.job.control_questions)
+    await at_once(
+        *(
+            ask_control_items(broker, m, items_for(m, items, opened, natural=natural_too), instructions)
+            for m in reviewers
+        )
+    )
 
 
 def _few(seeds: Sequence[Seed]) -> list[Seed]:

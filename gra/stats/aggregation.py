@@ -49,7 +49,7 @@ def fit_weights(names: Sequence[str], scores: ArrayLike, right: ArrayLike, *, ri
 
     Args:
         names: the reviewers.
-        scores: items x reviewers, calibrated log-odds; NaN where a reviewer gave none (it counts as 0).
+        scores: items x reviewers, log-odds at even odds; NaN where a reviewer gave none (it counts as 0).
         right: the known verdict of each item.
         ridge: how strongly weights are pulled to the plain mean's.
 
@@ -64,15 +64,21 @@ def fit_weights(names: Sequence[str], scores: ArrayLike, right: ArrayLike, *, ri
     for fold in range(_FOLDS):
         held = folds == fold
         if held.any() and known[~held].any() and not known[~held].all():
-            weights, intercept = ridge_logistic(table[~held], known[~held].astype(float), ridge)
+            weights, intercept = _at_even_odds(table[~held], known[~held], ridge)
             crossed[held] = table[held] @ weights + intercept
         else:
             crossed[held] = table[held].mean(axis=1)
     plain = table.mean(axis=1)
     gain, low = _gain(crossed, plain, known)
-    weights, intercept = ridge_logistic(table, known.astype(float), ridge)
+    weights, intercept = _at_even_odds(table, known, ridge)
     own, mean = auc(crossed[known], crossed[~known]), auc(plain[known], plain[~known])
     return Weights(tuple(names), tuple(map(float, weights)), float(intercept), own, mean, gain, low, low > 0, crossed)
+
+
+def _at_even_odds(table: Table, right: NDArray[np.bool_], ridge: float) -> tuple[Table, float]:
+    """Return weights and intercept as if half of the items were right, as reviewers' own scores are."""
+    weights, intercept = ridge_logistic(table, right.astype(float), ridge)
+    return weights, intercept - float(np.log(right.sum() / (~right).sum()))
 
 
 def _stratified(right: NDArray[np.bool_]) -> NDArray[np.int64]:

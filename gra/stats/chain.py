@@ -56,7 +56,6 @@ class Chain:
         order: the links, cheapest first.
         thresholds: by link but the last, the least confidence that keeps an item, with the greatest tie place of it.
         reached: by link, the sorted confidences of the calibration items that reached it.
-        prior: log-odds of "right" among the calibration items.
         accept: log-odds from which an item counts as right.
         combine: `rank` takes the verdict of the link whose confidence ranks highest. `log_odds` adds all log-odds.
     """
@@ -64,7 +63,6 @@ class Chain:
     order: tuple[str, ...]
     thresholds: tuple[tuple[float, float], ...]
     reached: tuple[tuple[float, ...], ...]
-    prior: float
     accept: float
     combine: Combine
 
@@ -83,13 +81,13 @@ class Chain:
     def combined(self, odds: Sequence[float]) -> float:
         """Return the log-odds of "right" from those of the links that saw an item, in the chain's order.
 
-        NaN stands for a link without an answer. The prior that every link's calibration holds counts once.
+        NaN stands for a link without an answer. Log-odds are at even odds, so their sum counts no prior twice.
         """
         spoke = [(link, value) for link, value in enumerate(odds) if not math.isnan(value)]
         if not spoke:
-            return self.prior
+            return 0.0
         if self.combine == "log_odds":
-            return self.prior + math.fsum(value - self.prior for _, value in spoke)
+            return math.fsum(value for _, value in spoke)
         # Of equal ranks the later link counts: it is the stronger one.
         return max(spoke, key=lambda said: (self.rank(*said), said[0]))[1]
 
@@ -104,7 +102,6 @@ def fit_chain(
     odds: Mapping[str, ArrayLike],
     ids: Sequence[str],
     *,
-    prior: float,
     accept: float,
     combine: Combine,
 ) -> Chain:
@@ -114,7 +111,6 @@ def fit_chain(
         order: the links, cheapest first.
         odds: log-odds by link, one an item; NaN where a link gave none.
         ids: of the items.
-        prior: log-odds of "right" among the items.
         accept: log-odds from which an item counts as right.
         combine: how the links that saw an item become one score.
     """
@@ -130,7 +126,7 @@ def fit_chain(
         forwarded_tie = bool((gaps[link, last > link] == least).any())
         # Where no tied item was forwarded, all items of that confidence are kept.
         thresholds.append((least, max(tied) if forwarded_tie else 1.0))
-    return Chain(tuple(order), tuple(thresholds[:-1]), tuple(reached), prior, accept, combine)
+    return Chain(tuple(order), tuple(thresholds[:-1]), tuple(reached), accept, combine)
 
 
 @dataclass(frozen=True)
@@ -200,7 +196,7 @@ def measure_chain(
     guessed = np.zeros((_DRAWS, known.size))
     for fitting in (half, ~half):
         held = np.flatnonzero(~fitting)
-        fitted = _fitted(order, table, known, ids, np.flatnonzero(fitting), accept, combine)
+        fitted = _fitted(order, table, ids, np.flatnonzero(fitting), accept, combine)
         last[held] = [_last_link(fitted, table[:, item], ids[item]) for item in held]
         by_depth = _by_depth(fitted, table[:, held])
         columns = np.arange(held.size)
@@ -209,7 +205,7 @@ def measure_chain(
         random = np.random.default_rng(0)
         for draw in guessed:
             draw[held] = by_depth[random.permutation(last[held]), columns]
-    batch = _in_one_batch(order, table, known, ids, accept, combine)
+    batch = _in_one_batch(order, table, ids, accept, combine)
     chance = ((guessed >= accept) == known).mean(axis=0)
     gain = paired_difference(((found >= accept) == known).astype(float), chance)
     price = np.array([costs.get(name, 0.0) for name in order])
@@ -230,30 +226,21 @@ def measure_chain(
 def _fitted(
     order: Sequence[str],
     table: Table,
-    known: NDArray[np.bool_],
     ids: Sequence[str],
     used: NDArray[np.int64],
     accept: float,
     combine: Combine,
 ) -> Chain:
-    share = float(known[used].mean())
     odds = {name: row[used] for name, row in zip(order, table, strict=True)}
-    prior = math.log(share / (1 - share))
-    return fit_chain(order, odds, [ids[item] for item in used], prior=prior, accept=accept, combine=combine)
+    return fit_chain(order, odds, [ids[item] for item in used], accept=accept, combine=combine)
 
 
-def _in_one_batch(
-    order: Sequence[str],
-    table: Table,
-    known: NDArray[np.bool_],
-    ids: Sequence[str],
-    accept: float,
-    combine: Combine,
-) -> Table:
+def _in_one_batch(order: Sequence[str], table: Table, ids: Sequence[str], accept: float, combine: Combine) -> Table:
     """Return the combined log-odds where the items themselves are the batch."""
-    fitted = _fitted(order, table, known, ids, np.arange(known.size), accept, combine)
+    items = np.arange(table.shape[1])
+    fitted = _fitted(order, table, ids, items, accept, combine)
     last = route(np.abs(table - accept), ids)
-    return np.asarray(_by_depth(fitted, table)[last, np.arange(known.size)], float)
+    return np.asarray(_by_depth(fitted, table)[last, items], float)
 
 
 def _last_link(fitted: Chain, said: Table, item: str) -> int:

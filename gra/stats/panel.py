@@ -77,7 +77,7 @@ def crossed(raw: ArrayLike, right: ArrayLike, fit_on: ArrayLike, *, even_odds: b
         raw: one score an item; NaN where there is none.
         right: the known verdicts.
         fit_on: whether an item may help to fit the map.
-        even_odds: whether log-odds are as if half of the items were right.
+        even_odds: as for `calibrate`.
     """
     values, known, fitting = np.asarray(raw, float), np.asarray(right, bool), np.asarray(fit_on, bool)
     found = np.full(values.shape, np.nan)
@@ -88,8 +88,7 @@ def crossed(raw: ArrayLike, right: ArrayLike, fit_on: ArrayLike, *, even_odds: b
         good, bad = values[train & known], values[train & ~known]
         held = usable & (folds == fold)
         if good.size and bad.size:
-            share = math.log(good.size / bad.size) if even_odds else 0.0
-            found[held] = to_log_odds(calibrate(good, bad), values[held]) - share
+            found[held] = to_log_odds(calibrate(good, bad, even_odds=even_odds), values[held])
         else:
             found[held] = 0.0
     return found

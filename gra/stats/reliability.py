@@ -42,7 +42,9 @@ def logistic(logit: Any, largest: float = 1) -> Any:
     return largest / (1 + np.exp(-np.clip(logit, -_LARGEST_LOGIT, _LARGEST_LOGIT)))
 
 
-def calibrate(good: ArrayLike, bad: ArrayLike, *, ridge: float = 1.0, steps: int = 50) -> Logistic:
+def calibrate(
+    good: ArrayLike, bad: ArrayLike, *, ridge: float = 1.0, steps: int = 50, even_odds: bool = False
+) -> Logistic:
     """Fit a logistic regression of "good" on the raw score, by Newton's method with a ridge on the slope.
 
     The ridge keeps the map finite when the groups separate perfectly. It keeps a reviewer that cannot separate them
@@ -54,6 +56,7 @@ def calibrate(good: ArrayLike, bad: ArrayLike, *, ridge: float = 1.0, steps: int
         bad: raw scores of bad samples.
         ridge: the penalty on the squared slope.
         steps: the most steps of Newton's method.
+        even_odds: whether probabilities are as if half of the samples were good.
 
     Raises:
         ValueError: when a group has no scores.
@@ -77,6 +80,8 @@ def calibrate(good: ArrayLike, bad: ArrayLike, *, ridge: float = 1.0, steps: int
     slope, intercept = max(float(weights[0]), 0.0), float(weights[1])
     if slope == 0.0:
         intercept = float(np.log(y.mean() / (1 - y.mean())))
+    if even_odds:
+        intercept -= float(np.log(g.size / b.size))
     return Logistic(centre, scale, slope, intercept)
 
 

@@ -8,7 +8,7 @@ writes one response.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 
 from gra.core.types import SECOND_BEST, AlternativeResponse, Candidate, State
@@ -30,13 +30,8 @@ async def best_by_comparison(decided: Sequence[Candidate], compare: Comparisons)
     table = await compare([decided[number].response for number in passed])
     won = {number: sum(row) for number, row in zip(passed, table, strict=True)}
     best = min(passed, key=lambda number: (-won[number], *_rank(decided[number]), number))
-    place = passed.index(best)
-    others = []
-    for number, other in enumerate(decided):
-        if number != best:
-            preferred = table[passed.index(number)][place] if number in won else None
-            others.append(replace(_alternative(number, other), preferred=preferred))
-    return replace(decided[best], alternatives=tuple(others))
+    column = passed.index(best)
+    return _taken(decided, best, {number: row[column] for number, row in zip(passed, table, strict=True)})
 
 
 def pick_best(decided: Sequence[Candidate]) -> Candidate:
@@ -49,8 +44,13 @@ def pick_best(decided: Sequence[Candidate]) -> Candidate:
         decided: the candidate once for each response, with that response's verdict.
     """
     best = min(range(len(decided)), key=lambda number: (*_rank(decided[number]), number))
-    others = tuple(_alternative(n, decided[n]) for n in range(len(decided)) if n != best)
-    return replace(decided[best], alternatives=others)
+    return _taken(decided, best, {})
+
+
+def _taken(decided: Sequence[Candidate], best: int, preferred: Mapping[int, float]) -> Candidate:
+    """Return the candidate with response `best`; `preferred` holds, by number, how likely another is better."""
+    others = (_alternative(n, other, preferred.get(n)) for n, other in enumerate(decided) if n != best)
+    return replace(decided[best], alternatives=tuple(others))
 
 
 def _rank(candidate: Candidate) -> tuple[bool, bool, float]:
@@ -58,7 +58,7 @@ def _rank(candidate: Candidate) -> tuple[bool, bool, float]:
     return candidate.state is not State.ACCEPTED, candidate.state is State.FAILED, -(-1.0 if score is None else score)
 
 
-def _alternative(number: int, other: Candidate) -> AlternativeResponse:
+def _alternative(number: int, other: Candidate, preferred: float | None) -> AlternativeResponse:
     accepted = other.state is State.ACCEPTED
     return AlternativeResponse(
         number,
@@ -69,4 +69,5 @@ def _alternative(number: int, other: Candidate) -> AlternativeResponse:
         other.std,
         other.ruling,
         RejectedAt.BEST_OF_N if accepted else other.rejected_at,
+        preferred,
     )

@@ -62,7 +62,7 @@ def test_fixed_thresholds_give_calibration_items_the_links_that_the_batch_gave_t
     """Ties are many here: confidences are whole numbers."""
     odds = {f"link{k}": np.array(rows, float)[:, k] for k in range(3)}
     ids = names(len(rows))
-    chain = fit_chain(list(odds), odds, ids, prior=0.0, accept=0.0, combine="rank")
+    chain = fit_chain(list(odds), odds, ids, accept=0.0, combine="rank")
     last = route(np.abs(np.array(rows, float).T), ids)
     for item, row in enumerate(rows):
         assert next(k for k in range(3) if chain.keeps(k, row[k], ids[item])) == last[item]
@@ -82,8 +82,8 @@ def test_item_without_an_answer_is_forwarded() -> None:
     assert list(route(gaps, names(6))[:4]) == [1, 1, 1, 1]
 
 
-def chain(combine: Combine, prior: float = 0.0) -> Chain:
-    return Chain(("a", "b"), ((2.0, 1.0),), ((0.5, 1.0, 2.0, 3.0), (0.1, 0.2, 0.2, 4.0)), prior, 0.0, combine)
+def chain(combine: Combine) -> Chain:
+    return Chain(("a", "b"), ((2.0, 1.0),), ((0.5, 1.0, 2.0, 3.0), (0.1, 0.2, 0.2, 4.0)), 0.0, combine)
 
 
 def test_rank_takes_the_verdict_of_the_link_that_is_surest_for_itself() -> None:
@@ -95,13 +95,12 @@ def test_rank_takes_the_verdict_of_the_link_that_is_surest_for_itself() -> None:
     assert chain("rank").combined([-0.6, math.nan]) == -0.6
 
 
-@given(st.lists(st.floats(-6, 6), min_size=1, max_size=2), st.floats(-3, 3))
-def test_log_odds_count_the_prior_once(odds: list[float], prior: float) -> None:
-    """Bayes' rule: with independent links the posterior is the prior plus each link's log-likelihood ratio."""
-    ratio = math.prod(math.exp(value - prior) for value in odds)
-    expected = math.exp(prior) * ratio
-    assert chain("log_odds", prior).combined(odds) == pytest.approx(math.log(expected), abs=1e-9)
-    assert chain("log_odds", prior).combined([math.nan]) == prior
+@given(st.lists(st.floats(-6, 6), min_size=1, max_size=2))
+def test_log_odds_of_independent_links_multiply(odds: list[float]) -> None:
+    """Bayes' rule at even odds: the posterior odds are the product of the links' likelihood ratios."""
+    expected = math.prod(map(math.exp, odds))
+    assert chain("log_odds").combined(odds) == pytest.approx(math.log(expected), abs=1e-9)
+    assert chain("log_odds").combined([math.nan]) == 0.0
 
 
 @pytest.mark.parametrize("combine", ["rank", "log_odds"])
@@ -149,7 +148,7 @@ def test_figures_are_plain_json() -> None:
 @given(st.lists(st.floats(-6, 6), min_size=4, max_size=30), st.floats(0.1, 0.9))
 def test_later_items_change_no_items_fate(values: list[float], accept: float) -> None:
     odds = {"a": np.array(values), "b": np.array(values[::-1])}
-    fitted = fit_chain(["a", "b"], odds, names(len(values)), prior=0.0, accept=accept, combine="log_odds")
+    fitted = fit_chain(["a", "b"], odds, names(len(values)), accept=accept, combine="log_odds")
     kept = [fitted.keeps(0, value, f"new-{i}") for i, value in enumerate(values)]
     assert kept[:2] == [fitted.keeps(0, value, f"new-{i}") for i, value in enumerate(values[:2])]
     assert all(fitted.keeps(1, value, "new") for value in values)

@@ -236,3 +236,10 @@ def test_an_engine_that_is_lost_while_measuring_is_not_taken_for_a_bad_reviewer(
                 make_broker(ledger, members, lost), members["a"], make_control_items(make_seeds(3), 6, seed=0)
             )
         )
+
+
+@pytest.mark.parametrize("count", [5, 50])
+def test_even_odds_do_not_depend_on_the_share_of_good_samples(count: int) -> None:
+    fitted = calibrate([6.0, 7.0, 8.0] * count, [2.0, 3.0, 4.0] * 10, even_odds=True)
+    assert fitted(5.0) == pytest.approx(5.0, abs=0.5)
+    assert calibrate([1.0] * count, [9.0] * 10, even_odds=True)(5.0) == pytest.approx(5.0)

@@ -26,7 +26,7 @@ class ReviewChains:
     """The chains of a committee's reviewers, fitted on control items.
 
     Args:
-        odds: cross-fitted log-odds by reviewer, one a control item; NaN where there is none.
+        odds: cross-fitted log-odds at even odds by reviewer, one a control item; NaN where there is none.
         items: names of the control items.
         right: their known verdicts, both of which occur.
         costs: of one review, by reviewer; equal costs go by name.
@@ -56,7 +56,6 @@ class ReviewChains:
             order,
             {name: self._odds[name] for name in order},
             self._items,
-            prior=0.0,  # calibrations are at even odds
             accept=self._accept,
             combine=self._combine,
         )

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gra.config.committee import ANSWER_ASKS, CompetenceConfig
+from gra.config.committee import CompetenceConfig
 from gra.config.synthesis import committee_of, reviews_responses
 from gra.core.processes.concurrency import at_once
 from gra.core.types import Seed
@@ -30,7 +30,7 @@ from gra.synthesis.measuring.competence import CommitteeCompetence, measure_comp
 from gra.synthesis.measuring.controls import MIN_PER_KIND, ControlItem, planned_controls
 from gra.synthesis.measuring.critic import critic_rows
 from gra.synthesis.measuring.natural import NaturalAnswers, natural_controls
-from gra.synthesis.measuring.panel import NATURAL, FittedPanel, OpenPanel, asked_in, calibrated_on, fit_panel
+from gra.synthesis.measuring.panel import FittedPanel, OpenPanel, asked_in, calibrated_on, fit_panel, items_for
 
 
 class MeasuredCommittee:
@@ -74,17 +74,16 @@ class MeasuredCommittee:
         if self._pairs or not reviewers:
             return await at_once(*map(self.measure, reviewers))
         items, opened = await self._all_items(), self._review.open_domains
-        by_member = {m.name: [item for item in items if self._serves(item, m)] for m in reviewers}
+        natural = bool(self._questions)
+        by_member = {m.name: items_for(m, items, opened, natural=natural) for m in reviewers}
         asking = (ask_control_items(self.context.broker, m, by_member[m.name], self._instructions) for m in reviewers)
         answers = dict(zip((m.name for m in reviewers), await at_once(*asking), strict=True))
         raw = {name: given.raw for name, given in answers.items()}
         self.context.control_rows[:] = critic_rows(items, raw)
         closed = [item for item in items if item.domain not in opened]
         self.fitted = fitted = self._fit(closed, asked_in(opened, "", reviewers), answers)
-        if opened:
-            self._fit_open(items, reviewers, answers)
-        opened_maps = self.open_panel.calibrations if self.open_panel is not None else {}
-        calibrations = {**opened_maps, **fitted.calibrations}
+        panels = [fitted, *([self._fit_open(items, reviewers, answers)] if opened else [])]
+        calibrations = {name: scale for panel in reversed(panels) for name, scale in panel.calibrations.items()}
         self._measure_competence(closed, fitted)
         checks = {name: given.checks for name, given in answers.items() if given.checks}
         thresholds = check_thresholds(checks, self._instructions) if self._instructions else {}
@@ -98,18 +97,9 @@ class MeasuredCommittee:
             self._note(each, len(by_member[each.member]))
         for sentence in panel_sentences(fitted.facts):
             self.context.view.note(f"  {sentence}")
-        for note in fitted.notes:
+        for note in dict.fromkeys(note for panel in panels for note in panel.notes):
             self.context.view.note(note)
         return measured
-
-    def _serves(self, item: ControlItem, reviewer: Member) -> bool:
-        """Return whether a reviewer is asked about an item: in open domains as later, elsewhere where it calibrates."""
-        opened = self._review.open_domains
-        if not opened:
-            return True
-        if reviewer.ask in ANSWER_ASKS:
-            return item.kind in NATURAL if self._questions else item.domain not in opened
-        return reviewer.ask != "likelihood" or item.domain in opened
 
     def _fit(
         self, items: Sequence[ControlItem], reviewers: Sequence[Member], answers: Mapping[str, ControlAnswers]
@@ -131,7 +121,7 @@ class MeasuredCommittee:
 
     def _fit_open(
         self, items: Sequence[ControlItem], reviewers: Sequence[Member], answers: Mapping[str, ControlAnswers]
-    ) -> None:
+    ) -> FittedPanel:
         """Fit the panel of open domains on the items of their seeds; on those of all seeds where they are few."""
         opened = self._review.open_domains
         own = [item for item in items if item.domain in opened]
@@ -141,6 +131,7 @@ class MeasuredCommittee:
         assert self.fitted is not None
         self.fitted.facts["open"] = {"domains": list(opened), **fitted.facts}
         self.open_panel = OpenPanel(frozenset(opened), fitted.panel, fitted.calibrations)
+        return fitted
 
     def _measure_competence(self, items: Sequence[ControlItem], fitted: FittedPanel) -> None:
         """Fit who is right on what, where roles are assigned by it; `items` are those that the panel was fitted on."""

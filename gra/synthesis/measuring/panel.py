@@ -104,6 +104,25 @@ def asked_in(open_domains: Collection[str], domain: str, reviewers: Sequence[Mem
     return [member for member in reviewers if member.ask not in left_out]
 
 
+def items_for(
+    reviewer: Member, items: Sequence[ControlItem], open_domains: Collection[str], *, natural: bool
+) -> list[ControlItem]:
+    """Return the control items that a reviewer is asked about: all of them, where the recipe names no open domains.
+
+    Else they are those of the domains that it is asked in. One that looks for the right answer needs only natural
+    items, which calibrate it.
+
+    Args:
+        reviewer: the member.
+        items: control items for responses.
+        open_domains: of the recipe.
+        natural: whether members answer control questions.
+    """
+    if open_domains and natural and reviewer.ask in ANSWER_ASKS:
+        return [item for item in items if item.kind in NATURAL]
+    return [item for item in items if asked_in(open_domains, item.domain, [reviewer])]
+
+
 async def ask_panel(
     panel: Panel | None, reviewers: Sequence[Member], ask: Callable[[Member], Awaitable[Review]], candidate: str = ""
 ) -> list[Review]:
@@ -248,11 +267,8 @@ def calibrated_on(items: Sequence[ControlItem], raw: Mapping[str, float]) -> Log
     """
     used = [item for item, aimed in zip(items, _targets(items), strict=True) if aimed and item.name in raw]
     good, bad = ([raw[item.name] for item in used if item.is_good is verdict] for verdict in (True, False))
-    if not good or not bad:
-        return Logistic(0.0, 1.0, 0.0, 0.0)
-    fitted = calibrate(good, bad)
     # How many control items are right depends on the questions. At even odds a gate means the same in every run.
-    return replace(fitted, intercept=fitted.intercept - math.log(len(good) / len(bad)))
+    return calibrate(good, bad, even_odds=True) if good and bad else Logistic(0.0, 1.0, 0.0, 0.0)
 
 
 def _aggregate(
@@ -265,8 +281,6 @@ def _aggregate(
     both = bool(right.any() and not right.all())
     if review.aggregate == "weighted" and both:
         weights = fit_weights(names, table, right)
-        share = math.log(right.sum() / (~right).sum())  # as for single reviewers: at even odds
-        weights = replace(weights, intercept=weights.intercept - share, crossed=weights.crossed - share)
     elif review.aggregate == "label_model" and names:
         accuracy = _accuracies(names, label_model(np.where(np.isnan(table.T), np.nan, table.T > 0)))
     panel = Panel(review.aggregate, weights, accuracy)
