@@ -5,8 +5,7 @@ Run as: python benchmarks/instruction_checks.py ask --seeds-dir DATA/seeds --out
 
 Two sets of items. `choose`: the 70 seeds of the quickstart, and the control instructions that a run makes of them.
 `report`: Self-Instruct and Vicuna instructions, and others' faults: the same tasks without their input, two tasks in
-one, and personal and impossible requests that are written here. Thresholds are set on `choose`, so that at most 8 % of
-its good instructions fail, and used as they are on `report`.
+one, and personal and impossible requests that are written here.
 """
 
 from __future__ import annotations
@@ -44,7 +43,6 @@ from gra.synthesis.measuring.controls import ControlItem, ControlKind, instructi
 from gra.synthesis.prompts import CHECK_QUESTIONS, FAULT_QUESTIONS
 
 SEEDS = Path(__file__).parents[1] / "recipes" / "seeds" / "quickstart.jsonl"
-MOST_GOOD_REJECTED = 0.08
 # True where "yes" speaks for the instruction.
 QUESTIONS = (
     {name: (text, True) for name, text in CHECK_QUESTIONS.items()}
@@ -209,7 +207,7 @@ def ask(
 
 @app.command()
 def table(out: Annotated[Path, typer.Option(help="what `ask` wrote")]) -> None:
-    """Print the AUC of every question by kind of fault, and what sets of questions reject."""
+    """Print the AUC of every question by kind of fault."""
     rows = json.loads((out / "checks.json").read_text())["rows"]
     for half in ("choose", "report"):
         for who in dict.fromkeys(row["model"] for row in rows):

@@ -250,7 +250,7 @@ async def _row(
 
 async def _more(asking: Asking, author: str, item: TruthItem, kind: str, name: str) -> list[tuple[str, bool]]:
     """Return the author's further answers with their verdicts, where agreement asked for them anyway."""
-    if kind in ("format", "programs"):
+    if kind in ("format", "programs") or (kind not in FACTS and (author, "agreement") in ON_FACTS):
         return []
     texts = await asking.further(author, item, CallRecorder(asking.broker, name))
     return [(text, await asyncio.to_thread(item.is_right, text)) for text in texts]

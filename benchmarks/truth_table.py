@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ def print_tables(halves: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
     """Print one table a kind and author of the last half, and return the figures."""
     report = halves.get("report") or halves["choose"]
     found: dict[str, Any] = {}
+    fitted = _fitted(halves["choose"]) if {"choose", "report"} <= set(halves) else {}
     for kind in dict.fromkeys(row["kind"] for row in report):
         for author in dict.fromkeys(row["author"] for row in report):
             rows = [row for row in report if row["kind"] == kind and row["author"] == author]
@@ -29,10 +31,8 @@ def print_tables(halves: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
                 continue
             scores = _single(rows)
             costs: dict[str, float | None] = {name: _cost(name, rows) for name in scores}
-            stops: dict[str, Any] = {}
-            if "choose" in halves and "report" in halves:
-                panels, spent, stops = _panels(halves["choose"], rows)
-                scores, costs = scores | panels, costs | spent
+            panels, spent, stops = _panels(fitted, rows)
+            scores, costs = scores | panels, costs | spent
             figures = {name: _figures(values, rows) for name, values in scores.items()}
             print(
                 "| way | AUROC | right in the best 30 / 50 / 70 % over all | tokens x 10^9 parameters |"
@@ -82,49 +82,61 @@ PANELS = {
 }
 
 
-def _panels(fit: Sequence[Row], rows: Sequence[Row]) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, Any]]:
-    """Fit panels on all kinds of the other half, as a run does on its control items, and score these rows.
+@dataclass(frozen=True)
+class FittedGate:
+    """A panel fitted on all kinds of the half `choose`, as a run does on its control items, and its gate."""
+
+    names: tuple[str, ...]
+    panel: FittedPanel
+    accept: float
+
+
+def _fitted(fit: Sequence[Row]) -> dict[str, FittedGate]:
+    """Fit every panel in every aggregation; half of the answers that it was fitted on pass its gate."""
+    items, found = [_item(row) for row in fit], {}
+    for label, names in PANELS.items():
+        raw: dict[str, dict[str, float]] = {name: {} for name in names}
+        for item, row in zip(items, fit, strict=True):
+            for name in set(names) & set(row["scores"]):
+                raw[name][item.name] = row["scores"][name]
+        cost = {name: _cost(name, fit) or 0.0 for name in names}
+        for aggregate in ("mean", "weighted", "label_model") if label != "release 0.1" else ("mean",):
+            review = ReviewConfig.model_validate({"control_items": 4, "aggregate": aggregate})
+            first = fit_panel(items, raw, review, costs=cost, families={}, authors={})
+            accept = float(np.median([first.panel.score(_calibrated(first, names, row)) for row in fit]))
+            review = review.model_copy(update={"strategy": "adaptive", "accept_mean": accept})
+            fitted = fit_panel(items, raw, review, costs=cost, families={}, authors={})
+            found[f"panel ({label}), {aggregate}"] = FittedGate(names, fitted, accept)
+    return found
+
+
+def _panels(
+    panels: Mapping[str, FittedGate], rows: Sequence[Row]
+) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, Any]]:
+    """Score rows by fitted panels.
 
     Returns:
         Scores by panel, their cost, and what early stopping changed.
     """
-    items = [_item(row) for row in fit]
     scores: dict[str, np.ndarray] = {}
     costs: dict[str, float] = {}
     stops: dict[str, Any] = {}
-    for label, names in PANELS.items():
-        used = [name for name in names if any(name in row["scores"] for row in rows)]
-        if len(used) < len(names):
+    for label, gate in panels.items():
+        if any(not any(name in row["scores"] for row in rows) for name in gate.names):
             continue  # no program compares answers of this kind, so nobody agrees
-        raw = {
-            name: {
-                item.name: row["scores"][name] for item, row in zip(items, fit, strict=True) if name in row["scores"]
-            }
-            for name in used
+        full, early, spent = [], [], 0.0
+        for row in rows:
+            given = _calibrated(gate.panel, gate.names, row)
+            full.append(gate.panel.panel.score(given))
+            value, asked = _adaptive(gate.panel.panel, given)
+            early.append(value)
+            spent += sum(row["costs"].get(name, 0.0) for name in asked)
+        whole = sum(row["costs"].get(name, 0.0) for row in rows for name in gate.names)
+        scores[label], costs[label] = np.array(full), whole / len(rows)
+        stops[label] = {
+            "cost": spent / whole if whole else 1.0,
+            "changed": float(np.mean((np.array(full) >= gate.accept) != (np.array(early) >= gate.accept))),
         }
-        cost = {name: _cost(name, fit) or 0.0 for name in used}
-        for aggregate in ("mean", "weighted", "label_model") if label != "release 0.1" else ("mean",):
-            review = ReviewConfig.model_validate({"control_items": 4, "aggregate": aggregate})
-            first = fit_panel(items, raw, review, costs=cost, families={}, authors={})
-            # The gate of the early stop: half of the answers that the panel was fitted on pass it.
-            accept = float(np.median([first.panel.score(_calibrated(first, used, row)) for row in fit]))
-            review = review.model_copy(update={"strategy": "adaptive", "accept_mean": accept})
-            fitted = fit_panel(items, raw, review, costs=cost, families={}, authors={})
-            full, early, spent = [], [], 0.0
-            for row in rows:
-                given = _calibrated(fitted, used, row)
-                full.append(fitted.panel.score(given))
-                value, asked = _adaptive(fitted.panel, given)
-                early.append(value)
-                spent += sum(row["costs"].get(name, 0.0) for name in asked)
-            name = f"panel ({label}), {aggregate}"
-            scores[name] = np.array(full)
-            whole = sum(row["costs"].get(n, 0.0) for row in rows for n in used)
-            costs[name] = whole / len(rows)
-            stops[name] = {
-                "cost": spent / whole if whole else 1.0,
-                "changed": float(np.mean((np.array(full) >= accept) != (np.array(early) >= accept))),
-            }
     return scores, costs, stops
 
 

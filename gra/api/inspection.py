@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import RenderableType
 
 from gra.api.display import Displayed
+from gra.api.failures import raising_gra_errors
 from gra.api.paths import given_path
 from gra.api.runs import PathLike, Run
 from gra.runs.inspection.inspect import RunInspection, ThinFinding, inspect_run
@@ -23,7 +24,7 @@ class InspectionResult(Displayed):
     @property
     def columns(self) -> dict[str, ColumnProfile]:
         """The figures of the arms by name, and of the seeds as "seeds"."""
-        return {column.name: column for column in reversed(self._found.columns)}
+        return {column.name: column for column in self._found.columns}
 
     @property
     def thin(self) -> list[ThinFinding]:
@@ -60,4 +61,5 @@ def inspect(run: Run | PathLike, *, embedder: str | None = None) -> InspectionRe
         RecipeError: there is no such embedder.
         ModelUnavailable: the embedder cannot be had.
     """
-    return InspectionResult(inspect_run(run.path if isinstance(run, Run) else given_path(run, "run"), embedder))
+    with raising_gra_errors():
+        return InspectionResult(inspect_run(run.path if isinstance(run, Run) else given_path(run, "run"), embedder))

@@ -176,7 +176,7 @@ class Run(Displayed):
             The file or folder that was written.
 
         Raises:
-            RecipeError: when the form is not known.
+            RecipeError: when the form is not known, or takes no such part.
         """
         if form not in _FORMATS:
             if form not in FORMS:
@@ -184,6 +184,8 @@ class Run(Displayed):
                 raise RecipeError(
                     f"a dataset cannot be exported as `{form}` (known: {', '.join(known)}){did_you_mean(form, known)}"
                 )
+            if part != "train":
+                raise RecipeError(f"`part: {part}` is for {' and '.join(_FORMATS)}; `{form}` takes the accepted rows")
             return export_run(self.path, form, given_path(target, "target")).folder
         source, file = self.dataset_file(part), given_path(target, "target")
         file = file if file.suffix == f".{form}" else file / f"{part}.{form}"

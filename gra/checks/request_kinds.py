@@ -65,10 +65,10 @@ _POLITE = re.compile(
 )
 _WANTED = re.compile(r"^i (?:need|want|would like) (?:an?|the|some|to have)\b", re.IGNORECASE)
 _CODE = re.compile(
-    r"```|\b(?:python|javascript|typescript|java|sql|html|css|bash|php|ruby|golang|kotlin|matlab|dataframe|numpy|regex|"
+    r"\b(?:python|javascript|typescript|java|sql|html|css|bash|php|ruby|golang|kotlin|matlab|dataframe|numpy|regex|"
     r"regular expression|shell command|command line|source code|pseudocode|code snippet|unit tests?|api endpoint)\b|"
     r"\bc(?:\+\+|#)|\b(?:write|implement|create|define|fix|debug|refactor|complete)\b[^.?!]{0,30}"
-    r"\b(?:function|program|script|algorithm|code|method)\b",
+    r"\b(?:function|algorithm|code)\b",
     re.IGNORECASE,
 )
 _ROLE = re.compile(
@@ -98,7 +98,7 @@ _SENTENCES = re.compile(r"^[a-z]+ [^,]*\b(?:sentences?|words?|lines?|paragraphs?
 def request_kind(instruction: str) -> RequestKind:
     """Return the kind of request that an instruction makes; no text raises."""
     wording = read(instruction)
-    if _CODE.search(instruction[:8000]):
+    if "```" in instruction[:8000] or _CODE.search(wording.whole):  # quotes and passages are masked there
         return RequestKind.CODE
     if any(_ROLE.search(sentence) for sentence in wording.sentences):
         return RequestKind.ROLE_PLAY
@@ -131,7 +131,7 @@ def _fact(asked: str, whole: str) -> RequestKind:
     """Return `list`, `compute` or `question` for a sentence that asks for something to be stated."""
     if _SEVERAL.match(asked) and not _SENTENCES.match(asked):
         return RequestKind.LIST
-    numbers = len(re.findall(r"(?<!⟦)\d+(?:\.\d+)?", whole[:2000]))
+    numbers = len(re.findall(r"(?<![⟦\d])\d+(?:\.\d+)?(?!⟧)", whole[:2000]))
     if numbers and (_AMOUNT.search(asked) or _FORMULA.search(asked) or (numbers > 2 and asked[:5].lower() == "find ")):
         return RequestKind.COMPUTE
     return RequestKind.QUESTION

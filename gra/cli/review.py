@@ -15,14 +15,12 @@ def review(
     open_browser: Annotated[bool, typer.Option("--open", help="open the page in your browser")] = False,
 ) -> None:
     """Serve a local page with a run's candidates, on which people keep, drop and edit them."""
-    from gra.desk.serve import serve
+    from gra.desk.serve import open_page, serve
 
     def announce(address: str) -> None:
         show_line(f"open {address}\nCtrl-C ends it; every decision is recorded at once")
         if open_browser:
-            import webbrowser
-
-            webbrowser.open(address)
+            open_page(address)
 
     desk = serve(run_folder, port, announce)
     show_line(f"decisions are in {desk.ledger}")

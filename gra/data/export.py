@@ -25,7 +25,7 @@ from gra.core.hashing import canonical_json
 from gra.core.rng import rng
 from gra.core.text.characters import well_formed
 from gra.core.types import AlternativeResponse, Candidate, State, verifier_mode
-from gra.core.vocabulary import RejectedAt
+from gra.core.vocabulary import HumanVerdict, RejectedAt
 from gra.data.lineage import GROUP, JSON_COLUMNS
 from gra.data.lineage import read_candidates as read_candidates
 from gra.data.lineage import read_lineage as read_lineage
@@ -127,9 +127,13 @@ def preference_rows(candidate: Candidate) -> list[dict[str, Any]]:
 
 
 def worse_responses(candidate: Candidate) -> list[AlternativeResponse]:
-    """Return the alternatives of an accepted candidate that lost: by comparison where there was one, else by score."""
+    """Return the alternatives of an accepted candidate that lost: by comparison where there was one, else by score.
+
+    A person's edit has none: scores and alternatives are those of the texts before it.
+    """
     chosen = candidate.verdict_score
-    if candidate.state is not State.ACCEPTED or chosen is None:
+    edited = any(decision.verdict is HumanVerdict.EDIT for decision in candidate.decisions[-1:])
+    if candidate.state is not State.ACCEPTED or chosen is None or edited:
         return []
     return [other for other in candidate.alternatives if other.is_worse_than(chosen)]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+import sqlite3
 import threading
 import time
 from dataclasses import asdict, dataclass
@@ -14,6 +16,7 @@ from gra.core.errors import DataError, GraError
 from gra.core.files import refuse_special_files
 from gra.core.stored.resolved_recipe import RESOLVED, find_ledger, read_resolved_recipe
 from gra.core.text.plain_text import printable
+from gra.core.text.special_tokens import SpecialTokens
 from gra.core.types import HumanDecision, State
 from gra.core.vocabulary import HumanVerdict, RejectedAt
 from gra.desk.detail import exchanges, sections
@@ -22,7 +25,7 @@ from gra.desk.index import CandidateIndex
 from gra.desk.sources import RunSource, open_source
 from gra.ledger.decisions import DecisionLog
 from gra.ledger.reader import LedgerReader
-from gra.runs.decisions import run_name, standing
+from gra.runs.decisions import last_decisions, run_name, standing
 
 _POLL_S = 0.5
 _KINDS_AT_ONCE = 64
@@ -93,12 +96,14 @@ class Desk:
 
     def _follow(self) -> None:
         while not self._stopping.is_set():
+            more = False
             try:
                 self.refresh()
+                more = self._read_kinds()
                 self._problem = ""
-            except GraError as error:  # shown on the page; the next try may succeed
+            except (GraError, OSError, sqlite3.Error) as error:  # shown on the page; the next try may succeed
                 self._problem = str(error)
-            if not self._read_kinds():
+            if not more:
                 self._stopping.wait(_POLL_S)
 
     def refresh(self) -> None:
@@ -109,9 +114,14 @@ class Desk:
         """
         if self._source.stale():
             self._source = open_source(self.run, self.ledger, self.name)
+            # A lineage has fewer candidates than the ledger, and they have other places there.
+            self.index.clear()
+            self._reviews.clear()
+            self._loaded = False
         for candidates in self._source.changes():
-            self.index.add(candidates)
-            self._show({candidate.id for candidate in candidates}.intersection(self._decisions))
+            with self._deciding:  # a decision that comes now is shown after them
+                self.index.add(candidates)
+                self._show({candidate.id for candidate in candidates}.intersection(self._decisions))
             if self._stopping.is_set():
                 return
             time.sleep(0)  # a request goes first
@@ -207,22 +217,27 @@ class Desk:
         """
         rows = [DrawnRow(*row) for row in self.index.drawn(State.ACCEPTED)]
         below = [row[1] for row in self.index.drawn(State.REJECTED, RejectedAt.MEAN_SCORE) if row[1] is not None]
-        skipped = {name for name, made in self._decisions.copy().items() if made[-1].verdict is HumanVerdict.SKIP}
-        decided, _ = random_part(rows, skipped)
+        skipped = {row.id for row in rows if not row.verdict and self._skipped(row.id)}
+        decided, left_open = random_part(rows, skipped)
         gate = (read_resolved_recipe(self.run).get("review") or {}).get("accept_mean")
         verdicts = self.index.verdicts(_MOST_COMPARED)
-        for name, (place, _) in verdicts.items():
-            if name not in self._reviews:
-                reviews = self._source.record(name, place)["reviews"]
-                self._reviews[name] = {printable(review["reviewer"]): review["score"] for review in reviews}
+        new = {name: place for name, (place, _) in verdicts.items() if name not in self._reviews}
+        for name, reviews in self._source.reviews(new).items():
+            self._reviews[name] = {printable(review["reviewer"]): review["score"] for review in reviews}
         people = {name: verdict for name, (_, verdict) in verdicts.items()}
         return {
-            **summary(rows, skipped),
+            **summary(rows, decided, left_open),
             "gate": gate,
             "curve": gate_curve(rows, decided, below, gate),
             "reviewers": reviewer_agreement(self._reviews, people),
-            "command": f"gra gate {self.run} review.accept_mean=",
+            "command": f"gra gate {shlex.quote(str(self.run))} review.accept_mean=",
         }
+
+    def _skipped(self, name: str) -> bool:
+        """Return whether all who looked at a candidate's present texts skipped it."""
+        row = self.index.find(name)
+        made = last_decisions(self._decisions.get(name, ()), row[2]) if row is not None else []
+        return bool(made) and all(decision.verdict is HumanVerdict.SKIP for decision in made)
 
     def decide(self, asked: DecisionRequest) -> HumanDecision:
         """Record a decision; when this returns, it is on the disk.
@@ -237,32 +252,30 @@ class Desk:
         row = self.index.find(asked.candidate)
         if row is None:
             raise Undecidable(f"there is no candidate {printable(asked.candidate)[:80]}")
-        _, state, subject = row
+        place, state, subject = row
         if asked.subject != subject:
             raise Undecidable("its texts have changed since the page was loaded; look at it again")
         reviewer = f"human:{asked.name}"
         edit = asked.verdict is HumanVerdict.EDIT
-        if state == State.FAILED and asked.verdict is not HumanVerdict.SKIP:
-            raise Undecidable("a failed candidate is no row; skip it")
+        takes = asked.verdict in (HumanVerdict.KEEP, HumanVerdict.EDIT)
+        if takes and state in (State.FAILED, State.CONTAMINATED):
+            raise Undecidable(f"a {state} candidate is no row; skip it")
+        if asked.verdict is HumanVerdict.KEEP and not self._source.record(asked.candidate, place)["response"]:
+            raise Undecidable("it has no response to keep; edit or skip it")
+        if edit and (token := SpecialTokens().find(f"{asked.instruction}\n{asked.response}")):
+            raise Undecidable(f"the texts hold {printable(token)}, a chat template's token; take it out")
         if edit and not (asked.instruction.strip() and asked.response.strip()):
             raise Undecidable("an edited row needs an instruction and a response")
         if edit and max(len(asked.instruction), len(asked.response)) > _LONGEST:
             raise Undecidable(f"an edited text has at most {_LONGEST:,} characters")
-        mine = [d for d in self._decisions.get(asked.candidate, ()) if d.reviewer == reviewer and d.subject == subject]
-        if asked.verdict is HumanVerdict.UNDO and not _open_decisions(mine):
+        made = last_decisions(self._decisions.get(asked.candidate, ()), subject)
+        if asked.verdict is HumanVerdict.UNDO and not any(decision.reviewer == reviewer for decision in made):
             raise Undecidable(f"{reviewer} has decided nothing about it")
         texts = (asked.instruction, asked.response) if edit else ("", "")
         decision = HumanDecision(reviewer, asked.verdict, time.time(), subject, *texts)
         self._log.add(asked.candidate, decision)
         self.read_decisions()
         return decision
-
-
-def _open_decisions(decisions: list[HumanDecision]) -> int:
-    left = 0
-    for decision in decisions:
-        left = max(0, left - 1) if decision.verdict is HumanVerdict.UNDO else left + 1
-    return left
 
 
 def _decision_json(decision: HumanDecision) -> dict[str, Any]:

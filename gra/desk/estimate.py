@@ -89,10 +89,10 @@ def gate_curve(
         return []
     found = []
     for step in np.arange(np.floor(scores[0] / _STEP) * _STEP, scores[-1] + _STEP / 2, _STEP):
-        kept = [row for row in scored if row.score is not None and row.score >= step]
         known = [row for row in decided if row.score is not None and row.score >= step]
-        inside = gate is None or step >= gate
-        estimate = precision_of(kept, known) if inside and len(known) >= _FEWEST else None
+        estimate = None
+        if (gate is None or step >= gate) and len(known) >= _FEWEST:
+            estimate = precision_of([row for row in scored if row.score is not None and row.score >= step], known)
         count = int(scores.size - np.searchsorted(scores, step))
         found.append(
             {"gate": round(float(step), 2), "rows": count, "precision": asdict(estimate) if estimate else None}
@@ -121,9 +121,14 @@ def reviewer_agreement(scores: Mapping[str, Mapping[str, float]], verdicts: Mapp
     ]
 
 
-def summary(rows: Sequence[DrawnRow], skipped: Collection[str]) -> dict[str, Any]:
-    """Return the estimate of all accepted rows as JSON values, with the number of decisions that are still needed."""
-    decided, left_open = random_part(rows, skipped)
+def summary(rows: Sequence[DrawnRow], decided: Sequence[DrawnRow], left_open: int) -> dict[str, Any]:
+    """Return the estimate of all accepted rows as JSON values, with the number of decisions that are still needed.
+
+    Args:
+        rows: all accepted rows, in the random order.
+        decided: the decided part of them, by `random_part`.
+        left_open: how many were skipped there.
+    """
     found = precision_of(rows, decided)
     return {
         "rows": len(rows),

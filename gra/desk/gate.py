@@ -31,7 +31,7 @@ from gra.evaluation.suite import suite_items
 from gra.models.catalog import resolve
 from gra.runs.decisions import Decisions, apply_decisions, read_decisions
 from gra.runs.export import finished_run
-from gra.synthesis.best_of_n import pick_best
+from gra.synthesis.best_of_n import pick_best, take
 from gra.synthesis.decontamination import decontaminate, open_decontaminator
 from gra.synthesis.records import FinishedCandidate
 from gra.synthesis.rounds.dedup import RoundDedup
@@ -41,8 +41,6 @@ from gra.synthesis.summary import CandidateCounts
 MOVABLE = ("review.accept_mean", "review.dispute_std", "review.disputed", "rounds.accept", "rounds.quotas")
 NO_RULING = "disputed: no recorded ruling"
 _ARMS = ("gra", "self_guide")
-# Steps before the gate: what they rejected stays rejected.
-_BEFORE = (RejectedAt.INSTRUCTION_CHECK, RejectedAt.REPEATS_INSTRUCTION, RejectedAt.SPECIAL_TOKEN, RejectedAt.VERIFIER)
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,7 @@ def move_gate(run: Path, overrides: Sequence[str], name: str | None = None) -> G
         raise NoRows(f"{run}: no candidate passes this gate; nothing was written")
     _write(run, folder, loaded, final, facts, overrides)
     before, after = states
-    unruled = sum(c.reason == NO_RULING for c in final)
+    unruled = sum(c.rejected_at is RejectedAt.DISPUTE and bool(c.adjudicator) and c.ruling is None for c in final)
     return GateResult(folder, len(after), len(before), len(after - before), len(before - after), unruled)
 
 
@@ -157,6 +155,8 @@ def _dropped(candidate: Candidate, decisions: Decisions) -> Candidate:
 def _decide(candidate: Candidate, review: ReviewConfig) -> Candidate:
     """Return a candidate as the moved gate decides it, with the best of its responses."""
     if candidate.mean is None and not candidate.alternatives:
+        if candidate.state in (State.DUPLICATE, State.SURPLUS, State.CONTAMINATED):  # it passed, without reviewers
+            return _accepted(replace(candidate, neighbour="", similarity=None, contamination=None), "no reviewers")
         return candidate
     taken = [number for number in range(len(candidate.alternatives) + 1)]
     for other in candidate.alternatives:
@@ -164,7 +164,11 @@ def _decide(candidate: Candidate, review: ReviewConfig) -> Candidate:
     responses = {taken[0]: _gate(replace(candidate, alternatives=()), review)}
     for other in candidate.alternatives:
         responses[other.number] = _gate(_with_response(candidate, other), review)
-    return pick_best([responses[number] for number in sorted(responses)])
+    ordered = [responses[number] for number in sorted(responses)]
+    compared = {other.number: other.preferred for other in candidate.alternatives if other.preferred is not None}
+    if compared and responses[taken[0]].state is State.ACCEPTED:  # comparisons decided, and they are recorded
+        return take(ordered, taken[0], compared)
+    return pick_best(ordered)
 
 
 def _with_response(candidate: Candidate, other: AlternativeResponse) -> Candidate:
@@ -179,7 +183,7 @@ def _with_response(candidate: Candidate, other: AlternativeResponse) -> Candidat
 
 def _gate(candidate: Candidate, review: ReviewConfig) -> Candidate:
     mean, std = candidate.mean, candidate.std
-    if mean is None or candidate.state is State.FAILED or candidate.rejected_at in _BEFORE:
+    if mean is None or candidate.state is State.FAILED:  # what was rejected before the reviews stays so
         return candidate
     # A synthesis asks for a ruling only in a dispute.
     open_again = replace(candidate, neighbour="", similarity=None, disputed=False, ruling=None)
@@ -221,7 +225,8 @@ async def _finish(
 ) -> list[Candidate]:
     """Search for test items, deduplicate round by round, and follow what people kept and edited."""
     recipe, limited = loaded.recipe, any(key.startswith("rounds.") for key in overrides)
-    checked = await decontaminate(open_decontaminator(loaded, suite_items), candidates)
+    search = open_decontaminator(loaded, suite_items)
+    checked = await decontaminate(search, candidates)
     embedder = Embedder(resolve(recipe.dedup.embedder, accept_licenses=recipe.accept_licenses).path)
     pool, found = list(seeds), list[Candidate]()
     for number in sorted({candidate.round for candidate in checked}):
@@ -242,7 +247,10 @@ async def _finish(
                     candidate, state=made.state, reason=made.reason or candidate.reason, neighbour=made.neighbour,
                     similarity=made.similarity, rejected_at=made.rejected_at,
                 )  # fmt: skip
-            found.append(apply_decisions(candidate, decisions))
+            decided_by_people = apply_decisions(candidate, decisions)
+            if decided_by_people is not candidate:  # kept against the gate, or with other texts: not searched yet
+                [decided_by_people] = await decontaminate(search, [decided_by_people])
+            found.append(decided_by_people)
         pool += [
             Seed(c.id, c.domain, c.instruction, c.response)
             for c in found

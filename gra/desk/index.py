@@ -137,6 +137,15 @@ class CandidateIndex:
             self._db.commit()
             self.changed += bool(candidates)
 
+    def clear(self) -> None:
+        """Forget all candidates."""
+        with self._lock:
+            self._db.execute("DELETE FROM rows")
+            self._db.execute("DELETE FROM texts")
+            self._db.commit()
+            self._count = 0
+            self.changed += 1
+
     def _places(self, candidates: Sequence[ListedCandidate]) -> list[int]:
         """Return the number of each candidate; new ones get the next numbers."""
         found = []

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
+import os
 import socket
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -43,6 +46,20 @@ def serve(run: Path, port: int, announce: Callable[[str], None]) -> Desk:
     finally:
         desk.close()
     return desk
+
+
+def open_page(address: str) -> None:
+    """Open the page in the browser, by a file that only this user can read.
+
+    The address itself would stand on the browser's command line, where others on this machine see its token.
+    """
+    import webbrowser
+
+    handle, name = tempfile.mkstemp(prefix="gra-desk-", suffix=".html")
+    atexit.register(Path(name).unlink, missing_ok=True)
+    with os.fdopen(handle, "w", encoding="utf-8") as page:
+        page.write(f'<meta http-equiv="refresh" content="0; url={address}">')
+    webbrowser.open(Path(name).as_uri())
 
 
 def _listen(port: int) -> socket.socket:

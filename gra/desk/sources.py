@@ -7,6 +7,7 @@ not grow with the run.
 from __future__ import annotations
 
 import bisect
+import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -84,6 +85,9 @@ class RunSource(Protocol):
     def record(self, candidate: str, place: int) -> dict[str, Any]:
         """Return the whole record of a candidate as a lineage has it, nested values parsed."""
 
+    def reviews(self, places: Mapping[str, int]) -> dict[str, list[dict[str, Any]]]:
+        """Return the reviews of candidates; `places` holds their places by id."""
+
     def stale(self) -> bool:
         """Return whether the candidates should be read anew from another source."""
 
@@ -104,7 +108,7 @@ class LineageSource:
         try:
             self._parquet = pq.ParquetFile(file)
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise DataError(f"{file} cannot be read ({error}); see `gra verify {file.parent}`") from None
+            raise self._unreadable(error) from None
         names = set(self._parquet.schema_arrow.names)
         if not {"candidate_id", "state", "instruction", "response"} <= names:
             raise DataError(f"{file} is no lineage (its columns are {', '.join(sorted(names))})")
@@ -117,11 +121,15 @@ class LineageSource:
         """Yield all candidates at the first call, and none later."""
         if self._read:
             return
-        self._read, place = True, 0
-        for batch in self._parquet.iter_batches(_BATCH, columns=self._columns):
-            rows = batch.to_pylist()
-            yield [ListedCandidate.from_record(row, place + i) for i, row in enumerate(rows)]
-            place += len(rows)
+        place = 0
+        try:
+            for batch in self._parquet.iter_batches(_BATCH, columns=self._columns):
+                rows = batch.to_pylist()
+                yield [ListedCandidate.from_record(row, place + i) for i, row in enumerate(rows)]
+                place += len(rows)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise self._unreadable(error) from None
+        self._read = True
 
     def record(self, candidate: str, place: int) -> dict[str, Any]:
         """Return the whole record of a candidate.
@@ -129,13 +137,45 @@ class LineageSource:
         Raises:
             DataError: the file is damaged.
         """
-        group = bisect.bisect_right(self._ends, place)
-        offset = place - (self._ends[group - 1] if group else 0)
+        group, offset = self._group_of(place)
         try:
-            rows = self._parquet.read_row_group(group).slice(offset, 1).to_pylist()
-            return parse_rows(rows, self._file)[0]
+            table = self._parquet.read_row_group(group) if 0 <= place < (self._ends or [0])[-1] else None
+            rows = table.slice(offset, 1).to_pylist() if table is not None else []
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise DataError(f"{self._file} cannot be read ({error}); see `gra verify {self._file.parent}`") from None
+            raise self._unreadable(error) from None
+        if not rows or rows[0]["candidate_id"] != candidate:
+            raise DataError(f"{self._file} has {candidate} no longer at its place; load the page again")
+        return parse_rows(rows, self._file)[0]
+
+    def reviews(self, places: Mapping[str, int]) -> dict[str, list[dict[str, Any]]]:
+        """Return the reviews of candidates, each part of the file read once.
+
+        Args:
+            places: of the candidates, by id.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        groups: dict[int, list[tuple[str, int]]] = {}
+        for name, place in places.items():
+            group, offset = self._group_of(place)
+            groups.setdefault(group, []).append((name, offset))
+        found = {}
+        try:
+            for group, wanted in groups.items():
+                column = self._parquet.read_row_group(group, columns=["reviews"]).column(0)
+                found.update({name: json.loads(column[offset].as_py() or "[]") for name, offset in wanted})
+        except (pa.ArrowException, OSError, ValueError, IndexError) as error:
+            raise self._unreadable(error) from None
+        return found
+
+    def _group_of(self, place: int) -> tuple[int, int]:
+        """Return the row group of a place, and the place within it."""
+        group = bisect.bisect_right(self._ends, place)
+        return group, place - (self._ends[group - 1] if group else 0)
+
+    def _unreadable(self, error: Exception) -> DataError:
+        return DataError(f"{self._file} cannot be read ({error}); see `gra verify {self._file.parent}`")
 
     def stale(self) -> bool:
         """Return whether another lineage was written."""
@@ -240,6 +280,18 @@ class LedgerSource:
             raise DataError(f"{self._ledger} has no verdict on {candidate} any more")
         row = lineage_row(Candidate.from_json(dict(self._final(found[0].record))))
         return parse_rows([row], self._ledger)[0]
+
+    def reviews(self, places: Mapping[str, int]) -> dict[str, list[dict[str, Any]]]:
+        """Return the reviews of candidates.
+
+        Raises:
+            DataError: a verdict is not what was written.
+        """
+        reader = LedgerReader(self._ledger)
+        try:
+            return {found.candidate: found.record["reviews"] for found in reader.verdicts_of(self._run, list(places))}
+        finally:
+            reader.close()
 
     def stale(self) -> bool:
         """Return whether the run has finished."""

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 Device = Literal["auto", "cpu", "cuda"]
 _BUILTIN = "builtin:"
-_NOT_EVALUATED = "`gra eval` is for models that answer; metrics.json of its training has its accuracy on held-out pairs"
+_NOT_EVALUATED = (
+    "`gra evaluate` is for models that answer; metrics.json of its training has its accuracy on held-out pairs"
+)
 _TEMPLATES = Path(__file__).parents[1] / "models" / "templates"
 
 
@@ -83,8 +85,7 @@ class ModelUnderTest:
         if self.adapter is not None and (problem := damage(self.adapter)):
             raise RecipeError(f"{problem}; copy that file again, or train once more")
         for folder in filter(None, (self.path, self.adapter)):
-            if (folder / "config.json").is_file():
-                refuse_reward_model(self.name, folder, _NOT_EVALUATED)
+            refuse_reward_model(self.name, folder, _NOT_EVALUATED)
 
     def template(self) -> str:
         """Return the text of the chat template.

@@ -1,7 +1,7 @@
 """Define the types of evaluation: kinds of tasks, tasks, samples, outputs of a model and their scores.
 
-A kind of task is a subclass of `TaskKind` in a module of `gra.evaluation.scorers`.
-It has one line in the table `kinds.py` there. No other code asks for a kind by its name.
+A kind of task is a subclass of `RowTask` in a module of `gra.evaluation.scorers`. One that reads no rows is a subclass
+of `TaskKind`. It has one line in the table `kinds.py` there. No other code asks for a kind by its name.
 """
 
 from __future__ import annotations
@@ -159,6 +159,7 @@ class TaskKind(ABC):
             if getattr(config, key) is not None
         ]
 
+    @abstractmethod
     def read(self, config: TaskConfig, data_dir: Path | None) -> tuple[list[Sample], bool]:
         """Read every sample, and say whether the model writes its answers.
 
@@ -170,31 +171,6 @@ class TaskKind(ABC):
             DataError: naming file and line of the first row that is wrong.
             ModelUnavailable: when the data cannot be had.
             RecipeError: when the file is not there.
-        """
-        path = data_file(config, data_dir)
-        samples: dict[str, Sample] = {}
-        for where, row in read_rows(path):
-            sample = self.parse(row, where, config)
-            if sample.id in samples:
-                raise DataError(
-                    f"{where}: the id `{sample.id}` was used before; ids must differ, they pair the samples of runs"
-                )
-            samples[sample.id] = sample
-        if not samples:
-            raise DataError(f"{path}: the file has no rows, so the task `{config.name}` has nothing to ask")
-        return list(samples.values()), self.generates
-
-    @abstractmethod
-    def parse(self, row: Row, where: str, config: TaskConfig) -> Sample:
-        """Make a sample of one row.
-
-        Args:
-            row: the row.
-            where: "file:line", for messages.
-            config: the task.
-
-        Raises:
-            DataError: when the row is wrong.
         """
 
     def template(self, config: TaskConfig) -> str:
@@ -250,6 +226,38 @@ class TaskKind(ABC):
     def summary(self, task: LoadedTask, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return figures of this kind beside those that every kind has."""
         return {}
+
+
+class RowTask(TaskKind):
+    """A kind of task whose samples are the rows of a file."""
+
+    def read(self, config: TaskConfig, data_dir: Path | None) -> tuple[list[Sample], bool]:
+        """Read every sample from the task's file, as `TaskKind.read`."""
+        path = data_file(config, data_dir)
+        samples: dict[str, Sample] = {}
+        for where, row in read_rows(path):
+            sample = self.parse(row, where, config)
+            if sample.id in samples:
+                raise DataError(
+                    f"{where}: the id `{sample.id}` was used before; ids must differ, they pair the samples of runs"
+                )
+            samples[sample.id] = sample
+        if not samples:
+            raise DataError(f"{path}: the file has no rows, so the task `{config.name}` has nothing to ask")
+        return list(samples.values()), self.generates
+
+    @abstractmethod
+    def parse(self, row: Row, where: str, config: TaskConfig) -> Sample:
+        """Make a sample of one row.
+
+        Args:
+            row: the row.
+            where: "file:line", for messages.
+            config: the task.
+
+        Raises:
+            DataError: when the row is wrong.
+        """
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from gra.reports.comparison import ComparisonView, read_comparison
 from gra.reports.figures import Drawing
 from gra.reports.rows import rows_section
 from gra.runs.contents import ArmRun, RunContents, TrainedStudent, read_contents
+from gra.runs.inspection.table import percent
 from gra.runs.panel import competence_sentences, panel_sentences
 from gra.runs.timeline import Timeline, read_timeline
 
@@ -86,7 +87,7 @@ def render(template: str, content: Mapping[str, Any]) -> str:
     )
     environment.filters |= {
         "number": lambda value: f"{value:,}",
-        "percent": lambda share: f"{share:.0%}" if share >= 0.01 or share == 0 else "< 1%",
+        "percent": percent,
         "points": lambda share: f"{100 * share:.1f}",
         "signed": lambda share: f"{100 * share:+.1f}".replace("-", "−"),
         "auc": prose.auc,

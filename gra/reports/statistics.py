@@ -11,7 +11,7 @@ from typing import Any
 
 from gra.core.types import State, verifier_mode
 from gra.core.vocabulary import RejectedAt
-from gra.models.entries import find_entry
+from gra.models.entries import entry_of
 from gra.models.int8 import shown_name
 from gra.runs.contents import ArmRun, Row, RunContents
 
@@ -286,7 +286,7 @@ def models(contents: RunContents) -> list[ModelUse]:
 
 
 def _use(found: dict[str, ModelUse], name: str, facts: Mapping[str, Any], use: str) -> None:
-    entry, shown = find_entry(name), shown_name(name, facts.get("weights"))
+    entry, shown = entry_of(name), shown_name(name, facts.get("weights"))
     model = found.setdefault(shown, ModelUse(shown, [], "", entry.hub_id if entry else "", "", ""))
     model.uses += [] if use in model.uses else [use]
     model.licence = model.licence or facts.get("licence") or (entry.licence if entry else "")

@@ -43,7 +43,12 @@ def read_decisions(run: Path) -> dict[str, list[HumanDecision]]:
 
 
 def standing(decisions: Iterable[HumanDecision], subject: str) -> list[HumanDecision]:
-    """Return the last decision of each person about these texts, oldest first; without skips and what was undone.
+    """Return the last decision of each person about these texts, as `last_decisions`, without skips."""
+    return [decision for decision in last_decisions(decisions, subject) if decision.verdict is not HumanVerdict.SKIP]
+
+
+def last_decisions(decisions: Iterable[HumanDecision], subject: str) -> list[HumanDecision]:
+    """Return the last decision of each person about these texts, oldest first; without what was undone.
 
     Args:
         decisions: about one candidate, in the order of writing.
@@ -58,14 +63,14 @@ def standing(decisions: Iterable[HumanDecision], subject: str) -> list[HumanDeci
             made.append(decision)
         elif made:
             made.pop()
-    last = [made[-1] for made in by_person.values() if made]
-    return sorted((d for d in last if d.verdict is not HumanVerdict.SKIP), key=lambda decision: decision.written)
+    return sorted((made[-1] for made in by_person.values() if made), key=lambda decision: decision.written)
 
 
 def apply_decisions(candidate: Candidate, decisions: Decisions) -> Candidate:
     """Return a candidate as people decided; the same candidate where there is no decision.
 
-    A kept candidate is accepted, unless it is contaminated or failed. A dropped row is rejected.
+    A kept candidate is accepted. That does not hold for one that is contaminated or failed, lacks a response, or has a
+    chat template's token. A dropped row is rejected.
     """
     made = decisions.get(candidate.id)
     found = standing(made, HumanDecision.subject_of(candidate.instruction, candidate.response)) if made else []
@@ -81,7 +86,9 @@ def apply_decisions(candidate: Candidate, decisions: Decisions) -> Candidate:
         return decided
     if last.verdict is HumanVerdict.EDIT:
         decided = replace(decided, instruction=last.instruction, response=last.response)
-    elif candidate.state is State.ACCEPTED:
+    elif (
+        candidate.state is State.ACCEPTED or not candidate.response or candidate.rejected_at is RejectedAt.SPECIAL_TOKEN
+    ):
         return decided
     how = "edited" if last.verdict is HumanVerdict.EDIT else "kept"
     return replace(decided, state=State.ACCEPTED, rejected_at=None, reason=f"{last.reviewer} {how} it")

@@ -57,7 +57,7 @@ class Selection:
             return "without a score"
         if self.min_score is not None and candidate.mean is not None and candidate.mean < self.min_score:
             return f"score below {self.min_score:g}"
-        if self.reviewed and not any(d.verdict is not HumanVerdict.DROP for d in candidate.decisions):
+        if self.reviewed and not any(d.verdict is not HumanVerdict.DROP for d in candidate.decisions[-1:]):
             return "not kept or edited by a person"
         return None
 

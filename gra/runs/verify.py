@@ -20,7 +20,7 @@ from gra.core.errors import DataError, GraError, Mismatch
 from gra.core.files import refuse_special_files
 from gra.core.hashing import canonical_json
 from gra.core.run_folder import MANIFEST, RunFolder
-from gra.core.stored.resolved_recipe import VERSIONS, find_ledger
+from gra.core.stored.resolved_recipe import find_ledger, run_of_version
 from gra.data.export import dataset_rows, read_candidates, round_rows
 from gra.data.lineage import iter_candidates
 from gra.ledger.reader import LedgerReader
@@ -119,7 +119,7 @@ def _decisions(lineage: Path, problems: list[str]) -> int:
     unknown = [name for name, decision in followed if decision not in recorded.get(name, ())]
     if unknown:
         problems.append(f"{lineage} follows {len(unknown):,} decisions that are in no ledger, such as on {unknown[0]}")
-    if lineage.parent.parent.name == VERSIONS:  # counted with the run itself
+    if run_of_version(lineage.parent) is not None:  # counted with the run itself
         return 0
     return sum(map(len, recorded.values()))
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gra.stats.reliability import auc
+from gra.stats.reliability import auc, even_counts
 
 Table = NDArray[np.float64]
 _FOLDS = 5
@@ -51,7 +51,7 @@ def fit_weights(names: Sequence[str], scores: ArrayLike, right: ArrayLike, *, ri
         names: the reviewers.
         scores: items x reviewers, log-odds at even odds; NaN where a reviewer gave none (it counts as 0).
         right: the known verdict of each item.
-        ridge: how strongly weights are pulled to the plain mean's.
+        ridge: how strongly weights are pulled to 0.
 
     Raises:
         ValueError: when one of the two verdicts is missing.
@@ -77,8 +77,7 @@ def fit_weights(names: Sequence[str], scores: ArrayLike, right: ArrayLike, *, ri
 
 def _at_even_odds(table: Table, right: NDArray[np.bool_], ridge: float) -> tuple[Table, float]:
     """Return weights and intercept as if half of the items were right, as reviewers' own scores are."""
-    weights, intercept = ridge_logistic(table, right.astype(float), ridge)
-    return weights, intercept - float(np.log(right.sum() / (~right).sum()))
+    return ridge_logistic(table, right.astype(float), ridge, even_counts(right))
 
 
 def _stratified(right: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -100,16 +99,27 @@ def _gain(one: Table, two: Table, right: NDArray[np.bool_], draws: int = 400) ->
     return auc(one[good], one[bad]) - auc(two[good], two[bad]), float(np.percentile(found, 2.5))
 
 
-def ridge_logistic(x: Table, y: Table, ridge: float) -> tuple[Table, float]:
-    """Fit logistic regression by Newton's method, with a ridge that pulls all weights to their mean and to 0."""
+def ridge_logistic(x: Table, y: Table, ridge: float, counts: Table | None = None) -> tuple[Table, float]:
+    """Fit logistic regression by Newton's method, with a ridge that pulls all weights to 0.
+
+    Args:
+        x: items x features.
+        y: 1 where an item is right, else 0.
+        ridge: the penalty on the squared weights; the intercept has none.
+        counts: how often each item counts; once by default.
+
+    Returns:
+        The weights, and the intercept.
+    """
+    counts = np.ones(len(x)) if counts is None else counts
     features = np.column_stack([x, np.ones(len(x))])
     penalty = np.diag([ridge] * x.shape[1] + [1e-6])
     weights = np.zeros(features.shape[1])
     for _ in range(100):
         z = np.clip(features @ weights, -30, 30)  # the sigmoid is 0 or 1 beyond, to double precision
         p = 1 / (1 + np.exp(-z))
-        gradient = features.T @ (y - p) - penalty @ weights
-        hessian = (features * (p * (1 - p) + 1e-9)[:, None]).T @ features + penalty
+        gradient = features.T @ (counts * (y - p)) - penalty @ weights
+        hessian = (features * (counts * p * (1 - p) + 1e-9)[:, None]).T @ features + penalty
         step = np.linalg.solve(hessian, gradient)
         weights = weights + step
         if np.abs(step).max() < 1e-9:

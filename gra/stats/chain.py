@@ -169,6 +169,7 @@ def measure_chain(
     *,
     accept: float,
     combine: Combine,
+    groups: Sequence[str] | None = None,
 ) -> ChainFigures | None:
     """Measure a chain on items with known verdicts; one half fixes the thresholds that the other half is routed by.
 
@@ -178,17 +179,19 @@ def measure_chain(
         order: the links, cheapest first.
         odds: log-odds by link, one an item; NaN where a link gave none.
         right: the known verdicts.
-        ids: of the items; they also halve them.
+        ids: of the items.
         costs: of one review, by link.
         accept: log-odds from which an item counts as right.
         combine: how the links that saw an item become one score.
+        groups: by item; items of one group go into one half, and the interval is over groups. By default one each.
 
     Returns:
         None where a half lacks one of the verdicts.
     """
     known = np.asarray(right, bool)
     table = np.array([np.asarray(odds[name], float) for name in order])
-    half = np.array([tie_place(f"half {item}") < 0.5 for item in ids])
+    groups = ids if groups is None else groups
+    half = np.array([tie_place(f"half {group}") < 0.5 for group in groups])
     if any(known[part].all() or not known[part].any() for part in (half, ~half)):
         return None
     last = np.zeros(known.size, np.int64)
@@ -207,7 +210,7 @@ def measure_chain(
             draw[held] = by_depth[random.permutation(last[held]), columns]
     batch = _in_one_batch(order, table, ids, accept, combine)
     chance = ((guessed >= accept) == known).mean(axis=0)
-    gain = paired_difference(((found >= accept) == known).astype(float), chance)
+    gain = paired_difference(((found >= accept) == known).astype(float), chance, groups)
     price = np.array([costs.get(name, 0.0) for name in order])
     asked = np.array([float((last >= link).mean()) for link in range(len(order))])
     return ChainFigures(

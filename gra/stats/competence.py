@@ -117,10 +117,10 @@ def select_panel(probabilities: Mapping[str, float], costs: Mapping[str, float],
     Args:
         probabilities: of being right, by member.
         costs: by member, as shares of the most expensive one.
-        price: of the whole cost, in votes.
+        price: of the whole cost, in probability.
         most: the most voters.
     """
-    worth = {name: 2 * p - 1 - price * costs.get(name, 0.0) for name, p in probabilities.items()}
+    worth = {name: 2 * (p - price * costs.get(name, 0.0)) - 1 for name, p in probabilities.items()}
     order = sorted(worth, key=lambda name: (-worth[name], costs.get(name, 0.0), name))
     return [name for name in order[:most] if worth[name] > 0] or order[: min(1, most)]
 
@@ -132,7 +132,7 @@ class RoutingFigures:
     Attributes:
         questions: their number.
         router: share right of the member that is chosen for each question.
-        best: the best single member as the other questions show it, and its share right.
+        best: the best single member on these questions, and its share right.
         random: share right of a member drawn at random.
         oracle: share of the questions on which at least one member is right.
         gain: router less best single member, and the 95 % interval of the paired difference.
@@ -176,17 +176,14 @@ def measure_routing(
         place[select_best(dict(zip(names, map(float, fitted.crossed[item]), strict=True)), costs, price)]
         for item in whole
     ]
-    # The best single member is chosen on the other questions, too: its share would be flattered otherwise.
-    others = (table.sum(axis=0) - table) / (len(table) - 1)
-    single = others.argmax(axis=1)
-    rows = np.arange(len(table))
-    router, best = table[rows, chosen], table[rows, single]
+    # The best member is chosen on the same questions. That flatters it, so the gain is rather too small.
+    single = int(table.mean(axis=0).argmax())
+    router, best = table[np.arange(len(table)), chosen], table[:, single]
     gain = paired_difference(router, best)
-    overall = names[int(table.mean(axis=0).argmax())]
     return RoutingFigures(
         questions=len(table),
         router=float(router.mean()),
-        best={overall: float(best.mean())},
+        best={names[single]: float(best.mean())},
         random=float(table.mean()),
         oracle=float(table.max(axis=1).mean()),
         gain=(gain.value, *gain.interval()),

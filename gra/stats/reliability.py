@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,22 +68,28 @@ def calibrate(
     centre, scale = float(x.mean()), float(x.std())
     scale = scale if scale > _SMALLEST_SPREAD else 1.0
     features = np.stack([(x - centre) / scale, np.ones_like(x)], axis=1)
+    counts = even_counts(y == 1) if even_odds else np.ones_like(y)
     penalty = np.diag([ridge, 1e-6])
     weights = np.zeros(2)
     for _ in range(steps):
         p = logistic(features @ weights)
-        gradient = features.T @ (y - p) - penalty @ weights
-        hessian = (features * (p * (1 - p))[:, None]).T @ features + penalty
-        step = _uphill(features, y, penalty, weights, np.linalg.solve(hessian, gradient))
+        gradient = features.T @ (counts * (y - p)) - penalty @ weights
+        hessian = (features * (counts * p * (1 - p))[:, None]).T @ features + penalty
+        step = _uphill(features, y, counts, penalty, weights, np.linalg.solve(hessian, gradient))
         weights = weights + step
         if np.abs(step).max() < 1e-9:
             break
     slope, intercept = max(float(weights[0]), 0.0), float(weights[1])
     if slope == 0.0:
-        intercept = float(np.log(y.mean() / (1 - y.mean())))
-    if even_odds:
-        intercept -= float(np.log(g.size / b.size))
+        share = float(counts @ y / counts.sum())
+        intercept = math.log(share / (1 - share))
     return Logistic(centre, scale, slope, intercept)
+
+
+def even_counts(right: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return how often each sample counts, so that right and wrong ones weigh the same; the mean is 1."""
+    good = right.sum()
+    return np.where(right, len(right) / (2 * good), len(right) / (2 * (len(right) - good)))
 
 
 def _groups(good: ArrayLike, bad: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -95,6 +102,7 @@ def _groups(good: ArrayLike, bad: ArrayLike) -> tuple[NDArray[np.float64], NDArr
 def _uphill(
     features: NDArray[np.float64],
     y: NDArray[np.float64],
+    counts: NDArray[np.float64],
     penalty: NDArray[np.float64],
     weights: NDArray[np.float64],
     step: NDArray[np.float64],
@@ -103,7 +111,7 @@ def _uphill(
 
     def likelihood(at: NDArray[np.float64]) -> float:
         logits = features @ at
-        return float(y @ logits - np.logaddexp(0.0, logits).sum() - at @ penalty @ at / 2)
+        return float(counts @ (y * logits - np.logaddexp(0.0, logits)) - at @ penalty @ at / 2)
 
     before = likelihood(weights)
     for _ in range(_HALVINGS):

@@ -12,7 +12,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 
 from gra.core.types import SECOND_BEST, AlternativeResponse, Candidate, State
-from gra.core.vocabulary import RejectedAt
+from gra.core.vocabulary import FailureCause, RejectedAt
+from gra.synthesis.committee.calls import Unanswered
 
 Comparisons = Callable[[Sequence[str]], Awaitable[list[list[float]]]]
 
@@ -22,16 +23,25 @@ async def best_by_comparison(decided: Sequence[Candidate], compare: Comparisons)
 
     Args:
         decided: the candidate once for each response, with that response's verdict.
-        compare: gives the table of probabilities that one response is better than another (pairwise.py).
+        compare: gives the table of probabilities that one response is better than another (pairwise.py). Where a
+            pair cannot be compared, scores decide.
+
+    Raises:
+        Unanswered: when infrastructure failed.
     """
     passed = [number for number, candidate in enumerate(decided) if candidate.state is State.ACCEPTED]
     if len(passed) < 2:
         return pick_best(decided)
-    table = await compare([decided[number].response for number in passed])
+    try:
+        table = await compare([decided[number].response for number in passed])
+    except Unanswered as gap:
+        if gap.cause is FailureCause.INFRASTRUCTURE:
+            raise
+        return pick_best(decided)
     won = {number: sum(row) for number, row in zip(passed, table, strict=True)}
     best = min(passed, key=lambda number: (-won[number], *_rank(decided[number]), number))
     column = passed.index(best)
-    return _taken(decided, best, {number: row[column] for number, row in zip(passed, table, strict=True)})
+    return take(decided, best, {number: row[column] for number, row in zip(passed, table, strict=True)})
 
 
 def pick_best(decided: Sequence[Candidate]) -> Candidate:
@@ -44,10 +54,10 @@ def pick_best(decided: Sequence[Candidate]) -> Candidate:
         decided: the candidate once for each response, with that response's verdict.
     """
     best = min(range(len(decided)), key=lambda number: (*_rank(decided[number]), number))
-    return _taken(decided, best, {})
+    return take(decided, best, {})
 
 
-def _taken(decided: Sequence[Candidate], best: int, preferred: Mapping[int, float]) -> Candidate:
+def take(decided: Sequence[Candidate], best: int, preferred: Mapping[int, float]) -> Candidate:
     """Return the candidate with response `best`; `preferred` holds, by number, how likely another is better."""
     others = (_alternative(n, other, preferred.get(n)) for n, other in enumerate(decided) if n != best)
     return replace(decided[best], alternatives=tuple(others))

@@ -253,7 +253,7 @@ class _CandidateRun:
 
     async def _best_response(self, write: Callable[[int], Awaitable[Response]]) -> Candidate:
         """Write and review every response of best of n, and keep the best."""
-        recipe, reviewers = self.settings.recipe, comparing(self.roles.reviewers)
+        recipe, reviewers = self.settings.recipe, [r for r in self.roles.reviewers if comparing(r.ask)]
         decided = await together(*(self._one_response(n, write) for n in range(recipe.best_of)))
         if recipe.best_by == "scores" or not reviewers:
             return pick_best(decided)

@@ -100,13 +100,6 @@ class Job:
         # A model's identity holds where it runs, as far as that matters; an adapter's identity is its content.
         elsewhere = {"engine", "adapter"}
         members: dict[str, Any] = {"committee": {"models": {"__all__": elsewhere}}, "teacher": elsewhere}
-        # Sections that are not used are left out, so that runs of recipes without them keep their fingerprint.
-        if self.recipe.review.strategy != "chain":
-            members["review"] = {"chain"}
-        if self.recipe.committee is not None and self.recipe.committee.competence is None:
-            members["committee"]["competence"] = True
-        if self.recipe.self_guide is None:
-            without = (*without, "self_guide")
         # A suite's identity is its items; format constraints are added below, where there are any.
         left_out = {"tracking", "engine", "ledger", "contamination", "format_constraints", *without}
         recipe = self.recipe.model_dump(exclude=members | dict.fromkeys(left_out, True))

@@ -29,6 +29,7 @@ from gra.serving.memory import check_weights
 from gra.serving.models import ModelRegistry, find_models, running
 from gra.synthesis.committee.calls import MissingAnswers
 from gra.synthesis.committee.members import make_members
+from gra.synthesis.committee.pairwise import LETTERS, comparing
 from gra.synthesis.committee.reviewer import LABELS_ASKED
 from gra.synthesis.committee.roles import check_assignment
 from gra.synthesis.committee.verifiers import make_verifiers
@@ -112,14 +113,20 @@ def check_labels(recipes: Sequence[SynthesisRecipe], registry: ModelRegistry) ->
         committee = committee_of(recipe)
         for name, member in committee.models.items() if committee else ():
             ask, model = member.ask or recipe.review.ask, registry.served(member)
-            asked = ask in LABELS_ASKED and {"reviewer", "adjudicator"} & set(member.roles)
-            if not asked or model is None or model in registry.servers:
+            if not {"reviewer", "adjudicator"} & set(member.roles) or model is None or model in registry.servers:
                 continue
-            if alike := colliding_labels(registry.models[model].path, LABELS_ASKED[ask].labels):
-                raise RecipeError(
-                    f"`committee.models.{name}` is asked by `{ask}`, and the tokenizer of {model} begins `{alike[0]}` "
-                    f"and `{alike[1]}` with the same token; set `ask: integers` for it, or take another model"
-                )
+            asked = [
+                *LABELS_ASKED.get(ask, ()),
+                *([LETTERS] if recipe.best_by == "pairwise" and comparing(ask) else []),
+            ]
+            for choice in asked:
+                if alike := colliding_labels(registry.models[model].path, choice.labels):
+                    raise RecipeError(
+                        f"`committee.models.{name}` is asked by `{ask}`, and the tokenizer of {model} begins "
+                        f"`{alike[0]}` and `{alike[1]}` with the same token; "
+                        + ("set `best_by: scores`" if choice is LETTERS else "set `ask: integers` for it")
+                        + ", or take another model"
+                    )
 
 
 @asynccontextmanager

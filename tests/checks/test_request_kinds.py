@@ -38,6 +38,11 @@ CASES = {
     "Find the bug.\n\n```\nwhile n > 0:\n    pass\n```": "code",
     "You are a lighthouse keeper. Describe last night's storm.": "role_play",
     "Answer like a pirate: how are you today?": "role_play",
+    "Summarize the following article: Java is the most populous island of Indonesia.": "rewrite",
+    'Translate "I saw a python in the zoo" into French.': "rewrite",
+    "Define the scientific method.": "explain",
+    "Create a workout program for beginners.": "write",
+    "Write a script for a short play about two friends.": "write",
     "Knights and dragons.": "other",
     "": "other",
 }

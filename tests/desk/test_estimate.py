@@ -44,10 +44,11 @@ def test_rows_picked_for_disagreement_do_not_shift_the_estimate() -> None:
 
 
 def test_edited_row_was_not_good() -> None:
-    found = summary(rows("keep", "edit", "drop", "keep"), set())
+    drawn = rows("keep", "edit", "drop", "keep")
+    found = summary(drawn, *random_part(drawn, set()))
     assert found["precision"]["value"] == 0.5
     assert (found["decided"], found["needed"]) == (4, 0)
-    assert summary(rows("", ""), set())["precision"] is None
+    assert summary(rows("", ""), [], 0)["precision"] is None
 
 
 def test_curve_counts_all_scored_candidates_and_knows_precision_above_the_gate() -> None:

@@ -18,7 +18,7 @@ from gra.evaluation.results import score_task
 from gra.evaluation.rows import text_field
 from gra.evaluation.scorers.kinds import TASK_KINDS
 from gra.evaluation.suite import draw, load_suite, load_tasks, suite_digest
-from gra.evaluation.task import Sample, SampleOutput, SampleScore, TaskKind
+from gra.evaluation.task import RowTask, Sample, SampleOutput, SampleScore
 
 
 @pytest.mark.parametrize("name", ["quickstart", "smoke"])
@@ -129,7 +129,7 @@ def test_key_of_another_kind_is_refused(tmp_path: Path, change: Mapping[str, Any
 
 
 def test_new_task_kind_is_a_class_and_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class ReversedTask(TaskKind):
+    class ReversedTask(RowTask):
         name = "reversed"
         extracts = True
         verdicts = ("right", "wrong")

@@ -74,6 +74,7 @@ class Browser:
             self.send(f"{domain}.enable", session)
         tab = Tab(self, session)
         tab.go(address)
+        tab.wait("location.href !== 'about:blank' && document.readyState === 'complete'", 60)
         return tab
 
     def close(self) -> None:

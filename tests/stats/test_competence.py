@@ -106,7 +106,7 @@ def test_chosen_panel_has_the_largest_expected_margin_less_its_cost(
     p: dict[str, float], costs: dict[str, float], price: float, most: int
 ) -> None:
     def worth(panel: tuple[str, ...]) -> float:
-        return math.fsum(2 * p[name] - 1 - price * costs.get(name, 0.0) for name in panel)
+        return math.fsum(2 * (p[name] - price * costs.get(name, 0.0)) - 1 for name in panel)
 
     chosen = select_panel(p, costs, price, most)
     sizes = range(1, min(most, len(p)) + 1)

@@ -80,7 +80,7 @@ def given(probabilities: list[list[float]], trusted: list[float]) -> Any:
 
     async def score(*_: Any) -> Any:
         lengths = np.where(np.isnan(table[-1]), math.nan, np.arange(1.0, table.shape[1] + 1))
-        return module._Scored(learning_dynamics(table), table, lengths, np.array(trusted))
+        return module._Scored(learning_dynamics(table), table, table[-1], lengths, np.array(trusted))
 
     return score
 

@@ -146,7 +146,7 @@ def test_evaluation_refuses_a_reward_model(student: Path, trained: Path) -> None
     from gra.evaluation.model import ModelUnderTest
 
     for path, adapter in ((trained, None), (student, trained)):
-        with pytest.raises(RecipeError, match="`gra eval` is for models that answer"):
+        with pytest.raises(RecipeError, match="`gra evaluate` is for models that answer"):
             ModelUnderTest("mine", path, adapter, None, "identity").check()
 
 

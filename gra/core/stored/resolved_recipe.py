@@ -30,14 +30,20 @@ def read_resolved_recipe(folder: Path) -> dict[str, Any]:
     return dict(check_type(content or {}, ResolvedRecipe, file))
 
 
+def run_of_version(folder: Path) -> Path | None:
+    """Return the run that a folder is a version of; None for a run of its own."""
+    versions = folder.resolve().parent
+    return versions.parent if versions.name == VERSIONS and (versions.parent / RESOLVED).is_file() else None
+
+
 def find_ledger(folder: Path) -> Path | None:
     """Find the ledger of an arm: the one its recipe names, its own, or the one that its experiment's arms share.
 
     Raises:
         DataError: when the folder's recipe is damaged.
     """
-    if folder.resolve().parent.name == VERSIONS:
-        return find_ledger(folder.resolve().parent.parent)
+    if (run := run_of_version(folder)) is not None and not (folder / "ledger.sqlite").is_file():
+        return find_ledger(run)
     above = folder.resolve().parent.parent  # for runs/NAME what a recipe's path starts from
     places = [folder / "ledger.sqlite", folder.resolve().parent / "ledger.sqlite", above / "ledger.sqlite"]
     if named := read_resolved_recipe(folder).get("ledger"):

@@ -138,7 +138,7 @@ async function open(id, { focus = false, keep = false } = {}) {
   try {
     const found = await get("candidate", { id });
     if (state.current !== id) return;
-    if (keep && !$("edit").hidden) return;
+    if (keep && (!$("edit").hidden || JSON.stringify(found) === JSON.stringify(state.detail))) return;
     state.detail = found;
     showDetail(found);
   } catch (error) {
@@ -174,7 +174,7 @@ function showDetail(found) {
 
 async function decide(verdict, texts) {
   const found = state.detail;
-  if (!found || state.busy) return;
+  if (!found || found.id !== state.current || state.busy) return; // the next candidate is on its way
   const name = $("name").value.trim();
   if (!name) {
     $("said").textContent = "Give your name first; it is recorded with each decision.";
@@ -204,7 +204,7 @@ async function decide(verdict, texts) {
 }
 
 function edit() {
-  if (!state.detail || state.busy) return; // the next candidate is on its way
+  if (state.detail?.id !== state.current || state.busy) return;
   const form = $("edit");
   form.elements.instruction.value = state.detail.raw.instruction;
   form.elements.response.value = state.detail.raw.response;

@@ -19,7 +19,7 @@ from gra.config.suite import TaskConfig
 from gra.core.errors import DataError
 from gra.core.hashing import digest
 from gra.evaluation.rows import Row, label_field, text_field
-from gra.evaluation.task import LoadedTask, Sample, SampleOutput, SampleScore, Scored, TaskKind
+from gra.evaluation.task import LoadedTask, RowTask, Sample, SampleOutput, SampleScore, Scored
 from gra.sandbox.extract import EXTRACT_VERSION, closed, extract
 from gra.sandbox.job import Limits, SandboxJob, SandboxOutcome, Verdict
 from gra.sandbox.sandbox import SANDBOX_VERSION, Sandbox
@@ -39,7 +39,7 @@ class Exercise:
     tests: str
 
 
-class CodeTask(TaskKind):
+class CodeTask(RowTask):
     """Programs that pass tests; the target of a sample is an `Exercise`."""
 
     name = "code"

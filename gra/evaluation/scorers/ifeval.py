@@ -18,14 +18,14 @@ from gra.core.errors import DataError
 from gra.core.hashing import digest
 from gra.core.processes.bounded import BoundedFunction, LimitExceeded
 from gra.evaluation.rows import Row
-from gra.evaluation.task import LoadedTask, Sample, SampleScore, TaskKind, common_fields
+from gra.evaluation.task import LoadedTask, RowTask, Sample, SampleScore, common_fields
 
 _VERSION = 2  # raise when an answer is scored differently; the checks have a version of their own
 _OWN = "gra"
 Instructions = Sequence[Mapping[str, Any]]
 
 
-class IFEvalTask(TaskKind):
+class IFEvalTask(RowTask):
     """Requests with verifiable instructions; the target of a sample is a tuple of mappings."""
 
     name = "ifeval"

@@ -10,12 +10,12 @@ from typing import Any
 from gra.checks.format import CHECKS_VERSION, FormatCheck, failed, parse_checks
 from gra.config.suite import TaskConfig
 from gra.evaluation.rows import Row
-from gra.evaluation.task import Sample, SampleScore, TaskKind, common_fields
+from gra.evaluation.task import RowTask, Sample, SampleScore, common_fields
 
 _VERSION = 1  # raise when an answer is scored differently; the checks have a version of their own
 
 
-class InstructionsTask(TaskKind):
+class InstructionsTask(RowTask):
     """Requests with format constraints; the target of a sample is a tuple of `FormatCheck`."""
 
     name = "instructions"

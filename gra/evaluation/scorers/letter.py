@@ -16,7 +16,7 @@ from gra.config.suite import TaskConfig
 from gra.evaluation.rows import Row
 from gra.evaluation.scorers.likelihood import LETTERS, parse_choices
 from gra.evaluation.scorers.value import found_score
-from gra.evaluation.task import Sample, SampleScore, TaskKind
+from gra.evaluation.task import RowTask, Sample, SampleScore
 
 _VERSION = 2  # raise when an answer is scored differently
 _MARKER = re.compile(r"\b(?:answer|option|choice)(?: is| are|:| =)", re.IGNORECASE)
@@ -37,7 +37,7 @@ _PRONOUN = re.compile(r"\s+(?:think|believe|would|am|have|can|do|don't|guess|cho
 _SECOND = re.compile(r"[)\]}>.\s]*(?:\bor\b|\band\b|/|&|,)\s*(?:option\s|choice\s)?\(?([A-Za-z])(?:\b(?!['’])|\))")
 
 
-class LetterTask(TaskKind):
+class LetterTask(RowTask):
     """Multiple choice by letter; the model may also write the text of its choice."""
 
     name = "letter"

@@ -8,12 +8,12 @@ from __future__ import annotations
 from gra.config.suite import TaskConfig
 from gra.core.errors import DataError
 from gra.evaluation.rows import Row
-from gra.evaluation.task import Sample, TaskKind, common_fields
+from gra.evaluation.task import RowTask, Sample, common_fields
 
 LETTERS = "ABCDEFGHIJ"
 
 
-class LikelihoodTask(TaskKind):
+class LikelihoodTask(RowTask):
     """Multiple choice by the likelihood of each choice; lm-eval computes both accuracies while it asks."""
 
     name = "likelihood"

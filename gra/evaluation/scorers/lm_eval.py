@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from gra.config.suite import TaskConfig
-from gra.evaluation.rows import Row
 from gra.evaluation.task import LoadedTask, Sample, TaskKind
 
 
@@ -30,10 +29,6 @@ class LMEvalTask(TaskKind):
         from gra.evaluation.lm_eval import native_samples
 
         return native_samples(config, data_dir)
-
-    def parse(self, row: Row, where: str, config: TaskConfig) -> Sample:
-        """Refuse: lm-eval reads its own files."""
-        raise NotImplementedError("lm-eval reads the rows of its own tasks")
 
     def chat(self, config: TaskConfig) -> bool:
         """Return that no chat template is used by default, as in lm-eval."""

@@ -14,7 +14,7 @@ from gra.config.suite import TaskConfig
 from gra.evaluation.rows import Row
 from gra.evaluation.scorers.letter import find_statement, leading_letter, plain_text
 from gra.evaluation.scorers.value import answer_digest, found_score, parse_answer
-from gra.evaluation.task import Sample, SampleScore, TaskKind
+from gra.evaluation.task import RowTask, Sample, SampleScore
 
 _VERSION = 2  # raise when an answer is scored differently
 _WORDS = ("true", "false", "yes", "no", "valid", "invalid")
@@ -22,7 +22,7 @@ _CAPITALS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _MOST_CHARACTERS = 200  # of an answer that is nothing but the answer
 
 
-class ShortTask(TaskKind):
+class ShortTask(RowTask):
     """Answers of a few words; the target of a sample is the right answer as text."""
 
     name = "short"

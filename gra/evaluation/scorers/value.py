@@ -11,12 +11,12 @@ from gra.checks.answers import ANSWERS_VERSION, equals, final_answer, last_numbe
 from gra.config.suite import TaskConfig
 from gra.core.hashing import digest
 from gra.evaluation.rows import Row, text_field
-from gra.evaluation.task import Sample, SampleScore, TaskKind, common_fields
+from gra.evaluation.task import RowTask, Sample, SampleScore, common_fields
 
 _VERSION = 2  # raise when an answer is scored differently; comparing values has a version of its own
 
 
-class ValueTask(TaskKind):
+class ValueTask(RowTask):
     """Answers that are a value; the target of a sample is the right value as text."""
 
     name = "value"

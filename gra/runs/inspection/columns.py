@@ -7,7 +7,7 @@ instructions are compared on the same ones.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -53,7 +53,8 @@ class InspectedColumn:
 def gather_columns(contents: RunContents) -> tuple[list[InspectedColumn], list[str]]:
     """Return the seeds, where they can be found, and every arm with a row; and a note on what was left out."""
     arms = [_column(arm.name, arm, list(_accepted(arm))) for arm in contents.arms]
-    arms = [column for column in arms if column.count]
+    # An arm may be called as the seeds are, and must not hide them.
+    arms = [replace(c, name=f"{SEEDS} (arm)") if c.name == SEEDS else c for c in arms if c.count]
     seeds, notes = _find_seeds(contents)
     columns = [_column(SEEDS, None, seeds), *arms] if seeds else arms
     if any(column.count > len(column.rows) for column in columns):

@@ -11,7 +11,7 @@ from gra.core.errors import DataError, GraError
 from gra.core.run_folder import MANIFEST
 from gra.data.embedder import Embedder
 from gra.models.catalog import cached, resolve
-from gra.models.entries import find_entry
+from gra.models.entries import entry_of
 from gra.runs.contents import RunContents, read_contents
 from gra.runs.inspection.columns import InspectedColumn, gather_columns
 from gra.runs.inspection.cut_off import CutOff, count_cut_off
@@ -180,12 +180,13 @@ def _finding(
 
 
 def _cut_off(run: Path, column: InspectedColumn, notes: list[str]) -> CutOff | None:
-    if column.arm is None:
+    # SELF-GUIDE leaves out draws that are cut off, and rejects a candidate with too few.
+    if column.arm is None or column.arm.recipe.get("self_guide"):
         return None
-    folder = run / "arms" / column.name
+    folder = run / "arms" / column.arm.name
     try:
         return count_cut_off(folder if folder.is_dir() else run, column.arm)
-    except DataError as error:
+    except GraError as error:
         notes.append(f"How many answers of {column.name} were cut off is not known: {error}.")
         return None
 
@@ -205,7 +206,7 @@ def _embedder(contents: RunContents, named: str | None, notes: list[str]) -> tup
         return None, None
     name = str(used[0].recipe["dedup"]["embedder"])
     try:
-        if find_entry(name.removeprefix("catalog:")) is None:
+        if entry_of(name) is None:
             problem = "is no model of the catalog"
         elif not cached(name):
             problem = "is not in the cache"

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from gra.checks.request_kinds import RequestKind
 from gra.core.text.plain_text import printable_line
 from gra.runs.inspection.inspect import RunInspection, ThinPart
 from gra.runs.inspection.profile import CheckedRows, ColumnProfile, WordCounts
@@ -76,14 +77,14 @@ def share_rows(found: RunInspection) -> Iterator[ShareRow]:
     thin = {(finding.arm, finding.part, finding.name) for finding in found.thin}
 
     def row(group: ThinPart, name: str, counts: list[int], totals: list[int]) -> ShareRow:
-        names = [column.name if column.is_arm else "" for column in found.columns]
+        names = [column.name for column in found.columns]
         cells = [ShareCell(n, of, (arm, group, name) in thin) for n, of, arm in zip(counts, totals, names, strict=True)]
         return ShareRow(group, part_name(group, name), cells)
 
     totals = [column.looked_at for column in found.columns]
     for name in _most_frequent([column.domains for column in found.columns], _MOST_DOMAINS):
         yield row("domain", name, [column.domains.get(name, 0) for column in found.columns], totals)
-    for name in _most_frequent([column.kinds for column in found.columns], len(totals) * 20):
+    for name in _most_frequent([column.kinds for column in found.columns], len(RequestKind)):
         yield row("request", name, [column.kinds.get(name, 0) for column in found.columns], totals)
     yield row("constraint", "any", [column.constrained for column in found.columns], totals)
     for name in _most_frequent([column.constraints for column in found.columns], _MOST_CONSTRAINTS):

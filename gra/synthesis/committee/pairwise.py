@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import combinations
 from statistics import fmean
 
-from gra.config.committee import NUMBER_ASKS
+from gra.config.committee import NUMBER_ASKS, Ask
 from gra.core.processes.concurrency import together
 from gra.core.vocabulary import CallPurpose
 from gra.engines.types import Choice
@@ -20,9 +20,9 @@ from gra.synthesis.prompts import render
 LETTERS = Choice(("A", "B"))
 
 
-def comparing(reviewers: Sequence[Member]) -> list[Member]:
-    """Return the reviewers that can compare: those that are asked in words."""
-    return [reviewer for reviewer in reviewers if reviewer.ask not in NUMBER_ASKS]
+def comparing(ask: Ask) -> bool:
+    """Return whether a reviewer that is asked in this way can compare: only those that are asked in words can."""
+    return ask not in NUMBER_ASKS
 
 
 async def compare_responses(

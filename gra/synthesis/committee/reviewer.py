@@ -34,8 +34,10 @@ from gra.synthesis.prompts import CHECK_QUESTIONS, FAULT_QUESTIONS, SCORE_QUESTI
 
 YES_NO = Choice(("yes", "no"))
 DIGITS = Choice(tuple("0123456789"))
-# The labels that a member chooses among, by the way it is asked.
-LABELS_ASKED: dict[Ask, Choice] = {"yes_no": YES_NO, "expected": DIGITS, "reference": YES_NO}
+# The labels that a member chooses among, by the way it is asked. Checks of instructions are yes or no.
+LABELS_ASKED: dict[Ask, tuple[Choice, ...]] = {
+    "yes_no": (YES_NO,), "expected": (DIGITS, YES_NO), "reference": (YES_NO,)
+}  # fmt: skip
 _INTEGER = {"type": "integer", "minimum": 0, "maximum": 10}
 _COMMENT = {"type": "string", "minLength": 10, "maxLength": 300}
 COMMENT = Json({"type": "object", "properties": {"comment": _COMMENT}, "required": ["comment"]})

@@ -62,8 +62,11 @@ def choose_examples(
         round_: the round's number.
         index: the candidate's index within the round.
     """
-    made = [row for row in pool if (name := read_name(row.id)) is not None and name.kind is WorkKind.CANDIDATE]
-    seeds = [row for row in pool if row not in made]
+    seeds: list[Seed] = []
+    made: list[Seed] = []
+    for row in pool:
+        name = read_name(row.id)
+        (made if name is not None and name.kind is WorkKind.CANDIDATE else seeds).append(row)
     examples = rng(seed, "self_guide", domain).sample(seeds, min(config.examples, len(seeds)))
     random = rng(seed, round_, index, "self_guide")
     return examples, random.sample(made, min(len(made), random.randint(1, _MOST_EARLIER)))

@@ -20,15 +20,16 @@ from gra.stats.chain import Chain, fit_chain, measure_chain
 from gra.stats.panel import log_odds
 from gra.stats.reliability import logistic
 from gra.synthesis.committee.members import Member
+from gra.synthesis.measuring.controls import ControlItem
 
 
 class ReviewChains:
     """The chains of a committee's reviewers, fitted on control items.
 
     Args:
-        odds: cross-fitted log-odds at even odds by reviewer, one a control item; NaN where there is none.
-        items: names of the control items.
-        right: their known verdicts, both of which occur.
+        odds: log-odds at even odds by reviewer, one a control item, by the maps that candidates are scored with.
+        crossed: the same, cross-fitted, for the figures; NaN where there is none in both.
+        items: the control items, with both verdicts.
         costs: of one review, by reviewer; equal costs go by name.
         review: the recipe's section.
     """
@@ -36,12 +37,12 @@ class ReviewChains:
     def __init__(
         self,
         odds: Mapping[str, NDArray[np.float64]],
-        items: Sequence[str],
-        right: NDArray[np.bool_],
+        crossed: Mapping[str, NDArray[np.float64]],
+        items: Sequence[ControlItem],
         costs: Mapping[str, float],
         review: ReviewConfig,
     ) -> None:
-        self._odds, self._items, self._right, self._costs = odds, items, right, costs
+        self._odds, self._crossed, self._items, self._costs = odds, crossed, items, costs
         self._combine = review.chain.combine
         self._accept = float(log_odds(review.accept_mean / 10))
         self.order = tuple(sorted(odds, key=lambda name: (costs.get(name, 0.0), name)))
@@ -55,7 +56,7 @@ class ReviewChains:
         return fit_chain(
             order,
             {name: self._odds[name] for name in order},
-            self._items,
+            [item.name for item in self._items],
             accept=self._accept,
             combine=self._combine,
         )
@@ -94,12 +95,13 @@ class ReviewChains:
         """Return the manifest's facts of the chain of all reviewers; None where too few items have a verdict."""
         measured = measure_chain(
             self.order,
-            self._odds,
-            self._right,
-            self._items,
+            self._crossed,
+            [item.is_good for item in self._items],
+            [item.name for item in self._items],
             self._costs,
             accept=self._accept,
             combine=self._combine,
+            groups=[item.seed for item in self._items],
         )
         if measured is None:
             return None

@@ -21,7 +21,7 @@ from gra.stats.competence import MemberCompetence, fit_competence, measure_routi
 from gra.synthesis.committee.members import Member
 from gra.synthesis.committee.roles import SampleKind
 from gra.synthesis.measuring.controls import ControlItem
-from gra.synthesis.measuring.natural import NaturalAnswers
+from gra.synthesis.measuring.natural import NaturalAnswers, answers_alike
 
 Table = NDArray[np.float64]
 _TYPICAL = 20.0  # words of an instruction, at which the length counts as 0
@@ -78,7 +78,6 @@ def measure_competence(
     items: Sequence[ControlItem],
     reviews: Mapping[str, Table],
     costs: tuple[Mapping[str, float], Mapping[str, float]],
-    places: Mapping[str, str],
     config: CompetenceConfig,
 ) -> tuple[CommitteeCompetence, dict[str, Any]]:
     """Fit the competence of a committee on recorded answers; return it with the manifest's facts.
@@ -91,13 +90,12 @@ def measure_competence(
         items: control items for responses.
         reviews: cross-fitted log-odds by reviewer, one a control item; NaN where there is none.
         costs: of one answer and of one review, by member.
-        places: domain of each seed, by id.
         config: the recipe's section.
     """
     by_id = {question.id: question for question in questions}
-    kinds = {**places, **{question.id: question.domain for question in questions}}
     asked = [by_id[name] for name in dict.fromkeys(question for question, _ in natural.right)]
-    writers = list(dict.fromkeys(member for _, member in natural.right))
+    answering = dict.fromkeys(member for _, member in natural.right)
+    writers = [name for name in answering if "generator" in members[name].roles]
     answers = np.array([[natural.right.get((q.id, name), math.nan) for name in writers] for q in asked], float)
     rows = [features(domains, SampleKind(q.domain, len(q.instruction.split()))) for q in asked]
     written = fit_competence(writers, rows, answers, [q.id for q in asked])
@@ -105,14 +103,14 @@ def measure_competence(
     judges = list(reviews)
     table = np.column_stack([reviews[name] for name in judges]) if judges else np.zeros((len(items), 0))
     verdicts = np.where(np.isnan(table), math.nan, (table > 0) == good[:, None])
-    shown = [features(domains, SampleKind(kinds.get(i.seed, ""), len(i.instruction.split()))) for i in items]
+    shown = [features(domains, SampleKind(_domain(item, by_id), len(item.instruction.split()))) for item in items]
     judged = fit_competence(judges, shown, verdicts, [item.seed for item in items])
-    shares = _shares(costs[0]), _shares(costs[1])
-    # Members on the same weights answer alike, so one of them was asked.
-    asked_for = {members[name].model.identity: written.members[name] for name in writers}
-    generators = {m.name: asked_for[m.model.identity] for m in members.values() if m.model.identity in asked_for}
-    prices = {m.name: shares[0].get(name, 1.0) for m in members.values() for name in writers
-              if members[name].model.identity == m.model.identity}  # fmt: skip
+    shares = _shares({name: costs[0][name] for name in writers if name in costs[0]}), _shares(costs[1])
+    # Of members that answer alike, one was asked.
+    spoke = {answers_alike(members[name]): name for name in writers}
+    stands_for = {m.name: spoke[answers_alike(m)] for m in members.values() if answers_alike(m) in spoke}
+    generators = {name: written.members[by] for name, by in stands_for.items()}
+    prices = {name: shares[0].get(by, 1.0) for name, by in stands_for.items()}
     found = CommitteeCompetence(tuple(domains), generators, judged.members, (prices, shares[1]), config.price)
     facts = {
         "generators": _facts(measure_routing(writers, written, answers, shares[0], config.price)),
@@ -120,6 +118,11 @@ def measure_competence(
         "costs": {"generators": dict(costs[0]), "reviewers": dict(costs[1])},
     }
     return found, facts
+
+
+def _domain(item: ControlItem, questions: Mapping[str, Question]) -> str:
+    """Return the domain of a control item: its seed's, or its question's."""
+    return item.domain or (questions[item.seed].domain if item.seed in questions else "")
 
 
 def _shares(costs: Mapping[str, float]) -> dict[str, float]:

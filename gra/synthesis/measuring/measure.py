@@ -50,7 +50,6 @@ class MeasuredCommittee:
         self.open_panel: OpenPanel | None = None
         self.competence: CommitteeCompetence | None = None
         self.competence_facts: dict[str, Any] | None = None
-        self._places = {seed.id: seed.domain for seed in seeds}
         self._natural: NaturalAnswers | None = None
         recipe = context.recipe
         review = self._review = recipe.review
@@ -147,7 +146,6 @@ class MeasuredCommittee:
             items,
             fitted.crossed,
             (written, fitted.facts["costs"]),
-            self._places,
             committee.competence or CompetenceConfig(),
         )
         self.competence_facts = facts

@@ -17,7 +17,7 @@ from gra.core.rng import rng
 from gra.core.vocabulary import CallPurpose, FailureCause
 from gra.data.questions import Question
 from gra.engines.broker import Broker
-from gra.engines.types import Text
+from gra.engines.types import ModelId, Text
 from gra.synthesis.call_names import control_item_name
 from gra.synthesis.committee.calls import CallRecorder, MissingAnswers, Unanswered
 from gra.synthesis.committee.members import Member
@@ -72,8 +72,8 @@ async def natural_controls(
         ModelUnavailable: when no member gave a usable answer to any question.
     """
     writers = _one_for_each_model(m for m in members if "generator" in m.roles)
-    known = {member.model.identity for member in writers}
-    others = [m for m in _one_for_each_model(m for m in members if m.writes) if m.model.identity not in known]
+    known = {answers_alike(member) for member in writers}
+    others = [m for m in _one_for_each_model(m for m in members if m.writes) if answers_alike(m) not in known]
     count = min(QUESTIONS_PER_ITEM * per_kind, len(questions))
     drawn = rng(seed, "control", "questions").sample(list(questions), count)
     asked = [(question, writers[place % len(writers)]) for place, question in enumerate(drawn)]
@@ -113,10 +113,15 @@ async def natural_controls(
 
 
 def _one_for_each_model(members: Iterable[Member]) -> list[Member]:
-    found: dict[str, Member] = {}
+    found: dict[tuple[ModelId, str | None], Member] = {}
     for member in members:
-        found.setdefault(member.model.identity, member)
+        found.setdefault(answers_alike(member), member)
     return list(found.values())
+
+
+def answers_alike(member: Member) -> tuple[ModelId, str | None]:
+    """Return what members have in common that answer alike: weights, adapter and system prompt."""
+    return member.model, member.system
 
 
 async def _answer(broker: Broker, member: Member, question: Question) -> tuple[str, int]:

@@ -211,8 +211,12 @@ def fit_panel(
     panel, crossed_panel = _aggregate(review, aimed, right[target], costs)
     chain = None
     if review.strategy == "chain" and right[target].any() and not right[target].all():
-        names = [item.name for item, used in zip(items, target, strict=True) if used]
-        chains = ReviewChains(aimed, names, right[target], costs, review)
+        # Thresholds hold for the scores that candidates get, so they come from the same maps.
+        given = {
+            name: np.array([float(log_odds(calibrations[name](score) / 10)) for score in values[target]])
+            for name, values in table.items()
+        }
+        chains = ReviewChains(given, aimed, [items[i] for i in np.flatnonzero(target)], costs, review)
         panel, chain = replace(panel, chains=chains), chains.facts()
     statistics = panel_statistics(
         aimed,

@@ -68,10 +68,14 @@ Curation favors what the students know. Compare the diversity in `manifest.json`
 
 @dataclass(frozen=True)
 class _Scored:
-    """Figures of all rows: learning dynamics, probabilities by checkpoint, answer tokens."""
+    """Figures of all rows: learning dynamics, probabilities by checkpoint, answer tokens.
+
+    `last` holds the probabilities by the last checkpoint, as means over the students.
+    """
 
     dynamics: LearningDynamics
     probabilities: Table
+    last: Table
     tokens: Table
     trusted: Table
 
@@ -168,7 +172,8 @@ async def _score(students: Sequence[TrustedStudent], rows: Sequence[Row], ledger
     whole = LearningDynamics(
         np.mean([part.confidence for part in parts], axis=0), np.mean([part.uncertainty for part in parts], axis=0)
     )
-    return _Scored(whole, np.concatenate(probabilities), tokens, np.concatenate(trusted))
+    last = np.mean([table[-1] for table in probabilities], axis=0)
+    return _Scored(whole, np.concatenate(probabilities), last, tokens, np.concatenate(trusted))
 
 
 async def _likelihood(broker: Broker, model: ModelId, row: Row) -> tuple[float, float]:
@@ -221,7 +226,7 @@ def _write(
         with atomic_path(path) as temporary:
             pq.write_table(content, temporary, compression="zstd")
     answers = [row[0]["content"] for row in table["completion"].to_pylist()]
-    effects: Effects = measure_effects(answers, scored.dynamics, scored.probabilities[-1], scored.tokens, out)
+    effects: Effects = measure_effects(answers, scored.dynamics, scored.last, scored.tokens, out)
     facts = {
         "run": str(run_folder),
         "dataset": file_digest(dataset),

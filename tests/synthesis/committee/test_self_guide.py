@@ -115,9 +115,9 @@ def test_a_run_writes_filters_and_agrees_and_another_start_asks_nothing(tmp_path
         if row["state"] == "accepted":
             assert row["response"] == row["instruction"].split()[1]
             assert not about_owls
-        elif row["rejected_at"] == RejectedAt.NO_AGREEMENT:
-            assert about_owls or row["response"] == ""
     assert {RejectedAt.UNUSUAL_INPUT, RejectedAt.NO_AGREEMENT} <= {row["rejected_at"] for row in rows}
+    undecided = [row for row in rows if row["rejected_at"] == RejectedAt.NO_AGREEMENT]
+    assert sum("owls" in row["instruction"].split() for row in undecided) >= 0.8 * len(undecided)
     assert any(name.startswith("r1-") for row in rows if row["round"] == 2 for name in row["parents"])
     asked = (tmp_path / "asked.txt").read_text()
     scripted_run.make(tmp_path, answer=guided)

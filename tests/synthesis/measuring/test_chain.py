@@ -25,6 +25,8 @@ from gra.serving.labels import colliding_labels
 from gra.stats.panel import log_odds
 from gra.stats.reliability import logistic
 from gra.synthesis.measuring.chain import ReviewChains
+from gra.synthesis.measuring.controls import ControlItem, ControlKind
+from gra.synthesis.measuring.panel import fit_panel
 from gra.synthesis.run import check_labels
 
 REVIEW = {"ask": "yes_no", "comments": "never", "control_items": 6, "strategy": "chain", "accept_mean": 5.0,
@@ -38,7 +40,9 @@ def chains(combine: str = "log_odds") -> tuple[ReviewChains, dict[str, np.ndarra
     review = ReviewConfig.model_validate({"control_items": 4, "strategy": "chain", "accept_mean": 5.0,
                                           "chain": {"combine": combine}})  # fmt: skip
     costs = {"a": 3.0, "b": 1.0, "c": 2.0}
-    return ReviewChains(odds, [f"i{i}" for i in range(60)], right, costs, review), odds
+    kinds = (ControlKind.WRONG_ANSWER, ControlKind.RIGHT_ANSWER)
+    items = [ControlItem(kinds[int(known)], f"i{i}", "How many?", "Many.", "writer") for i, known in enumerate(right)]
+    return ReviewChains(odds, odds, items, costs, review), odds
 
 
 def asked(found: ReviewChains, odds: dict[str, float], reviewers: str = "abc") -> list[str]:
@@ -192,3 +196,25 @@ def test_tokenizer_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ModelUnavailable, match="get the model again"):
         colliding_labels(tmp_path, ["yes", "no"])
+
+
+def test_reviewer_of_three_values_keeps_a_third_of_the_candidates_too() -> None:
+    """Thresholds come from the maps that candidates are scored with, so that equal scores stay equal."""
+    luck = np.random.default_rng(4)
+    kinds = (ControlKind.WRONG_ANSWER, ControlKind.RIGHT_ANSWER)
+    items = [ControlItem(kinds[i % 2], f"q{i}", "How many?", "Many.", "writer") for i in range(60)]
+    raw = {
+        "few": {item.name: float(luck.choice([0.0, 5.0, 10.0])) for item in items},
+        **{name: {item.name: luck.normal(5 + item.is_good, 2) for item in items} for name in ("more", "most")},
+    }
+    fitted = fit_panel(
+        items, raw, ReviewConfig.model_validate(REVIEW), costs={"few": 1.0, "more": 2.0, "most": 3.0}, families={},
+        authors={},
+    )  # fmt: skip
+    assert fitted.panel.chains is not None
+    chain = fitted.panel.chains.of(["few", "more", "most"])
+    kept = [
+        chain.keeps(0, float(log_odds(fitted.calibrations["few"](luck.choice([0.0, 5.0, 10.0])) / 10)), f"r1-{i:06d}")
+        for i in range(600)
+    ]
+    assert 0.2 < np.mean(kept) < 0.47
