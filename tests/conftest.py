@@ -103,7 +103,7 @@ FIRST = [
     "test_end_to_end.py", "training/test_methods.py", "evaluation/test_suites.py", "synthesis/test_resume.py",
     "evaluation/test_evaluation.py", "training/test_equal_runs.py", "training/test_recipes.py", "training/test_runs.py",
     "training/test_plan.py", "api/test_experiments.py", "synthesis/arms/test_arms.py", "synthesis/test_rounds.py",
-    "forecast/test_plan.py", "runs/test_damaged_runs.py", "test_examples.py", "stats/test_error_rates.py",
+    "forecast/test_plan.py", "runs/test_damaged_runs.py", "stats/test_error_rates.py",
     "sandbox/test_abuse.py", "checks/test_hostile_texts.py", "test_golden_runs.py", "models/test_gguf.py",
     "runs/test_push.py", "synthesis/test_decontamination.py", "engines/openai_server/test_synthesis.py",
     "sandbox/test_sandbox.py", "cli/test_hostile_recipes.py",

@@ -71,6 +71,7 @@ def test_example_reports_a_missing_server_in_one_sentence(tmp_path: Path) -> Non
     assert "error: " in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.models
 def test_jupyter_example_goes_from_seeds_to_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import nbclient
