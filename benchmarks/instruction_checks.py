@@ -29,17 +29,19 @@ from gra.core.files import write_json
 from gra.core.processes.concurrency import together
 from gra.core.progress import View
 from gra.core.run_folder import environment
-from gra.core.types import Seed
+from gra.core.types import SIGN_CHECKS, Seed
 from gra.engines.broker import Broker
 from gra.engines.types import Likelihood
 from gra.ledger.ledger import Ledger
 from gra.serving.models import find_models, running
 from gra.stats.panel import log_odds
-from gra.stats.reliability import auc
+from gra.stats.reliability import auc, logistic
 from gra.synthesis.committee.calls import CallRecorder
+from gra.synthesis.committee.instruction_signs import SIGNS
 from gra.synthesis.committee.members import Member, make_member
 from gra.synthesis.committee.reviewer import YES_NO, yes_probabilities
 from gra.synthesis.measuring.controls import ControlItem, ControlKind, instruction_controls
+from gra.synthesis.measuring.instruction_checks import check_rates, fit_gates
 from gra.synthesis.prompts import CHECK_QUESTIONS, FAULT_QUESTIONS
 
 SEEDS = Path(__file__).parents[1] / "recipes" / "seeds" / "quickstart.jsonl"
@@ -207,8 +209,10 @@ def ask(
 
 @app.command()
 def table(out: Annotated[Path, typer.Option(help="what `ask` wrote")]) -> None:
-    """Print the AUC of every question by kind of fault."""
+    """Print the AUC of every question by kind of fault, and what fitted combinations of checks reject."""
     rows = json.loads((out / "checks.json").read_text())["rows"]
+    combined = {who: _combinations(rows, who) for who in dict.fromkeys(row["model"] for row in rows)}
+    write_json(out / "combined.json", combined)
     for half in ("choose", "report"):
         for who in dict.fromkeys(row["model"] for row in rows):
             own = [row for row in rows if row["half"] == half and row["model"] == who]
@@ -219,6 +223,73 @@ def table(out: Annotated[Path, typer.Option(help="what `ask` wrote")]) -> None:
                     kind: [row["scores"][name] for row in own if row["kind"] == kind] for kind in ["good", *kinds]
                 }
                 print(f"| {name} | " + " | ".join(f"{auc(values['good'], values[kind]):.2f}" for kind in kinds) + " |")
+
+
+PAPER = ("reasonable", "complete", "clear")
+FAULTS = ("text_only", "impersonal", "self_contained", "single")
+COMBINATIONS = {
+    "each, the paper's three": (PAPER, False),
+    "each, all seven questions": ((*PAPER, *FAULTS), False),
+    "fitted, the paper's three": (PAPER, True),
+    "fitted, all seven questions": ((*PAPER, *FAULTS), True),
+    "fitted, signs": (SIGN_CHECKS, True),
+    "fitted, signs and likely": ((*SIGN_CHECKS, "likely"), True),
+    "fitted, complete, signs and likely": (("complete", *SIGN_CHECKS, "likely"), True),
+    "fitted, reasonable, complete, signs and likely": (("reasonable", "complete", *SIGN_CHECKS, "likely"), True),
+    "fitted, reasonable, complete, impersonal, signs and likely": (
+        ("reasonable", "complete", "impersonal", *SIGN_CHECKS, "likely"),
+        True,
+    ),
+    "fitted, the paper's three and likely": ((*PAPER, "likely"), True),
+    "fitted, the paper's three and signs": ((*PAPER, *SIGN_CHECKS), True),
+    "fitted, the paper's three, signs and likely": ((*PAPER, *SIGN_CHECKS, "likely"), True),
+    "fitted, all": ((*PAPER, *FAULTS, *SIGN_CHECKS, "likely"), True),
+}
+
+
+def _combinations(rows: Sequence[dict[str, Any]], who: str) -> dict[str, Any]:
+    """Return the share that each combination rejects by kind: crossed on `choose`, and fitted there on `report`."""
+    found: dict[str, Any] = {}
+    for label, (names, combine) in COMBINATIONS.items():
+        parts = {}
+        for half in ("choose", "report"):
+            own = [row for row in rows if row["half"] == half and row["model"] == who]
+            items = [_item(ControlKind(row["kind"]), row["item"], row["text"]) for row in own]
+            values = {i.name: {n: _values(row)[n] for n in names} for i, row in zip(items, own, strict=True)}
+            parts[half] = items, {who: values}
+        items, checks = parts["choose"]
+        crossed = check_rates(checks, items, 0, combine=combine)
+        gates = fit_gates(checks, items, combine=combine)
+        others, values = parts["report"]
+        kinds = dict.fromkeys(str(item.kind) for item in others)
+        found[label] = {
+            "choose": crossed,
+            "report": {
+                kind: {
+                    "rejected": float(np.mean([gates.fails(values, i.name) for i in others if i.kind == kind])),
+                    "items": sum(i.kind == kind for i in others),
+                }
+                for kind in kinds
+            },
+        }
+    kinds = list(dict.fromkeys(kind for kind in found["fitted, signs"]["choose"] if kind != "good"))
+    for half in ("choose", "report"):
+        print(f"\n{half}, {who}: share rejected\n| checks | good | faulty | {' | '.join(kinds)} |")
+        for label, figures in found.items():
+            rates = figures[half]
+            faulty = sum(rates[k]["rejected"] * rates[k]["items"] for k in kinds) / sum(
+                rates[k]["items"] for k in kinds
+            )
+            cells = " | ".join(f"{rates[kind]['rejected']:.0%}" for kind in kinds)
+            print(f"| {label} | {rates['good']['rejected']:.0%} | {faulty:.0%} | {cells} |")
+    return found
+
+
+def _values(row: dict[str, Any]) -> dict[str, float]:
+    """Return the values of checks as a run has them: probabilities, and 0 or 1 for signs."""
+    values = {name: float(logistic(score)) for name, score in row["scores"].items() if name != "logprob"}
+    values |= {name: float(not sign(row["text"])) for name, sign in SIGNS.items()}
+    return values | {"likely": float(np.exp(row["scores"]["logprob"]))}
 
 
 if __name__ == "__main__":

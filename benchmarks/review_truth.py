@@ -6,9 +6,10 @@ Run as: python benchmarks/review_truth.py ask --half choose --count 60 --data-di
         python benchmarks/review_truth.py table --out truth/
 
 `ask` has members answer the items of `truth_items.py` and scores every answer in every way. It keeps a ledger, so a
-stopped run goes on where it was. `table` prints AUROC, precision at 30, 50 and 70 % acceptance over the base rate, and
-cost (tokens x billions of parameters a review) for every way, beside the length of the answer. Combinations are fitted
-on the half `choose` and scored on the half `report`. Intervals are bootstrap percentiles over items.
+stopped run goes on where it was. Rows of other kinds and authors that an earlier call wrote to the same folder stay.
+`table` prints AUROC, precision at 30, 50 and 70 % acceptance over the base rate, and cost (tokens x billions of
+parameters a review) for every way, beside the length of the answer. Combinations are fitted on the half `choose` and
+scored on the half `report`. Intervals are bootstrap percentiles over items.
 
 Ways to score an answer, by model:
     logprob      mean log-probability of the answer's tokens given the exercise
@@ -154,17 +155,19 @@ async def ask_all(
     data: Path,
     out: Path,
     authors: Sequence[str],
+    models: Sequence[str],
     memory_gb: float | None,
     critic: Path | None = None,
+    weights: str | None = None,
 ) -> None:
     """Answer and score one half, and write one JSON file."""
     committee = {
         f"{who}-{kind}": {"model": model, "sampling": {"temperature": 0.7, "top_p": 1.0, "max_tokens": tokens}}
         for who, (model, _) in MODELS.items()
         for kind, tokens in MAX_TOKENS.items()
-        if who != "critic"
+        if who in models
     }
-    ways = dict(WAYS)
+    ways: dict[str, Sequence[str]] = {who: WAYS[who] for who in models}
     if critic is not None:
         committee |= {f"critic-{kind}": {"model": MODELS["critic"][0], "adapter": str(critic)} for kind in MAX_TOKENS}
         ways["critic"] = ("correctness",)
@@ -173,7 +176,13 @@ async def ask_all(
             "name": "review-truth",
             "seeds": {"source": "-"},
             "committee": {"models": committee, "reviewers": 0},
-            "engine": {"max_model_len": 2048, "concurrency": 32, "kv_cache_gb": 0.6, "memory_gb": memory_gb},
+            "engine": {
+                "max_model_len": 2048,
+                "concurrency": 32,
+                "kv_cache_gb": 0.6,
+                "memory_gb": memory_gb,
+                "weights": weights,
+            },
         }
     )
     view = View()
@@ -188,7 +197,9 @@ async def ask_all(
         for name, each in committee.items()
     }
     ledger = Ledger(out / "ledger.sqlite", run="review-truth")
-    rows: list[dict[str, Any]] = []
+    file = out / f"{half}.json"
+    before = json.loads(file.read_text())["rows"] if file.is_file() else []
+    rows = [row for row in before if row["kind"] not in counts or row["author"] not in authors]
     async with running(registry.pool(out / "logs"), view) as pool:
         asking = Asking(Broker(ledger, pool, call_timeout_s=3600.0), members)
         for kind, count in counts.items():
@@ -200,8 +211,8 @@ async def ask_all(
                 )
             )
             rows += [row for row in found if row is not None]
-            view.note(f"{half} {kind}: {sum(r['right'] for r in rows if r['kind'] == kind)} right of {len(found)}")
-            write_json(out / f"{half}.json", {"half": half, "rows": rows, "environment": environment()})
+            view.note(f"{half} {kind}: {sum(row['right'] for row in found if row)} right of {len(found)}")
+            write_json(file, {"half": half, "rows": rows, "environment": environment()})
     ledger.close()
 
 
@@ -287,11 +298,14 @@ def ask(
     authors: Annotated[str, typer.Option(help="models that answer, with commas")] = "1.5b,0.5b",
     memory_gb: Annotated[float | None, typer.Option(help="of all models together; few GB let them take turns")] = None,
     critic: Annotated[Path | None, typer.Option(help="the adapter of a critic, trained on what `critic` wrote")] = None,
+    models: Annotated[str, typer.Option(help="models that score, with commas")] = ",".join(WAYS),
+    weights: Annotated[str | None, typer.Option(help="int8: 8-bit weights on a CPU")] = None,
 ) -> None:
     """Have members answer the items, and score every answer in every way."""
     out.mkdir(parents=True, exist_ok=True)
     counts = {kind: int(number or count) for kind, _, number in (each.partition(":") for each in kinds.split(","))}
-    asyncio.run(ask_all(half, counts, data_dir, out, authors.split(","), memory_gb, critic))
+    who = dict.fromkeys([*models.split(","), *authors.split(",")])
+    asyncio.run(ask_all(half, counts, data_dir, out, authors.split(","), list(who), memory_gb, critic, weights))
 
 
 @app.command()

@@ -15,6 +15,7 @@ from gra.synthesis.measuring.panel import FittedPanel, Panel, fit_panel
 
 Row = Mapping[str, Any]
 _DRAWS = 400
+GATE = 5.0  # even odds, as in the quickstart's recipe
 
 
 def print_tables(halves: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
@@ -78,8 +79,14 @@ PANELS = {
     "quickstart: logprob, correctness, agreement of 2": ("1.5b logprob", "1.5b correctness", "1.5b agreement of 2"),
     "logprob, reference, agreement": ("1.5b logprob", "1.5b reference", "1.5b agreement"),
     "logprob, correctness, agreement": ("1.5b logprob", "1.5b correctness", "1.5b agreement"),
+    "in turns: logprob, agreement of 1, of 2": ("1.5b logprob", "1.5b agreement of 1", "1.5b agreement of 2"),
+    "in turns: logprob, agreement of 1, of 2, of 4": (
+        "1.5b logprob", "1.5b agreement of 1", "1.5b agreement of 2", "1.5b agreement"
+    ),
     "five": ("1.5b logprob", "1.5b correctness", "1.5b reference", "1.5b agreement", "0.5b logprob"),
-}
+}  # fmt: skip
+# Reviewers that share answers: four of them hold the first two.
+SHARING = {name: "agreement" for name in ("1.5b agreement of 1", "1.5b agreement of 2", "1.5b agreement")}
 
 
 @dataclass(frozen=True)
@@ -92,7 +99,7 @@ class FittedGate:
 
 
 def _fitted(fit: Sequence[Row]) -> dict[str, FittedGate]:
-    """Fit every panel in every aggregation; half of the answers that it was fitted on pass its gate."""
+    """Fit every panel in every aggregation."""
     items, found = [_item(row) for row in fit], {}
     for label, names in PANELS.items():
         raw: dict[str, dict[str, float]] = {name: {} for name in names}
@@ -101,12 +108,11 @@ def _fitted(fit: Sequence[Row]) -> dict[str, FittedGate]:
                 raw[name][item.name] = row["scores"][name]
         cost = {name: _cost(name, fit) or 0.0 for name in names}
         for aggregate in ("mean", "weighted", "label_model") if label != "release 0.1" else ("mean",):
-            review = ReviewConfig.model_validate({"control_items": 4, "aggregate": aggregate})
-            first = fit_panel(items, raw, review, costs=cost, families={}, authors={})
-            accept = float(np.median([first.panel.score(_calibrated(first, names, row)) for row in fit]))
-            review = review.model_copy(update={"strategy": "adaptive", "accept_mean": accept})
-            fitted = fit_panel(items, raw, review, costs=cost, families={}, authors={})
-            found[f"panel ({label}), {aggregate}"] = FittedGate(names, fitted, accept)
+            review = ReviewConfig.model_validate(
+                {"control_items": 4, "aggregate": aggregate, "strategy": "adaptive", "accept_mean": GATE}
+            )
+            fitted = fit_panel(items, raw, review, costs=cost, families={}, authors={}, sharing=SHARING)
+            found[f"panel ({label}), {aggregate}"] = FittedGate(names, fitted, GATE)
     return found
 
 
@@ -130,14 +136,23 @@ def _panels(
             full.append(gate.panel.panel.score(given))
             value, asked = _adaptive(gate.panel.panel, given)
             early.append(value)
-            spent += sum(row["costs"].get(name, 0.0) for name in asked)
-        whole = sum(row["costs"].get(name, 0.0) for row in rows for name in gate.names)
+            spent += _spent(row, asked)
+        whole = sum(_spent(row, gate.names) for row in rows)
         scores[label], costs[label] = np.array(full), whole / len(rows)
         stops[label] = {
             "cost": spent / whole if whole else 1.0,
             "changed": float(np.mean((np.array(full) >= gate.accept) != (np.array(early) >= gate.accept))),
         }
     return scores, costs, stops
+
+
+def _spent(row: Row, asked: Sequence[str]) -> float:
+    """Return what these reviews cost; reviewers that share answers cost what the dearest of them does."""
+    most: dict[str, float] = {}
+    for name in asked:
+        group = SHARING.get(name, name)
+        most[group] = max(most.get(group, 0.0), row["costs"].get(name, 0.0))
+    return sum(most.values())
 
 
 def _calibrated(fitted: FittedPanel, names: Sequence[str], row: Row) -> dict[str, float]:

@@ -17,6 +17,23 @@ Ask = Literal["integers", "expected", "yes_no", "likelihood", "logprob", "agreem
 NUMBER_ASKS: tuple[Ask, ...] = ("likelihood", "logprob", "agreement", "reference", "reward")
 # These look for the one right answer, which an open request does not have.
 ANSWER_ASKS: tuple[Ask, ...] = ("logprob", "agreement", "reference")
+DomainKind = Literal["open", "closed"]  # whether a recipe names the domain in `review.open_domains`
+
+
+def is_asked(ask: Ask, asked_in: DomainKind | None, kind: DomainKind) -> bool:
+    """Return whether a reviewer is asked in domains of a kind.
+
+    In open domains reviewers that look for the right answer are not asked. In the others `likelihood` is not: it sees
+    what a response is about, and not whether it is right.
+
+    Args:
+        ask: how the reviewer is asked.
+        asked_in: what the recipe says of this reviewer; None leaves it to `ask`.
+        kind: of the domains.
+    """
+    if asked_in is not None:
+        return asked_in == kind
+    return ask not in (ANSWER_ASKS if kind == "open" else ("likelihood",))
 
 
 def _each_once(dimensions: list[Dimension]) -> list[Dimension]:
@@ -120,7 +137,10 @@ class MemberConfig(Section):
     roles: list[Role] = Field(["generator", "reviewer", "adjudicator", "enricher"], min_length=1)
     ask: Ask | None = None  # overrides review.ask for this member
     dimensions: Dimensions | None = None  # overrides review.dimensions for this member
-    draws: int | None = Field(None, ge=1, le=64)  # own answers of a reviewer asked by `agreement` (null: 4)
+    # Own answers of a reviewer asked by `agreement` (null: 4). Members that differ in `draws` alone share answers.
+    draws: int | None = Field(None, ge=1, le=64)
+    # Where the recipe names `review.open_domains`: the domains that a reviewer is asked in. null: as `ask` says.
+    asked_in: DomainKind | None = None
     engine: BackendConfig | None = None  # where this member's model runs; null: where the recipe's `engine` says
     family: str | None = None  # models of one pre-training run share it; null: as the catalog says
 

@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from gra.config.committee import Ask, Dimensions
 from gra.config.section import Section
-from gra.core.types import CHECKS, DIMENSIONS, FAULT_CHECKS, VerifierMode
+from gra.core.types import ALL_CHECKS, DIMENSIONS, LIKELY_CHECK, VerifierMode
 
 # The kinds that a recipe can name. A verifier of the user's own adds its kind when it is registered.
 VERIFIER_KINDS = ["math", "format", "consistency", "tests"]
@@ -33,8 +33,11 @@ def _kinds_once(kinds: list[ControlKindName]) -> list[ControlKindName]:
     return kinds
 
 
-CheckName = Literal["reasonable", "complete", "clear", "text_only", "impersonal", "self_contained", "single"]
-assert get_args(CheckName) == (*CHECKS, *FAULT_CHECKS)
+CheckName = Literal[
+    "reasonable", "complete", "clear", "text_only", "impersonal", "self_contained", "single",
+    "text_shown", "no_life", "in_text", "likely",
+]  # fmt: skip
+assert get_args(CheckName) == ALL_CHECKS
 
 
 def _checks_once(checks: list[CheckName]) -> list[CheckName]:
@@ -84,12 +87,14 @@ class ReviewConfig(Section):
     disputed: Literal["adjudicate", "accept", "reject"] = "adjudicate"  # what becomes of a spread above dispute_std
     ask: Ask = "integers"
     dimensions: Dimensions = list(DIMENSIONS)  # what a review scores; fewer cost less
-    # What reviewers ask about an instruction; the first three are the paper's. It must pass all of them.
+    # What reviewers check about an instruction; the first three are the paper's.
     checks: Annotated[list[CheckName], Field(min_length=1), AfterValidator(_checks_once)] = [
         "reasonable",
         "complete",
         "clear",
     ]
+    # Whether an instruction must pass each check, or their weighted sum, which is fitted on control instructions.
+    combine_checks: Literal["each", "fitted"] = "each"
     # `disputed`: reviewers say why only when the adjudicator will read it. `never` leaves the adjudicator the scores.
     comments: Literal["always", "disputed", "never"] = "always"
     # Control items from the seeds, which measure and calibrate each reviewer; 0 takes raw scores as they are.
@@ -126,6 +131,15 @@ class ReviewConfig(Section):
 
     @model_validator(mode="after")
     def _control_items_serve(self) -> ReviewConfig:
+        if not self.control_instructions:
+            if self.combine_checks == "fitted":
+                raise ValueError(
+                    "`combine_checks: fitted` is fitted on control instructions; set `control_instructions`"
+                )
+            if LIKELY_CHECK in self.checks:
+                raise ValueError(
+                    f"`checks: {LIKELY_CHECK}` has no scale of its own; set `control_instructions` to calibrate it"
+                )
         if not self.control_items:
             for key in ("control_kinds", "control_questions", "control_instructions", "open_domains"):
                 if getattr(self, key):

@@ -9,13 +9,14 @@ from pydantic import AfterValidator, Field, model_validator
 from gra.config.arms import ArmName, ArmSpec, find_arm
 from gra.config.budget import BudgetConfig, PricesConfig, check_prices
 from gra.config.committee import (
-    ANSWER_ASKS,
     NUMBER_ASKS,
     Ask,
     BackendConfig,
     CommitteeConfig,
+    DomainKind,
     MemberConfig,
     TeacherOrName,
+    is_asked,
 )
 from gra.config.names import Name
 from gra.config.review import ReviewConfig
@@ -240,20 +241,28 @@ class SynthesisRecipe(Section):
 
     @model_validator(mode="after")
     def _open_domains_have_reviewers(self) -> SynthesisRecipe:
-        if not self.review.open_domains or self.committee is None:
+        if self.committee is None:
+            return self
+        if not self.review.open_domains:
+            if named := [name for name, m in self.committee.models.items() if m.asked_in is not None]:
+                raise ValueError(
+                    f"`committee.models.{named[0]}.asked_in` chooses between open domains and the others; name "
+                    "`review.open_domains`, or leave it out"
+                )
             return self
         if unknown := sorted(set(self.review.open_domains) - set(self.domains)):
             raise ValueError(f"`review.open_domains`: `{unknown[0]}` is not in `domains` ({', '.join(self.domains)})")
-        reviewers = {n: m.ask or self.review.ask for n, m in self.committee.models.items() if "reviewer" in m.roles}
+        reviewers = {name: m for name, m in self.committee.models.items() if "reviewer" in m.roles}
         fewest, fix = self.committee.reviewers, "raise `committee.reviewers`, or ask one of them in another way"
         if self.committee.assignment == "competence":
             fewest, fix = min(1, fewest), "take another `committee.assignment`, or ask them in another way"
-        for asks, where in ((ANSWER_ASKS, "an open domain"), (("likelihood",), "any other domain")):
-            left_out = [name for name, ask in reviewers.items() if ask in asks]
+        kinds: tuple[tuple[DomainKind, str], ...] = (("open", "an open domain"), ("closed", "any other domain"))
+        for kind, where in kinds:
+            left_out = [n for n, m in reviewers.items() if not is_asked(m.ask or self.review.ask, m.asked_in, kind)]
             if fewest and len(left_out) >= fewest:
                 raise ValueError(
                     f"`review.open_domains`: a candidate of {where} may get no reviewer, because {', '.join(left_out)} "
-                    f"(asked by {' or '.join(asks)}) are not asked there; {fix}"
+                    f"(by `ask` or `asked_in`) are not asked there; {fix}"
                 )
         return self
 

@@ -17,6 +17,10 @@ from gra.core.vocabulary import FailureCause, HumanVerdict, RejectedAt
 CHECKS = ("reasonable", "complete", "clear")  # paper section 3.2: three binary criteria for an instruction
 # Further criteria, each about one fault that small generators make.
 FAULT_CHECKS = ("text_only", "impersonal", "self_contained", "single")
+# Signs that a program sees in an instruction's words, and how likely its words are to a reviewer.
+SIGN_CHECKS = ("text_shown", "no_life", "in_text")
+LIKELY_CHECK = "likely"
+ALL_CHECKS = (*CHECKS, *FAULT_CHECKS, *SIGN_CHECKS, LIKELY_CHECK)
 # Paper section 3.2: six scores of a response, 0-10.
 Dimension = Literal["correctness", "clarity", "completeness", "relevance", "coherence", "ethicality"]
 DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)

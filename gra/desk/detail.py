@@ -12,7 +12,7 @@ from typing import Any
 from gra.core.stored.lineage import Request
 from gra.core.stored.reader import parse_json
 from gra.core.text.plain_text import printable, printable_line
-from gra.core.types import CHECKS, DIMENSIONS, verifier_mode
+from gra.core.types import ALL_CHECKS, CHECKS, DIMENSIONS, verifier_mode
 from gra.ledger.schema import Recorded
 
 Section = dict[str, Any]
@@ -111,11 +111,12 @@ def _verifications(verdicts: Sequence[Mapping[str, Any]]) -> Section:
 
 
 def _checks(checks: Sequence[Mapping[str, Any]]) -> Section:
+    shown = [name for name in ALL_CHECKS if name in CHECKS or any(name in c["values"] for c in checks)]
     rows = [
-        [c["reviewer"], *(_number(c["values"].get(name)) for name in CHECKS), ", ".join(c["failed"]) or "passed"]
+        [c["reviewer"], *(_number(c["values"].get(name)) for name in shown), ", ".join(c["failed"]) or "passed"]
         for c in checks
     ]
-    return _table("Checks of the instruction", ("reviewer", *CHECKS, "failed"), rows)
+    return _table("Checks of the instruction", ("reviewer", *shown, "failed"), rows)
 
 
 def _alternatives(alternatives: Sequence[Mapping[str, Any]]) -> Section:

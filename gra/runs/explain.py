@@ -27,7 +27,7 @@ from gra.core.stored.lineage import Request
 from gra.core.stored.reader import parse_json
 from gra.core.stored.resolved_recipe import find_ledger
 from gra.core.text.plain_text import printable, printable_line
-from gra.core.types import CHECKS, DIMENSIONS, FAULT_CHECKS, HumanDecision, State, verifier_mode
+from gra.core.types import ALL_CHECKS, CHECKS, DIMENSIONS, HumanDecision, State, verifier_mode
 from gra.core.vocabulary import HumanVerdict
 from gra.data.export import read_lineage
 from gra.ledger.ledger import Recorded
@@ -253,7 +253,7 @@ def _checks(checks: list[dict[str, Any]], limits: _Limits) -> RenderableType:
     if limits.hide_comments and not any(check["failed"] for check in checks):
         return Text(f"instruction checks  all passed: {', '.join(printable(check['reviewer']) for check in checks)}")
     # The paper's checks, and those that the recipe adds.
-    shown = [name for name in (*CHECKS, *FAULT_CHECKS) if name in CHECKS or any(name in c["values"] for c in checks)]
+    shown = [name for name in ALL_CHECKS if name in CHECKS or any(name in c["values"] for c in checks)]
     table = _table("instruction checks", *shown)
     for check in checks:
         cells = [

@@ -60,7 +60,7 @@ def fit_weights(names: Sequence[str], scores: ArrayLike, right: ArrayLike, *, ri
     if known.all() or not known.any():
         raise ValueError("control items need both right and wrong answers")
     crossed = np.empty(len(known))
-    folds = _stratified(known)
+    folds = stratified_folds(known)
     for fold in range(_FOLDS):
         held = folds == fold
         if held.any() and known[~held].any() and not known[~held].all():
@@ -80,7 +80,8 @@ def _at_even_odds(table: Table, right: NDArray[np.bool_], ridge: float) -> tuple
     return ridge_logistic(table, right.astype(float), ridge, even_counts(right))
 
 
-def _stratified(right: NDArray[np.bool_]) -> NDArray[np.int64]:
+def stratified_folds(right: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return the fold of each item, with as many right ones in every fold as can be."""
     folds = np.empty(len(right), np.int64)
     for verdict in (True, False):
         at = np.flatnonzero(right == verdict)

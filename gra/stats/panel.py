@@ -282,6 +282,7 @@ def early_stop(
     *,
     informative: float = 0.55,
     right: ArrayLike,
+    sharing: Mapping[str, str] | None = None,
 ) -> EarlyStop:
     """Choose the order of an adaptive review, and when it stops, on control items.
 
@@ -294,6 +295,7 @@ def early_stop(
         accept: log-odds from which the panel accepts.
         informative: the AUC above which a reviewer counts as informative.
         right: the known verdicts.
+        sharing: by reviewer, the group whose reviewers share answers. The dearest one asked pays for its group.
     """
     table = {name: np.asarray(values, float) for name, values in scores.items()}
     known = np.asarray(right, bool)
@@ -318,15 +320,26 @@ def early_stop(
         high.append(above)
     low.append(accept)
     high.append(accept)
-    spent, changed = 0.0, 0
+    until, spent, changed = costs_until(order, costs, sharing or {}), 0.0, 0
     for i in range(items):
         for k in range(len(order)):
-            spent += costs.get(order[k], 0.0)
             if prefix[k, i] < low[k] or prefix[k, i] >= high[k]:
                 changed += bool(prefix[k, i] >= high[k]) != bool(final[i])
+                spent += until[k]
                 break
-    whole = items * sum(costs.get(name, 0.0) for name in order)
+    whole = items * until[-1] if until else 0.0
     return EarlyStop(order, tuple(low), tuple(high), changed / items if items else 0.0, spent / whole if whole else 1.0)
+
+
+def costs_until(order: Sequence[str], costs: Mapping[str, float], sharing: Mapping[str, str]) -> list[float]:
+    """Return what the first reviewers of an order cost together, after each of them."""
+    most: dict[str, float] = {}
+    found = []
+    for name in order:
+        group = sharing.get(name, name)
+        most[group] = max(most.get(group, 0.0), costs.get(name, 0.0))
+        found.append(sum(most.values()))
+    return found
 
 
 def _bounds(now: Table, last: Table, accept: float) -> tuple[float, float]:

@@ -37,6 +37,7 @@ from gra.synthesis.committee.generator import (
     write_instruction,
     write_response,
 )
+from gra.synthesis.committee.instruction_checks import CombinedChecks
 from gra.synthesis.committee.members import Member
 from gra.synthesis.committee.pairwise import compare_responses, comparing
 from gra.synthesis.committee.reviewer import Calibration, add_comment, check_instruction, score_response
@@ -63,6 +64,7 @@ class CandidateSettings:
         members: the committee by member name.
         calibrations: maps from raw to calibrated score (0-10), by reviewer.
         thresholds: by reviewer, the probability below which each instruction check fails.
+        combined_checks: by reviewer, what decides in place of thresholds, where the recipe has checks combined.
         pending_calibrations: calibrations that are measured when first needed, by adjudicator.
         panel: turns the reviewers' scores into one; None takes their mean.
         open_panel: takes its place in open domains, where the recipe names some.
@@ -77,6 +79,7 @@ class CandidateSettings:
     members: Mapping[str, Member]
     calibrations: Mapping[str, Calibration] = field(default_factory=dict)
     thresholds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    combined_checks: Mapping[str, CombinedChecks] = field(default_factory=dict)
     pending_calibrations: Mapping[str, Callable[[], Awaitable[Calibration]]] = field(default_factory=dict)
     panel: Panel | None = None
     open_panel: OpenPanel | None = None
@@ -292,7 +295,11 @@ class _CandidateRun:
         checks = await together(
             *(
                 check_instruction(
-                    self.recorder, reviewer, self.candidate.instruction, self.settings.thresholds.get(reviewer.name, {})
+                    self.recorder,
+                    reviewer,
+                    self.candidate.instruction,
+                    self.settings.thresholds.get(reviewer.name, {}),
+                    self.settings.combined_checks.get(reviewer.name),
                 )
                 for reviewer in self.roles.reviewers
             )

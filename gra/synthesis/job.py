@@ -14,12 +14,13 @@ from gra.config.loader import Loaded, find_file
 from gra.config.synthesis import SynthesisRecipe, committee_of
 from gra.core.hashing import digest, file_digest
 from gra.core.run_folder import RunFolder
-from gra.core.types import Candidate
+from gra.core.types import SIGN_CHECKS, Candidate
 from gra.data.questions import Question, load_questions
 from gra.data.seeds.hub import find_seeds
 from gra.data.seeds.load import Seeds, load_seeds
 from gra.sandbox.permission import Permission
 from gra.serving.models import ModelRegistry
+from gra.synthesis.committee.instruction_signs import SIGNS_VERSION
 from gra.synthesis.committee.verifiers import versions
 from gra.synthesis.decontamination import Decontaminator
 from gra.synthesis.format_constraints import FORMAT_CONSTRAINTS_VERSION
@@ -125,6 +126,8 @@ class Job:
         )
         asked = {member.ask or self.recipe.review.ask for member in committee.models.values()} if committee else set()
         parts += [{"agreement": [AGREEMENT_VERSION, ANSWERS_VERSION]}] if "agreement" in asked else []
+        if set(SIGN_CHECKS) & set(self.recipe.review.checks):
+            parts += [{"signs": SIGNS_VERSION}]
         parts += [{"self_guide": self_guide_digests()}] if self.recipe.self_guide is not None else []
         parts += [{"contamination": self.decontaminator.digest}] if self.decontaminator else []
         return digest(parts)

@@ -136,6 +136,7 @@ async def prepare(context: SynthesisContext, seeds: Sequence[Seed]) -> PreparedC
         members,
         {m.member: m.calibration for m in measured},
         {m.member: m.thresholds for m in measured},
+        {m.member: m.combined for m in measured if m.combined},
         {
             m.name: partial(pending_calibration, controls, m, pending)
             for m in adjudicators

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gra.stats.panel import auc_with_interval, crossed, early_stop, log_odds, panel_statistics
+from gra.stats.panel import auc_with_interval, costs_until, crossed, early_stop, log_odds, panel_statistics
 from gra.stats.reliability import logistic
 
 RNG = np.random.default_rng(7)
@@ -89,6 +89,19 @@ def test_early_stop_asks_the_cheap_informative_reviewer_first_and_keeps_the_verd
     assert found.order == ("cheap", "dear", "coin")
     assert found.changed <= 0.01
     assert found.cost < 0.7
+
+
+def test_reviewers_that_share_answers_cost_what_the_dearest_of_them_does() -> None:
+    costs = {"one": 4.0, "two": 8.0, "first": 2.0}
+
+    def cost(sharing: dict[str, str]) -> list[float]:
+        return costs_until(("first", "one", "two"), costs, sharing)
+
+    assert cost({"one": "g", "two": "g"}) == [2.0, 6.0, 10.0]
+    assert cost({}) == [2.0, 6.0, 14.0]
+    # Bounds that no item passes: every reviewer is asked, and that is the whole cost.
+    odds = {name: np.zeros(20) for name in costs}
+    assert early_stop(odds, costs, mean, 1.0, right=np.arange(20) < 9, sharing={"one": "g", "two": "g"}).cost == 1.0
 
 
 @given(st.floats(-4, 4))

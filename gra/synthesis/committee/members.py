@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gra.config.committee import Ask, CommitteeConfig, MemberConfig, Role
+from gra.config.committee import Ask, CommitteeConfig, DomainKind, MemberConfig, Role
 from gra.config.review import ReviewConfig
 from gra.core.types import CHECKS, DIMENSIONS
 from gra.core.vocabulary import CallPurpose
@@ -27,6 +27,7 @@ class Member:
         dimensions: what the member scores as a reviewer or adjudicator.
         checks: what the member asks about an instruction as a reviewer.
         draws: own answers of a reviewer that is asked by agreement.
+        asked_in: the domains that the member reviews in, where the recipe names open ones; None as `ask` says.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Member:
     dimensions: tuple[str, ...] = DIMENSIONS
     checks: tuple[str, ...] = CHECKS
     draws: int = DRAWS
+    asked_in: DomainKind | None = None
 
     @property
     def writes(self) -> bool:
@@ -91,6 +93,7 @@ def make_member(name: str, recipe: MemberConfig, review: ReviewConfig, model: Mo
         tuple(dimensions),
         tuple(review.checks),
         recipe.draws or DRAWS,
+        recipe.asked_in,
     )
 
 

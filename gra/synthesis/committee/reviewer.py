@@ -19,16 +19,19 @@ fewer than the paper's six dimensions.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from statistics import fmean
 
 from gra.checks.agreement import agreement
 from gra.config.committee import NUMBER_ASKS, Ask
 from gra.core.processes.concurrency import together
-from gra.core.types import InstructionReview, Review
+from gra.core.types import LIKELY_CHECK, InstructionReview, Review
 from gra.core.vocabulary import CallPurpose, FailureCause
 from gra.engines.types import Choice, Json, Likelihood, Reward, Text, Truncated
 from gra.synthesis.committee.calls import CallRecorder, Unanswered
+from gra.synthesis.committee.instruction_checks import CombinedChecks
+from gra.synthesis.committee.instruction_signs import SIGNS
 from gra.synthesis.committee.members import Member
 from gra.synthesis.prompts import CHECK_QUESTIONS, FAULT_QUESTIONS, SCORE_QUESTIONS, render
 
@@ -63,35 +66,55 @@ Calibration = Callable[[float], float]
 
 
 async def check_instruction(
-    recorder: CallRecorder, reviewer: Member, instruction: str, thresholds: Mapping[str, float]
+    recorder: CallRecorder,
+    reviewer: Member,
+    instruction: str,
+    thresholds: Mapping[str, float],
+    combined: CombinedChecks | None = None,
 ) -> InstructionReview:
-    """Check an instruction by the reviewer's criteria; it passes when all of them do.
+    """Check an instruction by the reviewer's criteria; it passes when all of them do, or their combination does.
 
     Args:
         recorder: asks on behalf of the candidate.
         reviewer: the member that checks.
         instruction: the text to check.
         thresholds: the probability below which a criterion fails; 0.5 where none is given.
+        combined: decides in place of thresholds, where it is given.
     """
     if reviewer.ask in NUMBER_ASKS:
         return InstructionReview(reviewer.name, {}, ())  # these ask about responses only
-    if reviewer.ask == "integers":
-        faults = {name: text for name, text in FAULT_QUESTIONS.items() if name in reviewer.checks}
-        prompt = render("check_json", instruction=instruction, checks=reviewer.checks, faults=faults)
+    questions = {name: text for name, text in (CHECK_QUESTIONS | FAULT_QUESTIONS).items() if name in reviewer.checks}
+    if not questions:
+        said: dict[str, float] = {}
+    elif reviewer.ask == "integers":
+        faults = {name: text for name, text in FAULT_QUESTIONS.items() if name in questions}
+        prompt = render("check_json", instruction=instruction, checks=list(questions), faults=faults)
         call = reviewer.call(
-            prompt, check_schema(reviewer.checks), role=CallPurpose.REVIEWER, candidate=recorder.candidate
+            prompt, check_schema(list(questions)), role=CallPurpose.REVIEWER, candidate=recorder.candidate
         )
         answer = await recorder.ask(call)
-        said = {name: float(answer.value[name]) for name in reviewer.checks}
+        said = {name: float(answer.value[name]) for name in questions}
     else:
-        questions = {name: (CHECK_QUESTIONS | FAULT_QUESTIONS)[name] for name in reviewer.checks}
         scores = await yes_probabilities(
             recorder, reviewer, "check_yes_no", questions, role=CallPurpose.REVIEWER, instruction=instruction
         )
         said = {name: score / 10 for name, score in scores.items()}
     values = {name: 1 - value if name in FAULT_QUESTIONS else value for name, value in said.items()}
+    values |= {name: float(not sign(instruction)) for name, sign in SIGNS.items() if name in reviewer.checks}
+    if LIKELY_CHECK in reviewer.checks:
+        values[LIKELY_CHECK] = await _likely(recorder, reviewer, instruction)
+    if combined is not None:
+        return InstructionReview(reviewer.name, values, combined.failed(values))
     failed = tuple(name for name in reviewer.checks if values[name] < thresholds.get(name, 0.5))
     return InstructionReview(reviewer.name, values, failed)
+
+
+async def _likely(recorder: CallRecorder, reviewer: Member, instruction: str) -> float:
+    """Return the geometric mean of the probabilities of the instruction's tokens."""
+    prompt, output = "Write an exercise for an assistant.", Likelihood(instruction)
+    call = reviewer.call(prompt, output, role=CallPurpose.REVIEWER, candidate=recorder.candidate)
+    given = (await recorder.ask(call)).value
+    return math.exp(float(given["logprob"]) / max(1.0, float(given["tokens"])))
 
 
 async def score_response(

@@ -9,8 +9,8 @@ Control instructions set how low a check's value must be before an instruction f
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from statistics import fmean
 from typing import Any, TypeVar
@@ -27,12 +27,12 @@ from gra.stats.reliability import Logistic, auc, calibrate
 from gra.synthesis.call_names import ControlItemCall, control_item_name
 from gra.synthesis.candidate import uncalibrated
 from gra.synthesis.committee.calls import CallRecorder, Unanswered
+from gra.synthesis.committee.instruction_checks import CombinedChecks
 from gra.synthesis.committee.members import Member
 from gra.synthesis.committee.reviewer import check_instruction, score_response
-from gra.synthesis.measuring.controls import ControlItem, ControlKind, halves
+from gra.synthesis.measuring.controls import ControlItem, ControlKind
 
 T = TypeVar("T")
-MOST_GOOD_REJECTED = 0.08  # share of good control instructions that the checks may reject
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ class ReviewerMeasurement:
         unanswered: how many responses got no usable score.
         calibration: maps raw to calibrated scores (0-10).
         thresholds: the probability below which each instruction check fails.
+        combined: decides in place of the thresholds, where the recipe has checks combined.
     """
 
     member: str
@@ -71,6 +72,7 @@ class ReviewerMeasurement:
     unanswered: int
     calibration: Logistic
     thresholds: dict[str, float]
+    combined: CombinedChecks | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values for the manifest and the report."""
@@ -82,6 +84,7 @@ class ReviewerMeasurement:
             "unanswered": self.unanswered,
             "calibration": {"centre": c.centre, "scale": c.scale, "slope": c.slope, "intercept": c.intercept},
             "thresholds": self.thresholds,
+            **({"combined_checks": asdict(self.combined)} if self.combined else {}),
         }
 
 
@@ -180,6 +183,7 @@ def measured_on(
     answers: ControlAnswers,
     calibration: Logistic,
     thresholds: dict[str, float],
+    combined: CombinedChecks | None = None,
 ) -> ReviewerMeasurement:
     """Return a reviewer's measurement on control items of many kinds."""
     groups: tuple[dict[str, float], dict[str, float]] = {}, {}
@@ -188,66 +192,7 @@ def measured_on(
             groups[0 if item.is_good else 1][item.name] = answers.raw[item.name]
     good, bad = groups
     found = auc(list(good.values()), list(bad.values())) if good and bad else 0.5
-    return ReviewerMeasurement(member.name, found, good, bad, answers.unanswered, calibration, thresholds)
-
-
-def check_thresholds(
-    checks: Mapping[str, Mapping[str, Mapping[str, float]]], instructions: Sequence[ControlItem]
-) -> dict[str, dict[str, float]]:
-    """Choose below which value a check fails, so that together they reject few good instructions.
-
-    All reviewers' checks use one quantile of the good instructions' values. It is the largest with which at most
-    MOST_GOOD_REJECTED of the good control instructions fail any check of any reviewer.
-
-    Args:
-        checks: by reviewer and item name, the values of the checks.
-        instructions: control items for instruction checks, with good ones.
-    """
-    good = [item.name for item in instructions if item.is_good]
-    known = {name: [given[item] for item in good if item in given] for name, given in checks.items()}
-    chosen: dict[str, dict[str, float]] = {name: {} for name in checks}
-    for quantile in np.linspace(0.0, 0.3, 31):
-        trial = {
-            name: {check: float(np.quantile([v[check] for v in values], quantile)) for check in values[0]}
-            for name, values in known.items()
-            if values
-        }
-        if _rejected(checks, good, trial) > MOST_GOOD_REJECTED:
-            break
-        chosen |= trial
-    return chosen
-
-
-def check_rates(
-    checks: Mapping[str, Mapping[str, Mapping[str, float]]], instructions: Sequence[ControlItem], seed: int
-) -> dict[str, dict[str, float]]:
-    """Return the share of control instructions that checks reject, by kind; thresholds come from the other half."""
-    halves_ = halves(instructions, seed)
-    rejected: dict[str, list[float]] = {}
-    for fitted, held in (halves_, halves_[::-1]):
-        thresholds = check_thresholds(checks, fitted)
-        for kind in dict.fromkeys(item.kind for item in held):
-            names = [item.name for item in held if item.kind is kind]
-            rejected.setdefault(str(kind), []).extend(
-                float(_rejected(checks, [name], thresholds) > 0) for name in names
-            )
-    return {kind: {"rejected": fmean(found), "items": len(found)} for kind, found in rejected.items()}
-
-
-def _rejected(
-    checks: Mapping[str, Mapping[str, Mapping[str, float]]],
-    names: Sequence[str],
-    thresholds: Mapping[str, Mapping[str, float]],
-) -> float:
-    failed = [
-        any(
-            checks[reviewer].get(name, {}).get(check, 1.0) < least
-            for reviewer, limits in thresholds.items()
-            for check, least in limits.items()
-        )
-        for name in names
-    ]
-    return fmean(map(float, failed)) if failed else 0.0
+    return ReviewerMeasurement(member.name, found, good, bad, answers.unanswered, calibration, thresholds, combined)
 
 
 def _check_answered(member: Member, left: Sequence[Unanswered], *, complete: bool) -> None:

@@ -20,8 +20,6 @@ from gra.synthesis.measuring.calibration import (
     ControlAnswers,
     ReviewerMeasurement,
     ask_control_items,
-    check_rates,
-    check_thresholds,
     make_control_items,
     measure_reviewer,
     measured_on,
@@ -29,7 +27,8 @@ from gra.synthesis.measuring.calibration import (
 from gra.synthesis.measuring.competence import CommitteeCompetence, measure_competence
 from gra.synthesis.measuring.controls import MIN_PER_KIND, ControlItem, planned_controls
 from gra.synthesis.measuring.critic import critic_rows
-from gra.synthesis.measuring.natural import NaturalAnswers, natural_controls
+from gra.synthesis.measuring.instruction_checks import InstructionGates, check_rates, fit_gates
+from gra.synthesis.measuring.natural import NaturalAnswers, natural_controls, sharing_answers
 from gra.synthesis.measuring.panel import FittedPanel, OpenPanel, asked_in, calibrated_on, fit_panel, items_for
 
 
@@ -85,11 +84,20 @@ class MeasuredCommittee:
         calibrations = {name: scale for panel in reversed(panels) for name, scale in panel.calibrations.items()}
         self._measure_competence(closed, fitted)
         checks = {name: given.checks for name, given in answers.items() if given.checks}
-        thresholds = check_thresholds(checks, self._instructions) if self._instructions else {}
+        gates, combine = InstructionGates(), self._review.combine_checks == "fitted"
         if self._instructions and checks:
-            fitted.facts["instruction_checks"] = check_rates(checks, self._instructions, self.context.recipe.seed)
+            gates = fit_gates(checks, self._instructions, combine=combine)
+            rates = check_rates(checks, self._instructions, self.context.recipe.seed, combine=combine)
+            fitted.facts["instruction_checks"] = rates
         measured = [
-            measured_on(m, by_member[m.name], answers[m.name], calibrations[m.name], thresholds.get(m.name, {}))
+            measured_on(
+                m,
+                by_member[m.name],
+                answers[m.name],
+                calibrations[m.name],
+                gates.thresholds.get(m.name, {}),
+                gates.combined.get(m.name),
+            )
             for m in reviewers
         ]
         for each in measured:
@@ -111,6 +119,7 @@ class MeasuredCommittee:
             costs={m.name: answers[m.name].tokens * self._billions(m) for m in reviewers},
             families={m.name: m.family or m.model.identity for m in reviewers},
             authors={m.name: m.family or m.model.identity for m in self.members.values()},
+            sharing=sharing_answers(reviewers),
         )
 
     def _billions(self, member: Member) -> float:

@@ -124,6 +124,13 @@ def answers_alike(member: Member) -> tuple[ModelId, str | None]:
     return member.model, member.system
 
 
+def sharing_answers(reviewers: Sequence[Member]) -> dict[str, str]:
+    """Return groups of reviewers asked by `agreement` that differ in their draws alone; a draw is one call for all."""
+    first: dict[object, str] = {}
+    asked = [member for member in reviewers if member.ask == "agreement"]
+    return {m.name: first.setdefault((*answers_alike(m), m.sampling), m.name) for m in asked}
+
+
 async def _answer(broker: Broker, member: Member, question: Question) -> tuple[str, int]:
     """Return the answer, and the tokens that it took."""
     recorder = CallRecorder(broker, control_item_name("answer", question.id))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gra.config.committee import ANSWER_ASKS
+from gra.config.committee import ANSWER_ASKS, DomainKind, is_asked
 from gra.config.review import ReviewConfig
 from gra.core.processes.concurrency import together
 from gra.core.types import Review
@@ -93,15 +93,11 @@ class OpenPanel:
 
 
 def asked_in(open_domains: Collection[str], domain: str, reviewers: Sequence[Member]) -> list[Member]:
-    """Return the reviewers that are asked in a domain, where the recipe names open ones.
-
-    In an open domain reviewers that look for the right answer are not asked. In the others `likelihood` is not: it sees
-    what a response is about, and not whether it is right.
-    """
+    """Return the reviewers that are asked in a domain, where the recipe names open ones."""
     if not open_domains:
         return list(reviewers)
-    left_out = ANSWER_ASKS if domain in open_domains else ("likelihood",)
-    return [member for member in reviewers if member.ask not in left_out]
+    kind: DomainKind = "open" if domain in open_domains else "closed"
+    return [member for member in reviewers if is_asked(member.ask, member.asked_in, kind)]
 
 
 def items_for(
@@ -118,7 +114,7 @@ def items_for(
         open_domains: of the recipe.
         natural: whether members answer control questions.
     """
-    if open_domains and natural and reviewer.ask in ANSWER_ASKS:
+    if open_domains and natural and reviewer.ask in ANSWER_ASKS and reviewer.asked_in != "open":
         return [item for item in items if item.kind in NATURAL]
     return [item for item in items if asked_in(open_domains, item.domain, [reviewer])]
 
@@ -191,6 +187,7 @@ def fit_panel(
     costs: Mapping[str, float],
     families: Mapping[str, str],
     authors: Mapping[str, str],
+    sharing: Mapping[str, str] | None = None,
 ) -> FittedPanel:
     """Fit a panel on control items, and measure it.
 
@@ -201,6 +198,7 @@ def fit_panel(
         costs: tokens x billions of parameters of one review, by reviewer.
         families: by reviewer; empty where it is not known.
         authors: the family of members, by name.
+        sharing: by reviewer, the group that shares its answers: a review costs what the group did not draw before.
     """
     right = np.array([item.is_good for item in items], bool)
     target = _targets(items)
@@ -208,7 +206,7 @@ def fit_panel(
     calibrations = {name: calibrated_on(items, given) for name, given in raw.items()}
     odds = {name: crossed(values, right, target, even_odds=True) for name, values in table.items()}
     aimed = {name: values[target] for name, values in odds.items()}
-    panel, crossed_panel = _aggregate(review, aimed, right[target], costs)
+    panel, crossed_panel = _aggregate(review, aimed, right[target], costs, sharing or {})
     chain = None
     if review.strategy == "chain" and right[target].any() and not right[target].all():
         # Thresholds hold for the scores that candidates get, so they come from the same maps.
@@ -276,7 +274,11 @@ def calibrated_on(items: Sequence[ControlItem], raw: Mapping[str, float]) -> Log
 
 
 def _aggregate(
-    review: ReviewConfig, odds: Mapping[str, Table], right: Flags, costs: Mapping[str, float]
+    review: ReviewConfig,
+    odds: Mapping[str, Table],
+    right: Flags,
+    costs: Mapping[str, float],
+    sharing: Mapping[str, str],
 ) -> tuple[Panel, Table]:
     """Return the panel, and the cross-fitted panel log-odds of the items."""
     names = tuple(odds)
@@ -291,7 +293,7 @@ def _aggregate(
     scored = np.array([panel.log_odds(_given(names, row)) for row in table])
     if review.strategy == "adaptive" and both:
         accept = float(log_odds(review.accept_mean / 10))
-        stop = early_stop(odds, costs, panel.log_odds, accept, right=right)
+        stop = early_stop(odds, costs, panel.log_odds, accept, right=right, sharing=sharing)
         panel = replace(panel, stop=stop)
     return panel, weights.crossed if weights is not None and weights.used else scored
 

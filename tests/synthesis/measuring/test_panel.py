@@ -15,8 +15,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import scripted_run
+from measured_run import REVIEW, knowing, made, prepare
 from rich.console import Console
-from scripted_run import answer_by_content, content, make_recipe, said, write_job
+from scripted_run import make_recipe, said
 
 from gra.config.loader import load_recipe
 from gra.config.review import ReviewConfig
@@ -24,7 +25,7 @@ from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import GraError, ModelUnavailable, RecipeError
 from gra.core.run_folder import RunFolder
 from gra.data.export import read_lineage
-from gra.engines.types import Call, Choice, Completion, Fault, Text
+from gra.engines.types import Call, Completion, Fault, Text
 from gra.evaluation.suite import suite_items
 from gra.reports.html import write_report
 from gra.runs.explain import explain
@@ -143,46 +144,6 @@ def _embedder() -> Iterator[None]:
     growth.Embedder, growth.resolve = before  # type: ignore[misc]
 
 
-QUESTIONS = [{"id": f"n{i}", "instruction": f"What is {i} + {i}?", "value": 2 * i} for i in range(40)]
-REVIEW = {
-    "comments": "never",
-    "control_items": 12,
-    "control_kinds": ["mismatched", "natural"],
-    "control_questions": "questions.jsonl",
-    "control_instructions": 6,
-    "accept_mean": 4.0,
-    "dispute_std": 10.0,
-}
-
-
-def knowing(call: Call) -> Completion | Fault:
-    """Members add right or wrong at random; reviewers know the sum, more or less, and judge other texts by chance."""
-    luck = random.Random(int(content(call), 16))
-    prompt = call.messages[-1][1]
-    if isinstance(call.output, Text) and prompt.startswith("What is "):
-        number = int(prompt.split()[2])
-        return said(f"The answer is {2 * number + (luck.random() < 0.5)}.")
-    if isinstance(call.output, Choice) and "<answer>" in prompt and "What is " in prompt:
-        number = int(prompt.split("What is ")[1].split()[0])
-        right = f"The answer is {2 * number}." in prompt
-        yes = min(0.95, max(0.05, (0.75 if right else 0.25) + luck.gauss(0, 0.2)))
-        return said("yes", "length", yes=yes, no=1 - yes)
-    return answer_by_content(call)
-
-
-def prepare(folder: Path, **changes: Any) -> None:
-    recipe = {"rounds": {"count": 1, "accept": 8, "max_candidates": 30}, "review": REVIEW | {"ask": "yes_no"}} | changes
-    write_job(folder, make_recipe(**recipe))
-    (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in QUESTIONS))
-
-
-def made(folder: Path, **changes: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    prepare(folder, **changes)
-    scripted_run.make(folder, answer=knowing)
-    facts = json.loads((folder / "manifest.json").read_text())["synthesis"]
-    return read_lineage(folder / "lineage.parquet"), facts
-
-
 def test_a_run_measures_its_panel_on_answers_that_members_wrote(tmp_path: Path) -> None:
     rows, facts = made(tmp_path / "run")
     panel = facts["panel"]
@@ -221,42 +182,6 @@ def test_adaptive_review_asks_fewer_reviewers(tmp_path: Path) -> None:
     given = [sum(len(row["reviews"]) for row in rows) for rows in (full, adaptive)]
     assert given[1] < given[0]
     assert facts["panel"]["stop"]["changed"] <= 0.01
-
-
-def test_open_domain_has_a_panel_of_its_own_without_those_who_look_for_one_answer(tmp_path: Path) -> None:
-    models: dict[str, Any] = {name: f"model-{name}" for name in "abcde"}
-    models["b"] = {"model": "model-b", "ask": "logprob", "roles": ["reviewer"]}
-    models["c"] = {"model": "model-c", "ask": "likelihood", "roles": ["reviewer"]}
-    committee = {"models": models, "assignment": "fixed", "reviewers": 3}
-    review = REVIEW | {"ask": "integers", "open_domains": ["qa"], "aggregate": "weighted", "accept_mean": 1.0}
-    review["control_instructions"] = 0
-    rows, facts = made(tmp_path / "run", committee=committee, review=review)
-    reviewed = [row for row in rows if row["reviews"]]
-    assert {row["domain"] for row in reviewed} == {"qa", "math"}
-    for row in reviewed:
-        names = {review["reviewer"] for review in row["reviews"]}
-        assert names == ({"b", "d"} if row["domain"] == "math" else {"c", "d"})
-    panel = facts["panel"]
-    assert panel["target"] == "natural"
-    assert panel["open"]["domains"] == ["qa"]
-    assert set(panel["open"]["items"]) == {"good", "mismatched"}
-    assert (set(panel["kinds"]), set(panel["open"]["kinds"])) == ({"a", "b", "d", "e"}, {"a", "c", "d", "e"})
-    assert any(s.startswith("In open domains (qa): ") for s in panel_sentences(panel))
-    items = pq.read_table(tmp_path / "run" / "control_items.parquet").to_pylist()
-    unasked = [item for item in items if "b" not in json.loads(item["scores"])]
-    assert {item["kind"] for item in unasked} == {"good", "mismatched"}
-
-
-def test_only_the_reviewers_of_a_disputed_response_are_asked_for_comments(tmp_path: Path) -> None:
-    models: dict[str, Any] = {name: f"model-{name}" for name in "abcde"}
-    models["b"] = {"model": "model-b", "ask": "logprob", "roles": ["reviewer"]}
-    review = REVIEW | {"ask": "integers", "open_domains": ["qa"], "comments": "disputed", "dispute_std": 0.0}
-    review["control_instructions"] = 0
-    committee = {"models": models, "assignment": "fixed", "reviewers": 3}
-    rows, _ = made(tmp_path / "run", committee=committee, review=review)
-    disputed = [row for row in rows if row["disputed"]]
-    assert {len(row["reviews"]) for row in disputed if row["domain"] == "qa"} == {2}
-    assert all(review["comment"] for row in disputed for review in row["reviews"])
 
 
 def test_report_card_and_explain_say_what_review_is_worth(tmp_path: Path) -> None:
