@@ -76,10 +76,10 @@ PANELS = {
     "logprob, agreement of 2": ("1.5b logprob", "1.5b agreement of 2"),
     "correctness, agreement of 2": ("1.5b correctness", "1.5b agreement of 2"),
     "agreement of 2": ("1.5b agreement of 2",),
-    "quickstart: logprob, correctness, agreement of 2": ("1.5b logprob", "1.5b correctness", "1.5b agreement of 2"),
+    "logprob, correctness, agreement of 2": ("1.5b logprob", "1.5b correctness", "1.5b agreement of 2"),
     "logprob, reference, agreement": ("1.5b logprob", "1.5b reference", "1.5b agreement"),
     "logprob, correctness, agreement": ("1.5b logprob", "1.5b correctness", "1.5b agreement"),
-    "in turns: logprob, agreement of 1, of 2": ("1.5b logprob", "1.5b agreement of 1", "1.5b agreement of 2"),
+    "quickstart, in turns: logprob, agreement of 1, of 2": ("1.5b logprob", "1.5b agreement of 1", "1.5b agreement of 2"),
     "in turns: logprob, agreement of 1, of 2, of 4": (
         "1.5b logprob", "1.5b agreement of 1", "1.5b agreement of 2", "1.5b agreement"
     ),
