@@ -257,7 +257,7 @@ class _CandidateRun:
         return await self._best_response(lambda number: rewrite_response(self.recorder, generator, seed, number=number))
 
     async def _best_response(self, write: Callable[[int], Awaitable[Response]]) -> Candidate:
-        """Write and review every response of best of n, keep the best, and have it revised where it did not pass."""
+        """Write and review every response of best of n, keep the best, and revise it where none passed."""
         decided = await together(*(self._one_response(n, write) for n in range(self.settings.recipe.best_of)))
         taken = await self._keep_best(decided)
         return await self._revise(decided, taken) if self.settings.recipe.revise else taken

@@ -15,7 +15,18 @@ import scripted_run
 from pydantic import ValidationError
 from resumed_runs import FILES, asked
 from scripted_rounds import fresh, make_setting
-from scripted_run import Script, answer_by_content, content, make_recipe, make_seeds, open_ledger, said, write_job
+from scripted_run import (
+    Script,
+    WordEmbedder,
+    answer_by_content,
+    content,
+    fake_resolve,
+    make_recipe,
+    make_seeds,
+    open_ledger,
+    said,
+    write_job,
+)
 from synthesised import command
 
 from gra.config.loader import load_recipe
@@ -25,6 +36,7 @@ from gra.core.run_folder import RunFolder
 from gra.core.types import CHECKS, DIMENSIONS, Candidate, State
 from gra.core.vocabulary import RejectedAt
 from gra.data.export import preference_rows, read_candidates
+from gra.desk import gate as gates
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.mock import MockEngine
 from gra.engines.types import Call, Completion, Fault, Json, Text
@@ -188,6 +200,13 @@ def test_run_with_all_keys_is_resumed_verified_and_explained(
     assert "1, revised later" in shown
     assert "first version" in shown
     assert one.alternatives[0].reviews[0].comment in shown
+
+    monkeypatch.setattr(gates, "Embedder", WordEmbedder)
+    monkeypatch.setattr(gates, "resolve", fake_resolve)
+    moved = read_candidates(gates.move_gate(tmp_path, []).folder / "lineage.parquet")
+    assert [(c.id, c.state, c.response, c.alternatives) for c in moved] == [
+        (c.id, c.state, c.response, c.alternatives) for c in found
+    ]
 
 
 def test_fingerprint_holds_the_keys_only_where_they_are_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
