@@ -79,7 +79,9 @@ PANELS = {
     "logprob, correctness, agreement of 2": ("1.5b logprob", "1.5b correctness", "1.5b agreement of 2"),
     "logprob, reference, agreement": ("1.5b logprob", "1.5b reference", "1.5b agreement"),
     "logprob, correctness, agreement": ("1.5b logprob", "1.5b correctness", "1.5b agreement"),
-    "quickstart, in turns: logprob, agreement of 1, of 2": ("1.5b logprob", "1.5b agreement of 1", "1.5b agreement of 2"),
+    "quickstart, in turns: logprob, agreement of 1, of 2": (
+        "1.5b logprob", "1.5b agreement of 1", "1.5b agreement of 2"
+    ),
     "in turns: logprob, agreement of 1, of 2, of 4": (
         "1.5b logprob", "1.5b agreement of 1", "1.5b agreement of 2", "1.5b agreement"
     ),

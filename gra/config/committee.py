@@ -126,6 +126,36 @@ class BackendConfig(Section):
         return self
 
 
+class EngineConfig(BackendConfig):
+    """How models are served; memory in GB."""
+
+    renamed = {"park": "`offload`"}
+
+    max_model_len: int = Field(8192, ge=128, le=100_000_000)
+    kv_cache_gb: float | None = Field(None, gt=0)
+    memory_gb: float | None = Field(None, gt=0)
+    # How a model is offloaded where memory does not hold all of them. `sleep-1` keeps its weights in the machine's
+    # memory, `sleep-2` drops them (both on CUDA only), `end` ends its process. `auto`: the fastest that fits.
+    offload: Literal["auto", "sleep-1", "sleep-2", "end"] = "auto"
+    start_timeout_s: float = Field(900.0, gt=0, le=1e7)
+    call_timeout_s: float = Field(600.0, gt=0, le=1e7)
+    max_attempts: int = Field(3, ge=1, le=1000)
+    # CPU threads of each model; null: all cores. Fewer are faster where other programs use the cores too.
+    threads: int | None = Field(None, ge=1, le=4096)
+    # int8: vLLM on a CPU computes with 8-bit weights and activations (W8A8), written once from the model's own weights.
+    # null: as they are. Answers are recorded apart.
+    weights: Literal["int8"] | None = None
+
+    @model_validator(mode="after")
+    def _int8_is_for_this_machine(self) -> EngineConfig:
+        if self.weights is not None and self.kind != "vllm":
+            raise ValueError(
+                f"`weights: {self.weights}` is for models served by vLLM on this machine's CPU, not with `kind: "
+                f"{self.kind}`; leave `weights` out"
+            )
+        return self
+
+
 class MemberConfig(Section):
     """One committee member: weights, adapter, system prompt, sampling, roles and how it is asked."""
 

@@ -11,9 +11,9 @@ from gra.config.budget import BudgetConfig, PricesConfig, check_prices
 from gra.config.committee import (
     NUMBER_ASKS,
     Ask,
-    BackendConfig,
     CommitteeConfig,
     DomainKind,
+    EngineConfig,
     MemberConfig,
     TeacherOrName,
     is_asked,
@@ -51,36 +51,6 @@ class SeedsConfig(Section):
     revision: str | None = None
 
 
-class EngineConfig(BackendConfig):
-    """How models are served; memory in GB."""
-
-    renamed = {"park": "`offload`"}
-
-    max_model_len: int = Field(8192, ge=128, le=100_000_000)
-    kv_cache_gb: float | None = Field(None, gt=0)
-    memory_gb: float | None = Field(None, gt=0)
-    # How a model is offloaded where memory does not hold all of them. `sleep-1` keeps its weights in the machine's
-    # memory, `sleep-2` drops them (both on CUDA only), `end` ends its process. `auto`: the fastest that fits.
-    offload: Literal["auto", "sleep-1", "sleep-2", "end"] = "auto"
-    start_timeout_s: float = Field(900.0, gt=0, le=1e7)
-    call_timeout_s: float = Field(600.0, gt=0, le=1e7)
-    max_attempts: int = Field(3, ge=1, le=1000)
-    # CPU threads of each model; null: all cores. Fewer are faster where other programs use the cores too.
-    threads: int | None = Field(None, ge=1, le=4096)
-    # int8: vLLM on a CPU computes with 8-bit weights and activations (W8A8), written once from the model's own weights.
-    # null: as they are. Answers are recorded apart.
-    weights: Literal["int8"] | None = None
-
-    @model_validator(mode="after")
-    def _int8_is_for_this_machine(self) -> EngineConfig:
-        if self.weights is not None and self.kind != "vllm":
-            raise ValueError(
-                f"`weights: {self.weights}` is for models served by vLLM on this machine's CPU, not with `kind: "
-                f"{self.kind}`; leave `weights` out"
-            )
-        return self
-
-
 class RoundsConfig(Section):
     """Number of rounds, accepted rows of each, and the most candidates."""
 
@@ -92,6 +62,13 @@ class RoundsConfig(Section):
     parents: Literal["summaries", "instructions"] = "summaries"
     # How the rows of a round split over the domains: null as it comes, `even`, or a share for every domain.
     quotas: Literal["even"] | dict[str, Annotated[float, Field(ge=0)]] | None = None
+    parent_count: int = Field(2, ge=2, le=8)  # parents of a candidate; a smaller domain gives all that it has
+    draw: Literal["uniform", "thin"] = "uniform"  # thin: samples with distant neighbors become parents more often
+
+    @property
+    def later_defaults(self) -> set[str]:
+        """The keys with their defaults that fingerprints of earlier runs lack."""
+        return self.at_default("parent_count", "draw")
 
 
 class FormatConstraintsConfig(Section):
@@ -167,6 +144,9 @@ class SynthesisRecipe(Section):
     # Responses to each instruction; the best is taken, and each worse one makes a preference pair with it.
     best_of: int = Field(1, ge=1, le=16)
     best_by: Literal["scores", "pairwise"] = "scores"  # pairwise: reviewers compare the responses that passed
+    revise: int = Field(0, ge=0, le=1)  # how often a response that did not pass goes back with what reviewers said
+    # What follows an answer that was cut off: the same call again (`engine.max_attempts`), or one for a shorter answer.
+    on_cutoff: Literal["repeat", "shorter"] = "repeat"
     dedup: DedupConfig = DedupConfig()
     contamination: ContaminationConfig | None = None  # null: no check
     ledger: str | None = None  # a file that several runs share as a cache; null: one in the run folder
@@ -179,6 +159,16 @@ class SynthesisRecipe(Section):
     def arm_spec(self) -> ArmSpec:
         """Return the specification of the recipe's arm."""
         return find_arm(self.arm, self.teacher.writes if self.teacher is not None else None)
+
+    @property
+    def later_defaults(self) -> set[str]:
+        """The keys with their defaults that fingerprints of earlier runs lack."""
+        return self.at_default("revise", "on_cutoff")
+
+    @property
+    def optional_prompts(self) -> bool:
+        """Whether the recipe uses prompts that the paper's method does not have."""
+        return self.revise > 0 or self.on_cutoff == "shorter" or self.rounds.parent_count > 2
 
     @model_validator(mode="after")
     def _money_can_be_counted(self) -> SynthesisRecipe:
@@ -293,6 +283,20 @@ class SynthesisRecipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _revision_has_reasons(self) -> SynthesisRecipe:
+        if not self.revise or self.review.verifiers:
+            return self
+        if self.committee is None or not self.committee.reviewers:
+            raise ValueError("`revise: 1` shows the generator what reviewers said; set it to 0 without them")
+        reviewers = [member for member in self.committee.models.values() if "reviewer" in member.roles]
+        if self.review.comments == "never" or all(member.ask == "reward" for member in reviewers):
+            raise ValueError(
+                "`revise: 1` has nothing to show the generator, because no reviewer gives comments; set "
+                "`review.comments` to `disputed`, have a reviewer that writes, or set `revise` to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _format_constraints_are_checked(self) -> SynthesisRecipe:
         place = f"`format_constraints.share: {self.format_constraints.share}`"
         if unknown := sorted(set(self.format_constraints.domains or ()) - set(self.domains)):
@@ -319,9 +323,16 @@ class SynthesisRecipe(Section):
             return self
         if not self.arm_spec.writes_rounds or self.arm_spec.asks_teacher:
             raise ValueError(f"`self_guide` writes new samples, and `arm: {self.arm}` does not; leave it out")
-        if self.best_of > 1 or self.format_constraints.share:
-            key = "best_of" if self.best_of > 1 else "format_constraints.share"
+        unused = {
+            "best_of": self.best_of > 1,
+            "format_constraints.share": self.format_constraints.share,
+            "revise": self.revise,
+        }
+        unused |= {"on_cutoff": self.on_cutoff != "repeat"}
+        if key := next((key for key, used in unused.items() if used), None):
             raise ValueError(f"`self_guide` takes the output that its draws agree on; leave `{key}` out")
+        if drawn := sorted({"parent_count", "draw"} - self.rounds.later_defaults):
+            raise ValueError(f"`self_guide` draws examples and rows of its own; leave `rounds.{drawn[0]}` out")
         return self
 
     @model_validator(mode="after")

@@ -109,6 +109,8 @@ class Abstained:
         return "abstained"
 
 
+ResponseVersion = Literal["first", "revised"]
+VERSION_NOTES: dict[ResponseVersion | None, str] = {"first": ", revised later", "revised": ", the revision"}
 SECOND_BEST = "a better draft was taken"  # the reason of an accepted response that is not the best; files hold it
 
 
@@ -119,6 +121,8 @@ class AlternativeResponse:
     Attributes:
         rejected_at: None for a response that got no verdict.
         preferred: the probability that it is better than the taken one, where reviewers compared the two.
+        version: `first` where it was revised, `revised` where it is the revision. The other version is another
+            alternative, or the taken response.
     """
 
     number: int
@@ -130,6 +134,7 @@ class AlternativeResponse:
     ruling: Ruling | None = None
     rejected_at: RejectedAt | None = None
     preferred: float | None = None
+    version: ResponseVersion | None = None
 
     @property
     def verdict_score(self) -> float | None:

@@ -64,10 +64,12 @@ class CallPurpose(StrEnum):
     ADJUDICATOR = "adjudicator"
     ENRICHER = "enricher"
     TEACHER = "teacher"
+    REVISER = "reviser"  # the generator again, with what was said of its response
+    SHORTENER = "shortener"  # the author again, after an answer that was cut off
     SOLVER = "solver"  # a verifier's further answer to the same instruction
     STUDENT = "student"  # how likely a checkpoint of a student finds a given answer
 
     @property
     def writes(self) -> bool:
         """Whether the call uses the member's sampling settings; other calls decode greedily."""
-        return self in (CallPurpose.GENERATOR, CallPurpose.ENRICHER, CallPurpose.TEACHER, CallPurpose.SOLVER)
+        return self not in (CallPurpose.REVIEWER, CallPurpose.ADJUDICATOR, CallPurpose.STUDENT)

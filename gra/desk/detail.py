@@ -12,7 +12,7 @@ from typing import Any
 from gra.core.stored.lineage import Request
 from gra.core.stored.reader import parse_json
 from gra.core.text.plain_text import printable, printable_line
-from gra.core.types import ALL_CHECKS, CHECKS, DIMENSIONS, verifier_mode
+from gra.core.types import ALL_CHECKS, CHECKS, DIMENSIONS, VERSION_NOTES, verifier_mode
 from gra.ledger.schema import Recorded
 
 Section = dict[str, Any]
@@ -123,7 +123,8 @@ def _alternatives(alternatives: Sequence[Mapping[str, Any]]) -> Section:
     rows = []
     for other in alternatives:
         score = other["ruling"]["score"] if other["ruling"] else other["mean"]
-        rows.append([str(other["number"] + 1), _number(score), other["reason"], other["response"]])
+        number = f"{other['number'] + 1}{VERSION_NOTES.get(other.get('version'), '')}"
+        rows.append([number, _number(score), other["reason"], other["response"]])
     return _table("Responses not taken", ("number", "score", "why", "response"), rows)
 
 

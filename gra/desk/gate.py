@@ -31,7 +31,7 @@ from gra.evaluation.suite import suite_items
 from gra.models.catalog import resolve
 from gra.runs.decisions import Decisions, apply_decisions, read_decisions
 from gra.runs.export import finished_run
-from gra.synthesis.best_of_n import pick_best, take
+from gra.synthesis.best_of_n import mark_versions, pick_best, take, taken_number, versions_of
 from gra.synthesis.decontamination import decontaminate, open_decontaminator
 from gra.synthesis.records import FinishedCandidate
 from gra.synthesis.rounds.dedup import RoundDedup
@@ -158,17 +158,15 @@ def _decide(candidate: Candidate, review: ReviewConfig) -> Candidate:
         if candidate.state in (State.DUPLICATE, State.SURPLUS, State.CONTAMINATED):  # it passed, without reviewers
             return _accepted(replace(candidate, neighbour="", similarity=None, contamination=None), "no reviewers")
         return candidate
-    taken = [number for number in range(len(candidate.alternatives) + 1)]
-    for other in candidate.alternatives:
-        taken.remove(other.number)
-    responses = {taken[0]: _gate(replace(candidate, alternatives=()), review)}
+    taken, versions = taken_number(candidate), versions_of(candidate)
+    responses = {taken: _gate(replace(candidate, alternatives=()), review)}
     for other in candidate.alternatives:
         responses[other.number] = _gate(_with_response(candidate, other), review)
     ordered = [responses[number] for number in sorted(responses)]
     compared = {other.number: other.preferred for other in candidate.alternatives if other.preferred is not None}
-    if compared and responses[taken[0]].state is State.ACCEPTED:  # comparisons decided, and they are recorded
-        return take(ordered, taken[0], compared)
-    return pick_best(ordered)
+    if compared and responses[taken].state is State.ACCEPTED:  # comparisons decided, and they are recorded
+        return mark_versions(take(ordered, taken, compared), versions)
+    return mark_versions(pick_best(ordered), versions)
 
 
 def _with_response(candidate: Candidate, other: AlternativeResponse) -> Candidate:

@@ -39,6 +39,7 @@ from gra.engines.types import (
     Reward,
     Text,
     TimedOut,
+    Truncated,
     calls_at_once,
 )
 from gra.ledger.budget import BudgetAccount
@@ -183,12 +184,15 @@ class Broker:
         """
         self.account.check()
 
-    async def ask(self, call: Call, paid: Callable[[Recorded], None] | None = None) -> Outcome:
+    async def ask(
+        self, call: Call, paid: Callable[[Recorded], None] | None = None, *, repeat_cut_off: bool = True
+    ) -> Outcome:
         """Return the outcome of a call; recorded answers are used as they stand.
 
         Args:
             call: The question.
             paid: Called with every recorded answer that the call took, also with unusable ones.
+            repeat_cut_off: Whether an answer that was cut off is asked for again, like other unusable answers.
         """
         last: Outcome = EngineFailed("never asked")
         for attempt in range(self._max_attempts):
@@ -196,6 +200,8 @@ class Broker:
             if isinstance(last, Answer | TimedOut | EngineFailed):
                 return last
             self.progress.unusable[f"{call.role}:{type(last).__name__}"] += 1
+            if isinstance(last, Truncated) and not repeat_cut_off:
+                return last
         return last
 
     async def _attempt(self, call: Call, attempt: int, paid: Callable[[Recorded], None] | None) -> Outcome:

@@ -27,7 +27,7 @@ from gra.core.stored.lineage import Request
 from gra.core.stored.reader import parse_json
 from gra.core.stored.resolved_recipe import find_ledger
 from gra.core.text.plain_text import printable, printable_line
-from gra.core.types import ALL_CHECKS, CHECKS, DIMENSIONS, HumanDecision, State, verifier_mode
+from gra.core.types import ALL_CHECKS, CHECKS, DIMENSIONS, VERSION_NOTES, HumanDecision, State, verifier_mode
 from gra.core.vocabulary import HumanVerdict
 from gra.data.export import read_lineage
 from gra.ledger.ledger import Recorded
@@ -206,7 +206,7 @@ def _parts(row: Row, texts: Mapping[str, str], limits: _Limits, measured: Measur
         yield _ruling(row["ruling"], limits)
     if row.get("drafts"):
         yield from limits.gap()
-        yield _alternatives(row["drafts"], limits)
+        yield from _alternatives(row["drafts"], limits)
     if row.get("contamination"):
         yield from limits.gap()
         yield from _contamination(row["contamination"], limits)
@@ -299,7 +299,7 @@ def _reviews(row: Row, limits: _Limits, measured: Measured) -> Iterator[Renderab
         yield from (Text(printable(sentence), style="dim") for sentence in measured.sentences)
 
 
-def _alternatives(alternatives: list[dict[str, Any]], limits: _Limits) -> Table:
+def _alternatives(alternatives: list[dict[str, Any]], limits: _Limits) -> Iterator[RenderableType]:
     table = _table("response not taken", "score", "why", "text")
     for alternative in alternatives:
         score = alternative["ruling"]["score"] if alternative["ruling"] else alternative["mean"]
@@ -307,8 +307,16 @@ def _alternatives(alternatives: list[dict[str, Any]], limits: _Limits) -> Table:
         reviews = " ".join(f"{printable(r['reviewer'])} {r['score']:.1f}" for r in alternative["reviews"])
         shown = "" if score is None else f"{score:.2f}"
         why = printable(alternative["reason"]) + (f" ({reviews})" if reviews else "")
-        table.add_row(str(alternative["number"] + 1), shown, Text(why), Text(said))
-    return table
+        number = f"{alternative['number'] + 1}{VERSION_NOTES.get(alternative.get('version'), '')}"
+        table.add_row(number, shown, Text(why), Text(said))
+    yield table
+    # The author of a revision read the first version and its comments.
+    for first in (alternative for alternative in alternatives if alternative.get("version") == "first"):
+        yield from _passage("first version", first["response"], limits)
+        for review in first["reviews"] if not limits.hide_comments else ():
+            if review["comment"]:
+                said = f"{printable(review['reviewer'])}: “{limits.comment_text(review['comment'])}”"
+                yield Text(said, style="dim")
 
 
 def _table(*columns: str) -> Table:

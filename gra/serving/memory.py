@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from gra.config.committee import BackendConfig
-from gra.config.synthesis import EngineConfig, SynthesisRecipe, members_of
+from gra.config.committee import BackendConfig, EngineConfig
+from gra.config.synthesis import SynthesisRecipe, members_of
 from gra.core.errors import RecipeError
 from gra.core.hardware import gpu_memory_gb
 from gra.models.adapters import Adapter

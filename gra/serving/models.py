@@ -14,9 +14,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from gra.config.committee import BackendConfig, MemberConfig
+from gra.config.committee import BackendConfig, EngineConfig, MemberConfig
 from gra.config.keys import check_key
-from gra.config.synthesis import EngineConfig, SynthesisRecipe, committee_of
+from gra.config.synthesis import SynthesisRecipe, committee_of
 from gra.core.errors import ModelUnavailable, RecipeError
 from gra.core.hardware import available_gb, gpu_memory_gb
 from gra.core.progress import View

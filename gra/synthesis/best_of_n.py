@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 
-from gra.core.types import SECOND_BEST, AlternativeResponse, Candidate, State
+from gra.core.types import SECOND_BEST, AlternativeResponse, Candidate, ResponseVersion, State
 from gra.core.vocabulary import FailureCause, RejectedAt
 from gra.synthesis.committee.calls import Unanswered
 
@@ -61,6 +61,26 @@ def take(decided: Sequence[Candidate], best: int, preferred: Mapping[int, float]
     """Return the candidate with response `best`; `preferred` holds, by number, how likely another is better."""
     others = (_alternative(n, other, preferred.get(n)) for n, other in enumerate(decided) if n != best)
     return replace(decided[best], alternatives=tuple(others))
+
+
+def taken_number(candidate: Candidate) -> int:
+    """Return the number of the taken response, which no alternative has."""
+    others = {other.number for other in candidate.alternatives}
+    return next(number for number in range(len(others) + 1) if number not in others)
+
+
+def versions_of(candidate: Candidate) -> dict[int, ResponseVersion]:
+    """Return the numbers of a response that was revised and of its revision; empty where none was."""
+    known = {other.number: other.version for other in candidate.alternatives if other.version is not None}
+    if len(known) == 1:
+        known[taken_number(candidate)] = "first" if "revised" in known.values() else "revised"
+    return known
+
+
+def mark_versions(candidate: Candidate, versions: Mapping[int, ResponseVersion]) -> Candidate:
+    """Return the candidate with its alternatives marked as a first version or a revision, by number."""
+    marked = (replace(other, version=versions.get(other.number)) for other in candidate.alternatives)
+    return replace(candidate, alternatives=tuple(marked))
 
 
 def _rank(candidate: Candidate) -> tuple[bool, bool, float]:

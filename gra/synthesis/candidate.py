@@ -1,6 +1,6 @@
 """Generate, review and decide one candidate, in the order of the paper's method section.
 
-1. Generation (section 3.1): draw two parents, write keywords, then an instruction, perhaps with a format constraint.
+1. Generation (section 3.1): draw parents, write keywords, then an instruction, perhaps with a format constraint.
 2. Review of the instruction (section 3.2): every reviewer checks it.
 3. Generation (section 3.1): write the response.
 4. Review of the response (section 3.2): filtering verifiers, then reviewers and scoring verifiers, then the gate.
@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
+from types import MappingProxyType
 
 from gra.config.synthesis import SelfGuideConfig, SynthesisRecipe
 from gra.core.processes.concurrency import together
@@ -25,7 +26,7 @@ from gra.core.text.special_tokens import SpecialTokens
 from gra.core.types import Candidate, Review, Seed, State, Verified, VerifierMode
 from gra.core.vocabulary import FailureCause, RejectedAt
 from gra.engines.broker import Broker
-from gra.synthesis.best_of_n import best_by_comparison, pick_best
+from gra.synthesis.best_of_n import best_by_comparison, mark_versions, pick_best, taken_number
 from gra.synthesis.call_names import answer_id, candidate_id
 from gra.synthesis.committee.adjudicator import adjudicate
 from gra.synthesis.committee.calls import CallRecorder, Unanswered
@@ -40,19 +41,15 @@ from gra.synthesis.committee.generator import (
 from gra.synthesis.committee.instruction_checks import CombinedChecks
 from gra.synthesis.committee.members import Member
 from gra.synthesis.committee.pairwise import compare_responses, comparing
-from gra.synthesis.committee.reviewer import Calibration, add_comment, check_instruction, score_response
+from gra.synthesis.committee.reviewer import Calibration, add_comments, check_by_all, score_response, uncalibrated
+from gra.synthesis.committee.revision import criticize, revise_response
 from gra.synthesis.committee.roles import ChoosesMembers, RoleAssignment, assign_roles
 from gra.synthesis.committee.self_guide import write_input, write_output
-from gra.synthesis.committee.verifiers import Verifier, VerifierInput, verifier_reviews
+from gra.synthesis.committee.verifiers import Verifier, VerifierInput, in_mode, verifier_reviews
 from gra.synthesis.decontamination import Decontaminator, decontaminate
 from gra.synthesis.format_constraints import add_format_constraint
 from gra.synthesis.measuring.panel import OpenPanel, Panel, ask_panel, asked_in, panel_score
-from gra.synthesis.rounds.parents import Pool, domain_in_turn
-
-
-def uncalibrated(raw: float) -> float:
-    """Return a raw score unchanged, for a reviewer that was not measured."""
-    return raw
+from gra.synthesis.rounds.parents import Pool, domain_in_turn, draw_parents
 
 
 @dataclass(frozen=True)
@@ -107,7 +104,13 @@ class CandidateSettings:
 
 
 async def generate_candidate(
-    settings: CandidateSettings, broker: Broker, parents: Pool, round_: int, index: int, domain: str | None = None
+    settings: CandidateSettings,
+    broker: Broker,
+    parents: Pool,
+    round_: int,
+    index: int,
+    domain: str | None = None,
+    weights: Mapping[str, Sequence[int]] = MappingProxyType({}),
 ) -> Candidate:
     """Generate one new sample and decide it.
 
@@ -118,13 +121,14 @@ async def generate_candidate(
         round_: the round's number, from 1.
         index: the candidate's index within the round, from 0.
         domain: the candidate's domain; None takes the domains in turn.
+        weights: by domain, how often each of the samples is drawn; a domain without weights draws evenly.
 
     Returns:
         The candidate in a terminal state, with a reason.
     """
     recipe = settings.recipe
     domain = domain or domain_in_turn(recipe, parents, round_, index)
-    drawn = rng(recipe.seed, round_, index, "parents").sample(parents[domain], 2)
+    drawn = draw_parents(recipe, parents[domain], round_, index, weights.get(domain))
     run = _start(settings, broker, candidate_id(round_, index), round_, index, domain, drawn)
     if recipe.self_guide is not None:
         return await _finish(run, run.guide(parents[domain], recipe.self_guide))
@@ -164,7 +168,8 @@ def _start(
         adjudicator=roles.adjudicator.name if roles.adjudicator else "",
         parents=tuple(parent.id for parent in parents),
     )
-    return _CandidateRun(settings, roles, CallRecorder(broker, name), begun)
+    recorder = CallRecorder(broker, name, shorten=settings.recipe.on_cutoff == "shorter")
+    return _CandidateRun(settings, roles, recorder, begun)
 
 
 async def _finish(run: _CandidateRun, steps: Awaitable[Candidate]) -> Candidate:
@@ -255,13 +260,28 @@ class _CandidateRun:
         return await self._best_response(lambda number: rewrite_response(self.recorder, generator, seed, number=number))
 
     async def _best_response(self, write: Callable[[int], Awaitable[Response]]) -> Candidate:
-        """Write and review every response of best of n, and keep the best."""
+        """Write and review every response of best of n, keep the best, and revise it where none passed."""
+        decided = await together(*(self._one_response(n, write) for n in range(self.settings.recipe.best_of)))
+        taken = await self._keep_best(decided)
+        return await self._revise(decided, taken) if self.settings.recipe.revise else taken
+
+    async def _keep_best(self, decided: Sequence[Candidate]) -> Candidate:
         recipe, reviewers = self.settings.recipe, [r for r in self.roles.reviewers if comparing(r.ask)]
-        decided = await together(*(self._one_response(n, write) for n in range(recipe.best_of)))
         if recipe.best_by == "scores" or not reviewers:
             return pick_best(decided)
         instruction = self.candidate.instruction
         return await best_by_comparison(decided, partial(compare_responses, self.recorder, reviewers, instruction))
+
+    async def _revise(self, decided: Sequence[Candidate], taken: Candidate) -> Candidate:
+        """Have a response that did not pass revised once, review the revision, and keep the better version."""
+        number, ask = taken_number(taken), self.settings.recipe.review.comments != "never"
+        first, remarks = await criticize(self.recorder, self.roles.reviewers, decided[number], ask=ask)
+        if not remarks:
+            return taken
+        revise = partial(revise_response, self.recorder, self.roles.generator, first, remarks)
+        revised = await self._one_response(len(decided), lambda _: revise())
+        both = [*decided[:number], first, *decided[number + 1 :], revised]
+        return mark_versions(pick_best(both), {number: "first", len(decided): "revised"})
 
     async def _one_response(self, number: int, write: Callable[[int], Awaitable[Response]]) -> Candidate:
         """Return the candidate with one response and its verdict.
@@ -292,18 +312,8 @@ class _CandidateRun:
 
     async def _failed_checks(self) -> str:
         """Have every reviewer check the instruction (section 3.2); return the failed criteria, comma-separated."""
-        checks = await together(
-            *(
-                check_instruction(
-                    self.recorder,
-                    reviewer,
-                    self.candidate.instruction,
-                    self.settings.thresholds.get(reviewer.name, {}),
-                    self.settings.combined_checks.get(reviewer.name),
-                )
-                for reviewer in self.roles.reviewers
-            )
-        )
+        asked = (self.recorder, self.roles.reviewers, self.candidate.instruction)
+        checks = await check_by_all(*asked, self.settings.thresholds, self.settings.combined_checks)
         self.candidate = replace(self.candidate, checks=tuple(checks))
         return ", ".join(sorted({name for check in checks for name in check.failed}))
 
@@ -317,12 +327,7 @@ class _CandidateRun:
         return ""
 
     def _verifiers(self, mode: VerifierMode) -> list[Verifier]:
-        domain = self.candidate.domain
-        return [
-            verifier
-            for verifier in self.settings.verifiers
-            if verifier.recipe.mode == mode and domain in (verifier.recipe.domains or [domain])
-        ]
+        return in_mode(self.settings.verifiers, mode, self.candidate.domain)
 
     async def _verify(self, verifiers: Sequence[Verifier]) -> None:
         candidate = self.candidate
@@ -378,7 +383,8 @@ class _CandidateRun:
                 return replace(self.candidate, state=State.ACCEPTED, reason="disputed: accepted without an adjudicator")
             return reject(self.candidate, RejectedAt.DISPUTE, "disputed: rejected without an adjudicator")
         if recipe.review.comments == "disputed":
-            reviews = await self._comments(reviews)
+            reviews = await add_comments(self.recorder, self.roles.reviewers, self.candidate)
+            self.candidate = replace(self.candidate, reviews=reviews)
         ruling = await adjudicate(
             self.recorder,
             adjudicator,
@@ -392,13 +398,3 @@ class _CandidateRun:
         if ruling.kept:
             return replace(self.candidate, state=State.ACCEPTED, reason="adjudicator kept it")
         return reject(self.candidate, RejectedAt.ADJUDICATOR, "adjudicator rejected it")
-
-    async def _comments(self, reviews: Sequence[Review]) -> tuple[Review, ...]:
-        """Ask the reviewers for their reasons, which the adjudicator reads; a review that stopped early asked fewer."""
-        by_name = {reviewer.name: reviewer for reviewer in self.roles.reviewers}
-        asked = (self.candidate.instruction, self.candidate.response)
-        commented = await together(
-            *(add_comment(self.recorder, by_name[review.reviewer], *asked, review) for review in reviews)
-        )
-        self.candidate = replace(self.candidate, reviews=tuple(commented))
-        return tuple(commented)

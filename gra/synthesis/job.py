@@ -24,7 +24,7 @@ from gra.synthesis.committee.instruction_signs import SIGNS_VERSION
 from gra.synthesis.committee.verifiers import versions
 from gra.synthesis.decontamination import Decontaminator
 from gra.synthesis.format_constraints import FORMAT_CONSTRAINTS_VERSION
-from gra.synthesis.prompts import digests, self_guide_digests
+from gra.synthesis.prompts import digests, further_digests
 
 _CANDIDATES_PER_MODEL = 12  # the least in flight: where engines take few calls, candidates wait for other models
 
@@ -103,7 +103,9 @@ class Job:
         members: dict[str, Any] = {"committee": {"models": {"__all__": elsewhere}}, "teacher": elsewhere}
         # A suite's identity is its items; format constraints are added below, where there are any.
         left_out = {"tracking", "engine", "ledger", "contamination", "format_constraints", *without}
-        recipe = self.recipe.model_dump(exclude=members | dict.fromkeys(left_out, True))
+        later: dict[str, Any] = {"rounds": dict.fromkeys(self.recipe.rounds.later_defaults, True)}
+        later |= dict.fromkeys(self.recipe.later_defaults, True)
+        recipe = self.recipe.model_dump(exclude=members | later | dict.fromkeys(left_out, True))
         models = {name: asdict(registry.model_id(name)) for name in sorted(registry.models)}
         verifiers = versions(self.recipe.review.verifiers)
         committee = committee_of(self.recipe)
@@ -128,6 +130,7 @@ class Job:
         parts += [{"agreement": [AGREEMENT_VERSION, ANSWERS_VERSION]}] if "agreement" in asked else []
         if set(SIGN_CHECKS) & set(self.recipe.review.checks):
             parts += [{"signs": SIGNS_VERSION}]
-        parts += [{"self_guide": self_guide_digests()}] if self.recipe.self_guide is not None else []
+        parts += [{"self_guide": further_digests("self_guide")}] if self.recipe.self_guide is not None else []
+        parts += [{"optional": further_digests("optional")}] if self.recipe.optional_prompts else []
         parts += [{"contamination": self.decontaminator.digest}] if self.decontaminator else []
         return digest(parts)

@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 
 from gra.core.types import Candidate, State
-from gra.core.vocabulary import FailureCause
+from gra.core.vocabulary import CallPurpose, FailureCause
 from gra.ledger.ledger import Ledger
 from gra.models.int8 import shown_name
 from gra.serving.models import ModelRegistry
+from gra.synthesis.best_of_n import taken_number, versions_of
 from gra.synthesis.committee.verifiers import VerifierCounts
 from gra.synthesis.funnel import CLEAN, PROGRAMS, STEPS, plain_reason, steps
 from gra.synthesis.job import Job
-from gra.synthesis.prompts import digests
+from gra.synthesis.prompts import digests, further_digests
 
 
 class CandidateCounts:
@@ -33,6 +34,7 @@ class CandidateCounts:
         self._contamination: Counter[str] = Counter()  # verdicts on candidates compared with a suite
         self._tasks: Counter[str] = Counter()  # candidates that repeat an item, by task
         self._unanswered = 0
+        self._again: Counter[str] = Counter()  # candidates whose author was asked for another response
         self.adjudicators: set[str] = set()  # members that ruled on a dispute
 
     def add(self, candidate: Candidate) -> None:
@@ -50,6 +52,20 @@ class CandidateCounts:
             self._contamination[c.contamination.verdict] += 1
             self._tasks[c.contamination.task] += c.state is State.CONTAMINATED
         self._steps.update(steps(c))
+        revised = {number for number, version in versions_of(c).items() if version == "revised"}
+        taken = taken_number(c) in revised
+        self._again.update(
+            {
+                "asked_shorter": CallPurpose.SHORTENER in c.usage,
+                "revised": bool(revised),
+                "revision_taken": taken,
+                "revision_accepted": taken and c.state is State.ACCEPTED,
+            }
+        )
+
+    def asked_again(self) -> dict[str, int]:
+        """Return how many candidates were asked for a shorter or revised response, and whose revision was taken."""
+        return dict(self._again)
 
     def contamination(self) -> dict[str, Any]:
         """Return how many accepted candidates are clean, suspect and contaminated, and the tasks that they repeat."""
@@ -90,12 +106,19 @@ def summarize(
         "faults": ledger.faults(),
         "models": {name: {**asdict(m), "path": m.path.name} for name, m in registry.models.items()},
         "missing_models": registry.missing,
-        "prompts": digests(),
+        "prompts": digests() | _optional_prompts(job),
         "seeds_sha256": job.seeds_sha256,
+        **({"asked_again": counts.asked_again()} if job.recipe.revise or job.recipe.on_cutoff == "shorter" else {}),
         **({"contamination": job.decontaminator.to_json() | counts.contamination()} if job.decontaminator else {}),
         **facts,
         **_shown_reviewers(facts, counts.adjudicators),
     }
+
+
+def _optional_prompts(job: Job) -> dict[str, str]:
+    """Return the digests of the prompts that only some recipes use, where this one does."""
+    found = further_digests("optional") if job.recipe.optional_prompts else {}
+    return {f"optional/{name}": sha for name, sha in found.items()}
 
 
 def _shown_reviewers(facts: Mapping[str, Any], adjudicators: set[str]) -> dict[str, Any]:

@@ -129,12 +129,13 @@ def rows(ledger: Path) -> set[tuple[str, float]]:
 
 
 def test_mock_run_counts_the_recipes_questions(tmp_path: Path) -> None:
-    planned = make_plan(job(tmp_path, budget={"tokens": 100}, prices=PRICES), [], tmp_path, None, None)
-    facts = synthesised(tmp_path / "made")
+    planned = make_plan(job(tmp_path, budget={"tokens": 100}, prices=PRICES, revise=1), [], tmp_path, None, None)
+    facts = synthesised(tmp_path / "made", revise=1)
     assert planned.total is not None
     assert not (tmp_path / "scripted").exists()
     found = planned.total.column("calls")
     assert found.low / 2 < total(facts, "calls") < found.high * 2
+    assert planned.total.column("calls", "reviser").point > 1
     assert any("no model was asked" in note for note in planned.notes)
     assert planned.arms[0].caps() == {"tokens": 1.0}
     usd = planned.usd()

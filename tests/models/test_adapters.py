@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from scripted_run import fake_resolve, make_recipe
 
-from gra.config.committee import MemberConfig
-from gra.config.synthesis import EngineConfig, SynthesisRecipe
+from gra.config.committee import EngineConfig, MemberConfig
+from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import RecipeError
 from gra.core.progress import View
 from gra.engines.broker import call_key

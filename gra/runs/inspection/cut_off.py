@@ -20,7 +20,7 @@ from gra.ledger.reader import LedgerReader
 from gra.ledger.schema import Recorded
 from gra.runs.contents import ArmRun, Row
 
-_WRITERS = (CallPurpose.GENERATOR, CallPurpose.TEACHER)
+_WRITERS = (CallPurpose.GENERATOR, CallPurpose.TEACHER, CallPurpose.REVISER, CallPurpose.SHORTENER)
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,9 @@ def _ends_at_limit(answers: Iterable[Recorded]) -> bool:
         question = _question(answer)
         if question not in last or answer.attempt >= last[question].attempt:
             last[question] = answer
-    return any(answer.finish == "length" for answer in last.values())
+    # A call for a shorter answer takes the place of the answer that was cut off (`on_cutoff: shorter`).
+    shorter = sum(answer.role == CallPurpose.SHORTENER for answer in last.values())
+    return sum(answer.finish == "length" for answer in last.values()) > shorter
 
 
 def _question(answer: Recorded) -> str:

@@ -28,7 +28,7 @@ async def make_candidates(context: SynthesisContext, seeds: Sequence[Seed], firs
     teacher = make_member("teacher", recipe.teacher, recipe.review, model)
 
     async def answer(name: str, index: int, seed: Seed) -> Candidate:
-        recorder = CallRecorder(context.broker, name)
+        recorder = CallRecorder(context.broker, name, shorten=recipe.on_cutoff == "shorter")
         begun = replace(copy_seed(recipe, name, index, seed, "teacher's answer"), response="", generator=teacher.name)
         try:
             response = await write_response(recorder, teacher, seed.instruction, role=CallPurpose.TEACHER)

@@ -84,20 +84,22 @@ class CallRecorder:
         candidate: the name that the ledger records the calls under.
         usage: calls and tokens by purpose, of usable and unusable answers alike.
         calls: the keys of all answers used.
+        shorten: whether a text that was cut off is asked for once more, shorter, and not by the same call.
     """
 
     broker: Broker
     candidate: str
     usage: dict[str, Usage] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
+    shorten: bool = False
 
-    async def ask(self, call: Call) -> Answer:
-        """Return the answer to a call.
+    async def ask(self, call: Call, *, repeat_cut_off: bool = True) -> Answer:
+        """Return the answer to a call; `repeat_cut_off` says whether one that was cut off is asked for again.
 
         Raises:
             Unanswered: when no attempt gave a usable answer.
         """
-        outcome = await self.broker.ask(call, partial(self._paid, call.role))
+        outcome = await self.broker.ask(call, partial(self._paid, call.role), repeat_cut_off=repeat_cut_off)
         if not isinstance(outcome, Answer):
             raise Unanswered(call, outcome)
         return outcome

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from gra.core.types import Seed
 from gra.core.vocabulary import CallPurpose
-from gra.engines.types import Call, Json, Text
-from gra.synthesis.committee.calls import CallRecorder
+from gra.engines.types import Json, Text, Truncated
+from gra.synthesis.committee.calls import CallRecorder, Unanswered
 from gra.synthesis.committee.members import Member
 from gra.synthesis.prompts import hint, render
 
@@ -26,6 +27,9 @@ METADATA = Json(
     }
 )
 
+# A shorter answer: fewer words than prompts allow, and few enough for code and for languages with long words.
+_SHORT_WORDS, _TOKENS_A_WORD = 40, 3
+
 
 @dataclass(frozen=True, slots=True)
 class Response:
@@ -39,7 +43,7 @@ async def new_keywords(
     recorder: CallRecorder, generator: Member, domain: str, parents: Sequence[Seed], *, drawn: int = 0
 ) -> tuple[str, ...]:
     """Write three keywords that the parents inspire and do not contain; each number `drawn` is an independent draw."""
-    prompt = render("keywords", domain=domain, hint=hint(domain), parents=parents)
+    prompt = _render_parents("keywords", parents, domain=domain, hint=hint(domain))
     answer = await recorder.ask(
         generator.call(prompt, KEYWORDS, role=CallPurpose.GENERATOR, candidate=recorder.candidate, sample=drawn)
     )
@@ -56,10 +60,10 @@ async def write_instruction(
         generator: the member that writes.
         domain: the candidate's domain.
         keywords: what the instruction is about.
-        parents: two samples of the domain that serve as examples.
+        parents: samples of the domain that serve as examples.
         show: what the generator sees of the parents, `summaries` (the paper) or `instructions`.
     """
-    prompt = render("instruction", domain=domain, hint=hint(domain), keywords=keywords, parents=parents, show=show)
+    prompt = _render_parents("instruction", parents, domain=domain, hint=hint(domain), keywords=keywords, show=show)
     call = generator.call(prompt, INSTRUCTION, role=CallPurpose.GENERATOR, candidate=recorder.candidate)
     answer = await recorder.ask(call)
     return str(answer.value["exercise"]).strip()
@@ -79,9 +83,7 @@ async def write_response(
         Unanswered: when there is no answer, or only thinking.
     """
     prompt = render("response", instruction=instruction)
-    return await _ask_for_text(
-        recorder, author.call(prompt, Text(), role=role, candidate=recorder.candidate, sample=number)
-    )
+    return await ask_for_text(recorder, author, prompt, role, number=number)
 
 
 async def rewrite_response(recorder: CallRecorder, author: Member, seed: Seed, *, number: int = 0) -> Response:
@@ -91,15 +93,37 @@ async def rewrite_response(recorder: CallRecorder, author: Member, seed: Seed, *
         Unanswered: when there is no answer, or only thinking.
     """
     prompt = render("rewrite", instruction=seed.instruction, response=seed.response)
-    role = CallPurpose.GENERATOR
-    return await _ask_for_text(
-        recorder, author.call(prompt, Text(), role=role, candidate=recorder.candidate, sample=number)
-    )
+    return await ask_for_text(recorder, author, prompt, CallPurpose.GENERATOR, number=number)
 
 
-async def _ask_for_text(recorder: CallRecorder, call: Call) -> Response:
-    answer = await recorder.ask(call)
-    return Response(str(answer.value), answer.completion.thinking)
+async def ask_for_text(
+    recorder: CallRecorder, author: Member, prompt: str, role: CallPurpose, *, number: int = 0
+) -> Response:
+    """Ask a member for a text; each number is an independent draw.
+
+    Where the recorder says so, an answer that was cut off is followed by one call for a shorter one.
+
+    Raises:
+        Unanswered: when there is no answer, or only thinking.
+    """
+
+    async def ask(text: str, purpose: CallPurpose) -> Response:
+        call = author.call(text, Text(), role=purpose, candidate=recorder.candidate, sample=number)
+        answer = await recorder.ask(call, repeat_cut_off=not recorder.shorten)
+        return Response(str(answer.value), answer.completion.thinking)
+
+    try:
+        return await ask(prompt, role)
+    except Unanswered as gap:
+        if not recorder.shorten or not isinstance(gap.outcome, Truncated):
+            raise
+    words = max(1, min(_SHORT_WORDS, author.sampling.max_tokens // _TOKENS_A_WORD))
+    return await ask(render("optional/shorter", prompt=prompt, words=words), CallPurpose.SHORTENER)
+
+
+def _render_parents(name: str, parents: Sequence[Seed], **values: Any) -> str:
+    """Fill in a prompt that shows parents; the paper's prompts speak of two."""
+    return render(name if len(parents) == 2 else f"optional/{name}", parents=parents, **values)
 
 
 async def name_domain(recorder: CallRecorder, member: Member, sample: Seed, domains: Sequence[str]) -> Seed:

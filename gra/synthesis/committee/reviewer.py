@@ -26,7 +26,7 @@ from statistics import fmean
 from gra.checks.agreement import agreement
 from gra.config.committee import NUMBER_ASKS, Ask
 from gra.core.processes.concurrency import together
-from gra.core.types import LIKELY_CHECK, InstructionReview, Review
+from gra.core.types import LIKELY_CHECK, Candidate, InstructionReview, Review
 from gra.core.vocabulary import CallPurpose, FailureCause
 from gra.engines.types import Choice, Json, Likelihood, Reward, Text, Truncated
 from gra.synthesis.committee.calls import CallRecorder, Unanswered
@@ -63,6 +63,11 @@ def score_questions(member: Member) -> dict[str, str]:
 
 
 Calibration = Callable[[float], float]
+
+
+def uncalibrated(raw: float) -> float:
+    """Return a raw score unchanged, for a reviewer that was not measured."""
+    return raw
 
 
 async def check_instruction(
@@ -117,6 +122,22 @@ async def _likely(recorder: CallRecorder, reviewer: Member, instruction: str) ->
     return math.exp(float(given["logprob"]) / max(1.0, float(given["tokens"])))
 
 
+async def check_by_all(
+    recorder: CallRecorder,
+    reviewers: Sequence[Member],
+    instruction: str,
+    thresholds: Mapping[str, Mapping[str, float]],
+    combined: Mapping[str, CombinedChecks],
+) -> list[InstructionReview]:
+    """Have every reviewer check an instruction; thresholds and combined checks are by reviewer."""
+    return await together(
+        *(
+            check_instruction(recorder, r, instruction, thresholds.get(r.name, {}), combined.get(r.name))
+            for r in reviewers
+        )
+    )
+
+
 async def score_response(
     recorder: CallRecorder, reviewer: Member, instruction: str, response: str, *, comment: bool, calibrate: Calibration
 ) -> Review:
@@ -154,6 +175,14 @@ async def add_comment(
     prompt = render("comment", instruction=instruction, response=response)
     answer = await recorder.ask(reviewer.call(prompt, COMMENT, role=CallPurpose.REVIEWER, candidate=recorder.candidate))
     return Review(review.reviewer, review.values, review.raw, review.score, str(answer.value["comment"]).strip())
+
+
+async def add_comments(recorder: CallRecorder, reviewers: Sequence[Member], candidate: Candidate) -> tuple[Review, ...]:
+    """Return the reviews of a candidate's response with their reviewers' reasons; not every reviewer was asked."""
+    members = {reviewer.name: reviewer for reviewer in reviewers}
+    shown = (candidate.instruction, candidate.response)
+    asked = (add_comment(recorder, members[review.reviewer], *shown, review) for review in candidate.reviews)
+    return tuple(await together(*asked))
 
 
 async def information(

@@ -114,6 +114,11 @@ def make_verifiers(
     return tuple(_MAKERS[recipe.kind](recipe, resources) for recipe in recipes)
 
 
+def in_mode(verifiers: Sequence[Verifier], mode: VerifierMode, domain: str) -> list[Verifier]:
+    """Return the verifiers of a mode that a domain has, in the recipe's order."""
+    return [v for v in verifiers if v.recipe.mode == mode and domain in (v.recipe.domains or [domain])]
+
+
 def versions(recipes: Sequence[VerifierConfig]) -> dict[str, str]:
     """Return each verifier's version by kind; verdicts recorded under another version do not count."""
     made: Mapping[str, Any] = _MAKERS

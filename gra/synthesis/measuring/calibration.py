@@ -25,11 +25,10 @@ from gra.core.vocabulary import FailureCause
 from gra.engines.broker import Broker
 from gra.stats.reliability import Logistic, auc, calibrate
 from gra.synthesis.call_names import ControlItemCall, control_item_name
-from gra.synthesis.candidate import uncalibrated
 from gra.synthesis.committee.calls import CallRecorder, Unanswered
 from gra.synthesis.committee.instruction_checks import CombinedChecks
 from gra.synthesis.committee.members import Member
-from gra.synthesis.committee.reviewer import check_instruction, score_response
+from gra.synthesis.committee.reviewer import check_instruction, score_response, uncalibrated
 from gra.synthesis.measuring.controls import ControlItem, ControlKind
 
 T = TypeVar("T")

@@ -158,8 +158,7 @@ class RoundDedup:
 
     async def _embed(self, count: int) -> tuple[Matrix, VectorFile]:
         """Return the vectors of the pool, shape (rows, dimensions), and of the first `count` candidates or more."""
-        if self._pool_vectors is None:
-            self._pool_vectors = await asyncio.to_thread(self._embedder.encode, self._pool_texts)
+        pool = await self.pool_vectors()
         while self._vectors is None or self._vectors.count < count:
             start = self._vectors.count if self._vectors else 0
             new = self.passed[start : min(count, start + _EMBED)]
@@ -167,7 +166,13 @@ class RoundDedup:
             if self._vectors is None:
                 self._vectors = VectorFile(self._folder, vectors.shape[1])
             self._vectors.append(vectors)
-        return self._pool_vectors, self._vectors
+        return pool, self._vectors
+
+    async def pool_vectors(self) -> Matrix:
+        """Return the vectors of the pool, shape (rows, dimensions)."""
+        if self._pool_vectors is None:
+            self._pool_vectors = await asyncio.to_thread(self._embedder.encode, self._pool_texts)
+        return self._pool_vectors
 
     @cached_property
     def _pool_texts(self) -> list[str]:

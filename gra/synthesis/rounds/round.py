@@ -27,7 +27,7 @@ from gra.synthesis.call_names import candidate_id, index_of
 from gra.synthesis.candidate import CandidateSettings, generate_candidate
 from gra.synthesis.records import Disposition, FinishedCandidate, RecordedCandidates
 from gra.synthesis.rounds.dedup import RoundDedup
-from gra.synthesis.rounds.parents import Pool, domain_in_turn, eligible
+from gra.synthesis.rounds.parents import Pool, domain_in_turn, eligible, thin_weights
 from gra.synthesis.rounds.quotas import ROUND_FULL, Quotas
 
 _FIRST = 4  # candidates begun at once at the start of a round
@@ -88,11 +88,15 @@ class Round:
         self._number = number
         self._in_flight = in_flight
         # A recorded verdict counts only under the same recipe, models, prompts and pool.
-        parents_shown = settings.recipe.rounds.parents
+        rounds = settings.recipe.rounds
         samples = [[sample.id for sample in samples] for samples in pool.values()]
-        self._scope = digest([settings.fingerprint, parents_shown, samples])
+        drawn = rounds.model_dump(include={"parent_count", "draw"} - rounds.later_defaults)
+        if rounds.draw == "thin":
+            drawn |= settings.recipe.dedup.model_dump(include={"embedder", "text"})
+        self._scope = digest([settings.fingerprint, rounds.parents, samples, *([drawn] if drawn else [])])
         self._pooled = [sample for samples in pool.values() for sample in samples]
         self._embedder = embedder
+        self._weights: dict[str, list[int]] = {}  # how often the samples of a domain become parents; empty: evenly
         self._since = 0  # the newest answer in the ledger when the round was first begun
         self.last_failure = ""  # why infrastructure left the last unanswered candidate without a verdict
         self._reset()
@@ -119,7 +123,7 @@ class Round:
             on_end: is called with each candidate that ended.
         """
         rounds, dedup = self._settings.recipe.rounds, self._settings.recipe.dedup
-        asked = [rounds.model_dump(exclude={"count"}), dedup.model_dump()]
+        asked = [rounds.model_dump(exclude={"count"} | rounds.later_defaults), dedup.model_dump()]
         name, scope = f"round-{self._number}", digest([self._scope, asked])
         recorded = self._ledger.candidate_record(name, scope)
         if recorded and "stopped" in recorded:
@@ -140,6 +144,7 @@ class Round:
             recorded = {"since": self._ledger.last_answer()}
             await self._ledger.conclude(name, recorded, scope)
         self._since = recorded.get("since", 0)
+        await self._weigh_parents()
         found = await self._decide(await self._run_passes(on_end))
         if found["stopped"] not in (StopReason.BUDGET, StopReason.INFRASTRUCTURE):  # the next start continues these
             await self._ledger.conclude(name, found, scope)
@@ -147,6 +152,7 @@ class Round:
 
     async def _answer_late(self, recorded: Mapping[str, Any], unanswered: Sequence[Candidate]) -> dict[str, Any]:
         """Ask the unanswered candidates of a full round again; an accepted one is surplus, as the round is full."""
+        await self._weigh_parents()
         settled, left = dict(recorded["settled"]), [candidate.index for candidate in unanswered]
         free = asyncio.Semaphore(self._in_flight)
 
@@ -168,6 +174,16 @@ class Round:
 
         await at_once(*map(again, unanswered))
         return {**recorded, "settled": settled, "unanswered": len(left)}
+
+    async def _weigh_parents(self) -> None:
+        """Find how often each sample becomes a parent, where the recipe prefers thin regions (`draw: thin`)."""
+        if self._settings.recipe.rounds.draw == "uniform":
+            return
+        vectors = await self._dedup.pool_vectors()
+        rows = {sample.id: row for row, sample in enumerate(self._pooled)}
+        for domain, samples in self._parents.items():
+            own = vectors[[rows[sample.id] for sample in samples]]
+            self._weights[domain] = await asyncio.to_thread(thin_weights, own)
 
     async def _run_passes(self, on_end: OnEnd) -> StopReason:
         """Run the candidates; ask unanswered ones of a short round again as long as that leaves fewer of them."""
@@ -271,7 +287,9 @@ class Round:
 
     async def _generate(self, index: int, domain: str) -> Candidate:
         """Generate a candidate and record its verdict."""
-        candidate = await generate_candidate(self._settings, self._broker, self._parents, self._number, index, domain)
+        candidate = await generate_candidate(
+            self._settings, self._broker, self._parents, self._number, index, domain, self._weights
+        )
         await self._ledger.conclude(candidate.id, candidate.to_json(), self._scope)
         return candidate
 

@@ -206,6 +206,7 @@ def test_cut_off_counts_what_the_ledger_says(tmp_path: Path) -> None:
         answer("second", "stop", attempt=1, request=asked_again),
         answer("review", "length", role="reviewer"),
         answer("bare", "length", request=""),
+        answer("shorter", "stop", role="shortener", request=json.dumps({"ask": "shorter", "attempt": 0})),
     ]
 
     async def record() -> None:
@@ -222,11 +223,12 @@ def test_cut_off_counts_what_the_ledger_says(tmp_path: Path) -> None:
     rows = [
         failed(0, "cut"), failed(1, "first", "second"), failed(2, "review"), failed(3, "bare"),
         failed(4, "cut", cause=FailureCause.INFRASTRUCTURE), candidate(5, State.REJECTED, "x", calls=("cut",)),
+        failed(6, "cut", "shorter"),
     ]  # fmt: skip
     export(tmp_path, rows, CARD)
     RunFolder(tmp_path).record("synthesis", {"name": "run", "arm": "gra"}, [])
     (arm,) = read_contents(tmp_path).arms
-    assert count_cut_off(tmp_path, arm) == CutOff(2, 6)
+    assert count_cut_off(tmp_path, arm) == CutOff(2, 7)
     (tmp_path / "ledger.sqlite").unlink()
     with pytest.raises(DataError, match="no ledger"):
         count_cut_off(tmp_path, arm)
