@@ -18,11 +18,11 @@ from pathlib import Path
 from gra.config.loader import load_recipe
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.run_folder import RunFolder
+from gra.core.vocabulary import WorkKind
 from gra.evaluation.suite import suite_items
 from gra.forecast.mock_run import mock_run
 from gra.forecast.observed_costs import COLUMNS, ObservedCandidates, ObservedCosts, read_costs
 from gra.forecast.simulate import Forecast, Work, forecast
-from gra.synthesis.call_names import WorkKind
 from gra.synthesis.run import make_job
 
 _SHOWN = ("calls", "read", "written", "seconds")

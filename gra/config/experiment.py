@@ -1,8 +1,8 @@
-"""Define experiment recipes: arms, student, suite and seeds."""
+"""Define experiment recipes: arms, student, suites and seeds."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -12,25 +12,41 @@ from gra.config.tracking import TrackingConfig
 
 UNTUNED = "untuned"  # the student before its training, beside the arms
 
+Part = Literal["train", "unreviewed"]
 
-class DerivedArmConfig(Section):
-    """An arm without synthesis of its own: as many rows as another arm's, drawn from its unreviewed candidates."""
 
-    of: Name
+class ExperimentArmConfig(Section):
+    """An arm with a recipe of its own, or one that trains on rows that another arm's synthesis made."""
+
+    recipe: str | None = None
+    of: Name | None = None
+    part: Part | None = None
+    rows: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> ExperimentArmConfig:
+        if (self.recipe is None) == (self.of is None):
+            raise ValueError("needs either `recipe` (a file) or `of` (an arm whose rows it shares)")
+        if self.recipe is not None and self.part is not None:
+            raise ValueError("has a `part` only with `of`: an arm with a `recipe` trains on its own accepted rows")
+        return self
 
 
 class ExperimentRecipe(Section):
-    """Arms, a student, a suite and training seeds: the whole job."""
+    """Arms, a student, suites and training seeds: the whole job."""
 
     renamed = {"accept_licences": "`accept_licenses`"}
 
     name: Name
-    arms: dict[Name, str | DerivedArmConfig]  # a recipe, or `{of: ARM}`: that arm's unreviewed candidates
+    arms: dict[Name, str | ExperimentArmConfig]
     student: str
     suite: str
+    # Another suite for the figures that are reported, after every choice was made on `suite`.
+    report_suite: str | None = None
     baseline: str
     training_seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field([0], min_length=1)
-    # Equal optimizer steps make arms of different sizes comparable.
+    # Equal rows and equal optimizer steps make arms comparable.
+    rows: int | None = Field(None, ge=1)
     train: dict[str, Any] = {}
     margin: float = Field(0.02, gt=0, lt=1)
     accept_licenses: list[str] = []
@@ -38,15 +54,29 @@ class ExperimentRecipe(Section):
     allow_code_execution: bool = False
     tracking: TrackingConfig = TrackingConfig()
 
+    def arm(self, name: str) -> ExperimentArmConfig:
+        """Return an arm as a section; a text is its recipe."""
+        arm = self.arms[name]
+        return ExperimentArmConfig(recipe=arm) if isinstance(arm, str) else arm
+
     @property
     def recipes(self) -> dict[str, str]:
         """The recipe files of the arms that are synthesized."""
-        return {name: arm for name, arm in self.arms.items() if isinstance(arm, str)}
+        return {name: file for name in self.arms if (file := self.arm(name).recipe) is not None}
 
     @property
     def derived(self) -> dict[str, str]:
-        """The arms of unreviewed candidates, with the arm that they are drawn from."""
-        return {name: arm.of for name, arm in self.arms.items() if isinstance(arm, DerivedArmConfig)}
+        """The arms without synthesis of their own, with the arm whose rows they share."""
+        return {name: of for name in self.arms if (of := self.arm(name).of) is not None}
+
+    def part(self, name: str) -> Part:
+        """Return the rows that an arm trains on: accepted ones, or candidates drawn without regard to review."""
+        arm = self.arm(name)
+        return arm.part or ("train" if arm.of is None else "unreviewed")
+
+    def wanted_rows(self, name: str) -> int | None:
+        """Return the rows that an arm's students train on; None for all that its dataset has."""
+        return self.arm(name).rows or self.rows
 
     @model_validator(mode="after")
     def _baseline_is_an_arm(self) -> ExperimentRecipe:

@@ -70,6 +70,28 @@ class CallPurpose(StrEnum):
     STUDENT = "student"  # how likely a checkpoint of a student finds a given answer
 
     @property
+    def generates(self) -> bool:
+        """Whether the call makes a row; other calls review one."""
+        return self in (
+            CallPurpose.GENERATOR, CallPurpose.ENRICHER, CallPurpose.TEACHER, CallPurpose.REVISER, CallPurpose.SHORTENER
+        )  # fmt: skip
+
+    @property
     def writes(self) -> bool:
         """Whether the call uses the member's sampling settings; other calls decode greedily."""
         return self not in (CallPurpose.REVIEWER, CallPurpose.ADJUDICATOR, CallPurpose.STUDENT)
+
+
+class WorkKind(StrEnum):
+    """Name the kind of work that a group of calls does; `gra plan` forecasts costs by kind."""
+
+    CANDIDATE = "candidate"  # a new sample of a round
+    CONTROL_ITEM = "pair"  # one seed of which reviewers judge the right and a wrong response
+    ROW = "row"  # an accepted row that gets keywords and a summary
+    SEED = "seed"  # a seed that gets a domain, or keywords and a summary
+    ANSWER = "answer"  # a new response to a seed's own instruction
+
+    @property
+    def prepares(self) -> bool:
+        """Whether the work is done once, however many rows are made."""
+        return self in (WorkKind.CONTROL_ITEM, WorkKind.SEED)

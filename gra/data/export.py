@@ -138,6 +138,12 @@ def worse_responses(candidate: Candidate) -> list[AlternativeResponse]:
     return [other for other in candidate.alternatives if other.is_worse_than(chosen)]
 
 
+def may_be_unreviewed(candidate: Candidate) -> bool:
+    """Return whether a candidate can be drawn as an unreviewed row."""
+    left_out = {RejectedAt.SAME_TEXT, RejectedAt.CONTAMINATION, RejectedAt.SPECIAL_TOKEN}
+    return bool(candidate.response) and candidate.state is not State.FAILED and candidate.rejected_at not in left_out
+
+
 def draw_unreviewed(candidates: Iterable[Candidate], count: int, seed: int) -> list[str]:
     """Draw candidates with a response at random, without regard to reviewers and gate, and return their ids in order.
 
@@ -148,12 +154,7 @@ def draw_unreviewed(candidates: Iterable[Candidate], count: int, seed: int) -> l
         count: how many to draw; all there are, where there are fewer.
         seed: the recipe's.
     """
-    left_out = {RejectedAt.SAME_TEXT, RejectedAt.CONTAMINATION, RejectedAt.SPECIAL_TOKEN}
-    pool = [
-        candidate.id
-        for candidate in candidates
-        if candidate.response and candidate.state is not State.FAILED and candidate.rejected_at not in left_out
-    ]
+    pool = [candidate.id for candidate in candidates if may_be_unreviewed(candidate)]
     chosen = set(rng(seed, "unreviewed").sample(pool, min(count, len(pool))))
     return [name for name in pool if name in chosen]
 

@@ -170,6 +170,7 @@ class Broker:
         self._file = ledger.path.absolute()
         self.pool = pool
         self.progress = BrokerProgress()
+        self.found: set[str] = set()  # keys of answers that this broker used and did not pay for
         self._max_attempts = max_attempts
         self._timeout = call_timeout_s
         self._backoff = backoff_s
@@ -217,6 +218,7 @@ class Broker:
             recorded = found
         else:
             self.progress.replayed += 1
+            self.found.add(key)
         self.progress.usage[call.role] += Usage(1, recorded.prompt_tokens, recorded.completion_tokens)
         if paid is not None:
             paid(recorded)
@@ -229,7 +231,10 @@ class Broker:
         if asking is not None and asking.broker is not self:
             # Another arm asks it and records the answer in the same ledger; where it fails, this one asks.
             await asyncio.wait([asking.paying])
-            return self.ledger.lookup(key) or await self._shared(call, key, request, attempt)
+            if (recorded := self.ledger.lookup(key)) is None:
+                return await self._shared(call, key, request, attempt)
+            self.found.add(key)
+            return recorded
         if asking is None:
             asking = _Asking(self, asyncio.create_task(self._pay(call, key, request, attempt)))
             asking.paying.add_done_callback(partial(self._asked, place, asking, call.model.name))

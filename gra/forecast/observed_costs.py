@@ -17,8 +17,9 @@ import numpy.typing as npt
 
 from gra.core.errors import RecipeError
 from gra.core.types import State
+from gra.core.vocabulary import WorkKind
 from gra.ledger.reader import LedgerReader, RecordedVerdict
-from gra.synthesis.call_names import WorkKind, read_name, round_of
+from gra.synthesis.call_names import read_name, round_of
 
 Floats = npt.NDArray[np.float64]
 Key = tuple[str, str]  # purpose, model

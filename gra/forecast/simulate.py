@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from gra.core.vocabulary import WorkKind
 from gra.forecast.observed_costs import COLUMNS, Floats, Key, ObservedCosts
-from gra.synthesis.call_names import WorkKind
 from gra.synthesis.rounds.round import admission
 
 Bools = npt.NDArray[np.bool_]

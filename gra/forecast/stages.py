@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from gra.core.progress import read_events
-from gra.experiment import ExperimentPlan, planned_rows, training_steps
+from gra.experiment import ExperimentPlan, planned_rows, trained_rows, training_steps
 from gra.forecast.simulate import CostRange, Forecast
 from gra.runs.timeline import Span, read_timeline
 
@@ -63,7 +63,8 @@ def forecast_stages(
             "training and evaluation are not in these figures: a past run of the job (--from RUN) has their times"
         ]
     stages["train"] = _training(experiment, rows, done["train"], past)
-    stages["evaluate"] = scaled(_range([span.seconds for span in done["evaluate"]]), 1 + len(experiment.students()))
+    asked = len(experiment.suites()) * (1 + len(experiment.students()))
+    stages["evaluate"] = scaled(_range([span.seconds for span in done["evaluate"]]), asked)
     return stages, []
 
 
@@ -89,5 +90,5 @@ def _training(
     known = planned_rows(experiment)
     written = {name: rows[arm.recipe.name] or known[name] for name, arm in experiment.arms.items()}
     written |= {name: written[of] for name, of in experiment.recipe.derived.items()}
-    steps = training_steps(experiment, written)
+    steps = training_steps(experiment, trained_rows(experiment, written))
     return scaled(_range(a_step), sum(steps[arm] for _, arm, _ in experiment.students()))

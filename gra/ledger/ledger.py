@@ -12,7 +12,7 @@ import contextlib
 import json
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -151,6 +151,28 @@ class Ledger:
         sums = ", ".join(f"SUM({name})" for name in ("prompt_tokens", "cached_tokens", "completion_tokens"))
         query = f"SELECT candidate, model, {sums} FROM calls WHERE run = ? AND {ended} GROUP BY candidate, model"
         yield from self._select(query, (self.run, self.run))
+
+    def used(self, keys: Iterable[str]) -> Iterator[tuple[Any, ...]]:
+        """Yield (candidate, role, model, calls, prompt, completion, cached) of all answers that this run used.
+
+        These are the answers that it paid for, and those of `keys` that other runs in the file paid for. So arms that
+        share answers can be compared by what each of them costs alone.
+
+        Args:
+            keys: answers that this run used; read only where the file has other runs.
+        """
+        counts = f"candidate, role, model, COUNT(*), {', '.join(f'SUM({name})' for name in _COUNTED)}"
+        query = f"SELECT {counts} FROM calls WHERE run = ? GROUP BY candidate, role, model"
+        yield from self._select(query, (self.run,))
+        if not self._one("SELECT MIN(run) != MAX(run) FROM calls", ())[0]:  # type: ignore[index]
+            return
+        try:
+            self._reader.execute("CREATE TEMP TABLE IF NOT EXISTS used (key TEXT PRIMARY KEY) WITHOUT ROWID")
+            self._reader.executemany("INSERT OR IGNORE INTO used VALUES (?)", ((key,) for key in keys))
+        except sqlite3.Error as error:
+            raise DataError(sentence(self.path, error)) from None
+        query = f"SELECT {counts} FROM used JOIN calls USING (key) WHERE run != ? GROUP BY candidate, role, model"
+        yield from self._select(query, (self.run,))
 
     def faults(self) -> dict[str, int]:
         """Count the failures of the infrastructure, by kind."""

@@ -66,6 +66,19 @@ class Headline:
 
 
 @dataclass(frozen=True)
+class TrainedRows:
+    """The rows that an arm's students were trained on; the cost is None where it is not known."""
+
+    arm: str
+    of: str | None
+    part: str
+    rows: int
+    wanted: int | None
+    available: int
+    cost: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
 class ComparisonView:
     """A comparison as the page shows it."""
 
@@ -80,6 +93,8 @@ class ComparisonView:
     differences: list[ArmDifference]
     categories: list[ArmDifference]
     samples: list[dict[str, Any]]
+    data: list[TrainedRows]
+    costs: list[figures.PlottedCost]
 
     def tasks(self) -> list[str]:
         """Return the names of the tasks."""
@@ -115,7 +130,23 @@ def read_comparison(content: Mapping[str, Any]) -> ComparisonView | None:
         differences=differences,
         categories=list(_categories(content["pairs"])),
         samples=_samples(content["samples"]),
+        data=[TrainedRows(arm, **_known(facts["data"])) for arm, facts in content["arms"].items() if "data" in facts],
+        costs=[
+            figures.PlottedCost(arm, facts["data"]["cost"]["total"], *_overall(facts))
+            for arm, facts in content["arms"].items()
+            if facts.get("data", {}).get("cost") and "low" in facts.get("overall", {})
+        ],
     )
+
+
+def _known(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: data[key] for key in ("of", "part", "rows", "wanted", "available", "cost")}
+
+
+def _overall(facts: Mapping[str, Any]) -> tuple[float, float, float]:
+    """Return an arm's mean of tasks with its interval."""
+    overall = facts["overall"]
+    return overall["mean"], overall["low"], overall["high"]
 
 
 def _headlines(content: Mapping[str, Any], references: list[str], differences: list[ArmDifference]) -> list[Headline]:

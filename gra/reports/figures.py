@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ VERDICT_COLORS = {"better": TEAL, "non-inferior": BLUE, "inconclusive": GREY, "w
 _STAGE_COLORS = {"engines": GOLD, "synthesis": BLUE, "train": ORANGE, "evaluate": TEAL, "compare": PURPLE}
 # Arms keep their color through the page; arms of other names use the rest in turn.
 _ARMS = {"untuned": GREY, "vanilla": TEAL, "distilled": ORANGE, "gra": BLUE}
-_OTHERS = (PURPLE, GOLD, RED, BLUE, TEAL, ORANGE, GREY)
+_OTHERS = (PURPLE, GOLD, RED, INK, BLUE, TEAL, ORANGE, GREY)
 _DASHES = ("-", "--", ":", "-.")
 SCALE = "score, 0–10"
 _WIDTH = 9.6  # inches, for all figures: the page's column
@@ -73,6 +74,17 @@ class PlottedDifference:
     low: float
     high: float
     verdict: str
+
+
+@dataclass(frozen=True)
+class PlottedCost:
+    """One point of the plot of quality against cost: a mean of tasks (a share of 1) with its interval, and a cost."""
+
+    arm: str
+    cost: float
+    mean: float
+    low: float
+    high: float
 
 
 def draw(name: str, caption: str, folder: Path, paint: Any, *data: Any) -> Drawing:
@@ -162,6 +174,41 @@ def _interval(axis: Axes, d: PlottedDifference, y: float) -> None:
         f"{value} {d.verdict}", (100 * d.high, y), xytext=(6, 0), textcoords="offset points", va="center", fontsize=8,
         color=color,
     )  # fmt: skip
+
+
+def cost(points: Sequence[PlottedCost]) -> Figure:
+    """Draw the mean of tasks over cost on a logarithmic axis; arms that cost nothing stand left of a dotted line."""
+    figure = new_figure(3.4)
+    axis = figure.subplots()
+    powers = [math.log10(p.cost) for p in points if p.cost > 0] or [0.0]
+    free = any(p.cost <= 0 for p in points)
+    nothing = 10 ** (min(powers) - 0.9)
+    colors = arm_colors([p.arm for p in points])
+    # Names stand above and below in turn, so that those of neighbors do not meet.
+    for place, p in enumerate(sorted(points, key=lambda p: p.cost)):
+        x, color = p.cost if p.cost > 0 else nothing, colors[p.arm]
+        axis.plot([x, x], [100 * p.low, 100 * p.high], color=color, lw=1.6, solid_capstyle="round")
+        axis.plot(x, 100 * p.mean, "o", ms=7, color=color)
+        end, offset, side = (p.low, -4, "top") if place % 2 else (p.high, 4, "bottom")
+        axis.annotate(
+            p.arm, (x, 100 * end), xytext=(0, offset), textcoords="offset points", ha="center", va=side, color=color
+        )
+    steps = (1,) if max(powers) - min(powers) > 1.5 else (1, 2, 5)
+    exponents = range(math.floor(min(powers)) - 1, math.ceil(max(powers)) + 1)
+    left, right = min(powers) - (0.4 if free else 0.35), max(powers) + 0.35
+    ticks = [step * 10.0**e for e in exponents for step in steps if left < math.log10(step * 10.0**e) < right]
+    labels = [f"{tick:,.0f}" if tick >= 1 else f"{tick:g}" for tick in ticks]
+    axis.set(
+        xscale="log", xlabel="cost of the training rows, tokens x billions of parameters", ylabel="mean of tasks, %"
+    )
+    axis.set_xticks([nothing, *ticks] if free else ticks, ["0", *labels] if free else labels)
+    axis.minorticks_off()
+    axis.set_xlim(10 ** (left - 0.9 if free else left), 10**right)
+    axis.margins(y=0.16)
+    if free:
+        axis.axvline(10**left, color=MUTED, lw=1, ls=(0, (2, 3)))
+    axis.grid(axis="y")
+    return figure
 
 
 def funnel(steps: Mapping[str, int]) -> Figure:
@@ -344,5 +391,6 @@ def training(curves: Mapping[tuple[str, str], Mapping[str, Sequence[tuple[float,
 
 def arm_colors(arms: Sequence[str]) -> dict[str, str]:
     """Return the color of each arm, the same in all figures."""
-    others = itertools.cycle(_OTHERS)
+    taken = {_ARMS[arm] for arm in arms if arm in _ARMS}
+    others = itertools.cycle(sorted(_OTHERS, key=lambda color: color in taken))
     return {arm: _ARMS.get(arm) or next(others) for arm in arms}

@@ -101,7 +101,10 @@ def _content(contents: RunContents, folder: Path, title: str, command: str) -> d
     comparison = read_comparison(contents.comparison)
     names = {arm.facts["name"]: arm.name for arm in contents.arms if "name" in arm.facts}
     timeline = read_timeline(contents.events).renamed(names)
-    drawings = _drawings(contents, comparison, timeline, folder)
+    reported = read_comparison(contents.reported)
+    drawings = _drawings(contents, timeline, folder)
+    for view, prefix in ((comparison, ""), (reported, "reported-")):
+        drawings |= _compared(view, folder, prefix)
     committees = [_committee(arm, folder, len(contents.arms) > 1) for arm in contents.arms if arm.committee]
     sampled = [
         {"name": arm.name, "committee": arm.committee, "samples": rows}
@@ -115,9 +118,10 @@ def _content(contents: RunContents, folder: Path, title: str, command: str) -> d
         "command": command,
         "run": contents.run,
         "explain_command": f"gra explain {contents.run} ID",
-        "summary": prose.summary(contents, comparison),
+        "summary": prose.summary(contents, reported or comparison),
         "tiles": prose.tiles(contents, timeline, role_total),
         "comparison": comparison,
+        "reported": reported,
         "figures": drawings,
         "committees": committees,
         "rows": rows_section(contents, folder),
@@ -145,6 +149,7 @@ def _sections(content: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return anchor and name of the parts that this page has."""
     parts = [
         ("result", "Result", content["comparison"]),
+        ("reported", "Reporting suite", content["reported"]),
         ("data", "Data", content["committees"]),
         ("rows", "Rows", content["rows"]),
         ("samples", "Samples", content["sampled"]),
@@ -155,16 +160,26 @@ def _sections(content: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(anchor, name) for anchor, name, there in parts if there]
 
 
-def _drawings(
-    contents: RunContents, comparison: ComparisonView | None, timeline: Timeline, folder: Path
-) -> dict[str, Drawing | None]:
-    found: dict[str, Drawing | None] = {"comparison": None, "training": None, "timeline": None}
-    if comparison and comparison.differences:
-        caption = f"Paired differences with {comparison.level:.0%} intervals, in points; right of zero is better."
-        caption += f" The shaded band is the margin of {100 * comparison.margin:g} points."
-        found["comparison"] = figures.draw(
-            "comparison", caption, folder, figures.forest, comparison.forest(), comparison.arms(), comparison.margin
+def _compared(view: ComparisonView | None, folder: Path, prefix: str) -> dict[str, Drawing | None]:
+    """Draw a comparison, and its quality against cost where two arms or more have a known cost."""
+    found: dict[str, Drawing | None] = {f"{prefix}comparison": None, f"{prefix}cost": None}
+    if view and view.differences:
+        caption = f"Paired differences with {view.level:.0%} intervals, in points; right of zero is better."
+        caption += f" The shaded band is the margin of {100 * view.margin:g} points."
+        found[f"{prefix}comparison"] = figures.draw(
+            f"{prefix}comparison", caption, folder, figures.forest, view.forest(), view.arms(), view.margin
         )
+    if view and len(view.costs) > 1:
+        caption = (
+            f"Quality against cost: the mean of tasks with its {view.level:.0%} interval, training seeds included."
+        )
+        caption += " Upper left is better. Differences between arms are paired, so their intervals above are narrower."
+        found[f"{prefix}cost"] = figures.draw(f"{prefix}cost", caption, folder, figures.cost, view.costs)
+    return found
+
+
+def _drawings(contents: RunContents, timeline: Timeline, folder: Path) -> dict[str, Drawing | None]:
+    found: dict[str, Drawing | None] = {"training": None, "timeline": None}
     if curves := {(s.arm, s.key.removeprefix(f"{s.arm}-")): curve for s in contents.students if (curve := _curve(s))}:
         caption = "Loss over optimizer steps, on the tokens of the answers."
         found["training"] = figures.draw("training", caption, folder, figures.training, curves)

@@ -24,6 +24,7 @@ from gra.core.types import State
 from gra.data.export import read_lineage
 
 Row = dict[str, Any]
+REPORTED = "-report"  # ends the folders `eval` and `compare` of the suite for the reported figures
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ class RunContents:
     events: list[dict[str, Any]]
     experiment: dict[str, Any]
     environments: list[dict[str, Any]] = field(default_factory=list)
+    reported: dict[str, Any] = field(default_factory=dict)
 
 
 def read_contents(run: Path) -> RunContents:
@@ -115,6 +117,7 @@ def read_contents(run: Path) -> RunContents:
         events=read_events(run / "log.jsonl"),
         experiment=experiment,
         environments=[s["environment"] for s in sections if "environment" in s],
+        reported=_comparison(run / f"compare{REPORTED}" / "compare.json"),
     )
 
 

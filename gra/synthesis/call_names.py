@@ -7,19 +7,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Literal, get_args
 
-
-class WorkKind(StrEnum):
-    """Name the kind of work that a group of calls does; `gra plan` forecasts costs by kind."""
-
-    CANDIDATE = "candidate"  # a new sample of a round
-    CONTROL_ITEM = "pair"  # one seed of which reviewers judge the right and a wrong response
-    ROW = "row"  # an accepted row that gets keywords and a summary
-    SEED = "seed"  # a seed that gets a domain, or keywords and a summary
-    ANSWER = "answer"  # a new response to a seed's own instruction
-
+from gra.core.vocabulary import WorkKind
 
 # "bad" is a response of another seed; "answer" is a member's answer to a control question.
 ControlItemCall = Literal[

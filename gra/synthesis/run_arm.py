@@ -103,7 +103,7 @@ async def _synthesize(
             "spent": context.broker.account.to_json(),
             "seeds": {"used": len(seeds.rows), "set_aside": seeds.set_aside},
         }
-        content = summarize(job, registry, context.ledger, made.candidates, facts) | {
+        content = summarize(job, registry, context.broker, made.candidates, facts) | {
             "seconds": round(time.monotonic() - begun, 1)
         }
         shown = card_facts(job, registry, content)

@@ -6,16 +6,18 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from gra.core.types import Candidate, State
 from gra.core.vocabulary import CallPurpose, FailureCause
-from gra.ledger.ledger import Ledger
+from gra.engines.broker import Broker
 from gra.models.int8 import shown_name
 from gra.serving.models import ModelRegistry
 from gra.synthesis.best_of_n import taken_number, versions_of
+from gra.synthesis.call_names import read_name
 from gra.synthesis.committee.verifiers import VerifierCounts
 from gra.synthesis.funnel import CLEAN, PROGRAMS, STEPS, plain_reason, steps
 from gra.synthesis.job import Job
@@ -90,9 +92,22 @@ class CandidateCounts:
 
 
 def summarize(
-    job: Job, registry: ModelRegistry, ledger: Ledger, candidates: Iterable[Candidate], facts: Mapping[str, Any]
+    job: Job,
+    registry: ModelRegistry,
+    broker: Broker,
+    candidates: Iterable[Candidate],
+    facts: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return the manifest's section: counts, tokens by purpose, models, reviewers."""
+    """Return the manifest's section: counts, tokens by purpose, models, reviewers.
+
+    Args:
+        job: the arm.
+        registry: its models.
+        broker: it answered the arm's calls.
+        candidates: all candidates; they are read twice.
+        facts: what else the section holds.
+    """
+    ledger = broker.ledger
     counts = CandidateCounts()
     for candidate in candidates:
         counts.add(candidate)
@@ -103,6 +118,7 @@ def summarize(
         **counts.facts(),
         "tokens_by_role": ledger.paid("role"),
         "tokens_by_model": ledger.paid("model"),
+        "used": used_tokens(broker, candidates),
         "faults": ledger.faults(),
         "models": {name: {**asdict(m), "path": m.path.name} for name, m in registry.models.items()},
         "missing_models": registry.missing,
@@ -119,6 +135,22 @@ def _optional_prompts(job: Job) -> dict[str, str]:
     """Return the digests of the prompts that only some recipes use, where this one does."""
     found = further_digests("optional") if job.recipe.optional_prompts else {}
     return {f"optional/{name}": sha for name, sha in found.items()}
+
+
+def used_tokens(broker: Broker, candidates: Iterable[Candidate]) -> list[dict[str, Any]]:
+    """Return calls and tokens of all answers that the arm used, by kind of work, role and model.
+
+    An answer that another arm paid for counts too. Finished candidates are not asked again after a resume, so their
+    answers are counted by what is recorded of them.
+    """
+    keys = chain(broker.found, (key for candidate in candidates for key in candidate.calls))
+    found: dict[tuple[str, str, str], Counter[str]] = {}
+    for name, role, model, *counts in broker.ledger.used(keys):
+        work = read_name(name)
+        kind = work.kind.value if work else ""
+        part = found.setdefault((kind, role, model), Counter())
+        part.update(dict(zip(("calls", "prompt_tokens", "completion_tokens", "cached_tokens"), counts, strict=True)))
+    return [{"work": kind, "role": role, "model": model, **part} for (kind, role, model), part in found.items()]
 
 
 def _shown_reviewers(facts: Mapping[str, Any], adjudicators: set[str]) -> dict[str, Any]:

@@ -25,10 +25,13 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     student = write_recipe(
         folder, make_student(folder / "base"), write_rows(folder / "rows.jsonl", [row(*pair) for pair in PAIRS])
     )
+    asked = [{"id": "o1", "instruction": "Say north.", "checks": [{"kind": "words_at_most", "n": 1}]}]
+    known = [{"id": "o2", "question": "What is red?", "choices": ["a color", "a fish"], "answer": 0}]
+    other = write_suite(folder / "other", name="other", instructions=asked, questions=known)
     return {
         "name": "whole", "arms": {"copied": str(folder / "arm.yaml")}, "student": str(student),
         "suite": str(write_suite(folder / "suite")), "baseline": "copied", "accept_licenses": ["gemma"],
-        "train": {"max_steps": 2}, "tracking": {"wandb": "off"},
+        "train": {"max_steps": 2}, "tracking": {"wandb": "off"}, "rows": 6, "report_suite": str(other),
     }  # fmt: skip
 
 
@@ -40,6 +43,13 @@ def test_experiment_runs_to_its_report_and_again_computes_nothing(recipe: dict[s
     assert set(run.evaluations) == {"untuned", "copied-seed0"}
     assert run.comparison is not None
     assert run.comparison.content["baseline"] == "copied"
+    data = run.comparison.content["arms"]["copied"]["data"]
+    assert (data["rows"], data["wanted"], data["available"], data["cost"]["total"]) == (6, 6, len(PAIRS), 0.0)
+    assert run.students["copied-seed0"].metrics["rows"]["read"] == 6
+    assert run.manifest["rows"]["arms"] == {"copied": {"from": "arms/copied/dataset/train.parquet", "rows": 6}}
+    reported = json.loads((run.path / "compare-report" / "compare.json").read_text())
+    assert reported["suite"]["name"] == "other"
+    assert "No choice was made on these items" in (run.path / "report" / "index.html").read_text()
     assert "mean of tasks" in str(run)
     assert (run.path / "report" / "index.html").is_file()
     before = run.students["copied-seed0"].metrics
@@ -51,5 +61,7 @@ def test_wrong_experiment_is_one_sentence(recipe: dict[str, Any], tmp_path: Path
         gra.run_experiment(recipe | {"baseline": "other"}, runs=tmp_path)
     with pytest.raises(gra.RecipeError, match=r"`missing\.yaml` is not there"):
         gra.run_experiment(recipe | {"student": "missing.yaml"}, runs=tmp_path)
+    with pytest.raises(gra.RecipeError, match="asks 46 items that `suite` asks too"):
+        gra.run_experiment(recipe | {"report_suite": recipe["suite"]}, runs=tmp_path)
     with pytest.raises(gra.RecipeError, match="wanted here is a ExperimentRecipe"):
         gra.run_experiment(gra.SynthesisRecipe(name="x", arm="vanilla", seeds={"source": "s"}))

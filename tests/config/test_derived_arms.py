@@ -1,15 +1,18 @@
-"""Arms of unreviewed candidates: they name an arm with reviewers, and train on its unreviewed rows."""
+"""Arms of equal rows, and arms that share the synthesis of another arm: its accepted or its unreviewed rows."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from paths import ROOT
 
 from gra.core.errors import RecipeError
+from gra.data.draw import draw_rows
 from gra.experiment import load_experiment
 
 
@@ -33,13 +36,62 @@ def test_derived_arm_has_students_and_the_other_arms_unreviewed_rows(tmp_path: P
     assert "arm unreviewed: unreviewed candidates of gra" in plan.describe()
 
 
+def test_arms_train_on_the_rows_that_the_experiment_wants(tmp_path: Path) -> None:
+    twice = {"of": "gra", "part": "train", "rows": 16}
+    file = written(tmp_path, {"twice": twice, "unreviewed": {"of": "gra", "part": "unreviewed"}})
+    plan = load_experiment(file, ["rows=8"], tmp_path)
+    assert plan.dataset("twice") == plan.dataset("gra")
+    assert plan.training_file("twice") == plan.folder / "rows" / "twice.parquet"
+    described = plan.describe()
+    assert "arm twice: rows of gra" in described
+    assert [line for line in described.splitlines() if line.startswith("optimizer")] == [
+        f"optimizer steps of {arm}: 8 for at most {rows} rows"
+        for arm, rows in (("vanilla", 8), ("distilled", 8), ("gra", 8), ("twice", 16), ("unreviewed", 8))
+    ]
+
+
 @pytest.mark.parametrize(
-    ("of", "message"),
+    ("arm", "message"),
     [
-        ("gro", "`arms.unreviewed.of: gro` is not an arm with a recipe"),
-        ("vanilla", "`vanilla` has no reviews|has no reviews"),
+        ({"of": "gro"}, "`arms.x.of: gro` is not an arm with a recipe"),
+        ({"of": "vanilla"}, "has no reviews"),
+        ({"rows": 3}, "needs either `recipe`"),
+        ({"of": "gra", "recipe": "gra.yaml"}, "needs either `recipe`"),
+        ({"recipe": "gra.yaml", "part": "train"}, "only with `of`"),
+        ({"recipe": str(ROOT / "recipes/quickstart/gra.yaml")}, r"written `\{of: ARM, part: train\}`"),
+        ({"of": "gra", "part": "train", "rows": 17}, "17 rows, and .*gra.yaml makes at most 16; lower `arms.x.rows`"),
     ],
 )
-def test_arm_without_reviews_is_refused(tmp_path: Path, of: str, message: str) -> None:
+def test_arm_that_cannot_be_had_is_refused(tmp_path: Path, arm: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
-        load_experiment(written(tmp_path, {"unreviewed": {"of": of}}), [], tmp_path)
+        load_experiment(written(tmp_path, {"x": arm}), [], tmp_path).describe()
+
+
+def test_the_study_has_arms_of_equal_rows_and_two_suites_that_share_no_item(tmp_path: Path) -> None:
+    study, report = ROOT / "recipes" / "study.yaml", "report_suite=eval/suites/study_report.yaml"
+    plan = load_experiment(study, [report], tmp_path)
+    rows = {arm: plan.recipe.wanted_rows(arm) for arm in plan.recipe.arms}
+    assert rows == {
+        "vanilla": 48, "distilled": 48, "unreviewed": 48, "gra": 48, "gra-small": 48, "single": 48, "gra-twice": 96
+    }  # fmt: skip
+    assert "suite of the reported figures: instructions, arc_challenge" in plan.describe()
+    asked = [{(task.name, task.data) for task in suite.recipe.tasks} for suite in plan.suites()]
+    assert not asked[0] & asked[1]
+
+
+def test_draws_are_nested_and_shared_by_datasets_with_the_same_prompts(tmp_path: Path) -> None:
+    def dataset(name: str, answer: str, count: int) -> Path:
+        rows = [{"prompt": [{"role": "user", "content": f"Ask {i}"}], "id": f"{answer}-{i}"} for i in range(count)]
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / name)
+        return tmp_path / name
+
+    def drawn(source: Path, count: int) -> tuple[tuple[int, int], list[int]]:
+        found = draw_rows(source, tmp_path / "drawn.parquet", count)
+        return found, [int(row["id"][2:]) for row in pq.read_table(tmp_path / "drawn.parquet").to_pylist()]
+
+    one, other = dataset("one.parquet", "a", 20), dataset("other.parquet", "b", 20)
+    counts, few = drawn(one, 6)
+    assert counts == (6, 20)
+    assert few == sorted(few) == drawn(other, 6)[1]
+    assert set(few) < set(drawn(one, 12)[1])
+    assert drawn(one, 30) == ((20, 20), list(range(20)))

@@ -14,6 +14,7 @@ from scripted_run import WordEmbedder, answer_by_content, fake_resolve, make_rec
 from synthesised import command
 
 from gra.api.costs import screen, to_json
+from gra.core.vocabulary import WorkKind
 from gra.engines.broker import EnginePool
 from gra.engines.mock import MockEngine
 from gra.engines.types import ModelId
@@ -24,7 +25,7 @@ from gra.forecast.simulate import CostRange, Work, forecast, simulate_round
 from gra.models.adapters import Adapter
 from gra.serving.models import ModelRegistry
 from gra.synthesis import run as jobs
-from gra.synthesis.call_names import WorkKind, read_name
+from gra.synthesis.call_names import read_name
 from gra.synthesis.job import candidates_in_flight
 from gra.synthesis.rounds import write_samples
 

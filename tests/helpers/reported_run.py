@@ -170,7 +170,14 @@ def compare_students(run: Path) -> dict[str, Any]:
     vanilla = [evaluated(run, f"vanilla-seed{k}", {"forms": 36 - k, "facts": 20}, 0.975) for k in (0, 1)]
     gra = evaluated(run, "gra-seed0", {"forms": 22, "facts": 20}, 0.85)
     arms = {"untuned": untuned, "vanilla": vanilla, "gra": gra}
-    return compare(arms, "vanilla", 0.05, run / "compare").to_json()
+    cost = {"unit": "tokens x billions of parameters", "generation": 800.4, "review": 400.0, "preparation": 34.2}
+    made = {"of": None, "part": "train", "wanted": 3, "available": 5}
+    data = {
+        "vanilla": made | {"rows": 3, "cost": dict.fromkeys(cost, 0.0) | {"unit": cost["unit"], "total": 0.0}},
+        "gra": made | {"rows": 2, "available": 2, "cost": cost | {"total": 1234.6}},
+    }
+    notes = ["arms with fewer rows than the experiment wants: gra 2 of 3."]
+    return compare(arms, "vanilla", 0.05, run / "compare", data=data, notes=notes).to_json()
 
 
 KILLED_AND_RESUMED = [

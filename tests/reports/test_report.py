@@ -81,6 +81,22 @@ class Elements(HTMLParser):
         return [attributes["id"] for _, attributes in self.found if "id" in attributes]
 
 
+def test_page_shows_rows_and_quality_against_cost(run: Path, page: str) -> None:
+    content = json.loads((run / "compare" / "compare.json").read_text())
+    view = read_comparison(content)
+    assert view is not None
+    assert [(p.arm, p.cost) for p in view.costs] == [("vanilla", 0.0), ("gra", 1234.6)]
+    for point in view.costs:
+        overall = content["arms"][point.arm]["overall"]
+        assert (point.mean, point.low, point.high) == (overall["mean"], overall["low"], overall["high"])
+        assert point.low < point.mean < point.high
+    text = Elements(page).text
+    assert "gra gra 2 3 wanted 2 800 400 34 1,235" in text
+    assert "fewer rows than the experiment wants: gra 2 of 3" in text
+    assert 'aria-label="Quality against cost' in page
+    assert (run / "report" / "figures" / "cost.png").is_file()
+
+
 def test_page_says_what_the_data_says(page: str) -> None:
     text = Elements(page).text
     said = [

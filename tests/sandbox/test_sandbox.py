@@ -56,7 +56,7 @@ def test_only_callers_and_a_recipe_make_permissions() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Permission"
     }
-    assert makers == {"api/synthesis.py", "cli/options.py", "experiment.py"}
+    assert makers == {"api/synthesis.py", "cli/options.py", "experiment/plan.py"}
 
 
 # ---- what it says about itself ------------------------------------------------------------------------------

@@ -245,7 +245,7 @@ def test_the_shipped_experiments_train_every_arm_equally_long(path: Path, tmp_pa
     from gra.experiment import load_experiment
 
     plan = load_experiment(path, [], tmp_path)
-    assert len(plan.students()) == len(plan.arms) * len(plan.recipe.training_seeds)
+    assert len(plan.students()) == len(plan.recipe.arms) * len(plan.recipe.training_seeds)
     assert "!" not in plan.describe()
 
 

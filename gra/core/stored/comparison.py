@@ -101,11 +101,45 @@ class ArmTask(TypedDict, total=False):
 
 
 @_OPEN
-class Arm(TypedDict):
+class OverallScore(TypedDict, total=False):
+    """Mean of an arm's tasks; earlier releases gave no interval."""
+
+    mean: Required[Number]
+    low: Number
+    high: Number
+
+
+@_OPEN
+class RowCost(TypedDict):
+    """What an arm's rows cost."""
+
+    unit: str
+    generation: Number
+    review: Number
+    preparation: Number
+    total: Number
+
+
+@_OPEN
+class ArmData(TypedDict):
+    """Rows that an arm's students were trained on."""
+
+    of: str | None
+    part: str
+    rows: Count
+    wanted: Count | None
+    available: Count
+    cost: RowCost | None
+
+
+@_OPEN
+class Arm(TypedDict, total=False):
     """Figures of an arm."""
 
-    seeds: Count
-    tasks: dict[str, ArmTask]
+    seeds: Required[Count]
+    tasks: Required[dict[str, ArmTask]]
+    overall: OverallScore
+    data: ArmData
 
 
 @_OPEN

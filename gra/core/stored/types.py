@@ -60,6 +60,7 @@ class ModelFacts(TypedDict, total=False):
     source_note: str | None
     origin: str | None
     weights: str | None
+    parameters: Count | None
 
 
 @_OPEN
@@ -198,6 +199,15 @@ class StoredSpent(TypedDict, total=False):
 
 
 @_OPEN
+class UsedTokens(StoredSpent):
+    """Calls and tokens of one kind of work, role and model, also where another run paid for them."""
+
+    work: str
+    role: str
+    model: str
+
+
+@_OPEN
 class SynthesisSection(StoredSection, total=False):
     """Section of a synthesis run."""
 
@@ -207,6 +217,7 @@ class SynthesisSection(StoredSection, total=False):
     funnel: dict[str, Count]
     tokens_by_role: dict[str, StoredSpent]
     tokens_by_model: dict[str, StoredSpent]
+    used: list[UsedTokens]
     models: dict[str, ModelFacts]
     members: dict[str, MemberFacts]
     reviewers: dict[str, ReviewerFacts]

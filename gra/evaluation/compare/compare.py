@@ -7,7 +7,9 @@ It is applied separately over their categories and over the macro-averages.
 
 compare.json:
 - suite, decoding, level, margin, baseline, untuned, comparable, differing (how the runs' suites differ), notes
-- `arms.ARM`: runs, seeds, `overall.mean`, `tasks.TASK`
+- `arms.ARM`: runs, seeds, overall: {mean, low, high} (with the variance of seeds), `tasks.TASK`, and of an experiment
+  data: {of, part ("train" or "unreviewed"), rows (trained on), wanted, available, cost}; of is the arm whose rows it
+  shares, and cost is null where it is not known, else {unit, generation, review, preparation, total}
 - `arms.ARM.tasks.TASK`: kind, metric, n, mean, low, high (Wilson), `seed_means`, stopped, unread, `mean_tokens`,
   `categories.NAME`. `stopped` is the share of answers that the model ended, `unread` the share without an answer.
 - pairs: a list of {arm, reference, against ("baseline" or "untuned"), prompts_differ, comparable, overall, tasks.TASK};
@@ -27,6 +29,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from rich.table import Table
@@ -38,7 +41,7 @@ from gra.core.hashing import digest
 from gra.core.run_folder import RunFolder
 from gra.evaluation.compare import clean_subset as clean
 from gra.evaluation.compare.disagreements import FLIPS, flips, samples, write_flips
-from gra.evaluation.compare.paired import difference, figures, item_scores, proportion
+from gra.evaluation.compare.paired import difference, figures, item_scores, own_estimate, proportion
 from gra.evaluation.compare.published import beside
 from gra.evaluation.compare.runs import ScoredRun, differences, read_run, shared
 from gra.evaluation.compare.tables import markdown, table
@@ -81,6 +84,8 @@ def compare(
     published: bool = False,
     contamination: Sequence[Path] = (),
     page: Page | None = None,
+    data: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    notes: Sequence[str] = (),
 ) -> Comparison:
     """Compare every arm with the baseline and with the untuned model; write compare.json, compare.md, flips.parquet.
 
@@ -94,6 +99,8 @@ def compare(
         published: show the paper's tables beside the scores.
         contamination: what `gra contamination` wrote about the arms' training sets.
         page: writes a page too.
+        data: what is known of the rows that each arm was trained on.
+        notes: sentences about them, to be shown with the result.
 
     Raises:
         RecipeError: when there are fewer than two arms, or the baseline is none of them.
@@ -137,8 +144,8 @@ def compare(
         "untuned": references.get("untuned"),
         "comparable": not differing and all(pair["comparable"] for pair in pairs),
         "differing": differing,
-        "notes": _notes(arms, pairs, differing),
-        "arms": {name: _arm(group) for name, group in arms.items()},
+        "notes": [*_notes(arms, pairs, differing), *notes],
+        "arms": {name: _arm(group) | _data(data.get(name)) for name, group in arms.items()},
         "pairs": pairs,
         "samples": samples(flipped, _SAMPLES),
     }
@@ -181,8 +188,13 @@ def _write(
 
 def _arm(runs: Sequence[ScoredRun]) -> dict[str, Any]:
     tasks = {task: _arm_task(runs, task) for task in runs[0].tasks}
-    overall = {"mean": sum(task["mean"] for task in tasks.values()) / len(tasks)}
+    low, high = stats.macro_average([own_estimate(runs, task) for task in tasks]).interval()
+    overall = {"mean": sum(task["mean"] for task in tasks.values()) / len(tasks), "low": max(0.0, low), "high": high}
     return {"runs": [str(run.path) for run in runs], "seeds": len(runs), "overall": overall, "tasks": tasks}
+
+
+def _data(known: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {} if known is None else {"data": dict(known)}
 
 
 def _arm_task(runs: Sequence[ScoredRun], task: str) -> dict[str, Any]:

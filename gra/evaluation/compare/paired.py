@@ -26,6 +26,16 @@ def proportion(scores: NDArray[np.float64]) -> dict[str, Any]:
     return {"n": scores.shape[1], "mean": mean, "low": low, "high": high}
 
 
+def own_estimate(runs: Sequence[ScoredRun], task: str) -> Estimate:
+    """Return an arm's mean score on a task, with the error between items and the variance between its seeds."""
+    items = list(runs[0].tasks[task])
+    scores = item_scores(runs, task, items)
+    clusters = [runs[0].tasks[task][item]["cluster"] or (item,) for item in items]
+    zeros = np.zeros(len(items))
+    estimate = stats.paired_difference(scores.mean(axis=0), zeros, clusters, bounded=True, answers=len(scores))
+    return with_seed_variance(estimate, scores, clusters=clusters)
+
+
 def difference(
     ours: Sequence[ScoredRun], theirs: Sequence[ScoredRun], task: str, items: Sequence[str]
 ) -> dict[str, Any]:

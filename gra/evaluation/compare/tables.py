@@ -67,7 +67,7 @@ def markdown(content: Mapping[str, Any]) -> str:
         cells += ["" if tokens is None else f"{tokens:.0f}", *map(_difference, entries)]
         lines.append(f"| {' | '.join(cells)} |")
     explanation = _EXPLANATION.format(level=content["level"], points=100 * content["margin"])
-    lines += ["", explanation, *_pairs(content), *_clean(content), *_samples(content)]
+    lines += ["", explanation, *_data(content), *_pairs(content), *_clean(content), *_samples(content)]
     if "published" in content:
         lines += published.lines(content["published"])
     return "\n".join(lines).rstrip() + "\n"
@@ -89,6 +89,22 @@ def _rows(content: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, A
                 for pair in (pairs.get((arm, against)) for against in _references(content))
             ]
             yield "mean of tasks" if task is None else task, arm, figures, entries
+
+
+def _data(content: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the rows that each arm was trained on, and what they cost."""
+    known = {arm: facts["data"] for arm, facts in content["arms"].items() if "data" in facts}
+    if not known:
+        return
+    parts = ("generation", "review", "preparation", "total")
+    yield "## Rows and their cost\n"
+    yield "In tokens x billions of parameters.\n"
+    yield from _header("arm", "rows from", "rows", "of", *parts)
+    for arm, data in known.items():
+        cells = [arm, f"{data['of'] or arm}, {data['part']}", str(data["rows"]), str(data["available"])]
+        cells += [f"{data['cost'][key]:.0f}" if data["cost"] else "–" for key in parts]
+        yield f"| {' | '.join(cells)} |"
+    yield ""
 
 
 def _pairs(content: Mapping[str, Any]) -> Iterator[str]:

@@ -16,9 +16,9 @@ from gra.config.synthesis import SelfGuideConfig, SynthesisRecipe
 from gra.core.processes.concurrency import together
 from gra.core.rng import rng
 from gra.core.types import Candidate, Seed
-from gra.core.vocabulary import CallPurpose, FailureCause
+from gra.core.vocabulary import CallPurpose, FailureCause, WorkKind
 from gra.engines.types import Text
-from gra.synthesis.call_names import WorkKind, read_name
+from gra.synthesis.call_names import read_name
 from gra.synthesis.committee.calls import CallRecorder, Unanswered
 from gra.synthesis.committee.generator import Response
 from gra.synthesis.committee.members import Member

@@ -35,6 +35,7 @@ def read(path: str) -> list[dict[str, Any]]:
 
 SEEDS = read("recipes/seeds/quickstart.jsonl")
 TASKS = read("eval/tasks/instructions.jsonl")
+REPORT = read("eval/tasks/instructions_report.jsonl")  # other items of the same kinds, for reported figures
 
 
 def by_id(rows: list[dict[str, Any]]) -> Callable[[Any], Any]:
@@ -178,7 +179,7 @@ def test_seed_code_does_what_it_says() -> None:
 # --- the evaluation instructions -----------------------------------------------------------------
 
 
-@by_id(TASKS)
+@by_id(TASKS + REPORT)
 def test_task_has_known_checks_with_the_right_arguments(row: dict[str, Any]) -> None:
     assert list(row) == ["id", "instruction", "checks", "category"]
     assert row["category"] in CATEGORIES
@@ -190,6 +191,8 @@ def test_task_has_known_checks_with_the_right_arguments(row: dict[str, Any]) -> 
 def test_tasks_are_120_in_even_categories_with_unique_ids() -> None:
     assert [row["id"] for row in TASKS] == [f"ifv-{n:03d}" for n in range(1, 121)]
     assert set(Counter(row["category"] for row in TASKS).values()) == {15}
+    assert [row["id"] for row in REPORT] == [f"ifr-{n:03d}" for n in range(1, 65)]
+    assert Counter(row["category"] for row in REPORT) == dict.fromkeys(CATEGORIES, 8)
 
 
 def test_yes_and_no_are_the_answer_equally_often() -> None:
@@ -197,7 +200,7 @@ def test_yes_and_no_are_the_answer_equally_often() -> None:
     assert answers["yes"] == answers["no"] > 0
 
 
-@by_id(TASKS)
+@by_id(TASKS + REPORT)
 def test_task_cannot_be_passed_without_following_it(row: dict[str, Any]) -> None:
     asked = row["instruction"]
     rambling = " ".join([asked] * 20)
@@ -208,8 +211,8 @@ def test_task_cannot_be_passed_without_following_it(row: dict[str, Any]) -> None
 
 @pytest.mark.parametrize("stock", ["Yes", "No.", "I do not know.", "1", "- One\n- Two", "This is a sentence."])
 def test_one_stock_answer_passes_next_to_nothing(stock: str) -> None:
-    passed = [row["id"] for row in TASKS if obeys(stock, row["checks"])]
-    assert len(passed) <= 2
+    for rows in (TASKS, REPORT):
+        assert len([row["id"] for row in rows if obeys(stock, row["checks"])]) <= 2
 
 
 # --- duplicates and the gap ----------------------------------------------------------------------
@@ -235,14 +238,14 @@ def test_near_notices_a_near_duplicate(one: str, other: str) -> None:
 
 
 def test_no_near_duplicates_within_the_seeds_or_within_the_tasks() -> None:
-    for rows in (SEEDS, TASKS):
+    for rows in (SEEDS, TASKS + REPORT):
         pairs = combinations([row["instruction"] for row in rows], 2)
         assert [pair for pair in pairs if near(*pair)] == []
 
 
 def test_seeds_and_tasks_share_nothing() -> None:
-    asked = [row["instruction"] for row in TASKS]
+    asked = [row["instruction"] for row in TASKS + REPORT]
     assert [pair for pair in product([s["instruction"] for s in SEEDS], asked) if near(*pair)] == []
     responses = {row["response"].strip(" .").lower() for row in SEEDS}
-    answers = {option.lower() for t in TASKS for c in t["checks"] for option in c.get("options", [])}
+    answers = {option.lower() for t in TASKS + REPORT for c in t["checks"] for option in c.get("options", [])}
     assert answers & responses <= {"no"}

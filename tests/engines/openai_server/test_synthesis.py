@@ -161,6 +161,12 @@ def test_runs_that_share_a_ledger_pay_for_an_answer_once(tmp_path: Path, monkeyp
     assert found["second"]["states"] == found["first"]["states"]
     assert found["first"]["tokens_by_role"]["generator"]["calls"] > 0
     assert found["second"]["tokens_by_role"] == {}
+    used = {name: {(p["work"], p["role"], p["model"]): p["calls"] for p in found[name]["used"]} for name in found}
+    assert used["second"].keys() == used["first"].keys()
+    # The first may have paid for candidates beyond the end of a round.
+    assert all(0 < calls <= used["first"][part] for part, calls in used["second"].items())
+    keys = {key for row in read_lineage(tmp_path / "second" / "lineage.parquet") for key in row["calls"]}
+    assert sum(used["second"].values()) >= len(keys) > 0
     lineages = [file_digest(tmp_path / name / "lineage.parquet") for name in found]
     assert lineages[0] == lineages[1]
 

@@ -1,0 +1,73 @@
+"""Draw the rows that each arm's students are trained on, and describe them: how many there are and what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gra.experiment.plan import ExperimentPlan
+
+
+@dataclass(frozen=True)
+class ArmRows:
+    """The rows of an arm: trained on, wanted (None: all there are), and in its dataset."""
+
+    rows: int
+    wanted: int | None
+    available: int
+
+
+def draw_arms(plan: ExperimentPlan) -> dict[str, ArmRows]:
+    """Draw as many rows as each arm's students are trained on, and record the files in the run's manifest."""
+    import pyarrow.parquet as pq
+
+    from gra.data.draw import draw_rows
+
+    found: dict[str, ArmRows] = {}
+    drawn: dict[str, Any] = {}
+    for arm in plan.recipe.arms:
+        source, wanted = plan.dataset(arm), plan.recipe.wanted_rows(arm)
+        if wanted is None:
+            count = pq.read_metadata(source).num_rows
+            found[arm] = ArmRows(count, None, count)
+            continue
+        count, available = draw_rows(source, plan.training_file(arm), wanted)
+        found[arm] = ArmRows(count, wanted, available)
+        drawn[arm] = {"from": str(source.relative_to(plan.folder.path)), "rows": found[arm].rows}
+    if drawn:
+        plan.folder.record("rows", {"arms": drawn}, [plan.training_file(arm) for arm in drawn])
+    return found
+
+
+def fewer_rows(rows: Mapping[str, ArmRows]) -> list[str]:
+    """Return a note when arms have fewer rows than they were to be trained on."""
+    few = [f"{arm} {found.rows} of {found.wanted}" for arm, found in rows.items() if found.rows < (found.wanted or 0)]
+    if not few:
+        return []
+    return [
+        f"! arms with fewer rows than the experiment wants: {', '.join(few)}. A difference between students may come "
+        "from the number of rows; raise `rounds.max_candidates` of these arms, or lower `rows`"
+    ]
+
+
+def describe_data(plan: ExperimentPlan, rows: Mapping[str, ArmRows]) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Return what compare.json says of each arm's rows and their cost, and notes on what is missing."""
+    from gra.runs.costs import cost_of_rows
+
+    data: dict[str, dict[str, Any]] = {}
+    notes = [note.removeprefix("! ") for note in fewer_rows(rows)]
+    for arm, found in rows.items():
+        part = plan.recipe.part(arm)
+        cost = cost_of_rows(plan.source(arm), found.rows, reviewed=part == "train")
+        if isinstance(cost, str):
+            notes.append(f"What the rows of {arm} cost is not known: {cost}.")
+        data[arm] = {
+            "of": plan.recipe.derived.get(arm),
+            "part": part,
+            "rows": found.rows,
+            "wanted": found.wanted,
+            "available": found.available,
+            "cost": None if isinstance(cost, str) else cost,
+        }
+    return data, notes
