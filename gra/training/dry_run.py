@@ -147,10 +147,16 @@ def _fusion(
         with readable(section.name, loaded.path):
             name = model_name(section)
             known.append(find_configuration(name, accept_licenses=recipe.accept_licenses, progress=say))
+    seen: dict[str, Any] = {
+        # One teacher at a time is in memory, before the student.
+        section.name: {"gb": round(shape_of(one.config).total * (2 if section.dtype == "bfloat16" else 4) / 1e9, 2)}
+        for section, one in zip(recipe.fusion.teachers, known, strict=True)
+        if one.config is not None
+    }
     if tokenizer is None or encoded is None or any(one.folder is None for one in known):
-        return {}, [], ["how the teachers' tokens align: not every tokenizer is on this machine"]
+        return seen, [], ["how the teachers' tokens align: not every tokenizer is on this machine"]
     plan = plan_fusion(loaded, tokenizer, encoded, known)
-    return plan.describe(), plan.warnings, []
+    return {name: seen.get(name, {}) | facts for name, facts in plan.describe().items()}, plan.warnings, []
 
 
 def _adapter_config(loaded: Loaded[TrainRecipe]) -> Any:

@@ -82,7 +82,7 @@ def test_mapped_distribution_has_at_most_everything_and_each_token_once(line: li
 
 
 def test_alignment_by_hand() -> None:
-    """`the cat` in two tokenizations, with what a template writes around the second."""
+    """Align `the cat` in two tokenizations, with what a template writes around the second."""
     student = TokenTexts([b"the", b" c", b"at", b"<eos>"], {"<eos>": 3}, 3)
     teacher = TokenTexts([b"\n", b"the", b" cat", b"</s>", b"th", b" c", b"e"], {"</s>": 3}, 3)
     left, right = locate([0, 1, 2, 3], student, "the cat"), locate([0, 1, 2, 3], teacher, "the cat")
@@ -102,7 +102,7 @@ def test_alignment_by_hand() -> None:
 
 
 def stored(entropies: list[float], ids: list[list[int]], values: list[list[float]]) -> TeacherDistributions:
-    """One teacher on one-token rows."""
+    """Return one teacher on one-token rows."""
     with np.errstate(divide="ignore"):
         logs = np.log(np.array(values)).astype(np.float16)
     count = len(entropies)
@@ -160,7 +160,7 @@ def test_stored_file_of_other_rows_or_damaged_is_refused(tmp_path: Path) -> None
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A student and two teachers, one of which numbers its tokens otherwise, and rows."""
+    """Make a student, a teacher that numbers its tokens otherwise, and rows."""
     folder = tmp_path_factory.mktemp("world")
     make_student(folder / "student")
     other_vocabulary(folder / "teacher")
@@ -234,7 +234,7 @@ def test_student_as_its_own_teacher_learns_nothing_from_it(tmp_path: Path, world
         loss = trainer.compute_loss(trainer.model, dict(batch))
         loss.backward()
         grads = [each.grad.flatten() for each in trainer.model.parameters() if each.grad is not None]
-        return float(loss), torch.cat(grads)
+        return float(loss.detach()), torch.cat(grads)
 
     (_, nothing), (halved, half), (whole, full) = (gradient(weight) for weight in (0.0, 0.5, 1.0))
     assert float(nothing.norm()) < 1e-2 * float(full.norm())  # half precision

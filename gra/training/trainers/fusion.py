@@ -83,12 +83,12 @@ class FusionTrainer(StudentTrainer):
     sft_weight: float
     stored: list[TeacherDistributions]
     summary: dict[str, Any]
+    _signature_columns: Any  # of TRL
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        columns: list[str] = self._signature_columns
-        if _ROW not in columns:
-            columns.append(_ROW)
+        if _ROW not in self._signature_columns:
+            self._signature_columns.append(_ROW)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
