@@ -1,6 +1,6 @@
 """Measure what fusion gains on real models: held-out nats a character after equally many steps.
 
-Run as: python benchmarks/fusion.py [--steps 12] [--seeds 3] [--rows 70] [--sft-weight 0.5] [--json FILE]
+Run as: python benchmarks/fusion.py [--steps 10] [--seeds 3] [--rows 70] [--sft-weight 0.5] [--json FILE]
 
 The student of recipes/systems/fusion learns from the quickstart seeds, of which some are held out. Three arms take
 equal steps. The control is supervised training alone. The second is fusion. The third is fusion with exchanged
@@ -101,7 +101,7 @@ def table(scores: dict[str, Any], seconds: dict[str, float], untrained: list[flo
 
 
 def main(
-    steps: int = 12,
+    steps: int = 10,
     seeds: int = 3,
     rows: int = 70,
     sft_weight: float = 0.5,
