@@ -83,15 +83,45 @@ class DistillTeacherConfig(Section):
     vocabulary: Literal["same", "other"] = "same"
 
 
+class FusionTeacherConfig(Section):
+    """A model whose next-token distributions on the rows' answers are fused (`method: fusion`)."""
+
+    name: str
+    revision: str | None = None
+    allow_remote_code: bool = False  # as for `model`
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    chat_template: str | None = None  # as for `model`; the teacher reads the rows under its own template
+
+
+class FusionConfig(Section):
+    """How the distributions of several teachers become one target beside the answers (FuseLLM, arXiv 2401.10491)."""
+
+    teachers: list[FusionTeacherConfig] = Field(min_length=1)
+    # `min_ce`: the teacher that explains the row best. `average_ce`: all of them, weighted by how well they do.
+    combine: Literal["min_ce", "average_ce"] = "min_ce"
+    sft_weight: float = Field(0.9, ge=0, le=1)  # lambda of the paper; 1 is supervised training
+    top_k: int = Field(10, ge=1, le=1000)
+    # A folder for the teachers' distributions that several runs share; by default `fusion/` in the run's own.
+    store: str | None = None
+
+    @model_validator(mode="after")
+    def _teachers_differ(self) -> FusionConfig:
+        names = [teacher.name for teacher in self.teachers]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"{twice[0]} is a teacher twice; name each teacher once")
+        return self
+
+
 class TrainRecipe(Section):
     """One fine-tuning run; `train` is checked field by field against the method's configuration in TRL."""
 
     renamed = {"probe": "`stop_rate`", "accept_licences": "`accept_licenses`"}
 
     name: Name
-    method: Literal["sft", "preference", "distill", "reward"] = "sft"
+    method: Literal["sft", "preference", "distill", "reward", "fusion"] = "sft"
     model: StudentConfig
     teacher: DistillTeacherConfig | None = None
+    fusion: FusionConfig | None = None
     data: TrainingDataConfig = TrainingDataConfig()
     lora: AdapterConfig | None = None
     train: dict[str, Any] = {}
@@ -110,6 +140,18 @@ class TrainRecipe(Section):
             raise ValueError("`method: distill` needs a `teacher` section")
         if self.method != "distill" and self.teacher is not None:
             raise ValueError(f"a `teacher` is for `method: distill`, not for `method: {self.method}`")
+        if self.method == "fusion" and self.fusion is None:
+            raise ValueError("`method: fusion` needs a `fusion` section with its `teachers`")
+        if self.method != "fusion" and self.fusion is not None:
+            raise ValueError(f"a `fusion` section is for `method: fusion`, not for `method: {self.method}`")
+        if self.method == "fusion" and self.train.get("packing"):
+            raise ValueError("`method: fusion` aligns rows one by one; leave `train.packing` out")
+        if self.method == "fusion" and self.train.get("label_smoothing_factor"):
+            raise ValueError(
+                "`method: fusion` has the teachers' distributions; leave `train.label_smoothing_factor` out"
+            )
+        if self.method == "fusion" and self.train.get("loss_type", "nll") != "nll":
+            raise ValueError("`method: fusion` adds to the usual loss; leave `train.loss_type` out")
         if self.method == "reward" and self.model.adapter is not None:
             raise ValueError(
                 "`model.adapter` goes on from an adapter that writes answers, and `method: reward` trains another "

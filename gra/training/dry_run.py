@@ -14,6 +14,7 @@ from gra.core.hashing import digest
 from gra.training.adapters import adapter_config, adapter_folder, lora_config
 from gra.training.data.dataset import Split
 from gra.training.data.tokenize import Encoded, fingerprint, student_tokenizer
+from gra.training.fusion.plan import plan_fusion
 from gra.training.launch import Launch
 from gra.training.memory import Shape, estimate, shape_of
 from gra.training.methods import METHODS
@@ -76,7 +77,7 @@ def preview(
         both = encoded, heldout = encode_split(recipe, options, tokenizer, split, loaded.path)
         seen["rows"] = {"read": split.read, "train": encoded.counts(), "heldout": heldout.counts()}
         seen |= {"template": fingerprint(tokenizer), "row": METHODS[recipe.method].show(tokenizer, encoded)}
-        if student.model is not None and recipe.teacher is None:
+        if student.model is not None and recipe.teacher is None and recipe.fusion is None:
             set_aside = len(encoded.set_aside) + len(heldout.set_aside)
             inputs = inputs_of(loaded, options, student.model.identity, seen["template"], files, set_aside)
             seen["fingerprint"] = digest(inputs)
@@ -98,6 +99,9 @@ def preview(
         warnings, unknown = warnings + notes, unknown + missing
         shape = shape_of(student.config, _adapter_config(loaded), scores=METHODS[recipe.method].scores)
         seen["memory"] = estimate(recipe, options, shape, launch, longest=longest, cpu=cpu, teacher=teacher)
+    if recipe.fusion is not None:
+        seen["fusion"], notes, missing = _fusion(loaded, tokenizer, encoded, say)
+        warnings, unknown = warnings + notes, unknown + missing
     return {**seen, "warnings": warnings, "unknown": unknown}
 
 
@@ -129,6 +133,30 @@ def _teacher(
     if teacher.config is None:
         return None, [], [f"the teacher's memory: not even the configuration of {teacher.source}"]
     return shape_of(teacher.config), check_teacher(loaded, tokenizer, teacher), []
+
+
+def _fusion(
+    loaded: Loaded[TrainRecipe], tokenizer: Any, encoded: Encoded | None, say: Callable[[str], None]
+) -> tuple[dict[str, Any], list[str], list[str]]:
+    """Return how the teachers' tokens align with the student's, warnings, and what is not known."""
+    from gra.models.configuration import find_configuration
+
+    recipe, known = loaded.recipe, []
+    assert recipe.fusion is not None
+    for section in recipe.fusion.teachers:
+        with readable(section.name, loaded.path):
+            name = model_name(section)
+            known.append(find_configuration(name, accept_licenses=recipe.accept_licenses, progress=say))
+    seen: dict[str, Any] = {
+        # One teacher at a time is in memory, before the student.
+        section.name: {"gb": round(shape_of(one.config).total * (2 if section.dtype == "bfloat16" else 4) / 1e9, 2)}
+        for section, one in zip(recipe.fusion.teachers, known, strict=True)
+        if one.config is not None
+    }
+    if tokenizer is None or encoded is None or any(one.folder is None for one in known):
+        return seen, [], ["how the teachers' tokens align: not every tokenizer is on this machine"]
+    plan = plan_fusion(loaded, tokenizer, encoded, known)
+    return {name: seen.get(name, {}) | facts for name, facts in plan.describe().items()}, plan.warnings, []
 
 
 def _adapter_config(loaded: Loaded[TrainRecipe]) -> Any:

@@ -210,6 +210,8 @@ def _activations(
         kept = shape.layers * one
     head = 0.0 if recipe.adapts else 4.0 * shape.vocabulary * shape.hidden  # the head's gradient, summed in float32
     tile = 2.0 * min(tokens, _TILE) * min(shape.vocabulary, _TILE * 8)
+    if METHODS[recipe.method].keeps_logits:
+        tile = 12.0 * tokens * shape.vocabulary  # logits, their log-softmax and its gradient in float32
     return {"activations": kept, "loss": tile + head + 8.0 * tokens * shape.hidden}
 
 

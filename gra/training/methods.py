@@ -2,7 +2,8 @@
 
 The method `sft` learns answers, and `preference` learns which of two answers is better (DPO). The method `distill`
 learns a teacher's next-token probabilities on answers that the student writes. The method `reward` makes a reward
-model of the student, which gives an answer one number. See docs/training.md.
+model of the student, which gives an answer one number. The method `fusion` learns answers, and beside them the
+next-token distributions of several teachers with other vocabularies. See docs/training.md.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class MethodSpec:
     answers: int = 1  # Answers of a row that a step reads.
     has_reference: bool = False  # A frozen copy of the student stays in memory.
     writes_answers: bool = False  # The trainer writes the answers; prompts have no limit by default.
+    keeps_logits: bool = False  # The loss reads whole distributions of the student.
     scores: bool = False  # The student becomes a reward model: a head that gives one number replaces the LM head.
 
     def make_trainer(self, plan: Any, model: Any, arguments: Any, callbacks: list[Any]) -> Any:
@@ -73,5 +75,10 @@ METHODS = {
     "reward": MethodSpec(
         read_pairs, encode_conversations, show_conversations, "RewardConfig", "gra.training.trainers.reward", "reward",
         "as a reward model on pairs of a better and a worse answer (Bradley-Terry)", answers=2, scores=True,
+    ),
+    "fusion": MethodSpec(
+        read_rows, encode, show_row, "SFTConfig", "gra.training.trainers.fusion", "fusion",
+        "on prompt-completion rows, with the next-token distributions of several teachers as a second target",
+        keeps_logits=True,
     ),
 }  # fmt: skip

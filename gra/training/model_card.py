@@ -55,6 +55,8 @@ def _intro(recipe: TrainRecipe, model: Mapping[str, Any]) -> str:
         else ""
     )
     teacher = f" The teacher is `{recipe.teacher.name}`." if recipe.teacher else ""
+    if recipe.fusion is not None:
+        teacher = f" The teachers are {', '.join(f'`{each.name}`' for each in recipe.fusion.teachers)}."
     return (
         f"A {kind} of `{model['name']}` ({model['identity']}), trained with GRA {method}.{teacher}{use} "
         f"Prompts are rendered with `{template}`; use the tokenizer in this "
@@ -105,6 +107,8 @@ def _numbers(metrics: Mapping[str, Any]) -> str:
         shown["held-out pairs with the better answer scored higher"] = f"{found['right']} of {found['pairs']}"
     elif "train_accuracy" in metrics:
         shown["share of training pairs with the better answer scored higher"] = metrics["train_accuracy"]
+    for name, teacher in metrics.get("fusion", {}).get("teachers", {}).items():
+        shown[f"rows that `{name}` explains best"] = f"{teacher['best']} of {metrics['fusion']['rows']}"
     if "stop" in metrics:
         stop = metrics["stop"]
         shown["held-out answers that end by themselves"] = f"{stop['stopped']} of {stop['prompts']}"

@@ -19,6 +19,7 @@ from gra.core.hashing import digest, file_digest
 from gra.training.adapters import adapter_folder, check_adapter
 from gra.training.data.dataset import Row, Split, split_rows
 from gra.training.data.tokenize import Encoded, fingerprint, student_tokenizer
+from gra.training.fusion.plan import FusionPlan, plan_fusion
 from gra.training.methods import METHODS
 from gra.training.model_fit import (
     check_model,
@@ -66,6 +67,7 @@ class TrainingPlan:
     template: str
     inputs: dict[str, Any]
     warnings: list[str]
+    fusion: FusionPlan | None = None
 
     @property
     def recipe(self) -> TrainRecipe:
@@ -102,27 +104,14 @@ def make_plan(loaded: Loaded[TrainRecipe], say: Callable[[str], None] = lambda t
     recipe = loaded.recipe
     split, files = read_data(loaded)
 
-    from gra.models.catalog import resolve
-
-    model = resolve(
-        model_name(recipe.model),
-        accept_licenses=recipe.accept_licenses,
-        progress=say,
-        allow_remote_code=recipe.model.allow_remote_code,
-    )
+    model = _resolved(recipe, recipe.model, say)
     if recipe.model.identity not in (None, model.identity):
         raise Mismatch(
             f"{recipe.model.name} here is {model.identity}, the recipe asks for {recipe.model.identity}; "
             "set `model.revision`, or remove `model.identity`"
         )
-    teacher = None
-    if recipe.teacher is not None:
-        teacher = resolve(
-            model_name(recipe.teacher),
-            accept_licenses=recipe.accept_licenses,
-            progress=say,
-            allow_remote_code=recipe.teacher.allow_remote_code,
-        )
+    teacher = _resolved(recipe, recipe.teacher, say) if recipe.teacher is not None else None
+    teachers = [_resolved(recipe, each, say) for each in recipe.fusion.teachers] if recipe.fusion is not None else []
     student = _stored(loaded, recipe.model.name, model)
     tokenizer = student_tokenizer(model.path, loaded, model.remote_code)
     train, heldout = encode_split(recipe, options, tokenizer, split, loaded.path)
@@ -133,8 +122,25 @@ def make_plan(loaded: Loaded[TrainRecipe], say: Callable[[str], None] = lambda t
     inputs = inputs_of(loaded, options, model.identity, template, files, len(train.set_aside) + len(heldout.set_aside))
     if teacher is not None:
         inputs["teacher.identity"] = teacher.identity
+    fusion = None
+    if teachers:
+        fusion = plan_fusion(loaded, tokenizer, train, [_stored(loaded, each.name, each) for each in teachers])
+        inputs |= fusion.inputs()
+        warnings += fusion.warnings
     return TrainingPlan(
-        loaded, options, model, teacher, tokenizer, split, train, heldout, files, template, inputs, warnings
+        loaded, options, model, teacher, tokenizer, split, train, heldout, files, template, inputs, warnings, fusion
+    )
+
+
+def _resolved(recipe: TrainRecipe, section: Any, say: Callable[[str], None]) -> ResolvedModel:
+    """Return the weights that a section of the recipe names, fetched where they are not here."""
+    from gra.models.catalog import resolve
+
+    return resolve(
+        model_name(section),
+        accept_licenses=recipe.accept_licenses,
+        progress=say,
+        allow_remote_code=section.allow_remote_code,
     )
 
 
@@ -205,7 +211,7 @@ def answer_room(recipe: TrainRecipe, options: Mapping[str, Any]) -> int:
 
 
 def model_name(model: Any) -> str:
-    """Return the name of a `model` or `teacher` section in the form of the catalog."""
+    """Return the name of a section that names a model, in the form of the catalog."""
     return f"{model.name}@{model.revision}" if model.revision else str(model.name)
 
 
@@ -357,4 +363,6 @@ def inputs_of(
         inputs["recipe.method"] = recipe.method
     if recipe.teacher is not None:
         inputs |= {f"teacher.{key}": getattr(recipe.teacher, key) for key in ("dtype", "vocabulary")}
+    if recipe.fusion is not None:
+        inputs |= {f"fusion.{key}": getattr(recipe.fusion, key) for key in ("combine", "sft_weight", "top_k")}
     return inputs

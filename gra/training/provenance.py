@@ -82,6 +82,12 @@ def pinned(loaded: Loaded[TrainRecipe], section: Mapping[str, Any]) -> Loaded[Tr
     }
     if recipe.teacher is not None:
         parts["teacher"] = recipe.teacher.model_copy(update=_commit(recipe.teacher, section["teacher"]))
+    if recipe.fusion is not None:
+        teachers = [
+            teacher.model_copy(update=_commit(teacher, weights))
+            for teacher, weights in zip(recipe.fusion.teachers, section["fusion"]["teachers"], strict=True)
+        ]
+        parts["fusion"] = recipe.fusion.model_copy(update={"teachers": teachers})
     return Loaded(recipe.model_copy(update=parts), loaded.path, loaded.origins)
 
 

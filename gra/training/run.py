@@ -156,6 +156,7 @@ def _run(
                   "Set `model.dtype: float32`, or launch with recipes/accelerate/zero2.yaml")  # fmt: skip
     before = checkpoint.seconds if checkpoint else 0.0
     seal = SealCallback({**plan.inputs, "processes": arguments.world_size}, before)
+    _ask_teachers(plan, folder, arguments, view)
     with _tracking(plan, folder, group, arguments.process_index == 0) as tracker:
         trainer = _trainer(plan, arguments, [seal, ProgressCallback(view, tracker)])
         if checkpoint:
@@ -165,6 +166,25 @@ def _run(
         metrics = _save(plan, folder, trainer, seal.seconds)
         tracker.summary({key: value for key, value in metrics.items() if isinstance(value, (int, float))})
     return metrics
+
+
+def _ask_teachers(plan: TrainingPlan, folder: RunFolder, arguments: Any, view: View) -> None:
+    """Let the teachers of `method: fusion` compute their distributions, before the student takes memory."""
+    if plan.fusion is None:
+        return
+    from accelerate import PartialState
+
+    from gra.training.fusion.teachers import compute_missing, store_folder
+
+    assert plan.recipe.fusion is not None
+    if arguments.process_index == 0:
+        with view.bars():
+            compute_missing(
+                plan.fusion, store_folder(plan.recipe.fusion.store, folder.path), plan.loaded.path,
+                device=arguments.device, attention=plan.recipe.model.attn_implementation, say=view.note,
+                progress=view.progress,
+            )  # fmt: skip
+    PartialState().wait_for_everyone()
 
 
 def _trainer(plan: TrainingPlan, arguments: Any, callbacks: list[Any]) -> Any:
@@ -194,6 +214,10 @@ def _save(plan: TrainingPlan, folder: RunFolder, trainer: Any, seconds: float) -
             merge_adapter(plan, folder.path)
         else:
             trainer.model.generation_config.save_pretrained(folder.path)
+        if plan.fusion is not None:
+            from gra.training.fusion.report import write_teachers
+
+            write_teachers(folder.path, plan.fusion, trainer.stored)
         (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; the recipe says the same
         section = _section(plan, folder.path, metrics)
         write_json(folder / METRICS, metrics)
@@ -225,6 +249,10 @@ def _section(plan: TrainingPlan, output: Path, metrics: dict[str, Any]) -> dict[
         "relaunch": command_after(launch, output / RESOLVED, output.with_name(f"{output.name}-again")),
         "metrics": {key: value for key, value in metrics.items() if isinstance(value, (int, float))},
     }
+    if plan.fusion is not None:
+        found = metrics["fusion"]["teachers"]
+        teachers = [{**_weights(each.name, each.model), **found[each.name]} for each in plan.fusion.teachers]
+        section["fusion"] = {**metrics["fusion"], "teachers": teachers}
     return section
 
 
@@ -261,6 +289,8 @@ def _metrics(plan: TrainingPlan, trainer: Any, seconds: float) -> dict[str, Any]
         "rows": plan.rows(),
         "template": plan.template,
     }
+    if plan.fusion is not None:
+        metrics["fusion"] = trainer.summary
     if len(plan.heldout):
         metrics["eval_loss"] = round(trainer.evaluate()["eval_loss"], 4)
     if METHODS[plan.recipe.method].scores:

@@ -48,6 +48,20 @@ def make_student(folder: Path) -> Path:
     return folder
 
 
+def other_vocabulary(folder: Path) -> Path:
+    """The tiny model with its tokens numbered in another order."""
+    make_student(folder)
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text())
+    vocabulary = content["model"]["vocab"]
+    letters = [token for token in vocabulary if not token.startswith("<")]
+    content["model"]["vocab"] |= {
+        token: vocabulary[other] for token, other in zip(letters, reversed(letters), strict=True)
+    }
+    path.write_text(json.dumps(content))
+    return folder
+
+
 def row(prompt: str, answer: str) -> dict[str, Any]:
     """One training row."""
     return {

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from training_tiny import PAIRS, load, logged, make_student, row, same, train, weights, write_recipe, write_rows
+from training_tiny import (
+    PAIRS,
+    load,
+    logged,
+    make_student,
+    other_vocabulary,
+    row,
+    same,
+    train,
+    weights,
+    write_recipe,
+    write_rows,
+)
 
 from gra.core.errors import RecipeError
 from gra.core.run_folder import RunFolder
@@ -160,20 +171,6 @@ def test_distillation_brings_the_student_to_its_teacher(tmp_path: Path, student:
     assert section["teacher"]["name"] == str(teacher)
     assert section["inputs"]["teacher.identity"] == section["teacher"]["identity"]
     assert f"The teacher is `{teacher}`" in (output / "README.md").read_text()
-
-
-def other_vocabulary(folder: Path) -> Path:
-    """The tiny model with its tokens numbered in another order."""
-    make_student(folder)
-    path = folder / "tokenizer.json"
-    content = json.loads(path.read_text())
-    vocabulary = content["model"]["vocab"]
-    letters = [token for token in vocabulary if not token.startswith("<")]
-    content["model"]["vocab"] |= {
-        token: vocabulary[other] for token, other in zip(letters, reversed(letters), strict=True)
-    }
-    path.write_text(json.dumps(content))
-    return folder
 
 
 def test_a_teacher_with_another_vocabulary_is_refused(tmp_path: Path, student: Path, rows: Path) -> None:

@@ -19,7 +19,7 @@ from training_tiny import load, make_student, row
 
 from gra.training.launch import Launch, launch_from_environment, launch_from_file
 
-KINDS = ("sft", "preference", "distill")
+KINDS = ("sft", "preference", "distill", "fusion")
 RECIPES = sorted(path for kind in KINDS for path in (ROOT / "recipes").rglob(f"{kind}/*.yaml"))
 LAUNCHES = sorted((ROOT / "recipes/accelerate").glob("*.yaml"))
 NAMES = [

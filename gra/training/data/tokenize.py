@@ -42,6 +42,7 @@ class Encoded:
     dropped: int = 0
     set_aside: list[str] = field(default_factory=list)  # a row's file, number and problem
     largest: tuple[int, str] = (-1, "")  # the largest token number, and the row that has it
+    rows: list[Row] = field(default_factory=list)  # the rows that `encode` made the columns of
 
     def __len__(self) -> int:
         return len(self.columns["input_ids"])
@@ -113,7 +114,36 @@ def tokenized(
 
 
 def student_tokenizer(folder: Path, loaded: Loaded[TrainRecipe], remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """Load the tokenizer in `folder` with the recipe's chat template and a padding token.
+    """Load the student's tokenizer from `folder`, with the recipe's chat template and stop token.
+
+    Raises:
+        RecipeError: As `chat_tokenizer`.
+    """
+    model = loaded.recipe.model
+    eos = loaded.recipe.train.get("eos_token")
+    return chat_tokenizer(folder, model.name, model.chat_template, loaded.path, eos=eos, remote_code=remote_code)
+
+
+def chat_tokenizer(
+    folder: Path,
+    name: str,
+    template: str | None,
+    recipe: Path,
+    *,
+    key: str = "model",
+    eos: str | None = None,
+    remote_code: bool = False,
+) -> PreTrainedTokenizerBase:
+    """Load the tokenizer in `folder` with a chat template and a padding token.
+
+    Args:
+        folder: The model's.
+        name: The model as the recipe names it.
+        template: A file or a built-in template; None keeps the model's own.
+        recipe: The recipe's file.
+        key: The section of the recipe that names the model.
+        eos: The stop token; None keeps the model's own.
+        remote_code: Whether code of the model may run.
 
     Raises:
         RecipeError: When there is no chat template, no end-of-sequence token, or the file is not there.
@@ -121,40 +151,38 @@ def student_tokenizer(folder: Path, loaded: Loaded[TrainRecipe], remote_code: bo
     from gra.models.chat import check_template, load_tokenizer
 
     tokenizer = load_tokenizer(folder, remote_code=remote_code)
-    eos = loaded.recipe.train.get("eos_token")
     if eos is not None:
         if eos not in tokenizer.get_vocab():
-            raise RecipeError(f"`train.eos_token: {eos!r}` is not a token of {loaded.recipe.model.name}", loaded.path)
+            raise RecipeError(f"`train.eos_token: {eos!r}` is not a token of {name}", recipe)
         tokenizer.eos_token = eos
     if tokenizer.eos_token is None:
-        raise RecipeError(f"{loaded.recipe.model.name} has no stop token; set `train.eos_token`", loaded.path)
+        advice = "set `train.eos_token`" if key == "model" else "name another teacher"
+        raise RecipeError(f"{name} has no stop token; {advice}", recipe)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
-    wanted = loaded.recipe.model.chat_template
-    if wanted is not None:
+    if template is not None:
         try:
-            tokenizer.chat_template = read_regular(_template_file(wanted, loaded.path))
+            tokenizer.chat_template = read_regular(_template_file(template, recipe, key))
         except (OSError, UnicodeDecodeError) as error:
-            raise RecipeError(f"`model.chat_template: {wanted}` cannot be read ({error})", loaded.path) from None
+            raise RecipeError(f"`{key}.chat_template: {template}` cannot be read ({error})", recipe) from None
     if not tokenizer.chat_template:
         raise RecipeError(
-            f"{loaded.recipe.model.name} has no chat template of its own; set `model.chat_template: builtin:plain` "
-            "or a .jinja file",
-            loaded.path,
+            f"{name} has no chat template of its own; set `{key}.chat_template: builtin:plain` or a .jinja file",
+            recipe,
         )
-    check_template(tokenizer, f"`{wanted}`" if wanted is not None else f"of {loaded.recipe.model.name}")
+    check_template(tokenizer, f"`{template}`" if template is not None else f"of {name}")
     return tokenizer
 
 
-def _template_file(name: str, recipe: Path) -> Path:
+def _template_file(name: str, recipe: Path, key: str) -> Path:
     if not name.startswith(_BUILTIN):
         return find_file(name, recipe)
     folder = Path(__file__).parents[2] / "models" / "templates"
     path = folder / f"{name.removeprefix(_BUILTIN)}.jinja"
     if not path.is_file():
         known = ", ".join(_BUILTIN + file.stem for file in sorted(folder.glob("*.jinja")))
-        raise RecipeError(f"`model.chat_template: {name}` does not exist; the built-in templates are {known}", recipe)
+        raise RecipeError(f"`{key}.chat_template: {name}` does not exist; the built-in templates are {known}", recipe)
     return path
 
 
@@ -187,7 +215,7 @@ def encode(
         DataError, RecipeError: As `tokenized`.
     """
     encoded = Encoded()
-    for _, prompt, (answer,) in tokenized(tokenizer, rows, encoded, max_bad):
+    for row, prompt, (answer,) in tokenized(tokenizer, rows, encoded, max_bad):
         whole, labels = prompt + answer, [IGNORED] * len(prompt) + answer
         if max_length is not None and len(whole) > max_length:
             encoded.truncated += 1
@@ -197,6 +225,7 @@ def encode(
             continue
         encoded.columns["input_ids"].append(whole)
         encoded.columns["labels"].append(labels)
+        encoded.rows.append(row)
     return encoded
 
 

@@ -72,7 +72,7 @@ def build_arguments(loaded: Loaded[TrainRecipe], checkpoints: Path) -> Any:
         "include_num_input_tokens_seen": "non_padding",
         "prediction_loss_only": True,
     }
-    if recipe.method == "sft":
+    if METHODS[recipe.method].config == "SFTConfig":
         options["completion_only_loss"] = True
     options |= _device_options(options, recipe.model.dtype)
     options.pop("model_init_kwargs", None)  # the model is loaded before TRL sees it
