@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from gra.config.arms import ArmName, ArmSpec, find_arm
+from gra.config.arms import AnnotateConfig, ArmName, ArmSpec, check_annotate, find_arm
 from gra.config.budget import BudgetConfig, PricesConfig, check_prices
 from gra.config.committee import (
     ANSWER_ASKS,
@@ -162,6 +162,7 @@ class SynthesisRecipe(Section):
     format_constraints: FormatConstraintsConfig = FormatConstraintsConfig()
     refine: RefineConfig = RefineConfig()
     self_guide: SelfGuideConfig | None = None  # null: keywords, an instruction from them, and one response
+    annotate: AnnotateConfig | None = None  # of `arm: annotate`
     review: ReviewConfig = ReviewConfig()
     # Responses to each instruction; the best is taken, and each worse one makes a preference pair with it.
     best_of: int = Field(1, ge=1, le=16)
@@ -313,6 +314,11 @@ class SynthesisRecipe(Section):
         if self.best_of > 1 or self.format_constraints.share:
             key = "best_of" if self.best_of > 1 else "format_constraints.share"
             raise ValueError(f"`self_guide` takes the output that its draws agree on; leave `{key}` out")
+        return self
+
+    @model_validator(mode="after")
+    def _annotate_serves(self) -> SynthesisRecipe:
+        check_annotate(self.arm, self.annotate, self.committee, self.review)
         return self
 
     @model_validator(mode="after")

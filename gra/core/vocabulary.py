@@ -65,6 +65,7 @@ class CallPurpose(StrEnum):
     ENRICHER = "enricher"
     TEACHER = "teacher"
     SOLVER = "solver"  # a verifier's further answer to the same instruction
+    ANNOTATOR = "annotator"  # labels of a text
     STUDENT = "student"  # how likely a checkpoint of a student finds a given answer
 
     @property

@@ -18,7 +18,7 @@ class WorkKind(StrEnum):
     CONTROL_ITEM = "pair"  # one seed of which reviewers judge the right and a wrong response
     ROW = "row"  # an accepted row that gets keywords and a summary
     SEED = "seed"  # a seed that gets a domain, or keywords and a summary
-    ANSWER = "answer"  # a new response to a seed's own instruction
+    ANSWER = "answer"  # a new response to a seed's own instruction, or a seed's text that gets labels
 
 
 # "bad" is a response of another seed; "answer" is a member's answer to a control question.
@@ -41,7 +41,7 @@ _FORMS = (
     (WorkKind.CONTROL_ITEM, re.compile(rf"probe-(?:{'|'.join(get_args(ControlItemCall))})-(?P<item>.+)")),
     (WorkKind.ROW, re.compile(r"enrich-r\d+-\d{6}")),
     (WorkKind.SEED, re.compile(r"(?:enrich|domain)-(?P<item>.+)")),
-    (WorkKind.ANSWER, re.compile(r"(?:refined|distilled)-.+")),
+    (WorkKind.ANSWER, re.compile(r"(?:refined|distilled|annotate)-.+")),
 )
 
 

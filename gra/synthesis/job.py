@@ -23,7 +23,7 @@ from gra.serving.models import ModelRegistry
 from gra.synthesis.committee.verifiers import versions
 from gra.synthesis.decontamination import Decontaminator
 from gra.synthesis.format_constraints import FORMAT_CONSTRAINTS_VERSION
-from gra.synthesis.prompts import digests, self_guide_digests
+from gra.synthesis.prompts import digests, folder_digests
 
 _CANDIDATES_PER_MODEL = 12  # the least in flight: where engines take few calls, candidates wait for other models
 
@@ -102,6 +102,7 @@ class Job:
         members: dict[str, Any] = {"committee": {"models": {"__all__": elsewhere}}, "teacher": elsewhere}
         # A suite's identity is its items; format constraints are added below, where there are any.
         left_out = {"tracking", "engine", "ledger", "contamination", "format_constraints", *without}
+        left_out |= {"annotate"} if self.recipe.annotate is None else set()
         recipe = self.recipe.model_dump(exclude=members | dict.fromkeys(left_out, True))
         models = {name: asdict(registry.model_id(name)) for name in sorted(registry.models)}
         verifiers = versions(self.recipe.review.verifiers)
@@ -125,6 +126,9 @@ class Job:
         )
         asked = {member.ask or self.recipe.review.ask for member in committee.models.values()} if committee else set()
         parts += [{"agreement": [AGREEMENT_VERSION, ANSWERS_VERSION]}] if "agreement" in asked else []
-        parts += [{"self_guide": self_guide_digests()}] if self.recipe.self_guide is not None else []
+        parts += [{"self_guide": folder_digests("self_guide")}] if self.recipe.self_guide is not None else []
+        written = any(verifier.kind == "functions" for verifier in self.recipe.review.verifiers)
+        parts += [{"functions": folder_digests("functions")}] if written else []
+        parts += [{"annotate": folder_digests("annotate")}] if self.recipe.annotate is not None else []
         parts += [{"contamination": self.decontaminator.digest}] if self.decontaminator else []
         return digest(parts)

@@ -64,9 +64,9 @@ def hint(domain: str) -> str:
     return HINTS.get(domain, domain)
 
 
-def self_guide_digests() -> dict[str, str]:
-    """Return SHA-256 digests of the prompts of SELF-GUIDE; only recipes that use them are identified by them."""
-    return {file.stem: file_digest(file) for file in sorted((FOLDER / "self_guide").glob("*.jinja"))}
+def folder_digests(folder: str) -> dict[str, str]:
+    """Return SHA-256 digests of the prompts in a subfolder; only recipes that use them are identified by them."""
+    return {file.stem: file_digest(file) for file in sorted((FOLDER / folder).glob("*.jinja"))}
 
 
 def digests() -> dict[str, str]:
