@@ -102,6 +102,13 @@ async def _label(
     made = await one_per_seed(context, ready, recipe.arm, scope, context.in_flight, one, admitted=True)
     final = {c.parents[0]: c for c in made if c.state is State.ACCEPTED}
     labels = {t.id: read_labels(t.text, final[t.id].response, config) for t in answered if t.id in final}
+    gold = gold_facts(answered, labels, measured_on, names, config)
+    if gold:
+        best = gold["members"][gold["best_member"]]["f1"]
+        context.view.note(
+            f"  labels of {gold['texts']} texts against gold, F1: committee {gold['committee']['f1']:.3f}, "
+            f"{gold['best_member']} alone {best:.3f}, majority {gold['majority']['f1']:.3f}"
+        )
     facts = {
         "kind": config.kind,
         "types": config.types,
@@ -116,7 +123,7 @@ async def _label(
         },
         "doubtful": sum(len(text.verdict.doubtful) for text in settled.values()),
         "adjudicated": sum(len(text.chosen) for text in settled.values()),
-        "gold": gold_facts(answered, labels, measured_on, names, config),
+        "gold": gold,
     }
     return made, facts
 

@@ -143,7 +143,8 @@ async def collect_votes(
 def choose_functions(votes: Table, good: NDArray[np.bool_]) -> list[int]:
     """Return the places of the functions to keep, best first.
 
-    The score is the mean of the shares right on good and on bad control items. Abstentions are left out.
+    The score is the mean of the shares right on good and on bad control items. Abstentions are left out. Of
+    functions with the same votes on all items one is kept.
     """
     scored = []
     for place, row in enumerate(votes):
@@ -151,7 +152,13 @@ def choose_functions(votes: Table, good: NDArray[np.bool_]) -> list[int]:
         on_good, on_bad = row[spoke & good], row[spoke & ~good]
         if min(len(on_good), len(on_bad)) >= SPOKEN:
             scored.append((float(on_good.mean() + 1 - on_bad.mean()) / 2, place))
-    return [place for score, place in sorted(scored, key=lambda pair: (-pair[0], pair[1])) if score >= LEAST][:MOST]
+    kept: list[int] = []
+    for score, place in sorted(scored, key=lambda pair: (-pair[0], pair[1])):
+        # The label model merges copies that it sees on 20 items or more; a domain may have fewer.
+        copy = any(np.array_equal(votes[place], votes[other], equal_nan=True) for other in kept)
+        if score >= LEAST and not copy:
+            kept.append(place)
+    return kept[:MOST]
 
 
 def fit_functions(

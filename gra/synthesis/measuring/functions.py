@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gra.core.processes.concurrency import at_once
 from gra.core.rng import rng
@@ -53,21 +55,45 @@ async def prepare_functions(
 async def _panel(
     context: SynthesisContext, verifier: FunctionsVerifier, domain: str, seeds: Sequence[Seed]
 ) -> FunctionPanel:
-    own, seed = [each for each in seeds if each.domain == domain], context.recipe.seed
+    plan = plan_function_items(seeds, domain, context.recipe.seed)
+    if not plan.enough:
+        return FunctionPanel((), None, {"written": 0, "kept": 0, "items": len(plan.items)})
+    draws = verifier.recipe.draws or _DRAWS
+    functions = await write_functions(context.broker, verifier.authors, domain, plan.shown, draws)
+    votes = await collect_votes(verifier.sandbox, verifier.free, functions, plan.texts)
+    return fit_functions(functions, votes, plan.good, plan.held)
+
+
+@dataclass(frozen=True)
+class FunctionItems:
+    """Control items of a domain: those that the prompt shows, those that score functions, and which are held out."""
+
+    shown: list[ControlItem]
+    items: list[ControlItem]
+    good: NDArray[np.bool_]
+    held: NDArray[np.bool_]
+
+    @property
+    def enough(self) -> bool:
+        """Whether there are enough good and bad items to choose functions by."""
+        return min(int((self.good & ~self.held).sum()), int((~self.good & ~self.held).sum())) >= SPOKEN
+
+    @property
+    def texts(self) -> list[tuple[str, str]]:
+        """Instruction and response of each item."""
+        return [(item.instruction, item.response) for item in self.items]
+
+
+def plan_function_items(seeds: Sequence[Seed], domain: str, seed: int) -> FunctionItems:
+    """Make control items from the seeds of a domain; no seed is in two of the parts."""
+    own = [each for each in seeds if each.domain == domain]
     items = response_controls(own, len(own), seed)
     shown = _shown(items, seed, domain)
     used = {item.seed for item in shown}
     items = [item for item in items if item.seed not in used]
-    good = np.array([item.is_good for item in items], bool)
     chosen = {item.name for item in halves(items, seed)[0]}
     held = np.array([item.name not in chosen for item in items], bool)
-    if min((good & ~held).sum(), (~good & ~held).sum()) < SPOKEN:
-        return FunctionPanel((), None, {"written": 0, "kept": 0, "items": len(items)})
-    draws = verifier.recipe.draws or _DRAWS
-    functions = await write_functions(context.broker, verifier.authors, domain, shown, draws)
-    texts = [(item.instruction, item.response) for item in items]
-    votes = await collect_votes(verifier.sandbox, verifier.free, functions, texts)
-    return fit_functions(functions, votes, good, held)
+    return FunctionItems(shown, items, np.array([item.is_good for item in items], bool), held)
 
 
 def _shown(items: Sequence[ControlItem], seed: int, domain: str) -> list[ControlItem]:
