@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import json
 import runpy
 import sys
 from collections.abc import Iterator
@@ -85,3 +86,15 @@ def test_switching_simulates_every_policy() -> None:
 def test_deduplication_is_measured(tmp_path: Path) -> None:
     load("dedup").main([300], folder=tmp_path, json_file=tmp_path / "found.json")
     assert (tmp_path / "found.json").is_file()
+
+
+def test_annotation_texts_of_different_parts_share_no_template_and_no_name() -> None:
+    annotation = load("annotation")
+    parts = {part: annotation.make_texts(part, 40) for part in annotation.TEMPLATES}
+    names = {part: {text[s.start : s.end] for text, spans in made for s in spans} for part, made in parts.items()}
+    templates = {part: set(text.splitlines()) for part, text in annotation.TEMPLATES.items()}
+    for one, other in (("store", "texts"), ("store", "test"), ("texts", "test")):
+        assert not names[one] & names[other]
+        assert not templates[one] & templates[other]
+    row = annotation.as_row("x", *parts["texts"][0])
+    assert all(entity["text"] in row["instruction"] for entity in json.loads(row["response"])["entities"])

@@ -12,7 +12,7 @@ from gra.config.section import Section
 from gra.core.types import ALL_CHECKS, DIMENSIONS, LIKELY_CHECK, VerifierMode
 
 # The kinds that a recipe can name. A verifier of the user's own adds its kind when it is registered.
-VERIFIER_KINDS = ["math", "format", "consistency", "tests"]
+VERIFIER_KINDS = ["math", "format", "consistency", "tests", "functions"]
 
 
 def _known_kind(kind: str) -> str:
@@ -54,17 +54,20 @@ class VerifierConfig(Section):
 
     renamed = {"takes": "`mode` (`score` for `seat`, `filter` for `veto`)"}
 
-    # `math`: arithmetic; `format`: constraints in the instruction; `consistency`: further answers; `tests`: unit tests.
+    # `math`: arithmetic; `format`: constraints in the instruction; `consistency`: further answers; `tests`: unit tests;
+    # `functions`: functions that members write for a domain, once a run.
     kind: VerifierKind
     mode: VerifierMode
     domains: list[str] | None = Field(None, min_length=1)  # null: all
-    # How many further answers `consistency` draws (null: 4), and who gives them (null: others).
+    # How many further answers `consistency` draws (null: 4), and who gives them (null: others). `functions`: how many
+    # each member writes for a domain (null: 2).
     draws: int | None = Field(None, ge=2, le=1000)
     by: Literal["author", "others"] | None = None
 
     @model_validator(mode="after")
     def _only_consistency_draws(self) -> VerifierConfig:
-        if self.kind != "consistency" and (self.draws, self.by) != (None, None):
+        drawing = self.kind == "functions" and self.by is None
+        if self.kind != "consistency" and not drawing and (self.draws, self.by) != (None, None):
             raise ValueError(f"`kind: {self.kind}` draws no answers; `draws` and `by` belong to `kind: consistency`")
         return self
 

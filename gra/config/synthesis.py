@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from gra.config.arms import ArmName, ArmSpec, find_arm
+from gra.config.arms import AnnotateConfig, ArmName, ArmSpec, RefineConfig, SelfGuideConfig, check_annotate, find_arm
 from gra.config.budget import BudgetConfig, PricesConfig, check_prices
 from gra.config.committee import (
     NUMBER_ASKS,
@@ -78,29 +78,10 @@ class FormatConstraintsConfig(Section):
     domains: list[str] | None = Field(None, min_length=1)  # null: all
 
 
-class RefineConfig(Section):
-    """What the `refined` arm does with a seed; its instruction stays as it is."""
-
-    writes: Literal["rewrite", "answer"] = "rewrite"  # whether the generator sees the seed's own response
-    rejected: Literal["drop", "keep"] = "drop"  # keep: the seed's own response goes into the dataset instead
-
-
 class EnrichmentConfig(Section):
     """Keywords of accepted rows that become parents: those of their prompt, or extracted from the row."""
 
     keywords: Literal["keep", "extract"] = "keep"
-
-
-class SelfGuideConfig(Section):
-    """Write inputs and outputs by SELF-GUIDE in place of keywords and an instruction from them."""
-
-    examples: int = Field(3, ge=2, le=100)  # seeds of a domain that serve as worked examples
-    outputs: int = Field(10, ge=1, le=100)  # draws of the output of one input
-    output_temperature: float = Field(0.2, ge=0, le=2)
-    least_share: float = Field(0.3, gt=0, le=1)  # of the draws that must agree
-    # Whether lengths must be within two standard deviations of the examples'. Of inputs that is for labels only.
-    input_length: bool = False
-    output_length: bool = True
 
 
 class DedupConfig(Section):
@@ -140,6 +121,7 @@ class SynthesisRecipe(Section):
     format_constraints: FormatConstraintsConfig = FormatConstraintsConfig()
     refine: RefineConfig = RefineConfig()
     self_guide: SelfGuideConfig | None = None  # null: keywords, an instruction from them, and one response
+    annotate: AnnotateConfig | None = None  # of `arm: annotate`
     review: ReviewConfig = ReviewConfig()
     # Responses to each instruction; the best is taken, and each worse one makes a preference pair with it.
     best_of: int = Field(1, ge=1, le=16)
@@ -163,7 +145,7 @@ class SynthesisRecipe(Section):
     @property
     def later_defaults(self) -> set[str]:
         """The keys with their defaults that fingerprints of earlier runs lack."""
-        return self.at_default("revise", "on_cutoff")
+        return self.at_default("revise", "on_cutoff", "annotate")
 
     @property
     def optional_prompts(self) -> bool:
@@ -333,6 +315,11 @@ class SynthesisRecipe(Section):
             raise ValueError(f"`self_guide` takes the output that its draws agree on; leave `{key}` out")
         if drawn := sorted({"parent_count", "draw"} - self.rounds.later_defaults):
             raise ValueError(f"`self_guide` draws examples and rows of its own; leave `rounds.{drawn[0]}` out")
+        return self
+
+    @model_validator(mode="after")
+    def _annotate_serves(self) -> SynthesisRecipe:
+        check_annotate(self.arm, self.annotate, self.committee, self.review)
         return self
 
     @model_validator(mode="after")

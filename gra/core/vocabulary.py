@@ -67,6 +67,7 @@ class CallPurpose(StrEnum):
     REVISER = "reviser"  # the generator again, with what was said of its response
     SHORTENER = "shortener"  # the author again, after an answer that was cut off
     SOLVER = "solver"  # a verifier's further answer to the same instruction
+    ANNOTATOR = "annotator"  # labels of a text
     STUDENT = "student"  # how likely a checkpoint of a student finds a given answer
 
     @property
@@ -89,7 +90,7 @@ class WorkKind(StrEnum):
     CONTROL_ITEM = "pair"  # one seed of which reviewers judge the right and a wrong response
     ROW = "row"  # an accepted row that gets keywords and a summary
     SEED = "seed"  # a seed that gets a domain, or keywords and a summary
-    ANSWER = "answer"  # a new response to a seed's own instruction
+    ANSWER = "answer"  # a new response to a seed's own instruction, or a seed's text that gets labels
 
     @property
     def prepares(self) -> bool:

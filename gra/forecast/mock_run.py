@@ -51,6 +51,7 @@ _CONTROL_ITEMS = 4
 _GOOD = 0.6  # the share of responses that reviewers score high
 _CHECKED = 0.97  # the probability that an instruction passes one check
 _DISSENT = 0.15  # the share of reviews far from the others
+_NAMES = 2  # that a text has
 _ANSWER_TOKENS = 80  # the prompt asks for at most 60 words
 _EXERCISE_WORDS = 45
 _LETTERS_A_TOKEN = 4
@@ -99,12 +100,24 @@ async def _run(job: Job, seeds: Sequence[Seed], path: Path) -> None:
         registry, view = _StubRegistry(recipe.engine), View(quiet=True)
         registry.first_candidate_ended.set()
         context = SynthesisContext(job, registry, Broker(ledger, pool), ledger, view, NullTracker())
-        if recipe.arm_spec.prepares_committee:
+        if recipe.annotate is not None:
+            await _annotate(context, seeds)
+        elif recipe.arm_spec.prepares_committee:
             await _run_committee(context, seeds)
         elif names:
             await find_runner(recipe.arm_spec)(context, seeds, _ITEMS)
     finally:
         ledger.close()
+
+
+async def _annotate(context: SynthesisContext, seeds: Sequence[Seed]) -> None:
+    """Label a few texts; examples are drawn, so that no embedder is needed, and few control texts are asked."""
+    job, config = context.job, context.recipe.annotate
+    assert config is not None
+    changes = {"choose": "random", "control": min(config.control, _CONTROL_ITEMS)}
+    few = context.recipe.model_copy(update={"annotate": config.model_copy(update=changes)})
+    context = replace(context, job=replace(job, loaded=replace(job.loaded, recipe=few)))
+    await find_runner(few.arm_spec)(context, seeds, _ITEMS)
 
 
 async def _run_committee(context: SynthesisContext, seeds: Sequence[Seed]) -> None:
@@ -115,7 +128,8 @@ async def _run_committee(context: SynthesisContext, seeds: Sequence[Seed]) -> No
     if recipe.review.control_items and reviews_responses(recipe):
         await _measure(context, recipe, members, named)
     # Stub answers hold no program and keep no format constraint: tests and constraints would reject every one.
-    verifiers = make_verifiers([config for config in recipe.review.verifiers if config.kind != "tests"], members)
+    without_code = [config for config in recipe.review.verifiers if config.kind not in ("tests", "functions")]
+    verifiers = make_verifiers(without_code, members)
     # Stub answers never agree, and have lengths of their own.
     guided = recipe.self_guide and recipe.self_guide.model_copy(update={"least_share": 1e-9, "output_length": False})
     changes = {"format_constraints": FormatConstraintsConfig(), "self_guide": guided}
@@ -221,6 +235,12 @@ class _Script:
         for name, schema in properties.items():
             if "enum" in schema:
                 found[name] = rand.choice(schema["enum"])
+            elif name == "entities":
+                kinds = schema["items"]["properties"]["type"]["enum"]
+                names = prompt.rpartition("</text>")[0].split()[-_NAMES:]
+                found[name] = [
+                    {"text": text, "type": rand.choice(kinds)} for text in rand.sample(names, min(_NAMES, len(names)))
+                ]
             elif name == "keywords":
                 found[name] = [f"keyword {rand.randrange(1000)}" for _ in range(3)]
             elif name == "exercise":

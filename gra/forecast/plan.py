@@ -36,6 +36,7 @@ from gra.forecast.stages import add, forecast_stages, scaled
 from gra.ledger.budget import token_cost
 from gra.ledger.reader import LedgerReader
 from gra.sandbox.permission import Permission
+from gra.synthesis.annotation.asking import plan_work
 from gra.synthesis.call_names import read_name
 from gra.synthesis.job import Job, candidates_in_flight
 from gra.synthesis.measuring.natural import QUESTIONS_PER_ITEM
@@ -224,10 +225,11 @@ def _arm(job: Job, past: Path | None, sample: int | None, duplicates: Sequence[s
     lacking = [seed for seed in seeds if not seed.enriched or not seed.domain]
     spec = recipe.arm_spec
     rounds = recipe.rounds
+    labeling = plan_work(recipe, seeds) if spec.labels_texts else None
     work = Work(
         seeds=len(lacking) if spec.writes_rounds else sum(not seed.domain for seed in seeds) * spec.prepares_committee,
-        control_items=_control_units(job) if reviews_responses(recipe) else 0,
-        answers=len(seeds) if spec.keeps_seed_instructions else 0,
+        control_items=_control_units(job) if reviews_responses(recipe) else len(labeling.controls) if labeling else 0,
+        answers=len(labeling.texts) if labeling else len(seeds) if spec.keeps_seed_instructions else 0,
         rounds=rounds.count if spec.writes_rounds else 0,
         accept=rounds.accept,
         most=rounds.max_candidates,

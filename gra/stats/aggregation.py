@@ -139,6 +139,21 @@ class LabelModel:
     accuracy: tuple[float, ...]
     groups: tuple[tuple[int, ...], ...]
 
+    def judge(self, votes: ArrayLike) -> float | None:
+        """Return the probability that a new item is right; None where all voters abstain.
+
+        Args:
+            votes: one a voter: 1 right, 0 wrong, NaN abstained.
+        """
+        given, z = np.asarray(votes, float), 0.0
+        if np.isnan(given).all():
+            return None
+        for group in self.groups:
+            vote = float(_majority(given[list(group)][:, None])[0])
+            accuracy = self.accuracy[group[0]]
+            z += 0.0 if np.isnan(vote) else (2 * vote - 1) * float(np.log(accuracy / (1 - accuracy)))
+        return float(1 / (1 + np.exp(-np.clip(z, -30, 30))))
+
 
 def label_model(votes: ArrayLike, *, steps: int = 200) -> LabelModel:
     """Estimate verdicts and accuracies from votes alone, by one-coin EM (Dawid and Skene 1979).

@@ -31,7 +31,7 @@ _FORMS = (
     (WorkKind.CONTROL_ITEM, re.compile(rf"probe-(?:{'|'.join(get_args(ControlItemCall))})-(?P<item>.+)")),
     (WorkKind.ROW, re.compile(r"enrich-r\d+-\d{6}")),
     (WorkKind.SEED, re.compile(r"(?:enrich|domain)-(?P<item>.+)")),
-    (WorkKind.ANSWER, re.compile(r"(?:refined|distilled)-.+")),
+    (WorkKind.ANSWER, re.compile(r"(?:refined|distilled|annotate)-.+")),
 )
 
 

@@ -19,7 +19,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
 
-from gra.config.synthesis import SelfGuideConfig, SynthesisRecipe
+from gra.config.arms import SelfGuideConfig
+from gra.config.synthesis import SynthesisRecipe
 from gra.core.processes.concurrency import together
 from gra.core.rng import rng
 from gra.core.text.special_tokens import SpecialTokens
@@ -235,8 +236,7 @@ class _CandidateRun:
 
     async def guide(self, pool: Sequence[Seed], config: SelfGuideConfig) -> Candidate:
         """Write an input, and the output that most draws agree on (SELF-GUIDE); reviewers judge the output only."""
-        writer = self.roles.generator
-        written = await write_input(self.recorder, writer, pool, self.settings.recipe, self.candidate)
+        written = await write_input(self.recorder, self.roles.generator, pool, self.settings.recipe, self.candidate)
         self.candidate = replace(self.candidate, instruction=written.text, parents=written.parents)
         if written.fault:
             return reject(self.candidate, RejectedAt.UNUSUAL_INPUT, f"input: {written.fault}")
@@ -244,7 +244,7 @@ class _CandidateRun:
             return reject(
                 self.candidate, RejectedAt.SPECIAL_TOKEN, f"instruction: holds {token}, a chat template's token"
             )
-        response = await write_output(self.recorder, writer, self.candidate.domain, written, config)
+        response = await write_output(self.recorder, self.roles.generator, self.candidate.domain, written, config)
         if response is None:
             return reject(self.candidate, RejectedAt.NO_AGREEMENT, "output: too few draws agree")
         return await self._decide_response(response)

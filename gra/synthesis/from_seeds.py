@@ -22,7 +22,14 @@ Make = Callable[[str, int, Seed], Awaitable[Candidate]]  # from id, index and se
 
 
 async def one_per_seed(
-    context: SynthesisContext, seeds: Sequence[Seed], prefix: str, scope: str, in_flight: int, make: Make
+    context: SynthesisContext,
+    seeds: Sequence[Seed],
+    prefix: str,
+    scope: str,
+    in_flight: int,
+    make: Make,
+    *,
+    admitted: bool = False,
 ) -> RecordedCandidates:
     """Make one candidate a seed; recorded verdicts count, and no more are begun once the budget is spent.
 
@@ -33,6 +40,7 @@ async def one_per_seed(
         scope: what verdicts depend on; a verdict recorded under another scope does not count.
         in_flight: how many candidates may run at once.
         make: makes one candidate.
+        admitted: whether the candidates' calls were made already, under the budget's caps.
     """
     names = [answer_id(prefix, seed.id) for seed in seeds]
     begun: set[int] = set()
@@ -46,7 +54,8 @@ async def one_per_seed(
             context.note(candidate, len(seeds), quietly=True)
             return
         try:
-            await context.broker.account.admit(name)
+            if not admitted:
+                await context.broker.account.admit(name)
         except BudgetExhausted:
             return
         begun.add(index)

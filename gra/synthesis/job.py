@@ -24,7 +24,7 @@ from gra.synthesis.committee.instruction_signs import SIGNS_VERSION
 from gra.synthesis.committee.verifiers import versions
 from gra.synthesis.decontamination import Decontaminator
 from gra.synthesis.format_constraints import FORMAT_CONSTRAINTS_VERSION
-from gra.synthesis.prompts import digests, further_digests
+from gra.synthesis.prompts import digests, folder_digests
 
 _CANDIDATES_PER_MODEL = 12  # the least in flight: where engines take few calls, candidates wait for other models
 
@@ -130,7 +130,10 @@ class Job:
         parts += [{"agreement": [AGREEMENT_VERSION, ANSWERS_VERSION]}] if "agreement" in asked else []
         if set(SIGN_CHECKS) & set(self.recipe.review.checks):
             parts += [{"signs": SIGNS_VERSION}]
-        parts += [{"self_guide": further_digests("self_guide")}] if self.recipe.self_guide is not None else []
-        parts += [{"optional": further_digests("optional")}] if self.recipe.optional_prompts else []
+        parts += [{"self_guide": folder_digests("self_guide")}] if self.recipe.self_guide is not None else []
+        parts += [{"optional": folder_digests("optional")}] if self.recipe.optional_prompts else []
+        written = any(verifier.kind == "functions" for verifier in self.recipe.review.verifiers)
+        parts += [{"functions": folder_digests("functions")}] if written else []
+        parts += [{"annotate": folder_digests("annotate")}] if self.recipe.annotate is not None else []
         parts += [{"contamination": self.decontaminator.digest}] if self.decontaminator else []
         return digest(parts)

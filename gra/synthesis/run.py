@@ -27,6 +27,7 @@ from gra.sandbox.permission import Permission
 from gra.serving.labels import colliding_labels
 from gra.serving.memory import check_weights
 from gra.serving.models import ModelRegistry, find_models, running
+from gra.synthesis.annotation.asking import plan_work
 from gra.synthesis.committee.calls import MissingAnswers
 from gra.synthesis.committee.members import make_members
 from gra.synthesis.committee.pairwise import LETTERS, comparing
@@ -175,6 +176,8 @@ def make_job(
     seeds, _ = job.seeds.rows, job.control_questions  # both are read now, before anything is spent
     if job.recipe.arm_spec.writes_rounds and all(seed.domain for seed in seeds):  # else a model names domains first
         check_parents(job, seeds)
+    if job.recipe.annotate is not None:
+        plan_work(job.recipe, seeds)
     committee = committee_of(job.recipe)
     if committee is not None:
         named = {name: ModelId(member.model, member.model, "") for name, member in committee.models.items()}
@@ -208,7 +211,8 @@ def missing_models(recipe: SynthesisRecipe) -> list[str]:
         RecipeError: when a model or adapter does not exist, or its folder is incomplete.
         ModelUnavailable: when the cache is damaged.
     """
-    wanted: list[list[str]] = [[recipe.dedup.embedder]] if recipe.arm_spec.deduplicates else []
+    embeds = recipe.arm_spec.deduplicates or (recipe.annotate is not None and recipe.annotate.needs_embedder)
+    wanted: list[list[str]] = [[recipe.dedup.embedder]] if embeds else []
     for member in members_of(recipe):
         if member.adapter is not None:
             folder = Path(member.model).expanduser()

@@ -22,9 +22,10 @@ from gra.serving.models import ModelRegistry
 from gra.synthesis.candidate import CandidateSettings
 from gra.synthesis.committee.members import Member, make_member, shared_weights
 from gra.synthesis.committee.roles import adjudicates, check_assignment
-from gra.synthesis.committee.verifiers import UnitTestVerifier, Verifier, make_verifiers
+from gra.synthesis.committee.verifiers import FunctionsVerifier, UnitTestVerifier, Verifier, make_verifiers
 from gra.synthesis.context import SynthesisContext
 from gra.synthesis.measuring.calibration import ReviewerMeasurement, committee_auc
+from gra.synthesis.measuring.functions import prepare_functions
 from gra.synthesis.measuring.measure import MeasuredCommittee, pending_calibration
 from gra.synthesis.rounds.write_samples import check_parents, enrich_all, name_domains
 
@@ -40,6 +41,7 @@ class PreparedCommittee:
         pending: the measurements of adjudicators that a dispute has come to, by member.
         panel: the manifest's facts of the panel, where it was fitted on control items of many kinds.
         competence: the manifest's facts of the members' competence, where it chooses them.
+        functions: the manifest's facts of functions that members wrote, where a verifier runs some.
     """
 
     settings: CandidateSettings
@@ -48,6 +50,7 @@ class PreparedCommittee:
     pending: dict[str, asyncio.Task[ReviewerMeasurement]]
     panel: dict[str, Any] | None = None
     competence: dict[str, Any] | None = None
+    functions: dict[str, Any] | None = None
 
     async def facts(self) -> dict[str, Any]:
         """Return the manifest's facts of the committee; adjudicators that were never asked were never measured."""
@@ -65,8 +68,9 @@ class PreparedCommittee:
             "committee_auc": self._committee_auc(),
             **({"panel": self.panel} if self.panel is not None else {}),
             **({"competence": self.competence} if self.competence is not None else {}),
+            **({"functions": self.functions} if self.functions is not None else {}),
             "shared_weights": shared_weights(members),
-            "code_execution": next((t.sandbox.facts() for t in _unit_tests(self.settings.verifiers)), None),
+            "code_execution": next((t.sandbox.facts() for t in _run_code(self.settings.verifiers)), None),
             "members": {
                 m.name: {"model": m.model.name, "ask": m.ask, "roles": list(m.roles)}
                 | ({"adapter": m.model.adapter} if m.model.adapter else {})
@@ -129,6 +133,7 @@ async def prepare(context: SynthesisContext, seeds: Sequence[Seed]) -> PreparedC
         measured, parents = measuring.result(), enriching.result()
     verifiers = make_verifiers(recipe.review.verifiers, members, context.job.permission)
     _note_unit_tests(context, verifiers, named)
+    functions = await prepare_functions(context, verifiers, named)
     pending: dict[str, asyncio.Task[ReviewerMeasurement]] = {}
     adjudicators = [m for m in members.values() if "adjudicator" in m.roles and "reviewer" not in m.roles]
     settings = CandidateSettings(
@@ -151,18 +156,20 @@ async def prepare(context: SynthesisContext, seeds: Sequence[Seed]) -> PreparedC
         context.special_tokens,
     )
     facts = controls.fitted.facts if controls.fitted else None
-    return PreparedCommittee(settings, parents, measured, pending, facts, controls.competence_facts)
+    return PreparedCommittee(settings, parents, measured, pending, facts, controls.competence_facts, functions)
 
 
-def _unit_tests(verifiers: Sequence[Verifier]) -> list[UnitTestVerifier]:
-    return [verifier for verifier in verifiers if isinstance(verifier, UnitTestVerifier)]
+def _run_code(verifiers: Sequence[Verifier]) -> list[UnitTestVerifier | FunctionsVerifier]:
+    return [verifier for verifier in verifiers if isinstance(verifier, UnitTestVerifier | FunctionsVerifier)]
 
 
 def _note_unit_tests(context: SynthesisContext, verifiers: Sequence[Verifier], seeds: Sequence[Seed]) -> None:
     """Say which protections the sandbox lacks here, and when no response will have tests."""
-    for verifier in _unit_tests(verifiers):
+    for verifier in _run_code(verifiers):
         for gap in verifier.sandbox.isolation.gaps():
-            context.view.note(f"! where the answers' programs run, {gap}; see docs/evaluation.md")
+            context.view.note(f"! where the members' programs run, {gap}; see docs/evaluation.md")
+        if not isinstance(verifier, UnitTestVerifier):
+            continue
         if not context.recipe.arm_spec.keeps_seed_instructions:
             context.view.note(
                 f"! `kind: tests` will abstain: `arm: {context.recipe.arm}` writes new instructions, which have no "

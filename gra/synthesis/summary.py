@@ -21,7 +21,7 @@ from gra.synthesis.call_names import read_name
 from gra.synthesis.committee.verifiers import VerifierCounts
 from gra.synthesis.funnel import CLEAN, PROGRAMS, STEPS, plain_reason, steps
 from gra.synthesis.job import Job
-from gra.synthesis.prompts import digests, further_digests
+from gra.synthesis.prompts import digests, folder_digests
 
 
 class CandidateCounts:
@@ -133,7 +133,7 @@ def summarize(
 
 def _optional_prompts(job: Job) -> dict[str, str]:
     """Return the digests of the prompts that only some recipes use, where this one does."""
-    found = further_digests("optional") if job.recipe.optional_prompts else {}
+    found = folder_digests("optional") if job.recipe.optional_prompts else {}
     return {f"optional/{name}": sha for name, sha in found.items()}
 
 

@@ -19,7 +19,7 @@ from gra.config.section import Section
 from gra.evaluation.scorers.kinds import TASK_KINDS
 
 TEXT = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
-BUILT_IN = ("math", "format", "consistency", "tests")
+BUILT_IN = ("math", "format", "consistency", "tests", "functions")
 
 
 def sections(base: type[Section] = Section) -> Iterator[type[Section]]:

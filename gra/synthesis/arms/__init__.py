@@ -8,6 +8,7 @@
 | `gra` | new | the committee's | of both |
 | `integrated` | `refined` and `gra` together | | |
 | `self_guide` | new | one model's | none, or its own |
+| `annotate` | the seeds' texts | labels | members' votes |
 
 An arm's module defines `make_candidates(context, seeds, first)`. All arms write the same run folder.
 """

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, pstdev
 
-from gra.config.synthesis import SelfGuideConfig, SynthesisRecipe
+from gra.config.arms import SelfGuideConfig
+from gra.config.synthesis import SynthesisRecipe
 from gra.core.processes.concurrency import together
 from gra.core.rng import rng
 from gra.core.types import Candidate, Seed

@@ -31,6 +31,7 @@ from gra.sandbox.job import Limits, SandboxJob, Verdict
 from gra.sandbox.permission import Permission, require
 from gra.sandbox.sandbox import SANDBOX_VERSION, Sandbox
 from gra.synthesis.committee.calls import CallRecorder, Unanswered
+from gra.synthesis.committee.functions import FUNCTIONS_VERSION, FunctionPanel, collect_votes
 from gra.synthesis.committee.members import Member
 from gra.synthesis.prompts import render
 
@@ -247,6 +248,38 @@ class ConsistencyVerifier:
             raise
 
 
+class FunctionsVerifier:
+    """Ask functions that members wrote for the candidate's domain; together they give one verdict (functions.py)."""
+
+    kind: ClassVar[str] = "functions"
+    version: ClassVar[str] = f"{FUNCTIONS_VERSION}.{SANDBOX_VERSION}.{EXTRACT_VERSION}"
+    fault: ClassVar[str] = "functions of the committee are against it"
+    limits: ClassVar[Limits] = Limits(cpu_s=2)
+
+    def __init__(self, recipe: VerifierConfig, resources: VerifierResources) -> None:
+        self.recipe = recipe
+        self.authors = [member for member in resources.members.values() if "generator" in member.roles]
+        self.sandbox = Sandbox(require(resources.permission, "`kind: functions` of `review.verifiers`"), self.limits)
+        self.free = asyncio.Semaphore(self.sandbox.workers)
+        self.panels: dict[str, FunctionPanel] = {}  # by domain; filled before the first candidate
+
+    async def judge(self, sample: VerifierInput, recorder: CallRecorder) -> Verification:
+        """Score ten times the probability that the response is good; fail below one half."""
+        panel, mode = self.panels.get(sample.domain), self.recipe.mode
+        if panel is None or panel.model is None:
+            return Abstained(self.kind, mode, f"no function for {sample.domain} separates good from bad control items")
+        item = (sample.instruction, sample.response)
+        votes = (await collect_votes(self.sandbox, self.free, panel.functions, [item]))[:, 0]
+        good = panel.model.judge(votes)
+        if good is None:
+            return Abstained(self.kind, mode, "no function applies")
+        names = {verdict: [f.name for f, vote in zip(panel.functions, votes, strict=True) if vote == verdict]
+                 for verdict in (1.0, 0.0)}  # fmt: skip
+        said = f"for it: {', '.join(names[1.0]) or 'none'}; against it: {', '.join(names[0.0]) or 'none'}"
+        held, broken = ((said,), ()) if good >= 0.5 else ((), (said,))
+        return Verified(self.kind, mode, held, broken, 10 * good)
+
+
 class UnitTestVerifier:
     """Run the program in the response against its instruction's tests, in the sandbox.
 
@@ -286,6 +319,7 @@ register("math", ArithmeticVerifier)
 register("format", FormatVerifier)
 register("consistency", ConsistencyVerifier)
 register("tests", UnitTestVerifier)
+register("functions", FunctionsVerifier)
 BUILT_IN_VERIFIERS = frozenset(_MAKERS)
 
 

@@ -64,8 +64,8 @@ def hint(domain: str) -> str:
     return HINTS.get(domain, domain)
 
 
-def further_digests(folder: str) -> dict[str, str]:
-    """Return SHA-256 digests of a folder of prompts; only recipes that use them are identified by them."""
+def folder_digests(folder: str) -> dict[str, str]:
+    """Return SHA-256 digests of the prompts in a subfolder; only recipes that use them are identified by them."""
     return {file.stem: file_digest(file) for file in sorted((FOLDER / folder).glob("*.jinja"))}
 
 

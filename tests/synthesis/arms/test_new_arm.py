@@ -47,7 +47,7 @@ def test_every_arm_has_its_module(spec: ArmSpec) -> None:
 
 
 def test_unknown_arm_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValidationError, match=r"'vanilla', 'distilled', .* or 'self_guide'"):
+    with pytest.raises(ValidationError, match=r"'vanilla', 'distilled', .* or 'annotate'"):
         make_recipe(arm="graa")
 
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scripted_run import answer_by_content, content, make_recipe, make_seeds, said, write_job
 
-from gra.config.synthesis import SelfGuideConfig
+from gra.config.arms import SelfGuideConfig
 from gra.core.types import Seed
 from gra.core.vocabulary import RejectedAt
 from gra.data.export import read_lineage

@@ -1,0 +1,1 @@
+"""Label texts by a committee: requests, examples, votes, and doubts."""
