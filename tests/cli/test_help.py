@@ -171,7 +171,10 @@ def test_plugin_registers_a_verifier_for_recipes(
     Path("mine.py").write_text(PLUGIN)
     Path("broken.py").write_text("import nothing_of_this_name")
     assert command("synthesize", "recipe.yaml", "--dry-run") == 2
-    assert "must be one of 'math', 'format', 'consistency' or 'tests', not 'no-rivers'" in capsys.readouterr().err
+    assert (
+        "must be one of 'math', 'format', 'consistency', 'tests' or 'functions', not 'no-rivers'"
+        in capsys.readouterr().err
+    )
     assert command("synthesize", "recipe.yaml", "--dry-run", "--plugin", "missing.py") == 2
     assert "`--plugin missing.py` names no file" in capsys.readouterr().err
     assert command("synthesize", "recipe.yaml", "--dry-run", "--plugin", "broken.py") == 2
