@@ -178,7 +178,7 @@ def planned_rows(plan: ExperimentPlan) -> dict[str, int]:
         seeds = load_seeds(find_seeds(recipe.seeds, arm.path), recipe.domains, recipe.seeds, seed=recipe.seed)
         spec = recipe.arm_spec
         rows[name] = len(seeds.rows) * spec.keeps_seed_instructions + new * spec.writes_rounds
-    rows |= {name: rows[of] for name, of in plan.recipe.derived.items()}
+    rows = {name: rows[plan.recipe.derived.get(name, name)] for name in plan.recipe.arms}
     for name, most in rows.items():
         wanted = plan.recipe.wanted_rows(name) or 0
         if wanted > most:

@@ -164,7 +164,7 @@ class Ledger:
         counts = f"candidate, role, model, COUNT(*), {', '.join(f'SUM({name})' for name in _COUNTED)}"
         query = f"SELECT {counts} FROM calls WHERE run = ? GROUP BY candidate, role, model"
         yield from self._select(query, (self.run,))
-        if not self._one("SELECT MIN(run) != MAX(run) FROM calls", ())[0]:  # type: ignore[index]
+        if self._one("SELECT MIN(run), MAX(run) FROM calls", ()) in ((None, None), (self.run, self.run)):
             return
         try:
             self._reader.execute("CREATE TEMP TABLE IF NOT EXISTS used (key TEXT PRIMARY KEY) WITHOUT ROWID")

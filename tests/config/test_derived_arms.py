@@ -44,10 +44,8 @@ def test_arms_train_on_the_rows_that_the_experiment_wants(tmp_path: Path) -> Non
     assert plan.training_file("twice") == plan.folder / "rows" / "twice.parquet"
     described = plan.describe()
     assert "arm twice: rows of gra" in described
-    assert [line for line in described.splitlines() if line.startswith("optimizer")] == [
-        f"optimizer steps of {arm}: 8 for at most {rows} rows"
-        for arm, rows in (("vanilla", 8), ("distilled", 8), ("gra", 8), ("twice", 16), ("unreviewed", 8))
-    ]
+    shown = {f"optimizer steps of {arm}: 8 for at most 8 rows" for arm in ("vanilla", "distilled", "gra", "unreviewed")}
+    assert shown | {"optimizer steps of twice: 8 for at most 16 rows"} <= {*described.splitlines()}
 
 
 @pytest.mark.parametrize(

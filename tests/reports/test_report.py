@@ -193,7 +193,7 @@ def test_figures_follow_the_pages_colours_and_are_named(page: str) -> None:
 def test_figures_are_kept_as_png(run: Path, page: str) -> None:
     files = {file.stem: file.read_bytes() for file in (run / "report" / "figures").iterdir()}
     assert set(files) == {
-        "comparison", "funnel-gra", "scores-gra", "control-items-gra", "timeline", "training", "row-lengths",
+        "comparison", "cost", "funnel-gra", "scores-gra", "control-items-gra", "timeline", "training", "row-lengths",
         "row-shares",
     }  # fmt: skip
     assert all(content.startswith(b"\x89PNG") and len(content) > 5000 for content in files.values())
