@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from gra.stats.panel import log_odds
 
+_ROUNDING = 1e-6
+
 
 @dataclass(frozen=True, slots=True)
 class CombinedChecks:
@@ -33,4 +35,5 @@ class CombinedChecks:
     def failed(self, values: Mapping[str, float]) -> tuple[str, ...]:
         """Return the check that lowers the score most, where the instruction fails."""
         parts = self.parts(values)
-        return (min(parts, key=lambda name: parts[name]),) if sum(parts.values()) < self.least else ()
+        # Scores of weights that did not see an item set the threshold, so equal instructions differ by rounding.
+        return (min(parts, key=lambda name: parts[name]),) if sum(parts.values()) < self.least - _ROUNDING else ()

@@ -30,12 +30,11 @@ class InstructionGates:
 
     def fails(self, checks: Checks, item: str) -> bool:
         """Return whether any reviewer fails an instruction."""
-        return any(
-            bool(one.failed(checks[name][item])) for name, one in self.combined.items() if item in checks[name]
-        ) or any(
-            checks[name][item][check] < least
+        given = {name: values[item] for name, values in checks.items() if item in values}
+        return any(one.failed(given[name]) for name, one in self.combined.items() if name in given) or any(
+            given[name][check] < least
             for name, limits in self.thresholds.items()
-            if item in checks[name]
+            if name in given
             for check, least in limits.items()
         )
 
@@ -46,20 +45,23 @@ def fit_gates(checks: Checks, instructions: Sequence[ControlItem], *, combine: b
     Args:
         checks: by reviewer and item name, the values of the checks.
         instructions: control items for instruction checks, with good ones.
-        combine: whether the checks of a reviewer become one score. Without both verdicts each check decides alone.
+        combine: whether the checks of a reviewer become one score. Each check decides alone for a reviewer that did
+            not answer about both good and faulty instructions.
     """
     verdicts = {item.name: item.is_good for item in instructions}
-    if not combine or len(set(verdicts.values())) < 2:
-        return InstructionGates(check_thresholds(checks, instructions))
     fitted: dict[str, CombinedChecks] = {}
     crossed: dict[str, dict[str, dict[str, float]]] = {}
-    for name, given in checks.items():
+    for name, given in checks.items() if combine else ():
         items = [item for item in given if item in verdicts]
-        fitted[name], scores = _combine([given[item] for item in items], np.array([verdicts[i] for i in items], bool))
-        crossed[name] = {item: {_SCORE: score} for item, score in zip(items, scores, strict=True)}
+        good = np.array([verdicts[item] for item in items], bool)
+        if good.any() and not good.all():
+            fitted[name], scores = _combine([given[item] for item in items], good)
+            crossed[name] = {item: {_SCORE: score} for item, score in zip(items, scores, strict=True)}
     limits = check_thresholds(crossed, instructions)
+    alone = {name: given for name, given in checks.items() if name not in fitted}
     return InstructionGates(
-        combined={name: replace(one, least=limits[name].get(_SCORE, -np.inf)) for name, one in fitted.items()}
+        check_thresholds(alone, instructions),
+        {name: replace(one, least=limits[name][_SCORE]) for name, one in fitted.items()},
     )
 
 
