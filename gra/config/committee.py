@@ -187,6 +187,12 @@ class MemberConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _only_reviewers_are_asked(self) -> Self:
+        if self.asked_in is not None and "reviewer" not in self.roles:
+            raise ValueError("`asked_in` is for reviewers; leave it out, or add the role `reviewer`")
+        return self
+
+    @model_validator(mode="after")
     def _only_agreement_draws(self) -> Self:
         if self.draws is not None and self.ask != "agreement":
             raise ValueError("`draws` belongs to `ask: agreement`; leave it out, or set `ask` for this member")

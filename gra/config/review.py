@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from gra.config.committee import Ask, Dimensions
 from gra.config.section import Section
-from gra.core.types import ALL_CHECKS, DIMENSIONS, LIKELY_CHECK, VerifierMode
+from gra.core.types import ALL_CHECKS, DIMENSIONS, LIKELY_CHECK, SIGN_CHECKS, VerifierMode
 
 # The kinds that a recipe can name. A verifier of the user's own adds its kind when it is registered.
 VERIFIER_KINDS = ["math", "format", "consistency", "tests", "functions"]
@@ -139,9 +139,10 @@ class ReviewConfig(Section):
                 raise ValueError(
                     "`combine_checks: fitted` is fitted on control instructions; set `control_instructions`"
                 )
-            if LIKELY_CHECK in self.checks:
+            if unscaled := sorted({LIKELY_CHECK, *SIGN_CHECKS} & set(self.checks)):
                 raise ValueError(
-                    f"`checks: {LIKELY_CHECK}` has no scale of its own; set `control_instructions` to calibrate it"
+                    f"`checks: {unscaled[0]}` decides nothing by itself; set `control_instructions`, which show what "
+                    "it is worth"
                 )
         if not self.control_items:
             for key in ("control_kinds", "control_questions", "control_instructions", "open_domains"):

@@ -266,6 +266,13 @@ class SynthesisRecipe(Section):
 
     @model_validator(mode="after")
     def _revision_has_reasons(self) -> SynthesisRecipe:
+        spec = self.arm_spec
+        if self.revise and not spec.reviews:
+            raise ValueError(f"`revise: 1` follows reviews, and `arm: {self.arm}` has none; leave it out")
+        if self.on_cutoff == "shorter" and not (spec.asks_teacher or spec.needs_committee):
+            raise ValueError(
+                f"`on_cutoff: shorter` is for arms that write, and `arm: {self.arm}` does not; leave it out"
+            )
         if not self.revise or self.review.verifiers:
             return self
         if self.committee is None or not self.committee.reviewers:

@@ -13,6 +13,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -142,6 +143,12 @@ def may_be_unreviewed(candidate: Candidate) -> bool:
     """Return whether a candidate can be drawn as an unreviewed row."""
     left_out = {RejectedAt.SAME_TEXT, RejectedAt.CONTAMINATION, RejectedAt.SPECIAL_TOKEN}
     return bool(candidate.response) and candidate.state is not State.FAILED and candidate.rejected_at not in left_out
+
+
+def _first_written(candidate: Candidate) -> Candidate:
+    """Return a candidate with its first response: reviewers chose among several, or had it revised."""
+    first = next((other.response for other in candidate.alternatives if other.number == 0 and other.response), None)
+    return candidate if first is None else replace(candidate, response=first, thinking="")
 
 
 def draw_unreviewed(candidates: Iterable[Candidate], count: int, seed: int) -> list[str]:
@@ -291,7 +298,7 @@ def export_unreviewed(folder: Path, candidates: Iterable[Candidate], count: int,
     with _parquet(path, TRAIN_SCHEMA) as add:
         for candidate in candidates:
             if candidate.id in drawn:
-                add(writable(training_row(candidate)))
+                add(writable(training_row(_first_written(candidate))))
     return path, len(drawn)
 
 

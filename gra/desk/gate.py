@@ -274,6 +274,7 @@ def _write(
     content = {
         **kept,
         **counts.facts(),
+        **({"asked_again": counts.asked_again()} if "asked_again" in kept else {}),
         "fingerprint": digest([facts.get("fingerprint"), version, decisions]),
         "version": {**version, "decisions": len(decisions)},
     }

@@ -23,7 +23,7 @@ from gra.core.hardware import gpu_memory_gb
 from gra.core.processes.background import run
 from gra.core.processes.concurrency import at_once
 from gra.core.progress import View
-from gra.core.types import CHECKS, DIMENSIONS, FAULT_CHECKS, Seed
+from gra.core.types import CHECKS, DIMENSIONS, FAULT_CHECKS, LIKELY_CHECK, Seed
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.mock import MockEngine
 from gra.engines.types import Call, Choice, Completion, Json, Likelihood, ModelId, Reward, Text
@@ -133,7 +133,10 @@ async def _run_committee(context: SynthesisContext, seeds: Sequence[Seed]) -> No
     # Stub answers never agree, and have lengths of their own.
     guided = recipe.self_guide and recipe.self_guide.model_copy(update={"least_share": 1e-9, "output_length": False})
     changes = {"format_constraints": FormatConstraintsConfig(), "self_guide": guided}
-    settings = CandidateSettings(recipe.model_copy(update=changes), members, verifiers=verifiers)
+    # How likely stub texts are means nothing, and no measurement sets a threshold.
+    lenient = {name: {LIKELY_CHECK: 0.0} for name in members}
+    changed = recipe.model_copy(update=changes)
+    settings = CandidateSettings(changed, members, thresholds=lenient, verifiers=verifiers)
     candidates = []
     if spec.keeps_seed_instructions:
         candidates += [refine_seed(settings, context.broker, i, seed) for i, seed in enumerate(named[:_ITEMS])]

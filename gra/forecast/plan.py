@@ -39,6 +39,7 @@ from gra.sandbox.permission import Permission
 from gra.synthesis.annotation.asking import plan_work
 from gra.synthesis.call_names import read_name
 from gra.synthesis.job import Job, candidates_in_flight
+from gra.synthesis.measuring.controls import planned_controls
 from gra.synthesis.measuring.natural import QUESTIONS_PER_ITEM
 from gra.synthesis.run import make_job, run_sample
 
@@ -258,9 +259,12 @@ def _calls_at_once(recipe: SynthesisRecipe) -> dict[str, int]:
 
 def _control_units(job: Job) -> int:
     """Return the seeds and the questions that control items are made of."""
-    wanted = job.recipe.review.control_items
-    questions = min(QUESTIONS_PER_ITEM * wanted, len(job.control_questions))
-    return min(wanted, len(job.seeds.rows)) + questions
+    review = job.recipe.review
+    questions = min(QUESTIONS_PER_ITEM * review.control_items, len(job.control_questions))
+    if not review.fits_panel:
+        return min(review.control_items, len(job.seeds.rows)) + questions
+    responses, instructions = planned_controls(job.seeds.rows, review, job.recipe.seed)
+    return len({item.seed for item in (*responses, *instructions)}) + questions
 
 
 def _begun(job: Job) -> bool:

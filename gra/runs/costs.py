@@ -50,7 +50,7 @@ def cost_of_rows(folder: Path, rows: int, *, reviewed: bool) -> dict[str, Any] |
         work[_kind(part)] += count * (sizes[part["model"]] or 0.0)
     if reviewed:
         share = rows / max(1, facts["states"]["accepted"])
-        found = {kind: share * work[kind] for kind in ("generation", "review")}
+        found = {"generation": share * (work["generation"] + work["revision"]), "review": share * work["review"]}
         found["preparation"] = work["preparing generation"] + work["preparing review"]
     else:
         members = {name: sizes.get(member["model"]) for name, member in facts.get("members", {}).items()}
@@ -64,6 +64,8 @@ def cost_of_rows(folder: Path, rows: int, *, reviewed: bool) -> dict[str, Any] |
 def _kind(part: Mapping[str, Any]) -> str:
     """Return what some calls were for."""
     role, work = part["role"], part["work"]
+    if role == CallPurpose.REVISER:
+        return "revision"  # unreviewed rows are first versions
     kind = "generation" if role in set(CallPurpose) and CallPurpose(role).generates else "review"
     prepares = work not in set(WorkKind) or WorkKind(work).prepares
     return f"preparing {kind}" if prepares else kind

@@ -177,12 +177,33 @@ async def add_comment(
     return Review(review.reviewer, review.values, review.raw, review.score, str(answer.value["comment"]).strip())
 
 
-async def add_comments(recorder: CallRecorder, reviewers: Sequence[Member], candidate: Candidate) -> tuple[Review, ...]:
-    """Return the reviews of a candidate's response with their reviewers' reasons; not every reviewer was asked."""
+async def add_comments(
+    recorder: CallRecorder, reviewers: Sequence[Member], candidate: Candidate, *, lenient: bool = False
+) -> tuple[Review, ...]:
+    """Return the reviews of a candidate's response with their reviewers' reasons; not every reviewer was asked.
+
+    Args:
+        recorder: asks on behalf of the candidate.
+        reviewers: the candidate's reviewers.
+        candidate: with its reviews.
+        lenient: whether a review stays without a reason where its reviewer gives no usable one.
+
+    Raises:
+        Unanswered: when infrastructure failed, or a reviewer gave no usable reason.
+    """
     members = {reviewer.name: reviewer for reviewer in reviewers}
-    shown = (candidate.instruction, candidate.response)
-    asked = (add_comment(recorder, members[review.reviewer], *shown, review) for review in candidate.reviews)
-    return tuple(await together(*asked))
+
+    async def one(review: Review) -> Review:
+        try:
+            return await add_comment(
+                recorder, members[review.reviewer], candidate.instruction, candidate.response, review
+            )
+        except Unanswered as gap:
+            if gap.cause is FailureCause.INFRASTRUCTURE or not lenient:
+                raise
+            return review
+
+    return tuple(await together(*map(one, candidate.reviews)))
 
 
 async def information(

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from gra.core.types import Candidate, Verified
-from gra.core.vocabulary import CallPurpose, FailureCause, RejectedAt
-from gra.synthesis.committee.calls import CallRecorder, Unanswered
+from gra.core.vocabulary import CallPurpose, RejectedAt
+from gra.synthesis.committee.calls import CallRecorder
 from gra.synthesis.committee.generator import Response, ask_for_text
 from gra.synthesis.committee.members import Member
 from gra.synthesis.committee.reviewer import add_comments
@@ -41,13 +41,12 @@ async def criticize(
     if candidate.rejected_at not in _SENT_BACK:
         return candidate, ()
     if ask and not any(review.comment for review in candidate.reviews):
-        try:
-            candidate = replace(candidate, reviews=await add_comments(recorder, reviewers, candidate))
-        except Unanswered as gap:
-            if gap.cause is FailureCause.INFRASTRUCTURE:
-                raise
-    broken = [text for verdict in candidate.verifications if isinstance(verdict, Verified) for text in verdict.broken]
+        candidate = replace(candidate, reviews=await add_comments(recorder, reviewers, candidate, lenient=True))
+    verdicts = [verdict for verdict in candidate.verifications if isinstance(verdict, Verified)]
+    # What a test says of a failure quotes the test, which no author may see.
+    broken = [text for verdict in verdicts if verdict.verifier != "tests" for text in verdict.broken]
     remarks = [f"a program found wrong: {text}" for text in broken]
+    remarks += ["its tests do not pass" for verdict in verdicts if verdict.verifier == "tests" and verdict.broken]
     remarks += [review.comment for review in candidate.reviews]
     remarks += [candidate.ruling.comment] if candidate.ruling else []
     return candidate, tuple(dict.fromkeys(" ".join(remark.split()) for remark in remarks if remark.strip()))

@@ -79,6 +79,21 @@ def test_without_faulty_control_instructions_each_check_decides() -> None:
     assert gates.thresholds["ben"]["one"] == pytest.approx(0.8)
 
 
+def test_equal_good_instructions_pass_and_a_reviewer_with_few_answers_checks_each_alone() -> None:
+    items = controls(44)
+    checks = {
+        "ben": {i.name: {"complete": 0.9, "no_life": float(i.is_good or n % 3 == 0)} for n, i in enumerate(items)},
+        "cy": {i.name: {"complete": 0.8, "no_life": 1.0} for i in items[:1]},
+        "di": {i.name: {"complete": 0.8, "no_life": 1.0} for i in items if not i.is_good},
+    }
+    gates = fit_gates(checks, items, combine=True)
+    assert set(gates.combined) == {"ben"}
+    assert not any(gates.fails(checks, item.name) for item in items if item.is_good)
+    rates = check_rates(checks, items, 0, combine=True)
+    assert rates["good"]["rejected"] == 0
+    assert rates["merged"]["rejected"] > 0.4
+
+
 def test_run_with_signs_and_likely_records_them_and_says_which_failed(tmp_path: Path) -> None:
     checks = ["complete", "text_shown", "no_life", "in_text", "likely"]
     review = REVIEW | {"ask": "yes_no", "checks": checks, "combine_checks": "fitted"}
@@ -97,7 +112,8 @@ def test_run_with_signs_and_likely_records_them_and_says_which_failed(tmp_path: 
     ("review", "message"),
     [
         ({"combine_checks": "fitted"}, "fitted on control instructions; set `control_instructions`"),
-        ({"checks": ["likely"]}, "no scale of its own; set `control_instructions`"),
+        ({"checks": ["likely"]}, "decides nothing by itself; set `control_instructions`"),
+        ({"checks": ["in_text"]}, "decides nothing by itself; set `control_instructions`"),
         ({"checks": ["likely", "likely"]}, "name each check once"),
     ],
 )

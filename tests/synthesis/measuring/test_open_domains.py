@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,9 @@ def test_members_that_differ_in_draws_share_answers_and_a_recipe_says_where_each
     assert {("math", "one"), ("qa", "critic")} <= asked
     assert not {("math", "critic"), ("qa", "one"), ("qa", "two")} & asked
     with contextlib.closing(sqlite3.connect(tmp_path / "run" / "ledger.sqlite")) as db:
-        drawn = db.execute("SELECT count(*), count(DISTINCT key) FROM calls WHERE role = 'solver'").fetchone()
-    assert drawn[0] == drawn[1] > 0  # the draw that both members need is one call
+        requests = db.execute("SELECT request FROM calls WHERE role = 'solver' AND model = 'model-b'").fetchall()
+    drawn = Counter(json.dumps(json.loads(request)["messages"]) for (request,) in requests)
+    assert max(drawn.values()) == 2  # the draw that both members need is one call
 
 
 def test_only_the_reviewers_of_a_disputed_response_are_asked_for_comments(tmp_path: Path) -> None:
