@@ -24,6 +24,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from review_truth import MODELS
+from scipy.stats import rankdata
 from truth_items import MAX_TOKENS, TruthItem, items
 
 from gra.config.committee import MemberConfig
@@ -69,7 +70,7 @@ async def _strategies(broker: Broker, member: Member, item: TruthItem, answers: 
         )
         for at, own in enumerate(finals)
     ]
-    ranks = [np.argsort(np.argsort(values, kind="stable"), kind="stable") for values in (logprobs, agreed)]
+    ranks = [rankdata(values) for values in (logprobs, agreed)]  # equal ones share their mean rank
     scores = {
         "logprob": logprobs,
         "agreement": agreed,

@@ -140,5 +140,5 @@ def test_name_that_is_not_allowed(kind: str, sentence: str) -> None:
 
 
 def test_recipe_names_an_unknown_kind(job: Path) -> None:
-    with pytest.raises(gra.RecipeError, match=r"'tests' or 'short-id'; did you mean `short-id`\?"):
+    with pytest.raises(gra.RecipeError, match=r"'tests', 'functions' or 'short-id'; did you mean `short-id`\?"):
         gra.load_recipe(job, ["review.verifiers=[{kind: short-ids, mode: score}]"])

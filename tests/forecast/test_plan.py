@@ -147,6 +147,15 @@ def test_mock_run_counts_the_recipes_questions(tmp_path: Path) -> None:
     assert screen(planned) is not None
 
 
+def test_checks_without_a_scale_reject_no_candidate_of_the_mock_run(tmp_path: Path) -> None:
+    checks = {"ask": "yes_no", "checks": ["complete", "in_text", "likely"], "combine_checks": "fitted"}
+    review = checks | {"control_items": 4, "control_kinds": ["mismatched"], "control_instructions": 2}
+    planned = make_plan(job(tmp_path, review=review), [], tmp_path, None, None)
+    assert planned.arms[0].forecast.rows.point > 0
+    assert planned.total is not None
+    assert planned.total.column("calls", "reviewer").point > 0
+
+
 def test_a_past_run_of_other_models_is_refused(tmp_path: Path, capsys) -> None:
     synthesised(tmp_path / "past")
     others = {"models": {name: f"other-{name}" for name in "abcde"}}

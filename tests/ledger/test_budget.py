@@ -17,7 +17,6 @@ from paths import ROOT
 from scripted_run import make_recipe, said, write_job
 from synthesised import command, synthesise
 
-from gra import experiment
 from gra.config.budget import BudgetConfig, PricesConfig, TokenPriceConfig
 from gra.config.loader import load_recipe
 from gra.config.synthesis import SynthesisRecipe
@@ -27,6 +26,8 @@ from gra.core.run_folder import RunFolder
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.mock import MockEngine
 from gra.engines.types import Call, ModelId, SamplingSettings, Text
+from gra.experiment import load_experiment
+from gra.experiment import run as experiment_run
 from gra.ledger.budget import BudgetAccount, GpuTime, token_cost
 from gra.ledger.ledger import Ledger
 from gra.synthesis.rounds import write_samples
@@ -221,10 +222,10 @@ def test_what_a_library_prints_is_not_taken_for_the_summary(tmp_path: Path, monk
 def test_a_whole_job_stops_before_it_trains_on_what_a_cap_cut_short(tmp_path: Path, monkeypatch) -> None:
     facts = made(tmp_path / "arm", budget={"tokens": 5_000})
     monkeypatch.setattr("gra.synthesis.run.run_jobs", lambda jobs, *_, **__: {"smoke-gra": facts})
-    plan = experiment.load_experiment(ROOT / "recipes" / "smoke.yaml", [], tmp_path / "runs")
+    plan = load_experiment(ROOT / "recipes" / "smoke.yaml", [], tmp_path / "runs")
     plan.folder.create()
     with pytest.raises(BudgetExhausted, match="stopped at the budget: smoke-gra with"):
-        experiment._synthesize(plan, View(quiet=True))
+        experiment_run._synthesize(plan, View(quiet=True))
 
 
 def test_what_another_recipe_of_the_name_began_is_not_told_over_the_cap(tmp_path: Path) -> None:

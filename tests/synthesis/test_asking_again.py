@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import scripted_run
 from pydantic import ValidationError
@@ -33,9 +34,9 @@ from gra.config.loader import load_recipe
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.hashing import file_digest
 from gra.core.run_folder import RunFolder
-from gra.core.types import CHECKS, DIMENSIONS, Candidate, State
+from gra.core.types import CHECKS, DIMENSIONS, Candidate, State, Verified
 from gra.core.vocabulary import RejectedAt
-from gra.data.export import preference_rows, read_candidates
+from gra.data.export import export_unreviewed, preference_rows, read_candidates
 from gra.desk import gate as gates
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.mock import MockEngine
@@ -44,6 +45,7 @@ from gra.serving.models import ModelRegistry
 from gra.synthesis import job
 from gra.synthesis.best_of_n import mark_versions, pick_best, versions_of
 from gra.synthesis.candidate import generate_candidate
+from gra.synthesis.committee.revision import criticize
 from gra.synthesis.rounds import write_samples
 from gra.synthesis.rounds.parents import draw_parents, thin_weights
 from gra.synthesis.rounds.round import grow
@@ -103,6 +105,31 @@ def test_rejected_response_goes_back_with_comments(tmp_path: Path, comments: str
     assert [pair["score_rejected"] for pair in preference_rows(ended)] == [5.0]
     assert ended.usage["reviser"].calls == 1
     assert len(ended.calls) == len(calls)
+
+
+def test_unreviewed_rows_are_first_versions(tmp_path: Path) -> None:
+    ended, _ = candidate_of(tmp_path, committee("Tides rise.", "Owls fly.", GOOD), revise=1)
+    assert ended.response == "Owls fly."
+    path, drawn = export_unreviewed(tmp_path, [ended], 1, 0)
+    (row,) = pq.read_table(path).to_pylist()
+    assert (drawn, row["completion"][0]["content"]) == (1, "Tides rise.")
+
+
+def test_author_sees_what_usable_reviewers_said_and_no_unit_test(tmp_path: Path) -> None:
+    script = committee("Tides rise.", "Owls fly.", GOOD)
+
+    def unusable(call: Call) -> Completion:
+        asks_why = isinstance(call.output, Json) and list(call.output.schema["properties"]) == ["comment"]
+        return said('{"comment": 3}') if asks_why and call.member == "b" else script(call)
+
+    ended, calls = candidate_of(tmp_path, unusable, revise=1, review={"comments": "disputed"})
+    (prompt,) = (call.messages[-1][1] for call in calls if SENT_BACK in call.messages[-1][1])
+    assert COMMENT in prompt
+    assert ended.response == "Owls fly."
+    failed = Verified("tests", "filter", (), ("failed: AssertionError in `assert f(2) == 4`",), 0.0)
+    rejected = replace(ended, rejected_at=RejectedAt.VERIFIER, verifications=(failed,), reviews=(), ruling=None)
+    _, remarks = asyncio.run(criticize(None, [], rejected, ask=False))  # type: ignore[arg-type]
+    assert remarks == ("its tests do not pass",)
 
 
 def test_better_version_is_kept(tmp_path: Path) -> None:
@@ -259,7 +286,7 @@ SELF_GUIDE = {
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"revise": 1, "arm": "vanilla", "committee": None}, "shows the generator what reviewers said"),
+        ({"revise": 1, "arm": "vanilla", "committee": None}, "follows reviews, and `arm: vanilla` has none"),
         ({"revise": 1, "review": {"comments": "never"}}, "no reviewer gives comments"),
         ({"revise": 2}, "less than or equal to 1"),
         ({"on_cutoff": "shorter"} | SELF_GUIDE, "leave `on_cutoff` out"),

@@ -56,8 +56,9 @@ def test_members_that_differ_in_draws_share_answers_and_a_recipe_says_where_each
     assert not {("math", "critic"), ("qa", "one"), ("qa", "two")} & asked
     with contextlib.closing(sqlite3.connect(tmp_path / "run" / "ledger.sqlite")) as db:
         requests = db.execute("SELECT request FROM calls WHERE role = 'solver' AND model = 'model-b'").fetchall()
-    drawn = Counter(json.dumps(json.loads(request)["messages"]) for (request,) in requests)
-    assert max(drawn.values()) == 2  # the draw that both members need is one call
+    drawn = Counter((str(given["messages"]), given["sample"]) for given in (json.loads(r) for (r,) in requests))
+    assert {sample for _, sample in drawn} == {0, 1, 2}  # 0 answers a control question
+    assert set(drawn.values()) == {1}  # the draw that both members need is one call
 
 
 def test_only_the_reviewers_of_a_disputed_response_are_asked_for_comments(tmp_path: Path) -> None:
