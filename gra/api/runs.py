@@ -28,7 +28,7 @@ from gra.data.export import SCHEMAS, read_candidates
 from gra.data.formats.forms import FORMS
 from gra.evaluation.compare.compare import Comparison
 from gra.evaluation.results import read_results
-from gra.runs.contents import find_lineages
+from gra.runs.contents import REPORTED, find_lineages, is_reported
 from gra.runs.explain import explain
 from gra.runs.export import export_run
 
@@ -119,14 +119,30 @@ class Run(Displayed):
 
     @property
     def evaluations(self) -> dict[str, EvaluationResult]:
-        """The evaluations of an experiment, by the name of the model; empty for a synthesis alone."""
-        found = sorted(self.path.glob("eval/*/results.json"))
-        return {path.parent.name: EvaluationResult(path.parent) for path in found}
+        """The evaluations of an experiment on its `suite`, by the name of the model; empty for a synthesis alone."""
+        return self._evaluations("eval")
 
     @property
     def comparison(self) -> ComparisonResult | None:
-        """The comparison of an experiment's arms; None where there is none."""
-        file = self.path / "compare" / "compare.json"
+        """The comparison of an experiment's arms on its `suite`; None where there is none."""
+        return self._comparison("compare")
+
+    @property
+    def reported_evaluations(self) -> dict[str, EvaluationResult]:
+        """The evaluations on the experiment's `report_suite`; empty without one."""
+        return self._evaluations(f"eval{REPORTED}") if is_reported(self.path) else {}
+
+    @property
+    def reported(self) -> ComparisonResult | None:
+        """The comparison on the experiment's `report_suite`, for the figures that are reported; None without one."""
+        return self._comparison(f"compare{REPORTED}") if is_reported(self.path) else None
+
+    def _evaluations(self, folder: str) -> dict[str, EvaluationResult]:
+        found = sorted(self.path.glob(f"{folder}/*/results.json"))
+        return {path.parent.name: EvaluationResult(path.parent) for path in found}
+
+    def _comparison(self, folder: str) -> ComparisonResult | None:
+        file = self.path / folder / "compare.json"
         return ComparisonResult(json.loads(file.read_text(encoding="utf-8")), file.parent) if file.is_file() else None
 
     def dataset_file(self, part: str = "train") -> Path:
@@ -233,7 +249,7 @@ class Run(Displayed):
 
     def __rich__(self) -> RenderableType:
         """Return a table of the final states; of an experiment, with a column an arm."""
-        if (comparison := self.comparison) is not None:
+        if (comparison := self.reported or self.comparison) is not None:
             return comparison.__rich__()
         runs = self.arms or {self.name: self}
         columns = [Column(plain(name)) for name in runs]

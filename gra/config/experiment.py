@@ -50,7 +50,8 @@ class ExperimentRecipe(Section):
     train: dict[str, Any] = {}
     margin: float = Field(0.02, gt=0, lt=1)
     accept_licenses: list[str] = []
-    # Whether programs that models write may run in the sandbox: for tasks of `kind: code`, reviews of `kind: tests`.
+    # Whether programs that models write may run in the sandbox: for tasks of `kind: code`, and for
+    # verifiers of `kind: tests` and `kind: functions`.
     allow_code_execution: bool = False
     tracking: TrackingConfig = TrackingConfig()
 

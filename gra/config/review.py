@@ -13,6 +13,7 @@ from gra.core.types import ALL_CHECKS, DIMENSIONS, LIKELY_CHECK, SIGN_CHECKS, Ve
 
 # The kinds that a recipe can name. A verifier of the user's own adds its kind when it is registered.
 VERIFIER_KINDS = ["math", "format", "consistency", "tests", "functions"]
+RUN_CODE = ("tests", "functions")  # these run code that a model wrote, and need permission
 
 
 def _known_kind(kind: str) -> str:

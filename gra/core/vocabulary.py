@@ -74,7 +74,8 @@ class CallPurpose(StrEnum):
     def generates(self) -> bool:
         """Whether the call makes a row; other calls review one."""
         return self in (
-            CallPurpose.GENERATOR, CallPurpose.ENRICHER, CallPurpose.TEACHER, CallPurpose.REVISER, CallPurpose.SHORTENER
+            CallPurpose.GENERATOR, CallPurpose.ENRICHER, CallPurpose.TEACHER, CallPurpose.REVISER,
+            CallPurpose.SHORTENER, CallPurpose.ANNOTATOR,
         )  # fmt: skip
 
     @property

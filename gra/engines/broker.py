@@ -170,7 +170,7 @@ class Broker:
         self._file = ledger.path.absolute()
         self.pool = pool
         self.progress = BrokerProgress()
-        self.found: set[str] = set()  # keys of answers that this broker used and did not pay for
+        self.used: set[str] = set()  # keys of answers that this broker found or paid for
         self._max_attempts = max_attempts
         self._timeout = call_timeout_s
         self._backoff = backoff_s
@@ -218,7 +218,7 @@ class Broker:
             recorded = found
         else:
             self.progress.replayed += 1
-            self.found.add(key)
+            self.used.add(key)
         self.progress.usage[call.role] += Usage(1, recorded.prompt_tokens, recorded.completion_tokens)
         if paid is not None:
             paid(recorded)
@@ -233,7 +233,7 @@ class Broker:
             await asyncio.wait([asking.paying])
             if (recorded := self.ledger.lookup(key)) is None:
                 return await self._shared(call, key, request, attempt)
-            self.found.add(key)
+            self.used.add(key)
             return recorded
         if asking is None:
             asking = _Asking(self, asyncio.create_task(self._pay(call, key, request, attempt)))
@@ -309,6 +309,7 @@ class Broker:
         paid.read += reply.prompt_tokens
         paid.cached += reply.cached_tokens
         paid.written += reply.completion_tokens
+        self.used.add(key)
         self.account.pay(call.candidate, key, name, reply.prompt_tokens, reply.cached_tokens, reply.completion_tokens)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from gra.config.experiment import ExperimentRecipe
 from gra.config.loader import Loaded, find_file, load_recipe
+from gra.config.review import RUN_CODE
 from gra.config.suite import SuiteConfig
 from gra.config.synthesis import SynthesisRecipe, reviews_responses
 from gra.config.training import TrainRecipe, require_answers
@@ -125,8 +126,9 @@ def load_experiment(given: Path | Loaded[ExperimentRecipe], overrides: Sequence[
     for arm in arms.values():
         if arm.recipe.contamination is not None:
             load_suite(find_file(arm.recipe.contamination.suite, arm.path))
-        if any(verifier.kind == "tests" for verifier in arm.recipe.review.verifiers):
-            require(permission_of(recipe, path), f"`kind: tests` of `review.verifiers` in {arm.path}")
+        for verifier in arm.recipe.review.verifiers:
+            if verifier.kind in RUN_CODE:
+                require(permission_of(recipe, path), f"`kind: {verifier.kind}` of `review.verifiers` in {arm.path}")
     return ExperimentPlan(loaded, list(overrides), RunFolder(runs / recipe.name), arms, student, *suites)
 
 
@@ -170,6 +172,7 @@ def planned_rows(plan: ExperimentPlan) -> dict[str, int]:
     """
     from gra.data.seeds.hub import find_seeds
     from gra.data.seeds.load import load_seeds
+    from gra.synthesis.annotation.asking import plan_work
 
     rows = {}
     for name, arm in plan.arms.items():
@@ -177,7 +180,8 @@ def planned_rows(plan: ExperimentPlan) -> dict[str, int]:
         new = recipe.rounds.count * recipe.rounds.accept
         seeds = load_seeds(find_seeds(recipe.seeds, arm.path), recipe.domains, recipe.seeds, seed=recipe.seed)
         spec = recipe.arm_spec
-        rows[name] = len(seeds.rows) * spec.keeps_seed_instructions + new * spec.writes_rounds
+        kept = seeds.rows if recipe.annotate is None else plan_work(recipe, seeds.rows).texts
+        rows[name] = len(kept) * spec.keeps_seed_instructions + new * spec.writes_rounds
     rows = {name: rows[plan.recipe.derived.get(name, name)] for name in plan.recipe.arms}
     for name, most in rows.items():
         wanted = plan.recipe.wanted_rows(name) or 0

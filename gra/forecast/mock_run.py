@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from gra.config.committee import MemberConfig
+from gra.config.review import RUN_CODE
 from gra.config.synthesis import FormatConstraintsConfig, SynthesisRecipe, members_of, reviews_responses
 from gra.core.hardware import gpu_memory_gb
 from gra.core.processes.background import run
@@ -128,7 +129,7 @@ async def _run_committee(context: SynthesisContext, seeds: Sequence[Seed]) -> No
     if recipe.review.control_items and reviews_responses(recipe):
         await _measure(context, recipe, members, named)
     # Stub answers hold no program and keep no format constraint: tests and constraints would reject every one.
-    without_code = [config for config in recipe.review.verifiers if config.kind not in ("tests", "functions")]
+    without_code = [config for config in recipe.review.verifiers if config.kind not in RUN_CODE]
     verifiers = make_verifiers(without_code, members)
     # Stub answers never agree, and have lengths of their own.
     guided = recipe.self_guide and recipe.self_guide.model_copy(update={"least_share": 1e-9, "output_length": False})

@@ -153,26 +153,22 @@ class Ledger:
         yield from self._select(query, (self.run, self.run))
 
     def used(self, keys: Iterable[str]) -> Iterator[tuple[Any, ...]]:
-        """Yield (candidate, role, model, calls, prompt, completion, cached) of all answers that this run used.
+        """Yield (candidate, role, model, calls, prompt, completion, cached) of some answers, of any run in the file.
 
-        These are the answers that it paid for, and those of `keys` that other runs in the file paid for. So arms that
-        share answers can be compared by what each of them costs alone.
+        So arms that share answers can be compared by what each of them costs alone.
 
         Args:
-            keys: answers that this run used; read only where the file has other runs.
+            keys: of the answers; one that is given twice counts once.
         """
         counts = f"candidate, role, model, COUNT(*), {', '.join(f'SUM({name})' for name in _COUNTED)}"
-        query = f"SELECT {counts} FROM calls WHERE run = ? GROUP BY candidate, role, model"
-        yield from self._select(query, (self.run,))
-        if self._one("SELECT MIN(run), MAX(run) FROM calls", ()) in ((None, None), (self.run, self.run)):
-            return
         try:
-            self._reader.execute("CREATE TEMP TABLE IF NOT EXISTS used (key TEXT PRIMARY KEY) WITHOUT ROWID")
+            self._reader.execute("DROP TABLE IF EXISTS temp.used")
+            self._reader.execute("CREATE TEMP TABLE used (key TEXT PRIMARY KEY) WITHOUT ROWID")
             self._reader.executemany("INSERT OR IGNORE INTO used VALUES (?)", ((key,) for key in keys))
         except sqlite3.Error as error:
             raise DataError(sentence(self.path, error)) from None
-        query = f"SELECT {counts} FROM used JOIN calls USING (key) WHERE run != ? GROUP BY candidate, role, model"
-        yield from self._select(query, (self.run,))
+        query = f"SELECT {counts} FROM temp.used JOIN calls USING (key) GROUP BY candidate, role, model"
+        yield from self._select(query, ())
 
     def faults(self) -> dict[str, int]:
         """Count the failures of the infrastructure, by kind."""

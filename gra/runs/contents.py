@@ -100,7 +100,9 @@ def read_contents(run: Path) -> RunContents:
         DataError: when a file that is there cannot be read.
     """
     refuse_special_files(run)
-    folders = [run, *_subfolders(run / "arms"), *_subfolders(run / "models"), *_subfolders(run / "eval")]
+    reported = is_reported(run)
+    evaluated = ["eval", *([f"eval{REPORTED}"] if reported else [])]
+    folders = [run, *(folder for name in ("arms", "models", *evaluated) for folder in _subfolders(run / name))]
     manifests = {folder: RunFolder(folder).manifest() for folder in folders}
     sections = [s for m in manifests.values() for s in m.values() if isinstance(s, dict)]
     experiment = {**read_resolved_recipe(run), **manifests[run].get("experiment", {})}
@@ -117,8 +119,13 @@ def read_contents(run: Path) -> RunContents:
         events=read_events(run / "log.jsonl"),
         experiment=experiment,
         environments=[s["environment"] for s in sections if "environment" in s],
-        reported=_comparison(run / f"compare{REPORTED}" / "compare.json"),
+        reported=_comparison(run / f"compare{REPORTED}" / "compare.json") if reported else {},
     )
+
+
+def is_reported(run: Path) -> bool:
+    """Return whether the run's experiment has a `report_suite`; without one, what an earlier run left is stale."""
+    return bool(read_resolved_recipe(run).get("report_suite"))
 
 
 def find_lineages(run: Path) -> list[Path]:

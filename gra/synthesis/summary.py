@@ -140,10 +140,10 @@ def _optional_prompts(job: Job) -> dict[str, str]:
 def used_tokens(broker: Broker, candidates: Iterable[Candidate]) -> list[dict[str, Any]]:
     """Return calls and tokens of all answers that the arm used, by kind of work, role and model.
 
-    An answer that another arm paid for counts too. Finished candidates are not asked again after a resume, so their
-    answers are counted by what is recorded of them.
+    An answer that another arm paid for counts too. One that only an earlier recipe in the same folder used does not.
+    Finished candidates are not asked again after a resume, so what is recorded of them counts.
     """
-    keys = chain(broker.found, (key for candidate in candidates for key in candidate.calls))
+    keys = chain(broker.used, (key for candidate in candidates for key in candidate.calls))
     found: dict[tuple[str, str, str], Counter[str]] = {}
     for name, role, model, *counts in broker.ledger.used(keys):
         work = read_name(name)

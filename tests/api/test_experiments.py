@@ -47,13 +47,19 @@ def test_experiment_runs_to_its_report_and_again_computes_nothing(recipe: dict[s
     assert (data["rows"], data["wanted"], data["available"], data["cost"]["total"]) == (6, 6, len(PAIRS), 0.0)
     assert run.students["copied-seed0"].metrics["rows"]["read"] == 6
     assert run.manifest["rows"]["arms"] == {"copied": {"from": "arms/copied/dataset/train.parquet", "rows": 6}}
-    reported = json.loads((run.path / "compare-report" / "compare.json").read_text())
-    assert reported["suite"]["name"] == "other"
+    assert run.reported is not None
+    assert (run.reported.content["suite"]["name"], run.comparison.content["suite"]["name"]) == ("other", "tiny")
+    assert set(run.reported_evaluations) == {"untuned", "copied-seed0"}
+    assert run.reported_evaluations["untuned"].path.parent.name == "eval-report"
     assert "No choice was made on these items" in (run.path / "report" / "index.html").read_text()
     assert "mean of tasks" in str(run)
     assert (run.path / "report" / "index.html").is_file()
     before = run.students["copied-seed0"].metrics
-    assert gra.run_experiment(recipe, runs=tmp_path).students["copied-seed0"].metrics == before
+    again = gra.run_experiment(recipe | {"report_suite": None}, runs=tmp_path)
+    assert again.students["copied-seed0"].metrics == before
+    assert (again.path / "compare-report" / "compare.json").is_file()  # stale: of the run before
+    assert (again.reported, again.reported_evaluations) == (None, {})
+    assert "No choice was made on these items" not in (run.path / "report" / "index.html").read_text()
 
 
 def test_wrong_experiment_is_one_sentence(recipe: dict[str, Any], tmp_path: Path) -> None:

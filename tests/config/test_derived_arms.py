@@ -14,6 +14,7 @@ from paths import ROOT
 from gra.core.errors import RecipeError
 from gra.data.draw import draw_rows
 from gra.experiment import load_experiment
+from gra.experiment.plan import planned_rows
 
 
 def written(folder: Path, arms: dict[str, Any]) -> Path:
@@ -46,6 +47,11 @@ def test_arms_train_on_the_rows_that_the_experiment_wants(tmp_path: Path) -> Non
     assert "arm twice: rows of gra" in described
     shown = {f"optimizer steps of {arm}: 8 for at most 8 rows" for arm in ("vanilla", "distilled", "gra", "unreviewed")}
     assert shown | {"optimizer steps of twice: 8 for at most 16 rows"} <= {*described.splitlines()}
+
+
+def test_labeled_texts_of_the_store_are_no_rows(tmp_path: Path) -> None:
+    plan = load_experiment(written(tmp_path, {"labels": "recipes/systems/annotate.yaml"}), [], tmp_path)
+    assert planned_rows(plan)["labels"] == 20  # 40 seeds, half of them in the store
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,9 @@ from gra.core.text.spans import LabelSpan, align, without_overlaps
         ("Ann met Ann.", [("Ann", "p")] * 3, [(0, 3), (8, 11)], 1),
         ("Annual report of Ann", [("Ann", "p")], [(17, 20)], 0),  # whole words first
         ("Annual", [("Ann", "p")], [(0, 3)], 0),
-        ("New York City", [("York", "c"), ("New York City", "c")], [(0, 13)], 0),  # the longer stays
+        ("New York City", [("York", "c"), ("New York City", "c")], [(0, 13)], 1),  # none outside the longer
+        ("The University of Oslo is in Oslo.", [("University of Oslo", "o"), ("Oslo", "c")], [(4, 22), (29, 33)], 0),
+        ("The University of Oslo is in Oslo.", [("Oslo", "c"), ("University of Oslo", "o")], [(4, 22), (29, 33)], 0),
         ("a+b (c)", [("(c)", "x"), ("d", "x"), (" ", "x")], [(4, 7)], 2),
         ("", [], [], 0),
     ],

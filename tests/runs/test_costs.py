@@ -39,6 +39,12 @@ def test_rows_bear_their_share_of_the_work_and_all_of_the_preparation(tmp_path: 
     }  # fmt: skip
 
 
+def test_labels_are_generation(tmp_path: Path) -> None:
+    cost = cost_of_rows(arm(tmp_path, used=[used("answer", "annotator", 900)]), 2, reviewed=True)
+    assert isinstance(cost, dict)
+    assert (cost["generation"], cost["review"]) == (1800.0, 0.0)
+
+
 @pytest.mark.parametrize(
     ("changes", "why"),
     [({"models": {"tiny-model": MODEL}}, "parameters of tiny-model is not known"), ({"used": None}, "did not record")],

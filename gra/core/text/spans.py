@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -29,22 +28,25 @@ class AlignedSpans:
 
 
 def align(text: str, mentions: Sequence[tuple[str, str]]) -> AlignedSpans:
-    """Find mentions in a text: the n-th mention of a name is its n-th occurrence.
+    """Find mentions in a text: longer names get their place first, and each the first occurrence that is free.
 
-    Occurrences as whole words come first. Of spans that overlap, the longer one stays.
+    So the n-th mention of a name is its n-th occurrence outside longer ones. Occurrences as whole words come first.
+    A mention without a free occurrence counts as missing.
 
     Args:
         text: what the mentions were copied from.
         mentions: name and type, in the order of the text.
     """
-    used: Counter[str] = Counter()
     found: list[LabelSpan] = []
-    for name, kind in mentions:
-        places = _occurrences(text, name)
-        if used[name] < len(places):
-            found.append(LabelSpan(places[used[name]], places[used[name]] + len(name), kind))
-        used[name] += 1
-    return AlignedSpans(without_overlaps(found), len(mentions) - len(found))
+    for name, kind in sorted(mentions, key=lambda mention: -len(mention[0])):
+        spans = (LabelSpan(start, start + len(name), kind) for start in _occurrences(text, name))
+        if free := next((span for span in spans if _is_free(span, found)), None):
+            found.append(free)
+    return AlignedSpans(tuple(sorted(found)), len(mentions) - len(found))
+
+
+def _is_free(span: LabelSpan, placed: Iterable[LabelSpan]) -> bool:
+    return all(span.end <= other.start or other.end <= span.start for other in placed)
 
 
 def _occurrences(text: str, name: str) -> list[int]:
@@ -61,6 +63,6 @@ def without_overlaps(
     known = weights or {}
     kept: list[LabelSpan] = []
     for span in sorted(set(spans), key=lambda s: (-known.get(s, 0.0), s.start - s.end, s)):
-        if all(span.end <= other.start or other.end <= span.start for other in kept):
+        if _is_free(span, kept):
             kept.append(span)
     return tuple(sorted(kept))

@@ -54,7 +54,10 @@ def read_labeled(seed: Seed, config: AnnotateConfig) -> LabeledText | None:
         raise DataError(f"{where}: `{unknown[0]}` is not in `annotate.types` ({', '.join(config.types)}); add it there")
     found = _align(seed.instruction, mentions, config)
     if found.missing:
-        raise DataError(f"{where}: {found.missing} of its labels are not in its text, copied letter by letter; mend it")
+        raise DataError(
+            f"{where}: {found.missing} of its labels are not in its text, copied letter by letter and outside other "
+            "labels; mend it"
+        )
     return LabeledText(seed.id, seed.instruction, found.spans, write_labels(seed.instruction, found.spans, config))
 
 

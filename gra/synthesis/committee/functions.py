@@ -176,7 +176,7 @@ def fit_functions(
     facts: dict[str, Any] = {"written": len(functions), "kept": len(kept), "items": int((~held).sum())}
     if not kept:
         return FunctionPanel((), None, facts)
-    model = label_model(votes[kept])
+    model = label_model(votes[kept][:, ~held])
     chosen = tuple(functions[place] for place in kept)
     facts["accuracy"] = {f.name: round(value, 3) for f, value in zip(chosen, model.accuracy, strict=True)}
     facts["merged"] = [[chosen[place].name for place in group] for group in model.groups if len(group) > 1]

@@ -105,10 +105,6 @@ def test_committee_beats_its_best_member_and_majority_and_another_start_asks_not
     scripted_run.make(tmp_path, answer=annotator(RATES))
     facts, rows = facts_of(tmp_path), read_lineage(tmp_path / "lineage.parquet")
     assert facts["states"]["accepted"] == len(rows) == 60
-    gold = facts["annotation"]["gold"]
-    assert gold["best_member"] == "good"
-    assert gold["gain_over_best_member"]["low"] > 0
-    assert gold["gain_over_majority"]["low"] > 0
     assert facts["annotation"]["adjudicated"] == facts["annotation"]["doubtful"] > 0
     assert facts["tokens_by_role"].keys() == {"annotator", "adjudicator"}
     first = rows[0]
@@ -126,6 +122,18 @@ def test_committee_beats_its_best_member_and_majority_and_another_start_asks_not
     scripted_run.make(tmp_path, answer=annotator(RATES))
     assert (tmp_path / "asked.txt").read_text() == asked
     assert (tmp_path / "lineage.parquet").read_bytes() == lineage
+    # The scripted adjudicator knows the truth, so the gain is measured without it, on the recorded votes.
+    write(tmp_path, sentences(80), committee=FIVE, annotate={"doubt": [0.2, 0.8]}, review={"disputed": "accept"})
+    scripted_run.make(tmp_path, answer=annotator(RATES))
+    assert (tmp_path / "asked.txt").read_text() == asked
+    facts = facts_of(tmp_path)
+    gold = facts["annotation"]["gold"]
+    assert gold["best_member"] == "good"
+    assert gold["gain_over_best_member"]["low"] > 0
+    assert gold["gain_over_majority"]["low"] > 0
+    # What the first recipe paid the adjudicator is no cost of this one.
+    assert "adjudicator" in facts["tokens_by_role"]
+    assert {part["role"] for part in facts["used"]} == {"annotator"}
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,17 @@ def test_functions_are_kept_that_separate_good_from_bad() -> None:
     assert nothing.facts["kept"] == 0
 
 
+def test_held_out_votes_measure_and_fit_nothing() -> None:
+    good, votes = simulate(80, 0)
+    held = np.arange(80) % 4 == 0
+    written = [WrittenFunction("a", n, "") for n in range(len(votes))]
+    found = fit_functions(written, votes, good, held)
+    other = fit_functions(written, np.where(held, 1 - votes, votes), good, held)
+    assert (other.functions, other.model) == (found.functions, found.model)
+    assert other.facts["accuracy"] == found.facts["accuracy"]
+    assert other.facts["held_out"]["auc"] != found.facts["held_out"]["auc"]
+
+
 def test_votes_come_from_the_sandbox_and_what_fails_abstains() -> None:
     codes = [
         "def check(i, r):\n    return 'yes' in r",

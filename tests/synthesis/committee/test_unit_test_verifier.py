@@ -155,8 +155,9 @@ def test_no_permission_no_program(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "nothing was spent" in capsys.readouterr().err
 
 
-def test_an_experiment_says_it_for_its_arms(tmp_path: Path) -> None:
-    write_job(tmp_path, recipe_with(FILTER))
+@pytest.mark.parametrize("kind", ["tests", "functions"])
+def test_an_experiment_says_it_for_its_arms(tmp_path: Path, kind: str) -> None:
+    write_job(tmp_path, recipe_with({**FILTER, "kind": kind}))
     root = ROOT
     recipe = {
         "name": "x", "arms": {"r": str(tmp_path / "recipe.yaml")}, "baseline": "r",
@@ -165,7 +166,7 @@ def test_an_experiment_says_it_for_its_arms(tmp_path: Path) -> None:
     }  # fmt: skip
     path = tmp_path / "experiment.yaml"
     path.write_text(json.dumps(recipe))
-    with pytest.raises(CodeExecutionRefused, match=r"`kind: tests` .*`allow_code_execution: true`"):
+    with pytest.raises(CodeExecutionRefused, match=rf"`kind: {kind}` .*`allow_code_execution: true`"):
         load_experiment(path, [], tmp_path)
     assert load_experiment(path, ["allow_code_execution=true"], tmp_path).recipe.allow_code_execution
 
