@@ -57,6 +57,7 @@ def test_resuming_gives_the_weights_of_an_uninterrupted_run(
     assert (resumed["steps"], resumed["loss"], resumed["tokens"]) == (12, whole["loss"], whole["tokens"])
 
 
+@pytest.mark.slow
 def test_a_seed_decides_the_weights(tmp_path: Path, student: Path, data: Path) -> None:
     recipe = write_recipe(tmp_path, student, data)
     for output, seed in (("one", 1), ("again", 1), ("two", 2)):

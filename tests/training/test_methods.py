@@ -79,6 +79,7 @@ def test_preference_from_an_adapter_learns_the_order_of_answers(
     assert train(recipe, output)["status"] == "already trained"
 
 
+@pytest.mark.slow
 def test_preference_resumes_to_the_weights_of_an_uninterrupted_run(
     tmp_path: Path, student: Path, rows: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

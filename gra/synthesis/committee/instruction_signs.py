@@ -51,7 +51,8 @@ _OWN = _any_of(
 )  # fmt: skip
 _YOURS = re.compile(rf"\byour (?!(?:own )?{_OWN})", re.IGNORECASE)
 _REQUEST = re.compile(
-    r"^(?:please )?(?:describe|tell|name|share|list|what|who|which|where|when|how|why)\b", re.IGNORECASE
+    r"^(?:please )?(?:describe|tell|name|share|list|discuss|explain|talk about|what|who|which|where|when|how|why)\b",
+    re.IGNORECASE,
 )
 _SENSES = re.compile(
     r"\b(?:look at|watch|listen|hear|taste|smell|touch|photos?|pictures?|images?|videos?|recordings?|audio|songs?)\b",

@@ -19,7 +19,7 @@ from gra.core.rng import rng
 from gra.core.types import Seed
 
 MIN_WORDS = 12  # a response shorter than this is not cut: its half may be an answer
-GOOD_INSTRUCTIONS = 6  # times as many good instructions as of each fault: they set the thresholds
+GOOD_INSTRUCTIONS = 9  # times as many good instructions as of each fault: they set the thresholds
 MIN_PER_KIND = 4  # fewer items say nothing about a kind
 
 

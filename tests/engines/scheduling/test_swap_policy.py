@@ -143,6 +143,7 @@ def test_no_move_breaks_the_limit_and_every_state_leads_to_a_move(models, limit)
         assert move.kind != "wait", "every call would wait without end"
 
 
+@pytest.mark.slow
 def test_on_a_simulated_clock_it_beats_turns_in_a_circle_and_reloading(simulation: ModuleType) -> None:
     def makespan(policy: Policy, sleeps: bool) -> float:
         return float(simulation.simulate(policy, 1, sleeps, 240, 80, simulation.Costs())["makespan_s"])

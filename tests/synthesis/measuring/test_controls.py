@@ -31,7 +31,7 @@ def test_shipped_seeds_give_every_kind_of_fault() -> None:
     responses = Counter(item.kind for item in response_controls(SEEDS, 8, 0))
     instructions = Counter(item.kind for item in instruction_controls(SEEDS, 8, 0))
     assert responses == dict.fromkeys((ControlKind.GOOD, *RESPONSE_FAULTS), 8)
-    assert instructions == {ControlKind.GOOD: 48, **dict.fromkeys(INSTRUCTION_FAULTS, 8)}
+    assert instructions == {ControlKind.GOOD: 70, **dict.fromkeys(INSTRUCTION_FAULTS, 8)}
 
 
 @given(st.integers(0, 1000))
