@@ -16,8 +16,8 @@ def _any_of(*words: str) -> str:
     return f"(?:{'|'.join(words)})"
 
 
-# Something that an instruction shows: a quotation, text after a colon, further lines, or numbers.
-_SHOWN = re.compile(r"""["'“‘«`][^"'”’»`\n]{3,}["'”’»`]|:\s*\S+(?:\s+\S+){1,}|\n\s*\S|\d+\s*[-+*/x×,]\s*\d""")
+# Something that an instruction shows: a quotation, text after a colon, further lines, or two numbers.
+_SHOWN = re.compile(r"""["'“‘«`][^"'”’»`\n]{3,}["'”’»`]|:\s*\S+(?:\s+\S+){1,}|\n\s*\S|\d\D+\d""")
 _TEXT = _any_of(
     "texts?", "sentences?", "paragraphs?", "passages?", "articles?", "essays?", "stor(?:y|ies)", "poems?", "e-?mails?",
     "letters?", "reviews?", "codes?", "programs?", "functions?", "tables?", "lists?", "words?", "numbers?", "phrases?",

@@ -15,7 +15,7 @@ from gra.stats.reliability import even_counts
 from gra.synthesis.committee.instruction_checks import CombinedChecks
 from gra.synthesis.measuring.controls import ControlItem, halves
 
-MOST_GOOD_REJECTED = 0.05  # share of good control instructions that the checks may reject
+MOST_GOOD_REJECTED = 0.06  # share of good control instructions that the checks may reject
 _RIDGE = 4.0
 _SCORE = "score"
 Checks = Mapping[str, Mapping[str, Mapping[str, float]]]  # by reviewer and item name, the values of the checks

@@ -24,6 +24,8 @@ from gra.synthesis.measuring.instruction_checks import MOST_GOOD_REJECTED, check
         ("Translate this sentence into German:", {lacks_its_text}),
         ("Correct this sentence: 'She don't like coffee.'", set()),
         ("Sort these numbers: 4, 2, 9.", set()),
+        ("Given a bag of 60 red and 40 blue balls, how likely is a red one?", set()),
+        ("Discuss the situation in your country.", {is_personal}),
         ("What is your favorite season?", {is_personal}),
         ("Do you have a brother?", {is_personal}),
         ("You are a pilot. What do you say to your passengers?", set()),
