@@ -49,7 +49,7 @@ _OWN = _any_of(
     "words?", "answers?", "response", "reasoning", "explanation", "solution", "choice", "result", "output", "code",
     "reply", "text",
 )  # fmt: skip
-_YOURS = re.compile(rf"\byour (?!(?:own )?{_OWN})", re.IGNORECASE)
+_YOURS = re.compile(rf"\byour (?!(?:(?:own|whole|entire|full|final|last|first|next) )?{_OWN})", re.IGNORECASE)
 _REQUEST = re.compile(
     r"^(?:please )?(?:describe|tell|name|share|list|discuss|explain|talk about|what|who|which|where|when|how|why)\b",
     re.IGNORECASE,

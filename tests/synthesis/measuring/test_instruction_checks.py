@@ -32,6 +32,7 @@ from gra.synthesis.measuring.instruction_checks import MOST_GOOD_REJECTED, check
         ("How do you make bread?", set()),
         ("Explain in your own words what inflation does.", set()),
         ("Translate 'How are you?' into Spanish.", set()),
+        ("Describe a scene in the sun. Write your whole answer in capital letters.", set()),
         ("Watch the clip and describe it.", {leaves_text}),
         ("Buy two tickets.", {leaves_text}),
         ("Is there a forecast app available in your area?", {leaves_text}),
