@@ -51,9 +51,12 @@ _OWN = _any_of(
 )  # fmt: skip
 _YOURS = re.compile(rf"\byour (?!(?:(?:own|whole|entire|full|final|last|first|next) )?{_OWN})", re.IGNORECASE)
 _REQUEST = re.compile(
-    r"^(?:please )?(?:describe|tell|name|share|list|discuss|explain|talk about|what|who|which|where|when|how|why)\b",
+    "^(?:please )?" + _any_of(
+        "describe", "tell", "name", "share", "list", "discuss", "explain", "talk about", "what", "who", "which",
+        "where", "when", "how", "why",
+    ) + r"\b",
     re.IGNORECASE,
-)
+)  # fmt: skip
 _SENSES = re.compile(
     r"\b(?:look at|watch|listen|hear|taste|smell|touch|photos?|pictures?|images?|videos?|recordings?|audio|songs?)\b",
     re.IGNORECASE,
