@@ -40,7 +40,6 @@ from gra.synthesis.annotation.votes import AnnotatedText, count_votes
 from gra.synthesis.run import make_job, run_jobs
 
 ROOT = Path(__file__).parents[1]
-TYPES = ("person", "company", "city", "product")
 WAYS = {
     "none": ["annotate.examples=0"],
     "random": ["annotate.choose=random"],

@@ -38,6 +38,7 @@ from gra.core.types import Usage
 from gra.engines.broker import Broker
 from gra.ledger.ledger import Ledger
 from gra.serving.models import find_models, running
+from gra.stats.paired import paired_bootstrap
 from gra.synthesis.committee.calls import CallRecorder
 from gra.synthesis.committee.members import Member, make_member
 from gra.synthesis.committee.pairwise import compare_responses
@@ -138,7 +139,6 @@ def _unmixed(item: TruthItem, answers: list[tuple[str, bool]]) -> dict[str, Any]
 def print_table(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Print the gain of each strategy over a random answer, by kind, and return the figures."""
     figures: dict[str, Any] = {}
-    generator = np.random.default_rng(0)
     for kind in dict.fromkeys(row["kind"] for row in rows):
         own = [row for row in rows if row["kind"] == kind]
         mixed = [row for row in own if row["taken"]]
@@ -147,12 +147,11 @@ def print_table(rows: list[dict[str, Any]]) -> dict[str, Any]:
         print("| strategy | right | over a random answer, points |\n|---|---|---|")
         figures[kind] = {"items": len(own), "mixed": len(mixed), "random": base, "strategies": {}}
         for name in mixed[0]["taken"] if mixed else ():
-            gains = np.array([row["taken"][name] - row["random"] if row["taken"] else 0.0 for row in own])
-            drawn = gains[generator.integers(len(gains), size=(2000, len(gains)))].mean(axis=1)
-            low, high = np.percentile(drawn, [2.5, 97.5])
-            gain = f"{100 * gains.mean():+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
-            print(f"| {name} | {base + gains.mean():.0%} | {gain} |")
-            figures[kind]["strategies"][name] = {"gain": float(gains.mean()), "low": float(low), "high": float(high)}
+            ours, random = zip(*((row["taken"].get(name, row["random"]), row["random"]) for row in own), strict=True)
+            low, high = paired_bootstrap(ours, random)
+            gain = fmean(ours) - base
+            print(f"| {name} | {base + gain:.0%} | {100 * gain:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}] |")
+            figures[kind]["strategies"][name] = {"gain": gain, "low": low, "high": high}
         if mixed:
             tokens = fmean(row["tokens"] for row in mixed)
             print(f"comparisons and likelihoods: {tokens * BILLIONS:.0f} tokens x 10^9 parameters an item")

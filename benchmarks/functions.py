@@ -34,7 +34,7 @@ from gra.sandbox.permission import FLAG, Permission
 from gra.sandbox.sandbox import Sandbox
 from gra.serving.models import find_models, running
 from gra.stats.reliability import auc
-from gra.synthesis.committee.functions import collect_votes, fit_functions, write_functions
+from gra.synthesis.committee.functions import collect_votes, fit_functions, score_ways, write_functions
 from gra.synthesis.committee.members import make_member
 from gra.synthesis.measuring.functions import plan_function_items
 
@@ -60,7 +60,7 @@ async def ask(out: Path, seeds_file: Path, draws: int, memory_gb: float | None) 
     ]
     sandbox, ledger = Sandbox(Permission(FLAG), Limits(cpu_s=2)), Ledger(out / "ledger.sqlite", run="functions")
     free = asyncio.Semaphore(sandbox.workers)
-    scores: dict[str, list[float]] = {"label model": [], "majority": [], "best function": []}
+    scores: dict[str, list[float]] = {"label_model": [], "majority": [], "best_function": []}
     good, facts = [], {}
     async with running(registry.pool(out / "logs"), view) as pool:
         for domain in dict.fromkeys(seed.domain for seed in seeds):
@@ -74,12 +74,9 @@ async def ask(out: Path, seeds_file: Path, draws: int, memory_gb: float | None) 
             view.note(f"{domain}: {panel.facts}")
             kept = votes[[written.index(function) for function in panel.functions]][:, plan.held]
             good += plan.good[plan.held].tolist()
-            for column in kept.T:
-                judged = panel.model.judge(column) if panel.model is not None else None
-                spoke = column[~np.isnan(column)]
-                first = column[0] if len(column) and not np.isnan(column[0]) else 0.5
-                for name, score in zip(scores, (judged, spoke.mean() if len(spoke) else None, first), strict=True):
-                    scores[name].append(0.5 if score is None else float(score))
+            ways = score_ways(panel.model, kept) if panel.model is not None else {}
+            for name, each in scores.items():
+                each += ways[name].tolist() if ways else [0.5] * int(plan.held.sum())
     ledger.close()
     return {"good": good, "scores": scores, "facts": facts}
 
@@ -95,8 +92,8 @@ def table(found: dict[str, Any], draws: int = 1000) -> list[str]:
     lines = ["| way | AUC | 95 % | label model - it |", "|---|---|---|---|"]
     for name, each in scores.items():
         low, high = np.percentile(drawn[name], [2.5, 97.5])
-        gain = drawn["label model"] - drawn[name]
-        less = auc(scores["label model"][truth], scores["label model"][~truth]) - auc(each[truth], each[~truth])
+        gain = drawn["label_model"] - drawn[name]
+        less = auc(scores["label_model"][truth], scores["label_model"][~truth]) - auc(each[truth], each[~truth])
         shown = f"{less:+.3f} [{np.percentile(gain, 2.5):+.3f}, {np.percentile(gain, 97.5):+.3f}]"
         lines.append(f"| {name} | {auc(each[truth], each[~truth]):.3f} | {low:.3f}-{high:.3f} | {shown} |")
     kept = sum(facts["kept"] for facts in found["facts"].values())

@@ -29,7 +29,7 @@ from gra.core.files import write_json
 from gra.core.processes.concurrency import together
 from gra.core.progress import View
 from gra.core.run_folder import environment
-from gra.core.types import SIGN_CHECKS, Seed
+from gra.core.types import ALL_CHECKS, CHECKS, FAULT_CHECKS, LIKELY_CHECK, SIGN_CHECKS, Seed
 from gra.engines.broker import Broker
 from gra.engines.types import Likelihood
 from gra.ledger.ledger import Ledger
@@ -225,25 +225,23 @@ def table(out: Annotated[Path, typer.Option(help="what `ask` wrote")]) -> None:
                 print(f"| {name} | " + " | ".join(f"{auc(values['good'], values[kind]):.2f}" for kind in kinds) + " |")
 
 
-PAPER = ("reasonable", "complete", "clear")
-FAULTS = ("text_only", "impersonal", "self_contained", "single")
 COMBINATIONS = {
-    "each, the paper's three": (PAPER, False),
-    "each, all seven questions": ((*PAPER, *FAULTS), False),
-    "fitted, the paper's three": (PAPER, True),
-    "fitted, all seven questions": ((*PAPER, *FAULTS), True),
+    "each, the paper's three": (CHECKS, False),
+    "each, all seven questions": ((*CHECKS, *FAULT_CHECKS), False),
+    "fitted, the paper's three": (CHECKS, True),
+    "fitted, all seven questions": ((*CHECKS, *FAULT_CHECKS), True),
     "fitted, signs": (SIGN_CHECKS, True),
-    "fitted, signs and likely": ((*SIGN_CHECKS, "likely"), True),
-    "fitted, complete, signs and likely": (("complete", *SIGN_CHECKS, "likely"), True),
-    "fitted, reasonable, complete, signs and likely": (("reasonable", "complete", *SIGN_CHECKS, "likely"), True),
+    "fitted, signs and likely": ((*SIGN_CHECKS, LIKELY_CHECK), True),
+    "fitted, complete, signs and likely": (("complete", *SIGN_CHECKS, LIKELY_CHECK), True),
+    "fitted, reasonable, complete, signs and likely": (("reasonable", "complete", *SIGN_CHECKS, LIKELY_CHECK), True),
     "fitted, reasonable, complete, impersonal, signs and likely": (
-        ("reasonable", "complete", "impersonal", *SIGN_CHECKS, "likely"),
+        ("reasonable", "complete", "impersonal", *SIGN_CHECKS, LIKELY_CHECK),
         True,
     ),
-    "fitted, the paper's three and likely": ((*PAPER, "likely"), True),
-    "fitted, the paper's three and signs": ((*PAPER, *SIGN_CHECKS), True),
-    "fitted, the paper's three, signs and likely": ((*PAPER, *SIGN_CHECKS, "likely"), True),
-    "fitted, all": ((*PAPER, *FAULTS, *SIGN_CHECKS, "likely"), True),
+    "fitted, the paper's three and likely": ((*CHECKS, LIKELY_CHECK), True),
+    "fitted, the paper's three and signs": ((*CHECKS, *SIGN_CHECKS), True),
+    "fitted, the paper's three, signs and likely": ((*CHECKS, *SIGN_CHECKS, LIKELY_CHECK), True),
+    "fitted, all": (ALL_CHECKS, True),
 }
 
 
@@ -289,7 +287,7 @@ def _values(row: dict[str, Any]) -> dict[str, float]:
     """Return the values of checks as a run has them: probabilities, and 0 or 1 for signs."""
     values = {name: float(logistic(score)) for name, score in row["scores"].items() if name != "logprob"}
     values |= {name: float(not sign(row["text"])) for name, sign in SIGNS.items()}
-    return values | {"likely": float(np.exp(row["scores"]["logprob"]))}
+    return values | {LIKELY_CHECK: float(np.exp(row["scores"]["logprob"]))}
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gra.config.review import ReviewConfig
+from gra.stats.panel import costs_until
 from gra.stats.reliability import auc
 from gra.synthesis.measuring.controls import ControlItem, ControlKind
 from gra.synthesis.measuring.panel import FittedPanel, Panel, fit_panel
@@ -97,7 +98,6 @@ class FittedGate:
 
     names: tuple[str, ...]
     panel: FittedPanel
-    accept: float
 
 
 def _fitted(fit: Sequence[Row]) -> dict[str, FittedGate]:
@@ -114,7 +114,7 @@ def _fitted(fit: Sequence[Row]) -> dict[str, FittedGate]:
                 {"control_items": 4, "aggregate": aggregate, "strategy": "adaptive", "accept_mean": GATE}
             )
             fitted = fit_panel(items, raw, review, costs=cost, families={}, authors={}, sharing=SHARING)
-            found[f"panel ({label}), {aggregate}"] = FittedGate(names, fitted, GATE)
+            found[f"panel ({label}), {aggregate}"] = FittedGate(names, fitted)
     return found
 
 
@@ -143,18 +143,14 @@ def _panels(
         scores[label], costs[label] = np.array(full), whole / len(rows)
         stops[label] = {
             "cost": spent / whole if whole else 1.0,
-            "changed": float(np.mean((np.array(full) >= gate.accept) != (np.array(early) >= gate.accept))),
+            "changed": float(np.mean((np.array(full) >= GATE) != (np.array(early) >= GATE))),
         }
     return scores, costs, stops
 
 
 def _spent(row: Row, asked: Sequence[str]) -> float:
     """Return what these reviews cost; reviewers that share answers cost what the dearest of them does."""
-    most: dict[str, float] = {}
-    for name in asked:
-        group = SHARING.get(name, name)
-        most[group] = max(most.get(group, 0.0), row["costs"].get(name, 0.0))
-    return sum(most.values())
+    return costs_until(asked, row["costs"], SHARING)[-1] if asked else 0.0
 
 
 def _calibrated(fitted: FittedPanel, names: Sequence[str], row: Row) -> dict[str, float]:

@@ -65,11 +65,10 @@ def train(
 
 
 def _with_data(loaded: Loaded[TrainRecipe], data: Any, folder: Path) -> Loaded[TrainRecipe]:
-    several = isinstance(data, list | tuple) and bool(data) and not isinstance(data[0], Mapping)
-    from gra.training.data.dataset import read_pairs
     from gra.training.methods import METHODS
 
-    part = "preferences" if METHODS[loaded.recipe.method].read is read_pairs else "train"
+    several = isinstance(data, list | tuple) and bool(data) and not isinstance(data[0], Mapping)
+    part = METHODS[loaded.recipe.method].part
     sources = [
         DataSourceConfig(
             path=str(each.dataset_file(part) if isinstance(each, Run) else rows_file(each, folder, "rows"))

@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 from gra.config.committee import CommitteeConfig
 from gra.config.review import ReviewConfig
 from gra.config.section import Section
+from gra.core.duplicates import repeated
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ NO_TYPE = "none"  # what the adjudicator answers where a span is of no type
 
 
 def _types(names: list[str]) -> list[str]:
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    if twice := repeated(names):
         raise ValueError(f"has `{twice[0]}` twice; name each type once")
     if NO_TYPE in names or not all(map(str.strip, names)):
         raise ValueError(f"cannot have an empty type or `{NO_TYPE}`, which is the adjudicator's word; rename it")

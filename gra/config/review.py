@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from gra.config.committee import Ask, Dimensions
 from gra.config.section import Section
+from gra.core.duplicates import repeated
 from gra.core.types import ALL_CHECKS, DIMENSIONS, LIKELY_CHECK, SIGN_CHECKS, VerifierMode
 
 # The kinds that a recipe can name. A verifier of the user's own adds its kind when it is registered.
@@ -66,10 +67,11 @@ class VerifierConfig(Section):
     by: Literal["author", "others"] | None = None
 
     @model_validator(mode="after")
-    def _only_consistency_draws(self) -> VerifierConfig:
-        drawing = self.kind == "functions" and self.by is None
-        if self.kind != "consistency" and not drawing and (self.draws, self.by) != (None, None):
-            raise ValueError(f"`kind: {self.kind}` draws no answers; `draws` and `by` belong to `kind: consistency`")
+    def _keys_belong_to_the_kind(self) -> VerifierConfig:
+        if self.by is not None and self.kind != "consistency":
+            raise ValueError("`by` belongs to `kind: consistency`; leave it out")
+        if self.draws is not None and self.kind not in ("consistency", "functions"):
+            raise ValueError("`draws` belongs to `kind: consistency` and `kind: functions`; leave it out")
         return self
 
 
@@ -178,6 +180,6 @@ class ReviewConfig(Section):
     @model_validator(mode="after")
     def _each_verifier_once(self) -> ReviewConfig:
         kinds = [verifier.kind for verifier in self.verifiers]
-        if twice := sorted({kind for kind in kinds if kinds.count(kind) > 1}):
+        if twice := repeated(kinds):
             raise ValueError(f"`verifiers` has `kind: {twice[0]}` twice; a verifier either scores or filters, not both")
         return self

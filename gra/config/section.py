@@ -37,7 +37,3 @@ class Section(BaseModel, metaclass=_Constructor):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=())
     # Keys of earlier releases, and what to write now.
     renamed: ClassVar[Mapping[str, str]] = {}
-
-    def at_default(self, *names: str) -> set[str]:
-        """Return which of the keys have their default."""
-        return {name for name in names if getattr(self, name) == type(self).model_fields[name].default}

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from gra.config.section import Section
+from gra.core.duplicates import repeated
 
 
 class GenerationConfig(Section):
@@ -55,7 +56,6 @@ class SuiteConfig(Section):
     @model_validator(mode="after")
     def _task_names_differ(self) -> SuiteConfig:
         names = [task.name for task in self.tasks]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
+        if twice := repeated(names):
             raise ValueError(f"two tasks have the same `name` ({', '.join(twice)})")
         return self

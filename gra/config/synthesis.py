@@ -22,11 +22,12 @@ from gra.config.names import Name
 from gra.config.review import ReviewConfig
 from gra.config.section import Section
 from gra.config.tracking import TrackingConfig
+from gra.core.duplicates import repeated
 from gra.stats.apportion import apportion
 
 
 def _each_named_once(domains: list[str]) -> list[str]:
-    if twice := sorted({name for name in domains if domains.count(name) > 1}):
+    if twice := repeated(domains):
         raise ValueError(f"has `{twice[0]}` twice; name each domain once")
     if not all(map(str.strip, domains)):
         raise ValueError("has a domain without a name; leave it out")
@@ -64,11 +65,6 @@ class RoundsConfig(Section):
     quotas: Literal["even"] | dict[str, Annotated[float, Field(ge=0)]] | None = None
     parent_count: int = Field(2, ge=2, le=8)  # parents of a candidate; a smaller domain gives all that it has
     draw: Literal["uniform", "thin"] = "uniform"  # thin: samples with distant neighbors become parents more often
-
-    @property
-    def later_defaults(self) -> set[str]:
-        """The keys with their defaults that fingerprints of earlier runs lack."""
-        return self.at_default("parent_count", "draw")
 
 
 class FormatConstraintsConfig(Section):
@@ -143,14 +139,15 @@ class SynthesisRecipe(Section):
         return find_arm(self.arm, self.teacher.writes if self.teacher is not None else None)
 
     @property
-    def later_defaults(self) -> set[str]:
-        """The keys with their defaults that fingerprints of earlier runs lack."""
-        return self.at_default("revise", "on_cutoff", "annotate")
-
-    @property
-    def optional_prompts(self) -> bool:
-        """Whether the recipe uses prompts that the paper's method does not have."""
-        return self.revise > 0 or self.on_cutoff == "shorter" or self.rounds.parent_count > 2
+    def prompt_folders(self) -> list[str]:
+        """The folders of prompts that the recipe uses beside those of the paper's method."""
+        used = {
+            "self_guide": self.self_guide is not None,
+            "optional": self.revise > 0 or self.on_cutoff == "shorter" or self.rounds.parent_count > 2,
+            "functions": any(verifier.kind == "functions" for verifier in self.review.verifiers),
+            "annotate": self.annotate is not None,
+        }
+        return [folder for folder, uses in used.items() if uses]
 
     @model_validator(mode="after")
     def _money_can_be_counted(self) -> SynthesisRecipe:
@@ -316,12 +313,13 @@ class SynthesisRecipe(Section):
             "best_of": self.best_of > 1,
             "format_constraints.share": self.format_constraints.share,
             "revise": self.revise,
+            "on_cutoff": self.on_cutoff != "repeat",
         }
-        unused |= {"on_cutoff": self.on_cutoff != "repeat"}
         if key := next((key for key, used in unused.items() if used), None):
             raise ValueError(f"`self_guide` takes the output that its draws agree on; leave `{key}` out")
-        if drawn := sorted({"parent_count", "draw"} - self.rounds.later_defaults):
-            raise ValueError(f"`self_guide` draws examples and rows of its own; leave `rounds.{drawn[0]}` out")
+        if self.rounds.parent_count != 2 or self.rounds.draw != "uniform":
+            key = "parent_count" if self.rounds.parent_count != 2 else "draw"
+            raise ValueError(f"`self_guide` draws examples and rows of its own; leave `rounds.{key}` out")
         return self
 
     @model_validator(mode="after")

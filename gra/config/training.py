@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from gra.config.names import Name
 from gra.config.section import Section
 from gra.config.tracking import TrackingConfig
+from gra.core.duplicates import repeated
 from gra.core.errors import RecipeError
 
 
@@ -107,7 +108,7 @@ class FusionConfig(Section):
     @model_validator(mode="after")
     def _teachers_differ(self) -> FusionConfig:
         names = [teacher.name for teacher in self.teachers]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
+        if twice := repeated(names):
             raise ValueError(f"{twice[0]} is a teacher twice; name each teacher once")
         return self
 

@@ -66,7 +66,7 @@ class CallPurpose(StrEnum):
     TEACHER = "teacher"
     REVISER = "reviser"  # the generator again, with what was said of its response
     SHORTENER = "shortener"  # the author again, after an answer that was cut off
-    SOLVER = "solver"  # a verifier's further answer to the same instruction
+    SOLVER = "solver"  # an answer or a program for a verifier or a reviewer, and no part of a row
     ANNOTATOR = "annotator"  # labels of a text
     STUDENT = "student"  # how likely a checkpoint of a student finds a given answer
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from gra.core.duplicates import repeated
 from gra.core.errors import DataError, RecipeError
 from gra.core.files import atomic_path, make_folder, refuse_special_files
 from gra.core.hashing import file_digest
@@ -89,7 +90,7 @@ def merge(
         DataError: when a run has no finished dataset.
     """
     names = [run.resolve().name for run in runs]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    if twice := repeated(names):
         raise RecipeError(f"two of the runs are called `{twice[0]}`; rows are named after their run, so rename one")
     if odd := [name for name in names if well_formed(name) != name]:
         raise RecipeError(f"the name of the run {odd[0]!a} is not UTF-8, and rows are named after their run; rename it")

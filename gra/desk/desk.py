@@ -25,7 +25,7 @@ from gra.desk.index import CandidateIndex
 from gra.desk.sources import RunSource, open_source
 from gra.ledger.decisions import DecisionLog
 from gra.ledger.reader import LedgerReader
-from gra.runs.decisions import last_decisions, run_name, standing
+from gra.runs.decisions import last_decisions, run_name, standing, why_not_kept
 
 _POLL_S = 0.5
 _KINDS_AT_ONCE = 64
@@ -217,7 +217,7 @@ class Desk:
         """
         rows = [DrawnRow(*row) for row in self.index.drawn(State.ACCEPTED)]
         below = [row[1] for row in self.index.drawn(State.REJECTED, RejectedAt.MEAN_SCORE) if row[1] is not None]
-        skipped = {row.id for row in rows if not row.verdict and self._skipped(row.id)}
+        skipped = {name for name in self._decisions.copy() if self._skipped(name)}
         decided, left_open = random_part(rows, skipped)
         gate = (read_resolved_recipe(self.run).get("review") or {}).get("accept_mean")
         verdicts = self.index.verdicts(_MOST_COMPARED)
@@ -260,8 +260,10 @@ class Desk:
         takes = asked.verdict in (HumanVerdict.KEEP, HumanVerdict.EDIT)
         if takes and state in (State.FAILED, State.CONTAMINATED):
             raise Undecidable(f"a {state} candidate is no row; skip it")
-        if asked.verdict is HumanVerdict.KEEP and not self._source.record(asked.candidate, place)["response"]:
-            raise Undecidable("it has no response to keep; edit or skip it")
+        if asked.verdict is HumanVerdict.KEEP:
+            record = self._source.record(asked.candidate, place)
+            if why := why_not_kept(record["response"], record["rejected_at"]):
+                raise Undecidable(f"{why}; edit or skip it")
         if edit and (token := SpecialTokens().find(f"{asked.instruction}\n{asked.response}")):
             raise Undecidable(f"the texts hold {printable(token)}, a chat template's token; take it out")
         if edit and not (asked.instruction.strip() and asked.response.strip()):

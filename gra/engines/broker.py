@@ -218,7 +218,7 @@ class Broker:
             recorded = found
         else:
             self.progress.replayed += 1
-            self.used.add(key)
+        self.used.add(key)
         self.progress.usage[call.role] += Usage(1, recorded.prompt_tokens, recorded.completion_tokens)
         if paid is not None:
             paid(recorded)
@@ -231,10 +231,7 @@ class Broker:
         if asking is not None and asking.broker is not self:
             # Another arm asks it and records the answer in the same ledger; where it fails, this one asks.
             await asyncio.wait([asking.paying])
-            if (recorded := self.ledger.lookup(key)) is None:
-                return await self._shared(call, key, request, attempt)
-            self.used.add(key)
-            return recorded
+            return self.ledger.lookup(key) or await self._shared(call, key, request, attempt)
         if asking is None:
             asking = _Asking(self, asyncio.create_task(self._pay(call, key, request, attempt)))
             asking.paying.add_done_callback(partial(self._asked, place, asking, call.model.name))

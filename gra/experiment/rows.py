@@ -34,7 +34,7 @@ def draw_arms(plan: ExperimentPlan) -> dict[str, ArmRows]:
             continue
         count, available = draw_rows(source, plan.training_file(arm), wanted)
         found[arm] = ArmRows(count, wanted, available)
-        drawn[arm] = {"from": str(source.relative_to(plan.folder.path)), "rows": found[arm].rows}
+        drawn[arm] = {"from": str(source.relative_to(plan.folder.path)), "rows": count}
     if drawn:
         plan.folder.record("rows", {"arms": drawn}, [plan.training_file(arm) for arm in drawn])
     return found
@@ -46,7 +46,7 @@ def fewer_rows(rows: Mapping[str, ArmRows]) -> list[str]:
     if not few:
         return []
     return [
-        f"! arms with fewer rows than the experiment wants: {', '.join(few)}. A difference between students may come "
+        f"arms with fewer rows than the experiment wants: {', '.join(few)}. A difference between students may come "
         "from the number of rows; raise `rounds.max_candidates` of these arms, or lower `rows`"
     ]
 
@@ -56,7 +56,7 @@ def describe_data(plan: ExperimentPlan, rows: Mapping[str, ArmRows]) -> tuple[di
     from gra.runs.costs import cost_of_rows
 
     data: dict[str, dict[str, Any]] = {}
-    notes = [note.removeprefix("! ") for note in fewer_rows(rows)]
+    notes = fewer_rows(rows)
     for arm, found in rows.items():
         part = plan.recipe.part(arm)
         cost = cost_of_rows(plan.source(arm), found.rows, reviewed=part == "train")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
+from rich.text import Text
 
 from gra.config.experiment import UNTUNED
 from gra.config.suite import SuiteConfig
@@ -66,8 +67,6 @@ class ExperimentResult:
 
     def table(self) -> Table:
         """Return the table for a terminal."""
-        from rich.text import Text  # light commands need no Rich
-
         table: Table = self.comparison.table()
         table.caption = Text(printable_line(f"report: {self.report}"))
         return table
@@ -86,7 +85,7 @@ def run_experiment(plan: ExperimentPlan) -> ExperimentResult:
         _synthesize(plan, view)
         rows = draw_arms(plan)
         warnings = unequal_steps(training_steps(plan, {arm: found.rows for arm, found in rows.items()}))
-        for note in [*fewer_rows(rows), *warnings]:
+        for note in [*(f"! {note}" for note in fewer_rows(rows)), *warnings]:
             view.note(note)
         for key, arm, seed in plan.students():
             _train(plan, view, key, arm, seed)

@@ -330,6 +330,10 @@ def _doubts(recipe: SynthesisRecipe, observed: ObservedCosts, work: Work) -> lis
     """Return notes on how certain the numbers are."""
     ended = len(observed.candidates.passed)
     found = []
+    if any(verifier.kind == "functions" for verifier in recipe.review.verifiers):
+        found.append(f"{recipe.name}: the calls that write functions, once a run, are not in these figures")
+    if not observed.measured and recipe.annotate is not None and recipe.review.disputed == "adjudicate":
+        found.append(f"{recipe.name}: the adjudicator's calls for labels in doubt are not in these figures")
     if not observed.measured:
         found.append(
             f"{recipe.name}: no model was asked; lengths, speeds and the share that passes are assumed. A sample "

@@ -11,6 +11,7 @@ from pydantic import Field
 from gra.config.loader import load_recipe
 from gra.config.problems import did_you_mean
 from gra.config.section import Section
+from gra.core.duplicates import repeated
 from gra.core.errors import RecipeError
 from gra.downloads.wheels import Sha256, Wheel
 
@@ -107,7 +108,7 @@ def load_catalog() -> tuple[CatalogEntry, ...]:
 def _read(path: Path) -> tuple[CatalogEntry, ...]:
     models = load_recipe(path, Catalog).recipe.models
     names = [model.name for model in models]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    if twice := repeated(names):
         raise RecipeError(f"these names stand twice in the catalog: {', '.join(twice)}", path)
     return tuple(models)
 

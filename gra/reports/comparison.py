@@ -66,19 +66,6 @@ class Headline:
 
 
 @dataclass(frozen=True)
-class TrainedRows:
-    """The rows that an arm's students were trained on; the cost is None where it is not known."""
-
-    arm: str
-    of: str | None
-    part: str
-    rows: int
-    wanted: int | None
-    available: int
-    cost: Mapping[str, Any] | None
-
-
-@dataclass(frozen=True)
 class ComparisonView:
     """A comparison as the page shows it."""
 
@@ -93,7 +80,7 @@ class ComparisonView:
     differences: list[ArmDifference]
     categories: list[ArmDifference]
     samples: list[dict[str, Any]]
-    data: list[TrainedRows]
+    data: dict[str, Mapping[str, Any]]  # by arm: the rows that its students were trained on, and their cost
     costs: list[figures.PlottedCost]
 
     def tasks(self) -> list[str]:
@@ -130,17 +117,13 @@ def read_comparison(content: Mapping[str, Any]) -> ComparisonView | None:
         differences=differences,
         categories=list(_categories(content["pairs"])),
         samples=_samples(content["samples"]),
-        data=[TrainedRows(arm, **_known(facts["data"])) for arm, facts in content["arms"].items() if "data" in facts],
+        data={arm: facts["data"] for arm, facts in content["arms"].items() if "data" in facts},
         costs=[
             figures.PlottedCost(arm, facts["data"]["cost"]["total"], *_overall(facts))
             for arm, facts in content["arms"].items()
             if facts.get("data", {}).get("cost") and "low" in facts.get("overall", {})
         ],
     )
-
-
-def _known(data: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: data[key] for key in ("of", "part", "rows", "wanted", "available", "cost")}
 
 
 def _overall(facts: Mapping[str, Any]) -> tuple[float, float, float]:

@@ -55,6 +55,8 @@ def cost_of_rows(folder: Path, rows: int, *, reviewed: bool) -> dict[str, Any] |
     else:
         members = {name: sizes.get(member["model"]) for name, member in facts.get("members", {}).items()}
         made, checks = _unreviewed(iter_candidates(folder / "lineage.parquet"), members)
+        if checks is None:
+            return "every checked candidate was reviewed, so the ledger does not show what checks of instructions cost"
         share = rows / max(1, made)
         found = {"generation": share * work["generation"], "review": share * checks}
         found["preparation"] = work["preparing generation"]
@@ -78,8 +80,10 @@ def _billions(model: str, facts: Mapping[str, Any]) -> float | None:
     return count / 1e9 if count else None
 
 
-def _unreviewed(candidates: Iterable[Candidate], sizes: Mapping[str, float | None]) -> tuple[int, float]:
+def _unreviewed(candidates: Iterable[Candidate], sizes: Mapping[str, float | None]) -> tuple[int, float | None]:
     """Return how many candidates may be unreviewed rows, and what the checks of all instructions cost.
+
+    That cost is None where no candidate was checked without being reviewed.
 
     Args:
         candidates: all candidates of the arm.
@@ -95,4 +99,6 @@ def _unreviewed(candidates: Iterable[Candidate], sizes: Mapping[str, float | Non
         if asked and only_checked and not candidate.reviews and (usage := candidate.usage.get(CallPurpose.REVIEWER)):
             alone += 1
             cost += (usage.prompt_tokens + usage.completion_tokens) * fmean(asked)
-    return made, checked * cost / alone if alone else 0.0
+    if checked and not alone:
+        return made, None
+    return made, checked * cost / alone if checked else 0.0

@@ -66,6 +66,15 @@ def last_decisions(decisions: Iterable[HumanDecision], subject: str) -> list[Hum
     return sorted((made[-1] for made in by_person.values() if made), key=lambda decision: decision.written)
 
 
+def why_not_kept(response: str, rejected_at: str | None) -> str:
+    """Return why a candidate cannot be kept as it is; empty where it can."""
+    if not response:
+        return "it has no response to keep"
+    if rejected_at == RejectedAt.SPECIAL_TOKEN:
+        return "its text holds a chat template's token"
+    return ""
+
+
 def apply_decisions(candidate: Candidate, decisions: Decisions) -> Candidate:
     """Return a candidate as people decided; the same candidate where there is no decision.
 
@@ -86,9 +95,7 @@ def apply_decisions(candidate: Candidate, decisions: Decisions) -> Candidate:
         return decided
     if last.verdict is HumanVerdict.EDIT:
         decided = replace(decided, instruction=last.instruction, response=last.response)
-    elif (
-        candidate.state is State.ACCEPTED or not candidate.response or candidate.rejected_at is RejectedAt.SPECIAL_TOKEN
-    ):
+    elif candidate.state is State.ACCEPTED or why_not_kept(candidate.response, candidate.rejected_at):
         return decided
     how = "edited" if last.verdict is HumanVerdict.EDIT else "kept"
     return replace(decided, state=State.ACCEPTED, rejected_at=None, reason=f"{last.reviewer} {how} it")

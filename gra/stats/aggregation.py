@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gra.stats.reliability import auc, even_counts
+from gra.stats.reliability import auc, even_counts, logistic
 
 Table = NDArray[np.float64]
 _FOLDS = 5
@@ -152,7 +152,7 @@ class LabelModel:
             vote = float(_majority(given[list(group)][:, None])[0])
             accuracy = self.accuracy[group[0]]
             z += 0.0 if np.isnan(vote) else (2 * vote - 1) * float(np.log(accuracy / (1 - accuracy)))
-        return float(1 / (1 + np.exp(-np.clip(z, -30, 30))))
+        return float(logistic(z))
 
 
 def label_model(votes: ArrayLike, *, steps: int = 200) -> LabelModel:

@@ -87,7 +87,8 @@ def micro_f1(gold: Sequence[Collection[Hashable]], found: Sequence[Collection[Ha
     hits, given, wanted = (int(column.sum()) for column in _counts(gold, found).T)
     if not given and not wanted:
         return MicroF1(1.0, 1.0, 1.0, 0, 0)
-    return MicroF1(hits / max(given, 1), hits / max(wanted, 1), 2 * hits / (given + wanted), given, wanted)
+    f1 = float(_f1(np.array([hits, given, wanted], float)))
+    return MicroF1(hits / max(given, 1), hits / max(wanted, 1), f1, given, wanted)
 
 
 @dataclass(frozen=True)

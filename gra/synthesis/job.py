@@ -103,9 +103,7 @@ class Job:
         members: dict[str, Any] = {"committee": {"models": {"__all__": elsewhere}}, "teacher": elsewhere}
         # A suite's identity is its items; format constraints are added below, where there are any.
         left_out = {"tracking", "engine", "ledger", "contamination", "format_constraints", *without}
-        later: dict[str, Any] = {"rounds": dict.fromkeys(self.recipe.rounds.later_defaults, True)}
-        later |= dict.fromkeys(self.recipe.later_defaults, True)
-        recipe = self.recipe.model_dump(exclude=members | later | dict.fromkeys(left_out, True))
+        recipe = self.recipe.model_dump(exclude=members | dict.fromkeys(left_out, True))
         models = {name: asdict(registry.model_id(name)) for name in sorted(registry.models)}
         verifiers = versions(self.recipe.review.verifiers)
         committee = committee_of(self.recipe)
@@ -130,10 +128,6 @@ class Job:
         parts += [{"agreement": [AGREEMENT_VERSION, ANSWERS_VERSION]}] if "agreement" in asked else []
         if set(SIGN_CHECKS) & set(self.recipe.review.checks):
             parts += [{"signs": SIGNS_VERSION}]
-        parts += [{"self_guide": folder_digests("self_guide")}] if self.recipe.self_guide is not None else []
-        parts += [{"optional": folder_digests("optional")}] if self.recipe.optional_prompts else []
-        written = any(verifier.kind == "functions" for verifier in self.recipe.review.verifiers)
-        parts += [{"functions": folder_digests("functions")}] if written else []
-        parts += [{"annotate": folder_digests("annotate")}] if self.recipe.annotate is not None else []
+        parts += [{folder: folder_digests(folder)} for folder in self.recipe.prompt_folders]
         parts += [{"contamination": self.decontaminator.digest}] if self.decontaminator else []
         return digest(parts)

@@ -31,7 +31,7 @@ from gra.synthesis.annotation.asking import plan_work
 from gra.synthesis.committee.calls import MissingAnswers
 from gra.synthesis.committee.members import make_members
 from gra.synthesis.committee.pairwise import LETTERS, comparing
-from gra.synthesis.committee.reviewer import LABELS_ASKED
+from gra.synthesis.committee.reviewer import LABELS_ASKED, YES_NO
 from gra.synthesis.committee.roles import check_assignment
 from gra.synthesis.committee.verifiers import make_verifiers
 from gra.synthesis.decontamination import ReadSuite, open_decontaminator
@@ -116,10 +116,11 @@ def check_labels(recipes: Sequence[SynthesisRecipe], registry: ModelRegistry) ->
             ask, model = member.ask or recipe.review.ask, registry.served(member)
             if not {"reviewer", "adjudicator"} & set(member.roles) or model is None or model in registry.servers:
                 continue
-            asked = [
-                *LABELS_ASKED.get(ask, ()),
-                *([LETTERS] if recipe.best_by == "pairwise" and comparing(ask) else []),
-            ]
+            asked = list(LABELS_ASKED.get(ask, ()))
+            if "reviewer" in member.roles and recipe.best_by == "pairwise" and comparing(ask):
+                asked.append(LETTERS)
+            if "reviewer" not in member.roles and ask == "expected":
+                asked.remove(YES_NO)  # of the checks of instructions, which only reviewers make
             for choice in asked:
                 if alike := colliding_labels(registry.models[model].path, choice.labels):
                     raise RecipeError(

@@ -132,7 +132,7 @@ async def prepare(context: SynthesisContext, seeds: Sequence[Seed]) -> PreparedC
         await at_once(measuring, enriching)
         measured, parents = measuring.result(), enriching.result()
     verifiers = make_verifiers(recipe.review.verifiers, members, context.job.permission)
-    _note_unit_tests(context, verifiers, named)
+    _note_sandbox(context, verifiers, named)
     functions = await prepare_functions(context, verifiers, named)
     pending: dict[str, asyncio.Task[ReviewerMeasurement]] = {}
     adjudicators = [m for m in members.values() if "adjudicator" in m.roles and "reviewer" not in m.roles]
@@ -163,7 +163,7 @@ def _run_code(verifiers: Sequence[Verifier]) -> list[UnitTestVerifier | Function
     return [verifier for verifier in verifiers if isinstance(verifier, UnitTestVerifier | FunctionsVerifier)]
 
 
-def _note_unit_tests(context: SynthesisContext, verifiers: Sequence[Verifier], seeds: Sequence[Seed]) -> None:
+def _note_sandbox(context: SynthesisContext, verifiers: Sequence[Verifier], seeds: Sequence[Seed]) -> None:
     """Say which protections the sandbox lacks here, and when no response will have tests."""
     for verifier in _run_code(verifiers):
         for gap in verifier.sandbox.isolation.gaps():

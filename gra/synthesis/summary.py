@@ -122,7 +122,7 @@ def summarize(
         "faults": ledger.faults(),
         "models": {name: {**asdict(m), "path": m.path.name} for name, m in registry.models.items()},
         "missing_models": registry.missing,
-        "prompts": digests() | _optional_prompts(job),
+        "prompts": digests() | _further_prompts(job),
         "seeds_sha256": job.seeds_sha256,
         **({"asked_again": counts.asked_again()} if job.recipe.revise or job.recipe.on_cutoff == "shorter" else {}),
         **({"contamination": job.decontaminator.to_json() | counts.contamination()} if job.decontaminator else {}),
@@ -131,10 +131,10 @@ def summarize(
     }
 
 
-def _optional_prompts(job: Job) -> dict[str, str]:
+def _further_prompts(job: Job) -> dict[str, str]:
     """Return the digests of the prompts that only some recipes use, where this one does."""
-    found = folder_digests("optional") if job.recipe.optional_prompts else {}
-    return {f"optional/{name}": sha for name, sha in found.items()}
+    folders = job.recipe.prompt_folders
+    return {f"{folder}/{name}": sha for folder in folders for name, sha in folder_digests(folder).items()}
 
 
 def used_tokens(broker: Broker, candidates: Iterable[Candidate]) -> list[dict[str, Any]]:

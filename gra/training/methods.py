@@ -46,6 +46,11 @@ class MethodSpec:
     keeps_logits: bool = False  # The loss reads whole distributions of the student.
     scores: bool = False  # The student becomes a reward model: a head that gives one number replaces the LM head.
 
+    @property
+    def part(self) -> str:
+        """The part of a run's dataset that the method reads."""
+        return "preferences" if self.read is read_pairs else "train"
+
     def make_trainer(self, plan: Any, model: Any, arguments: Any, callbacks: list[Any]) -> Any:
         """Return the trainer of a plan.
 

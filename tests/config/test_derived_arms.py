@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,9 @@ def test_the_study_has_arms_of_equal_rows_and_two_suites_that_share_no_item(tmp_
     assert "suite of the reported figures: instructions, arc_challenge" in plan.describe()
     asked = [{(task.name, task.data) for task in suite.recipe.tasks} for suite in plan.suites()]
     assert not asked[0] & asked[1]
+    files = (ROOT / "eval" / "tasks" / name for name in ("instructions.jsonl", "instructions_report.jsonl"))
+    texts = [{json.loads(line)["instruction"] for line in file.read_text().splitlines()} for file in files]
+    assert not texts[0] & texts[1]
 
 
 def test_draws_are_nested_and_shared_by_datasets_with_the_same_prompts(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from reported_run import CANDIDATES, GRA_FACTS, MODEL, write_arm
 
+from gra.runs import costs
 from gra.runs.costs import UNIT, cost_of_rows
 
 
@@ -43,6 +44,14 @@ def test_labels_are_generation(tmp_path: Path) -> None:
     cost = cost_of_rows(arm(tmp_path, used=[used("answer", "annotator", 900)]), 2, reviewed=True)
     assert isinstance(cost, dict)
     assert (cost["generation"], cost["review"]) == (1800.0, 0.0)
+
+
+def test_checks_that_cannot_be_told_from_reviews_have_no_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = arm(tmp_path)
+    reviewed = [c for c in costs.iter_candidates(folder / "lineage.parquet") if c.reviews]
+    assert reviewed
+    monkeypatch.setattr(costs, "iter_candidates", lambda _: reviewed)
+    assert "every checked candidate was reviewed" in str(cost_of_rows(folder, 1, reviewed=False))
 
 
 @pytest.mark.parametrize(

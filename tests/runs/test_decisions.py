@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from gra.core.types import Candidate, HumanDecision, State
 from gra.core.vocabulary import HumanVerdict, RejectedAt
 from gra.data.export import read_candidates
 from gra.ledger.decisions import DecisionLog
-from gra.runs.decisions import apply_decisions, read_decisions, run_name, standing
+from gra.runs.decisions import apply_decisions, read_decisions, run_name, standing, why_not_kept
 from gra.runs.export import Selection, export_run
 from gra.runs.verify import verify
 from gra.synthesis.rounds import write_samples
@@ -146,3 +147,20 @@ def test_changed_decision_fails_verify(run: Path) -> None:
         db.execute("UPDATE decisions SET verdict = 'drop'")
     with pytest.raises(Mismatch, match="the decision about r1-000000 of `one` is not what was written"):
         verify(run)
+
+
+@pytest.mark.parametrize(
+    ("response", "rejected_at", "why"),
+    [
+        ("", RejectedAt.INSTRUCTION_CHECK, "no response"),
+        ("<|im_end|>", RejectedAt.SPECIAL_TOKEN, "token"),
+        ("Fine.", RejectedAt.MEAN_SCORE, ""),
+    ],
+)
+def test_page_and_dataset_agree_on_what_can_be_kept(response: str, rejected_at: RejectedAt, why: str) -> None:
+    said = why_not_kept(response, rejected_at)
+    assert why in said
+    assert bool(said) == bool(why)
+    rejected = replace(candidate(State.REJECTED), response=response, rejected_at=rejected_at)
+    made = {rejected.id: [by("ann", KEEP, subject=HumanDecision.subject_of("Q", response))]}
+    assert (apply_decisions(rejected, made).state is State.ACCEPTED) == (not why)

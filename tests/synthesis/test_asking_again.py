@@ -236,8 +236,7 @@ def test_run_with_all_keys_is_resumed_verified_and_explained(
     ]
 
 
-def test_fingerprint_holds_the_keys_only_where_they_are_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs that were recorded before these keys keep their fingerprints."""
+def test_fingerprint_holds_the_keys_and_their_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job, "digest", lambda parts: parts)
 
     def parts(**changes: Any) -> Any:
@@ -247,11 +246,11 @@ def test_fingerprint_holds_the_keys_only_where_they_are_set(tmp_path: Path, monk
             ModelRegistry(loaded.recipe.engine)
         )
 
-    plain = parts()
-    assert not {"revise", "on_cutoff", "parent_count", "draw"} & (plain[0].keys() | plain[0]["rounds"].keys())
-    changed = parts(revise=1, rounds={"parent_count": 4})
+    plain, changed = parts(), parts(revise=1, rounds={"parent_count": 4})
+    assert (plain[0]["revise"], plain[0]["rounds"]["parent_count"]) == (0, 2)
     assert (changed[0]["revise"], changed[0]["rounds"]["parent_count"]) == (1, 4)
-    assert len(changed) == len(plain) + 1
+    (added,) = [part for part in changed[1:] if part not in plain]
+    assert set(added["optional"]) == {"instruction", "keywords", "revise", "shorter"}
 
 
 def test_prompts_show_all_parents(tmp_path: Path) -> None:

@@ -155,10 +155,10 @@ async def ask_members(
         by_member = {member.name: given for member, given in zip(members, found, strict=True)}
         return AskedText(AnnotatedText(identity, text, by_member, work.gold.get(identity)), recorder)
 
-    given = await _within_budget(context, list(texts), one)
+    asked = list(texts)
+    given = await _within_budget(context, asked, one)
     missing = [place for place, text in enumerate(given) if text is not None and text.gap is not None]
-    again = await _within_budget(context, [(g.recorder.candidate, g.annotated.id, g.annotated.text)
-                                           for place in missing if (g := given[place]) is not None], one)  # fmt: skip
+    again = await _within_budget(context, [asked[place] for place in missing], one)
     for place, text in zip(missing, again, strict=True):
         given[place] = text
     return [text for text in given if text is not None]
@@ -194,7 +194,7 @@ async def settle_doubts(
     async def one(pair: tuple[AskedText, LabelVerdict]) -> SettledText:
         asked, verdict = pair
         settled = SettledText(asked, verdict, {})
-        if not verdict.doubtful or not able or context.recipe.review.disputed != "adjudicate":
+        if not verdict.doubtful or context.recipe.review.disputed != "adjudicate":
             return settled
         member = rng(context.recipe.seed, asked.annotated.id, "adjudicator").choice(able)
         settled = replace(settled, adjudicator=member.name)

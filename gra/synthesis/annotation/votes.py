@@ -90,7 +90,7 @@ def count_votes(
     known = {}
     for text in texts:
         spans = text.candidates()
-        values = count(text.votes(members)) if spans else ()
+        values = count(text.votes(members))
         known[text.id] = {span: float(value) for span, value in zip(spans, values, strict=True)}
     return VoteCount(known, facts, facts)
 
@@ -115,16 +115,14 @@ def decide_labels(probabilities: Mapping[LabelSpan, float], config: AnnotateConf
     has exactly one label. It is in doubt unless it is above the range.
     """
     low, high = config.doubt
-    ranked = sorted(probabilities, key=lambda span: (-probabilities[span], span.start - span.end, span))
-    if config.kind == "label":
-        best = ranked[:1]
+    if config.kind == "label":  # labels cover the whole text, so the likeliest one stays
+        best = without_overlaps(probabilities, probabilities)
         if not best or probabilities[best[0]] <= high:
             return LabelVerdict((), {span: probabilities[span] for span in best}, 1.0)
-        return LabelVerdict(tuple(best), {}, probabilities[best[0]])
-    sure = without_overlaps([span for span in ranked if probabilities[span] > high], probabilities)
-    open_spans = [span for span in ranked if low <= probabilities[span] <= high]
-    heavy = {**dict.fromkeys(sure, 2.0), **{span: probabilities[span] for span in open_spans}}
-    kept = without_overlaps([*sure, *open_spans], heavy)
+        return LabelVerdict(best, {}, probabilities[best[0]])
+    sure = without_overlaps([span for span, p in probabilities.items() if p > high], probabilities)
+    unsure = [span for span, p in probabilities.items() if low <= p <= high]
+    kept = without_overlaps([*sure, *unsure], {**probabilities, **dict.fromkeys(sure, 2.0)})
     doubtful = {span: probabilities[span] for span in kept if span not in sure}
     settled = [max(p, 1 - p) for span, p in probabilities.items() if span not in doubtful]
     return LabelVerdict(sure, doubtful, min(settled, default=1.0))

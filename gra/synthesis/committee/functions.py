@@ -102,8 +102,9 @@ async def write_functions(
             if gap.cause is FailureCause.INFRASTRUCTURE:
                 raise
             return None
-        known = program is not None and "def check(" in program.code
-        return WrittenFunction(member.name, number, program.code) if program is not None and known else None
+        if program is None or "def check(" not in program.code:
+            return None
+        return WrittenFunction(member.name, number, program.code)
 
     turns = [(member, n) for member in members for n in range(draws) if n == 0 or member.sampling.varies]
     return [function for function in await together(*(one(*turn) for turn in turns)) if function is not None]
@@ -161,6 +162,20 @@ def choose_functions(votes: Table, good: NDArray[np.bool_]) -> list[int]:
     return kept[:MOST]
 
 
+def score_ways(model: LabelModel, votes: Table) -> dict[str, Table]:
+    """Return each item's score by the label model, the plain majority and the best function; 0.5 without a vote.
+
+    Args:
+        model: of the kept functions.
+        votes: kept functions x items, the best function first.
+    """
+    return {
+        "label_model": np.array([0.5 if (p := model.judge(column)) is None else p for column in votes.T]),
+        "majority": np.array([0.5 if np.isnan(column).all() else np.nanmean(column) for column in votes.T]),
+        "best_function": np.nan_to_num(votes[0], nan=0.5),
+    }
+
+
 def fit_functions(
     functions: Sequence[WrittenFunction], votes: Table, good: NDArray[np.bool_], held: NDArray[np.bool_]
 ) -> FunctionPanel:
@@ -182,10 +197,7 @@ def fit_functions(
     facts["merged"] = [[chosen[place].name for place in group] for group in model.groups if len(group) > 1]
     measured, truth = votes[kept][:, held], good[held]
     if truth.any() and not truth.all():
-        judged = np.array([0.5 if (p := model.judge(column)) is None else p for column in measured.T])
-        plain = np.array([0.5 if np.isnan(column).all() else np.nanmean(column) for column in measured.T])
-        first = np.nan_to_num(measured[0], nan=0.5)
-        shown = {"label_model": judged, "majority": plain, "best_function": first}
+        shown = score_ways(model, measured)
         facts["held_out"] = {
             "items": len(truth),
             "auc": {name: round(auc(scores[truth], scores[~truth]), 3) for name, scores in shown.items()},

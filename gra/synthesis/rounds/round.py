@@ -90,10 +90,10 @@ class Round:
         # A recorded verdict counts only under the same recipe, models, prompts and pool.
         rounds = settings.recipe.rounds
         samples = [[sample.id for sample in samples] for samples in pool.values()]
-        drawn = rounds.model_dump(include={"parent_count", "draw"} - rounds.later_defaults)
+        drawn = rounds.model_dump(include={"parents", "parent_count", "draw"})
         if rounds.draw == "thin":
             drawn |= settings.recipe.dedup.model_dump(include={"embedder", "text"})
-        self._scope = digest([settings.fingerprint, rounds.parents, samples, *([drawn] if drawn else [])])
+        self._scope = digest([settings.fingerprint, drawn, samples])
         self._pooled = [sample for samples in pool.values() for sample in samples]
         self._embedder = embedder
         self._weights: dict[str, list[int]] = {}  # how often the samples of a domain become parents; empty: evenly
@@ -123,7 +123,7 @@ class Round:
             on_end: is called with each candidate that ended.
         """
         rounds, dedup = self._settings.recipe.rounds, self._settings.recipe.dedup
-        asked = [rounds.model_dump(exclude={"count"} | rounds.later_defaults), dedup.model_dump()]
+        asked = [rounds.model_dump(exclude={"count"}), dedup.model_dump()]
         name, scope = f"round-{self._number}", digest([self._scope, asked])
         recorded = self._ledger.candidate_record(name, scope)
         if recorded and "stopped" in recorded:

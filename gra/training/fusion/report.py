@@ -12,20 +12,17 @@ import pyarrow.parquet as pq
 
 from gra.core.files import atomic_path
 from gra.training.fusion.plan import FusionPlan
-from gra.training.fusion.targets import TeacherDistributions, target_of
+from gra.training.fusion.targets import Target, TeacherDistributions
 from gra.training.fusion.vocabulary import NONE
 
 TEACHERS = "teachers.parquet"  # in the model's folder
 
 
-def write_teachers(folder: Path, plan: FusionPlan, stored: Sequence[TeacherDistributions]) -> Path:
+def write_teachers(folder: Path, plan: FusionPlan, stored: Sequence[TeacherDistributions]) -> None:
     """Write the cross-entropy of every teacher on every distinct row, and the best teacher.
 
     The column `row` is a file and a number, `tokens` counts those of the answer. `best` is empty where no teacher is
     aligned. `margin` is the distance to the second best in nats a token. Each teacher has a column.
-
-    Returns:
-        The file.
     """
     table = _entropies(stored)
     names = [teacher.name for teacher in plan.teachers]
@@ -41,11 +38,12 @@ def write_teachers(folder: Path, plan: FusionPlan, stored: Sequence[TeacherDistr
         columns[name] = pa.array(values, pa.float64(), mask=np.isnan(values))
     with atomic_path(folder / TEACHERS) as temporary:
         pq.write_table(pa.table(columns), temporary)
-    return folder / TEACHERS
 
 
-def summarize(plan: FusionPlan, stored: Sequence[TeacherDistributions], combine: str) -> dict[str, Any]:
-    """Return what the teachers contribute.
+def summarize(
+    plan: FusionPlan, stored: Sequence[TeacherDistributions], combine: str, targets: Sequence[Target]
+) -> dict[str, Any]:
+    """Return what the teachers contribute; `targets` are those of the rows.
 
     Returns:
         `rows`, `without` (rows that no teacher explains) and `covered` (share of answer tokens with a target). For
@@ -55,7 +53,7 @@ def summarize(plan: FusionPlan, stored: Sequence[TeacherDistributions], combine:
     table = _entropies(stored)
     known = ~np.isnan(table).all(axis=1)
     winners = np.nanargmin(table[known], axis=1)
-    covered = sum(len(target_of(stored, row, combine).positions) for row in range(len(table)))
+    covered = sum(len(target.positions) for target in targets)
     teachers = {}
     for at, (teacher, one) in enumerate(zip(plan.teachers, stored, strict=True)):
         kept = np.where(one.ids == NONE, 0.0, np.exp(one.logprobs.astype(np.float64))).sum(-1)

@@ -138,5 +138,5 @@ def make_trainer(plan: TrainingPlan, model: Any, arguments: Any, callbacks: list
     targets = [target_of(stored, row, fusion.combine) for row in range(len(plan.fusion.student.rows))]
     trainer.data_collator = TargetCollator(trainer.data_collator, targets)
     trainer.sft_weight, trainer.stored = fusion.sft_weight, stored
-    trainer.summary = {"sft_weight": fusion.sft_weight, **summarize(plan.fusion, stored, fusion.combine)}
+    trainer.summary = {"sft_weight": fusion.sft_weight, **summarize(plan.fusion, stored, fusion.combine, targets)}
     return trainer

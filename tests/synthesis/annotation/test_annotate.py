@@ -315,4 +315,5 @@ def test_seeds_that_do_not_suffice_are_found_before_anything_is_spent(
 def test_forecast_counts_texts_and_control_texts(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["plan", RECIPE, "--runs", str(tmp_path)])
     assert done.exit_code == 0, done.output or done.exception
-    assert "annotator" in done.output
+    assert re.search(r"in all\s+120\b", done.output)  # three members, 20 control texts and 20 texts
+    assert "labels in doubt" in done.output

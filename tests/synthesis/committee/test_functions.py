@@ -21,7 +21,13 @@ from gra.sandbox.sandbox import Sandbox
 from gra.stats.aggregation import label_model
 from gra.stats.reliability import auc
 from gra.synthesis.committee import verifiers
-from gra.synthesis.committee.functions import WrittenFunction, choose_functions, collect_votes, fit_functions
+from gra.synthesis.committee.functions import (
+    WrittenFunction,
+    choose_functions,
+    collect_votes,
+    fit_functions,
+    score_ways,
+)
 from gra.synthesis.measuring import functions
 
 PERMISSION = Permission("a test")
@@ -42,11 +48,8 @@ def simulate(items: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 def test_merged_copies_lose_to_the_label_model_and_win_a_majority(seed: int) -> None:
     good, votes = simulate(600, seed)
     model = label_model(votes)
-    judged = np.array([0.5 if (p := model.judge(column)) is None else p for column in votes.T])
-    spoke = ~np.isnan(votes)
-    plain = np.where(spoke.any(axis=0), np.nansum(votes, axis=0) / np.maximum(spoke.sum(axis=0), 1), 0.5)
-    best = np.nan_to_num(votes[0], nan=0.5)
-    assert auc(judged[good], judged[~good]) > max(auc(s[good], s[~good]) for s in (plain, best)) + 0.03
+    found = {name: auc(scores[good], scores[~good]) for name, scores in score_ways(model, votes).items()}
+    assert found["label_model"] > max(found["majority"], found["best_function"]) + 0.03
     assert (3, 4, 5, 6) in model.groups
 
 
@@ -153,5 +156,5 @@ def test_functions_without_permission_are_refused_before_anything_is_spent(tmp_p
 
 def test_only_drawing_verifiers_take_draws() -> None:
     make_recipe(review={"verifiers": [{**FUNCTIONS, "draws": 3}]})
-    with pytest.raises(ValueError, match="draws no answers"):
+    with pytest.raises(ValueError, match="`by` belongs to `kind: consistency`"):
         make_recipe(review={"verifiers": [{**FUNCTIONS, "by": "author"}]})

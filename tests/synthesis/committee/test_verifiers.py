@@ -300,7 +300,7 @@ review:
         ("    - {kind: maths, mode: filter}", "did you mean `math`"),
         ("    - {kind: math}", "mode` is required"),
         ("    - {kind: math, mode: vote}", "must be one of 'score' or 'filter'"),
-        ("    - {kind: math, mode: filter, draws: 3}", "`draws` and `by` belong to `kind: consistency`"),
+        ("    - {kind: math, mode: filter, draws: 3}", "`draws` belongs to `kind: consistency` and `kind: functions`"),
         ("    - {kind: consistency, mode: filter, draws: 1}", "must be at least 2"),
         ("    - {kind: math, mode: filter, domain: [math]}", "did you mean `domains`"),
         ("    - {kind: math, mode: filter}\n    - {kind: math, mode: score}", "has `kind: math` twice"),
