@@ -3,6 +3,7 @@
 Run as: python benchmarks/review_truth.py ask --half choose --count 60 --data-dir DATA/bench --out truth/
         python benchmarks/review_truth.py ask --half report --count 60 --data-dir DATA/bench --out truth/
         python benchmarks/review_truth.py critic --out truth/
+        python benchmarks/review_truth.py pairs --out truth/
         python benchmarks/review_truth.py table --out truth/
 
 `ask` has members answer the items of `truth_items.py` and scores every answer in every way. It keeps a ledger, so a
@@ -16,7 +17,8 @@ Ways to score an answer, by model:
     information  total log-probability given the exercise, less that given no exercise
     yes_no       mean of six yes-or-no questions; `correctness` is one of them alone
     reference    yes or no: does the answer agree with the model's own answer?
-    critic       `correctness` of the 0.5B model with a trained adapter
+    critic       `correctness` of the 0.5B model with an adapter trained on what `critic` wrote
+    reward       a reward model trained on what `pairs` wrote
     agreement    share of four (`of 1`, `of 2`: fewer) further answers of the model that come to the same result
 """
 
@@ -28,8 +30,11 @@ import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
+from types import MappingProxyType
 from typing import Annotated, Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import typer
 from truth_items import KINDS, MAX_TOKENS, TruthItem, items
 from truth_table import print_tables
@@ -49,7 +54,7 @@ from gra.ledger.ledger import Ledger
 from gra.serving.models import find_models, running
 from gra.synthesis.committee.calls import CallRecorder, Unanswered
 from gra.synthesis.committee.members import Member, make_member
-from gra.synthesis.committee.reviewer import YES_NO, yes_probabilities
+from gra.synthesis.committee.reviewer import YES_NO, reward, yes_probabilities
 from gra.synthesis.measuring.controls import ControlItem, ControlKind
 from gra.synthesis.measuring.critic import critic_rows
 from gra.synthesis.prompts import SCORE_QUESTIONS
@@ -59,6 +64,7 @@ MODELS = {
     "0.5b": ("qwen2.5-coder-0.5b-instruct", 0.49),
     "135m": ("smollm2-135m-instruct", 0.135),
     "critic": ("qwen2.5-coder-0.5b-instruct", 0.49),  # with the adapter of `--critic`
+    "reward": ("qwen2.5-coder-0.5b-instruct", 0.49),  # what `--reward` was trained from
 }
 FURTHER = 4
 _REFERENCE = """An assistant was given an exercise and answered it. Another answer is given for comparison.
@@ -123,6 +129,8 @@ class Asking:
         shown = {"instruction": item.instruction, "response": response}
         if way in ("reference", "agreement") and item.kind in ("format", "programs"):
             return None  # answers of this kind have no result to compare
+        if way == "reward":
+            return await reward(recorder, member, **shown)
         if way in ("logprob", "information"):
             prompts = [item.instruction] + (["Write something."] if way == "information" else [])
             calls = [
@@ -157,20 +165,25 @@ async def ask_all(
     authors: Sequence[str],
     models: Sequence[str],
     memory_gb: float | None,
-    critic: Path | None = None,
+    trained: Mapping[str, Path] = MappingProxyType({}),
     weights: str | None = None,
 ) -> None:
     """Answer and score one half, and write one JSON file."""
+    writing = {*models, *authors}
     committee = {
         f"{who}-{kind}": {"model": model, "sampling": {"temperature": 0.7, "top_p": 1.0, "max_tokens": tokens}}
         for who, (model, _) in MODELS.items()
         for kind, tokens in MAX_TOKENS.items()
-        if who in models
+        if who in writing and who not in trained
     }
     ways: dict[str, Sequence[str]] = {who: WAYS[who] for who in models}
-    if critic is not None:
-        committee |= {f"critic-{kind}": {"model": MODELS["critic"][0], "adapter": str(critic)} for kind in MAX_TOKENS}
+    if adapter := trained.get("critic"):
+        committee |= {f"critic-{kind}": {"model": MODELS["critic"][0], "adapter": str(adapter)} for kind in MAX_TOKENS}
         ways["critic"] = ("correctness",)
+    if folder := trained.get("reward"):
+        judge = {"model": str(folder), "ask": "reward", "roles": ["reviewer"]}
+        committee |= {f"reward-{kind}": judge for kind in MAX_TOKENS}
+        ways["reward"] = ("reward",)
     recipe = SynthesisRecipe.model_validate(
         {
             "name": "review-truth",
@@ -253,15 +266,18 @@ async def _row(
             found[f"1.5b agreement of {count}"] = (fmean(same), found["1.5b agreement"][1] * count / FURTHER)
     return {
         "kind": kind, "item": item.id, "author": author, "right": right, "length": len(response), "response": response,
-        "instruction": item.instruction, "more": await _more(asking, author, item, kind, name),
+        "instruction": item.instruction, "more": await _more(asking, author, item, kind, name, ways),
         "scores": {name: value for name, (value, _) in found.items()},
         "costs": {name: cost for name, (_, cost) in found.items()},
     }  # fmt: skip
 
 
-async def _more(asking: Asking, author: str, item: TruthItem, kind: str, name: str) -> list[tuple[str, bool]]:
+async def _more(
+    asking: Asking, author: str, item: TruthItem, kind: str, name: str, ways: Mapping[str, Sequence[str]]
+) -> list[tuple[str, bool]]:
     """Return the author's further answers with their verdicts, where agreement asked for them anyway."""
-    if kind in ("format", "programs") or (kind not in FACTS and (author, "agreement") in ON_FACTS):
+    unused = author not in ways or (kind not in FACTS and (author, "agreement") in ON_FACTS)
+    if unused or kind in ("format", "programs"):
         return []
     texts = await asking.further(author, item, CallRecorder(asking.broker, name))
     return [(text, await asyncio.to_thread(item.is_right, text)) for text in texts]
@@ -289,6 +305,27 @@ def critic(out: Annotated[Path, typer.Option(help="what `ask` wrote")], seed: in
 
 
 @app.command()
+def pairs(out: Annotated[Path, typer.Option(help="what `ask` wrote")], seed: int = 0, most: int = 200) -> None:
+    """Write preference pairs for a reward model from the half `choose`: a right and a wrong answer to one question."""
+    found = []
+    for row in json.loads((out / "choose.json").read_text())["rows"]:
+        answers = dict([(row["response"], row["right"]), *row["more"]])
+        chosen, rejected = ([text for text, right in answers.items() if right is verdict] for verdict in (True, False))
+        found += [(row["instruction"], good, bad) for good in chosen for bad in rejected]
+    random.Random(seed).shuffle(found)
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": instruction}],
+            "chosen": [{"role": "assistant", "content": good}],
+            "rejected": [{"role": "assistant", "content": bad}],
+        }
+        for instruction, good, bad in found[:most]
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), out / "preferences.parquet")
+    typer.echo(f"{len(rows)} pairs: {out / 'preferences.parquet'}")
+
+
+@app.command()
 def ask(
     data_dir: Annotated[Path, typer.Option(help="a folder with the benchmark files")],
     out: Annotated[Path, typer.Option(help="where ledger and scores go")],
@@ -298,14 +335,16 @@ def ask(
     authors: Annotated[str, typer.Option(help="models that answer, with commas")] = "1.5b,0.5b",
     memory_gb: Annotated[float | None, typer.Option(help="of all models together; few GB let them take turns")] = None,
     critic: Annotated[Path | None, typer.Option(help="the adapter of a critic, trained on what `critic` wrote")] = None,
-    models: Annotated[str, typer.Option(help="models that score, with commas")] = ",".join(WAYS),
+    reward: Annotated[Path | None, typer.Option(help="a reward model, trained on what `pairs` wrote")] = None,
+    models: Annotated[str, typer.Option(help="models that score, with commas; may be empty")] = ",".join(WAYS),
     weights: Annotated[str | None, typer.Option(help="int8: 8-bit weights on a CPU")] = None,
 ) -> None:
     """Have members answer the items, and score every answer in every way."""
     out.mkdir(parents=True, exist_ok=True)
     counts = {kind: int(number or count) for kind, _, number in (each.partition(":") for each in kinds.split(","))}
-    who = dict.fromkeys([*models.split(","), *authors.split(",")])
-    asyncio.run(ask_all(half, counts, data_dir, out, authors.split(","), list(who), memory_gb, critic, weights))
+    who = [name for name in models.split(",") if name]
+    trained = {name: path for name, path in (("critic", critic), ("reward", reward)) if path is not None}
+    asyncio.run(ask_all(half, counts, data_dir, out, authors.split(","), who, memory_gb, trained, weights))
 
 
 @app.command()

@@ -19,6 +19,7 @@ import numpy as np
 
 from gra.config.committee import NUMBER_ASKS
 from gra.core.errors import ModelUnavailable
+from gra.core.processes.concurrency import at_once
 from gra.core.rng import rng
 from gra.core.types import Seed
 from gra.core.vocabulary import FailureCause
@@ -141,9 +142,20 @@ _CALL_NAMES: dict[ControlKind, ControlItemCall] = {
 
 
 async def ask_control_items(
-    broker: Broker, member: Member, items: Sequence[ControlItem], instructions: Sequence[ControlItem]
+    broker: Broker,
+    member: Member,
+    items: Sequence[ControlItem],
+    instructions: Sequence[ControlItem],
+    later: Callable[[], Awaitable[Sequence[ControlItem]]] | None = None,
 ) -> ControlAnswers:
     """Have one member score the responses of control items; a reviewer also checks the instructions of others.
+
+    Args:
+        broker: answers the calls.
+        member: the reviewer or adjudicator.
+        items: to be scored at once.
+        instructions: whose instructions are checked at once.
+        later: waits for further items, which members still write.
 
     Raises:
         ModelUnavailable: when the member answers nothing in the form it is asked in, or infrastructure failed.
@@ -165,10 +177,21 @@ async def ask_control_items(
     asks = "reviewer" in member.roles and member.ask not in NUMBER_ASKS
     checked = instructions if asks else ()
     left: list[Unanswered] = []
-    raw, checks = await asyncio.gather(
-        answered([item.name for item in items], [partial(score, item) for item in items], left),
-        answered([item.name for item in checked], [partial(check, item) for item in checked], left),
+
+    async def scores(asked: Sequence[ControlItem]) -> dict[str, float]:
+        return await answered([item.name for item in asked], [partial(score, item) for item in asked], left)
+
+    async def scores_later() -> tuple[Sequence[ControlItem], dict[str, float]]:
+        further = await later() if later is not None else ()
+        return further, await scores(further)
+
+    first, second = asyncio.ensure_future(scores(items)), asyncio.ensure_future(scores_later())
+    checking = asyncio.ensure_future(
+        answered([item.name for item in checked], [partial(check, item) for item in checked], left)
     )
+    await at_once(first, second, checking)
+    further, found = second.result()
+    raw, checks, items = first.result() | found, checking.result(), [*items, *further]
     verdicts = {item.is_good for item in items if item.name in raw}
     complete = verdicts == {item.is_good for item in items} and bool(checks or not checked)
     _check_answered(member, left, complete=complete)

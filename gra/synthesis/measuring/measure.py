@@ -71,11 +71,10 @@ class MeasuredCommittee:
         reviewers = [m for m in self.members.values() if self and "reviewer" in m.roles]
         if self._pairs or not reviewers:
             return await at_once(*map(self.measure, reviewers))
-        items, opened = await self._all_items(), self._review.open_domains
-        natural = bool(self._questions)
-        by_member = {m.name: items_for(m, items, opened, natural=natural) for m in reviewers}
-        asking = (ask_control_items(self.context.broker, m, by_member[m.name], self._instructions) for m in reviewers)
-        answers = dict(zip((m.name for m in reviewers), await at_once(*asking), strict=True))
+        opened = self._review.open_domains
+        answers = dict(zip((m.name for m in reviewers), await at_once(*map(self._ask, reviewers)), strict=True))
+        items = await self._all_items()
+        by_member = {m.name: self._items_for(m, items) for m in reviewers}
         raw = {name: given.raw for name, given in answers.items()}
         self.context.control_rows[:] = critic_rows(items, raw)
         closed = [item for item in items if item.domain not in opened]
@@ -107,6 +106,20 @@ class MeasuredCommittee:
         for note in dict.fromkeys(note for panel in panels for note in panel.notes):
             self.context.view.note(note)
         return measured
+
+    async def _ask(self, reviewer: Member) -> ControlAnswers:
+        """Have a reviewer score its control items; those that members write are scored once they are written."""
+
+        async def natural() -> list[ControlItem]:
+            items = await self._all_items()
+            return self._items_for(reviewer, items[len(self._faulty) :])
+
+        return await ask_control_items(
+            self.context.broker, reviewer, self._items_for(reviewer, self._faulty), self._instructions, natural
+        )
+
+    def _items_for(self, reviewer: Member, items: Sequence[ControlItem]) -> list[ControlItem]:
+        return items_for(reviewer, items, self._review.open_domains, natural=bool(self._questions))
 
     def _fit(
         self, items: Sequence[ControlItem], reviewers: Sequence[Member], answers: Mapping[str, ControlAnswers]

@@ -213,6 +213,20 @@ def test_adaptive_review_alone_is_fitted_too(tmp_path: Path) -> None:
     assert facts["panel"]["stop"]["order"]
 
 
+def test_control_items_that_need_no_member_do_not_wait_for_members_answers(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def noting(call: Call) -> Completion | Fault:
+        question = isinstance(call.output, Text) and call.messages[-1][1].startswith("What is ")
+        asked.append("question" if question else type(call.output).__name__)
+        return knowing(call)
+
+    prepare(tmp_path, review=REVIEW | {"ask": "yes_no"})
+    scripted_run.make(tmp_path, answer=noting)
+    last_question = len(asked) - asked[::-1].index("question")
+    assert "Choice" in asked[:last_question]
+
+
 def test_lost_control_questions_end_the_run_in_one_sentence_and_it_goes_on(tmp_path: Path) -> None:
     def lost(call: Call) -> Completion | Fault:
         if isinstance(call.output, Text) and call.messages[-1][1].startswith("What is 1"):
