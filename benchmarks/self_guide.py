@@ -268,7 +268,7 @@ def main(
     jobs = jobs_of(examples, out, overrides or [])
     committee = next(iter(jobs.values())).recipe.committee
     name = committee.models["student"].model
-    run_jobs(list(jobs.values()), View(out / "log.jsonl"), out / "logs")
+    facts = run_jobs(list(jobs.values()), View(out / "log.jsonl"), out / "logs")
     chats = [{"prompt": [{"role": "user", "content": i.instruction}],
               "completion": [{"role": "assistant", "content": i.answer}]} for i in examples]  # fmt: skip
     file = out / "examples-chat.jsonl"
@@ -298,10 +298,16 @@ def main(
     found = summarize(held_out, outputs)
     print(f"{name}, {len(held_out)} held-out items, {steps} steps, {seeds} seeds")
     print_table(found, rows)
+    fates = {arm: facts[job.recipe.name]["states"] for arm, job in jobs.items()}
+    print(f"candidates: {json.dumps(fates)}")
+    # At 0.5 the reviewer's own answers say nothing about the examples, and it rejects no row.
+    auc = facts[jobs["self-guide, reviewed"].recipe.name]["committee_auc"]
+    print(f"AUC of the reviewer on the examples, right against exchanged answers: {auc}")
     print(f"made inputs that are held-out items: {', '.join(f'{arm} {n}' for arm, n in copies.items())}")
     seconds = round(time.monotonic() - begun, 1)
     print(f"{seconds:.0f} s with engine start-up")
-    content = {"arms": found, "rows": rows, "copies": copies, "outputs": outputs, "seconds": seconds}
+    content = {"arms": found, "rows": rows, "copies": copies, "outputs": outputs, "seconds": seconds,
+               "candidates": fates, "reviewer_auc": auc}  # fmt: skip
     write_json(out / "self_guide.json", content | {"environment": environment()})
 
 
