@@ -54,8 +54,14 @@ def exchange_tokens(source: Path, target: Path, vocabulary: int) -> None:
         write_distributions(target / file.name, key, dataclasses.replace(kept, ids=ids))
 
 
-def nats_a_character(plan: Any, adapter: Path | None) -> list[float]:
-    """Return the nats a character of each held-out answer, its stop token included."""
+def answer_nats(plan: Any, encoded: Any, adapter: Path | None) -> list[tuple[float, int]]:
+    """Return the nats and the tokens of each answer, its stop token included.
+
+    Args:
+        plan: of a training run; it names the student and its tokenizer.
+        encoded: the plan's rows, such as those held out.
+        adapter: of the trained student; None for the untrained one.
+    """
     import torch
 
     from gra.training.data.tokenize import IGNORED
@@ -68,16 +74,20 @@ def nats_a_character(plan: Any, adapter: Path | None) -> list[float]:
         model = PeftModel.from_pretrained(model, adapter)
     model.eval()
     found = []
-    for row, ids, labels in zip(
-        plan.heldout.rows, plan.heldout.columns["input_ids"], plan.heldout.columns["labels"], strict=True
-    ):
+    for ids, labels in zip(encoded.columns["input_ids"], encoded.columns["labels"], strict=True):
         with torch.inference_mode():
             logprobs = model(input_ids=torch.tensor([ids])).logits[0, :-1].float().log_softmax(-1)
         wanted = torch.tensor(labels[1:])
         inside = wanted != IGNORED
         nats = -float(logprobs[inside].gather(1, wanted[inside][:, None]).sum())
-        found.append(nats / len(row.completion[-1]["content"]))
+        found.append((nats, int(inside.sum())))
     return found
+
+
+def nats_a_character(plan: Any, adapter: Path | None) -> list[float]:
+    """Return the nats a character of each held-out answer, its stop token included."""
+    given = zip(plan.heldout.rows, answer_nats(plan, plan.heldout, adapter), strict=True)
+    return [nats / len(row.completion[-1]["content"]) for row, (nats, _) in given]
 
 
 def table(scores: dict[str, Any], seconds: dict[str, float], untrained: list[float]) -> list[dict[str, Any]]:

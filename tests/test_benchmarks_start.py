@@ -6,6 +6,7 @@ import ast
 import importlib
 import importlib.util
 import json
+import random
 import runpy
 import sys
 from collections.abc import Iterator
@@ -98,3 +99,87 @@ def test_annotation_texts_of_different_parts_share_no_template_and_no_name() -> 
         assert not templates[one] & templates[other]
     row = annotation.as_row("x", *parts["texts"][0])
     assert all(entity["text"] in row["instruction"] for entity in json.loads(row["response"])["entities"])
+
+
+def test_label_items_have_both_answers_equally_often_and_use_a_row_once() -> None:
+    routing = load("routing")
+    choice = [{"id": f"c{n}", "question": "What?", "choices": ["a", "b", "c"], "answer": n % 3} for n in range(9)]
+    steps = "2*3=<<2*3=6>>6\n6+1=<<6+1=7>>7\n#### 7"
+    worked = [{"id": f"s{n}", "question": "How many?", "answer": steps} for n in range(4)]
+    fixed = [{"id": f"p{n}", "question": "So?", "answer": "Yes" if n else "no"} for n in range(6)]
+    for kind, rows, count in (("sciq", choice, 6), ("sums", worked, 4), ("puzzles", fixed, 2)):
+        items = routing.balanced(kind, rows, count)
+        assert len({item.id for item in items}) == count
+        assert sum(item.yes for item in items) == count / 2
+        rights = {row["id"]: row["choices"][row["answer"]] for row in choice}
+        for item in items if kind == "sciq" else ():
+            assert (f"Proposed answer: {rights[item.id]}\n" in item.text) == item.yes
+    assert "Proposed answer: 6" in next(item.text for item in routing.balanced("sums", worked, 2) if not item.yes)
+
+
+def test_routing_tables_find_what_was_put_in(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each of two members knows one kind; peers in a chain are better than each of them."""
+    routing, luck = load("routing"), random.Random(0)
+    rows = []
+    for n in range(300):
+        kind, yes = ("sciq", "mmlu")[n % 2], n % 4 < 2
+        knowing = "0.5b" if kind == "sciq" else "1.5b"
+        odds = {who: (1 if yes else -1) * luck.gauss(2.5 if who == knowing else 0.2, 1.5) for who in ("0.5b", "1.5b")}
+        costs = {"0.5b": 10.0, "1.5b": 30.0}
+        rows.append({"id": str(n), "kind": kind, "text": "A question?", "yes": yes, "odds": odds, "costs": costs})
+    rows[0]["odds"] = {"0.5b": None, "1.5b": None}
+    given = routing.read_answers(rows)
+    assert given.order == ("0.5b", "1.5b")
+    lines = routing.chain_table(given)["log_odds"]
+    assert lines["chain"]["accuracy"] > max(lines["0.5b alone"]["accuracy"], lines["1.5b alone"]["accuracy"])
+    assert lines["0.5b alone"]["gain"][1] > 0
+    assert lines["0.5b alone"]["cost"] < lines["chain"]["cost"] < lines["all, log-odds added"]["cost"]
+    found = routing.competence_table(given)
+    free = found["prices"][0.0]
+    assert free["router"] > 0.95 * free["oracle"]
+    assert free["gain"][1] > 0
+    assert "| price | router |" in capsys.readouterr().out
+
+
+def test_curation_divides_rows_and_measures_what_finds_the_bad_ones() -> None:
+    curation = load("curation")
+    parts = curation.divide(curation.collect(None, 320))
+    ids = [row.id for part in (parts.trusted, parts.good, parts.bad, parts.heldout) for row in part]
+    assert len(set(ids)) == len(ids) == 70
+    answers = {row.id: row for row in curation.collect(None, 320)}
+    by_answer = {row.response: row for row in answers.values()}
+    for row in parts.bad:
+        assert row.response != answers[row.id].response
+        assert by_answer[row.response].domain == row.domain
+    luck, bad = random.Random(0), {f"b{n}" for n in range(40)}
+    figures = []
+    for name in [*bad, *(f"g{n}" for n in range(40))]:
+        confidence = luck.gauss(0.2 if name in bad else 0.5, 0.1)
+        last = luck.random()
+        figures.append({"id": name, "confidence": confidence, "uncertainty": luck.gauss(0.1, 0.01),
+                        "probabilities": [confidence, last], "kept": confidence > 0.3})  # fmt: skip
+    figures.append({"id": "g99", "confidence": None, "uncertainty": None, "probabilities": [None, None], "kept": True})
+    found = curation.detection(figures, {"confidence": 0.3, "uncertainty": 0.2}, bad)
+    assert found["rows"] == {"good": 40, "bad": 40, "unscored": 1}
+    assert found["ways"]["confidence"]["auc"] > 0.95
+    assert found["ways"]["confidence"]["over_last"][1] > 0
+    assert found["rule"]["recall"] > found["last, as many dropped"]["recall"]
+
+
+def test_self_guide_tasks_share_no_sentence_and_errors_have_kinds(tmp_path: Path) -> None:
+    guide = load("self_guide")
+    examples = [item for task in guide.FORMS for item in guide.make_items(task, 3, held_out=False)]
+    items = [item for task in guide.FORMS for item in guide.make_items(task, 40, held_out=True)]
+    assert len({item.instruction for item in [*examples, *items]}) == 129
+    for item in [*examples, *items]:
+        assert guide.fault(item, f" {item.answer}\n") == ""
+        assert guide.fault(item, f"It is {item.answer}.") == "form"
+    assert guide.fault(examples[0], "1900-01-01") == "knowledge"
+    jobs = guide.jobs_of(examples, tmp_path, [])
+    assert [job.recipe.committee.reviewers for job in jobs.values()] == [0, 1]
+    outputs = {arm: [{item.id: item.answer if n % 2 or arm != "prompted" else "?" for n, item in enumerate(items)}]
+               for arm in ("prompted", "self-guide", "self-guide, reviewed")}  # fmt: skip
+    found = guide.summarize(items, outputs)
+    assert (found["prompted"]["exact"], found["prompted"]["form"], found["prompted"]["knowledge"]) == (0.5, 0.5, 0)
+    assert found["prompted"]["self-guide - it"][1] > 0
+    guide.print_table(found, {"self-guide": 60})

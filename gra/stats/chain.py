@@ -130,6 +130,56 @@ def fit_chain(
 
 
 @dataclass(frozen=True)
+class RoutedHalves:
+    """Items of two halves; thresholds and ranks of each half's chain come from the other half.
+
+    Attributes:
+        last: the last link that each item reaches.
+        found: log-odds by the chain.
+        full: log-odds where all links are asked and their log-odds added.
+        random: draws x items, log-odds where as many items at each link are drawn at random.
+    """
+
+    last: NDArray[np.int64]
+    found: Table
+    full: Table
+    random: Table
+
+
+def route_halves(
+    order: Sequence[str],
+    odds: Mapping[str, ArrayLike],
+    ids: Sequence[str],
+    *,
+    accept: float,
+    combine: Combine,
+    groups: Sequence[str] | None = None,
+) -> RoutedHalves:
+    """Route each half of the items by a chain that the other half fixes; the arguments are those of `measure_chain`."""
+    table = np.array([np.asarray(odds[name], float) for name in order])
+    half = _first_half(ids if groups is None else groups)
+    last = np.zeros(len(ids), np.int64)
+    found, full = np.zeros((2, len(ids)))
+    guessed = np.zeros((_DRAWS, len(ids)))
+    for fitting in (half, ~half):
+        held = np.flatnonzero(~fitting)
+        fitted = _fitted(order, table, ids, np.flatnonzero(fitting), accept, combine)
+        last[held] = [_last_link(fitted, table[:, item], ids[item]) for item in held]
+        by_depth = _by_depth(fitted, table[:, held])
+        columns = np.arange(held.size)
+        found[held] = by_depth[last[held], columns]
+        full[held] = _by_depth(replace(fitted, combine="log_odds"), table[:, held])[-1]
+        random = np.random.default_rng(0)
+        for draw in guessed:
+            draw[held] = by_depth[random.permutation(last[held]), columns]
+    return RoutedHalves(last, found, full, guessed)
+
+
+def _first_half(groups: Sequence[str]) -> NDArray[np.bool_]:
+    return np.array([tie_place(f"half {group}") < 0.5 for group in groups])
+
+
+@dataclass(frozen=True)
 class ChainFigures:
     """What a chain is worth on items with known verdicts; shares between 0 and 1, intervals of 95 %.
 
@@ -189,36 +239,24 @@ def measure_chain(
         None where a half lacks one of the verdicts.
     """
     known = np.asarray(right, bool)
-    table = np.array([np.asarray(odds[name], float) for name in order])
     groups = ids if groups is None else groups
-    half = np.array([tie_place(f"half {group}") < 0.5 for group in groups])
+    half = _first_half(groups)
     if any(known[part].all() or not known[part].any() for part in (half, ~half)):
         return None
-    last = np.zeros(known.size, np.int64)
-    found, full = np.zeros((2, known.size))
-    guessed = np.zeros((_DRAWS, known.size))
-    for fitting in (half, ~half):
-        held = np.flatnonzero(~fitting)
-        fitted = _fitted(order, table, ids, np.flatnonzero(fitting), accept, combine)
-        last[held] = [_last_link(fitted, table[:, item], ids[item]) for item in held]
-        by_depth = _by_depth(fitted, table[:, held])
-        columns = np.arange(held.size)
-        found[held] = by_depth[last[held], columns]
-        full[held] = _by_depth(replace(fitted, combine="log_odds"), table[:, held])[-1]
-        random = np.random.default_rng(0)
-        for draw in guessed:
-            draw[held] = by_depth[random.permutation(last[held]), columns]
-    batch = _in_one_batch(order, table, ids, accept, combine)
-    chance = ((guessed >= accept) == known).mean(axis=0)
+    table = np.array([np.asarray(odds[name], float) for name in order])
+    routed = route_halves(order, odds, ids, accept=accept, combine=combine, groups=groups)
+    found, last = routed.found, routed.last
+    chance = ((routed.random >= accept) == known).mean(axis=0)
     gain = paired_difference(((found >= accept) == known).astype(float), chance, groups)
+    batch = _in_one_batch(order, table, ids, accept, combine)
     price = np.array([costs.get(name, 0.0) for name in order])
     asked = np.array([float((last >= link).mean()) for link in range(len(order))])
     return ChainFigures(
         accuracy=_accuracy(found, known, accept),
-        macro_f1=_macro_f1(found >= accept, known),
+        macro_f1=macro_f1(found >= accept, known),
         links={name: _accuracy(row, known, accept) for name, row in zip(order, table, strict=True)},
         batch=_accuracy(batch, known, accept),
-        full=_accuracy(full, known, accept),
+        full=_accuracy(routed.full, known, accept),
         random=float(chance.mean()),
         gain=(gain.value, *gain.interval()),
         shares={name: float((last == link).mean()) for link, name in enumerate(order)},
@@ -264,7 +302,7 @@ def _accuracy(odds: Table, known: NDArray[np.bool_], accept: float) -> float:
     return float(((odds[spoke] >= accept) == known[spoke]).mean()) if spoke.any() else 0.0
 
 
-def _macro_f1(said: NDArray[np.bool_], known: NDArray[np.bool_]) -> float:
+def macro_f1(said: NDArray[np.bool_], known: NDArray[np.bool_]) -> float:
     """Return the mean of the F1 of "right" and the F1 of "wrong"."""
 
     def f1(given: NDArray[np.bool_], true: NDArray[np.bool_]) -> float:
