@@ -189,6 +189,7 @@ async def ask_all(
             "name": "review-truth",
             "seeds": {"source": "-"},
             "committee": {"models": committee, "reviewers": 0},
+            "review": {"control_items": 8 if "reward" in trained else 0},  # a recipe has to scale its rewards
             "engine": {
                 "max_model_len": 2048,
                 "concurrency": 32,
