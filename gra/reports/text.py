@@ -18,11 +18,20 @@ def summary(contents: RunContents, comparison: ComparisonView | None) -> str:
     if contents.students:
         bases = {s.facts["model"]["name"] for s in contents.students if "model" in s.facts}
         of = f" of {_list(sorted(bases))}" if bases else ""
-        sentences.append(f"{_count(len(contents.students), 'student')}{of} trained on them.")
+        sentences.append(f"{_count(len(contents.students), 'student')}{of} trained on {_trained_on(comparison)}.")
     if comparison and comparison.scores:
         on = _list(comparison.tasks())
         sentences.append(f"Compared item by item with {_list(comparison.references)} on {on}.")
     return " ".join(sentences) or "Nothing is finished yet in this run folder."
+
+
+def _trained_on(comparison: ComparisonView | None) -> str:
+    """Return how many rows of each dataset the students saw, where these were not all."""
+    arms = list(comparison.data.values()) if comparison else []
+    if all(arm["rows"] == arm["available"] for arm in arms):
+        return "them"
+    counts = sorted({arm["rows"] for arm in arms})
+    return " to ".join(f"{rows:,}" for rows in dict.fromkeys((counts[0], counts[-1]))) + " rows of each"
 
 
 def tiles(contents: RunContents, timeline: Timeline, spent: Spent) -> list[tuple[str, str, str]]:

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -36,8 +37,9 @@ from gra.core.progress import View, duration, read_events
 from gra.core.types import State
 from gra.data.export import export
 from gra.reports import statistics as tally
-from gra.reports.comparison import read_comparison
+from gra.reports.comparison import ComparisonView, read_comparison
 from gra.reports.html import write_report
+from gra.reports.text import summary
 from gra.runs.contents import read_contents
 from gra.runs.explain import explain
 from gra.runs.timeline import read_timeline
@@ -81,6 +83,10 @@ class Elements(HTMLParser):
         return [attributes["id"] for _, attributes in self.found if "id" in attributes]
 
 
+def drawn(view: ComparisonView, **rows: int) -> ComparisonView:
+    return replace(view, data={arm: {"rows": count, "available": 70} for arm, count in rows.items()})
+
+
 def test_page_shows_rows_and_quality_against_cost(run: Path, page: str) -> None:
     content = json.loads((run / "compare" / "compare.json").read_text())
     view = read_comparison(content)
@@ -93,6 +99,10 @@ def test_page_shows_rows_and_quality_against_cost(run: Path, page: str) -> None:
     text = Elements(page).text
     assert "gra gra 2 3 wanted 2 800 400 34 1,235" in text
     assert "fewer rows than the experiment wants: gra 2 of 3" in text
+    contents = read_contents(run)
+    assert "trained on them." in summary(contents, drawn(view, vanilla=70, gra=70))
+    assert "trained on 16 rows of each." in summary(contents, drawn(view, vanilla=16, gra=16))
+    assert "trained on 16 to 32 rows of each." in summary(contents, drawn(view, vanilla=16, gra=32))
     assert 'aria-label="Quality against cost' in page
     assert (run / "report" / "figures" / "cost.png").is_file()
 
