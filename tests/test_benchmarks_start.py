@@ -98,3 +98,19 @@ def test_annotation_texts_of_different_parts_share_no_template_and_no_name() -> 
         assert not templates[one] & templates[other]
     row = annotation.as_row("x", *parts["texts"][0])
     assert all(entity["text"] in row["instruction"] for entity in json.loads(row["response"])["entities"])
+
+
+def test_word_problems_have_the_stated_answer_and_parts_that_share_no_template() -> None:
+    problems, checks = load("word_problems"), importlib.import_module("gra.experiment.symbiosis.problems")
+    made = {part: problems.make_problems(part, 30) for part in problems.PARTS}
+    for rows in made.values():
+        for row in rows:
+            *steps, last = row["response"].splitlines()
+            assert 2 <= len(steps) <= 4
+            assert checks.known_number(row["response"]) == last.removeprefix("Answer: ")
+            assert all(checks.known_number(step) == step.rpartition(" ")[2] for step in steps)
+            assert float(last.removeprefix("Answer: ")) > 0
+    ours, held = ({row["instruction"] for row in rows} for rows in made.values())
+    assert len(ours) == len(held) == 30
+    shapes = [{"".join(c for c in text if not c.isdigit()) for text in each} for each in (ours, held)]
+    assert not shapes[0] & shapes[1]
