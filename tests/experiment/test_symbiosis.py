@@ -22,7 +22,7 @@ from gra.core.errors import DataError, GraError, RecipeError
 from gra.core.progress import View
 from gra.core.types import Seed
 from gra.engines.types import Call, Completion, Fault, Likelihood
-from gra.experiment.students import train_student
+from gra.experiment.students import check_student, train_student
 from gra.experiment.symbiosis import run as symbiosis_run
 from gra.experiment.symbiosis import store as symbiosis_store
 from gra.experiment.symbiosis.evaluate import BOTH, CONTROL, LINES, NO_STORE, PAIR, PLAIN, PROMPTED
@@ -246,6 +246,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(symbiosis_run, "find_models", find)
     monkeypatch.setattr(symbiosis_run, "resolve", fake_resolve)
     monkeypatch.setattr(symbiosis_run, "train_student", made.train)
+    monkeypatch.setattr(symbiosis_run, "check_student", lambda loaded: None)  # it loads TRL
     monkeypatch.setattr(symbiosis_store, "Embedder", WordEmbedder)
     return made
 
@@ -281,7 +282,7 @@ def test_two_that_know_different_parts_solve_more_together_than_each_alone(world
         assert question not in shown
         assert not held & set(shown)
 
-    # Another start asks and trains nothing anew; other held-out problems are asked, and rounds played stay.
+    # Another start asks nothing anew.
     before = len(world.calls)
     assert run_symbiosis(plan).found == found
     assert len(world.calls) == before
@@ -319,6 +320,7 @@ def test_real_student_is_trained_on_lines_and_rationales(
     template = "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}"
     (student / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": template}))
     monkeypatch.setattr(symbiosis_run, "train_student", train_student)
+    monkeypatch.setattr(symbiosis_run, "check_student", check_student)
     file = write(tmp_path, student=str(student), rounds=1, rationale_weight=0.5, train={"max_steps": 1},
                  tracking={"wandb": "off"})  # fmt: skip
     plan = load_symbiosis(file, [], tmp_path / "runs")
@@ -350,6 +352,21 @@ def test_real_student_is_trained_on_lines_and_rationales(
 def test_recipe_that_cannot_work_is_one_sentence(changes: dict[str, Any], sentence: str, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=sentence):
         load_symbiosis(write(tmp_path, **changes), [], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"lora": None}, "its training needs `method: sft` and a `lora` section"),
+        ({"model": {"chat_template": "builtin:plain"}}, "asked without `model.chat_template`"),
+        ({"model": {"chat_template": None, "revision": "main"}}, "asked without `model.revision`"),
+    ],
+)
+def test_training_that_does_not_fit_is_one_sentence(changes: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    file = write(tmp_path)
+    write_recipe(tmp_path, "model-small", tmp_path / "none.jsonl", **changes)
+    with pytest.raises(RecipeError, match=sentence):
+        load_symbiosis(file, [], tmp_path)
 
 
 def test_problems_that_cannot_serve_are_found_before_anything_is_spent(tmp_path: Path) -> None:

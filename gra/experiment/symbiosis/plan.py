@@ -119,9 +119,9 @@ def _check_training(training: TrainRecipe, path: Path) -> None:
         raise RecipeError(
             "the student is served with adapters, so its training needs `method: sft` and a `lora` section", path
         )
-    if training.model.chat_template is not None or training.model.adapter is not None:
-        key = "chat_template" if training.model.chat_template is not None else "adapter"
-        raise RecipeError(f"the student is asked without `model.{key}`; leave it out", path)
+    for key in ("chat_template", "adapter", "identity", "revision"):
+        if getattr(training.model, key) is not None:
+            raise RecipeError(f"the student is asked without `model.{key}`; leave it out", path)
 
 
 def asked_as(recipe: SymbiosisRecipe, members: Mapping[str, MemberConfig]) -> SynthesisRecipe:

@@ -28,7 +28,7 @@ from gra.core.stored.resolved_recipe import RESOLVED
 from gra.core.text.special_tokens import SpecialTokens
 from gra.engines.broker import Broker
 from gra.engines.types import calls_at_once
-from gra.experiment.students import train_student
+from gra.experiment.students import check_student, train_student
 from gra.experiment.symbiosis.evaluate import (
     LINES,
     NAMES,
@@ -89,6 +89,7 @@ def run_symbiosis(plan: SymbiosisPlan) -> SymbiosisResult:
         write_text(plan.folder / RESOLVED, plan.loaded.show() + "\n")
         for note in plan.notes:
             view.note(note)
+        check_student(plan.student)
         recipe, seeds = plan.recipe, plan.recipe.training_seeds
         made = RoundRows(SolutionStore(plan.held_out, plan.given), SolutionStore(plan.held_out, plan.given))
         history: list[dict[str, Any]] = []
