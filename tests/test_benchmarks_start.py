@@ -183,3 +183,19 @@ def test_self_guide_tasks_share_no_sentence_and_errors_have_kinds(tmp_path: Path
     assert (found["prompted"]["exact"], found["prompted"]["form"], found["prompted"]["knowledge"]) == (0.5, 0.5, 0)
     assert found["prompted"]["self-guide - it"][1] > 0
     guide.print_table(found, {"self-guide": 60})
+
+
+def test_word_problems_have_the_stated_answer_and_parts_that_share_no_template() -> None:
+    problems, checks = load("word_problems"), importlib.import_module("gra.experiment.symbiosis.problems")
+    made = {part: problems.make_problems(part, 30) for part in problems.PARTS}
+    for rows in made.values():
+        for row in rows:
+            *steps, last = row["response"].splitlines()
+            assert 2 <= len(steps) <= 4
+            assert checks.known_number(row["response"]) == last.removeprefix("Answer: ")
+            assert all(checks.known_number(step) == step.rpartition(" ")[2] for step in steps)
+            assert float(last.removeprefix("Answer: ")) > 0
+    ours, held = ({row["instruction"] for row in rows} for rows in made.values())
+    assert len(ours) == len(held) == 30
+    shapes = [{"".join(c for c in text if not c.isdigit()) for text in each} for each in (ours, held)]
+    assert not shapes[0] & shapes[1]

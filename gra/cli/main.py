@@ -20,6 +20,7 @@ _VERBS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("Make", plan.plan, "gra plan recipes/quickstart.yaml --from runs/quickstart"),
     ("Make", synthesize.synthesize, "gra synthesize recipes/quickstart/gra.yaml rounds.accept=20"),
     ("Make", train.train, f"gra train {_LORA} {_ROWS}"),
+    ("Make", synthesize.symbiosis, "gra symbiosis recipes/systems/symbiosis.yaml"),
     ("Measure", evaluate.evaluate, f"gra evaluate {_SUITE} --model smollm2-135m-instruct"),
     ("Measure", compare, "gra compare runs/untuned/eval runs/student/eval --baseline untuned"),
     ("Measure", datasets.contamination, f"gra contamination runs/quickstart-gra/dataset {_SUITE}"),

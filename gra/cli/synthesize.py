@@ -1,4 +1,4 @@
-"""`gra synthesize` and `gra run`: one dataset, or the whole job."""
+"""`gra synthesize`, `gra run` and `gra symbiosis`: one dataset, or a whole job."""
 
 from __future__ import annotations
 
@@ -123,4 +123,32 @@ def run(
         return
     with contextlib.redirect_stdout(sys.stderr):
         result = run_experiment(plan)
+    show_summary(result.summary(), result.table(), as_json=as_json)
+
+
+def symbiosis(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    runs: RunsDir = RUNS,
+    dry_run: DryRun = False,
+    show_config: ShowConfig = False,
+    allow_key: AllowKeys = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let a teacher and a student make training rows for each other in rounds, and measure both."""
+    from gra.config.experiment import SymbiosisRecipe
+    from gra.config.loader import load_recipe
+    from gra.experiment.symbiosis.plan import load_symbiosis
+    from gra.experiment.symbiosis.run import run_symbiosis
+
+    accept_keys(allow_key)
+    if show_config:
+        show_line(load_recipe(recipe, SymbiosisRecipe, overrides or []).show())
+        return
+    plan = load_symbiosis(recipe, overrides or [], runs)
+    if dry_run:
+        show_line(plan.describe(), error=True)
+        return
+    with contextlib.redirect_stdout(sys.stderr):
+        result = run_symbiosis(plan)
     show_summary(result.summary(), result.table(), as_json=as_json)

@@ -1,4 +1,4 @@
-"""Define experiment recipes: arms, student, suites and seeds."""
+"""Define experiment recipes: arms, student, suites and seeds; and experiments of a teacher and a student in rounds."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from gra.config.committee import EngineConfig, MemberOrName
 from gra.config.names import Name
 from gra.config.section import Section
+from gra.config.synthesis import SeedsConfig
 from gra.config.tracking import TrackingConfig
+from gra.core.duplicates import repeated
 
 UNTUNED = "untuned"  # the student before its training, beside the arms
 
@@ -96,4 +99,65 @@ class ExperimentRecipe(Section):
     def _seeds_of_training_are_its_own(self) -> ExperimentRecipe:
         if "seed" in self.train:
             raise ValueError("`train.seed` would be the same for every student; write `training_seeds: [...]`")
+        return self
+
+
+class SymbiosisRecipe(Section):
+    """A teacher and a student that make training rows for each other in rounds (AgentSymbiotic, arXiv 2502.07942)."""
+
+    name: Name
+    seed: int = 0
+    # Problems whose responses end in a number: those of the rounds, and others that measure.
+    problems: SeedsConfig
+    held_out: SeedsConfig
+    store: str | None = None  # a file with solutions that the store begins with
+    teacher: MemberOrName
+    student: MemberOrName
+    training: str  # the student's training recipe, with LoRA
+    train: dict[str, Any] = {}
+    training_seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field([0], min_length=1)
+    rounds: int = Field(2, ge=1, le=100)
+    draws: int = Field(4, ge=1, le=100)  # solutions of each problem, by each of the two, in a round
+    choices: int = Field(4, ge=1, le=64)  # lines that the teacher draws at each step
+    temperature: float = Field(0.8, gt=0, le=2)
+    control_temperature: float = Field(1.0, gt=0, le=2)  # of the control, whose store is the teacher's alone
+    # How much less likely than its own the teacher may find a line that passes, in nats a token.
+    tolerance: float | None = Field(0.5, ge=0, le=100)  # null: only equal lines pass
+    neighbors: int = Field(3, ge=0, le=20)  # solved problems that the teacher sees
+    lines: int = Field(8, ge=1, le=50)  # of a solution
+    line_tokens: int = Field(48, ge=1, le=10_000)
+    rationale_weight: float = Field(1.0, gt=0, le=100)  # lambda: how often each rationale is in the rows
+    embedder: str = "catalog:all-minilm-l6-v2"
+    engine: EngineConfig = EngineConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    accept_licenses: list[str] = []
+
+    @model_validator(mode="after")
+    def _two_models_work_together(self) -> SymbiosisRecipe:
+        if (self.teacher.model, self.teacher.adapter) == (self.student.model, self.student.adapter):
+            raise ValueError(
+                f"`teacher` and `student` are the same model ({self.student.model}), which learns nothing from itself; "
+                "name a larger one as `teacher`"
+            )
+        if self.student.adapter is not None or self.student.fallback is not None:
+            key = "adapter" if self.student.adapter is not None else "fallback"
+            raise ValueError(f"`student.{key}` cannot be used: its adapter is trained here; leave it out")
+        if self.engine.weights is not None:
+            raise ValueError("`engine.weights` cannot be used, because 8-bit weights take no adapter; leave it out")
+        if (self.student.engine or self.engine).kind == "openai":
+            raise ValueError(
+                "`student` runs behind a server, which cannot load the adapters that are trained here; give it "
+                "`engine: {kind: vllm}`"
+            )
+        for name, member in (("teacher", self.teacher), ("student", self.student)):
+            if member.ask is not None:
+                raise ValueError(f"`{name}.ask` is for reviewers, and nothing is reviewed; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _seeds_of_training_are_given_once(self) -> SymbiosisRecipe:
+        if "seed" in self.train:
+            raise ValueError("`train.seed` would be the same for every student; write `training_seeds: [...]`")
+        if twice := repeated([str(seed) for seed in self.training_seeds]):
+            raise ValueError(f"`training_seeds` has {twice[0]} twice, which would count one student as two")
         return self

@@ -42,6 +42,7 @@ _TAGS = {
 # The key that only a file of this kind has.
 _KINDS = {
     "arms": "an experiment, for `gra run`",
+    "problems": "an experiment of a teacher and a student, for `gra symbiosis`",
     "tasks": "a suite, for `gra evaluate`",
     "seeds": "a synthesis recipe, for `gra synthesize`",
     "model": "a training recipe, for `gra train`",

@@ -6,9 +6,6 @@ on after an interruption. Each stage also runs alone.
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +16,8 @@ from rich.text import Text
 
 from gra.config.experiment import UNTUNED
 from gra.config.suite import SuiteConfig
-from gra.core.errors import GraError, RecipeError
+from gra.core.errors import RecipeError
 from gra.core.files import write_text
-from gra.core.hardware import gpu_count
-from gra.core.processes.secrets import child_environment
 from gra.core.progress import View
 from gra.core.run_folder import RunFolder
 from gra.core.stored.resolved_recipe import RESOLVED
@@ -38,19 +33,12 @@ from gra.experiment.plan import (
     unequal_steps,
 )
 from gra.experiment.rows import ArmRows, describe_data, draw_arms, fewer_rows
+from gra.experiment.students import train_student
 from gra.runs.contents import REPORTED
 
 if TYPE_CHECKING:
     from gra.evaluation.compare.compare import Comparison
     from gra.synthesis.job import Job
-
-
-class StageFailed(GraError):
-    """A stage that runs in its own process ended with an error of its own."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
 
 
 @dataclass(frozen=True)
@@ -156,44 +144,17 @@ def _synthesize(plan: ExperimentPlan, view: View) -> None:
 
 def _train(plan: ExperimentPlan, view: View, key: str, arm: str, seed: int) -> None:
     """Train one student in a process of its own, unless it is trained already."""
-    from gra.training.options.trl_config import load_train_recipe
-    from gra.training.run import is_trained
-
-    data = plan.training_file(arm)
-    output = plan.folder / "models" / key
-    overrides = [f"train.{name}={json.dumps(value)}" for name, value in plan.recipe.train.items()]
-    overrides += [
-        f"name={plan.recipe.name}-{key}",
-        f"train.seed={seed}",
-        f"data.train={json.dumps([{'path': str(data)}])}",
-        f"tracking.group={plan.recipe.tracking.group or plan.recipe.name}",
-        f"tracking.wandb={plan.recipe.tracking.wandb}",
-    ]
-    if plan.recipe.accept_licenses:
-        overrides.append(f"accept_licenses={json.dumps(licenses(plan))}")
-    arguments = ["gra.cli.train", "--config", str(plan.student.path), "--output", str(output), *overrides]
-    with view.stage("train", key):
-        if is_trained(load_train_recipe(plan.student.path, overrides), output):
-            view.note(f"{output} already holds this student")
-            return
-        done = subprocess.run(
-            [sys.executable, "-m", *_launcher(), *arguments],
-            check=False,
-            env=child_environment("HF_TOKEN", "WANDB_API_KEY"),
-        )
-    if done.returncode:
-        raise StageFailed(
-            f"training `{key}` ended with status {done.returncode} (see above); run the same command again to go on",
-            done.returncode if done.returncode in (2, 3, 4, 5, 130) else 1,
-        )
-
-
-def _launcher() -> list[str]:
-    """Return how the training starts: plain Python on a CPU, else `accelerate launch` over all GPUs."""
-    if not (gpus := gpu_count()):
-        return []
-    counts = ["--num_processes", str(gpus), "--num_machines", "1", *(["--multi_gpu"] if gpus > 1 else [])]
-    return ["accelerate.commands.launch", *counts, "--mixed_precision", "no", "--dynamo_backend", "no", "--module"]
+    recipe = plan.recipe
+    changes = {f"train.{name}": value for name, value in recipe.train.items()} | {
+        "name": f"{recipe.name}-{key}",
+        "train.seed": seed,
+        "data.train": [{"path": str(plan.training_file(arm))}],
+        "tracking.group": recipe.tracking.group or recipe.name,
+        "tracking.wandb": recipe.tracking.wandb,
+    }
+    if recipe.accept_licenses:
+        changes["accept_licenses"] = licenses(plan)
+    train_student(plan.student.path, plan.folder / "models" / key, changes, key, view)
 
 
 def _evaluate_and_compare(plan: ExperimentPlan, view: View, rows: Mapping[str, ArmRows]) -> ExperimentResult:
