@@ -35,6 +35,7 @@ class FederationRecipe(TrainRecipe):
     least_clients: int = Field(1, ge=1)  # answers without which a round does not count
     # `local`: all clients in this process, one after another. `flower`: on their own machines, through Flower.
     transport: Literal["local", "flower"] = "local"
+    timeout_s: float = Field(3600, gt=0)  # with `flower`: a client that takes longer has dropped out of the round
     superlink: str | None = None  # the connection of that name in Flower's configuration
 
     @model_validator(mode="after")

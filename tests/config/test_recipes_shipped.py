@@ -17,6 +17,7 @@ SHIPPED = [
     path
     for folder in ("synthesis", "ablations", "systems")
     for path in sorted((ROOT / "recipes" / folder).glob("*.yaml"))
+    if path.stem != "federation"  # for `gra federate`: tests/training/test_federation.py
 ]
 PAPER = [ROOT / "recipes" / "synthesis" / f"paper-{seeds}.yaml" for seeds in ("alpaca", "wizardlm", "condor")]
 

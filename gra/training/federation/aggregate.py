@@ -82,7 +82,7 @@ def factor(bs: Sequence[Array], as_: Sequence[Array], weights: NDArray[np.float6
     """Return B and A of one client's rank r whose product is nearest to the weighted mean of BA.
 
     The product is never formed: ranks are stacked, and a singular value decomposition acts on small matrices. The rows
-    of A are as long as the clients' rows on average, so that steps on A and B stay as large as they were. A direction
+    of A are as long as the clients' rows on average. So steps on A and B stay as large as they were. A direction
     without a singular value keeps its row of A, so that it can still learn.
 
     Args:

@@ -1,7 +1,7 @@
 """Train on a client's own rows in a round of a federation, with the trainer of `gra train`.
 
-A round is a training run that starts from the adapter in a message and answers with another one. It is a function of
-the message, the recipe and the client's rows, so a round that was cut off is done again with the same result.
+A round is a training run that starts from the adapter in a message and answers with another one. It depends on
+the message, the recipe and the client's rows alone. So a round that was cut off is done again with the same result.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +11,13 @@ from gra.config.federation import FederationRecipe
 from gra.config.loader import Loaded
 from gra.core.errors import DataError
 from gra.training.adapters import lora_config, with_adapter
+from gra.training.data.tokenize import fingerprint, student_tokenizer
 from gra.training.dry_run import preview
 from gra.training.federation.aggregate import Array
 from gra.training.federation.client import client_training, training_of
 from gra.training.launch import launch_from_environment
-from gra.training.data.tokenize import fingerprint, student_tokenizer
 from gra.training.options.trl_config import check_arguments, on_cpu
-from gra.training.plan import inputs_of, load_weights, make_plan, model_name
+from gra.training.plan import inputs_of, load_weights, make_plan, model_name, read_data
 
 if TYPE_CHECKING:
     from gra.models.catalog import ResolvedModel
@@ -62,10 +63,8 @@ def federation_inputs(
     inputs |= {f"federation.{key}": getattr(recipe, key) for key in ("rounds", "aggregate")}
     inputs |= {f"clients.{client.name}": "a client" for client in recipe.clients}
     for client in recipe.clients if with_rows else ():
-        try:
+        with _rows_of(client.name):
             plan = make_plan(client_training(loaded, client.name), say)
-        except DataError as problem:
-            raise DataError(f"client `{client.name}`: {problem}") from problem
         for warning in plan.warnings:
             say(f"! {client.name}: {warning}")
         own = {key: value for key, value in plan.inputs.items() if key.startswith(_ROWS)}
@@ -107,11 +106,24 @@ def preview_federation(loaded: Loaded[FederationRecipe]) -> dict[str, Any]:
     cpu = on_cpu(check_arguments(training_of(loaded, [])))
     seen: dict[str, Any] = {"name": recipe.name, "rounds": recipe.rounds, "aggregate": recipe.aggregate,
                             "differentially_private": False, "clients": {}}  # fmt: skip
-    for client in recipe.clients if recipe.transport == "local" else ():
-        try:
-            plan = preview(client_training(loaded, client.name), launch_from_environment(cpu=cpu), cpu=cpu)
-        except DataError as problem:
-            raise DataError(f"client `{client.name}`: {problem}") from problem
-        seen["clients"][client.name] = {key: plan[key] for key in ("rows", "steps", "warnings", "unknown")}
-        seen |= {key: plan[key] for key in ("model", "memory") if key in plan}
-    return seen
+    if recipe.transport == "flower":
+        return seen
+    for client in recipe.clients:
+        with _rows_of(client.name):
+            seen["clients"][client.name] = read_data(client_training(loaded, client.name))[0].read
+    everything = training_of(loaded, [source for client in recipe.clients for source in client.train])
+    plan = preview(everything, launch_from_environment(cpu=cpu), cpu=cpu)
+    return {**plan, **seen}
+
+
+@contextmanager
+def _rows_of(name: str) -> Iterator[None]:
+    """Name the client whose rows are wrong.
+
+    Raises:
+        DataError: In place of the error of its file.
+    """
+    try:
+        yield
+    except DataError as problem:
+        raise DataError(f"client `{name}`: {problem}") from problem

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from gra.config.federation import FederationRecipe
 from gra.config.loader import Loaded
@@ -29,6 +29,9 @@ from gra.training.federation.report import PRIVACY, card, traffic
 from gra.training.launch import launch_from_environment
 from gra.training.options.trl_config import check_arguments, on_cpu
 from gra.training.run import NOT_THE_MODEL, be_quiet
+
+if TYPE_CHECKING:
+    from gra.models.catalog import ResolvedModel
 
 SECTION = "federation"
 _HISTORY = "rounds.json"
@@ -104,19 +107,14 @@ def federate(
     view = view or View(output / "log.jsonl")
     names = [client.name for client in recipe.clients]
     folder = RunFolder(output)
+    if recipe.transport == "flower" and transport is None:
+        return _through_flower(loaded, folder, fresh, view)
     with folder.create().lock():
-        _refuse_other_stage(folder)
-        if fresh:
-            folder.drop(SECTION)
-            shutil.rmtree(output / "clients", ignore_errors=True)
-        model = student_of(loaded, view.note)
-        inputs = federation_inputs(loaded, model, view.note, with_rows=transport is None)
+        model, inputs = _prepare(loaded, folder, fresh, view)
         before = folder.manifest().get(SECTION)
-        if before is not None:
-            refuse_difference(output, before["inputs"], inputs)
-            if before.get("finished") and folder.completed(SECTION, before["fingerprint"]) is not None:
-                view.note(f"{output} already holds this federation; nothing to train")
-                return {**before, "status": "already trained"}
+        if before is not None and _is_finished(folder, before):
+            view.note(f"{output} already holds this federation; nothing to train")
+            return {**before, "status": "already trained"}
         view.note(f"! {PRIVACY}")
         size = sum(file.stat().st_size for file in model.path.glob("*.safetensors"))
         facts = {
@@ -155,8 +153,8 @@ def _round(loaded: Loaded[FederationRecipe], transport: Transport, state: _State
             found[client.name] = answer
         except Mismatch as problem:
             refused[client.name] = str(problem)
-    for name, problem in refused.items():
-        view.note(f"! {name} does not count in this round: {problem}")
+    for name, reason in refused.items():
+        view.note(f"! {name} does not count in this round: {reason}")
     if len(found) < max(1, recipe.least_clients):
         raise EngineUnavailable(
             f"{len(found)} of {len(recipe.clients)} clients answered in round {state.round + 1}, and `least_clients` "
@@ -214,14 +212,54 @@ def _finish(
     write_json(output / _HISTORY, state.history)
     write_text(output / "README.md", card(loaded.recipe, state.history))
     section = {**facts, "round": state.round, "digest": adapter_digest(state.tensors), "rounds": state.history}
-    section |= {"finished": True, "traffic": traffic(state.history, len(loaded.recipe.clients), facts["model"]["bytes"])}
+    section |= {
+        "finished": True,
+        "traffic": traffic(state.history, len(loaded.recipe.clients), facts["model"]["bytes"]),
+    }
     files = [path for path in output.iterdir() if path.is_file() and path.name not in NOT_THE_MODEL]
     folder.record(SECTION, section, files)
     return section
 
 
-def _refuse_other_stage(folder: RunFolder) -> None:
-    """Refuse a folder in which another stage has written its files."""
+def _prepare(
+    loaded: Loaded[FederationRecipe], folder: RunFolder, fresh: bool, view: View
+) -> tuple[ResolvedModel, dict[str, Any]]:
+    """Check everything before a round, and return the student and what decides the result.
+
+    Raises:
+        GraError: As `federate`.
+    """
     if others := [name for name in folder.manifest() if name not in ("manifest_version", SECTION)]:
         raise RecipeError(f"{folder.path} holds what `{others[0]}` wrote; give the federation a folder of its own, "
                           "with `--output`")  # fmt: skip
+    if fresh:
+        folder.drop(SECTION)
+        shutil.rmtree(folder / "clients", ignore_errors=True)
+    model = student_of(loaded, view.note)
+    inputs = federation_inputs(loaded, model, view.note, with_rows=loaded.recipe.transport == "local")
+    if (before := folder.manifest().get(SECTION)) is not None:
+        refuse_difference(folder.path, before["inputs"], inputs)
+    return model, inputs
+
+
+def _is_finished(folder: RunFolder, section: Mapping[str, Any]) -> bool:
+    """Return whether the student of a section is there, with all files as they were written."""
+    return bool(section.get("finished")) and folder.completed(SECTION, section["fingerprint"]) is not None
+
+
+def _through_flower(loaded: Loaded[FederationRecipe], folder: RunFolder, fresh: bool, view: View) -> dict[str, Any]:
+    """Let Flower run the server's part in a process of its own, and return what that one recorded."""
+    from gra.training.federation.flower import start
+
+    with folder.create().lock():
+        _prepare(loaded, folder, fresh, view)
+    before = folder.manifest().get(SECTION, {})
+    if not _is_finished(folder, before):
+        start(loaded, folder.path, view)
+    found = folder.manifest().get(SECTION, {})
+    if not found.get("finished"):
+        raise EngineUnavailable(
+            f"the federation ended after {found.get('round', 0)} of {loaded.recipe.rounds} rounds; see the messages "
+            f"above and {folder / 'log.jsonl'}, and run the same command again"
+        )
+    return {**found, "status": "already trained" if before.get("finished") else "trained"}
