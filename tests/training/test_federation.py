@@ -16,6 +16,7 @@ import yaml
 from paths import ROOT
 from training_tiny import PAIRS, make_student, row, same, train, weights, write_recipe, write_rows
 
+import gra
 from gra.config.federation import FederationRecipe
 from gra.config.loader import Loaded
 from gra.core.errors import EngineUnavailable, GraError, Mismatch
@@ -247,6 +248,10 @@ def test_killed_server_goes_on_from_the_last_whole_round_and_no_row_is_in_any_me
     after = RunFolder(tmp_path / "killed").manifest()["federation"]
     assert (after["round"], after["digest"]) == (1, facts["rounds"][0]["digest"])
     rest = Recording(loaded, tmp_path / "work", gone)
+    # What another federation left there, such as at a client that was cut off, does no harm.
+    RunFolder(tmp_path / "work" / "north" / "round-1" / "model").create().record(
+        "training", {"inputs": {"train.seed": 1}}, []
+    )
     again = federate(loaded, tmp_path / "killed", transport=rest, view=QUIET)
     assert (again["digest"], again["rounds"][0]) == (facts["digest"], after["rounds"][0])
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
@@ -420,6 +425,7 @@ def test_shipped_recipe_is_dry_run_by_its_command(
     assert (plan["steps"], plan["warnings"]) == (10, [])
     assert plan["differentially_private"] is False
     assert list(tmp_path.iterdir()) == [tmp_path / "runs"]
+    assert isinstance(gra.load_recipe(recipe), FederationRecipe)
 
 
 def test_without_flower_the_error_says_what_to_install(

@@ -16,7 +16,7 @@ from gra.config.federation import FederationRecipe
 from gra.config.loader import Loaded
 from gra.config.tracking import TrackingConfig
 from gra.config.training import StopRateConfig, TrainingDataConfig, TrainRecipe
-from gra.core.errors import RecipeError
+from gra.core.errors import Mismatch, RecipeError
 from gra.core.files import atomic_path, make_folder
 from gra.core.progress import View
 from gra.training.adapters import adapter_config, adapter_folder, lora_config
@@ -99,7 +99,11 @@ class FederatedClient:
         """
         received = read_message(data)
         folder = self._work / f"round-{received.round}"
-        metrics = self._train(received, folder)
+        try:
+            metrics = self._train(received, folder)
+        except Mismatch:  # the folder is left over from another federation
+            shutil.rmtree(folder)
+            metrics = self._train(received, folder)
         learned = AdapterMessage(
             received.round,
             read_adapter(folder / "model"),
