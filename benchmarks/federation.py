@@ -124,7 +124,7 @@ def main(
     data: Annotated[Path | None, typer.Option(help="rows in place of the quickstart's seeds")] = None,
 ) -> None:
     """Train the arms, score their held-out rows and print a table."""
-    from gra.config.federation import FederationRecipe
+    from gra.config.training import FederationRecipe
     from gra.training.federation.client import training_of
     from gra.training.federation.run import federate
     from gra.training.options.trl_config import load_trained

@@ -12,14 +12,13 @@ import yaml
 
 from gra.api.paths import given_path
 from gra.config.experiment import ExperimentRecipe
-from gra.config.federation import FederationRecipe
 from gra.config.loader import Loaded
 from gra.config.loader import load_recipe as load_file
 from gra.config.plain_yaml import plain_yaml
 from gra.config.section import KeyPath, Section
 from gra.config.suite import SuiteConfig
 from gra.config.synthesis import SynthesisRecipe
-from gra.config.training import TrainRecipe
+from gra.config.training import FederationRecipe, TrainRecipe
 from gra.core.errors import RecipeError
 from gra.core.files import read_regular
 
@@ -85,7 +84,7 @@ def _load(path: Path, schema: type[S], overrides: Sequence[str]) -> Loaded[S]:
     if issubclass(schema, TrainRecipe):
         from gra.training.options.trl_config import load_trained
 
-        return load_trained(path, schema, overrides)
+        return load_trained(path, schema, overrides)  # type: ignore[return-value]
     if schema is SuiteConfig:
         from gra.evaluation.suite import read_suite
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from gra.cli import datasets, evaluate, export, federate, gate, models, plan, review, runs, synthesize, train
+from gra.cli import datasets, evaluate, export, gate, models, plan, review, runs, synthesize, train
 from gra.cli.compare import compare
 from gra.cli.ledger import ledger_app
 from gra.cli.options import Groups, examples, new_app, run_app
@@ -20,7 +20,7 @@ _VERBS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("Make", plan.plan, "gra plan recipes/quickstart.yaml --from runs/quickstart"),
     ("Make", synthesize.synthesize, "gra synthesize recipes/quickstart/gra.yaml rounds.accept=20"),
     ("Make", train.train, f"gra train {_LORA} {_ROWS}"),
-    ("Make", federate.federate, "gra federate recipes/systems/federation.yaml --dry-run"),
+    ("Make", train.federate, "gra federate recipes/systems/federation.yaml --dry-run"),
     ("Measure", evaluate.evaluate, f"gra evaluate {_SUITE} --model smollm2-135m-instruct"),
     ("Measure", compare, "gra compare runs/untuned/eval runs/student/eval --baseline untuned"),
     ("Measure", datasets.contamination, f"gra contamination runs/quickstart-gra/dataset {_SUITE}"),

@@ -17,7 +17,7 @@ from paths import ROOT
 from training_tiny import PAIRS, make_student, row, same, train, weights, write_recipe, write_rows
 
 import gra
-from gra.config.federation import FederationRecipe
+from gra.config.training import FederationRecipe
 from gra.config.loader import Loaded
 from gra.core.errors import EngineUnavailable, GraError, Mismatch
 from gra.core.progress import View
@@ -392,7 +392,7 @@ def test_federation_is_better_than_each_client_alone(tmp_path: Path, student: Pa
     clients = {part: asked(part, words, ["Say", "Tell"]) for part, words in PARTS.items()}
     unseen = [pair for part, words in PARTS.items() for pair in asked(part, words, ["Give"])]
     rows = write_rows(tmp_path / "heldout.jsonl", [row(*pair) for pair in unseen])
-    options = ["train.learning_rate=0.02", "train.max_steps=10", "lora.r=8", f"aggregate={kind}"]
+    options = ["train.learning_rate=0.05", "train.max_steps=8", "lora.r=16", "lora.alpha=128", f"aggregate={kind}"]
     path = federation(tmp_path / "f", student, clients)
     federate(load(path, *options, "rounds=4"), tmp_path / "all", view=QUIET)
     federated = heldout_loss(student, tmp_path / "all", rows)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gra.config.federation import FederationRecipe
+from gra.config.training import FederationRecipe
 from gra.config.loader import Loaded
 from gra.config.tracking import TrackingConfig
 from gra.config.training import StopRateConfig, TrainingDataConfig, TrainRecipe

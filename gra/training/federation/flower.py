@@ -14,11 +14,11 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gra.config.federation import FederationRecipe
+from gra.config.training import FederationRecipe
 from gra.config.loader import Loaded
 from gra.core.errors import EngineUnavailable
 from gra.core.files import make_folder, write_text
@@ -48,8 +48,9 @@ recipe = {recipe}
 output = {output}
 """
 _CODE = """from gra.training.federation.flower import make_client_app, make_server_app
+from gra.training.federation.run import federate
 
-server = make_server_app()
+server = make_server_app(federate)
 client = make_client_app()
 """
 
@@ -92,16 +93,18 @@ class FlowerTransport:
         return nodes
 
 
-def make_server_app() -> Any:
-    """Return what Flower runs at the server: all rounds of the recipe that `gra federate` named."""
+def make_server_app(federate: Callable[..., Any]) -> Any:
+    """Return what Flower runs at the server: all rounds of the recipe that `gra federate` named.
+
+    Args:
+        federate: `gra.training.federation.run.federate`, which imports this module.
+    """
     from flwr.serverapp import ServerApp
 
     app = ServerApp()
 
     @app.main()  # type: ignore[untyped-decorator, unused-ignore]
     def main(grid: Any, context: Any) -> None:
-        from gra.training.federation.run import federate
-
         loaded = load_trained(str(context.run_config["recipe"]), FederationRecipe)
         output = Path(str(context.run_config["output"]))
         view = View(output / "log.jsonl")

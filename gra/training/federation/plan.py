@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gra.config.federation import FederationRecipe
+from gra.config.training import FederationRecipe
 from gra.config.loader import Loaded
 from gra.core.errors import DataError
 from gra.training.adapters import lora_config, with_adapter

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gra.config.federation import FederationRecipe
+from gra.config.training import FederationRecipe
 
 PRIVACY = (
     "not differentially private: adapters can leak rows that they were trained on, because nothing is clipped and no "

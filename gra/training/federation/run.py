@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from gra.config.federation import FederationRecipe
+from gra.config.training import FederationRecipe
 from gra.config.loader import Loaded
 from gra.core.errors import EngineUnavailable, Mismatch, RecipeError
 from gra.core.files import atomic_path, write_json, write_text
