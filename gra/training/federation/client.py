@@ -12,10 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gra.config.training import FederationRecipe
 from gra.config.loader import Loaded
 from gra.config.tracking import TrackingConfig
-from gra.config.training import StopRateConfig, TrainingDataConfig, TrainRecipe
+from gra.config.training import FederationRecipe, StopRateConfig, TrainingDataConfig, TrainRecipe
 from gra.core.errors import Mismatch, RecipeError
 from gra.core.files import atomic_path, make_folder
 from gra.core.progress import View
