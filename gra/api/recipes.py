@@ -18,7 +18,7 @@ from gra.config.plain_yaml import plain_yaml
 from gra.config.section import KeyPath, Section
 from gra.config.suite import SuiteConfig
 from gra.config.synthesis import SynthesisRecipe
-from gra.config.training import TrainRecipe
+from gra.config.training import FederationRecipe, TrainRecipe
 from gra.core.errors import RecipeError
 from gra.core.files import read_regular
 
@@ -26,9 +26,10 @@ Recipe: TypeAlias = SynthesisRecipe | TrainRecipe | SuiteConfig | ExperimentReci
 RecipeLike: TypeAlias = str | os.PathLike[str] | Mapping[str, Any] | Section
 S = TypeVar("S", bound=Section)
 
-# A key of each kind of recipe that no other kind has.
+# A key of each kind of recipe that no later kind has.
 _SCHEMAS: dict[str, type[Recipe]] = {
-    "arms": ExperimentRecipe, "tasks": SuiteConfig, "seeds": SynthesisRecipe, "model": TrainRecipe
+    "arms": ExperimentRecipe, "tasks": SuiteConfig, "seeds": SynthesisRecipe, "clients": FederationRecipe,
+    "model": TrainRecipe,
 }  # fmt: skip
 _IN_PYTHON = "Python"
 # Relative paths in a recipe start at its folder, so `load_recipe` keeps the path of each recipe that it returned.
@@ -39,7 +40,7 @@ def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     """Read a recipe file of any kind and check it.
 
     Args:
-        path: a YAML file: a synthesis or training recipe, a suite, or an experiment.
+        path: a YAML file: a synthesis or training recipe, a federation, a suite, or an experiment.
         overrides: texts `key.sub=value`, checked like the values of the file.
 
     Returns:
@@ -80,10 +81,10 @@ def as_loaded(recipe: RecipeLike, schema: type[S], overrides: Sequence[str] = ()
 
 
 def _load(path: Path, schema: type[S], overrides: Sequence[str]) -> Loaded[S]:
-    if schema is TrainRecipe:
-        from gra.training.options.trl_config import load_train_recipe
+    if issubclass(schema, TrainRecipe):
+        from gra.training.options.trl_config import load_trained
 
-        return load_train_recipe(path, overrides)  # type: ignore[return-value]
+        return load_trained(path, schema, overrides)  # type: ignore[return-value]
     if schema is SuiteConfig:
         from gra.evaluation.suite import read_suite
 

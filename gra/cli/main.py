@@ -21,6 +21,7 @@ _VERBS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("Make", synthesize.synthesize, "gra synthesize recipes/quickstart/gra.yaml rounds.accept=20"),
     ("Make", train.train, f"gra train {_LORA} {_ROWS}"),
     ("Make", synthesize.symbiosis, "gra symbiosis recipes/systems/symbiosis.yaml"),
+    ("Make", train.federate, "gra federate recipes/systems/federation.yaml --dry-run"),
     ("Measure", evaluate.evaluate, f"gra evaluate {_SUITE} --model smollm2-135m-instruct"),
     ("Measure", compare, "gra compare runs/untuned/eval runs/student/eval --baseline untuned"),
     ("Measure", datasets.contamination, f"gra contamination runs/quickstart-gra/dataset {_SUITE}"),

@@ -45,6 +45,7 @@ _KINDS = {
     "problems": "an experiment of a teacher and a student, for `gra symbiosis`",
     "tasks": "a suite, for `gra evaluate`",
     "seeds": "a synthesis recipe, for `gra synthesize`",
+    "clients": "a federation, for `gra federate`",  # before `model`, which a federation has, too
     "model": "a training recipe, for `gra train`",
 }
 _TOO_DEEP = "this is nested too deeply, or an alias stands within what it names"

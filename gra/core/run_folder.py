@@ -41,6 +41,7 @@ _PACKAGES = (
     "datasets",
     "lm-eval",
     "wandb",
+    "flwr",
 )
 
 

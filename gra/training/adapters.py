@@ -147,9 +147,10 @@ def _check_base(loaded: Loaded[TrainRecipe], folder: Path, config: Any, identity
 def _recorded_base(folder: Path) -> str | None:
     """Return the identity of the base model in the manifest of a student, if there is one."""
     try:
-        section = RunFolder(folder).manifest().get("training")
+        manifest = RunFolder(folder).manifest()
     except GraError:
         return None
+    section = manifest.get("training") or manifest.get("federation")
     model = section.get("model") if isinstance(section, dict) else None
     found = model.get("identity") if isinstance(model, dict) else None
     return found if isinstance(found, str) else None

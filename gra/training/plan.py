@@ -269,7 +269,17 @@ def stop_rate_rows(plan: TrainingPlan) -> list[Row]:
 
 
 def load_student(plan: TrainingPlan) -> Any:
-    """Load the student's weights, with the adapter that training goes on from.
+    """Load the student's weights; see `load_weights`."""
+    return load_weights(plan.loaded, plan.options, plan.model)
+
+
+def load_weights(loaded: Loaded[TrainRecipe], options: Mapping[str, Any], resolved: ResolvedModel) -> Any:
+    """Load a student's weights, with the adapter that training goes on from.
+
+    Args:
+        loaded: The recipe.
+        options: The checked `train` section.
+        resolved: Where the weights are.
 
     Raises:
         RecipeError: When Transformers or PEFT refuses what the recipe asks for.
@@ -277,8 +287,8 @@ def load_student(plan: TrainingPlan) -> Any:
     import torch
     from transformers import set_seed
 
-    recipe, scores = plan.recipe, METHODS[plan.recipe.method].scores
-    adapter = adapter_folder(plan.loaded)
+    recipe, scores = loaded.recipe, METHODS[loaded.recipe.method].scores
+    adapter = adapter_folder(loaded)
     quantized: dict[str, Any] = {}
     if recipe.model.quantization is not None:
         from gra.training.quantization import four_bit
@@ -286,18 +296,18 @@ def load_student(plan: TrainingPlan) -> Any:
         quantized = four_bit()
     one_label: dict[str, Any] = {}
     if scores:
-        set_seed(plan.options["seed"])  # a new head begins as random numbers
+        set_seed(options["seed"])  # a new head begins as random numbers
         one_label = {"num_labels": 1}
     try:
         model = model_class(scores).from_pretrained(
-            plan.model.path,
+            resolved.path,
             dtype=getattr(torch, recipe.model.dtype),
             attn_implementation=recipe.model.attn_implementation,
-            trust_remote_code=plan.model.remote_code,
+            trust_remote_code=resolved.remote_code,
             use_safetensors=True,
             **quantized,
             **one_label,
-            **(plan.options.get("model_init_kwargs") or {}),
+            **(options.get("model_init_kwargs") or {}),
         )
         if scores:
             float_head(model)
@@ -309,7 +319,7 @@ def load_student(plan: TrainingPlan) -> Any:
         raise RecipeError(
             f"{recipe.model.name} cannot be loaded as the `model` section and `train.model_init_kwargs` ask: "
             f"{short(error)}",
-            plan.loaded.path,
+            loaded.path,
         ) from error
     return model
 

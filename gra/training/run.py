@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from gra.training.stop_rate import measure_stop_rate, set_stop_tokens
 
 SECTION = "training"
 METRICS = "metrics.json"
-_NOT_THE_MODEL = {MANIFEST, ".lock", "log.jsonl"}
+NOT_THE_MODEL = {MANIFEST, ".lock", "log.jsonl"}
 
 
 def train(
@@ -47,6 +47,8 @@ def train(
     fresh: bool = False,
     view: View | None = None,
     group: str | None = None,
+    callbacks: Sequence[Any] = (),
+    more_inputs: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train the recipe's student into `output`.
 
@@ -58,6 +60,8 @@ def train(
         fresh: Delete the run that is in `output`.
         view: Shows progress; on standard error and in `output`/log.jsonl when not given.
         group: Of this run in the tracker.
+        callbacks: Called besides TRL's and GRA's own.
+        more_inputs: What decides the result beside the recipe: what these callbacks change.
 
     Returns:
         The content of metrics.json with `status` "trained" or "already trained", or the plan of a dry run.
@@ -67,7 +71,7 @@ def train(
         ModelUnavailable: The student's weights cannot be had.
         Mismatch: `output` holds another run and `fresh` is not set.
     """
-    _be_quiet()
+    be_quiet()
     options = check_arguments(loaded)
     cpu = on_cpu(options)
     here = launch_from_environment(cpu=cpu)
@@ -84,6 +88,7 @@ def train(
     folder = RunFolder(output)
     with folder.create().lock() if main else nullcontext():
         plan = make_plan(loaded, view.note)
+        plan.inputs.update(more_inputs or {})
         checkpoint = _find_start(plan, folder, arguments, fresh, view)
         done = folder.completed(SECTION, plan.fingerprint)
         if done is not None:
@@ -91,7 +96,7 @@ def train(
             return {**json.loads((output / METRICS).read_text(encoding="utf-8")), "status": "already trained"}
         if main:
             _refuse_shared_files(output)
-        metrics = _run(plan, folder, arguments, checkpoint, view, group)
+        metrics = _run(plan, folder, arguments, checkpoint, view, group, callbacks)
     return {**metrics, "status": "trained"}
 
 
@@ -115,7 +120,7 @@ def is_trained(loaded: Loaded[TrainRecipe], output: Path) -> bool:
     folder = RunFolder(output)
     if SECTION not in folder.manifest():
         return False
-    _be_quiet()
+    be_quiet()
     return folder.completed(SECTION, make_plan(loaded).fingerprint) is not None
 
 
@@ -138,7 +143,13 @@ def _find_start(plan: TrainingPlan, folder: RunFolder, arguments: Any, fresh: bo
 
 
 def _run(
-    plan: TrainingPlan, folder: RunFolder, arguments: Any, checkpoint: Checkpoint | None, view: View, group: str | None
+    plan: TrainingPlan,
+    folder: RunFolder,
+    arguments: Any,
+    checkpoint: Checkpoint | None,
+    view: View,
+    group: str | None,
+    callbacks: Sequence[Any],
 ) -> dict[str, Any]:
     from gra.training.trainers.sft import ProgressCallback, SealCallback
 
@@ -158,7 +169,7 @@ def _run(
     seal = SealCallback({**plan.inputs, "processes": arguments.world_size}, before)
     _ask_teachers(plan, folder, arguments, view)
     with _tracking(plan, folder, group, arguments.process_index == 0) as tracker:
-        trainer = _trainer(plan, arguments, [seal, ProgressCallback(view, tracker)])
+        trainer = _trainer(plan, arguments, [seal, ProgressCallback(view, tracker), *callbacks])
         if checkpoint:
             view.note(f"going on from step {checkpoint.state['global_step']}")
         with view.bars():
@@ -223,7 +234,7 @@ def _save(plan: TrainingPlan, folder: RunFolder, trainer: Any, seconds: float) -
         write_json(folder / METRICS, metrics)
         write_text(folder / RESOLVED, pinned(plan.loaded, section).show() + "\n")
         write_card(folder.path, plan.recipe, section, metrics)
-        files = [path for path in folder.path.iterdir() if path.is_file() and path.name not in _NOT_THE_MODEL]
+        files = [path for path in folder.path.iterdir() if path.is_file() and path.name not in NOT_THE_MODEL]
         folder.record(SECTION, section, files)
     trainer.accelerator.wait_for_everyone()
     return metrics
@@ -323,7 +334,7 @@ def _tracking(plan: TrainingPlan, folder: RunFolder, group: str | None, main: bo
         tracker.finish()
 
 
-def _be_quiet() -> None:
+def be_quiet() -> None:
     """Switch off bars, notices and telemetry of the libraries; call it before TRL is imported."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     import torch

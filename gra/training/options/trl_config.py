@@ -13,7 +13,7 @@ import os
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -25,6 +25,7 @@ from gra.training.methods import METHODS
 from gra.training.options import option_tables as tables
 
 Options = dict[str, Any]
+T = TypeVar("T", bound=TrainRecipe)
 
 
 def load_train_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Loaded[TrainRecipe]:
@@ -33,9 +34,18 @@ def load_train_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Loaded
     Raises:
         RecipeError: Naming every problem at once with its line.
     """
+    return load_trained(path, TrainRecipe, overrides)
+
+
+def load_trained(path: Path | str, schema: type[T], overrides: Sequence[str] = ()) -> Loaded[T]:
+    """Read a recipe of this kind, which has the sections of a training recipe; see `load_train_recipe`.
+
+    Raises:
+        RecipeError: Naming every problem at once with its line.
+    """
     belongs = {name: f"it belongs to the `train` section: `train.{name}`" for name in _fields(_config_class("sft"))}
     belongs |= {name: what for name, what in tables.RENAMED.items() if name not in belongs}
-    return load_recipe(path, TrainRecipe, overrides, check=_problems_of_values, elsewhere=belongs)
+    return load_recipe(path, schema, overrides, check=_problems_of_values, elsewhere=belongs)
 
 
 def check_arguments(loaded: Loaded[TrainRecipe]) -> Options:
