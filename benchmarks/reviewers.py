@@ -1,7 +1,8 @@
 """Measure quality and cost of small models' reviews, by the way they are asked, and of a committee of them.
 
 Run as: python benchmarks/reviewers.py MODEL:WAY [MODEL:WAY ...] [--pairs 28] [--data-dir DIR] [--llmbar 60]
-        [--pandalm 60] [--committee MODEL:WAY ...] [--json FILE]
+        [--pandalm 60] [--committee MODEL:WAY ...] [--adapter FOLDER] [--json FILE]
+        python benchmarks/reviewers.py --data-dir DIR --critic-rows FOLDER [--most 240]
 
 Reviews pairs of answers of which one is known to be better (`review_pairs.py`): control items from the project's seeds,
 and with --data-dir pairs that people judged. WAY is one that a recipe can choose (integers, expected, yes_no,
@@ -17,6 +18,9 @@ Each reviewer has its own engine, so that no prompt is in the cache before. With
 kept: run one reviewer at a time, and the committee is all of them. With --ledgers DIR an interrupted run goes on;
 --replay starts no engine and reads the ledgers. For control items the figure is the AUC. For judged pairs it is
 the share in which the better answer scores higher, with ties counted half.
+
+--critic-rows writes rows that train a critic on what people preferred (PandaLM) and ends. With --adapter every reviewer
+is measured with and without it, on pairs that are not in these rows. --llmbar is then a number for each of two kinds.
 """
 
 from __future__ import annotations
@@ -34,7 +38,23 @@ from typing import Annotated, Any, get_args
 import numpy as np
 import psutil
 import typer
-from review_pairs import CONTROL_ITEMS, LLMBAR, PANDALM, Pair, control_items, judged
+from review_pairs import (
+    ALL,
+    CONTROL_ITEMS,
+    JUDGED,
+    LLMBAR,
+    PANDALM,
+    Pair,
+    both_scored,
+    control_items,
+    critic_items,
+    gains,
+    held_out,
+    judged,
+    names,
+    show_gains,
+    won,
+)
 
 from gra.config.committee import Ask, MemberConfig
 from gra.config.review import ReviewConfig
@@ -44,6 +64,7 @@ from gra.core.processes.concurrency import together
 from gra.core.progress import View
 from gra.core.run_folder import environment
 from gra.core.types import Usage
+from gra.data.control_items import export_control_items
 from gra.data.seeds.load import load_seeds
 from gra.engines.broker import Broker, EnginePool
 from gra.engines.mock import MockEngine
@@ -55,9 +76,10 @@ from gra.synthesis.candidate import uncalibrated
 from gra.synthesis.committee.calls import CallRecorder, Unanswered
 from gra.synthesis.committee.members import Member, make_member
 from gra.synthesis.committee.reviewer import YES_NO, expected_digits, score_response, yes_probabilities
+from gra.synthesis.measuring import critic
 from gra.synthesis.prompts import SCORE_QUESTIONS, render
 
-KINDS = (*CONTROL_ITEMS, "llmbar natural", "llmbar adversarial", "pandalm")
+KINDS = (*CONTROL_ITEMS, *JUDGED)
 RECIPE_WAYS = (*get_args(Ask), "correctness")
 OVERALL = {"overall": "Is the answer about this exercise, correct and complete?"}
 CORRECTNESS = {"correctness": SCORE_QUESTIONS["correctness"]}
@@ -135,13 +157,9 @@ def answers_of(pairs: Sequence[Pair]) -> dict[str, tuple[str, str]]:
     }
 
 
-def names(pair: Pair) -> tuple[str, str]:
-    """What the better and the worse answer of a pair are called."""
-    better = f"own-{pair.name.partition('-')[2]}" if pair.kind in CONTROL_ITEMS else f"{pair.name}-better"
-    return better, f"{pair.name}-worse"
-
-
-async def measure(reviewer: str, pairs: Sequence[Pair], folder: Path, replay: bool) -> dict[str, Any]:
+async def measure(
+    reviewer: str, pairs: Sequence[Pair], folder: Path, replay: bool, adapter: str | None = None
+) -> dict[str, Any]:
     """Scores and cost of one reviewer on an engine of its own; nothing is asked when replaying."""
     model, _, way = reviewer.rpartition(":")
     recipe = SynthesisRecipe.model_validate(
@@ -149,16 +167,17 @@ async def measure(reviewer: str, pairs: Sequence[Pair], folder: Path, replay: bo
             "name": "reviewers",
             "arm": "distilled",
             "seeds": {"source": "-"},
-            "teacher": {"model": model},
+            "teacher": {"model": model, "adapter": adapter},
             "engine": {"max_model_len": 4096, "concurrency": 32, "kv_cache_gb": 0.5},
         }
     )
     view = View()
     registry = find_models([recipe], view)
-    asked: dict[str, Any] = {"model": model, "sampling": {"max_tokens": 200}}
+    asked: dict[str, Any] = {"model": model, "adapter": adapter, "sampling": {"max_tokens": 200}}
     asked |= {"ask": way} if way in get_args(Ask) else {"ask": "yes_no"}
     asked |= {"dimensions": ["correctness"]} if way == "correctness" else {}
-    member = make_member(reviewer, MemberConfig.model_validate(asked), ReviewConfig(), registry.model_id(model))
+    model_id = registry.model_id(model, adapter)
+    member = make_member(reviewer, MemberConfig.model_validate(asked), ReviewConfig(), model_id)
     answers = answers_of(pairs)
     ledger = Ledger(folder / f"{model.replace('/', '--')}.sqlite", run="reviewers")
     notebooks: dict[str, CallRecorder] = {}
@@ -180,6 +199,7 @@ async def measure(reviewer: str, pairs: Sequence[Pair], folder: Path, replay: bo
     ledger.close()
     scores = {name: values for name, values in zip(answers, said, strict=True) if values is not None}
     return {
+        "adapter": adapter,
         "reviews": len(answers),
         "unusable": len(answers) - len(scores),
         **cost(list(notebooks.values()), broker.progress.asked, took | {"cached_tokens": cached}),
@@ -220,11 +240,11 @@ def figures(scores: Mapping[str, float], pairs: Sequence[Pair]) -> dict[str, dic
     """Accuracy, its standard error and AUC by kind of pair, over the pairs of which both answers have a score."""
     found = {}
     for kind in KINDS:
-        held = [(scores[a], scores[b]) for p in pairs if p.kind == kind for a, b in [names(p)] if {a, b} <= set(scores)]
+        held = both_scored(scores, pairs, kind)
         if not held:
             continue
-        better, worse = np.array(held).T
-        right = float(((better > worse) + 0.5 * (better == worse)).mean())
+        better, worse = np.array([[scores[name] for name in names(p)] for p in held]).T
+        right = fmean(won(scores, p) for p in held)
         error = (right * (1 - right) / len(held)) ** 0.5
         found[kind] = {"pairs": len(held), "accuracy": right, "error": error, "auc": auc(better, worse)}
     return found
@@ -274,7 +294,7 @@ def show(rows: Mapping[str, Mapping[str, Any]], pairs: Sequence[Pair], committee
                 alone = {name: values[question] for name, values in measured["scores"].items()}
                 found[f"{reviewer}, {question} alone"] = figures(alone, pairs)
     members = [mean_of(rows[name]["scores"]) for name in committee if name in rows]
-    if len(members) > 1:
+    if len(members) > 1 and any(pair.kind == "mismatched" for pair in pairs):  # what members are calibrated on
         found[f"committee of {', '.join(name for name in committee if name in rows)}"] = figures(
             together_as(members, pairs), pairs
         )
@@ -283,10 +303,10 @@ def show(rows: Mapping[str, Mapping[str, Any]], pairs: Sequence[Pair], committee
     return found
 
 
-def all_pairs(count: int, data_dir: Path | None, llmbar: int, pandalm: int) -> list[Pair]:
-    """What reviewers are asked about."""
+def all_pairs(count: int, data_dir: Path | None, llmbar: int, pandalm: int, draw: Any = judged) -> list[Pair]:
+    """What reviewers are asked about; `draw` is `judged` or `held_out`."""
     found = control_items(load_seeds(Path("recipes/seeds/quickstart.jsonl"), DOMAINS).rows, count)
-    return found + (judged(data_dir, llmbar, pandalm) if data_dir else [])
+    return found + (draw(data_dir, llmbar, pandalm) if data_dir else [])
 
 
 def absent(data_dir: Path | None) -> list[str]:
@@ -296,6 +316,14 @@ def absent(data_dir: Path | None) -> list[str]:
     return [
         f"left out: {data_dir / file} is not there" for file in (LLMBAR, PANDALM) if not (data_dir / file).is_file()
     ]
+
+
+def write_critic_rows(data_dir: Path, folder: Path, most: int) -> None:
+    """Write training rows of a critic from what people preferred, and say what was left out."""
+    items, left_out = critic_items(data_dir, most)
+    path = export_control_items(folder, critic.critic_rows(items, {}))
+    print(f"{len(items)} rows of {len({item.instruction for item in items})} instructions: {path}")
+    print(f"pairs left out: {', '.join(f'{reason} {count}' for reason, count in left_out.items())}")
 
 
 def main(
@@ -308,6 +336,9 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json")] = None,
     replay: bool = False,
     ledgers: Annotated[Path | None, typer.Option(help="a folder that keeps answers for a later run")] = None,
+    adapter: Annotated[Path | None, typer.Option(help="of a critic trained on what --critic-rows wrote")] = None,
+    critic_rows: Annotated[Path | None, typer.Option(help="write a critic's training rows here, and end")] = None,
+    most: Annotated[int, typer.Option(help="training rows")] = 240,
 ) -> None:
     """Measure and print one table."""
     rows: dict[str, dict[str, Any]] = {}
@@ -318,23 +349,40 @@ def main(
             raise typer.BadParameter(
                 f"`{reviewer}` must be MODEL:WAY, with WAY of {', '.join(RECIPE_WAYS + TRIAL_WAYS)}"
             )
+    if (adapter or critic_rows) and (data_dir is None or absent(data_dir)):
+        raise typer.BadParameter(f"--adapter and --critic-rows need a --data-dir with {LLMBAR} and {PANDALM}")
+    if critic_rows and data_dir:
+        write_critic_rows(data_dir, critic_rows, most)
+        return
     for note in absent(data_dir):
         print(note)
-    asked = all_pairs(pairs, data_dir, llmbar, pandalm)
+    draw = held_out if adapter else judged
+    asked = all_pairs(pairs, data_dir, llmbar, pandalm, draw)
+    trained: dict[str, str] = {}  # with the adapter: without it
     with tempfile.TemporaryDirectory() as folder:
         (ledgers or Path(folder)).mkdir(parents=True, exist_ok=True)
         for reviewer in reviewers or []:
-            rows[reviewer] = asyncio.run(measure(reviewer, asked, ledgers or Path(folder), replay))
-            if json_file:
-                write_json(json_file, {"rows": rows, "environment": environment()})
+            model, _, way = reviewer.rpartition(":")
+            labels: dict[str, str | None] = {reviewer: None}
+            if adapter:
+                labels[f"{model}+{adapter}:{way}"] = str(adapter)
+                trained[f"{model}+{adapter}:{way}"] = reviewer
+            for label, each in labels.items():
+                rows[label] = asyncio.run(measure(reviewer, asked, ledgers or Path(folder), replay, each))
+                if json_file:
+                    write_json(json_file, {"rows": rows, "environment": environment()})
     # What was measured before may have been asked about more pairs than these.
-    every = all_pairs(10_000, data_dir, 10_000, 10_000) if rows else asked
+    every = all_pairs(ALL, data_dir, ALL, ALL, draw) if rows else asked
     seen = {name for measured in rows.values() for name in measured["scores"]}
     shown = [pair for pair in every if set(names(pair)) <= seen] if rows else asked
-    shown_members = committee or [name for name in rows if name.rpartition(":")[2] in RECIPE_WAYS]
-    found = show(rows, shown, shown_members)
+    in_recipes = [name for name in rows if name.rpartition(":")[2] in RECIPE_WAYS and not rows[name].get("adapter")]
+    found = show(rows, shown, committee or in_recipes)
+    scores = {label: mean_of(measured["scores"]) for label, measured in rows.items()}
+    gained = {label: gains(scores[plain], scores[label], shown) for label, plain in trained.items()}
+    if gained:
+        show_gains(gained)
     if json_file:
-        write_json(json_file, {"rows": rows, "figures": found, "environment": environment()})
+        write_json(json_file, {"rows": rows, "figures": found, "gains": gained, "environment": environment()})
 
 
 if __name__ == "__main__":

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import ast
+import gzip
 import importlib
 import importlib.util
 import json
 import random
 import runpy
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import pyarrow.parquet as pq
 import pytest
 from paths import ROOT
 
@@ -199,3 +202,39 @@ def test_word_problems_have_the_stated_answer_and_parts_that_share_no_template()
     assert len(ours) == len(held) == 30
     shapes = [{"".join(c for c in text if not c.isdigit()) for text in each} for each in (ours, held)]
     assert not shapes[0] & shapes[1]
+
+
+def test_judgments_train_a_critic_on_other_instructions_than_are_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    review_pairs, reviewers = load("review_pairs"), load("reviewers")
+    llmbar = [{"subset": ("natural", "Manual")[n % 2], "input": f"Task {n // 10}.", "output_1": "a", "output_2": "b",
+               "label": 1} for n in range(40)]  # fmt: skip
+    judgments = [{"idx": n, "instruction": f"Task  {n // 4}.", "input": "", "response1": f"one {n}",
+                  "response2": "" if n == 5 else f"two {n // 2}", "annotator1": n % 3, "annotator2": n % 3,
+                  "annotator3": 1} for n in range(120)]  # fmt: skip
+    (tmp_path / review_pairs.LLMBAR).write_text("\n".join(map(json.dumps, llmbar)))
+    with gzip.open(tmp_path / review_pairs.PANDALM, "wt") as file:
+        file.write("\n".join(map(json.dumps, judgments)))
+    items, left_out = review_pairs.critic_items(tmp_path, 20)
+    held = review_pairs.held_out(tmp_path, 12, 15)
+    assert Counter(pair.kind for pair in held) == {"llmbar natural": 12, "llmbar adversarial": 12, "pandalm": 15}
+    assert not {review_pairs.normalised(i.instruction) for i in items} & {
+        review_pairs.normalised(p.instruction) for p in review_pairs.held_out(tmp_path, 99, 99)
+    }
+    assert (left_out["ties"], left_out["an empty answer"]) == (40, 1)
+    assert left_out["instruction in LLMBar"] > 0
+    assert sum(left_out.values()) + len(items) / 2 == 120
+    assert len(items) == 20 == 2 * sum(item.is_good for item in items)
+    assert len({(item.instruction, item.response) for item in items}) == 20
+    reviewers.write_critic_rows(tmp_path, tmp_path / "critic", 20)
+    rows = pq.read_table(tmp_path / "critic" / "control_items.parquet").to_pylist()
+    assert Counter(row["completion"][0]["content"] for row in rows) == {"yes": 10, "no": 10}
+    assert "ties 40" in capsys.readouterr().out
+    scores = {name: float(name.endswith("-better")) for pair in held for name in review_pairs.names(pair)}
+    found = review_pairs.gains(dict.fromkeys(scores, 1.0), scores, held)
+    assert {kind: (at["without"], at["with"], at["gain"]) for kind, at in found.items()} == dict.fromkeys(
+        review_pairs.JUDGED, (0.5, 1.0, 0.5)
+    )
+    low, high = found["llmbar adversarial"]["interval"]
+    assert low < 0.5 < high
