@@ -5,7 +5,8 @@ first third (cut), or has one number changed or one verb negated (contradicted).
 (Zeng et al. 2023, `llmbar_419.jsonl`) and PandaLM's test set (Wang et al. 2023, `pandalm_testset_999.jsonl.gz`). Of
 PandaLM, two of three annotators must agree. Neither comes with GRA.
 
-A critic trains on half of PandaLM's instructions (`critic_items`). It is reported on the others and LLMBar (`held_out`).
+A critic trains on half of the instructions of PandaLM (`critic_items`). It is reported on the others and LLMBar
+(`held_out`).
 """
 
 from __future__ import annotations
