@@ -93,6 +93,21 @@ def test_admission_narrows_so_that_little_is_left_over(folder: Path) -> None:
     assert sum(beyond) < 0.7 * sum(needed), (beyond, needed)
 
 
+def test_a_round_full_of_copies_keeps_many_candidates_in_flight(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rooms: list[tuple[int, int]] = []
+    room_of = Round._room
+
+    def noting(self: Round) -> int:
+        rooms.append((self._accepted.total(), room_of(self)))
+        return rooms[-1][1]
+
+    monkeypatch.setattr(Round, "_room", noting)
+    rounds = {"count": 1, "accept": 20, "max_candidates": 90}
+    result = run(folder, make_recipe(rounds=rounds, dedup={"threshold": 0.5}), 64)
+    assert sum(c.state is State.DUPLICATE for c in result.candidates) > 20
+    assert max(room for accepted, room in rooms if accepted >= 20) > 10
+
+
 def test_the_candidate_limit_ends_a_round_that_cannot_be_filled(folder: Path) -> None:
     recipe = make_recipe(rounds={"count": 1, "accept": 30, "max_candidates": 30})
     one, many = run(folder, recipe, 1, up_to_s=0.0), run(folder, recipe, 64)

@@ -46,6 +46,7 @@ class RoundDedup:
 
     Attributes:
         passed: candidates that the gate accepted, in candidate order, without a gap.
+        copies: how many of them count as the same as others, by domain, as far as they were compared yet.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class RoundDedup:
             quotas: the rows that the round wants.
         """
         self.passed: list[FinishedCandidate] = []
+        self.copies: Counter[str] = Counter()
         self._dedup = recipe.dedup
         self._accept = recipe.rounds.accept
         self._pool = pool
@@ -98,6 +100,7 @@ class RoundDedup:
             domains = Counter(self.passed[row].domain for row in np.flatnonzero(kept).tolist())
             if not self._quotas.missing(domains):
                 return last.index + 1
+        self.copies = Counter(self.passed[row].domain for row in np.flatnonzero(~kept).tolist())
         return None
 
     async def decide(self, prefix: int, *, nearest: bool) -> list[Decision]:

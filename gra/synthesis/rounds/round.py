@@ -322,8 +322,10 @@ class Round:
 
     def _room(self) -> int:
         """Return how many candidates may be in flight."""
-        missing = self._quotas.missing(self._accepted)
-        return min(self._in_flight, admission(missing, len(self._dedup.passed), self._prefix, self._ended))
+        copies = self._dedup.copies
+        missing = self._quotas.missing(self._accepted - copies)
+        passed = len(self._dedup.passed) - copies.total()
+        return min(self._in_flight, admission(missing, passed, self._prefix, self._ended))
 
     async def _decide(self, stopped: StopReason) -> dict[str, Any]:
         """Decide the round; return its length and its candidates' dispositions as plain values."""
@@ -361,7 +363,7 @@ def admission(missing: int, passed: int, prefix: int, ended: int) -> int:
 
     Args:
         missing: the rows that the round still lacks.
-        passed: how many candidates of the prefix the gate accepted.
+        passed: how many candidates of the prefix became rows, as far as they were compared yet.
         prefix: how many candidates have ended, counted from the first one without a gap.
         ended: how many candidates have ended at all.
     """
