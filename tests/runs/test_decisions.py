@@ -130,6 +130,8 @@ def test_every_reader_of_a_run_knows_the_decisions(
     found = export_run(run, "jsonl", tmp_path / "all")
     exported = [json.loads(line) for line in (found.folder / "train.jsonl").read_text().splitlines()]
     assert [row["id"] for row in exported] == [c.id for c in rows[1:]]
+    assert found.left_out["dropped by people"] == 1
+    assert "1 dropped by people" in (found.folder / "README.md").read_text()
     assert (exported[0]["response"], exported[0]["edited"]) == ("Better.", True)
     assert [row["reviewed_by"] for row in exported[:3]] == [["human:ann edit"], ["human:ann keep"], []]
     found = export_run(run, "jsonl", tmp_path / "some", Selection(reviewed=True))
