@@ -216,7 +216,8 @@ class Desk:
             DataError: a record is damaged.
         """
         rows = [DrawnRow(*row) for row in self.index.drawn(State.ACCEPTED)]
-        below = [row[1] for row in self.index.drawn(State.REJECTED, RejectedAt.MEAN_SCORE) if row[1] is not None]
+        below = [DrawnRow(*row) for row in self.index.drawn(State.REJECTED, RejectedAt.MEAN_SCORE)]
+        others = self.index.taken(RejectedAt.MEAN_SCORE)
         skipped = {name for name in self._decisions.copy() if self._skipped(name)}
         decided, left_open = random_part(rows, skipped)
         gate = (read_resolved_recipe(self.run).get("review") or {}).get("accept_mean")
@@ -228,7 +229,7 @@ class Desk:
         return {
             **summary(rows, decided, left_open),
             "gate": gate,
-            "curve": gate_curve(rows, decided, below, gate),
+            "curve": gate_curve(rows, decided, below, gate, others),
             "reviewers": reviewer_agreement(self._reviews, people),
             "command": f"gra gate {shlex.quote(str(self.run))} review.accept_mean=",
         }

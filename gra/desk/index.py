@@ -18,6 +18,7 @@ from typing import Any
 from gra.core.text.characters import well_formed
 from gra.core.text.plain_text import printable_line
 from gra.core.types import HumanDecision, State
+from gra.core.vocabulary import HumanVerdict, RejectedAt
 from gra.desk.sources import ListedCandidate
 
 _HEAD = 200  # characters of a text in a list
@@ -238,6 +239,13 @@ class CandidateIndex:
         query = "SELECT id, score, verdict FROM rows WHERE state = ? AND (? = '' OR step = ?) ORDER BY draw"
         with self._lock:
             return list(self._db.execute(query, (state.value, step, step)))
+
+    def taken(self, accepted_or: RejectedAt) -> int:
+        """Return how many candidates people took that are neither accepted nor rejected at this step."""
+        query = "SELECT COUNT(*) FROM rows WHERE verdict IN (?, ?) AND state != ? AND step != ?"
+        with self._lock:
+            found = self._db.execute(query, (HumanVerdict.KEEP, HumanVerdict.EDIT, State.ACCEPTED, accepted_or))
+            return int(found.fetchone()[0])
 
     def verdicts(self, limit: int) -> dict[str, tuple[int, str]]:
         """Return place and standing verdict of decided candidates."""

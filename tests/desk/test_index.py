@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gra.core.vocabulary import RejectedAt
 from gra.desk.index import CandidateIndex, Filters, draw_of
 from gra.desk.sources import ListedCandidate
 
@@ -98,6 +99,13 @@ def test_verdicts_and_kinds_filter(index: CandidateIndex) -> None:
     assert index.without_kinds(9) == [("r1-000002", "Ask 2")]
     index.decide({"r1-000001": ("", "")})
     assert ids(index, decided="open") == [0, 1, 3]
+
+
+def test_taken_are_those_that_people_kept_or_edited_against_another_step(index: CandidateIndex) -> None:
+    steps = ("mean_score", "verifier", "same_text", "verifier")
+    index.add([listed(0), *(listed(n, state="rejected", step=step) for n, step in enumerate(steps, 1))])
+    index.decide({f"r1-{n:06d}": (("keep", "drop", "edit")[n % 3], "human:ann") for n in range(5)})
+    assert index.taken(RejectedAt.MEAN_SCORE) == 2
 
 
 def test_random_order_does_not_depend_on_what_is_there(index: CandidateIndex) -> None:
