@@ -19,6 +19,7 @@ from gra.core.text.plain_text import printable
 from gra.core.text.special_tokens import SpecialTokens
 from gra.core.types import HumanDecision, State
 from gra.core.vocabulary import HumanVerdict, RejectedAt
+from gra.data.lineage import shown_reason
 from gra.desk.detail import exchanges, sections
 from gra.desk.estimate import DrawnRow, gate_curve, random_part, reviewer_agreement, summary
 from gra.desk.index import CandidateIndex
@@ -187,7 +188,7 @@ class Desk:
         return {
             "id": name,
             "state": row["state"],
-            "reason": printable(row["reason"]),
+            "reason": printable(shown_reason(row["reason"], row)),
             "score": row["mean"],
             "instruction": printable(row["instruction"]),
             "response": printable(row["response"]),

@@ -29,7 +29,7 @@ from gra.core.stored.resolved_recipe import find_ledger
 from gra.core.text.plain_text import printable, printable_line
 from gra.core.types import ALL_CHECKS, CHECKS, DIMENSIONS, VERSION_NOTES, State, verifier_mode
 from gra.core.vocabulary import HumanVerdict
-from gra.data.export import read_lineage
+from gra.data.lineage import read_lineage, shown_reason
 from gra.ledger.ledger import Recorded
 from gra.ledger.reader import LedgerReader
 from gra.runs.contents import Row, find_lineages
@@ -160,9 +160,9 @@ def _exchange(answer: Recorded) -> Iterator[RenderableType]:
 
 def _page(row: Row, file: Path, rows_by_file: Mapping[Path, list[Row]], limits: _Limits) -> RenderableType:
     style = _STYLES.get(row["state"], "red")
-    verdict = Text.assemble((row["state"].upper(), f"bold {style}"), "  ", printable(row["reason"]))
+    verdict = Text.assemble((row["state"].upper(), f"bold {style}"), "  ", printable(shown_reason(row["reason"], row)))
     if before := row.get("before"):
-        was = f"{before.get('state', row['state'])}: {before.get('reason', row['reason'])}"
+        was = f"{before.get('state', row['state'])}: {shown_reason(before.get('reason', row['reason']), row)}"
         verdict.append(f"\nbefore people decided: {printable(was)}", "dim")
     body = Group(verdict, *limits.gap(), *_parts(row, _texts(rows_by_file), limits, read_measured(file.parent)))
     title = Text(f" {printable(row['candidate_id'])} ", style="bold")
