@@ -298,7 +298,7 @@ async function estimate() {
 
 const UNKNOWN = {
   below: "how many are good is not known, because some were below the present gate and are not in the random draw",
-  few: "too few of them are decided to say how good they are",
+  few: "too few of them are decided along the random draw to say how good they are",
 };
 
 function showGate() {
@@ -307,7 +307,7 @@ function showGate() {
   const count = (number) => number.toLocaleString();
   const every = point.precision && point.decided === point.rows;
   const good = every
-    ? `all are decided, and ${percent(point.precision.value)} of them are good`
+    ? `all decided, ${percent(point.precision.value)} good`
     : point.precision ? `${interval(point.precision)} of them good` : UNKNOWN[point.unknown];
   const people = [
     point.dropped && `without the ${count(point.dropped)} that people dropped`,
@@ -315,7 +315,7 @@ function showGate() {
   ].filter(Boolean).join(" and ");
   const here = found.gate === null ? "" : point.gate === found.gate ? ", the present gate" : ` (present gate: ${found.gate})`;
   $("gate-said").textContent =
-    `At ${point.gate}${here}: ${count(point.rows)} scored candidates pass` + (point.rows ? `, ${good}. ` : ". ") +
+    `At ${point.gate}${here}: ${count(point.rows)} scored ${point.rows === 1 ? "candidate passes" : "candidates pass"}` + (point.rows ? `, ${good}. ` : ". ") +
     `A version has ${count(point.dataset)} rows` + (people ? `, ${people}` : "") +
     `; rulings and deduplication may still change the number. ${found.command}${point.gate}`;
 }
