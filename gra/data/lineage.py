@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,13 @@ from gra.core.errors import DataError
 from gra.core.stored.lineage import Lineage
 from gra.core.stored.reader import check_type
 from gra.core.stored.release_0_1 import read_rejected_at
-from gra.core.types import Candidate
+from gra.core.types import Candidate, verifier_mode
 
 GROUP = 4096  # rows in memory at a time, and in a row group of a file
 # Nested records travel as canonical JSON.
 JSON_COLUMNS = ("checks", "programs", "reviews", "ruling", "drafts", "contamination", "usage", "decisions")
 _ABSENT = {"ruling": "null", "contamination": "null", "usage": "{}"}  # of the others: an empty list
+REVIEWERS_AGREE = "reviewers agree"  # a reason
 # Columns that a Candidate does not hold.
 _LINEAGE_ONLY = ("candidate_id", "prompt_tokens", "completion_tokens")
 
@@ -63,6 +64,18 @@ def read_lineage(path: Path) -> list[dict[str, Any]]:
         DataError: the file is damaged, or no lineage.
     """
     return [row for batch in lineage_batches(path) for row in batch]
+
+
+def shown_reason(reason: str, row: Mapping[str, Any]) -> str:
+    """Return a reason as it is shown: where one score alone decided, no reviewers agreed.
+
+    Args:
+        reason: of the row.
+        row: as `read_lineage` gives it.
+    """
+    programs = (v for v in row["programs"] if v.get("score") is not None and verifier_mode(v["takes"]) == "score")
+    scores = len(row["reviews"]) + sum(1 for _ in programs)
+    return "one reviewer alone" if reason == REVIEWERS_AGREE and scores == 1 else reason
 
 
 def iter_candidates(path: Path) -> Iterator[Candidate]:

@@ -19,6 +19,7 @@ from gra.core.text.plain_text import printable
 from gra.core.text.special_tokens import SpecialTokens
 from gra.core.types import HumanDecision, State
 from gra.core.vocabulary import HumanVerdict, RejectedAt
+from gra.data.lineage import shown_reason
 from gra.desk.detail import exchanges, sections
 from gra.desk.estimate import DrawnRow, gate_curve, random_part, reviewer_agreement, summary
 from gra.desk.index import CandidateIndex
@@ -187,7 +188,7 @@ class Desk:
         return {
             "id": name,
             "state": row["state"],
-            "reason": printable(row["reason"]),
+            "reason": printable(shown_reason(row["reason"], row)),
             "score": row["mean"],
             "instruction": printable(row["instruction"]),
             "response": printable(row["response"]),
@@ -216,7 +217,8 @@ class Desk:
             DataError: a record is damaged.
         """
         rows = [DrawnRow(*row) for row in self.index.drawn(State.ACCEPTED)]
-        below = [row[1] for row in self.index.drawn(State.REJECTED, RejectedAt.MEAN_SCORE) if row[1] is not None]
+        below = [DrawnRow(*row) for row in self.index.drawn(State.REJECTED, RejectedAt.MEAN_SCORE)]
+        others = self.index.taken(RejectedAt.MEAN_SCORE)
         skipped = {name for name in self._decisions.copy() if self._skipped(name)}
         decided, left_open = random_part(rows, skipped)
         gate = (read_resolved_recipe(self.run).get("review") or {}).get("accept_mean")
@@ -228,7 +230,7 @@ class Desk:
         return {
             **summary(rows, decided, left_open),
             "gate": gate,
-            "curve": gate_curve(rows, decided, below, gate),
+            "curve": gate_curve(rows, decided, below, gate, others),
             "reviewers": reviewer_agreement(self._reviews, people),
             "command": f"gra gate {shlex.quote(str(self.run))} review.accept_mean=",
         }

@@ -13,6 +13,7 @@ from gra.core.stored.lineage import Request
 from gra.core.stored.reader import parse_json
 from gra.core.text.plain_text import printable, printable_line
 from gra.core.types import ALL_CHECKS, CHECKS, DIMENSIONS, VERSION_NOTES, verifier_mode
+from gra.data.lineage import REVIEWERS_AGREE, shown_reason
 from gra.ledger.schema import Recorded
 
 Section = dict[str, Any]
@@ -83,15 +84,26 @@ def _number(value: float | None) -> str:
 
 
 def _reviews(row: Mapping[str, Any]) -> Section:
-    names = [name for name in DIMENSIONS if any(name in review["values"] for review in row["reviews"])]
+    reviews = row["reviews"]
+    names = [name for name in DIMENSIONS if any(name in review["values"] for review in reviews)]
+    comments = any(review["comment"] for review in reviews)
     rows = [
-        [r["reviewer"], _number(r["score"]), *(_number(r["values"].get(name)) for name in names), r["comment"]]
-        for r in row["reviews"]
+        [r["reviewer"], _number(r["score"]), *(_number(r["values"].get(name)) for name in names)]
+        + ([r["comment"]] if comments else [])
+        for r in reviews
     ]
+    # Of some ways to ask, the values of the criteria are no scores but logarithms of probabilities.
+    columns = ("reviewer", "score (0-10)", *(f"{name} (raw)" for name in names), *(["comment"] if comments else []))
+    return _table("Reviews", columns, rows, _summary(row))
+
+
+def _summary(row: Mapping[str, Any]) -> str:
+    if row["mean"] is None:
+        return ""
+    if shown_reason(REVIEWERS_AGREE, row) != REVIEWERS_AGREE:
+        return f"score {_number(row['mean'])} from one reviewer alone: nothing shows whether others would agree"
     spread = f", spread {_number(row['std'])}" if row["std"] is not None else ""
-    mean = f"mean {_number(row['mean'])}{spread}" if row["mean"] is not None else ""
-    note = mean + (", disputed" if row["disputed"] else "")
-    return _table("Reviews", ("reviewer", "score", *names, "comment"), rows, note)
+    return f"mean {_number(row['mean'])}{spread}" + (", disputed" if row["disputed"] else "")
 
 
 def _ruling(ruling: Mapping[str, Any]) -> Section:
@@ -112,11 +124,12 @@ def _verifications(verdicts: Sequence[Mapping[str, Any]]) -> Section:
 
 def _checks(checks: Sequence[Mapping[str, Any]]) -> Section:
     shown = [name for name in ALL_CHECKS if name in CHECKS or any(name in c["values"] for c in checks)]
-    rows = [
-        [c["reviewer"], *(_number(c["values"].get(name)) for name in shown), ", ".join(c["failed"]) or "passed"]
-        for c in checks
-    ]
-    return _table("Checks of the instruction", ("reviewer", *shown, "failed"), rows)
+    rows = [[c["reviewer"], *(_number(c["values"].get(name)) for name in shown), _outcome(c["failed"])] for c in checks]
+    return _table("Checks of the instruction", ("reviewer", *shown, "outcome"), rows)
+
+
+def _outcome(failed: Sequence[str]) -> str:
+    return f"failed: {', '.join(failed)}" if failed else "passed"
 
 
 def _alternatives(alternatives: Sequence[Mapping[str, Any]]) -> Section:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gra.core.vocabulary import HumanVerdict
 from gra.stats.precision import Precision, decisions_needed, estimate_precision
@@ -70,34 +71,55 @@ def precision_of(rows: Sequence[DrawnRow], decided: Sequence[DrawnRow]) -> Preci
 
 
 def gate_curve(
-    rows: Sequence[DrawnRow], decided: Sequence[DrawnRow], below: Sequence[float], gate: float | None
+    rows: Sequence[DrawnRow],
+    decided: Sequence[DrawnRow],
+    below: Sequence[DrawnRow],
+    gate: float | None,
+    others: int = 0,
 ) -> list[dict[str, Any]]:
-    """Return yield and precision at each gate.
+    """Return yield and precision at each gate, with what people decided against it.
 
     Args:
         rows: all accepted rows.
         decided: a random part of them.
-        below: scores of the candidates that the present gate rejected.
-        gate: the present `review.accept_mean`, above which the precision is known.
+        below: the candidates that the present gate rejected; nothing is drawn of them.
+        gate: the present `review.accept_mean`, which is one of the gates.
+        others: rows that people made of candidates that something else kept out.
 
     Returns:
-        Per gate: `gate`, `rows` with at least this score, and `precision`, or None where too few were decided.
+        Per gate: `gate`; `rows` with at least this score; `dropped` of them by people; `kept`, which people took
+        without regard to the gate; `dataset`, the rows of a version before rulings and deduplication; `decided` of
+        `rows`; `precision` or None, and then `unknown`: `few` decisions, or `below` the present gate.
     """
-    scored = [row for row in rows if row.score is not None]
-    scores = np.sort(np.array([*(row.score for row in scored), *below], float))
-    if not scores.size:
+    scored = sorted((row for row in (*rows, *below) if row.score is not None), key=_score)
+    if not scored:
         return []
+    scores = np.array([row.score for row in scored], float)
+    made = np.array([bool(row.verdict) for row in scored])
+    dropped = np.array([row.verdict == HumanVerdict.DROP for row in scored])
+    unscored = sum(row.score is None and row.verdict != HumanVerdict.DROP for row in rows)
+    highest_below = max((row.score for row in below if row.score is not None), default=-np.inf)
     found = []
-    for step in np.arange(np.floor(scores[0] / _STEP) * _STEP, scores[-1] + _STEP / 2, _STEP):
+    for step in _gates(scores, gate):
+        first = int(np.searchsorted(scores, step))
+        passing, out = scored[first:], int(dropped[first:].sum())
+        kept = others + int((made & ~dropped)[:first].sum())
         known = [row for row in decided if row.score is not None and row.score >= step]
-        estimate = None
-        if (gate is None or step >= gate) and len(known) >= _FEWEST:
-            estimate = precision_of([row for row in scored if row.score is not None and row.score >= step], known)
-        count = int(scores.size - np.searchsorted(scores, step))
-        found.append(
-            {"gate": round(float(step), 2), "rows": count, "precision": asdict(estimate) if estimate else None}
-        )
+        every = bool(made[first:].all())
+        unknown = "" if every else "below" if highest_below >= step else "few" if len(known) < _FEWEST else ""
+        estimate = None if unknown else precision_of(passing, passing if every else known)
+        found.append({
+            "gate": step, "rows": len(passing), "dropped": out, "kept": kept,
+            "dataset": len(passing) + unscored - out + kept, "decided": int(made[first:].sum()),
+            "precision": asdict(estimate) if estimate else None, "unknown": unknown,
+        })  # fmt: skip
     return found
+
+
+def _gates(scores: NDArray[np.float64], gate: float | None) -> list[float]:
+    """Return even steps from the lowest to the highest score, and the present gate."""
+    steps = np.arange(np.floor(scores[0] / _STEP) * _STEP, scores[-1] + _STEP / 2, _STEP)
+    return sorted({round(float(step), 2) for step in steps} | ({float(gate)} if gate is not None else set()))
 
 
 def reviewer_agreement(scores: Mapping[str, Mapping[str, float]], verdicts: Mapping[str, str]) -> list[dict[str, Any]]:

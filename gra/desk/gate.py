@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from gra.core.hashing import digest, file_digest
 from gra.core.run_folder import RunFolder
 from gra.core.stored.resolved_recipe import RESOLVED, VERSIONS
 from gra.core.types import AlternativeResponse, Candidate, Ruling, Seed, State
-from gra.core.vocabulary import RejectedAt
+from gra.core.vocabulary import HumanVerdict, RejectedAt
 from gra.data.embedder import Embedder
 from gra.data.export import export
 from gra.data.lineage import read_candidates
@@ -52,6 +52,8 @@ class GateResult:
         before: rows of the run's own dataset.
         added: rows that the run's own dataset does not have.
         removed: rows that the version no longer has.
+        added_by_people: those of `added` that people kept or edited.
+        dropped_by_people: those of `removed` that people dropped; gate, deduplication and limits removed the rest.
         unruled: disputed candidates without a recorded ruling, which stay out.
     """
 
@@ -61,21 +63,28 @@ class GateResult:
     added: int
     removed: int
     unruled: int
+    added_by_people: int = 0
+    dropped_by_people: int = 0
 
     def sentence(self) -> str:
         """Return the result as a sentence."""
         unruled = f"; {self.unruled:,} disputed candidates have no recorded ruling and stay out" if self.unruled else ""
+        added = _change(self.added, "added", self.added_by_people)
+        removed = _change(self.removed, "removed", self.dropped_by_people)
         return (
-            f"{self.folder}: {self.rows:,} rows ({self.before:,} before, {self.added:,} added, {self.removed:,} "
-            f"removed), without a call to a model{unruled}"
+            f"{self.folder}: {self.rows:,} rows ({self.before:,} before; {added}; {removed}), "
+            f"without a call to a model{unruled}"
         )
 
     def to_json(self) -> dict[str, Any]:
         """Return the result for `--json`."""
-        return {
-            "folder": str(self.folder),
-            **{name: getattr(self, name) for name in ("rows", "before", "added", "removed", "unruled")},
-        }
+        return asdict(self) | {"folder": str(self.folder)}
+
+
+def _change(count: int, word: str, by_people: int) -> str:
+    """Return how many rows were added or removed, and by whom where people did some of it."""
+    rest = f": {by_people:,} by people, {count - by_people:,} by the gate or a later step" if by_people else ""
+    return f"{count:,} {word}{rest}"
 
 
 def move_gate(run: Path, overrides: Sequence[str], name: str | None = None) -> GateResult:
@@ -98,13 +107,18 @@ def move_gate(run: Path, overrides: Sequence[str], name: str | None = None) -> G
     candidates, decisions = read_candidates(run / "lineage.parquet"), read_decisions(run)
     passed = _regate(candidates, loaded, decisions)
     final = asyncio.run(_finish(passed, loaded, overrides, _seeds(loaded, facts), decisions))
-    states = {c.id for c in candidates if c.state is State.ACCEPTED}, {c.id for c in final if c.state is State.ACCEPTED}
-    if not states[1]:
+    before = {c.id for c in candidates if c.state is State.ACCEPTED}
+    after = {c.id for c in final if c.state is State.ACCEPTED}
+    if not after:
         raise NoRows(f"{run}: no candidate passes this gate; nothing was written")
     _write(run, folder, loaded, final, facts, overrides)
-    before, after = states
     unruled = sum(c.rejected_at is RejectedAt.DISPUTE and bool(c.adjudicator) and c.ruling is None for c in final)
-    return GateResult(folder, len(after), len(before), len(after - before), len(before - after), unruled)
+    decided = {c.id: c.decisions[-1].verdict is not HumanVerdict.DROP for c in final if c.decisions}
+    took, dropped = ({name for name, taken in decided.items() if taken is wanted} for wanted in (True, False))
+    return GateResult(
+        folder, len(after), len(before), len(after - before), len(before - after), unruled,
+        added_by_people=len(after - before & took), dropped_by_people=len((before - after) & dropped),
+    )  # fmt: skip
 
 
 def _load(run: Path, overrides: Sequence[str], facts: Mapping[str, Any]) -> Loaded[SynthesisRecipe]:

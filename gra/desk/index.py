@@ -18,6 +18,7 @@ from typing import Any
 from gra.core.text.characters import well_formed
 from gra.core.text.plain_text import printable_line
 from gra.core.types import HumanDecision, State
+from gra.core.vocabulary import HumanVerdict, RejectedAt
 from gra.desk.sources import ListedCandidate
 
 _HEAD = 200  # characters of a text in a list
@@ -25,7 +26,7 @@ _TABLES = """
 CREATE TABLE rows (
   n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, place INTEGER NOT NULL, state TEXT NOT NULL, step TEXT NOT NULL,
   reason TEXT NOT NULL, domain TEXT NOT NULL, generator TEXT NOT NULL, disputed INTEGER NOT NULL, score REAL, std REAL,
-  draw INTEGER NOT NULL, size INTEGER NOT NULL, subject TEXT NOT NULL,
+  draw INTEGER NOT NULL, size INTEGER NOT NULL, subject TEXT NOT NULL, reviews INTEGER NOT NULL,
   kinds TEXT, verdict TEXT NOT NULL DEFAULT '', reviewer TEXT NOT NULL DEFAULT ''
 );
 CREATE TABLE texts (
@@ -39,6 +40,7 @@ CREATE INDEX rows_kinds ON rows (n) WHERE kinds IS NULL;
 _ORDERS = {
     "listed": "n",
     "disagreement": "disputed DESC, std IS NULL, std DESC, n",
+    "doubt": "score IS NULL, disputed DESC, reviews, std DESC, score, n",
     "random": "draw",
     "lowest": "score IS NULL, score, n",
     "highest": "score DESC, n",
@@ -46,8 +48,8 @@ _ORDERS = {
 }
 ORDERS = tuple(_ORDERS)
 _SHOWN = (
-    "rows.id, state, step, reason, domain, generator, disputed, score, std, instruction, response, size, kinds, "
-    "verdict, reviewer"
+    "rows.id, state, step, reason, domain, generator, disputed, score, std, reviews, instruction, response, size, "
+    "kinds, verdict, reviewer"
 )
 
 
@@ -159,7 +161,7 @@ class CandidateIndex:
         c = candidate
         size, subject = len(c.instruction) + len(c.response), HumanDecision.subject_of(c.instruction, c.response)
         values = (n, c.id, c.place, c.state, c.step, c.reason, c.domain, c.generator, int(c.disputed), c.mean, c.std)
-        return (*values, draw_of(self._run, c.id), size, subject)
+        return (*values, draw_of(self._run, c.id), size, subject, c.reviews)
 
     def decide(self, verdicts: Mapping[str, tuple[str, str]]) -> None:
         """Set what people decided, as {candidate: (verdict or "", reviewer)}."""
@@ -239,6 +241,13 @@ class CandidateIndex:
         with self._lock:
             return list(self._db.execute(query, (state.value, step, step)))
 
+    def taken(self, accepted_or: RejectedAt) -> int:
+        """Return how many candidates people took that are neither accepted nor rejected at this step."""
+        query = "SELECT COUNT(*) FROM rows WHERE verdict IN (?, ?) AND state != ? AND step != ?"
+        with self._lock:
+            found = self._db.execute(query, (HumanVerdict.KEEP, HumanVerdict.EDIT, State.ACCEPTED, accepted_or))
+            return int(found.fetchone()[0])
+
     def verdicts(self, limit: int) -> dict[str, tuple[int, str]]:
         """Return place and standing verdict of decided candidates."""
         with self._lock:
@@ -253,7 +262,7 @@ class CandidateIndex:
             self._folder.cleanup()
 
 
-_COLUMNS = "n, id, place, state, step, reason, domain, generator, disputed, score, std, draw, size, subject"
+_COLUMNS = "n, id, place, state, step, reason, domain, generator, disputed, score, std, draw, size, subject, reviews"
 
 
 def _texts(candidate: ListedCandidate) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gra.core.errors import DataError
@@ -36,7 +37,12 @@ _SHARE = 10  # a scan of the ledger may take this part of the time between scans
 
 @dataclass(frozen=True, slots=True)
 class ListedCandidate:
-    """What a list shows and filters of a candidate; `place` is its position in a lineage."""
+    """What a list shows and filters of a candidate.
+
+    Attributes:
+        place: its position in a lineage.
+        reviews: how many reviewers scored the response.
+    """
 
     id: str
     round: int
@@ -51,9 +57,10 @@ class ListedCandidate:
     instruction: str
     response: str
     place: int = -1
+    reviews: int = 0
 
     @classmethod
-    def from_record(cls, record: Mapping[str, Any], place: int = -1) -> ListedCandidate:
+    def from_record(cls, record: Mapping[str, Any], place: int = -1, reviews: int = 0) -> ListedCandidate:
         """Read a row of a lineage, or a candidate as a ledger has it."""
         reason = str(record.get("reason") or "")
         step = record["rejected_at"] if "rejected_at" in record else read_rejected_at(reason)
@@ -71,6 +78,7 @@ class ListedCandidate:
             str(record.get("instruction") or ""),
             str(record.get("response") or ""),
             place,
+            reviews,
         )
 
 
@@ -123,9 +131,9 @@ class LineageSource:
             return
         place = 0
         try:
-            for batch in self._parquet.iter_batches(_BATCH, columns=self._columns):
-                rows = batch.to_pylist()
-                yield [ListedCandidate.from_record(row, place + i) for i, row in enumerate(rows)]
+            for batch in self._parquet.iter_batches(_BATCH, columns=[*self._columns, "reviews"]):
+                rows, reviews = batch.select(self._columns).to_pylist(), _count_reviews(batch)
+                yield [ListedCandidate.from_record(row, place + i, reviews[i]) for i, row in enumerate(rows)]
                 place += len(rows)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise self._unreadable(error) from None
@@ -231,7 +239,9 @@ class LedgerSource:
             for start in range(0, len(new), _BATCH):
                 names = new[start : start + _BATCH]
                 yield [
-                    ListedCandidate.from_record(self._final(verdict.record))
+                    ListedCandidate.from_record(
+                        self._final(verdict.record), reviews=len(verdict.record.get("reviews") or ())
+                    )
                     for verdict in reader.verdicts_of(self._run, names)
                     if "state" in verdict.record and verdict.scope == current[_round_of(verdict.candidate)]
                 ]
@@ -306,6 +316,13 @@ def open_source(run: Path, ledger: Path, name: str) -> RunSource:
     """
     lineage = run / "lineage.parquet"
     return LineageSource(lineage) if lineage.is_file() else LedgerSource(ledger, name, lineage)
+
+
+def _count_reviews(batch: pa.RecordBatch) -> list[int]:
+    """Count reviews without parsing them; inside a text, the quotes of JSON are escaped."""
+    if "reviews" not in batch.schema.names:
+        return [0] * batch.num_rows
+    return [count or 0 for count in pc.count_substring(batch.column("reviews"), '"reviewer":').to_pylist()]
 
 
 def _round_of(candidate: str) -> str:

@@ -7,8 +7,9 @@ their decisions; those with other texts have none. The newest decision of any pe
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from gra.core.run_folder import RunFolder
 from gra.core.stored.resolved_recipe import find_ledger, read_resolved_recipe
@@ -99,3 +100,30 @@ def apply_decisions(candidate: Candidate, decisions: Decisions) -> Candidate:
         return decided
     how = "edited" if last.verdict is HumanVerdict.EDIT else "kept"
     return replace(decided, state=State.ACCEPTED, rejected_at=None, reason=f"{last.reviewer} {how} it")
+
+
+def decided_row(row: Mapping[str, Any], decisions: Decisions) -> dict[str, Any]:
+    """Return a row of a lineage as people decided since it was written.
+
+    Args:
+        row: as `read_lineage` gives it.
+        decisions: of people, by candidate.
+
+    Returns:
+        The row with state, reason, texts and decisions as they stand, and `before`: those of its old values that are
+        others now. The row as it is where no decision about its texts stands.
+    """
+    known = {name: row[name] for name in ("round", "index", "domain", "reason", "instruction", "response")}
+    rejected_at = RejectedAt(row["rejected_at"]) if row["rejected_at"] else None
+    candidate = Candidate(id=row["candidate_id"], state=State(row["state"]), rejected_at=rejected_at, **known)
+    decided = apply_decisions(candidate, decisions)
+    if decided is candidate:
+        return {**row}
+    stands = {name: getattr(decided, name) for name in ("state", "reason", "instruction", "response")}
+    return {
+        **row,
+        **stands,
+        "rejected_at": decided.rejected_at or "",
+        "decisions": [asdict(decision) for decision in decided.decisions],
+        "before": {name: row[name] for name, value in stands.items() if row[name] != value},
+    }

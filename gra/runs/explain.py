@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,13 @@ from gra.core.stored.lineage import Request
 from gra.core.stored.reader import parse_json
 from gra.core.stored.resolved_recipe import find_ledger
 from gra.core.text.plain_text import printable, printable_line
-from gra.core.types import ALL_CHECKS, CHECKS, DIMENSIONS, VERSION_NOTES, HumanDecision, State, verifier_mode
+from gra.core.types import ALL_CHECKS, CHECKS, DIMENSIONS, VERSION_NOTES, State, verifier_mode
 from gra.core.vocabulary import HumanVerdict
-from gra.data.export import read_lineage
+from gra.data.lineage import read_lineage, shown_reason
 from gra.ledger.ledger import Recorded
 from gra.ledger.reader import LedgerReader
 from gra.runs.contents import Row, find_lineages
-from gra.runs.decisions import read_decisions, standing
+from gra.runs.decisions import decided_row, read_decisions
 from gra.runs.panel import Measured, read_measured
 
 _STYLES = {State.ACCEPTED: "green", State.DUPLICATE: "yellow", State.SURPLUS: "yellow"}
@@ -108,7 +108,7 @@ def explain(run: Path, candidate_id: str, *, full: bool = False) -> RenderableTy
         )
     rows_by_file = {file: read_lineage(file) for file in lineages}
     found = [
-        (_with_decisions(row, file), file)
+        (decided_row(row, read_decisions(file.parent)), file)
         for file, rows in rows_by_file.items()
         for row in rows
         if row["candidate_id"] == candidate_id
@@ -122,23 +122,11 @@ def explain(run: Path, candidate_id: str, *, full: bool = False) -> RenderableTy
     return Group(*pages)
 
 
-def _with_decisions(row: Row, file: Path) -> Row:
-    """Return a row with what people decided about it since it was written."""
-    made = read_decisions(file.parent).get(row["candidate_id"], [])
-    found = standing(made, HumanDecision.subject_of(row["instruction"], row["response"]))
-    return {**row, "decisions": [asdict(decision) for decision in found]} if found else row
-
-
 def _unknown(run: Path, candidate_id: str, rows_by_file: Mapping[Path, list[Row]]) -> str:
     ids = [row["candidate_id"] for rows in rows_by_file.values() for row in rows]
     near = difflib.get_close_matches(candidate_id, ids, n=_NEAR, cutoff=0.6)
-    hint = (
-        f"close: {', '.join(near)}"
-        if near
-        else f"ids look like {', '.join(ids[:3])}"
-        if ids
-        else "it has no candidates"
-    )
+    shown = f"ids look like {', '.join(ids[:3])}" if ids else "it has no candidates"
+    hint = f"close: {', '.join(near)}" if near else shown
     return f"{run} has no candidate `{candidate_id}` among its {len(ids):,}; {hint}"
 
 
@@ -172,7 +160,10 @@ def _exchange(answer: Recorded) -> Iterator[RenderableType]:
 
 def _page(row: Row, file: Path, rows_by_file: Mapping[Path, list[Row]], limits: _Limits) -> RenderableType:
     style = _STYLES.get(row["state"], "red")
-    verdict = Text.assemble((row["state"].upper(), f"bold {style}"), "  ", printable(row["reason"]))
+    verdict = Text.assemble((row["state"].upper(), f"bold {style}"), "  ", printable(shown_reason(row["reason"], row)))
+    if before := row.get("before"):
+        was = f"{before.get('state', row['state'])}: {shown_reason(before.get('reason', row['reason']), row)}"
+        verdict.append(f"\nbefore people decided: {printable(was)}", "dim")
     body = Group(verdict, *limits.gap(), *_parts(row, _texts(rows_by_file), limits, read_measured(file.parent)))
     title = Text(f" {printable(row['candidate_id'])} ", style="bold")
     return Panel(
@@ -187,14 +178,14 @@ def _page(row: Row, file: Path, rows_by_file: Mapping[Path, list[Row]], limits: 
 
 def _parts(row: Row, texts: Mapping[str, str], limits: _Limits, measured: Measured) -> Iterator[RenderableType]:
     yield _facts(row, texts)
-    yield from _passage("instruction", row["instruction"], limits)
+    yield from _written(row, "instruction", limits)
     if row.get("tests"):
         yield from _passage("tests", row["tests"], limits)
     if row["checks"]:
         yield from limits.gap()
         yield _checks(row["checks"], limits)
     if row["response"] or (row["instruction"] and not any(check["failed"] for check in row["checks"])):
-        yield from _passage("response", row["response"], limits)
+        yield from _written(row, "response", limits)
     if row["programs"]:
         yield from limits.gap()
         yield _verifications(row["programs"])
@@ -247,6 +238,13 @@ def _passage(name: str, text: str, limits: _Limits) -> Iterator[RenderableType]:
         yield shown
     else:
         yield Text.assemble((f"{name}  ", "bold"), shown)
+
+
+def _written(row: Row, name: str, limits: _Limits) -> Iterator[RenderableType]:
+    """Show a text of the row, and the text before a person's edit, which is what was reviewed."""
+    yield from _passage(name, row[name], limits)
+    if name in row.get("before", {}):
+        yield from _passage(f"{name} before the edit, as it was reviewed", row["before"][name], limits)
 
 
 def _checks(checks: list[dict[str, Any]], limits: _Limits) -> RenderableType:

@@ -20,7 +20,7 @@ from gra.core.run_folder import RunFolder
 from gra.core.stored.resolved_recipe import read_resolved_recipe
 from gra.core.text.characters import well_formed
 from gra.core.types import Candidate, State
-from gra.core.vocabulary import HumanVerdict
+from gra.core.vocabulary import HumanVerdict, RejectedAt
 from gra.data.export import worse_responses
 from gra.data.formats.forms import FORMS
 from gra.data.formats.rows import ExportPair, ExportRow
@@ -50,7 +50,7 @@ class Selection:
     def why_not(self, candidate: Candidate) -> str | None:
         """Return why a candidate is left out; None for a row of the export."""
         if candidate.state not in self.states:
-            return f"state {candidate.state}"
+            return "dropped by people" if candidate.rejected_at is RejectedAt.PERSON else f"state {candidate.state}"
         if not candidate.instruction or not candidate.response:
             return "without instruction or response"
         if self.min_score is not None and candidate.mean is None:
@@ -78,7 +78,7 @@ class ExportResult:
     def sentence(self) -> str:
         """Return the result as a sentence."""
         written = ", ".join(f"{name} with {count:,}" for name, count in self.files.items())
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.left_out.items())
+        reasons = _counted(self.left_out)
         return f"{self.folder}: {written}, read back and the same" + (f"; left out: {reasons}" if reasons else "")
 
     def to_json(self) -> dict[str, Any]:
@@ -119,11 +119,16 @@ def export_run(run: Path, form: str, output: Path | None = None, selection: Sele
         rows.append(_row(candidate, model, license_, chosen.system))
         pairs += _pairs(candidate, chosen.system)
     if not rows:
-        found = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items()) or "it has no candidates"
+        found = _counted(left_out) or "it has no candidates"
         raise NoRows(f"{run}: no candidate is a row of this export ({found}); nothing was written")
     folder = output or run / EXPORTS / form
-    files = write_form(form, folder, rows, pairs, _about(run, form, rows, chosen, authors, facts))
-    return ExportResult(folder, files, dict(left_out.most_common()))
+    reasons = dict(left_out.most_common())
+    files = write_form(form, folder, rows, pairs, _about(run, form, rows, chosen, authors, facts, reasons))
+    return ExportResult(folder, files, reasons)
+
+
+def _counted(left_out: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in left_out.items())
 
 
 def finished_run(run: Path) -> dict[str, Any]:
@@ -181,6 +186,15 @@ class _Authors:
         found = self._models.get(model or "", {})
         return str(model or candidate.generator), str(found.get("licence") or "unknown")
 
+    def judges(self) -> Iterator[tuple[str, ...]]:
+        """Yield member, model, identity, license and roles of each member that could review or adjudicate."""
+        for member, known in self._members.items():
+            roles = [role for role in ("reviewer", "adjudicator") if role in known.get("roles", ())]
+            model = str(known.get("model", ""))
+            if roles:
+                license_ = str(self._models.get(model, {}).get("licence") or "unknown")
+                yield member, model, self.identity(model), license_, ", ".join(roles)
+
     def identity(self, model: str) -> str:
         """Return which weights a model has."""
         return str(self._models.get(model, {}).get("identity") or "unknown")
@@ -193,7 +207,9 @@ def _about(
     chosen: Selection,
     authors: _Authors,
     facts: Mapping[str, Any],
+    left_out: Mapping[str, int],
 ) -> str:
+    judges, columns = list(authors.judges()), ("member", "model", "identity", "license", "judged as")
     wrote = Counter((row.model, row.license) for row in rows)
     lines = [
         f"# {facts.get('name', run.name)} as {form}",
@@ -205,13 +221,19 @@ def _about(
         f"- states: {', '.join(chosen.states)}",
         f"- decided by people: {sum(bool(row.reviewed_by) for row in rows):,} rows, of them "
         f"{sum(row.edited for row in rows):,} edited",
+        f"- left out: {_counted(left_out) or 'none'}",
         f"- lowest score: {'any' if chosen.min_score is None else f'{chosen.min_score:g}'}",
+        f"- seeds: `{authors.seeds}`, sha256 `{facts.get('seeds_sha256', 'unknown')}`",
         "",
         "## Models and licenses",
         "",
         *_table(("model", "identity", "license", "rows"), _model_rows(wrote, authors)),
         "",
-        f"Rows inherit the conditions of the models that wrote them and of the seeds ({authors.seeds}).",
+        "Rows inherit the conditions of the models that wrote them and of the seeds. A run does not record the license "
+        "of its seeds: look it up where they come from.",
+        "",
+        *(["### Members that reviewed", "", *_table(columns, judges), ""] if judges else []),
+        "## Domains",
         "",
         *_table(("domain", "rows"), Counter(row.domain for row in rows).most_common()),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from desk_runs import finished_run, read_desk
@@ -52,15 +53,37 @@ def test_edited_row_was_not_good() -> None:
 
 
 def test_curve_counts_all_scored_candidates_and_knows_precision_above_the_gate() -> None:
-    drawn = [DrawnRow(f"c{n}", 6.0 + (n % 8) / 2, "keep" if n % 8 > 1 else "drop") for n in range(64)]
-    curve = {point["gate"]: point for point in gate_curve(drawn, drawn[:32], [5.0, 5.5, 5.9], 6.0)}
+    drawn = [DrawnRow(f"c{n}", 6.0 + (n % 8) / 2, "" if n > 31 else "keep" if n % 8 > 1 else "drop") for n in range(64)]
+    below = [DrawnRow(f"b{n}", score, "") for n, score in enumerate((5.0, 5.5, 5.9))]
+    curve = {point["gate"]: point for point in gate_curve(drawn, drawn[:32], below, 6.0)}
     assert curve[5.0]["rows"] == 67
-    assert curve[5.5]["precision"] is None
+    assert (curve[5.5]["precision"], curve[5.5]["unknown"]) == (None, "below")
     assert curve[6.0]["rows"] == 64
     assert 0.6 < curve[6.0]["precision"]["value"] < 0.9
+    assert (curve[9.5]["precision"], curve[9.5]["unknown"]) == (None, "few")
     assert curve[7.0]["precision"]["value"] == 1.0
-    assert curve[9.5]["precision"] is None  # four decisions are too few
     assert gate_curve([], [], [], 6.0) == []
+
+
+def at_gates(rows: list[DrawnRow], below: list[DrawnRow], gate: float, others: int = 0) -> dict[float, dict[str, Any]]:
+    return {point["gate"]: point for point in gate_curve(rows, random_part(rows, set())[0], below, gate, others)}
+
+
+def test_curve_knows_what_is_all_decided_and_says_why_it_does_not_know() -> None:
+    few = at_gates(rows("drop", "keep", "keep"), [], 6.05)
+    assert [(few[gate]["rows"], few[gate]["precision"]["low"]) for gate in (6.0, 6.05)] == [(3, 2 / 3), (2, 1.0)]
+    assert few[6.25]["rows"] == 0
+    lower = at_gates(rows(*["keep"] * 8), [DrawnRow("b", 5.2, "")], 6.0)
+    assert [lower[gate]["unknown"] for gate in (5.0, 5.25, 5.5)] == ["below", "", ""]
+    assert (lower[5.5]["rows"], lower[5.5]["precision"]) == (lower[6.0]["rows"], lower[6.0]["precision"])
+
+
+def test_curve_says_how_many_rows_a_version_has() -> None:
+    made = [DrawnRow("a", 8.0, "keep"), DrawnRow("b", 7.0, "drop"), DrawnRow("c", 6.5, "edit"),
+            DrawnRow("d", None, ""), DrawnRow("e", None, "drop"), DrawnRow("f", 9.0, "")]  # fmt: skip
+    curve = at_gates(made, [DrawnRow("g", 5.0, "keep"), DrawnRow("h", 4.0, "")], 6.0, others=1)
+    found = {gate: tuple(curve[gate][name] for name in ("rows", "dropped", "kept", "dataset")) for gate in (4, 6, 7, 9)}
+    assert found == {4: (6, 1, 1, 7), 6: (4, 1, 2, 6), 7: (3, 1, 3, 6), 9: (1, 0, 4, 6)}
 
 
 def test_agreement_is_the_chance_that_a_kept_candidate_scores_higher() -> None:

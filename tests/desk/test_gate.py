@@ -82,7 +82,9 @@ def test_versions_stand_beside_the_run_and_pass_verify(run: Path, tmp_path: Path
            HumanVerdict.KEEP)  # fmt: skip
     one, two = move_gate(run, []), move_gate(run, ["review.accept_mean=9"], "strict")
     assert (one.folder, two.folder) == (run / "versions" / "v2", run / "versions" / "strict")
-    assert one.removed == 1
+    assert (one.removed, one.dropped_by_people, one.added_by_people) == (1, 1, 1)
+    assert "1 removed: 1 by people, 0 by the gate or a later step" in one.sentence()
+    assert two.dropped_by_people == 1 < two.removed
     assert one.added >= 1  # the kept candidate, and what the dropped row had hidden
     assert (run / "manifest.json").read_bytes() == content
     version = {c.id: c for c in read_candidates(one.folder / "lineage.parquet")}

@@ -117,11 +117,21 @@ def test_every_reader_of_a_run_knows_the_decisions(
     after = verify(run)
     assert (after.decisions, after.rows, after.answers) == (3, before.rows, before.answers)
     assert (run / "lineage.parquet").read_bytes() == content
-    assert command("explain", str(run), rows[0].id) == 0
-    assert "human:ann: drop, 1970-01-01 00:29 UTC" in capsys.readouterr().out
+    explained = []
+    for row in rows[:3]:
+        assert command("explain", str(run), row.id) == 0
+        explained.append(capsys.readouterr().out)
+    assert "human:ann: drop, 1970-01-01 00:29 UTC" in explained[0]
+    assert ["before people decided: accepted" in page for page in explained] == [True, True, False]
+    assert "REJECTED  human:ann dropped it" in explained[0]
+    assert "ACCEPTED  human:ann edited it" in explained[1]
+    assert ["Better." in page for page in explained] == [False, True, False]
+    assert "response before the edit, as it was reviewed" in explained[1]
     found = export_run(run, "jsonl", tmp_path / "all")
     exported = [json.loads(line) for line in (found.folder / "train.jsonl").read_text().splitlines()]
     assert [row["id"] for row in exported] == [c.id for c in rows[1:]]
+    assert found.left_out["dropped by people"] == 1
+    assert "1 dropped by people" in (found.folder / "README.md").read_text()
     assert (exported[0]["response"], exported[0]["edited"]) == ("Better.", True)
     assert [row["reviewed_by"] for row in exported[:3]] == [["human:ann edit"], ["human:ann keep"], []]
     found = export_run(run, "jsonl", tmp_path / "some", Selection(reviewed=True))

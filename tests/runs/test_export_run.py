@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from synthesised import command, synthesise
 
 import gra
@@ -35,6 +36,10 @@ def test_every_format_holds_the_accepted_rows(run: Path, tmp_path: Path) -> None
             line.split()[1].removeprefix("model-") for line in about.splitlines() if line.startswith("| model-")
         }
         assert "| none |" in about  # the license of the scripted models
+        assert "judged as" in about
+        metadata = yaml.safe_load(about.split("---\n")[1])
+        assert [config["data_files"][0]["path"] for config in metadata["configs"]] == list(found.files)
+        assert metadata["configs"][0]["default"] is True
     assert len((tmp_path / "trl" / "preferences.jsonl").read_text().splitlines()) > 0
 
 

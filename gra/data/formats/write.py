@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -42,7 +42,7 @@ def write_form(
         folder: where the files go; files of an earlier export there are replaced.
         rows: the rows, in order.
         pairs: the preference pairs; forms without pairs leave them out.
-        about: the text of `README.md`.
+        about: the text of `README.md`, which `head` precedes.
 
     Returns:
         The number of samples in each file.
@@ -61,11 +61,25 @@ def write_form(
         counts[names["preferences"]] = _write(file, form.container, pairs, form.pairs.write, form.pairs.read)
     with atomic_path(folder / ORIGIN) as temporary:
         JsonLines().write(temporary, (row.origin() for row in rows))
-    written = {"README.md": about, **_beside(form, names, counts)}
+    written = {"README.md": head(counts) + about, **_beside(form, names, counts)}
     for file_name, text in written.items():
         write_text(folder / file_name, text)
     _remove_earlier(folder, {*counts, *written, ORIGIN})
     return counts
+
+
+def head(files: Iterable[str]) -> str:
+    """Return the YAML that `datasets` and the hub read first: what the files of rows are.
+
+    Args:
+        files: the files of rows; the first is loaded where no name is given.
+    """
+    lines = ["---", "license: other", "task_categories: [text-generation]", "tags: [synthetic, gra]", "configs:"]
+    for number, file in enumerate(files):
+        lines.append(f"- config_name: {file.partition('.')[0]}")
+        lines += ["  default: true"] if number == 0 else []
+        lines.append(f"  data_files: [{{split: train, path: {file}}}]")
+    return "\n".join([*lines, "---", "", ""])
 
 
 def read_form(name: str, folder: Path) -> Iterator[tuple[str, ...]]:

@@ -273,7 +273,7 @@ async function estimate() {
     $("precision").textContent = found.precision
       ? `Good rows: ${interval(found.precision)}, a 95 % interval. ${about}. ` +
         (found.needed
-          ? `About ${found.needed.toLocaleString()} more decisions make it ±${points} points.`
+          ? `About ${found.needed.toLocaleString()} more ${found.needed === 1 ? "decision makes" : "decisions make"} it ±${points} points.`
           : `It is within ±${points} points.`)
       : `${about}. Choose the order “random draw” and the state “accepted”, and decide about a few dozen rows.`;
     state.estimate = found;
@@ -296,15 +296,28 @@ async function estimate() {
   }
 }
 
+const UNKNOWN = {
+  below: "how many are good is not known, because some were below the present gate and are not in the random draw",
+  few: "too few of them are decided along the random draw to say how good they are",
+};
+
 function showGate() {
-  const point = state.estimate?.curve[Number($("gate").value)];
+  const found = state.estimate, point = found?.curve[Number($("gate").value)];
   if (!point) return;
-  const good = point.precision
-    ? `${interval(point.precision)} of them good`
-    : "too few decided to say how good they are";
+  const count = (number) => number.toLocaleString();
+  const every = point.precision && point.decided === point.rows;
+  const good = every
+    ? `all decided, ${percent(point.precision.value)} good`
+    : point.precision ? `${interval(point.precision)} of them good` : UNKNOWN[point.unknown];
+  const people = [
+    point.dropped && `without the ${count(point.dropped)} that people dropped`,
+    point.kept && `with ${count(point.kept)} that people took against the gate`,
+  ].filter(Boolean).join(" and ");
+  const here = found.gate === null ? "" : point.gate === found.gate ? ", the present gate" : ` (present gate: ${found.gate})`;
   $("gate-said").textContent =
-    `At ${point.gate}: ${point.rows.toLocaleString()} scored candidates pass, ${good}. ` +
-    `${state.estimate.command}${point.gate}`;
+    `At ${point.gate}${here}: ${count(point.rows)} scored ${point.rows === 1 ? "candidate passes" : "candidates pass"}` + (point.rows ? `, ${good}. ` : ". ") +
+    `A version has ${count(point.dataset)} rows` + (people ? `, ${people}` : "") +
+    `; rulings and deduplication may still change the number. ${found.command}${point.gate}`;
 }
 
 function toggleEstimate() {
