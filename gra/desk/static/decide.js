@@ -9,10 +9,15 @@ function ready(what) {
   if (!state.busy && found && found.id === state.current) return found;
   if (!state.busy && !state.current) say("No candidate is open: choose one in the list, or press ↓.");
   else {
-    state.missed = what;
+    if (state.busy) state.missed = what;
     say(`The next candidate was not on the screen yet: ${what} was ignored.`);
   }
   return null;
+}
+
+// What was just said would hide that a key came too early.
+function sayMissed(said) {
+  if (state.missed) say(`${said}. A key came before the next candidate was shown: ${state.missed} was ignored.`);
 }
 
 async function post(body) {
@@ -36,7 +41,6 @@ async function decide(verdict, texts) {
     return;
   }
   state.busy = true;
-  state.missed = "";
   const asked = { name, candidate: found.id, subject: found.subject };
   const edited = verdict === "keep" && found.edited; // what is shown is what is kept
   try {
@@ -54,11 +58,12 @@ async function decide(verdict, texts) {
     await load({ quiet: true });
     estimate();
     await step(1, { from: found.id, onlyOpen: true, said });
-    if (state.missed) say(`${said}. A key came before the next candidate was shown: ${state.missed} was ignored.`);
+    sayMissed(said);
   } catch (error) {
     say(error.message);
   } finally {
     state.busy = false;
+    state.missed = "";
   }
 }
 
@@ -79,11 +84,13 @@ async function undo(asked = state.made.at(-1)) {
     await load({ quiet: true });
     estimate();
     await open(asked.candidate, { focus: true, said });
+    sayMissed(said);
   } catch (error) {
     if (error.refused) forget();
     say(`${asked.candidate}: ${error.message}`);
   } finally {
     state.busy = false;
+    state.missed = "";
   }
 }
 
@@ -123,5 +130,5 @@ function stash() {
   if (!kept) return "";
   state.drafts.set(state.current, written());
   showList();
-  return `Your unsaved text of ${state.current} is still there: press e on it`;
+  return `Your unsaved text of ${state.current} is kept, and Edit (e) shows it again`;
 }
