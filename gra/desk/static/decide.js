@@ -126,6 +126,7 @@ function edit({ again = false } = {}) {
 // Closes the editor. Text that was not saved stays with its candidate; returns a sentence about it.
 function stash() {
   const kept = unsaved();
+  if (!kept && !$("edit").hidden && state.drafts.delete(state.current)) showList();
   $("edit").hidden = true;
   if (!kept) return "";
   state.drafts.set(state.current, written());
