@@ -7,6 +7,7 @@ import shlex
 import sqlite3
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,14 @@ from gra.checks.instruction_constraints import read_constraints
 from gra.core.errors import DataError, GraError
 from gra.core.files import refuse_special_files
 from gra.core.stored.resolved_recipe import RESOLVED, find_ledger, read_resolved_recipe
-from gra.core.text.plain_text import printable
+from gra.core.text.plain_text import printable, printable_line
 from gra.core.text.special_tokens import SpecialTokens
 from gra.core.types import HumanDecision, State
 from gra.core.vocabulary import HumanVerdict, RejectedAt
 from gra.data.lineage import shown_reason
 from gra.desk.detail import exchanges, sections
 from gra.desk.estimate import DrawnRow, gate_curve, random_part, reviewer_agreement, summary
-from gra.desk.index import CandidateIndex
+from gra.desk.index import CandidateIndex, Filters
 from gra.desk.sources import RunSource, open_source
 from gra.ledger.decisions import DecisionLog
 from gra.ledger.reader import LedgerReader
@@ -32,6 +33,7 @@ _POLL_S = 0.5
 _KINDS_AT_ONCE = 64
 _NAME = re.compile(r"[\w.-]{1,40}")
 _MOST_COMPARED = 1000  # decided candidates that reviewers are compared on
+_HEAD = 200  # characters of an edited text in a list
 _LONGEST = 2_000_000  # characters of an edited text
 
 
@@ -76,6 +78,7 @@ class Desk:
         self.index = CandidateIndex(self.name)
         self._decisions: dict[str, list[HumanDecision]] = {}
         self._reviews: dict[str, dict[str, float]] = {}  # scores of decided candidates, by reviewer
+        self._effects: dict[str, int] = {}  # rows that a decision adds (1) or takes away (-1), by candidate
         self._last = 0
         self._deciding = threading.Lock()
         self._problem = ""
@@ -118,6 +121,7 @@ class Desk:
             # A lineage has fewer candidates than the ledger, and they have other places there.
             self.index.clear()
             self._reviews.clear()
+            self._effects.clear()
             self._loaded = False
         for candidates in self._source.changes():
             with self._deciding:  # a decision that comes now is shown after them
@@ -149,6 +153,7 @@ class Desk:
             if (row := self.index.find(name)) is not None:
                 last = standing(self._decisions[name], row[2])[-1:]
                 found[name] = (last[0].verdict.value, last[0].reviewer) if last else ("", "")
+                self._effects[name] = _effect(row[1], last[0].verdict) if last else 0
         if found:
             self.index.decide(found)
 
@@ -164,6 +169,7 @@ class Desk:
 
     def status(self) -> dict[str, Any]:
         """Return the state of the desk, for the page."""
+        facets = self.index.facets()
         return {
             "run": printable(self.name),
             "folder": printable(self.run),
@@ -171,8 +177,19 @@ class Desk:
             "loaded": self._loaded,
             "changed": self.index.changed,
             "problem": printable(self._problem),
-            "facets": self.index.facets(),
+            "facets": facets,
+            "rows": facets["state"].get(State.ACCEPTED, 0) + sum(self._effects.copy().values()),
         }
+
+    def rows(self, filters: Filters, order: str, offset: int, limit: int) -> tuple[list[dict[str, Any]], int]:
+        """Return one page of a list with the texts of edits, and the number of candidates in the whole list."""
+        rows, count = self.index.listed(filters, order, offset, limit)
+        for row in rows:
+            made = self._last_about(row["id"])
+            row["skipped"] = _all_skipped(made)
+            if edit := _edit_in_force(made):
+                row |= {part: printable_line(text[: 4 * _HEAD])[:_HEAD] for part, text in _texts(edit).items()}
+        return rows, count
 
     def candidate(self, name: str) -> dict[str, Any] | None:
         """Return everything that is known of a candidate; None where there is none of this id.
@@ -184,7 +201,8 @@ class Desk:
         if found is None:
             return None
         row = self._source.record(name, found[0])
-        made = self._decisions.get(name, [])
+        made, last = self._decisions.get(name, []), self._last_about(name)
+        edit, stands = _edit_in_force(last), [each for each in last if each.verdict is not HumanVerdict.SKIP][-1:]
         return {
             "id": name,
             "state": row["state"],
@@ -196,6 +214,10 @@ class Desk:
             "subject": HumanDecision.subject_of(row["instruction"], row["response"]),
             "sections": sections(row),
             "decisions": [_decision_json(decision) for decision in made],
+            "stands": _decision_json(stands[0]) if stands else None,
+            "edited": _decision_json(edit) | {"raw": _texts(edit)} if edit else None,
+            "undoable": [decision.reviewer for decision in last],
+            "closed": _why_closed(row["state"]),
             "calls": len(row["calls"]),
         }
 
@@ -237,9 +259,13 @@ class Desk:
 
     def _skipped(self, name: str) -> bool:
         """Return whether all who looked at a candidate's present texts skipped it."""
-        row = self.index.find(name)
-        made = last_decisions(self._decisions.get(name, ()), row[2]) if row is not None else []
-        return bool(made) and all(decision.verdict is HumanVerdict.SKIP for decision in made)
+        return _all_skipped(self._last_about(name))
+
+    def _last_about(self, name: str) -> list[HumanDecision]:
+        """Return the last decision of each person about a candidate's present texts, oldest first."""
+        made = self._decisions.get(name)
+        row = self.index.find(name) if made else None
+        return last_decisions(made, row[2]) if made and row is not None else []
 
     def decide(self, asked: DecisionRequest) -> HumanDecision:
         """Record a decision; when this returns, it is on the disk.
@@ -258,14 +284,15 @@ class Desk:
         if asked.subject != subject:
             raise Undecidable("its texts have changed since the page was loaded; look at it again")
         reviewer = f"human:{asked.name}"
-        edit = asked.verdict is HumanVerdict.EDIT
-        takes = asked.verdict in (HumanVerdict.KEEP, HumanVerdict.EDIT)
-        if takes and state in (State.FAILED, State.CONTAMINATED):
-            raise Undecidable(f"a {state} candidate is no row; skip it")
-        if asked.verdict is HumanVerdict.KEEP:
-            record = self._source.record(asked.candidate, place)
-            if why := why_not_kept(record["response"], record["rejected_at"]):
-                raise Undecidable(f"{why}; edit or skip it")
+        verdict, edit = asked.verdict, asked.verdict is HumanVerdict.EDIT
+        takes = verdict in (HumanVerdict.KEEP, HumanVerdict.EDIT)
+        if takes and (why := _why_closed(state)):
+            raise Undecidable(why)
+        record = self._source.record(asked.candidate, place) if takes else {}
+        if edit and all(_same_text(getattr(asked, part), record[part]) for part in ("instruction", "response")):
+            verdict, edit = HumanVerdict.KEEP, False  # nothing was changed
+        if verdict is HumanVerdict.KEEP and (why := why_not_kept(record["response"], record["rejected_at"])):
+            raise Undecidable(f"{why}; edit or skip it")
         if edit and (token := SpecialTokens().find(f"{asked.instruction}\n{asked.response}")):
             raise Undecidable(f"the texts hold {printable(token)}, a chat template's token; take it out")
         if edit and not (asked.instruction.strip() and asked.response.strip()):
@@ -273,13 +300,45 @@ class Desk:
         if edit and max(len(asked.instruction), len(asked.response)) > _LONGEST:
             raise Undecidable(f"an edited text has at most {_LONGEST:,} characters")
         made = last_decisions(self._decisions.get(asked.candidate, ()), subject)
-        if asked.verdict is HumanVerdict.UNDO and not any(decision.reviewer == reviewer for decision in made):
+        if verdict is HumanVerdict.UNDO and not any(decision.reviewer == reviewer for decision in made):
             raise Undecidable(f"{reviewer} has decided nothing about it")
         texts = (asked.instruction, asked.response) if edit else ("", "")
-        decision = HumanDecision(reviewer, asked.verdict, time.time(), subject, *texts)
+        decision = HumanDecision(reviewer, verdict, time.time(), subject, *texts)
         self._log.add(asked.candidate, decision)
         self.read_decisions()
         return decision
+
+
+def _why_closed(state: str) -> str:
+    """Return why a candidate of a state can never be a row; empty where it can."""
+    return f"a {state} candidate is no row; skip it" if state in (State.FAILED, State.CONTAMINATED) else ""
+
+
+def _effect(state: str, verdict: HumanVerdict) -> int:
+    """Return by how many rows the standing decision changes the dataset."""
+    if state == State.ACCEPTED:
+        return -1 if verdict is HumanVerdict.DROP else 0
+    return 0 if verdict is HumanVerdict.DROP or _why_closed(state) else 1
+
+
+def _all_skipped(made: Sequence[HumanDecision]) -> bool:
+    return bool(made) and all(decision.verdict is HumanVerdict.SKIP for decision in made)
+
+
+def _edit_in_force(made: Sequence[HumanDecision]) -> HumanDecision | None:
+    """Return the edit whose texts hold: no later keep replaced it, and a drop says nothing about texts."""
+    texts = [each for each in made if each.verdict in (HumanVerdict.KEEP, HumanVerdict.EDIT)]
+    return texts[-1] if texts and texts[-1].verdict is HumanVerdict.EDIT else None
+
+
+def _texts(edit: HumanDecision) -> dict[str, str]:
+    return {"instruction": edit.instruction, "response": edit.response}
+
+
+def _same_text(one: str, other: str) -> bool:
+    """Return whether two texts differ at most in line ends, which a browser's text field changes."""
+    one, other = (text.replace("\r\n", "\n").replace("\r", "\n") for text in (one, other))
+    return one == other
 
 
 def _decision_json(decision: HumanDecision) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from gra.desk.index import ORDERS, Filters
 
 HOSTS = ("127.0.0.1", "localhost")
 _STATIC = Path(__file__).parent / "static"
-_FILES = {"": "desk.html", "desk.js": "desk.js", "desk.css": "desk.css", "icon.svg": "icon.svg"}
+_FILES = {"": "desk.html"} | {name: name for name in ("desk.js", "decide.js", "desk.css", "icon.svg")}
 _PAGE = 50
 _LARGEST_BODY = 9_000_000  # bytes
 _HEADERS = {
@@ -142,9 +142,8 @@ class _Handlers:
             filters, order, offset = _filters(request.query_params)
         except ValueError as error:
             return _refuse(error)
-        index = self._desk.index
-        changed = index.changed
-        rows, count = index.listed(filters, order, offset, _PAGE)
+        changed = self._desk.index.changed
+        rows, count = self._desk.rows(filters, order, offset, _PAGE)
         return _json({"rows": rows, "count": count, "offset": offset, "changed": changed})
 
     def estimate(self, request: Request) -> Response:

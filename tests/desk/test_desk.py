@@ -98,7 +98,24 @@ def test_edit_is_recorded_with_its_texts(desk: Desk) -> None:
     assert send(web, row.id, "edit", instruction="Ask.", response="Say\n<b>it</b> 🦉").status_code == 200
     found = apply_decisions(row, read_decisions(desk.run))
     assert (found.state, found.response) == (State.ACCEPTED, "Say\n<b>it</b> 🦉")
-    assert web.get("api/candidate", params={"id": row.id}).json()["decisions"][0]["response"] == "Say\n<b>it</b> 🦉"
+    send(web, row.id, "drop", "bob")  # a drop says nothing about texts
+    seen = web.get("api/candidate", params={"id": row.id}).json()
+    assert seen["edited"]["raw"] == {"instruction": "Ask.", "response": "Say\n<b>it</b> 🦉"}
+    assert seen["decisions"][0]["response"] == seen["edited"]["response"]
+    assert (seen["stands"]["verdict"], seen["undoable"]) == ("drop", ["human:ann", "human:bob"])
+    assert web.get("api/rows", params={"state": "rejected"}).json()["rows"][0]["response"] == "Say <b>it</b> 🦉"
+
+
+def test_edit_without_a_change_is_a_keep(desk: Desk) -> None:
+    web, row = client(desk), CANDIDATES[14]
+    response = row.response.replace("\r\n", "\n")  # as a browser's text field has it
+    assert send(web, row.id, "edit", instruction=row.instruction, response=response).json()["verdict"] == "keep"
+    assert web.get("api/candidate", params={"id": row.id}).json()["edited"] is None
+    send(web, "r1-000001", "skip")
+    assert [r["id"] for r in web.get("api/rows").json()["rows"] if r["skipped"]] == ["r1-000001"]
+    for name, verdict, rows in (("r1-000002", "drop", 15), ("r1-000013", "keep", 16), ("r1-000013", "undo", 15)):
+        send(web, name, verdict)
+        assert web.get("api/status").json()["rows"] == rows
 
 
 def test_several_desks_see_each_other(desk: Desk) -> None:
@@ -139,7 +156,7 @@ def test_senseless_decision_is_refused(whole: Path, change: dict[str, Any], stat
 def test_only_the_whole_address_reaches_anything(whole: Path) -> None:
     with read_desk(whole) as desk:
         web = client(desk)
-        for path in ("", "desk.js", "desk.css", "icon.svg"):
+        for path in ("", "desk.js", "decide.js", "desk.css", "icon.svg"):
             answer = web.get(path)
             assert answer.status_code == 200
             assert answer.headers["content-security-policy"].startswith("default-src 'none'; script-src 'self'")

@@ -3,7 +3,8 @@
 
 const $ = (id) => document.getElementById(id);
 const filters = $("filters");
-const state = { rows: [], count: 0, changed: -1, current: null, detail: null, asked: 0, status: null, busy: false };
+const state = { rows: [], count: 0, changed: -1, current: null, detail: null, asked: 0, status: null, busy: false,
+  made: JSON.parse(sessionStorage.getItem(MADE) || "[]"), drafts: new Map(), start: null, missed: "" };
 
 function node(tag, text, className) {
   const made = document.createElement(tag);
@@ -24,6 +25,11 @@ async function get(path, values) {
 function problem(text) {
   $("problem").textContent = text || "";
   $("problem").hidden = !text;
+}
+
+// What was said about a candidate goes away with it; without an open one there is another place for it.
+function say(text) {
+  $("said").textContent = $("hint-said").textContent = text || "";
 }
 
 function chosen() {
@@ -92,7 +98,9 @@ function showList() {
       if (row.disputed) top.append(node("span", "disputed"));
       top.append(node("span", row.domain));
       if (row.kinds) top.append(node("span", row.kinds.split(",").filter(Boolean).join(", ")));
-      if (row.verdict) top.append(node("b", `${row.verdict} (${row.reviewer})`, row.verdict));
+      if (row.verdict) top.append(node("b", `${row.verdict} (${person(row.reviewer)})`, row.verdict));
+      else if (row.skipped) top.append(node("b", "skipped"));
+      if (state.drafts.has(row.id)) top.append(node("b", "unsaved text", "edit"));
       button.append(top, node("span", row.instruction || row.reason, "line"), node("span", row.response, "line answer"));
       item.append(button);
       return item;
@@ -125,7 +133,8 @@ function section(part) {
   return box;
 }
 
-async function open(id, { focus = false, keep = false } = {}) {
+async function open(id, { focus = false, keep = false, said = "" } = {}) {
+  if (!keep) say([said, stash()].filter(Boolean).join(". "));
   state.current = id;
   remember();
   for (const button of $("list").querySelectorAll("button")) {
@@ -141,6 +150,7 @@ async function open(id, { focus = false, keep = false } = {}) {
     if (keep && (!$("edit").hidden || JSON.stringify(found) === JSON.stringify(state.detail))) return;
     state.detail = found;
     showDetail(found);
+    if (!keep) $("detail").scrollTop = document.querySelector("main").scrollTop = 0;
   } catch (error) {
     problem(error.message);
   }
@@ -149,77 +159,58 @@ async function open(id, { focus = false, keep = false } = {}) {
 function showDetail(found) {
   document.body.classList.add("open");
   $("detail").hidden = false;
+  $("hint").hidden = true;
   $("edit").hidden = true;
   $("title").textContent = found.id;
   const score = found.score === null ? "" : `, score ${found.score.toFixed(2)}`;
   $("verdict").replaceChildren(node("b", found.state, found.state), node("span", `${score}: ${found.reason}`));
-  $("people").replaceChildren(
-    ...found.decisions.map((made) =>
-      node("li", `${made.reviewer}: ${made.verdict}, ${new Date(made.written * 1000).toLocaleString()}`, made.verdict),
-    ),
-  );
-  const edited = found.decisions.filter((made) => made.verdict === "edit" && made.subject === found.subject).at(-1);
-  const parts = [
-    { title: "Instruction", kind: "text", text: found.instruction || "not written" },
-    { title: "Response", kind: "text", text: found.response || "not written" },
-  ];
-  if (edited) {
-    parts.push({ title: `Instruction as ${edited.reviewer} wrote it`, kind: "text", text: edited.instruction });
-    parts.push({ title: `Response as ${edited.reviewer} wrote it`, kind: "text", text: edited.response });
+  if (found.stands) {
+    const now = `${found.stands.verdict} (${person(found.stands.reviewer)})`;
+    $("verdict").append(node("span", "; decided: "), node("b", now, found.stands.verdict));
   }
+  showPeople();
+  const parts = ["Instruction", "Response"].flatMap((title) => {
+    const name = title.toLowerCase();
+    const model = { title, kind: "text", text: found[name] || "not written" };
+    if (!found.edited || found.edited[name] === found[name]) return [model];
+    const by = `${title}, edited by ${person(found.edited.reviewer)}`;
+    return [{ title: by, kind: "text", text: found.edited[name] }, { ...model, title: `${title} before the edit` }];
+  });
   $("body").replaceChildren(...parts.concat(found.sections).map(section));
   $("calls").hidden = !found.calls;
   $("exchanges").replaceChildren();
 }
 
-async function decide(verdict, texts) {
-  const found = state.detail;
-  if (!found || found.id !== state.current || state.busy) return; // the next candidate is on its way
-  const name = $("name").value.trim();
-  if (!name) {
-    $("said").textContent = "Give your name first; it is recorded with each decision.";
-    $("name").focus();
-    return;
-  }
-  state.busy = true;
-  try {
-    const answer = await fetch("api/decide", {
-      method: "POST",
-      headers: { "content-type": "application/json" },
-      body: JSON.stringify({ name, candidate: found.id, verdict, subject: found.subject, ...texts }),
-    });
-    const content = await answer.json();
-    if (!answer.ok) throw new Error(content.error);
-    $("said").textContent = `${found.id}: ${verdict} recorded`;
-    $("edit").hidden = true;
-    step.place = state.rows.findIndex((row) => row.id === found.id);
-    await load({ quiet: true });
-    if (verdict === "undo") await open(found.id);
-    else await step(1, found.id, true);
-  } catch (error) {
-    $("said").textContent = error.message;
-  } finally {
-    state.busy = false;
-  }
-}
+const person = (reviewer) => reviewer.replace(/^human:/, "");
 
-function edit() {
-  if (state.detail?.id !== state.current || state.busy) return;
-  const form = $("edit");
-  form.elements.instruction.value = state.detail.raw.instruction;
-  form.elements.response.value = state.detail.raw.response;
-  form.hidden = false;
-  form.elements.response.focus();
+function showPeople() {
+  const found = state.detail;
+  if (!found) return;
+  $("people").replaceChildren(
+    ...found.decisions.map((made) =>
+      node("li", `${person(made.reviewer)}: ${made.verdict}, ${new Date(made.written * 1000).toLocaleString()}`,
+        made.verdict),
+    ),
+  );
+  $("undo-this").hidden = !found.undoable.includes(`human:${$("name").value.trim()}`);
 }
 
 // Another list may no longer hold the candidate that was decided; its place tells where to go on.
-async function step(by, from = state.current, onlyOpen = false) {
+async function step(by, { from = state.current, onlyOpen = false, said = "" } = {}) {
   let place = state.rows.findIndex((row) => row.id === from);
-  if (place < 0) place = Math.max(0, step.place ?? 0) - (by > 0 ? 1 : 0);
-  if (by > 0 && place + by >= state.rows.length && state.rows.length < state.count) await load({ more: true });
-  const next = (onlyOpen && state.rows.slice(place + 1).find((row) => !row.verdict)) || state.rows[place + by];
-  if (!next) return open(from, { focus: true });
-  return open(next.id, { focus: true });
+  if (place < 0) place = Math.max(0, from ? step.place ?? 0 : 0) - (by > 0 || !from ? 1 : 0);
+  const laterOpen = () => state.rows.slice(place + 1).find((row) => !row.verdict);
+  while (by > 0 && state.rows.length < state.count && (onlyOpen ? !laterOpen() : place + by >= state.rows.length)) {
+    const before = state.rows.length;
+    await load({ more: true });
+    if (state.rows.length === before) break;
+  }
+  const next = (onlyOpen && laterOpen()) || state.rows[from ? place + by : 0];
+  const end = next ? "" : by > 0 ? "That was the last row of this list" : "This is the first row of this list";
+  const about = end || (onlyOpen && !laterOpen() ? "No open row follows in this list" : "");
+  const sentence = [said, about].filter(Boolean).join(". ");
+  if (!next && !from) return say("The list is empty.");
+  return open(next ? next.id : from, { focus: true, said: sentence });
 }
 
 function fill(name, counts) {
@@ -246,7 +237,7 @@ async function poll() {
     const under = status.finished ? "" : "under way or stopped; rows appear as they come. ";
     $("progress").textContent =
       under + (states.join(", ") || "no candidates yet") + (status.loaded ? "" : ", reading …") +
-      `; ${people.toLocaleString()} decided`;
+      `; ${people.toLocaleString()} decided` + (people ? `, ${status.rows.toLocaleString()} rows after decisions` : "");
     for (const name of ["state", "step", "domain", "kind"]) fill(name, status.facets[name]);
     problem(status.problem);
     if (status.changed !== state.changed && !state.busy) {
@@ -330,9 +321,9 @@ const KEYS = {
   g: toggleEstimate,
   k: () => decide("keep"),
   d: () => decide("drop"),
-  e: edit,
+  e: () => edit(),
   s: () => decide("skip"),
-  u: () => decide("undo"),
+  u: () => undo(),
   n: () => step(1),
   p: () => step(-1),
   ArrowDown: () => step(1),
@@ -347,7 +338,7 @@ function help() {
 }
 
 function close() {
-  if (!$("edit").hidden) $("edit").hidden = true;
+  if (!$("edit").hidden) say(stash());
   else document.body.classList.remove("open");
   $("list").querySelector("[aria-current=true]")?.focus();
 }
@@ -360,8 +351,10 @@ document.addEventListener("keydown", (event) => {
     return;
   }
   const field = event.target.closest?.("input, select, textarea");
-  if (field) {
+  const moves = field?.type === "range" && /^(Arrow|Page|Home|End)/.test(event.key);
+  if (moves || (field && !["range", "checkbox"].includes(field.type))) {
     if (event.key === "Enter" && event.ctrlKey && field.form === $("edit")) $("edit").requestSubmit();
+    if (event.key === "Enter" && field === $("name")) field.blur();
     return;
   }
   if (event.ctrlKey || event.metaKey || event.altKey || !KEYS[event.key]) return;
@@ -386,17 +379,28 @@ $("list").addEventListener("click", (event) => {
 $("more").addEventListener("click", () => load({ more: true }));
 $("back").addEventListener("click", close);
 $("cancel").addEventListener("click", close);
+$("again").addEventListener("click", () => edit({ again: true }));
+$("previous").addEventListener("click", () => step(-1));
+$("next").addEventListener("click", () => step(1));
+$("undo-this").addEventListener("click", () => {
+  const found = ready("undo");
+  if (found) undo({ name: $("name").value.trim(), candidate: found.id, subject: found.subject });
+});
+addEventListener("beforeunload", (event) => {
+  if (unsaved() || state.drafts.size) event.preventDefault();
+});
 $("estimate-button").addEventListener("click", toggleEstimate);
 $("gate").addEventListener("input", showGate);
 $("help-button").addEventListener("click", help);
 $("detail").addEventListener("click", (event) => {
   const verdict = event.target.closest("[data-verdict]")?.dataset.verdict;
   if (verdict === "edit") edit();
+  else if (verdict === "undo") undo();
   else if (verdict) decide(verdict);
 });
 $("edit").addEventListener("submit", (event) => {
   event.preventDefault();
-  decide("edit", { instruction: $("edit").elements.instruction.value, response: $("edit").elements.response.value });
+  decide("edit", written());
 });
 $("calls").addEventListener("click", async () => {
   const id = state.current;
@@ -408,7 +412,11 @@ $("calls").addEventListener("click", async () => {
   }
 });
 $("name").value = localStorage.getItem("gra-desk-name") || "";
-$("name").addEventListener("input", () => localStorage.setItem("gra-desk-name", $("name").value.trim()));
+$("name").addEventListener("input", () => {
+  localStorage.setItem("gra-desk-name", $("name").value.trim());
+  say("");
+  showPeople();
+});
 
 restore();
 load().then(() => {
