@@ -12,7 +12,7 @@ from typing import Any
 from gra.core.stored.lineage import Request
 from gra.core.stored.reader import parse_json
 from gra.core.text.plain_text import printable, printable_line
-from gra.core.types import ALL_CHECKS, CHECKS, DIMENSIONS, VERSION_NOTES, verifier_mode
+from gra.core.types import ALL_CHECKS, DIMENSIONS, VERSION_NOTES, verifier_mode
 from gra.data.lineage import REVIEWERS_AGREE, shown_reason
 from gra.ledger.schema import Recorded
 
@@ -123,8 +123,9 @@ def _verifications(verdicts: Sequence[Mapping[str, Any]]) -> Section:
 
 
 def _checks(checks: Sequence[Mapping[str, Any]]) -> Section:
-    shown = [name for name in ALL_CHECKS if name in CHECKS or any(name in c["values"] for c in checks)]
-    rows = [[c["reviewer"], *(_number(c["values"].get(name)) for name in shown), _outcome(c["failed"])] for c in checks]
+    asked = [check for check in checks if check["values"] or check["failed"]]  # others have no check to answer
+    shown = [name for name in ALL_CHECKS if any(name in check["values"] for check in asked)]
+    rows = [[c["reviewer"], *(_number(c["values"].get(name)) for name in shown), _outcome(c["failed"])] for c in asked]
     return _table("Checks of the instruction", ("reviewer", *shown, "outcome"), rows)
 
 
