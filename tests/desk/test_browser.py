@@ -68,6 +68,8 @@ def test_person_decides_by_keyboard_alone(browser: Browser, tmp_path: Path) -> N
         tab.press("ArrowDown")
         tab.wait("document.getElementById('title').innerText === 'r1-000012'")
         assert "mean 7.00, spread 2.50, disputed" in tab.text("#body")
+        held = "document.dispatchEvent(new KeyboardEvent('keydown', {key: 'd', repeat: true, bubbles: true}))"
+        assert not tab.run(f"{held}, state.busy")
         tab.press("d")
         recorded(tab, "r1-000012: drop recorded")
         tab.wait("document.getElementById('title').innerText === 'r1-000016'")
@@ -107,6 +109,12 @@ def test_person_decides_by_keyboard_alone(browser: Browser, tmp_path: Path) -> N
         tab.press("k")
         recorded(tab, f"{title}: keep of the edited text recorded")
         tab.wait("document.getElementById('progress').innerText.endsWith('2 decided, 15 rows after decisions')")
+        last = tab.run("state.rows.at(-1).id")
+        tab.run(f"location.hash = 'order=disagreement&state=accepted&id={last}'")
+        tab.wait(f"document.getElementById('title').innerText === {last!r} && !state.busy")
+        tab.press("s")
+        recorded(tab, f"{last}: skip recorded. That was the last row of this list")
+        assert tab.text("#title") == last
         tab.run("window.earlier = true")
         tab.send("Page.reload")
         tab.wait("!window.earlier && document.querySelector('select[name=order]')?.value === 'disagreement'")

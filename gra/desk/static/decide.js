@@ -79,8 +79,10 @@ async function undo(asked = state.made.at(-1)) {
   state.busy = true;
   try {
     await post({ ...asked, verdict: "undo" });
-    const said = `${asked.candidate}: ${state.made[place]?.verdict ?? "decision"} undone`;
+    const undone = `${asked.candidate}: ${state.made[place]?.verdict ?? "decision"} undone`;
     forget();
+    const stands = state.made.findLast((made) => made.candidate === asked.candidate && made.name === asked.name);
+    const said = stands ? `${undone}; your ${stands.verdict} before it stands` : undone;
     await load({ quiet: true });
     estimate();
     await open(asked.candidate, { focus: true, said });

@@ -205,9 +205,11 @@ async function step(by, { from = state.current, onlyOpen = false, said = "" } = 
     await load({ more: true });
     if (state.rows.length === before) break;
   }
-  const next = (onlyOpen && laterOpen()) || state.rows[from ? place + by : 0];
-  const end = next ? "" : by > 0 ? "That was the last row of this list" : "This is the first row of this list";
-  const about = end || (onlyOpen && !laterOpen() ? "No open row follows in this list" : "");
+  // After a decision it stays where no open row follows: the next key must not decide about a decided row.
+  const next = onlyOpen ? laterOpen() : state.rows[from ? place + by : 0];
+  const last = place + 1 >= state.rows.length;
+  const end = by < 0 ? "This is the first row of this list" : "That was the last row of this list";
+  const about = next ? "" : onlyOpen && !last ? "No open row follows in this list" : end;
   const sentence = [said, about].filter(Boolean).join(". ");
   if (!next && !from) return say("The list is empty.");
   return open(next ? next.id : from, { focus: true, said: sentence });
@@ -359,7 +361,8 @@ document.addEventListener("keydown", (event) => {
   }
   if (event.ctrlKey || event.metaKey || event.altKey || !KEYS[event.key]) return;
   event.preventDefault();
-  KEYS[event.key]();
+  // A key that is held down decides once.
+  if (!event.repeat || event.key.startsWith("Arrow")) KEYS[event.key]();
 });
 
 let typing;
@@ -370,6 +373,11 @@ filters.addEventListener("input", () => {
     load();
   }, 120);
 });
+// A choice with the mouse leaves the keys to the rows; by keyboard the field keeps them.
+let pointed = false;
+filters.addEventListener("pointerdown", () => (pointed = true));
+filters.addEventListener("keydown", () => (pointed = false));
+filters.addEventListener("change", (event) => pointed && event.target.tagName === "SELECT" && event.target.blur());
 filters.addEventListener("submit", (event) => event.preventDefault());
 filters.addEventListener("reset", () => setTimeout(() => (remember(), load())));
 $("list").addEventListener("click", (event) => {
@@ -418,8 +426,13 @@ $("name").addEventListener("input", () => {
   showPeople();
 });
 
-restore();
-load().then(() => {
-  if (state.current) open(state.current);
-});
+function follow() {
+  restore();
+  load().then(() => {
+    if (state.current) open(state.current);
+  });
+}
+
+addEventListener("hashchange", follow); // another address was typed or pasted
+follow();
 poll();

@@ -325,7 +325,10 @@ class Round:
         copies = self._dedup.copies
         missing = self._quotas.missing(self._accepted - copies)
         passed = len(self._dedup.passed) - copies.total()
-        return min(self._in_flight, admission(missing, passed, self._prefix, self._ended))
+        wanted = admission(missing, passed, self._prefix, self._ended)
+        if not self._quotas.missing(self._accepted):
+            wanted = math.ceil(wanted / 2)  # Only copies are to be replaced: what is begun beyond would be lost.
+        return min(self._in_flight, wanted)
 
     async def _decide(self, stopped: StopReason) -> dict[str, Any]:
         """Decide the round; return its length and its candidates' dispositions as plain values."""
