@@ -234,7 +234,9 @@ _STAND_INS = {
     "srun": 'for SLURM_NODEID in 0 1; do export SLURM_NODEID; "$@"; done',
     "scontrol": "printf 'node1\\nnode2\\n'",
     "ssh": 'shift 2; cd "$HOME" && bash -c "$1"',
-    "accelerate": 'python3 -c "import json, sys; print(json.dumps(sys.argv[1:]))" "$@" >> "$CALLS"',
+    # One write each: two machines append to the same file at the same time.
+    "accelerate": 'python3 -c "import json, os, sys; os.write(1, (json.dumps(sys.argv[1:]) + chr(10)).encode())"'
+    ' "$@" >> "$CALLS"',
 }
 
 
