@@ -140,7 +140,7 @@ class ArithmeticVerifier:
         """Fail a response as soon as one of its statements is wrong."""
         found = check_arithmetic(sample.instruction, sample.response)
         if found is None:
-            return Abstained("math", self.recipe.mode, "no arithmetic is stated outside of code")
+            return Abstained("math", self.recipe.mode, "the response states no arithmetic")
         return Verified("math", self.recipe.mode, found.held, found.broken, 10.0 if found.right else 0.0)
 
 
