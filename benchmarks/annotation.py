@@ -34,9 +34,9 @@ from gra.core.text.spans import AlignedSpans, LabelSpan, without_overlaps
 from gra.core.types import Candidate
 from gra.data.export import read_candidates
 from gra.evaluation.suite import suite_items
-from gra.stats.annotation import FittedVotes, f1_gain, majority, micro_f1
+from gra.stats.annotation import FittedVotes, f1_gain, micro_f1
 from gra.synthesis.annotation.annotator import read_labels
-from gra.synthesis.annotation.votes import AnnotatedText, count_votes
+from gra.synthesis.annotation.votes import AnnotatedText, count_votes, gold_facts
 from gra.synthesis.run import make_job, run_jobs
 
 ROOT = Path(__file__).parents[1]
@@ -150,43 +150,36 @@ def measure(
     config = recipe.annotate
     assert config is not None
     given = {c.parents[0]: c for c in candidates if c.reviews}
-    members, annotated, gold, committee = list(facts["unusable"]), [], [], []
+    members, annotated = list(facts["unusable"]), []
     for number, (text, spans) in enumerate(texts):
-        if (candidate := given.get(f"text-{number:03}")) is None:
-            continue
-        said = {r.reviewer: AlignedSpans(read_labels(text, r.comment, config), 0) for r in candidate.reviews}
-        annotated.append(AnnotatedText(f"text-{number:03}", text, {name: said.get(name) for name in members}))
-        gold.append(spans)
-        committee.append(read_labels(text, candidate.response, config))
+        name = f"text-{number:03}"
+        said = {r.reviewer: r.comment for r in given[name].reviews} if name in given else {}
+        found = {who: AlignedSpans(read_labels(text, labels, config), 0) for who, labels in said.items()}
+        if name in given:
+            annotated.append(AnnotatedText(name, text, {who: found.get(who) for who in members}, spans))
+    committee = {text.id: read_labels(text.text, given[text.id].response, config) for text in annotated}
+    known = gold_facts(annotated, committee, (), members, config)
     votes = FittedVotes(tuple(facts["votes"]["weights"][m] for m in members), facts["votes"]["intercept"])
     unsupervised = count_votes(config.model_copy(update={"votes": "label_model"}), members, (), annotated)
-    labelings: dict[str, list[tuple[LabelSpan, ...]]] = {
-        name: [found.spans if (found := text.found[name]) else () for text in annotated] for name in members
-    }
-    best = max(members, key=lambda name: micro_f1(gold, labelings[name]).f1)
-    labelings |= {"majority": [], "label model": [], "measured votes": [], "committee": committee}
+    labelings: dict[str, list[tuple[LabelSpan, ...]]] = {"label model": [], "measured votes": []}
     for text in annotated:
         spans = text.candidates()
-        table = text.votes(members)
-        shares = {
-            "majority": dict(zip(spans, map(float, majority(table)), strict=True)),
-            "label model": unsupervised.probabilities[text.id],
-            "measured votes": dict(zip(spans, map(float, votes(table)), strict=True)) if spans else {},
-        }
-        for name, probability in shares.items():
-            labelings[name].append(without_overlaps([s for s, p in probability.items() if p > 0.5], probability))
+        measured = dict(zip(spans, map(float, votes(text.votes(members))), strict=True)) if spans else {}
+        for name, shares in (("label model", unsupervised.probabilities[text.id]), ("measured votes", measured)):
+            labelings[name].append(without_overlaps([span for span, p in shares.items() if p > 0.5], shares))
+    gold = [text.gold or () for text in annotated]
+    more = {name: asdict(micro_f1(gold, found)) for name, found in labelings.items()}
     return {
-        "texts": len(annotated),
+        "texts": known["texts"],
         "members": members,
-        "best_member": best,
-        "f1": {name: asdict(micro_f1(gold, found)) for name, found in labelings.items()},
-        "gain_over_best_member": asdict(f1_gain(gold, committee, labelings[best])),
-        "gain_over_majority": asdict(f1_gain(gold, committee, labelings["majority"])),
-        "labels": {name: [[[s.start, s.end, s.type] for s in found] for found in each]
-                   for name, each in labelings.items()},
+        "best_member": known["best_member"],
+        "f1": {**known["members"], "majority": known["majority"], **more, "committee": known["committee"]},
+        "gain_over_best_member": known["gain_over_best_member"],
+        "gain_over_majority": known["gain_over_majority"],
+        "labels": [[[s.start, s.end, s.type] for s in committee[text.id]] for text in annotated],
         "gold": [[[s.start, s.end, s.type] for s in spans] for spans in gold],
         "facts": facts,
-    }  # fmt: skip
+    }
 
 
 def print_table(found: dict[str, dict[str, Any]]) -> None:
@@ -203,7 +196,7 @@ def print_table(found: dict[str, dict[str, Any]]) -> None:
     for way in ("none", "random"):
         if "nearest" in found and way in found and found["nearest"]["gold"] == found[way]["gold"]:
             gold, nearest, other = ([{tuple(s) for s in text} for text in each] for each in (
-                found["nearest"]["gold"], found["nearest"]["labels"]["committee"], found[way]["labels"]["committee"]
+                found["nearest"]["gold"], found["nearest"]["labels"], found[way]["labels"]
             ))  # fmt: skip
             print(f"committee, nearest - {way}: {_shown(asdict(f1_gain(gold, nearest, other)))}")
 

@@ -174,7 +174,7 @@ async def ask_all(
         f"{who}-{kind}": {"model": model, "sampling": {"temperature": 0.7, "top_p": 1.0, "max_tokens": tokens}}
         for who, (model, _) in MODELS.items()
         for kind, tokens in MAX_TOKENS.items()
-        if who in writing and who not in trained
+        if who in writing
     }
     ways: dict[str, Sequence[str]] = {who: WAYS[who] for who in models}
     if adapter := trained.get("critic"):
@@ -284,6 +284,14 @@ async def _more(
     return [(text, await asyncio.to_thread(item.is_right, text)) for text in texts]
 
 
+def members_of(names: str) -> list[str]:
+    """Return the members that an option names, with commas between them."""
+    found = [name for name in names.split(",") if name]
+    if unknown := [name for name in found if name not in WAYS]:
+        raise typer.BadParameter(f"there is no member `{unknown[0]}`; there are {', '.join(WAYS)}")
+    return found
+
+
 @app.command()
 def critic(out: Annotated[Path, typer.Option(help="what `ask` wrote")], seed: int = 0, most: int = 600) -> None:
     """Write training rows for a critic from the half `choose`: as many right as wrong answers of each kind."""
@@ -343,9 +351,9 @@ def ask(
     """Have members answer the items, and score every answer in every way."""
     out.mkdir(parents=True, exist_ok=True)
     counts = {kind: int(number or count) for kind, _, number in (each.partition(":") for each in kinds.split(","))}
-    who = [name for name in models.split(",") if name]
+    scoring, writing = (members_of(names) for names in (models, authors))
     trained = {name: path for name, path in (("critic", critic), ("reward", reward)) if path is not None}
-    asyncio.run(ask_all(half, counts, data_dir, out, authors.split(","), who, memory_gb, trained, weights))
+    asyncio.run(ask_all(half, counts, data_dir, out, writing, scoring, memory_gb, trained, weights))
 
 
 @app.command()

@@ -358,7 +358,6 @@ def main(
         print(note)
     draw = held_out if adapter else judged
     asked = all_pairs(pairs, data_dir, llmbar, pandalm, draw)
-    trained: dict[str, str] = {}  # with the adapter: without it
     with tempfile.TemporaryDirectory() as folder:
         (ledgers or Path(folder)).mkdir(parents=True, exist_ok=True)
         for reviewer in reviewers or []:
@@ -366,7 +365,6 @@ def main(
             labels: dict[str, str | None] = {reviewer: None}
             if adapter:
                 labels[f"{model}+{adapter}:{way}"] = str(adapter)
-                trained[f"{model}+{adapter}:{way}"] = reviewer
             for label, each in labels.items():
                 rows[label] = asyncio.run(measure(reviewer, asked, ledgers or Path(folder), replay, each))
                 if json_file:
@@ -378,6 +376,8 @@ def main(
     in_recipes = [name for name in rows if name.rpartition(":")[2] in RECIPE_WAYS and not rows[name].get("adapter")]
     found = show(rows, shown, committee or in_recipes)
     scores = {label: mean_of(measured["scores"]) for label, measured in rows.items()}
+    # With the adapter: without it, also for reviewers that were measured by an earlier call.
+    trained = {label: label.replace(f"+{at['adapter']}:", ":") for label, at in rows.items() if at.get("adapter")}
     gained = {label: gains(scores[plain], scores[label], shown) for label, plain in trained.items()}
     if gained:
         show_gains(gained)

@@ -33,12 +33,12 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import numpy as np
 import typer
 from numpy.typing import ArrayLike, NDArray
-from review_truth import MODELS
+from review_truth import MODELS, WAYS, members_of
 
 from gra.config.committee import MemberConfig
 from gra.config.review import ReviewConfig
@@ -155,10 +155,10 @@ async def label(broker: Broker, members: Mapping[str, Member], items: Sequence[L
         call = members[who].call(item.text, YES_NO, role=CallPurpose.REVIEWER, candidate=recorder.candidate)
         try:
             p = (await recorder.ask(call)).value
+            odds = float(log_odds(p["yes"] / (p["yes"] + p["no"])))
         except Unanswered:
-            return None, 0.0
+            odds = None
         spent = sum(recorder.usage.values(), Usage())
-        odds = float(log_odds(p["yes"] / (p["yes"] + p["no"])))
         return odds, (spent.prompt_tokens + spent.completion_tokens) * MODELS[who][1]
 
     pairs = [(who, item) for who in members for item in items]
@@ -238,9 +238,8 @@ def chain_table(given: Answers) -> dict[str, Any]:
     found: dict[str, Any] = {}
     by_member = dict(zip(given.order, given.odds, strict=True))
     items = np.arange(len(given.yes))
-    for combine in ("log_odds", "rank"):
-        way: Combine = combine
-        routed = route_halves(given.order, by_member, given.ids, accept=0.0, combine=way)
+    for combine in get_args(Combine):
+        routed = route_halves(given.order, by_member, given.ids, accept=0.0, combine=combine)
         spent = given.costs.cumsum(axis=0)[routed.last, items]
         alone = [(f"{who} alone", odds, given.costs[place]) for place, (who, odds) in enumerate(by_member.items())]
         others = [*alone, ("all, log-odds added", routed.full, given.costs.sum(axis=0))]
@@ -349,8 +348,8 @@ def _shown(gain: Sequence[float] | None) -> str:
 def _counts(kinds: str, count: int) -> Iterator[tuple[str, int]]:
     for each in kinds.split(","):
         kind, _, number = each.partition(":")
-        if kind not in KINDS:
-            raise typer.BadParameter(f"there is no kind `{kind}`; there are {', '.join(KINDS)}")
+        if kind not in KINDS or not (number or "0").isdecimal():
+            raise typer.BadParameter(f"`{each}` is not KIND or KIND:NUMBER, with KIND of {', '.join(KINDS)}")
         yield kind, int(number or count)
 
 
@@ -360,13 +359,14 @@ def ask(
     out: Annotated[Path, typer.Option(help="where ledger and answers go")],
     count: Annotated[int, typer.Option(help="items a kind, where `kinds` says no other number")] = 50,
     kinds: Annotated[str, typer.Option(help="kinds with commas, such as sciq:100,sums:60")] = ",".join(KINDS),
-    members: Annotated[str, typer.Option(help=f"of {', '.join(MODELS)}, with commas")] = MEMBERS,
+    members: Annotated[str, typer.Option(help=f"of {', '.join(WAYS)}, with commas")] = MEMBERS,
     memory_gb: Annotated[float | None, typer.Option(help="of all models together; few GB let them take turns")] = None,
 ) -> None:
     """Ask every member about every item."""
+    who = members_of(members)
     out.mkdir(parents=True, exist_ok=True)
     items = [item for kind, number in _counts(kinds, count) for item in make_items(kind, number, data_dir)]
-    rows = asyncio.run(ask_all(items, members.split(","), out, memory_gb))
+    rows = asyncio.run(ask_all(items, who, out, memory_gb))
     write_json(out / "answers.json", {"rows": rows, "environment": environment()})
     gaps = sum(odds is None for row in rows for odds in row["odds"].values())
     typer.echo(f"{len(rows)} items, {gaps} calls without an answer")

@@ -11,8 +11,8 @@ from typing import Any, TypeAlias, TypeVar
 import yaml
 
 from gra.api.paths import given_path
-from gra.config.experiment import ExperimentRecipe
-from gra.config.loader import Loaded
+from gra.config.experiment import ExperimentRecipe, SymbiosisRecipe
+from gra.config.loader import Loaded, kind_key
 from gra.config.loader import load_recipe as load_file
 from gra.config.plain_yaml import plain_yaml
 from gra.config.section import KeyPath, Section
@@ -22,14 +22,14 @@ from gra.config.training import FederationRecipe, TrainRecipe
 from gra.core.errors import RecipeError
 from gra.core.files import read_regular
 
-Recipe: TypeAlias = SynthesisRecipe | TrainRecipe | SuiteConfig | ExperimentRecipe
+Recipe: TypeAlias = SynthesisRecipe | TrainRecipe | SuiteConfig | ExperimentRecipe | SymbiosisRecipe
 RecipeLike: TypeAlias = str | os.PathLike[str] | Mapping[str, Any] | Section
 S = TypeVar("S", bound=Section)
 
-# A key of each kind of recipe that no later kind has.
+# By the key that a recipe of this kind has.
 _SCHEMAS: dict[str, type[Recipe]] = {
-    "arms": ExperimentRecipe, "tasks": SuiteConfig, "seeds": SynthesisRecipe, "clients": FederationRecipe,
-    "model": TrainRecipe,
+    "arms": ExperimentRecipe, "problems": SymbiosisRecipe, "tasks": SuiteConfig, "seeds": SynthesisRecipe,
+    "clients": FederationRecipe, "model": TrainRecipe,
 }  # fmt: skip
 _IN_PYTHON = "Python"
 # Relative paths in a recipe start at its folder, so `load_recipe` keeps the path of each recipe that it returned.
@@ -40,7 +40,7 @@ def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     """Read a recipe file of any kind and check it.
 
     Args:
-        path: a YAML file: a synthesis or training recipe, a federation, a suite, or an experiment.
+        path: a YAML file: a synthesis or training recipe, a federation, a suite, or an experiment of either kind.
         overrides: texts `key.sub=value`, checked like the values of the file.
 
     Returns:
@@ -99,9 +99,10 @@ def _schema_of(path: Path) -> type[Recipe]:
     except (OSError, ValueError, yaml.YAMLError):
         content = None
     found = dict(content) if isinstance(content, dict) else {}
-    if isinstance(base := found.get("extends"), str) and not _SCHEMAS.keys() & found.keys():
+    key = kind_key(found)
+    if key is None and isinstance(base := found.get("extends"), str):
         return _schema_of(path.parent / base)
-    return next((schema for key, schema in _SCHEMAS.items() if key in found), SynthesisRecipe)
+    return SynthesisRecipe if key is None else _SCHEMAS[key]
 
 
 def _remember(loaded: Loaded[Recipe]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -29,6 +29,10 @@ from gra.cli.options import (
     show_summary,
 )
 from gra.core.progress import View
+
+if TYPE_CHECKING:
+    from gra.experiment import ExperimentPlan
+    from gra.experiment.symbiosis.plan import SymbiosisPlan
 
 
 def synthesize(
@@ -115,15 +119,10 @@ def run(
     load_plugins(plugin)
     accept_keys(allow_key)
     plan = load_experiment(recipe, overrides or [], runs)
-    if show_config:
-        show_line(plan.loaded.show())
-        return
-    if dry_run:
-        show_line(plan.describe(), error=True)
-        return
-    with contextlib.redirect_stdout(sys.stderr):
-        result = run_experiment(plan)
-    show_summary(result.summary(), result.table(), as_json=as_json)
+    if not _shown(plan, show_config, dry_run):
+        with contextlib.redirect_stdout(sys.stderr):
+            result = run_experiment(plan)
+        show_summary(result.summary(), result.table(), as_json=as_json)
 
 
 def symbiosis(
@@ -136,19 +135,21 @@ def symbiosis(
     as_json: AsJson = False,
 ) -> None:
     """Let a teacher and a student make training rows for each other in rounds, and measure both."""
-    from gra.config.experiment import SymbiosisRecipe
-    from gra.config.loader import load_recipe
     from gra.experiment.symbiosis.plan import load_symbiosis
     from gra.experiment.symbiosis.run import run_symbiosis
 
     accept_keys(allow_key)
-    if show_config:
-        show_line(load_recipe(recipe, SymbiosisRecipe, overrides or []).show())
-        return
     plan = load_symbiosis(recipe, overrides or [], runs)
-    if dry_run:
+    if not _shown(plan, show_config, dry_run):
+        with contextlib.redirect_stdout(sys.stderr):
+            result = run_symbiosis(plan)
+        show_summary(result.summary(), result.table(), as_json=as_json)
+
+
+def _shown(plan: ExperimentPlan | SymbiosisPlan, show_config: bool, dry_run: bool) -> bool:
+    """Show the recipe or what a run would do, where one of them is asked for."""
+    if show_config:
+        show_line(plan.loaded.show())
+    elif dry_run:
         show_line(plan.describe(), error=True)
-        return
-    with contextlib.redirect_stdout(sys.stderr):
-        result = run_symbiosis(plan)
-    show_summary(result.summary(), result.table(), as_json=as_json)
+    return show_config or dry_run

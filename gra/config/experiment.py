@@ -142,6 +142,8 @@ class SymbiosisRecipe(Section):
         if self.student.adapter is not None or self.student.fallback is not None:
             key = "adapter" if self.student.adapter is not None else "fallback"
             raise ValueError(f"`student.{key}` cannot be used: its adapter is trained here; leave it out")
+        if self.student.system is not None:
+            raise ValueError("`student.system` cannot be used: the rows it is trained on have none; leave it out")
         if self.engine.weights is not None:
             raise ValueError("`engine.weights` cannot be used, because 8-bit weights take no adapter; leave it out")
         if (self.student.engine or self.engine).kind == "openai":

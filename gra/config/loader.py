@@ -8,7 +8,7 @@ text (YAML 1.2), and `5e-6` is a number.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -39,13 +39,13 @@ _TAGS = {
     f"{_PREFIX}bool": "true or false",
     f"{_PREFIX}null": "an empty value",
 }
-# The key that only a file of this kind has.
+# A key of each kind of recipe that no later kind has.
 _KINDS = {
     "arms": "an experiment, for `gra run`",
     "problems": "an experiment of a teacher and a student, for `gra symbiosis`",
     "tasks": "a suite, for `gra evaluate`",
     "seeds": "a synthesis recipe, for `gra synthesize`",
-    "clients": "a federation, for `gra federate`",  # before `model`, which a federation has, too
+    "clients": "a federation, for `gra federate`",
     "model": "a training recipe, for `gra train`",
 }
 _TOO_DEEP = "this is nested too deeply, or an alias stands within what it names"
@@ -153,11 +153,15 @@ def load_recipe(
 
 def _another_kind(tree: _Tree, schema: type[BaseModel]) -> str | None:
     """Return the problem of a recipe of another kind; None when the kind fits."""
-    own = [key for key in _KINDS if key in schema.model_fields]
-    if not own or own[0] in tree.values:
+    own, found = kind_key(schema.model_fields), kind_key(tree.values)
+    if own is None or found is None or own in tree.values:
         return None
-    found = [key for key in _KINDS if key in tree.values]
-    return f"this is {_KINDS[found[0]]}; wanted here is {_KINDS[own[0]]}" if found else None
+    return f"this is {_KINDS[found]}; wanted here is {_KINDS[own]}"
+
+
+def kind_key(keys: Collection[str]) -> str | None:
+    """Return the key that shows the kind of a recipe with these keys, or None."""
+    return next((key for key in _KINDS if key in keys), None)
 
 
 def find_file(name: str, beside: Path | str) -> Path:

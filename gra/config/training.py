@@ -221,10 +221,6 @@ class FederationRecipe(TrainRecipe):
             )
         return self
 
-    def client(self, name: str) -> FederationClientConfig | None:
-        """Return the client of a name, or None."""
-        return next((client for client in self.clients if client.name == name), None)
-
 
 def require_answers(recipe: TrainRecipe, where: Path) -> None:
     """Require a student that learns to answer from rows, which an experiment trains and evaluates.

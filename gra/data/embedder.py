@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gra.core.text.characters import well_formed
 from gra.data.dedup.nearest import Matrix
@@ -56,3 +57,12 @@ class Embedder:
             device=device,
         )
         return np.asarray(found, dtype=np.float32)
+
+
+def similarities(embedder: Embedder, texts: Sequence[str], others: Sequence[str]) -> NDArray[np.float64]:
+    """Return the cosines of texts (rows) with others (columns).
+
+    They are rounded, so that the order of summation does not decide between equals.
+    """
+    vectors = embedder.encode([*others, *texts]).astype(np.float64)
+    return np.round(vectors[len(others) :] @ vectors[: len(others)].T, 5)

@@ -73,9 +73,13 @@ def shown_reason(reason: str, row: Mapping[str, Any]) -> str:
         reason: of the row.
         row: as `read_lineage` gives it.
     """
-    programs = (v for v in row["programs"] if v.get("score") is not None and verifier_mode(v["takes"]) == "score")
-    scores = len(row["reviews"]) + sum(1 for _ in programs)
-    return "one reviewer alone" if reason == REVIEWERS_AGREE and scores == 1 else reason
+    return "one reviewer alone" if reason == REVIEWERS_AGREE and is_scored_once(row) else reason
+
+
+def is_scored_once(row: Mapping[str, Any]) -> bool:
+    """Return whether a row, as `read_lineage` gives it, has one score: of a reviewer or of a scoring verifier."""
+    verified = [v.get("score") for v in row["programs"] if verifier_mode(v["takes"]) == "score"]
+    return len(row["reviews"]) + len(verified) - verified.count(None) == 1
 
 
 def iter_candidates(path: Path) -> Iterator[Candidate]:

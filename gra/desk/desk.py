@@ -16,14 +16,14 @@ from gra.checks.instruction_constraints import read_constraints
 from gra.core.errors import DataError, GraError
 from gra.core.files import refuse_special_files
 from gra.core.stored.resolved_recipe import RESOLVED, find_ledger, read_resolved_recipe
-from gra.core.text.plain_text import printable, printable_line
+from gra.core.text.plain_text import printable
 from gra.core.text.special_tokens import SpecialTokens
 from gra.core.types import HumanDecision, State
 from gra.core.vocabulary import HumanVerdict, RejectedAt
 from gra.data.lineage import shown_reason
 from gra.desk.detail import exchanges, sections
 from gra.desk.estimate import DrawnRow, gate_curve, random_part, reviewer_agreement, summary
-from gra.desk.index import CandidateIndex, Filters
+from gra.desk.index import CandidateIndex, Filters, head
 from gra.desk.sources import RunSource, open_source
 from gra.ledger.decisions import DecisionLog
 from gra.ledger.reader import LedgerReader
@@ -33,7 +33,6 @@ _POLL_S = 0.5
 _KINDS_AT_ONCE = 64
 _NAME = re.compile(r"[\w.-]{1,40}")
 _MOST_COMPARED = 1000  # decided candidates that reviewers are compared on
-_HEAD = 200  # characters of an edited text in a list
 _LONGEST = 2_000_000  # characters of an edited text
 
 
@@ -78,7 +77,6 @@ class Desk:
         self.index = CandidateIndex(self.name)
         self._decisions: dict[str, list[HumanDecision]] = {}
         self._reviews: dict[str, dict[str, float]] = {}  # scores of decided candidates, by reviewer
-        self._effects: dict[str, int] = {}  # rows that a decision adds (1) or takes away (-1), by candidate
         self._last = 0
         self._deciding = threading.Lock()
         self._problem = ""
@@ -121,7 +119,6 @@ class Desk:
             # A lineage has fewer candidates than the ledger, and they have other places there.
             self.index.clear()
             self._reviews.clear()
-            self._effects.clear()
             self._loaded = False
         for candidates in self._source.changes():
             with self._deciding:  # a decision that comes now is shown after them
@@ -153,7 +150,6 @@ class Desk:
             if (row := self.index.find(name)) is not None:
                 last = standing(self._decisions[name], row[2])[-1:]
                 found[name] = (last[0].verdict.value, last[0].reviewer) if last else ("", "")
-                self._effects[name] = _effect(row[1], last[0].verdict) if last else 0
         if found:
             self.index.decide(found)
 
@@ -170,6 +166,7 @@ class Desk:
     def status(self) -> dict[str, Any]:
         """Return the state of the desk, for the page."""
         facets = self.index.facets()
+        changes = sum(count * _effect(*made) for made, count in self.index.standing().items())
         return {
             "run": printable(self.name),
             "folder": printable(self.run),
@@ -178,7 +175,7 @@ class Desk:
             "changed": self.index.changed,
             "problem": printable(self._problem),
             "facets": facets,
-            "rows": facets["state"].get(State.ACCEPTED, 0) + sum(self._effects.copy().values()),
+            "rows": facets["state"].get(State.ACCEPTED, 0) + changes,
         }
 
     def rows(self, filters: Filters, order: str, offset: int, limit: int) -> tuple[list[dict[str, Any]], int]:
@@ -188,7 +185,7 @@ class Desk:
             made = self._last_about(row["id"])
             row["skipped"] = _all_skipped(made)
             if edit := _edit_in_force(made):
-                row |= {part: printable_line(text[: 4 * _HEAD])[:_HEAD] for part, text in _texts(edit).items()}
+                row |= {part: head(text) for part, text in _texts(edit).items()}
         return rows, count
 
     def candidate(self, name: str) -> dict[str, Any] | None:
@@ -202,7 +199,7 @@ class Desk:
             return None
         row = self._source.record(name, found[0])
         made, last = self._decisions.get(name, []), self._last_about(name)
-        edit, stands = _edit_in_force(last), [each for each in last if each.verdict is not HumanVerdict.SKIP][-1:]
+        edit = _edit_in_force(last)
         return {
             "id": name,
             "state": row["state"],
@@ -214,9 +211,8 @@ class Desk:
             "subject": HumanDecision.subject_of(row["instruction"], row["response"]),
             "sections": sections(row),
             "decisions": [_decision_json(decision) for decision in made],
-            "stands": _decision_json(stands[0]) if stands else None,
+            "last": [{"reviewer": each.reviewer, "verdict": each.verdict} for each in last],
             "edited": _decision_json(edit) | {"raw": _texts(edit)} if edit else None,
-            "undoable": [decision.reviewer for decision in last],
             "closed": _why_closed(row["state"]),
             "calls": len(row["calls"]),
         }
@@ -241,7 +237,7 @@ class Desk:
         rows = [DrawnRow(*row) for row in self.index.drawn(State.ACCEPTED)]
         below = [DrawnRow(*row) for row in self.index.drawn(State.REJECTED, RejectedAt.MEAN_SCORE)]
         others = self.index.taken(RejectedAt.MEAN_SCORE)
-        skipped = {name for name in self._decisions.copy() if self._skipped(name)}
+        skipped = {name for name in self._decisions.copy() if _all_skipped(self._last_about(name))}
         decided, left_open = random_part(rows, skipped)
         gate = (read_resolved_recipe(self.run).get("review") or {}).get("accept_mean")
         verdicts = self.index.verdicts(_MOST_COMPARED)
@@ -256,10 +252,6 @@ class Desk:
             "reviewers": reviewer_agreement(self._reviews, people),
             "command": f"gra gate {shlex.quote(str(self.run))} review.accept_mean=",
         }
-
-    def _skipped(self, name: str) -> bool:
-        """Return whether all who looked at a candidate's present texts skipped it."""
-        return _all_skipped(self._last_about(name))
 
     def _last_about(self, name: str) -> list[HumanDecision]:
         """Return the last decision of each person about a candidate's present texts, oldest first."""
@@ -299,7 +291,7 @@ class Desk:
             raise Undecidable("an edited row needs an instruction and a response")
         if edit and max(len(asked.instruction), len(asked.response)) > _LONGEST:
             raise Undecidable(f"an edited text has at most {_LONGEST:,} characters")
-        made = last_decisions(self._decisions.get(asked.candidate, ()), subject)
+        made = self._last_about(asked.candidate)
         if verdict is HumanVerdict.UNDO and not any(decision.reviewer == reviewer for decision in made):
             raise Undecidable(f"{reviewer} has decided nothing about it")
         texts = (asked.instruction, asked.response) if edit else ("", "")
@@ -314,14 +306,15 @@ def _why_closed(state: str) -> str:
     return f"a {state} candidate is no row; skip it" if state in (State.FAILED, State.CONTAMINATED) else ""
 
 
-def _effect(state: str, verdict: HumanVerdict) -> int:
+def _effect(state: str, verdict: str) -> int:
     """Return by how many rows the standing decision changes the dataset."""
     if state == State.ACCEPTED:
-        return -1 if verdict is HumanVerdict.DROP else 0
-    return 0 if verdict is HumanVerdict.DROP or _why_closed(state) else 1
+        return -1 if verdict == HumanVerdict.DROP else 0
+    return 0 if verdict == HumanVerdict.DROP or _why_closed(state) else 1
 
 
 def _all_skipped(made: Sequence[HumanDecision]) -> bool:
+    """Return whether all who looked at a candidate's texts skipped it."""
     return bool(made) and all(decision.verdict is HumanVerdict.SKIP for decision in made)
 
 

@@ -13,7 +13,7 @@ from gra.core.stored.lineage import Request
 from gra.core.stored.reader import parse_json
 from gra.core.text.plain_text import printable, printable_line
 from gra.core.types import ALL_CHECKS, DIMENSIONS, VERSION_NOTES, verifier_mode
-from gra.data.lineage import REVIEWERS_AGREE, shown_reason
+from gra.data.lineage import is_scored_once
 from gra.ledger.schema import Recorded
 
 Section = dict[str, Any]
@@ -100,7 +100,7 @@ def _reviews(row: Mapping[str, Any]) -> Section:
 def _summary(row: Mapping[str, Any]) -> str:
     if row["mean"] is None:
         return ""
-    if shown_reason(REVIEWERS_AGREE, row) != REVIEWERS_AGREE:
+    if is_scored_once(row):
         return f"score {_number(row['mean'])} from one reviewer alone: nothing shows whether others would agree"
     spread = f", spread {_number(row['std'])}" if row["std"] is not None else ""
     return f"mean {_number(row['mean'])}{spread}" + (", disputed" if row["disputed"] else "")

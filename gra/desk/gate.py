@@ -7,7 +7,7 @@ leaves may have hidden others. Decisions of people are followed. The run's own d
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from gra.core.types import AlternativeResponse, Candidate, Ruling, Seed, State
 from gra.core.vocabulary import HumanVerdict, RejectedAt
 from gra.data.embedder import Embedder
 from gra.data.export import export
-from gra.data.lineage import read_candidates
+from gra.data.lineage import REVIEWERS_AGREE, read_candidates
 from gra.data.seeds.hub import find_seeds
 from gra.data.seeds.load import load_seeds
 from gra.evaluation.suite import suite_items
@@ -202,7 +202,7 @@ def _gate(candidate: Candidate, review: ReviewConfig) -> Candidate:
     if mean < review.accept_mean:
         return _rejected(open_again, RejectedAt.MEAN_SCORE, "response: mean score too low")
     if (std or 0.0) <= review.dispute_std:
-        return _accepted(open_again, "reviewers agree")
+        return _accepted(open_again, REVIEWERS_AGREE)
     return _resolve(replace(open_again, disputed=True), candidate.ruling, review)
 
 
@@ -284,7 +284,7 @@ def _write(
         counts.add(candidate)
     version = {"of": str(file_digest(run / "lineage.parquet")), "changes": list(overrides)}
     kept = {key: value for key, value in facts.items() if key not in ("files", "environment", "written", "unreviewed")}
-    decisions = [[candidate.id, decision.reviewer, decision.written] for candidate, decision in _followed(candidates)]
+    decisions = [[c.id, decision.reviewer, decision.written] for c in candidates for decision in c.decisions]
     content = {
         **kept,
         **counts.facts(),
@@ -297,10 +297,6 @@ def _write(
         write_text(target / RESOLVED, loaded.show() + "\n")
         files = export(folder, candidates, _card(content, loaded.recipe))
         target.record("synthesis", content, [*files, target / RESOLVED])
-
-
-def _followed(candidates: Sequence[Candidate]) -> Iterator[tuple[Candidate, Any]]:
-    return ((candidate, decision) for candidate in candidates for decision in candidate.decisions)
 
 
 def _card(content: Mapping[str, Any], recipe: SynthesisRecipe) -> dict[str, Any]:

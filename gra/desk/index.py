@@ -248,6 +248,12 @@ class CandidateIndex:
             found = self._db.execute(query, (HumanVerdict.KEEP, HumanVerdict.EDIT, State.ACCEPTED, accepted_or))
             return int(found.fetchone()[0])
 
+    def standing(self) -> dict[tuple[str, str], int]:
+        """Return how many decided candidates have each state and verdict."""
+        query = "SELECT state, verdict, COUNT(*) FROM rows WHERE verdict != '' GROUP BY state, verdict"
+        with self._lock:
+            return {(state, verdict): count for state, verdict, count in self._db.execute(query)}
+
     def verdicts(self, limit: int) -> dict[str, tuple[int, str]]:
         """Return place and standing verdict of decided candidates."""
         with self._lock:
@@ -267,8 +273,13 @@ _COLUMNS = "n, id, place, state, step, reason, domain, generator, disputed, scor
 
 def _texts(candidate: ListedCandidate) -> tuple[str, ...]:
     c = candidate
-    heads = (printable_line(text[: 4 * _HEAD])[:_HEAD] for text in (c.instruction, c.response))
-    return tuple(map(well_formed, (c.instruction, *heads, f"{c.instruction}\n{c.response}".lower())))
+    body = f"{c.instruction}\n{c.response}".lower()
+    return tuple(map(well_formed, (c.instruction, head(c.instruction), head(c.response), body)))
+
+
+def head(text: str) -> str:
+    """Return the beginning of a text, on one line, as a list shows it."""
+    return printable_line(text[: 4 * _HEAD])[:_HEAD]
 
 
 def draw_of(run: str, candidate: str) -> int:

@@ -28,7 +28,7 @@ from gra.desk.index import ORDERS, Filters
 
 HOSTS = ("127.0.0.1", "localhost")
 _STATIC = Path(__file__).parent / "static"
-_FILES = {"": "desk.html"} | {name: name for name in ("desk.js", "decide.js", "desk.css", "icon.svg")}
+_FILES = {"": "desk.html"} | {name: name for name in ("desk.js", "decide.js", "estimate.js", "desk.css", "icon.svg")}
 _PAGE = 50
 _LARGEST_BODY = 9_000_000  # bytes
 _HEADERS = {

@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gra.config.loader import Loaded
-from gra.config.training import TrainRecipe
 from gra.core.errors import GraError
 from gra.core.hardware import gpu_count
 from gra.core.processes.secrets import child_environment
@@ -23,17 +21,6 @@ class StageFailed(GraError):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
-
-
-def check_student(loaded: Loaded[TrainRecipe]) -> None:
-    """Check a training recipe against the installed trainer, before anything is spent.
-
-    Raises:
-        RecipeError: when the trainer refuses an option.
-    """
-    from gra.training.options.trl_config import check_arguments
-
-    check_arguments(loaded)
 
 
 def train_student(recipe: Path, output: Path, changes: Mapping[str, Any], key: str, view: View) -> None:

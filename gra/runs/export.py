@@ -24,7 +24,7 @@ from gra.core.vocabulary import HumanVerdict, RejectedAt
 from gra.data.export import worse_responses
 from gra.data.formats.forms import FORMS
 from gra.data.formats.rows import ExportPair, ExportRow
-from gra.data.formats.write import write_form
+from gra.data.formats.write import ORIGIN, write_form
 from gra.data.lineage import iter_candidates
 from gra.runs.decisions import apply_decisions, read_decisions
 
@@ -183,8 +183,7 @@ class _Authors:
         model = self._members.get(candidate.generator, {}).get("model")
         if model is None and len(self._models) == 1:  # a teacher without a committee
             model = next(iter(self._models))
-        found = self._models.get(model or "", {})
-        return str(model or candidate.generator), str(found.get("licence") or "unknown")
+        return str(model or candidate.generator), self._license(model or "")
 
     def judges(self) -> Iterator[tuple[str, ...]]:
         """Yield member, model, identity, license and roles of each member that could review or adjudicate."""
@@ -192,8 +191,10 @@ class _Authors:
             roles = [role for role in ("reviewer", "adjudicator") if role in known.get("roles", ())]
             model = str(known.get("model", ""))
             if roles:
-                license_ = str(self._models.get(model, {}).get("licence") or "unknown")
-                yield member, model, self.identity(model), license_, ", ".join(roles)
+                yield member, model, self.identity(model), self._license(model), ", ".join(roles)
+
+    def _license(self, model: str) -> str:
+        return str(self._models.get(model, {}).get("licence") or "unknown")
 
     def identity(self, model: str) -> str:
         """Return which weights a model has."""
@@ -214,7 +215,7 @@ def _about(
     lines = [
         f"# {facts.get('name', run.name)} as {form}",
         "",
-        f"{len(rows):,} rows of the arm `{facts.get('arm', '')}`, exported by GRA. `{'origin.jsonl'}` says of each "
+        f"{len(rows):,} rows of the arm `{facts.get('arm', '')}`, exported by GRA. `{ORIGIN}` says of each "
         "row, in the same order, its id, domain, score, state, model and license.",
         "",
         f"- lineage: sha256 `{file_digest(run / 'lineage.parquet')}`",

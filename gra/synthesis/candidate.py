@@ -26,6 +26,7 @@ from gra.core.rng import rng
 from gra.core.text.special_tokens import SpecialTokens
 from gra.core.types import Candidate, Review, Seed, State, Verified, VerifierMode
 from gra.core.vocabulary import FailureCause, RejectedAt
+from gra.data.lineage import REVIEWERS_AGREE
 from gra.engines.broker import Broker
 from gra.synthesis.best_of_n import best_by_comparison, mark_versions, pick_best, taken_number
 from gra.synthesis.call_names import answer_id, candidate_id
@@ -303,8 +304,7 @@ class _CandidateRun:
         self.candidate = replace(self.candidate, response=response.text, thinking=response.thinking)
         if token := self.settings.special_tokens.find(response.text):
             return reject(self.candidate, RejectedAt.SPECIAL_TOKEN, f"response: holds {token}, a chat template's token")
-        if _letters(response.text) == _letters(self.candidate.instruction):
-            # Small models do this, and likelihood reviewers score it high.
+        if _letters(response.text) == _letters(self.candidate.instruction):  # which scores high by likelihood
             return reject(self.candidate, RejectedAt.REPEATS_INSTRUCTION, "response: repeats the instruction")
         if fault := await self._filter():
             return reject(self.candidate, RejectedAt.VERIFIER, fault)
@@ -370,7 +370,7 @@ class _CandidateRun:
             case Gate.REJECT:
                 return reject(self.candidate, RejectedAt.MEAN_SCORE, "response: mean score too low")
             case Gate.ACCEPT:
-                return replace(self.candidate, state=State.ACCEPTED, reason="reviewers agree")
+                return replace(self.candidate, state=State.ACCEPTED, reason=REVIEWERS_AGREE)
             case Gate.ADJUDICATE:
                 self.candidate = replace(self.candidate, disputed=True)
                 return await self._resolve_dispute(reviews)

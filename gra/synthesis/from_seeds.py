@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import BudgetExhausted
-from gra.core.processes.concurrency import at_once
+from gra.core.processes.concurrency import in_turn
 from gra.core.types import Candidate, Seed, State
 from gra.core.vocabulary import RejectedAt, StopReason
 from gra.synthesis.call_names import answer_id
@@ -67,24 +67,15 @@ async def one_per_seed(
         else:
             context.note(ended, len(seeds))
 
-    async def in_turn(waiting: Sequence[int]) -> None:
-        left = iter(waiting)
-
-        async def worker() -> None:
-            for index in left:
-                await one(index)
-
-        await at_once(*(worker() for _ in range(in_flight)))
-
     context.ended.clear()
     context.goal.rows += len(seeds)
     context.goal.candidates += len(seeds)
-    await in_turn(range(len(seeds)))
+    await in_turn(range(len(seeds)), one, in_flight)
     left = len(seeds) + 1
     while 0 < len(unanswered) < left:  # asked again as long as that leaves fewer
         again, left = sorted(unanswered), len(unanswered)
         unanswered.clear()
-        await in_turn(again)
+        await in_turn(again, one, in_flight)
     if len(begun) < len(seeds):
         context.stopped.append(StopReason.BUDGET)
         context.view.note(f"! the budget is spent: {len(seeds) - len(begun)} of {len(seeds)} seeds were not begun")

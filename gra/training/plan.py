@@ -104,32 +104,43 @@ def make_plan(loaded: Loaded[TrainRecipe], say: Callable[[str], None] = lambda t
     recipe = loaded.recipe
     split, files = read_data(loaded)
 
-    model = _resolved(recipe, recipe.model, say)
-    if recipe.model.identity not in (None, model.identity):
-        raise Mismatch(
-            f"{recipe.model.name} here is {model.identity}, the recipe asks for {recipe.model.identity}; "
-            "set `model.revision`, or remove `model.identity`"
-        )
+    model = find_student(recipe, say)
     teacher = _resolved(recipe, recipe.teacher, say) if recipe.teacher is not None else None
     teachers = [_resolved(recipe, each, say) for each in recipe.fusion.teachers] if recipe.fusion is not None else []
-    student = _stored(loaded, recipe.model.name, model)
+    student = stored(loaded, recipe.model.name, model)
     tokenizer = student_tokenizer(model.path, loaded, model.remote_code)
     train, heldout = encode_split(recipe, options, tokenizer, split, loaded.path)
     warnings = check_fit(loaded, options, (train, heldout), tokenizer, student)
     if teacher is not None:
-        warnings += check_teacher(loaded, tokenizer, _stored(loaded, teacher.name, teacher))
+        warnings += check_teacher(loaded, tokenizer, stored(loaded, teacher.name, teacher))
     template = fingerprint(tokenizer)
     inputs = inputs_of(loaded, options, model.identity, template, files, len(train.set_aside) + len(heldout.set_aside))
     if teacher is not None:
         inputs["teacher.identity"] = teacher.identity
     fusion = None
     if teachers:
-        fusion = plan_fusion(loaded, tokenizer, train, [_stored(loaded, each.name, each) for each in teachers])
+        fusion = plan_fusion(loaded, tokenizer, train, [stored(loaded, each.name, each) for each in teachers])
         inputs |= fusion.inputs()
         warnings += fusion.warnings
     return TrainingPlan(
         loaded, options, model, teacher, tokenizer, split, train, heldout, files, template, inputs, warnings, fusion
     )
+
+
+def find_student(recipe: TrainRecipe, say: Callable[[str], None]) -> ResolvedModel:
+    """Return the student's weights, fetched where they are not here.
+
+    Raises:
+        ModelUnavailable: They cannot be had.
+        Mismatch: They are not those that the recipe pins.
+    """
+    model = _resolved(recipe, recipe.model, say)
+    if recipe.model.identity not in (None, model.identity):
+        raise Mismatch(
+            f"{recipe.model.name} here is {model.identity}, the recipe asks for {recipe.model.identity}; "
+            "set `model.revision`, or remove `model.identity`"
+        )
+    return model
 
 
 def _resolved(recipe: TrainRecipe, section: Any, say: Callable[[str], None]) -> ResolvedModel:
@@ -144,7 +155,7 @@ def _resolved(recipe: TrainRecipe, section: Any, say: Callable[[str], None]) -> 
     )
 
 
-def _stored(loaded: Loaded[TrainRecipe], name: str, model: ResolvedModel) -> Known:
+def stored(loaded: Loaded[TrainRecipe], name: str, model: ResolvedModel) -> Known:
     """Return the configuration of a model on this machine."""
     from transformers import AutoConfig
 

@@ -248,8 +248,8 @@ def _section(plan: TrainingPlan, output: Path, metrics: dict[str, Any]) -> dict[
         "fingerprint": plan.fingerprint,
         "method": plan.recipe.method,
         "inputs": plan.inputs,
-        "model": _weights(plan.recipe.model.name, plan.model),
-        "teacher": None if plan.teacher is None else _weights(plan.teacher.name, plan.teacher),
+        "model": weights_facts(plan.recipe.model.name, plan.model),
+        "teacher": None if plan.teacher is None else weights_facts(plan.teacher.name, plan.teacher),
         "data": [{**file, "origin": origin_of(Path(file["path"]))} for file in plan.files],
         "template": plan.template,
         "adapter": plan.recipe.adapts and not METHODS[plan.recipe.method].scores,
@@ -262,12 +262,13 @@ def _section(plan: TrainingPlan, output: Path, metrics: dict[str, Any]) -> dict[
     }
     if plan.fusion is not None:
         found = metrics["fusion"]["teachers"]
-        teachers = [{**_weights(each.name, each.model), **found[each.name]} for each in plan.fusion.teachers]
+        teachers = [{**weights_facts(each.name, each.model), **found[each.name]} for each in plan.fusion.teachers]
         section["fusion"] = {**metrics["fusion"], "teachers": teachers}
     return section
 
 
-def _weights(name: str, model: Any) -> dict[str, Any]:
+def weights_facts(name: str, model: Any) -> dict[str, Any]:
+    """Return what a manifest says of a model's weights."""
     return {
         "name": name,
         "identity": model.identity,
@@ -280,6 +281,8 @@ def _weights(name: str, model: Any) -> dict[str, Any]:
 def _metrics(plan: TrainingPlan, trainer: Any, seconds: float) -> dict[str, Any]:
     state = trainer.state
     losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+    if not losses:  # `logging_steps` is more than there were steps
+        losses = [entry["train_loss"] for entry in state.log_history if "train_loss" in entry]
     last = losses[-max(1, len(losses) // 5) :]
     # A trainer that writes its own rows counts them in its log.
     counted = [int(entry["num_tokens"]) for entry in state.log_history if "num_tokens" in entry]

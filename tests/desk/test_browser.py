@@ -145,6 +145,21 @@ def test_filters_search_and_reset(browser: Browser, tmp_path: Path) -> None:
         assert "undo" in tab.text("#help")
 
 
+def test_another_address_brings_its_own_filters_and_mixes_no_texts(browser: Browser, tmp_path: Path) -> None:
+    with served(finished_run(tmp_path / "run")) as address:
+        tab = browser.open(address + "#state=rejected&id=r1-000013")
+        tab.wait("document.getElementById('title').innerText === 'r1-000013'", 60)
+        tab.press("e")
+        tab.type("Not saved. ")
+        tab.run("location.hash = 'id=r1-000001'")
+        tab.wait("document.getElementById('title').innerText === 'r1-000001'")
+        ready(tab, len(CANDIDATES))
+        assert "Your unsaved text of r1-000013 is kept" in tab.text("#said")
+        tab.press("e")
+        assert "Not saved" not in tab.run("document.querySelector('#edit textarea[name=response]').value")
+        assert tab.messages() == []
+
+
 def test_hostile_rows_are_text(browser: Browser, tmp_path: Path) -> None:
     with served(finished_run(tmp_path / "run")) as address:
         tab = browser.open(address + "#id=r1-000013")

@@ -102,7 +102,8 @@ def test_edit_is_recorded_with_its_texts(desk: Desk) -> None:
     seen = web.get("api/candidate", params={"id": row.id}).json()
     assert seen["edited"]["raw"] == {"instruction": "Ask.", "response": "Say\n<b>it</b> 🦉"}
     assert seen["decisions"][0]["response"] == seen["edited"]["response"]
-    assert (seen["stands"]["verdict"], seen["undoable"]) == ("drop", ["human:ann", "human:bob"])
+    made = [(each["reviewer"], each["verdict"]) for each in seen["last"]]
+    assert made == [("human:ann", "edit"), ("human:bob", "drop")]
     assert web.get("api/rows", params={"state": "rejected"}).json()["rows"][0]["response"] == "Say <b>it</b> 🦉"
 
 
@@ -156,7 +157,7 @@ def test_senseless_decision_is_refused(whole: Path, change: dict[str, Any], stat
 def test_only_the_whole_address_reaches_anything(whole: Path) -> None:
     with read_desk(whole) as desk:
         web = client(desk)
-        for path in ("", "desk.js", "decide.js", "desk.css", "icon.svg"):
+        for path in ("", "desk.js", "decide.js", "estimate.js", "desk.css", "icon.svg"):
             answer = web.get(path)
             assert answer.status_code == 200
             assert answer.headers["content-security-policy"].startswith("default-src 'none'; script-src 'self'")

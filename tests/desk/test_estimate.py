@@ -30,7 +30,7 @@ def test_random_part_ends_at_the_first_open_row() -> None:
 
 
 def test_rows_picked_for_disagreement_do_not_shift_the_estimate() -> None:
-    """Every bad row is decided first; the beginning of the random order still has its share of them."""
+    """Decide every bad row first; the beginning of the random order still has its share of them."""
     luck, covered = np.random.default_rng(0), 0
     for _ in range(60):
         good = luck.random(300) < 0.8

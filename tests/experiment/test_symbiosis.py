@@ -22,10 +22,9 @@ from gra.core.errors import DataError, GraError, RecipeError
 from gra.core.progress import View
 from gra.core.types import Seed
 from gra.engines.types import Call, Completion, Fault, Likelihood
-from gra.experiment.students import check_student, train_student
+from gra.experiment.students import train_student
 from gra.experiment.symbiosis import run as symbiosis_run
-from gra.experiment.symbiosis import store as symbiosis_store
-from gra.experiment.symbiosis.evaluate import BOTH, CONTROL, LINES, NO_STORE, PAIR, PLAIN, PROMPTED
+from gra.experiment.symbiosis.evaluate import BOTH, CONTROL, LINES, NO_STORE, PAIR, PLAIN, PROMPTED, compare_scores
 from gra.experiment.symbiosis.explore import plain_rows
 from gra.experiment.symbiosis.plan import load_symbiosis
 from gra.experiment.symbiosis.problems import (
@@ -40,8 +39,10 @@ from gra.experiment.symbiosis.problems import (
 from gra.experiment.symbiosis.run import RESULT, run_symbiosis
 from gra.experiment.symbiosis.store import SolutionStore, StoredSolution, nearest, read_store
 from gra.experiment.symbiosis.walk import LineSource, label_line
+from gra.training.options.trl_config import check_arguments
 
 RECIPE = ROOT / "recipes" / "systems" / "symbiosis.yaml"
+WORDS: Any = WordEmbedder()
 
 
 # --- acceptance -----------------------------------------------------------------------------------------------------
@@ -119,8 +120,7 @@ def test_only_responses_that_end_in_a_number_are_problems() -> None:
 # --- the store ------------------------------------------------------------------------------------------------------
 
 
-def test_store_refuses_a_held_out_problem_and_shows_none_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(symbiosis_store, "Embedder", WordEmbedder)
+def test_store_refuses_a_held_out_problem_and_shows_none_to_itself() -> None:
     store = SolutionStore([WordProblem("h1", "How many are 1,000 owls?", "1")])
     with pytest.raises(DataError, match="the store holds the held-out problem `h1`; remove it"):
         store.add(StoredSolution("how many are  1000 owls?", "Answer: 1"))
@@ -129,17 +129,16 @@ def test_store_refuses_a_held_out_problem_and_shows_none_to_itself(monkeypatch: 
     store.add(StoredSolution("two owls", "by teacher", "teacher", 2))
     store.add(StoredSolution("two owls", "by teacher", "teacher", 2))
     assert store.counts() == {"questions": 3, "solutions": 4, "student_alone": 2}
-    found = asyncio.run(nearest(store, ["Two  owls", "nine bees"], 2, Path()))
+    found = asyncio.run(nearest(store, ["Two  owls", "nine bees"], 2, WORDS))
     assert {entry.question for entry in found["Two  owls"]} == {"two bees", "nine owls"}
     assert all(len(entries) == 2 for entries in found.values())
     assert store.shown()[question_key("two owls")].solution == "by teacher"
     assert asyncio.run(nearest(store, ["x"], 0, None)) == {"x": ()}
 
 
-def test_nearest_solved_problem_comes_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(symbiosis_store, "Embedder", WordEmbedder)
+def test_nearest_solved_problem_comes_last() -> None:
     store = SolutionStore([], [StoredSolution(text, "s") for text in ("a b c", "a x y", "q r s", "a b z")])
-    found = asyncio.run(nearest(store, ["a b c d"], 3, Path()))
+    found = asyncio.run(nearest(store, ["a b c d"], 3, WORDS))
     assert [entry.question for entry in found["a b c d"]] == ["a x y", "a b z", "a b c"]
 
 
@@ -150,6 +149,23 @@ def test_plain_rows_are_as_many_as_asked_for_and_take_turns() -> None:
     completions = [row["completion"][0]["content"] for row in plain_rows(problems, store, 6)]
     assert completions == ["x", "Answer: 1", "z", "y", "x", "Answer: 1"]
     assert plain_rows(problems, SolutionStore([]), 3) == []
+
+
+# --- comparison -----------------------------------------------------------------------------------------------------
+
+
+def test_difference_is_less_certain_where_training_seeds_differ() -> None:
+    def width(lines: list[list[float]]) -> float:
+        scores = {PROMPTED: [[0.0] * 12], NO_STORE: [[0.0] * 12], PLAIN: [[0.0, 1.0] * 6] * 3, LINES: lines}
+        found = compare_scores(scores)
+        assert found["solved"][LINES]["value"] == found["scores"][LINES][0] == 2 / 3
+        difference = found["differences"][1]
+        assert (difference["ours"], difference["reference"]) == (LINES, PLAIN)
+        return float(difference["high"] - difference["low"])
+
+    alike = [[float((place + n) % 3 > 0) for place in range(12)] for n in range(3)]
+    differ = [[1.0] * 12, [1.0] * 12, [0.0] * 12]
+    assert width(differ) > 2 * width(alike)
 
 
 # --- whole runs on scripted models ----------------------------------------------------------------------------------
@@ -246,8 +262,8 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(symbiosis_run, "find_models", find)
     monkeypatch.setattr(symbiosis_run, "resolve", fake_resolve)
     monkeypatch.setattr(symbiosis_run, "train_student", made.train)
-    monkeypatch.setattr(symbiosis_run, "check_student", lambda loaded: None)  # it loads TRL
-    monkeypatch.setattr(symbiosis_store, "Embedder", WordEmbedder)
+    monkeypatch.setattr(symbiosis_run, "check_arguments", lambda loaded: None)  # it loads TRL
+    monkeypatch.setattr(symbiosis_run, "Embedder", WordEmbedder)
     return made
 
 
@@ -290,6 +306,24 @@ def test_two_that_know_different_parts_solve_more_together_than_each_alone(world
     assert CliRunner().invoke(app, ["verify", str(plan.folder.path)]).exit_code == 0
 
 
+def test_solution_with_a_token_of_chat_templates_is_neither_stored_nor_trained_on(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = world.answer
+
+    def marked(call: Call) -> Completion:
+        reply = plain(call)
+        return said(f"</s> {reply.text}") if call.messages[-1][1].startswith("Solve") else reply
+
+    monkeypatch.setattr(world, "answer", marked)
+    plan = load_symbiosis(write(tmp_path), ["rounds=1"], tmp_path / "runs")
+    found = run_symbiosis(plan).found
+    assert found["rounds"][0]["right_draws"]["control"] == 12
+    assert found["rounds"][0]["control_store"]["solutions"] == 0
+    assert PLAIN not in found["solved"]
+    assert {"lines-round1-seed0", "rationales-round1-seed0"} == world.rows.keys()
+
+
 @pytest.mark.parametrize(
     ("reply", "sentence", "code"),
     [
@@ -320,7 +354,7 @@ def test_real_student_is_trained_on_lines_and_rationales(
     template = "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}"
     (student / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": template}))
     monkeypatch.setattr(symbiosis_run, "train_student", train_student)
-    monkeypatch.setattr(symbiosis_run, "check_student", check_student)
+    monkeypatch.setattr(symbiosis_run, "check_arguments", check_arguments)
     file = write(tmp_path, student=str(student), rounds=1, rationale_weight=0.5, train={"max_steps": 1},
                  tracking={"wandb": "off"})  # fmt: skip
     plan = load_symbiosis(file, [], tmp_path / "runs")
@@ -343,6 +377,7 @@ def test_real_student_is_trained_on_lines_and_rationales(
         ({"rounds": 0}, "`rounds`.*1"),
         ({"teacher": "model-small"}, r"`teacher` and `student` are the same model \(model-small\).*name a larger one"),
         ({"student": {"model": "model-small", "adapter": "a"}}, "`student.adapter` cannot be used"),
+        ({"student": {"model": "model-small", "system": "Be short."}}, "`student.system` cannot be used"),
         ({"engine": {"weights": "int8"}}, "`engine.weights` cannot be used"),
         ({"engine": {"kind": "openai", "base_url": "http://localhost:1/v1"}}, "`student` runs behind a server"),
         ({"train": {"seed": 1}}, r"write `training_seeds"),

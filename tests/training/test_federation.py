@@ -18,6 +18,7 @@ from paths import ROOT
 from training_tiny import PAIRS, make_student, row, same, train, weights, write_recipe, write_rows
 
 import gra
+from gra.config.experiment import SymbiosisRecipe
 from gra.config.loader import Loaded
 from gra.config.training import FederationRecipe
 from gra.core.errors import EngineUnavailable, GraError, Mismatch
@@ -124,6 +125,13 @@ def spoiled(how: str) -> bytes:
         case "text":
             head = {"round": 0, "rows": 1, "metrics": {}, "note": "a row"}
             return bytes(save(tensors, metadata={"gra": json.dumps(head)}))
+        case "entry":
+            head = {"round": 0, "rows": 1, "metrics": {}}
+            return bytes(save(tensors, metadata={"gra": json.dumps(head), "note": "a row"}))
+        case "count":
+            return AdapterMessage(0, tensors, 10**400).to_bytes()
+        case "figure":
+            return AdapterMessage(0, tensors, 1, {"loss": 10**400}).to_bytes()
         case "metric":
             return AdapterMessage(0, tensors, 1, {"a row": 1.0}).to_bytes()
         case "diverged":
@@ -138,6 +146,9 @@ def spoiled(how: str) -> bytes:
     [
         ("cut", "is no message"),
         ("text", "has further entries"),
+        ("entry", "has further entries"),
+        ("count", "is no message"),
+        ("figure", "is no message"),
         ("metric", "is no message"),
         ("diverged", "training diverged"),
         ("shape", "has other tensors than the one that was sent"),
@@ -183,7 +194,8 @@ class Recording:
 
     def __init__(self, loaded: Loaded[FederationRecipe], folder: Path, gone: Sequence[tuple[int, str]] = ()) -> None:
         self.clients = [FederatedClient(loaded, c.name, folder / c.name) for c in loaded.recipe.clients]
-        self.gone, self.sent = gone, [b""][:0]
+        self.gone = gone
+        self.sent: list[bytes] = []
 
     def exchange(self, message: bytes, clients: Sequence[str]) -> dict[str, bytes]:
         number = read_message(message).round
@@ -209,6 +221,8 @@ def test_one_client_is_plain_training_bit_for_bit(tmp_path: Path, student: Path,
     train(write_recipe(tmp_path, student, rows, lora=LORA, train={"max_steps": 2}), tmp_path / "plain")
     assert same(weights(alone / "out"), weights(tmp_path / "plain"))
     assert RunFolder(alone / "out").verify() >= 6
+    named = [json.loads((out / "adapter_config.json").read_text()) for out in (alone / "out", tmp_path / "plain")]
+    assert named[0]["base_model_name_or_path"] == named[1]["base_model_name_or_path"] == str(student)
 
 
 SGD = {"optim": "sgd", "lr_scheduler_type": "constant", "max_grad_norm": 1e9, "max_steps": 1, "learning_rate": 0.5}
@@ -276,9 +290,13 @@ def test_killed_server_goes_on_from_the_last_whole_round_and_no_row_is_in_any_me
 
 
 def test_round_without_enough_answers_ends_the_run_and_keeps_the_rounds_before(tmp_path: Path, student: Path) -> None:
-    loaded = load(federation(tmp_path / "f", student, CLIENTS), "least_clients=2", "train.max_steps=1")
+    loaded = load(
+        federation(tmp_path / "f", student, CLIENTS), "least_clients=2", "train.max_steps=1", "train.logging_steps=9"
+    )
     gone = [(0, "south")]
-    with pytest.raises(EngineUnavailable, match=r"1 of 2 clients answered in round 1.*run the same command again"):
+    with pytest.raises(
+        EngineUnavailable, match=r"1 of 2 clients count in round 1.*south: it did not answer.*run the same"
+    ):
         federate(loaded, tmp_path / "out", transport=Recording(loaded, tmp_path / "work", gone), view=QUIET)
     assert RunFolder(tmp_path / "out").manifest()["federation"]["round"] == 0
 
@@ -371,7 +389,7 @@ def asked(part: str, names: Sequence[str]) -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def speaking(tmp_path_factory: pytest.TempPathFactory, student: Path) -> Path:
-    """A student that answers with one of the words, and does not know which."""
+    """Train a student that answers with one of the words, and does not know which."""
     folder, luck = tmp_path_factory.mktemp("speaking"), random.Random(0)
     rows = [row(f"{part} {name}", luck.choice(list(PARTS.values()))) for part in PARTS for name in NAMES * 3]
     path = write_recipe(folder, student, write_rows(folder / "rows.jsonl", rows), lora=None, train={"max_steps": 60})
@@ -439,6 +457,7 @@ def test_shipped_recipe_is_dry_run_by_its_command(
     assert plan["differentially_private"] is False
     assert list(tmp_path.iterdir()) == [tmp_path / "runs"]
     assert isinstance(gra.load_recipe(recipe), FederationRecipe)
+    assert isinstance(gra.load_recipe(recipe.with_name("symbiosis.yaml")), SymbiosisRecipe)
 
 
 def test_without_flower_the_error_says_what_to_install(
@@ -454,10 +473,13 @@ def test_flower_carries_the_same_bytes_and_no_text_of_a_failure(
 ) -> None:
     pytest.importorskip("flwr", reason="Flower is an extra of its own (federation)")
     from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+    from flwr.supercore.task_identity import TaskIdentity
 
     from gra.training.federation import flower
 
-    path = federation(tmp_path / "f", student, {**CLIENTS, "bad": PAIRS[:2]}, train={"max_steps": 1})
+    # Names of clients are sent, so none is a word of a row.
+    clients = {"first": PAIRS[:4], "second": PAIRS[4:], "bad": PAIRS[:2]}
+    path = federation(tmp_path / "f", student, clients, train={"max_steps": 1})
     loaded = load(path)
     wire: list[bytes] = []
     app, broken = flower.make_client_app(), FederatedClient.answer
@@ -468,6 +490,8 @@ def test_flower_carries_the_same_bytes_and_no_text_of_a_failure(
         return broken(self, data)
 
     monkeypatch.setattr(FederatedClient, "answer", answer)
+    for field in ("_task_id", "_run_id", "_node_id"):  # Flower's own processes set them
+        monkeypatch.setattr(TaskIdentity, field, 1)
 
     class Grid:
         """Nodes in this process, with the objects that Flower would send."""

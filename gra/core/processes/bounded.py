@@ -80,7 +80,7 @@ class BoundedFunction:
 
     def _start(self) -> None:
         self._stop()
-        paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+        paths = [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")]
         self._owner = os.getpid()
         self._child = subprocess.Popen(
             [sys.executable, "-P", "-m", "gra.core.processes.bounded"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 async def at_once(*steps: Awaitable[T]) -> list[T]:
@@ -18,6 +19,17 @@ async def at_once(*steps: Awaitable[T]) -> list[T]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def in_turn(items: Iterable[U], one: Callable[[U], Awaitable[None]], at_most: int) -> None:
+    """Work on items in order, at most `at_most` at once; when one fails, the others are canceled."""
+    left = iter(items)
+
+    async def worker() -> None:
+        for item in left:
+            await one(item)
+
+    await at_once(*(worker() for _ in range(at_most)))
 
 
 async def together(*steps: Awaitable[T]) -> list[T]:

@@ -127,11 +127,10 @@ function edit({ again = false } = {}) {
 
 // Closes the editor. Text that was not saved stays with its candidate; returns a sentence about it.
 function stash() {
-  const kept = unsaved();
-  if (!kept && !$("edit").hidden && state.drafts.delete(state.current)) showList();
+  if ($("edit").hidden) return "";
+  const kept = unsaved(), id = state.detail.id; // another candidate may be the current one already
   $("edit").hidden = true;
-  if (!kept) return "";
-  state.drafts.set(state.current, written());
-  showList();
-  return `Your unsaved text of ${state.current} is kept, and Edit (e) shows it again`;
+  if (kept) state.drafts.set(id, written());
+  if (kept || state.drafts.delete(id)) showList();
+  return kept ? `Your unsaved text of ${id} is kept, and Edit (e) shows it again` : "";
 }

@@ -47,10 +47,11 @@ function remember() {
 function restore() {
   const values = new URLSearchParams(location.hash.slice(1));
   for (const field of filters.elements) {
-    if (!field.name || !values.has(field.name)) continue;
-    if (field.type === "checkbox") field.checked = true;
+    if (!field.name) continue;
+    // What an address does not name goes back to its default.
+    const value = values.get(field.name) ?? field.options?.[0].value ?? "";
+    if (field.type === "checkbox") field.checked = values.has(field.name);
     else {
-      const value = values.get(field.name);
       if (field.tagName === "SELECT" && ![...field.options].some((option) => option.value === value)) {
         field.append(new Option(value, value));
       }
@@ -164,9 +165,10 @@ function showDetail(found) {
   $("title").textContent = found.id;
   const score = found.score === null ? "" : `, score ${found.score.toFixed(2)}`;
   $("verdict").replaceChildren(node("b", found.state, found.state), node("span", `${score}: ${found.reason}`));
-  if (found.stands) {
-    const now = `${found.stands.verdict} (${person(found.stands.reviewer)})`;
-    $("verdict").append(node("span", "; decided: "), node("b", now, found.stands.verdict));
+  const stands = found.last.findLast((made) => made.verdict !== "skip");
+  if (stands) {
+    const now = `${stands.verdict} (${person(stands.reviewer)})`;
+    $("verdict").append(node("span", "; decided: "), node("b", now, stands.verdict));
   }
   showPeople();
   const parts = ["Instruction", "Response"].flatMap((title) => {
@@ -192,7 +194,8 @@ function showPeople() {
         made.verdict),
     ),
   );
-  $("undo-this").hidden = !found.undoable.includes(`human:${$("name").value.trim()}`);
+  const me = `human:${$("name").value.trim()}`;
+  $("undo-this").hidden = !found.last.some((made) => made.reviewer === me);
 }
 
 // Another list may no longer hold the candidate that was decided; its place tells where to go on.
@@ -251,72 +254,6 @@ async function poll() {
     problem(`The desk does not answer (${error.message}). Start \`gra review\` again and open its new address.`);
   }
   setTimeout(poll, 1500);
-}
-
-const percent = (value) => `${(100 * value).toFixed(1)} %`;
-const interval = (found) => `${percent(found.value)} [${percent(found.low)}, ${percent(found.high)}]`;
-
-async function estimate() {
-  if ($("estimate").hidden) return;
-  try {
-    const found = await get("estimate");
-    const about = `Decided along the random draw: ${found.decided} of ${found.rows.toLocaleString()} accepted rows` +
-      (found.skipped ? `, ${found.skipped} more skipped and left out` : "");
-    const points = Math.round(100 * found.half_width);
-    $("precision").textContent = found.precision
-      ? `Good rows: ${interval(found.precision)}, a 95 % interval. ${about}. ` +
-        (found.needed
-          ? `About ${found.needed.toLocaleString()} more ${found.needed === 1 ? "decision makes" : "decisions make"} it ±${points} points.`
-          : `It is within ±${points} points.`)
-      : `${about}. Choose the order “random draw” and the state “accepted”, and decide about a few dozen rows.`;
-    state.estimate = found;
-    const slider = $("gate");
-    slider.max = Math.max(0, found.curve.length - 1);
-    if (slider.dataset.set !== "1" && found.curve.length) {
-      slider.value = Math.max(0, found.curve.findIndex((point) => point.gate >= (found.gate ?? 0)));
-      slider.dataset.set = "1";
-    }
-    $("gate-field").hidden = found.curve.length < 2;
-    showGate();
-    const rows = found.reviewers.map((one) => [
-      one.reviewer, one.auc === null ? "" : one.auc.toFixed(2), String(one.kept), String(one.not),
-    ]);
-    const title = "Agreement with people: the chance that a reviewer scores a kept candidate above another";
-    const columns = ["reviewer", "AUC", "kept", "dropped or edited"];
-    $("agreement").replaceChildren(...(rows.length ? [section({ title, kind: "table", columns, rows })] : []));
-  } catch (error) {
-    problem(error.message);
-  }
-}
-
-const UNKNOWN = {
-  below: "how many are good is not known, because some were below the present gate and are not in the random draw",
-  few: "too few of them are decided along the random draw to say how good they are",
-};
-
-function showGate() {
-  const found = state.estimate, point = found?.curve[Number($("gate").value)];
-  if (!point) return;
-  const count = (number) => number.toLocaleString();
-  const every = point.precision && point.decided === point.rows;
-  const good = every
-    ? `all decided, ${percent(point.precision.value)} good`
-    : point.precision ? `${interval(point.precision)} of them good` : UNKNOWN[point.unknown];
-  const people = [
-    point.dropped && `without the ${count(point.dropped)} that people dropped`,
-    point.kept && `with ${count(point.kept)} that people took against the gate`,
-  ].filter(Boolean).join(" and ");
-  const here = found.gate === null ? "" : point.gate === found.gate ? ", the present gate" : ` (present gate: ${found.gate})`;
-  $("gate-said").textContent =
-    `At ${point.gate}${here}: ${count(point.rows)} scored ${point.rows === 1 ? "candidate passes" : "candidates pass"}` + (point.rows ? `, ${good}. ` : ". ") +
-    `A version has ${count(point.dataset)} rows` + (people ? `, ${people}` : "") +
-    `; rulings and deduplication may still change the number. ${found.command}${point.gate}`;
-}
-
-function toggleEstimate() {
-  $("estimate").hidden = !$("estimate").hidden;
-  $("estimate-button").setAttribute("aria-expanded", String(!$("estimate").hidden));
-  estimate();
 }
 
 const KEYS = {

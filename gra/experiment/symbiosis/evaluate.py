@@ -15,9 +15,10 @@ from gra.experiment.symbiosis.explore import RoundRows, Workplace
 from gra.experiment.symbiosis.problems import WordProblem, is_solved
 from gra.experiment.symbiosis.store import SolutionStore
 from gra.stats.paired import paired_difference, wilson
+from gra.stats.seeds import with_seed_variance
 from gra.synthesis.committee.members import Member
 
-Scores = dict[str, list[float]]  # by condition, one for each held-out problem
+Scores = dict[str, list[list[float]]]  # by condition, then by training seed: one for each held-out problem
 PROMPTED, PLAIN, LINES, RATIONALES = "student prompted", "student plain", "student lines", "student rationales"
 NO_STORE, CONTROL, BOTH, PAIR = "teacher no store", "teacher control store", "teacher store", "pair"
 NAMES = {
@@ -32,7 +33,7 @@ NAMES = {
 }
 # Pairs of conditions that are compared: ours, and the reference.
 COMPARED = ((PLAIN, PROMPTED), (LINES, PLAIN), (RATIONALES, LINES), (CONTROL, NO_STORE), (BOTH, CONTROL))
-VARIANTS = (PLAIN, LINES, RATIONALES)  # trained students
+VARIANTS = (PLAIN, LINES, RATIONALES)  # trained students; the pair walks with that of the first training seed
 
 
 async def measure(
@@ -50,19 +51,18 @@ async def measure(
         problems: the held-out ones.
         teacher: with and without each store.
         untrained: the student before its training.
-        trained: the students of each variant, one a training seed; a problem's score is their mean.
+        trained: the students of each variant, one a training seed.
         made: has the stores.
     """
     students = {PROMPTED: [untrained], **trained}
     stores = {NO_STORE: None, CONTROL: made.control, BOTH: made.store}
     found: Scores = {}
     for name, members in students.items():
-        each = [await _alone(place, problems, member) for member in members]
-        found[name] = np.mean(each, axis=0).tolist()
+        found[name] = [await _alone(place, problems, member) for member in members]
     for name, store in stores.items():
-        found[name] = await _whole(place, problems, teacher, store)
+        found[name] = [await _whole(place, problems, teacher, store)]
     if RATIONALES in trained:
-        found[PAIR] = await _together(place, problems, teacher, trained[RATIONALES][0], made.store)
+        found[PAIR] = [await _together(place, problems, teacher, trained[RATIONALES][0], made.store)]
     return found
 
 
@@ -98,30 +98,30 @@ async def _together(
     return await place.each(problems, one)
 
 
-def compare_scores(scores: Scores, training_seeds: int) -> dict[str, Any]:
+def compare_scores(scores: Scores) -> dict[str, Any]:
     """Return each condition's share of solved problems with its interval, the differences, and the synergy.
 
-    Synergy is the pair after the rounds minus the better of the two alone before them. The better one is chosen on
-    these problems, which favors it.
-
-    Args:
-        scores: of every condition.
-        training_seeds: the students that a trained student's score is the mean of.
+    Errors of differences hold the variance between training seeds. Synergy is the pair after the rounds minus the
+    better of the two alone before them. The better one is chosen on these problems, which favors it.
     """
+    tables = {name: np.array(each) for name, each in scores.items()}  # shape [seeds, problems]
     solved = {}
-    for name, each in scores.items():
-        mean = float(np.mean(each))
-        low, high = wilson(mean, len(each))
-        solved[name] = {"value": mean, "low": low, "high": high, "problems": len(each)}
+    for name, table in tables.items():
+        mean, count = float(table.mean()), table.shape[1]
+        low, high = wilson(mean, count)
+        solved[name] = {"value": mean, "low": low, "high": high, "problems": count}
     better = max((PROMPTED, NO_STORE), key=lambda name: solved[name]["value"])
     pairs = [(ours, other) for ours, other in (*COMPARED, (PAIR, better)) if ours in scores and other in scores]
     differences = []
     for ours, other in pairs:
-        answers = training_seeds if ours in VARIANTS and other in VARIANTS else 1
-        found = paired_difference(scores[ours], scores[other], bounded=True, answers=answers)
+        a, b = tables[ours], tables[other]
+        answers = 2 / (1 / len(a) + 1 / len(b))
+        found = paired_difference(a.mean(axis=0), b.mean(axis=0), bounded=True, answers=answers)
+        found = with_seed_variance(found, a, b)
         low, high = found.interval()
         differences.append({"ours": ours, "reference": other, "value": found.value, "low": low, "high": high})
-    return {"solved": solved, "differences": differences, "scores": scores}
+    means = {name: table.mean(axis=0).tolist() for name, table in tables.items()}
+    return {"solved": solved, "differences": differences, "scores": means}
 
 
 def markdown(found: Mapping[str, Any]) -> str:

@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 from gra.config.experiment import SymbiosisRecipe
-from gra.core.processes.concurrency import at_once, together
+from gra.core.processes.concurrency import in_turn, together
 from gra.core.text.special_tokens import SpecialTokens
 from gra.core.vocabulary import CallPurpose
+from gra.data.embedder import Embedder
 from gra.engines.broker import Broker
 from gra.experiment.symbiosis.problems import WordProblem, is_solved
 from gra.experiment.symbiosis.store import Author, SolutionStore, StoredSolution, nearest
@@ -39,14 +39,14 @@ class Workplace:
         broker: answers the calls.
         recipe: of the experiment.
         in_flight: problems at once.
-        embedder: the folder of the embedding model; None where prompts show no solved problems.
-        special_tokens: tokens of chat templates; training refuses rows that hold one.
+        embedder: finds the nearest problems; None where prompts show no solved ones.
+        special_tokens: tokens of chat templates; no row and no solution that a model adds to a store holds one.
     """
 
     broker: Broker
     recipe: SymbiosisRecipe
     in_flight: int
-    embedder: Path | None
+    embedder: Embedder | None
     special_tokens: SpecialTokens
 
     def solving(self, problem: WordProblem, purpose: CallPurpose = CallPurpose.GENERATOR) -> Solving:
@@ -65,16 +65,14 @@ class Workplace:
         """
         found: dict[int, T] = {}
         gaps: list[Unanswered] = []
-        left = iter(range(len(items)))
 
-        async def worker() -> None:
-            for place in left:
-                try:
-                    found[place] = await one(items[place])
-                except Unanswered as gap:
-                    gaps.append(gap)
+        async def attempt(place: int) -> None:
+            try:
+                found[place] = await one(items[place])
+            except Unanswered as gap:
+                gaps.append(gap)
 
-        await at_once(*(worker() for _ in range(self.in_flight)))
+        await in_turn(range(len(items)), attempt, self.in_flight)
         if gaps:
             raise MissingAnswers(len(gaps), "problems", str(gaps[-1]))
         return [found[place] for place in range(len(items))]
@@ -153,10 +151,11 @@ async def play_round(
             ("control", "teacher", control, made.control),
         )
         for name, author, solutions, store in parts:
-            right = [lines for lines in solutions if is_solved(problem, lines)]
+            right = ["\n".join(lines) for lines in solutions if is_solved(problem, lines)]
             solved[name] += len(right)
-            for lines in right:
-                store.add(StoredSolution(problem.question, "\n".join(lines), author, number))
+            for solution in right:
+                if not place.special_tokens.find(solution):
+                    store.add(StoredSolution(problem.question, solution, author, number))
     labeled = await _walks(place, problems, teacher, student, made)
     made.facts = {
         "round": number,

@@ -26,9 +26,10 @@ from gra.core.processes.background import run
 from gra.core.progress import View
 from gra.core.stored.resolved_recipe import RESOLVED
 from gra.core.text.special_tokens import SpecialTokens
+from gra.data.embedder import Embedder
 from gra.engines.broker import Broker
 from gra.engines.types import calls_at_once
-from gra.experiment.students import check_student, train_student
+from gra.experiment.students import train_student
 from gra.experiment.symbiosis.evaluate import (
     LINES,
     NAMES,
@@ -47,6 +48,7 @@ from gra.models.catalog import resolve
 from gra.serving.models import ModelRegistry, find_models, running
 from gra.synthesis.committee.members import Member, make_member
 from gra.synthesis.prompts import folder_digests
+from gra.training.options.trl_config import check_arguments
 
 RESULT, REPORT = "symbiosis.json", "symbiosis.md"
 _VERSION = 1  # raise when the same inputs would give other rows or scores
@@ -71,7 +73,7 @@ class SymbiosisResult:
         for name, each in self.found["solved"].items():
             gain = compared.get(name)
             shown = ("", "") if gain is None else (
-                f"{gain['value']:+.3f} to {gain['reference']}", f"{gain['low']:+.3f} to {gain['high']:+.3f}"
+                f"{gain['value']:+.3f} against {gain['reference']}", f"{gain['low']:+.3f} to {gain['high']:+.3f}"
             )  # fmt: skip
             table.add_row(NAMES[name], f"{each['value']:.3f}", f"{each['low']:.3f} to {each['high']:.3f}", *shown)
         return table
@@ -89,7 +91,7 @@ def run_symbiosis(plan: SymbiosisPlan) -> SymbiosisResult:
         write_text(plan.folder / RESOLVED, plan.loaded.show() + "\n")
         for note in plan.notes:
             view.note(note)
-        check_student(plan.student)
+        check_arguments(plan.student)
         recipe, seeds = plan.recipe, plan.recipe.training_seeds
         made = RoundRows(SolutionStore(plan.held_out, plan.given), SolutionStore(plan.held_out, plan.given))
         history: list[dict[str, Any]] = []
@@ -167,7 +169,7 @@ def _measure(
     async def ask(place: Workplace, asked: Mapping[str, Member]) -> None:
         trained = {variant: [asked[named[variant, n]] for n in range(len(students[variant]))] for variant in students}
         scores = await measure(place, plan.held_out, asked["teacher"], asked["student"], trained, made)
-        found.update(compare_scores(scores, len(recipe.training_seeds)), rounds=history)
+        found.update(compare_scores(scores), rounds=history)
 
     _ask(plan, registry, members, view, "held-out problems", ask)
     write_json(plan.folder / RESULT, found)
@@ -198,7 +200,7 @@ def _fingerprint(plan: SymbiosisPlan, registry: ModelRegistry, members: Mapping[
     """Return a digest of everything that decides a stage's answers."""
     asked = [[asdict(member.model), member.system] for member in _members(registry, members).values()]
     deciding = ("seed", "draws", "choices", "temperature", "control_temperature", "tolerance", "neighbors", "lines",
-                "line_tokens", "embedder", "training_seeds")  # fmt: skip
+                "line_tokens", "embedder")  # fmt: skip
     settings = plan.recipe.model_dump(include=set(deciding)) | {
         "sampling": [plan.recipe.teacher.sampling.model_dump(), plan.recipe.student.sampling.model_dump()]
     }
@@ -229,7 +231,8 @@ def _ask(
 async def _workplace(plan: SymbiosisPlan, registry: ModelRegistry, view: View) -> AsyncIterator[Workplace]:
     recipe, embedder = plan.recipe, None
     if recipe.neighbors:
-        embedder = (await asyncio.to_thread(resolve, recipe.embedder, accept_licenses=recipe.accept_licenses)).path
+        model = await asyncio.to_thread(resolve, recipe.embedder, accept_licenses=recipe.accept_licenses)
+        embedder = Embedder(model.path)
     ledger = Ledger(plan.folder / "ledger.sqlite", run=recipe.name)
     try:
         async with running(registry.pool(plan.folder / "logs"), view) as pool:

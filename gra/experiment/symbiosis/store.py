@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,8 +11,8 @@ from typing import Any, Literal
 import numpy as np
 
 from gra.core.errors import DataError
-from gra.core.files import read_regular
-from gra.data.embedder import Embedder
+from gra.data.embedder import Embedder, similarities
+from gra.data.seeds.files import BadRow, read_rows
 from gra.experiment.symbiosis.problems import WordProblem, question_key
 
 Author = Literal["given", "teacher", "student"]
@@ -83,7 +82,7 @@ class SolutionStore:
 
 
 async def nearest(
-    store: SolutionStore, questions: Sequence[str], count: int, embedder: Path | None
+    store: SolutionStore, questions: Sequence[str], count: int, embedder: Embedder | None
 ) -> Mapping[str, Sequence[StoredSolution]]:
     """Choose the solved problems that a prompt shows, the nearest one last and never the question itself.
 
@@ -91,19 +90,16 @@ async def nearest(
         store: the solutions.
         questions: the problems to be solved.
         count: how many to show of each.
-        embedder: the folder of the embedding model; None where none are shown.
+        embedder: embeds them; None where none are shown.
 
     Returns:
         The solutions by question.
     """
     shown = store.shown()
-    if not count or not shown or embedder is None:
+    if embedder is None or not shown:
         return {question: () for question in questions}
     solved = list(shown.values())
-    texts = [entry.question for entry in solved] + list(questions)
-    vectors = (await asyncio.to_thread(Embedder(embedder).encode, texts)).astype(np.float64)
-    # Rounded, so that the order of summation does not decide between equals.
-    near = np.round(vectors[len(solved) :] @ vectors[: len(solved)].T, 5)
+    near = await asyncio.to_thread(similarities, embedder, questions, [entry.question for entry in solved])
     found: dict[str, Sequence[StoredSolution]] = {}
     for question, row in zip(questions, near, strict=True):
         own = question_key(question)
@@ -119,12 +115,10 @@ def read_store(path: Path) -> list[StoredSolution]:
         DataError: naming the first line that is wrong.
     """
     found = []
-    for number, line in enumerate(read_regular(path).splitlines(), 1):
-        try:
-            row = json.loads(line)
-            found.append(StoredSolution(row["question"], row["solution"]))
-        except (ValueError, KeyError, TypeError, RecursionError):
-            row = None
-        if row is None or not (isinstance(found[-1].question, str) and isinstance(found[-1].solution, str)):
-            raise DataError(f'{path}:{number}: a row of the store is {{"question": "...", "solution": "..."}}; mend it')
+    for placed in read_rows(path):
+        row = {} if isinstance(placed.row, BadRow) else placed.row
+        question, solution = row.get("question"), row.get("solution")
+        if not isinstance(question, str) or not isinstance(solution, str):
+            raise DataError(f'{placed.where}: a row of the store is {{"question": "...", "solution": "..."}}; mend it')
+        found.append(StoredSolution(question, solution))
     return found

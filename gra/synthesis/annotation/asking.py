@@ -6,6 +6,7 @@ Every call goes through the broker, and the caps of the recipe hold. So a stoppe
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -16,12 +17,12 @@ from gra.config.arms import AnnotateConfig
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.errors import BudgetExhausted, DataError
 from gra.core.hashing import digest
-from gra.core.processes.concurrency import at_once, together
+from gra.core.processes.concurrency import in_turn, together
 from gra.core.rng import rng
 from gra.core.text.spans import AlignedSpans, LabelSpan
 from gra.core.types import Seed
 from gra.core.vocabulary import FailureCause
-from gra.data.embedder import Embedder
+from gra.data.embedder import Embedder, similarities
 from gra.models.catalog import resolve
 from gra.synthesis.annotation.annotator import LabeledText, annotate_text, decide_type, read_labeled
 from gra.synthesis.annotation.votes import AnnotatedText, LabelVerdict
@@ -89,10 +90,8 @@ async def choose_examples(recipe: SynthesisRecipe, work: LabelWork) -> tuple[Exa
     if not config.needs_embedder:
         return {name: _drawn(recipe, config, work.store, name) for name, _ in wanted}, 0
     embedder = Embedder(resolve(recipe.dedup.embedder, accept_licenses=recipe.accept_licenses).path)
-    texts = [text.text for text in work.store] + [text for _, text in wanted]
-    vectors = (await asyncio.to_thread(embedder.encode, texts)).astype(np.float64)
-    # Rounded, so that the order of summation does not decide between equals.
-    near = np.round(vectors[len(work.store) :] @ vectors[: len(work.store)].T, 5)
+    stored = [text.text for text in work.store]
+    near = await asyncio.to_thread(similarities, embedder, [text for _, text in wanted], stored)
     found: dict[str, Sequence[LabeledText]] = {}
     for (name, _), row in zip(wanted, near, strict=True):
         order = [work.store[place] for place in np.argsort(-row, kind="stable")]
@@ -229,15 +228,11 @@ async def _within_budget(
 ) -> list[T | None]:
     """Work on items at once; None for those whose calls the budget does not allow. Recorded answers cost nothing."""
     found: list[T | None] = [None] * len(items)
-    left = iter(range(len(items)))
 
-    async def worker() -> None:
-        for place in left:
-            try:
-                found[place] = await one(items[place])
-            except BudgetExhausted:
-                continue
+    async def attempt(place: int) -> None:
+        with contextlib.suppress(BudgetExhausted):
+            found[place] = await one(items[place])
 
     with context.broker.account.strictly():
-        await at_once(*(worker() for _ in range(context.in_flight)))
+        await in_turn(range(len(items)), attempt, context.in_flight)
     return found

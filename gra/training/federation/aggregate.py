@@ -41,9 +41,8 @@ def aggregate(kind: str, adapters: Sequence[Tensors], rows: Sequence[int]) -> di
         return _stacked(adapters, weights)
     names = list(adapters[0])
     if kind == "freeze_a":
-        for name in filter(is_frozen, names):
-            if any(not np.array_equal(other[name], adapters[0][name]) for other in adapters[1:]):
-                raise Mismatch(f"`aggregate: freeze_a` needs one A for all clients, and their `{name}` differ")
+        for other in adapters[1:]:
+            refuse_other_a(other, adapters[0])
         return {name: adapters[0][name] if is_frozen(name) else _mean(adapters, weights, name) for name in names}
     return {name: _mean(adapters, weights, name) for name in names}
 
@@ -51,6 +50,17 @@ def aggregate(kind: str, adapters: Sequence[Tensors], rows: Sequence[int]) -> di
 def is_frozen(name: str) -> bool:
     """Return whether `freeze_a` leaves a tensor or parameter of this name as it began."""
     return A in name
+
+
+def refuse_other_a(found: Tensors, wanted: Tensors) -> None:
+    """Refuse an adapter whose A is not the wanted one.
+
+    Raises:
+        Mismatch: Naming the first tensor that differs.
+    """
+    for name in filter(is_frozen, wanted):
+        if not np.array_equal(found[name], wanted[name]):
+            raise Mismatch(f"`aggregate: freeze_a` needs one A for all clients, and `{name}` is another")
 
 
 def shares(rows: Sequence[int]) -> NDArray[np.float64]:

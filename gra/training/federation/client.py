@@ -48,20 +48,27 @@ def client_training(loaded: Loaded[FederationRecipe], name: str) -> Loaded[Train
     Raises:
         RecipeError: The recipe has no such client.
     """
-    client = loaded.recipe.client(name)
-    if client is None:
-        known = ", ".join(each.name for each in loaded.recipe.clients)
-        raise RecipeError(f"there is no client `{name}`; the clients are {known}", loaded.path)
-    return training_of(loaded, client.train)
+    sources = {client.name: client.train for client in loaded.recipe.clients}
+    if name not in sources:
+        raise RecipeError(f"there is no client `{name}`; the clients are {', '.join(sources)}", loaded.path)
+    return training_of(loaded, sources[name])
 
 
-def write_adapter(folder: Path, loaded: Loaded[FederationRecipe], tensors: Tensors) -> Path:
-    """Write an adapter with the configuration of the recipe, and return its folder."""
+def write_adapter(folder: Path, loaded: Loaded[FederationRecipe], tensors: Tensors, base: str | None = None) -> Path:
+    """Write an adapter with the configuration of the recipe, and return its folder.
+
+    Args:
+        folder: Is made when it is not there.
+        loaded: The federation.
+        tensors: The adapter.
+        base: The model that its configuration names, where it names none yet.
+    """
     from safetensors.numpy import save_file
 
     training = training_of(loaded, [])
     start = adapter_folder(training)
     config = lora_config(training.recipe) if start is None else adapter_config(training, start)
+    config.base_model_name_or_path = config.base_model_name_or_path or base
     make_folder(folder)
     config.save_pretrained(str(folder))
     with atomic_path(folder / WEIGHTS) as temporary:
@@ -86,8 +93,8 @@ class FederatedClient:
     """
 
     def __init__(self, loaded: Loaded[FederationRecipe], name: str, work: Path) -> None:
-        client_training(loaded, name)
         self.name = name
+        self._sources = client_training(loaded, name).recipe.data.train
         self._loaded, self._work = loaded, work
 
     def answer(self, data: bytes) -> bytes:
@@ -119,11 +126,9 @@ class FederatedClient:
         steps, freeze = int(options["max_steps"]), recipe.aggregate == "freeze_a"
         before, total = steps * received.round, steps * recipe.rounds
         start = write_adapter(folder / "start", self._loaded, received.tensors)
-        client = recipe.client(self.name)
-        assert client is not None
         loaded = training_of(
             self._loaded,
-            client.train,
+            self._sources,
             lora=None,
             model=recipe.model.model_copy(update={"adapter": str(start.resolve())}),
             # The first round is the run that `gra train` would make; later ones see the rows in another order.

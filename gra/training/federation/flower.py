@@ -22,6 +22,7 @@ from gra.config.loader import Loaded
 from gra.config.training import FederationRecipe
 from gra.core.errors import EngineUnavailable
 from gra.core.files import make_folder, write_text
+from gra.core.processes.secrets import child_environment
 from gra.core.progress import View
 from gra.training.federation.client import FederatedClient
 from gra.training.options.trl_config import load_trained
@@ -79,7 +80,7 @@ class FlowerTransport:
         sent = [Message(content, node, "train") for node in nodes]
         answers: dict[str, bytes] = {}
         for reply in self._grid.send_and_receive(sent, timeout=self._timeout_s) if sent else ():
-            record = {} if reply.has_error() else dict(reply.content[_RECORD])
+            record = {} if reply.has_error() else dict(reply.content.get(_RECORD, {}))
             name, data = record.get("client"), record.get("data")
             if name in clients and isinstance(data, bytes) and name not in answers:
                 answers[str(name)] = data
@@ -141,10 +142,11 @@ def write_app(loaded: Loaded[FederationRecipe], output: Path) -> Path:
     Flower sends it to all clients. So the recipe, which names files, is not in it.
     """
     folder = make_folder(output.parent / APP)
-    recipe = output.parent / "federation.yaml"
+    recipe = output.parent / f"{APP}.yaml"  # not `federation.yaml`, which may be the user's own
     write_text(recipe, loaded.show() + "\n")
-    places = {"recipe": json.dumps(str(recipe.resolve())), "output": json.dumps(str(output.resolve()))}
-    write_text(folder / "pyproject.toml", _PROJECT.format(**places))
+    places = {"recipe": str(recipe.resolve()), "output": str(output.resolve())}
+    quoted = {key: json.dumps(place, ensure_ascii=False) for key, place in places.items()}  # TOML has no surrogates
+    write_text(folder / "pyproject.toml", _PROJECT.format(**quoted))
     write_text(folder / "app.py", _CODE)
     return folder
 
@@ -164,7 +166,7 @@ def start(loaded: Loaded[FederationRecipe], output: Path, view: View) -> None:
     app = write_app(loaded, output)
     command = [program, "run", str(app), *filter(None, [loaded.recipe.superlink]), "--stream"]
     view.note(f"▸ {shlex.join(command)}")
-    if subprocess.run(command, stdout=sys.stderr, check=False).returncode:
+    if subprocess.run(command, stdout=sys.stderr, env=child_environment(), check=False).returncode:
         raise EngineUnavailable(
             f"Flower did not take the run (see above); start a SuperLink, then {shlex.join(command)}"
         )

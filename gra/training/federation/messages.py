@@ -20,6 +20,7 @@ from gra.core.hashing import canonical_json
 from gra.training.federation.aggregate import Array, Tensors
 
 _ENTRY = "gra"
+_LARGEST = 2**53  # of a count, so that a float can hold it
 # Figures of local training that a client sends.
 METRICS = ("loss_first", "loss", "eval_loss", "steps", "tokens", "seconds")
 
@@ -57,18 +58,21 @@ def read_message(data: bytes, like: Tensors | None = None) -> AdapterMessage:
         Mismatch: It is no message of a federation, or of another adapter, or has a number that is not finite.
     """
     try:
-        head = json.loads(_header(data)["__metadata__"][_ENTRY])
+        entries = _header(data)["__metadata__"]
+        head = json.loads(entries.pop(_ENTRY))
         tensors: dict[str, Array] = load(data)
         message = AdapterMessage(
             _count(head.pop("round")), tensors, _count(head.pop("rows")),
             {str(name): _figure(name, value) for name, value in head.pop("metrics").items()},
         )  # fmt: skip
-    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise Mismatch(f"this is no message of a federation ({type(error).__name__})") from None
-    if head:
+    if head or entries:
         raise Mismatch("this is no message of a federation (it has further entries)")
     for name, tensor in tensors.items():
-        if tensor.dtype != np.float32 or not np.isfinite(tensor).all():
+        if tensor.dtype != np.float32:
+            raise Mismatch(f"`{name}` holds {tensor.dtype} and not float32")
+        if not np.isfinite(tensor).all():
             raise Mismatch(f"`{name}` holds numbers that are not finite; training diverged")
     if like is not None and _shapes(like) != _shapes(tensors):
         raise Mismatch("the adapter has other tensors than the one that was sent; use one recipe everywhere")
@@ -86,7 +90,7 @@ def _header(data: bytes) -> dict[str, dict[str, str]]:
 
 
 def _count(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _LARGEST:
         raise ValueError("no count")
     return value
 

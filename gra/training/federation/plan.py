@@ -17,29 +17,12 @@ from gra.training.federation.aggregate import Array
 from gra.training.federation.client import client_training, training_of
 from gra.training.launch import launch_from_environment
 from gra.training.options.trl_config import check_arguments, on_cpu
-from gra.training.plan import inputs_of, load_weights, make_plan, model_name, read_data
+from gra.training.plan import check_fit, inputs_of, load_weights, make_plan, read_data, stored
 
 if TYPE_CHECKING:
     from gra.models.catalog import ResolvedModel
 
 _ROWS = ("data.train.", "data.set_aside")  # inputs that are a client's own
-
-
-def student_of(loaded: Loaded[FederationRecipe], say: Callable[[str], None]) -> ResolvedModel:
-    """Return the student's weights, fetched where they are not here.
-
-    Raises:
-        ModelUnavailable: They cannot be had.
-    """
-    from gra.models.catalog import resolve
-
-    model = loaded.recipe.model
-    return resolve(
-        model_name(model),
-        accept_licenses=loaded.recipe.accept_licenses,
-        progress=say,
-        allow_remote_code=model.allow_remote_code,
-    )
 
 
 def federation_inputs(
@@ -58,10 +41,14 @@ def federation_inputs(
     """
     recipe = loaded.recipe
     training = training_of(loaded, [])
+    options = check_arguments(training)
     tokenizer = student_tokenizer(model.path, training, model.remote_code)
-    inputs = inputs_of(training, check_arguments(training), model.identity, fingerprint(tokenizer), [])
+    inputs = inputs_of(training, options, model.identity, fingerprint(tokenizer), [])
     inputs |= {f"federation.{key}": getattr(recipe, key) for key in ("rounds", "aggregate")}
     inputs |= {f"clients.{client.name}": "a client" for client in recipe.clients}
+    if not with_rows:
+        for warning in check_fit(training, options, (), tokenizer, stored(training, recipe.model.name, model)):
+            say(f"! {warning}")
     for client in recipe.clients if with_rows else ():
         with _rows_of(client.name):
             plan = make_plan(client_training(loaded, client.name), say)
@@ -98,6 +85,8 @@ def make_start(loaded: Loaded[FederationRecipe], model: ResolvedModel, output: P
 
 def preview_federation(loaded: Loaded[FederationRecipe]) -> dict[str, Any]:
     """Check the recipe and the clients' rows, and count rows, steps and memory; nothing is trained.
+
+    With `transport: flower` the rows are elsewhere, so the recipe alone is checked.
 
     Raises:
         RecipeError, DataError: As `federation_inputs`.

@@ -14,6 +14,7 @@ PRIVACY = (
 _CARD = """---
 base_model: {model}
 library_name: peft
+license: {licence}
 tags: [gra, lora, federated]
 ---
 
@@ -22,7 +23,7 @@ tags: [gra, lora, federated]
 A LoRA adapter of `{model}`, trained with GRA on the rows of {clients} owners in {rounds} rounds of {steps} steps each.
 Only adapters, row counts and metrics left their machines (`aggregate: {aggregate}`).
 
-It is {privacy}.
+It is {privacy}. The base model's license applies to this one.
 
 | client | rows | rounds |
 |---|---|---|
@@ -48,13 +49,20 @@ def traffic(history: Sequence[Mapping[str, Any]], clients: int, full_model: int)
     }
 
 
-def card(recipe: FederationRecipe, history: Sequence[Mapping[str, Any]]) -> str:
-    """Return the text of README.md."""
+def card(recipe: FederationRecipe, model: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> str:
+    """Return the text of README.md.
+
+    Args:
+        recipe: The federation.
+        model: The manifest's facts of the base model.
+        history: The manifest's facts of each round.
+    """
     lines = []
     for client in recipe.clients:
         turns = [turn["clients"][client.name] for turn in history if client.name in turn["clients"]]
         lines.append(f"| {client.name} | {turns[-1]['rows'] if turns else 0} | {len(turns)} |")
     return _CARD.format(
-        model=recipe.model.name, name=recipe.name, clients=len(recipe.clients), rounds=recipe.rounds,
-        steps=recipe.train["max_steps"], aggregate=recipe.aggregate, privacy=PRIVACY, lines="\n".join(lines),
+        model=model["name"], licence=model["licence"], name=recipe.name, clients=len(recipe.clients),
+        rounds=recipe.rounds, steps=recipe.train["max_steps"], aggregate=recipe.aggregate,
+        privacy=PRIVACY, lines="\n".join(lines),
     )  # fmt: skip

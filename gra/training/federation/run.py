@@ -21,14 +21,15 @@ from gra.core.progress import View
 from gra.core.run_folder import RunFolder
 from gra.core.stored.resolved_recipe import RESOLVED
 from gra.training.checkpoints import refuse_difference
-from gra.training.federation.aggregate import Array, aggregate, shares
+from gra.training.federation.aggregate import Array, aggregate, refuse_other_a, shares
 from gra.training.federation.client import FederatedClient, training_of, write_adapter
 from gra.training.federation.messages import AdapterMessage, adapter_digest, read_message
-from gra.training.federation.plan import federation_inputs, make_start, preview_federation, student_of
+from gra.training.federation.plan import federation_inputs, make_start, preview_federation
 from gra.training.federation.report import PRIVACY, card, traffic
 from gra.training.launch import launch_from_environment
 from gra.training.options.trl_config import check_arguments, on_cpu
-from gra.training.run import NOT_THE_MODEL, be_quiet
+from gra.training.plan import find_student
+from gra.training.run import NOT_THE_MODEL, be_quiet, weights_facts
 
 if TYPE_CHECKING:
     from gra.models.catalog import ResolvedModel
@@ -64,9 +65,13 @@ class LocalTransport:
 class _State:
     """Where a run stands after a whole round."""
 
-    round: int
     tensors: dict[str, Array]
     history: list[dict[str, Any]]
+
+    @property
+    def round(self) -> int:
+        """Return how many rounds are whole."""
+        return len(self.history)
 
 
 def federate(
@@ -84,7 +89,7 @@ def federate(
         loaded: The checked recipe.
         output: The model folder; made when it is not there.
         transport: Brings messages to clients; all clients answer in this process when not given.
-        dry_run: Check the recipe and the rows of all clients, and return the plan.
+        dry_run: Check the recipe and the rows that are here, and return the plan.
         fresh: Delete the federation that is in `output`.
         view: Shows progress; on standard error and in `output`/log.jsonl when not given.
 
@@ -105,7 +110,6 @@ def federate(
     if dry_run:
         return preview_federation(loaded)
     view = view or View(output / "log.jsonl")
-    names = [client.name for client in recipe.clients]
     folder = RunFolder(output)
     if recipe.transport == "flower" and transport is None:
         return _through_flower(loaded, folder, fresh, view)
@@ -119,14 +123,14 @@ def federate(
         size = sum(file.stat().st_size for file in model.path.glob("*.safetensors"))
         facts = {
             "fingerprint": digest(inputs), "inputs": inputs, "aggregate": recipe.aggregate,
-            "model": {"name": recipe.model.name, "identity": model.identity, "bytes": size},
+            "model": {**weights_facts(recipe.model.name, model), "bytes": size},
             "differentially_private": False,
         }  # fmt: skip
-        state = _resume(output, before) if before is not None else _State(0, make_start(loaded, model, output), [])
+        state = _resume(output, before) if before is not None else _State(make_start(loaded, model, output), [])
         if before is None:
             _record(folder, facts, state)
         transport = transport or LocalTransport(
-            [FederatedClient(loaded, name, output / "clients" / name) for name in names], view
+            [FederatedClient(loaded, each.name, output / "clients" / each.name) for each in recipe.clients], view
         )
         for number in range(state.round, recipe.rounds):
             with view.stage(f"round {number + 1} of {recipe.rounds}"):
@@ -150,15 +154,18 @@ def _round(loaded: Loaded[FederationRecipe], transport: Transport, state: _State
             answer = read_message(answers[client.name], like=state.tensors)
             if answer.round != state.round or not answer.rows:
                 raise Mismatch("it answered another round, or without rows")
+            if recipe.aggregate == "freeze_a":
+                refuse_other_a(answer.tensors, state.tensors)
             found[client.name] = answer
         except Mismatch as problem:
             refused[client.name] = str(problem)
     for name, reason in refused.items():
         view.note(f"! {name} does not count in this round: {reason}")
-    if len(found) < max(1, recipe.least_clients):
+    if len(found) < recipe.least_clients:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
         raise EngineUnavailable(
-            f"{len(found)} of {len(recipe.clients)} clients answered in round {state.round + 1}, and `least_clients` "
-            f"is {recipe.least_clients}; run the same command again when they are back"
+            f"{len(found)} of {len(recipe.clients)} clients count in round {state.round + 1}, and `least_clients` "
+            f"is {recipe.least_clients} ({reasons}); run the same command again when that is mended"
         )
     rows = [answer.rows for answer in found.values()]
     tensors = aggregate(recipe.aggregate, [answer.tensors for answer in found.values()], rows)
@@ -168,7 +175,7 @@ def _round(loaded: Loaded[FederationRecipe], transport: Transport, state: _State
     }
     facts = {"round": state.round + 1, "digest": adapter_digest(tensors), "sent": len(message), "clients": clients,
              "left_out": refused}  # fmt: skip
-    return _State(state.round + 1, tensors, [*state.history, facts])
+    return _State(tensors, [*state.history, facts])
 
 
 def _record(folder: RunFolder, facts: Mapping[str, Any], state: _State) -> None:
@@ -199,7 +206,7 @@ def _resume(output: Path, section: Mapping[str, Any]) -> _State:
     tensors = dict(read_message(file.read_bytes()).tensors)
     if adapter_digest(tensors) != section["digest"]:
         raise Mismatch(f"{file} is not the aggregate that the manifest knows; delete {output} to start over")
-    return _State(section["round"], tensors, list(section["rounds"]))
+    return _State(tensors, list(section["rounds"]))
 
 
 def _finish(
@@ -207,10 +214,10 @@ def _finish(
 ) -> dict[str, Any]:
     """Write the last aggregate as the student's adapter, and the manifest with all files."""
     output = folder.path
-    write_adapter(output, loaded, state.tensors)
+    write_adapter(output, loaded, state.tensors, facts["model"]["path"])
     write_text(output / RESOLVED, loaded.show() + "\n")
     write_json(output / _HISTORY, state.history)
-    write_text(output / "README.md", card(loaded.recipe, state.history))
+    write_text(output / "README.md", card(loaded.recipe, facts["model"], state.history))
     section = {**facts, "round": state.round, "digest": adapter_digest(state.tensors), "rounds": state.history}
     section |= {
         "finished": True,
@@ -235,7 +242,7 @@ def _prepare(
     if fresh:
         folder.drop(SECTION)
         shutil.rmtree(folder / "clients", ignore_errors=True)
-    model = student_of(loaded, view.note)
+    model = find_student(loaded.recipe, view.note)
     inputs = federation_inputs(loaded, model, view.note, with_rows=loaded.recipe.transport == "local")
     if (before := folder.manifest().get(SECTION)) is not None:
         refuse_difference(folder.path, before["inputs"], inputs)
@@ -253,8 +260,8 @@ def _through_flower(loaded: Loaded[FederationRecipe], folder: RunFolder, fresh: 
 
     with folder.create().lock():
         _prepare(loaded, folder, fresh, view)
-    before = folder.manifest().get(SECTION, {})
-    if not _is_finished(folder, before):
+    done = _is_finished(folder, folder.manifest().get(SECTION, {}))
+    if not done:
         start(loaded, folder.path, view)
     found = folder.manifest().get(SECTION, {})
     if not found.get("finished"):
@@ -262,4 +269,4 @@ def _through_flower(loaded: Loaded[FederationRecipe], folder: RunFolder, fresh: 
             f"the federation ended after {found.get('round', 0)} of {loaded.recipe.rounds} rounds; see the messages "
             f"above and {folder / 'log.jsonl'}, and run the same command again"
         )
-    return {**found, "status": "already trained" if before.get("finished") else "trained"}
+    return {**found, "status": "already trained" if done else "trained"}
