@@ -22,9 +22,12 @@ class ExperimentArmConfig(Section):
     """An arm with a recipe of its own, or one that trains on rows that another arm's synthesis made."""
 
     recipe: str | None = None
+    changes: dict[str, Any] = {}  # keys of the recipe, such as `rounds.parent_count`, with values that replace its own
     of: Name | None = None
     part: Part | None = None
     rows: int | None = Field(None, ge=1)
+    # Which of the accepted rows are trained on: drawn without regard to their scores, or those with the highest ones.
+    draw: Literal["even", "best"] = "even"
 
     @model_validator(mode="after")
     def _has_one_source(self) -> ExperimentArmConfig:
@@ -32,6 +35,10 @@ class ExperimentArmConfig(Section):
             raise ValueError("needs either `recipe` (a file) or `of` (an arm whose rows it shares)")
         if self.recipe is not None and self.part is not None:
             raise ValueError("has a `part` only with `of`: an arm with a `recipe` trains on its own accepted rows")
+        if self.recipe is None and self.changes:
+            raise ValueError("has `changes` only with `recipe`: an arm with `of` takes the other one's rows")
+        if self.draw == "best" and self.of is not None and self.part != "train":
+            raise ValueError("`draw: best` is for accepted rows; set `part: train`, or leave it out")
         return self
 
 
@@ -78,9 +85,20 @@ class ExperimentRecipe(Section):
         arm = self.arm(name)
         return arm.part or ("train" if arm.of is None else "unreviewed")
 
+    def best(self, name: str) -> bool:
+        """Return whether an arm trains on the rows with the highest scores."""
+        return self.arm(name).draw == "best"
+
     def wanted_rows(self, name: str) -> int | None:
         """Return the rows that an arm's students train on; None for all that its dataset has."""
         return self.arm(name).rows or self.rows
+
+    @model_validator(mode="after")
+    def _best_rows_are_some_of_them(self) -> ExperimentRecipe:
+        for name in self.arms:
+            if self.best(name) and self.wanted_rows(name) is None:
+                raise ValueError(f"`arms.{name}.draw: best` takes some of the rows; set `rows`, here or of the arm")
+        return self
 
     @model_validator(mode="after")
     def _baseline_is_an_arm(self) -> ExperimentRecipe:

@@ -117,6 +117,7 @@ def load_recipe(
     *,
     check: Callable[[dict[str, Any], Where], list[str]] | None = None,
     elsewhere: Mapping[str, str] | None = None,
+    overridden_by: str = "command line",
 ) -> Loaded[S]:
     """Read, merge and check one recipe.
 
@@ -126,6 +127,7 @@ def load_recipe(
         overrides: `key.sub=value` texts; the values are read as YAML and checked like the file's.
         check: what the schema cannot know; gets the values and where each stands, returns problems.
         elsewhere: keys that people write here and what to do instead.
+        overridden_by: where the overrides come from, for messages.
 
     Raises:
         RecipeError: naming every problem at once with file and line.
@@ -136,7 +138,7 @@ def load_recipe(
     if base is not None:
         tree = _extend(tree, path, base)
     for text in overrides:
-        _override(tree, text)
+        _override(tree, text, overridden_by)
     if kind := _another_kind(tree, schema):
         raise RecipeError(kind, path)
     problems, recipe = list(tree.problems), None
@@ -290,21 +292,21 @@ def _merge(base: Any, over: Any) -> Any:
     return over
 
 
-def _override(tree: _Tree, text: str) -> None:
+def _override(tree: _Tree, text: str, source: str) -> None:
     key, equals, value = text.partition("=")
     text = shown_name(key.strip())
     parts = _steps(key.strip().lstrip("-").split("."), tree.values)
     if not equals or not all(parts):
         word = text if equals else "a word without `=`"
-        tree.problems.append(f"command line: {word} is not an override; write key.sub=value")
+        tree.problems.append(f"{source}: {word} is not an override; write key.sub=value")
         return
     try:
         parsed = _value(value) if value.strip() else ""
     except (yaml.YAMLError, ValueError, IndexError, RecursionError):
-        tree.problems.append(f"command line: the value of `{text}` is not valid YAML; quote it")
+        tree.problems.append(f"{source}: the value of `{text}` is not valid YAML; quote it")
         return
     except RecipeError as error:
-        tree.problems += [f"command line: in `{text}`, {problem}" for problem in error.problems]
+        tree.problems += [f"{source}: in `{text}`, {problem}" for problem in error.problems]
         return
     node = tree.values
     for part in parts[:-1]:
@@ -312,11 +314,11 @@ def _override(tree: _Tree, text: str) -> None:
         if child is None:
             child = node[part] = {}
         if not isinstance(child, dict):
-            tree.problems.append(f"command line: `{key}` cannot be set, `{part}` is not a section")
+            tree.problems.append(f"{source}: `{key}` cannot be set, `{part}` is not a section")
             return
         node = child
     node[parts[-1]] = parsed
-    origin = CommandLine(f"command line ({text})")
+    origin = CommandLine(f"{source} ({text})")
     for depth in range(1, len(parts)):
         tree.origins.setdefault(tuple(parts[:depth]), origin)
     for stale in [at for at in tree.origins if at[: len(parts)] == tuple(parts)]:

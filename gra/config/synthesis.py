@@ -65,6 +65,13 @@ class RoundsConfig(Section):
     quotas: Literal["even"] | dict[str, Annotated[float, Field(ge=0)]] | None = None
     parent_count: int = Field(2, ge=2, le=8)  # parents of a candidate; a smaller domain gives all that it has
     draw: Literal["uniform", "thin"] = "uniform"  # thin: samples with distant neighbors become parents more often
+    # The words that a response may have: those that the prompt names, or those of the parents' longest response.
+    response_length: Literal["prompt", "parents"] = "prompt"
+
+    @property
+    def uses_optional_prompts(self) -> bool:
+        """Whether prompts differ from those for two parents and one length."""
+        return self.parent_count > 2 or self.response_length == "parents"
 
 
 class FormatConstraintsConfig(Section):
@@ -143,7 +150,7 @@ class SynthesisRecipe(Section):
         """The folders of prompts that the recipe uses beside those of the paper's method."""
         used = {
             "self_guide": self.self_guide is not None,
-            "optional": self.revise > 0 or self.on_cutoff == "shorter" or self.rounds.parent_count > 2,
+            "optional": self.revise > 0 or self.on_cutoff == "shorter" or self.rounds.uses_optional_prompts,
             "functions": any(verifier.kind == "functions" for verifier in self.review.verifiers),
             "annotate": self.annotate is not None,
         }
@@ -317,8 +324,8 @@ class SynthesisRecipe(Section):
         }
         if key := next((key for key, used in unused.items() if used), None):
             raise ValueError(f"`self_guide` takes the output that its draws agree on; leave `{key}` out")
-        if self.rounds.parent_count != 2 or self.rounds.draw != "uniform":
-            key = "parent_count" if self.rounds.parent_count != 2 else "draw"
+        kept = {"parent_count": 2, "draw": "uniform", "response_length": "prompt"}
+        if key := next((key for key, value in kept.items() if getattr(self.rounds, key) != value), None):
             raise ValueError(f"`self_guide` draws examples and rows of its own; leave `rounds.{key}` out")
         return self
 

@@ -70,9 +70,14 @@ class ExperimentPlan:
     def describe(self) -> str:
         """Describe in a few lines what the run would do."""
         lines = [f"{self.loaded.path}: valid; nothing was spent", f"run folder: {self.folder.path}"]
-        lines += [f"arm {name}: {arm.recipe.arm}, {arm.path}" for name, arm in self.arms.items()]
+        for name, arm in self.arms.items():
+            changes = "".join(f", {key}={json.dumps(value)}" for key, value in self.recipe.arm(name).changes.items())
+            lines.append(f"arm {name}: {arm.recipe.arm}, {arm.path}{changes}")
         what = {"train": "rows", "unreviewed": "unreviewed candidates"}
         lines += [f"arm {name}: {what[self.recipe.part(name)]} of {of}" for name, of in self.recipe.derived.items()]
+        lines += [
+            f"arm {name}: its rows with the highest scores" for name in self.recipe.arms if self.recipe.best(name)
+        ]
         lines.append(f"students: {len(self.students())} of {self.student.recipe.model.name}, {self.student.path}")
         for suite, use in zip(self.suites(), ("suite", "suite of the reported figures"), strict=False):
             tasks = ", ".join(task.name for task in suite.recipe.tasks)
@@ -83,6 +88,13 @@ class ExperimentPlan:
         counts = training_steps(self, planned)
         lines += [f"optimizer steps of {arm}: {counts[arm]} for at most {rows} rows" for arm, rows in planned.items()]
         return "\n".join([*lines, *unequal_steps(counts)])
+
+
+def _changes(recipe: ExperimentRecipe, arm: str) -> list[str]:
+    """Return what an experiment changes in an arm's recipe; a changed recipe gets a name of its own."""
+    changes = recipe.arm(arm).changes
+    named = {"name": f"{recipe.name}-{arm}"} | changes if changes else {}
+    return [f"{key}={json.dumps(value)}" for key, value in named.items()]
 
 
 def load_experiment(given: Path | Loaded[ExperimentRecipe], overrides: Sequence[str], runs: Path) -> ExperimentPlan:
@@ -101,10 +113,19 @@ def load_experiment(given: Path | Loaded[ExperimentRecipe], overrides: Sequence[
 
     loaded = load_recipe(given, ExperimentRecipe, overrides) if isinstance(given, Path) else given
     recipe, path = loaded.recipe, loaded.path
-    arms = {name: load_recipe(find_file(file, path), SynthesisRecipe) for name, file in recipe.recipes.items()}
+    arms = {
+        name: load_recipe(
+            find_file(file, path), SynthesisRecipe, _changes(recipe, name), overridden_by=f"`arms.{name}.changes`"
+        )
+        for name, file in recipe.recipes.items()
+    }
     for name, of in recipe.derived.items():
         if recipe.part(name) == "unreviewed" and not reviews_responses(arms[of].recipe):
             raise RecipeError(f"`arms.{name}.of: {of}` has no reviews, so it has no unreviewed candidates", path)
+    for name in recipe.arms:
+        source = recipe.derived.get(name, name)
+        if recipe.best(name) and not reviews_responses(arms[source].recipe):
+            raise RecipeError(f"`arms.{name}.draw: best` needs scores, and {source} has no reviews; leave it out", path)
     names = [arm.recipe.name for arm in arms.values()]
     if len(set(names)) < len(names):
         shared = ", ".join(names)

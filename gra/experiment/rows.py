@@ -32,7 +32,7 @@ def draw_arms(plan: ExperimentPlan) -> dict[str, ArmRows]:
             count = pq.read_metadata(source).num_rows
             found[arm] = ArmRows(count, None, count)
             continue
-        count, available = draw_rows(source, plan.training_file(arm), wanted)
+        count, available = draw_rows(source, plan.training_file(arm), wanted, best=plan.recipe.best(arm))
         found[arm] = ArmRows(count, wanted, available)
         drawn[arm] = {"from": str(source.relative_to(plan.folder.path)), "rows": count}
     if drawn:
@@ -59,12 +59,15 @@ def describe_data(plan: ExperimentPlan, rows: Mapping[str, ArmRows]) -> tuple[di
     notes = fewer_rows(rows)
     for arm, found in rows.items():
         part = plan.recipe.part(arm)
-        cost = cost_of_rows(plan.source(arm), found.rows, reviewed=part == "train")
+        # The best rows are known only when all of them are made.
+        paid = found.available if plan.recipe.best(arm) else found.rows
+        cost = cost_of_rows(plan.source(arm), paid, reviewed=part == "train")
         if isinstance(cost, str):
             notes.append(f"What the rows of {arm} cost is not known: {cost}.")
         data[arm] = {
             "of": plan.recipe.derived.get(arm),
             "part": part,
+            "draw": plan.recipe.arm(arm).draw,
             "rows": found.rows,
             "wanted": found.wanted,
             "available": found.available,

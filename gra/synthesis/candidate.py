@@ -23,6 +23,7 @@ from gra.config.arms import SelfGuideConfig
 from gra.config.synthesis import SynthesisRecipe
 from gra.core.processes.concurrency import together
 from gra.core.rng import rng
+from gra.core.text.characters import letters
 from gra.core.text.special_tokens import SpecialTokens
 from gra.core.types import Candidate, Review, Seed, State, Verified, VerifierMode
 from gra.core.vocabulary import FailureCause, RejectedAt
@@ -36,6 +37,7 @@ from gra.synthesis.committee.gate import Gate, decide
 from gra.synthesis.committee.generator import (
     Response,
     new_keywords,
+    response_words,
     rewrite_response,
     write_instruction,
     write_response,
@@ -194,10 +196,6 @@ def reject(candidate: Candidate, step: RejectedAt, reason: str) -> Candidate:
     return replace(candidate, state=State.REJECTED, rejected_at=step, reason=reason)
 
 
-def _letters(text: str) -> str:
-    return "".join(filter(str.isalnum, text.lower()))
-
-
 class _CandidateRun:
     """The steps of one candidate.
 
@@ -225,15 +223,13 @@ class _CandidateRun:
         random = rng(recipe.seed, self.candidate.round, self.candidate.index, "form")
         instruction = add_format_constraint(instruction, domain, recipe.format_constraints, random)
         self.candidate = replace(self.candidate, instruction=instruction)
-        if token := self.settings.special_tokens.find(instruction):
-            return reject(
-                self.candidate, RejectedAt.SPECIAL_TOKEN, f"instruction: holds {token}, a chat template's token"
-            )
+        if refused := self._refuse_special_token("instruction", instruction):
+            return refused
         if failed := await self._failed_checks():
             return reject(self.candidate, RejectedAt.INSTRUCTION_CHECK, f"instruction: {failed}")
-        return await self._best_response(
-            lambda number: write_response(self.recorder, generator, instruction, number=number)
-        )
+        words = response_words(parents, recipe.rounds.response_length)
+        write = partial(write_response, self.recorder, generator, instruction, words=words)
+        return await self._best_response(lambda number: write(number=number))
 
     async def guide(self, pool: Sequence[Seed], config: SelfGuideConfig) -> Candidate:
         """Write an input, and the output that most draws agree on (SELF-GUIDE); reviewers judge the output only."""
@@ -241,10 +237,8 @@ class _CandidateRun:
         self.candidate = replace(self.candidate, instruction=written.text, parents=written.parents)
         if written.fault:
             return reject(self.candidate, RejectedAt.UNUSUAL_INPUT, f"input: {written.fault}")
-        if token := self.settings.special_tokens.find(written.text):
-            return reject(
-                self.candidate, RejectedAt.SPECIAL_TOKEN, f"instruction: holds {token}, a chat template's token"
-            )
+        if refused := self._refuse_special_token("instruction", written.text):
+            return refused
         response = await write_output(self.recorder, self.roles.generator, self.candidate.domain, written, config)
         if response is None:
             return reject(self.candidate, RejectedAt.NO_AGREEMENT, "output: too few draws agree")
@@ -254,11 +248,10 @@ class _CandidateRun:
         """Write a new response to a seed's instruction, which is not checked."""
         self.candidate = replace(self.candidate, keywords=seed.keywords, instruction=seed.instruction, tests=seed.tests)
         generator = self.roles.generator
+        write = partial(rewrite_response, self.recorder, generator, seed)
         if self.settings.recipe.refine.writes == "answer":
-            return await self._best_response(
-                lambda number: write_response(self.recorder, generator, seed.instruction, number=number)
-            )
-        return await self._best_response(lambda number: rewrite_response(self.recorder, generator, seed, number=number))
+            write = partial(write_response, self.recorder, generator, seed.instruction)
+        return await self._best_response(lambda number: write(number=number))
 
     async def _best_response(self, write: Callable[[int], Awaitable[Response]]) -> Candidate:
         """Write and review every response of best of n, keep the best, and revise it where none passed."""
@@ -302,13 +295,19 @@ class _CandidateRun:
     async def _decide_response(self, response: Response) -> Candidate:
         """Decide one response: verifiers that filter, then reviews, then the gate."""
         self.candidate = replace(self.candidate, response=response.text, thinking=response.thinking)
-        if token := self.settings.special_tokens.find(response.text):
-            return reject(self.candidate, RejectedAt.SPECIAL_TOKEN, f"response: holds {token}, a chat template's token")
-        if _letters(response.text) == _letters(self.candidate.instruction):  # which scores high by likelihood
+        if refused := self._refuse_special_token("response", response.text):
+            return refused
+        if letters(response.text) == letters(self.candidate.instruction):  # which scores high by likelihood
             return reject(self.candidate, RejectedAt.REPEATS_INSTRUCTION, "response: repeats the instruction")
         if fault := await self._filter():
             return reject(self.candidate, RejectedAt.VERIFIER, fault)
         return await self._apply_gate(await self._review())
+
+    def _refuse_special_token(self, place: str, text: str) -> Candidate | None:
+        """Return the candidate as rejected, where a text holds a token of a chat template."""
+        if not (token := self.settings.special_tokens.find(text)):
+            return None
+        return reject(self.candidate, RejectedAt.SPECIAL_TOKEN, f"{place}: holds {token}, a chat template's token")
 
     async def _failed_checks(self) -> str:
         """Have every reviewer check the instruction (section 3.2); return the failed criteria, comma-separated."""

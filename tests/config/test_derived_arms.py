@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,18 @@ def written(folder: Path, arms: dict[str, Any]) -> Path:
     return file
 
 
+def changed(changes: dict[str, Any]) -> dict[str, Any]:
+    return {"recipe": str(ROOT / "recipes/quickstart/gra.yaml"), "changes": changes}
+
+
+def test_arm_may_change_keys_of_its_recipe(tmp_path: Path) -> None:
+    arms = {name: changed({"rounds.parent_count": count}) for name, count in (("few", 2), ("many", 4))}
+    plan = load_experiment(written(tmp_path, arms), [], tmp_path)
+    assert [plan.arms[name].recipe.rounds.parent_count for name in ("few", "many", "gra")] == [2, 4, 2]
+    assert plan.arms["many"].recipe.name == "quickstart-many"
+    assert "gra.yaml, rounds.parent_count=4" in plan.describe()
+
+
 def test_derived_arm_has_students_and_the_other_arms_unreviewed_rows(tmp_path: Path) -> None:
     plan = load_experiment(written(tmp_path, {"unreviewed": {"of": "gra"}}), [], tmp_path)
     assert set(plan.arms) == {"vanilla", "distilled", "gra"}
@@ -46,6 +59,7 @@ def test_arms_train_on_the_rows_that_the_experiment_wants(tmp_path: Path) -> Non
     assert plan.training_file("twice") == plan.folder / "rows" / "twice.parquet"
     described = plan.describe()
     assert "arm twice: rows of gra" in described
+    assert "highest" not in described
     shown = {f"optimizer steps of {arm}: 8 for at most 8 rows" for arm in ("vanilla", "distilled", "gra", "unreviewed")}
     assert shown | {"optimizer steps of twice: 8 for at most 16 rows"} <= {*described.splitlines()}
 
@@ -63,13 +77,20 @@ def test_labeled_texts_of_the_store_are_no_rows(tmp_path: Path) -> None:
         ({"rows": 3}, "needs either `recipe`"),
         ({"of": "gra", "recipe": "gra.yaml"}, "needs either `recipe`"),
         ({"recipe": "gra.yaml", "part": "train"}, "only with `of`"),
+        ({"of": "gra", "changes": {"seed": 1}}, "has `changes` only with `recipe`"),
+        (changed({"rounds.acept": 3}), r"`arms.x.changes` \(rounds.acept\): unknown key"),
+        (changed({"seed": "one"}), r"`arms.x.changes` \(seed\): `seed` must be a whole number"),
         ({"recipe": str(ROOT / "recipes/quickstart/gra.yaml")}, r"written `\{of: ARM, part: train\}`"),
         ({"of": "gra", "part": "train", "rows": 17}, "17 rows, and .*gra.yaml makes at most 16; lower `arms.x.rows`"),
+        ({"of": "gra", "rows": 4, "draw": "best"}, "is for accepted rows; set `part: train`"),
+        ({"of": "gra", "part": "train", "draw": "best"}, "takes some of the rows; set `rows`"),
+        ({"of": "vanilla", "part": "train", "rows": 2, "draw": "best"}, "needs scores, and vanilla has no reviews"),
     ],
 )
 def test_arm_that_cannot_be_had_is_refused(tmp_path: Path, arm: dict[str, Any], message: str) -> None:
+    unlimited = ["rows=null"] if "set `rows`" in message else []
     with pytest.raises(RecipeError, match=message):
-        load_experiment(written(tmp_path, {"x": arm}), [], tmp_path).describe()
+        load_experiment(written(tmp_path, {"x": arm}), unlimited, tmp_path).describe()
 
 
 def test_the_study_has_arms_of_equal_rows_and_two_suites_that_share_no_item(tmp_path: Path) -> None:
@@ -103,3 +124,20 @@ def test_draws_are_nested_and_shared_by_datasets_with_the_same_prompts(tmp_path:
     assert few == sorted(few) == drawn(other, 6)[1]
     assert set(few) < set(drawn(one, 12)[1])
     assert drawn(one, 30) == ((20, 20), list(range(20)))
+
+
+def test_best_rows_have_the_highest_scores_of_as_many_of_each_domain(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"Ask {i}", "domain": "math" if i % 3 else "qa", "score": None if i == 4 else float(i)}
+        for i in range(30)
+    ]
+    source, target = tmp_path / "rows.parquet", tmp_path / "drawn.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), source)
+    draw_rows(source, target, 12)
+    even = Counter(row["domain"] for row in pq.read_table(target).to_pylist())
+    assert draw_rows(source, target, 12, best=True) == (12, 30)
+    best = pq.read_table(target).to_pylist()
+    for domain, count in even.items():
+        scores = [row["score"] for row in rows if row["domain"] == domain and row["score"] is not None]
+        assert [row["score"] for row in best if row["domain"] == domain] == sorted(scores)[-count:]
+    assert draw_rows(source, target, 30, best=True) == (30, 30)

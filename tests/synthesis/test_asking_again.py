@@ -45,6 +45,7 @@ from gra.serving.models import ModelRegistry
 from gra.synthesis import job
 from gra.synthesis.best_of_n import mark_versions, pick_best, versions_of
 from gra.synthesis.candidate import generate_candidate
+from gra.synthesis.committee.generator import response_words
 from gra.synthesis.committee.revision import criticize
 from gra.synthesis.rounds import write_samples
 from gra.synthesis.rounds.parents import draw_parents, thin_weights
@@ -250,7 +251,7 @@ def test_fingerprint_holds_the_keys_and_their_prompts(tmp_path: Path, monkeypatc
     assert (plain[0]["revise"], plain[0]["rounds"]["parent_count"]) == (0, 2)
     assert (changed[0]["revise"], changed[0]["rounds"]["parent_count"]) == (1, 4)
     (added,) = [part for part in changed[1:] if part not in plain]
-    assert set(added["optional"]) == {"instruction", "keywords", "revise", "shorter"}
+    assert set(added["optional"]) == {"instruction", "keywords", "response", "revise", "shorter"}
 
 
 def test_prompts_show_all_parents(tmp_path: Path) -> None:
@@ -259,6 +260,16 @@ def test_prompts_show_all_parents(tmp_path: Path) -> None:
         ended, calls = candidate_of(tmp_path, committee("Owls fly.", "", GOOD), **changes)
         assert [shown in call.messages[-1][1] for call in calls[:2]] == [True, True]
         assert len(set(ended.parents)) == (3 if changes else 2)  # a domain of three samples gives all of them
+
+
+def test_response_is_as_long_as_its_parents(tmp_path: Path) -> None:
+    rounds = {"count": 1, "accept": 8, "max_candidates": 9, "response_length": "parents"}
+    ended, calls = candidate_of(tmp_path, committee("Owls fly.", "", GOOD), rounds=rounds)
+    longest = max(len(seed.response.split()) for seed in make_seeds() if seed.id in ended.parents)
+    assert f"at most {-(-longest // 10) * 10} words" in calls[2].messages[-1][1]
+    words = [response_words([replace(make_seeds()[0], response="word " * n)], "parents") for n in (0, 1, 10, 11, 95)]
+    assert words == [10, 10, 10, 20, 100]
+    assert response_words(make_seeds(), "prompt") is None
 
 
 def test_thin_regions_give_more_parents() -> None:
@@ -289,6 +300,7 @@ SELF_GUIDE = {
         ({"revise": 1, "review": {"comments": "never"}}, "no reviewer gives comments"),
         ({"revise": 2}, "less than or equal to 1"),
         ({"on_cutoff": "shorter"} | SELF_GUIDE, "leave `on_cutoff` out"),
+        ({"rounds": {"response_length": "parents"}} | SELF_GUIDE, "leave `rounds.response_length` out"),
         ({"rounds": {"draw": "thin"}} | SELF_GUIDE, "leave `rounds.draw` out"),
         ({"rounds": {"parent_count": 1}}, "greater than or equal to 2"),
     ],

@@ -1,4 +1,4 @@
-"""Make text with any characters safe to write and to normalize."""
+"""Make text with any characters safe to write, to normalize and to compare."""
 
 from __future__ import annotations
 
@@ -40,3 +40,8 @@ def _broken(found: re.Match[str]) -> str:
             marks = 1
         pieces.append(character)
     return "".join(pieces)
+
+
+def letters(text: str) -> str:
+    """Return a text's letters and digits in lower case, without anything else."""
+    return "".join(filter(str.isalnum, text.lower()))

@@ -101,7 +101,8 @@ def _data(content: Mapping[str, Any]) -> Iterator[str]:
     yield "In tokens x billions of parameters.\n"
     yield from _header("arm", "rows from", "rows", "of", *parts)
     for arm, data in known.items():
-        cells = [arm, f"{data['of'] or arm}, {data['part']}", str(data["rows"]), str(data["available"])]
+        drawn = ", best" if data.get("draw") == "best" else ""
+        cells = [arm, f"{data['of'] or arm}, {data['part']}{drawn}", str(data["rows"]), str(data["available"])]
         cells += [f"{data['cost'][key]:.0f}" if data["cost"] else "–" for key in parts]
         yield f"| {' | '.join(cells)} |"
     yield ""

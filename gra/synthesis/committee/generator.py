@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from gra.core.types import Seed
 from gra.core.vocabulary import CallPurpose
@@ -69,6 +69,19 @@ async def write_instruction(
     return str(answer.value["exercise"]).strip()
 
 
+def response_words(parents: Sequence[Seed], length: Literal["prompt", "parents"]) -> int | None:
+    """Return how many words a response may have: as many as the longest of the parents, in full tens.
+
+    Args:
+        parents: the samples that a candidate comes from.
+        length: `rounds.response_length`; None is returned for `prompt`.
+    """
+    if length == "prompt":
+        return None
+    longest = max(len(parent.response.split()) for parent in parents)
+    return max(1, -(-longest // 10)) * 10
+
+
 async def write_response(
     recorder: CallRecorder,
     author: Member,
@@ -76,13 +89,26 @@ async def write_response(
     role: CallPurpose = CallPurpose.GENERATOR,
     *,
     number: int = 0,
+    words: int | None = None,
 ) -> Response:
     """Write a response to an instruction; each number is an independent draw.
+
+    Args:
+        recorder: asks on behalf of the candidate.
+        author: the member that writes.
+        instruction: what is answered.
+        role: the purpose that the call is recorded with.
+        number: of the draw.
+        words: how many the response may have; None for the prompt's own number.
 
     Raises:
         Unanswered: when there is no answer, or only thinking.
     """
-    prompt = render("response", instruction=instruction)
+    prompt = (
+        render("response", instruction=instruction)
+        if words is None
+        else render("optional/response", instruction=instruction, words=words)
+    )
     return await ask_for_text(recorder, author, prompt, role, number=number)
 
 

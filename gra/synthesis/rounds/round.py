@@ -93,6 +93,8 @@ class Round:
         drawn = rounds.model_dump(include={"parents", "parent_count", "draw"})
         if rounds.draw == "thin":
             drawn |= settings.recipe.dedup.model_dump(include={"embedder", "text"})
+        if rounds.response_length != "prompt":
+            drawn["response_length"] = rounds.response_length
         self._scope = digest([settings.fingerprint, drawn, samples])
         self._pooled = [sample for samples in pool.values() for sample in samples]
         self._embedder = embedder
