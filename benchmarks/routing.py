@@ -12,9 +12,9 @@ keeps a ledger, so a stopped run goes on where it was. `table` needs no model. I
   member a question. A vote asks those that are worth it. Beside them are the best member, a random one, the vote of
   all, and the oracle.
 
-Log-odds of yes are calibrated without the item itself. Predictions of competence are cross-fitted. The best member is
-the best on these items, which favors it. Intervals are of 95 %, paired by item. Cost is tokens x billions of
-parameters an item. What `ask` wrote is in answers.json, the tables are in routing.json.
+Log-odds of yes are calibrated at even odds, without the item itself. Predictions of competence are cross-fitted. The
+best member is the best on these items, which favors it. Intervals are of 95 %, paired by item. Cost is tokens x billions
+of parameters an item. What `ask` wrote is in answers.json, the tables are in routing.json.
 
 | kind | question | the answer is yes when |
 |---|---|---|
@@ -220,7 +220,7 @@ def read_answers(rows: Sequence[Row]) -> Answers:
     mixed = np.random.default_rng(0).permutation(len(rows))
     odds = np.empty_like(raw)
     for place, given in enumerate(raw):
-        odds[place, mixed] = crossed(given[mixed], yes[mixed], np.ones(len(rows), bool))
+        odds[place, mixed] = crossed(given[mixed], yes[mixed], np.ones(len(rows), bool), even_odds=True)
     return Answers(
         order,
         tuple(f"{row['kind']}-{row['id']}" for row in rows),

@@ -104,7 +104,8 @@ def load(run: EvaluationRun, scratch: Path) -> Any:
         return load_vllm(suite, model, tokenizer, scratch)
     from gra.evaluation.hf_backend import HFModel
 
-    return TransformersLM(HFModel(model.load_weights(suite.dtype, run.device), tokenizer, suite.batch_size))
+    network = model.load_weights(suite.dtype, run.device, tokens=len(tokenizer))
+    return TransformersLM(HFModel(network, tokenizer, suite.batch_size))
 
 
 def _free() -> None:

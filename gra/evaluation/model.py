@@ -123,8 +123,13 @@ class ModelUnderTest:
             check_template(tokenizer, f"`{self.chat_template}`" if self.chat_template else f"of {self.name}")
         return tokenizer
 
-    def load_weights(self, dtype: str, device: Device) -> PreTrainedModel:
+    def load_weights(self, dtype: str, device: Device, *, tokens: int | None = None) -> PreTrainedModel:
         """Load the weights on their device, with the adapter merged in: as fast as the model without one.
+
+        Args:
+            dtype: of the weights.
+            device: where they run.
+            tokens: how many tokens the model's tokenizer has; None counts them, which loads the tokenizer.
 
         Raises:
             EngineUnavailable: when `cuda` is asked for and there is none.
@@ -145,19 +150,18 @@ class ModelUnderTest:
                     use_safetensors=True,
                 )
             if self._is_lora:
-                network = self._merge(network)
+                network = self._merge(network, len(self.load_tokenizer(None)) if tokens is None else tokens)
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise ModelUnavailable(f"{self.name}: the weights in {self.weights} cannot be loaded ({error})") from None
         loaded: PreTrainedModel = network.to(place).eval()
         feed_contiguous(loaded)
         return loaded
 
-    def _merge(self, network: PreTrainedModel) -> PreTrainedModel:
+    def _merge(self, network: PreTrainedModel, tokens: int) -> PreTrainedModel:
         from peft import PeftModel
 
-        rows = len(self.load_tokenizer(None))
-        if rows > network.get_input_embeddings().weight.shape[0]:
-            network.resize_token_embeddings(rows)  # training added tokens
+        if tokens > network.get_input_embeddings().weight.shape[0]:
+            network.resize_token_embeddings(tokens)  # training added tokens
         merged: PreTrainedModel = PeftModel.from_pretrained(network, str(self.adapter)).merge_and_unload()
         return merged
 

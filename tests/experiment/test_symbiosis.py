@@ -31,6 +31,7 @@ from gra.experiment.symbiosis.problems import (
     WordProblem,
     is_solved,
     known_number,
+    next_line,
     plain_line,
     question_key,
     read_problems,
@@ -80,6 +81,22 @@ def test_line_is_accepted_if_the_teacher_would_write_it_or_finds_it_as_likely(
     assert (label.text, label.source, label.proposal) == (text, source, proposal)
     assert bool(asked) == (tolerance is not None and source in (LineSource.LIKELY, LineSource.REPLACED))
     assert asyncio.run(label_line(proposal, [], likely, tolerance)) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "ended", "line"),
+    [
+        ("6 * 2 = 12\n12 - 1 = 11", True, "6 * 2 = 12"),
+        ("6 * 2 = 12\n12 -", False, "6 * 2 = 12"),
+        ("6 * 2 =", False, None),
+        ("", True, None),
+        ("11", True, "Answer: 11"),
+        ("-1,100.5.", True, "Answer: -1,100.5"),
+        ("11 nuts", True, "11 nuts"),
+    ],
+)
+def test_first_whole_line_is_the_next_one(text: str, ended: bool, line: str | None) -> None:
+    assert next_line(text, ended=ended) == line
 
 
 def test_numbers_and_spaces_do_not_make_lines_differ() -> None:
@@ -211,7 +228,7 @@ class World:
             return said("\n".join(lines))
         if prompt.startswith("Task: rationale"):
             return said("It follows.")
-        so_far = prompt.rpartition("Solution:\n")[2].partition("\nNext line of")[0].strip()
+        so_far = prompt.rpartition("Solution:")[2].strip()
         place = len(so_far.splitlines())
         return said("\n".join(lines[min(place, len(lines) - 1) :]))
 

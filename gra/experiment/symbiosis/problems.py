@@ -11,6 +11,7 @@ from gra.checks.arithmetic import evaluate
 from gra.core.errors import DataError
 from gra.core.types import Seed
 
+_BARE = re.compile(r"-?[\d,]*\.?\d+\.?")
 _NUMBER = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\d,])|\d+(?:\.\d+)?")
 
 
@@ -104,6 +105,21 @@ def split_lines(solution: str, *, ended: bool = True) -> tuple[str, ...]:
 def text_lines(text: str) -> list[str]:
     """Return the lines of a text, without empty ones and the marks of code blocks."""
     return [line for line in map(str.strip, text.splitlines()) if line and not line.startswith("```")]
+
+
+def next_line(text: str, *, ended: bool) -> str | None:
+    """Return the first line of a continued solution; None where there is no whole line.
+
+    A number without a calculation is the answer: models that continue a solution leave the word before it out.
+
+    Args:
+        text: what a model wrote.
+        ended: whether the text is whole; the only line of a text that was cut off is cut off itself.
+    """
+    lines = text_lines(text)
+    if not lines or not (ended or len(lines) > 1):
+        return None
+    return f"Answer: {lines[0].rstrip('.')}" if _BARE.fullmatch(lines[0]) else lines[0]
 
 
 def states_answer(line: str) -> bool:

@@ -16,7 +16,7 @@ from gra.config.experiment import SymbiosisRecipe
 from gra.core.processes.concurrency import together
 from gra.core.vocabulary import CallPurpose, FailureCause
 from gra.engines.types import Call, Likelihood, Text, Truncated
-from gra.experiment.symbiosis.problems import plain_line, split_lines, states_answer, text_lines
+from gra.experiment.symbiosis.problems import next_line, plain_line, split_lines, states_answer
 from gra.experiment.symbiosis.store import StoredSolution
 from gra.synthesis.committee.calls import CallRecorder, Unanswered
 from gra.synthesis.committee.members import Member, greedy
@@ -112,9 +112,7 @@ class Solving:
         """Return a member's next line of a solution; None where it gives none."""
         prompt = self._line_prompt(lines, examples)
         text, ended = await self._text(member, prompt, temperature, sample, self.recipe.line_tokens)
-        found = text_lines(text)
-        # The only line of an answer that was cut off is cut off itself.
-        return found[0] if found and (ended or len(found) > 1) else None
+        return next_line(text, ended=ended)
 
     async def rationale(self, teacher: Member, lines: Sequence[str], next_line: str) -> str | None:
         """Return why the next line is right, as the teacher says it; None where it gives no usable answer."""
