@@ -13,8 +13,8 @@ keeps a ledger, so a stopped run goes on where it was. `table` needs no model. I
   all, and the oracle.
 
 Log-odds of yes are calibrated at even odds, without the item itself. Predictions of competence are cross-fitted. The
-best member is the best on these items, which favors it. Intervals are of 95 %, paired by item. Cost is tokens x billions
-of parameters an item. What `ask` wrote is in answers.json, the tables are in routing.json.
+best member is the best on these items, which favors it. Intervals are of 95 %, paired by item. Cost is tokens times
+billions of parameters an item. What `ask` wrote is in answers.json, the tables are in routing.json.
 
 | kind | question | the answer is yes when |
 |---|---|---|

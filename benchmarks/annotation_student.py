@@ -1,0 +1,126 @@
+"""Measure students that are trained on labels of the arm `annotate`: entity F1 on texts of other templates and names.
+
+Run as: python benchmarks/annotation_student.py --out FOLDER [--steps 60] [--seeds 2]
+
+FOLDER is what `annotation.py` wrote. SmolLM2-135M is trained on the texts that were labeled there, with the committee's
+labels by each kind of examples, and with gold labels. Rows and steps are equal. Every student labels FOLDER/test.jsonl,
+whose templates and names are in no row and in no example. An answer that is not JSON of the form has no labels, and is
+counted. Differences are paired by text, with 95 % bootstrap intervals. All students of an arm count as one labeling.
+What is done is not done again. Writes FOLDER/annotation_student.json.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import typer
+from annotation import ROOT, WAYS, as_row, make_texts
+from curation import train_student
+from self_guide import answers
+
+from gra.config.loader import load_recipe
+from gra.config.suite import GenerationConfig, SuiteConfig, TaskConfig
+from gra.config.synthesis import AnnotateConfig, SynthesisRecipe
+from gra.core.files import write_json
+from gra.core.run_folder import environment
+from gra.core.text.spans import LabelSpan
+from gra.models.catalog import resolve
+from gra.stats.annotation import f1_gain, micro_f1
+from gra.synthesis.annotation.annotator import ask_text, read_labels
+
+STUDENT = ROOT / "recipes" / "smollm2-135m" / "sft" / "config_lora.yaml"
+RECIPE = ROOT / "recipes" / "systems" / "annotate.yaml"
+# The labels of each text by all students of an arm, with the student's training seed.
+Labels = list[set[tuple[int, LabelSpan]]]
+
+
+def write_suite(texts: Sequence[dict[str, str]], config: AnnotateConfig, out: Path) -> SuiteConfig:
+    """Write the texts as a suite; its own check, equality with the gold labels, is stricter than F1."""
+    rows = [
+        {
+            "id": row["id"],
+            "instruction": ask_text(row["instruction"], (), config),
+            "checks": [{"kind": "regex", "pattern": re.escape(row["response"])}],
+        }
+        for row in texts
+    ]
+    file = out / "test-suite.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    task = TaskConfig(name="names", kind="instructions", data=str(file.resolve()))
+    return SuiteConfig(name="annotation", tasks=[task], generation=GenerationConfig(max_new_tokens=160), batch_size=36)
+
+
+def labels_of(text: str, answer: str, config: AnnotateConfig) -> tuple[LabelSpan, ...] | None:
+    """Return the labels of an answer; None where it does not have the form."""
+    try:
+        return read_labels(text, answer, config)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def gold_rows(out: Path, count: int, config: AnnotateConfig) -> Path:
+    """Write the labeled texts with their gold labels, in the form of a dataset's rows."""
+    gold = [as_row(f"text-{n:03}", *each) for n, each in enumerate(make_texts("texts", count))]
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": ask_text(row["instruction"], (), config)}],
+            "completion": [{"role": "assistant", "content": row["response"]}],
+        }
+        for row in gold
+    ]
+    file = out / "gold.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), file)
+    return file
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="what annotation.py wrote")] = Path("annotation"),
+    steps: Annotated[int, typer.Option(help="of each student")] = 60,
+    seeds: Annotated[int, typer.Option(help="training seeds")] = 2,
+) -> None:
+    """Train the students, ask them, and print the table."""
+    recipe = load_recipe(RECIPE, SynthesisRecipe).recipe
+    config = recipe.annotate
+    assert config is not None
+    test = [json.loads(line) for line in (out / "test.jsonl").read_text(encoding="utf-8").splitlines()]
+    known = [read_labels(row["instruction"], row["response"], config) for row in test]
+    gold: Labels = [{(seed, span) for seed in range(seeds) for span in spans} for spans in known]
+    data = {f"committee, {way}": out / way / "dataset" / "train.parquet" for way in WAYS if (out / way).is_dir()}
+    count = min(pq.read_metadata(file).num_rows for file in data.values())
+    data["gold labels"] = gold_rows(out, count, config)
+    suite, model = write_suite(test, config, out), resolve("smollm2-135m-instruct")
+    found: dict[str, Labels] = {}
+    broken: dict[str, int] = {}
+    for arm, file in data.items():
+        found[arm] = [set() for _ in test]
+        broken[arm] = 0
+        for seed in range(seeds):
+            called = f"{arm.replace(', ', '-').replace(' ', '-')}-{seed}"
+            fixed = [f"train.max_steps={steps}", f"train.seed={seed}", "data.holdout.fraction=0"]
+            adapter = train_student(STUDENT, file, out / f"student-{called}", fixed)
+            said = answers(suite, model, adapter, out / f"eval-{called}")
+            for row, labels in zip(test, found[arm], strict=True):
+                spans = labels_of(row["instruction"], said[row["id"]], config)
+                broken[arm] += spans is None
+                labels |= {(seed, span) for span in spans or ()}
+    print(f"{len(test)} texts, {seeds} seeds, {count} rows, {steps} steps")
+    print("| student of | F1 | precision | recall | answers without the form | gold - it (95 %) |")
+    print("|---|---|---|---|---|---|")
+    figures: dict[str, Any] = {}
+    for arm, labels in found.items():
+        score, gain = micro_f1(gold, labels), f1_gain(gold, found["gold labels"], labels)
+        figures[arm] = {**asdict(score), "broken": broken[arm], "gold - it": asdict(gain)}
+        cells = f"{score.f1:.3f} | {score.precision:.3f} | {score.recall:.3f} | {broken[arm]} of {len(test) * seeds}"
+        print(f"| {arm} | {cells} | {gain.difference:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] |")
+    write_json(out / "annotation_student.json", {"students": figures, "environment": environment()})
+
+
+if __name__ == "__main__":
+    typer.run(main)
