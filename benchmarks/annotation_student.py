@@ -65,19 +65,23 @@ def labels_of(text: str, answer: str, config: AnnotateConfig) -> tuple[LabelSpan
         return None
 
 
-def gold_rows(out: Path, count: int, config: AnnotateConfig) -> Path:
-    """Write the labeled texts with their gold labels, in the form of a dataset's rows."""
-    gold = [as_row(f"text-{n:03}", *each) for n, each in enumerate(make_texts("texts", count))]
-    rows = [
-        {
-            "prompt": [{"role": "user", "content": ask_text(row["instruction"], (), config)}],
-            "completion": [{"role": "assistant", "content": row["response"]}],
-        }
-        for row in gold
-    ]
-    file = out / "gold.parquet"
-    pq.write_table(pa.Table.from_pylist(rows), file)
-    return file
+def write_rows_of(out: Path, config: AnnotateConfig, found: Sequence[Path]) -> dict[str, Path]:
+    """Write the texts that every committee labeled: with each one's labels, and with gold labels."""
+    tables = {file.parent.parent.name: pq.read_table(file).to_pylist() for file in found}
+    shared = set.intersection(*({row["id"] for row in rows} for rows in tables.values()))
+    texts = make_texts("texts", 1 + max(int(name.rpartition("-")[2]) for name in shared))
+    gold = []
+    for name in sorted(shared):
+        row = as_row(name, *texts[int(name.rpartition("-")[2])])
+        request = ask_text(row["instruction"], (), config)
+        gold.append({"prompt": [{"role": "user", "content": request}],
+                     "completion": [{"role": "assistant", "content": row["response"]}]})  # fmt: skip
+    data = {f"committee, {way}": [row for row in rows if row["id"] in shared] for way, rows in tables.items()}
+    files = {}
+    for arm, rows in {**data, "gold labels": gold}.items():
+        files[arm] = out / f"rows-{arm.replace(', ', '-').replace(' ', '-')}.parquet"
+        pq.write_table(pa.Table.from_pylist(rows), files[arm])
+    return files
 
 
 def main(
@@ -89,12 +93,14 @@ def main(
     recipe = load_recipe(RECIPE, SynthesisRecipe).recipe
     config = recipe.annotate
     assert config is not None
+    labeled = [file for way in WAYS if (file := out / way / "dataset" / "train.parquet").is_file()]
+    if not labeled or not (out / "test.jsonl").is_file():
+        raise typer.BadParameter(f"{out} has no labeled texts; run `python benchmarks/annotation.py --out {out}` first")
     test = [json.loads(line) for line in (out / "test.jsonl").read_text(encoding="utf-8").splitlines()]
     known = [read_labels(row["instruction"], row["response"], config) for row in test]
     gold: Labels = [{(seed, span) for seed in range(seeds) for span in spans} for spans in known]
-    data = {f"committee, {way}": out / way / "dataset" / "train.parquet" for way in WAYS if (out / way).is_dir()}
-    count = min(pq.read_metadata(file).num_rows for file in data.values())
-    data["gold labels"] = gold_rows(out, count, config)
+    data = write_rows_of(out, config, labeled)
+    count = pq.read_metadata(data["gold labels"]).num_rows
     suite, model = write_suite(test, config, out), resolve("smollm2-135m-instruct")
     found: dict[str, Labels] = {}
     broken: dict[str, int] = {}

@@ -16,13 +16,14 @@ from gra.core.duplicates import repeated
 UNTUNED = "untuned"  # the student before its training, beside the arms
 
 Part = Literal["train", "unreviewed"]
+_Key = Annotated[str, Field(pattern=r"^[^=\s]+$")]  # of a recipe, with dots between its parts
 
 
 class ExperimentArmConfig(Section):
     """An arm with a recipe of its own, or one that trains on rows that another arm's synthesis made."""
 
     recipe: str | None = None
-    changes: dict[str, Any] = {}  # keys of the recipe, such as `rounds.parent_count`, with values that replace its own
+    changes: dict[_Key, Any] = {}  # keys of the recipe, such as `rounds.parent_count`, with values that replace its own
     of: Name | None = None
     part: Part | None = None
     rows: int | None = Field(None, ge=1)

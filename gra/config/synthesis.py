@@ -68,10 +68,10 @@ class RoundsConfig(Section):
     # The words that a response may have: those that the prompt names, or those of the parents' longest response.
     response_length: Literal["prompt", "parents"] = "prompt"
 
-    @property
-    def uses_optional_prompts(self) -> bool:
-        """Whether prompts differ from those for two parents and one length."""
-        return self.parent_count > 2 or self.response_length == "parents"
+    def changed_by_parents(self) -> str | None:
+        """Return a key about parents that differs from its default; None where there is none."""
+        defaults = {name: type(self).model_fields[name].default for name in ("parent_count", "draw", "response_length")}
+        return next((name for name, value in defaults.items() if getattr(self, name) != value), None)
 
 
 class FormatConstraintsConfig(Section):
@@ -150,7 +150,8 @@ class SynthesisRecipe(Section):
         """The folders of prompts that the recipe uses beside those of the paper's method."""
         used = {
             "self_guide": self.self_guide is not None,
-            "optional": self.revise > 0 or self.on_cutoff == "shorter" or self.rounds.uses_optional_prompts,
+            "optional": self.revise > 0 or self.on_cutoff == "shorter" or self.rounds.parent_count > 2,
+            "length": self.rounds.response_length == "parents",
             "functions": any(verifier.kind == "functions" for verifier in self.review.verifiers),
             "annotate": self.annotate is not None,
         }
@@ -324,8 +325,7 @@ class SynthesisRecipe(Section):
         }
         if key := next((key for key, used in unused.items() if used), None):
             raise ValueError(f"`self_guide` takes the output that its draws agree on; leave `{key}` out")
-        kept = {"parent_count": 2, "draw": "uniform", "response_length": "prompt"}
-        if key := next((key for key, value in kept.items() if getattr(self.rounds, key) != value), None):
+        if key := self.rounds.changed_by_parents():
             raise ValueError(f"`self_guide` draws examples and rows of its own; leave `rounds.{key}` out")
         return self
 
@@ -337,6 +337,8 @@ class SynthesisRecipe(Section):
     @model_validator(mode="after")
     def _rounds_can_be_filled(self) -> SynthesisRecipe:
         rounds = self.rounds
+        if not self.arm_spec.writes_rounds and (key := rounds.changed_by_parents()):
+            raise ValueError(f"`rounds.{key}` is about parents, and `arm: {self.arm}` has none; leave it out")
         if self.arm_spec.writes_rounds and rounds.accept > rounds.max_candidates:
             raise ValueError(
                 f"`rounds.accept: {rounds.accept}` cannot be reached with `rounds.max_candidates: "

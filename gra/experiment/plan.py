@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from gra.config.experiment import ExperimentRecipe
 from gra.config.loader import Loaded, find_file, load_recipe
@@ -93,8 +94,17 @@ class ExperimentPlan:
 def _changes(recipe: ExperimentRecipe, arm: str) -> list[str]:
     """Return what an experiment changes in an arm's recipe; a changed recipe gets a name of its own."""
     changes = recipe.arm(arm).changes
-    named = {"name": f"{recipe.name}-{arm}"} | changes if changes else {}
-    return [f"{key}={json.dumps(value)}" for key, value in named.items()]
+    named = {"name": f"{recipe.name}-{arm}"} | _flat(changes) if changes else {}
+    return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in named.items()]
+
+
+def _flat(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return changes by dotted keys. A section is merged with that of the recipe, as with `extends`."""
+    found: dict[str, Any] = {}
+    for key, value in changes.items():
+        inner = _flat(value) if isinstance(value, dict) and value else {}
+        found |= {f"{key}.{name}": each for name, each in inner.items()} if inner else {key: value}
+    return found
 
 
 def load_experiment(given: Path | Loaded[ExperimentRecipe], overrides: Sequence[str], runs: Path) -> ExperimentPlan:
@@ -208,10 +218,11 @@ def planned_rows(plan: ExperimentPlan) -> dict[str, int]:
         wanted = plan.recipe.wanted_rows(name) or 0
         if wanted > most:
             of = plan.recipe.derived.get(name, name)
+            changed = f" or in `arms.{of}.changes`" if plan.recipe.arm(of).changes else ""
             raise RecipeError(
                 f"the arm `{name}` is to train on {wanted} rows, and {plan.arms[of].path} makes at most {most}; lower "
                 f"`{'rows' if plan.recipe.arm(name).rows is None else f'arms.{name}.rows'}`, raise `rounds.accept` or "
-                "`rounds.count` there, or give it more seeds",
+                f"`rounds.count` there{changed}, or give it more seeds",
                 plan.loaded.path,
             )
     return rows

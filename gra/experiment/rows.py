@@ -35,6 +35,8 @@ def draw_arms(plan: ExperimentPlan) -> dict[str, ArmRows]:
         count, available = draw_rows(source, plan.training_file(arm), wanted, best=plan.recipe.best(arm))
         found[arm] = ArmRows(count, wanted, available)
         drawn[arm] = {"from": str(source.relative_to(plan.folder.path)), "rows": count}
+        if plan.recipe.best(arm):
+            drawn[arm]["draw"] = "best"
     if drawn:
         plan.folder.record("rows", {"arms": drawn}, [plan.training_file(arm) for arm in drawn])
     return found
@@ -51,12 +53,22 @@ def fewer_rows(rows: Mapping[str, ArmRows]) -> list[str]:
     ]
 
 
+def no_choice(plan: ExperimentPlan, rows: Mapping[str, ArmRows]) -> list[str]:
+    """Return a note for every arm whose best rows are all rows that its dataset has."""
+    return [
+        f"`arms.{arm}.draw: best` took all {found.rows} rows of its dataset, so scores chose nothing; raise "
+        "`rounds.accept`, or lower `rows`"
+        for arm, found in rows.items()
+        if plan.recipe.best(arm) and found.rows == found.available
+    ]
+
+
 def describe_data(plan: ExperimentPlan, rows: Mapping[str, ArmRows]) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """Return what compare.json says of each arm's rows and their cost, and notes on what is missing."""
     from gra.runs.costs import cost_of_rows
 
     data: dict[str, dict[str, Any]] = {}
-    notes = fewer_rows(rows)
+    notes = [*fewer_rows(rows), *no_choice(plan, rows)]
     for arm, found in rows.items():
         part = plan.recipe.part(arm)
         # The best rows are known only when all of them are made.

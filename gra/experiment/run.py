@@ -32,7 +32,7 @@ from gra.experiment.plan import (
     training_steps,
     unequal_steps,
 )
-from gra.experiment.rows import ArmRows, describe_data, draw_arms, fewer_rows
+from gra.experiment.rows import ArmRows, describe_data, draw_arms, fewer_rows, no_choice
 from gra.experiment.students import train_student
 from gra.runs.contents import REPORTED
 
@@ -73,7 +73,7 @@ def run_experiment(plan: ExperimentPlan) -> ExperimentResult:
         _synthesize(plan, view)
         rows = draw_arms(plan)
         warnings = unequal_steps(training_steps(plan, {arm: found.rows for arm, found in rows.items()}))
-        for note in [*(f"! {note}" for note in fewer_rows(rows)), *warnings]:
+        for note in [*(f"! {note}" for note in [*fewer_rows(rows), *no_choice(plan, rows)]), *warnings]:
             view.note(note)
         for key, arm, seed in plan.students():
             _train(plan, view, key, arm, seed)

@@ -17,6 +17,7 @@ from gra.core.errors import RecipeError
 from gra.data.draw import draw_rows
 from gra.experiment import load_experiment
 from gra.experiment.plan import planned_rows
+from gra.experiment.rows import ArmRows, describe_data
 
 
 def written(folder: Path, arms: dict[str, Any]) -> Path:
@@ -40,6 +41,13 @@ def test_arm_may_change_keys_of_its_recipe(tmp_path: Path) -> None:
     assert [plan.arms[name].recipe.rounds.parent_count for name in ("few", "many", "gra")] == [2, 4, 2]
     assert plan.arms["many"].recipe.name == "quickstart-many"
     assert "gra.yaml, rounds.parent_count=4" in plan.describe()
+
+
+def test_changed_section_is_merged_with_that_of_the_recipe(tmp_path: Path) -> None:
+    changes = {"rounds": {"parent_count": 4}, "rounds.accept": 9, "seeds": {"source": "data/\U0001f600.jsonl"}}
+    recipe = load_experiment(written(tmp_path, {"x": changed(changes)}), [], tmp_path).arms["x"].recipe
+    assert (recipe.rounds.parent_count, recipe.rounds.accept, recipe.rounds.max_candidates) == (4, 9, 56)
+    assert recipe.seeds.source == "data/\U0001f600.jsonl"
 
 
 def test_derived_arm_has_students_and_the_other_arms_unreviewed_rows(tmp_path: Path) -> None:
@@ -77,6 +85,7 @@ def test_labeled_texts_of_the_store_are_no_rows(tmp_path: Path) -> None:
         ({"rows": 3}, "needs either `recipe`"),
         ({"of": "gra", "recipe": "gra.yaml"}, "needs either `recipe`"),
         ({"recipe": "gra.yaml", "part": "train"}, "only with `of`"),
+        (changed({"best_of=2": 1}), "best_of=2"),
         ({"of": "gra", "changes": {"seed": 1}}, "has `changes` only with `recipe`"),
         (changed({"rounds.acept": 3}), r"`arms.x.changes` \(rounds.acept\): unknown key"),
         (changed({"seed": "one"}), r"`arms.x.changes` \(seed\): `seed` must be a whole number"),
@@ -141,3 +150,17 @@ def test_best_rows_have_the_highest_scores_of_as_many_of_each_domain(tmp_path: P
         scores = [row["score"] for row in rows if row["domain"] == domain and row["score"] is not None]
         assert [row["score"] for row in best if row["domain"] == domain] == sorted(scores)[-count:]
     assert draw_rows(source, target, 30, best=True) == (30, 30)
+
+
+def test_best_rows_cost_what_all_of_them_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    best = {"of": "gra", "part": "train", "rows": 8, "draw": "best"}
+    plan = load_experiment(written(tmp_path, {"best": best, "some": best | {"draw": "even"}}), [], tmp_path)
+    monkeypatch.setattr("gra.runs.costs.cost_of_rows", lambda folder, rows, *, reviewed: {"total": rows})
+    found = {name: ArmRows(8, 8, 16) for name in ("best", "some")}
+    data, notes = describe_data(plan, found)
+    assert {name: (each["draw"], each["cost"]["total"]) for name, each in data.items()} == {
+        "best": ("best", 16), "some": ("even", 8)
+    }  # fmt: skip
+    assert notes == []
+    _, (note,) = describe_data(plan, {name: ArmRows(8, 8, 8) for name in found})
+    assert note.startswith("`arms.best.draw: best` took all 8 rows")

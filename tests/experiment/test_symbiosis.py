@@ -93,6 +93,9 @@ def test_line_is_accepted_if_the_teacher_would_write_it_or_finds_it_as_likely(
         ("11", True, "Answer: 11"),
         ("-1,100.5.", True, "Answer: -1,100.5"),
         ("11 nuts", True, "11 nuts"),
+        ("12\n12 - 1 = 11\nAnswer: 11", True, "12"),
+        ("1.\n6 * 2 = 12", True, "1."),
+        ("11\nAns", False, "11"),
     ],
 )
 def test_first_whole_line_is_the_next_one(text: str, ended: bool, line: str | None) -> None:

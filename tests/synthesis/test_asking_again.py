@@ -251,7 +251,7 @@ def test_fingerprint_holds_the_keys_and_their_prompts(tmp_path: Path, monkeypatc
     assert (plain[0]["revise"], plain[0]["rounds"]["parent_count"]) == (0, 2)
     assert (changed[0]["revise"], changed[0]["rounds"]["parent_count"]) == (1, 4)
     (added,) = [part for part in changed[1:] if part not in plain]
-    assert set(added["optional"]) == {"instruction", "keywords", "response", "revise", "shorter"}
+    assert set(added["optional"]) == {"instruction", "keywords", "revise", "shorter"}
 
 
 def test_prompts_show_all_parents(tmp_path: Path) -> None:
@@ -266,9 +266,12 @@ def test_response_is_as_long_as_its_parents(tmp_path: Path) -> None:
     rounds = {"count": 1, "accept": 8, "max_candidates": 9, "response_length": "parents"}
     ended, calls = candidate_of(tmp_path, committee("Owls fly.", "", GOOD), rounds=rounds)
     longest = max(len(seed.response.split()) for seed in make_seeds() if seed.id in ended.parents)
-    assert f"at most {-(-longest // 10) * 10} words" in calls[2].messages[-1][1]
-    words = [response_words([replace(make_seeds()[0], response="word " * n)], "parents") for n in (0, 1, 10, 11, 95)]
-    assert words == [10, 10, 10, 20, 100]
+    assert longest < 20
+    (prompt,) = [call.messages[-1][1] for call in calls if isinstance(call.output, Text)]
+    assert "at most 20 words" in prompt
+    words = [response_words([replace(make_seeds()[0], response="word " * n)], "parents") for n in (0, 1, 20, 21, 95)]
+    assert words == [20, 20, 20, 30, 100]
+    assert response_words([replace(make_seeds()[0], response="字" * 300)], "parents") == 40
     assert response_words(make_seeds(), "prompt") is None
 
 
@@ -302,6 +305,7 @@ SELF_GUIDE = {
         ({"on_cutoff": "shorter"} | SELF_GUIDE, "leave `on_cutoff` out"),
         ({"rounds": {"response_length": "parents"}} | SELF_GUIDE, "leave `rounds.response_length` out"),
         ({"rounds": {"draw": "thin"}} | SELF_GUIDE, "leave `rounds.draw` out"),
+        ({"rounds": {"draw": "thin"}, "arm": "vanilla", "committee": None}, "`arm: vanilla` has none; leave it out"),
         ({"rounds": {"parent_count": 1}}, "greater than or equal to 2"),
     ],
 )

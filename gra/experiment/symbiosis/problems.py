@@ -11,7 +11,7 @@ from gra.checks.arithmetic import evaluate
 from gra.core.errors import DataError
 from gra.core.types import Seed
 
-_BARE = re.compile(r"-?[\d,]*\.?\d+\.?")
+_BARE = re.compile(r"-?(?:\d[\d,]*)?\.?\d+\.?")
 _NUMBER = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\d,])|\d+(?:\.\d+)?")
 
 
@@ -110,7 +110,7 @@ def text_lines(text: str) -> list[str]:
 def next_line(text: str, *, ended: bool) -> str | None:
     """Return the first line of a continued solution; None where there is no whole line.
 
-    A number without a calculation is the answer: models that continue a solution leave the word before it out.
+    A number alone is the answer: models that continue a solution leave the word before it out.
 
     Args:
         text: what a model wrote.
@@ -119,7 +119,7 @@ def next_line(text: str, *, ended: bool) -> str | None:
     lines = text_lines(text)
     if not lines or not (ended or len(lines) > 1):
         return None
-    return f"Answer: {lines[0].rstrip('.')}" if _BARE.fullmatch(lines[0]) else lines[0]
+    return f"Answer: {lines[0].rstrip('.')}" if ended and len(lines) == 1 and _BARE.fullmatch(lines[0]) else lines[0]
 
 
 def states_answer(line: str) -> bool:

@@ -29,6 +29,7 @@ METADATA = Json(
 
 # A shorter answer: fewer words than prompts allow, and few enough for code and for languages with long words.
 _SHORT_WORDS, _TOKENS_A_WORD = 40, 3
+_LEAST_WORDS = 20  # of the limit by parents: an instruction may ask for more than theirs did
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,9 @@ async def write_instruction(
 
 
 def response_words(parents: Sequence[Seed], length: Literal["prompt", "parents"]) -> int | None:
-    """Return how many words a response may have: as many as the longest of the parents, in full tens.
+    """Return how many words a response may have: as many as the longest of the parents, in full tens, and 20 or more.
+
+    Eight characters count as a word where a text has fewer spaces.
 
     Args:
         parents: the samples that a candidate comes from.
@@ -78,8 +81,8 @@ def response_words(parents: Sequence[Seed], length: Literal["prompt", "parents"]
     """
     if length == "prompt":
         return None
-    longest = max(len(parent.response.split()) for parent in parents)
-    return max(1, -(-longest // 10)) * 10
+    longest = max(max(len(parent.response.split()), len(parent.response) // 8) for parent in parents)
+    return max(_LEAST_WORDS, -(-longest // 10) * 10)
 
 
 async def write_response(
@@ -107,9 +110,9 @@ async def write_response(
     prompt = (
         render("response", instruction=instruction)
         if words is None
-        else render("optional/response", instruction=instruction, words=words)
+        else render("length/response", instruction=instruction, words=words)
     )
-    return await ask_for_text(recorder, author, prompt, role, number=number)
+    return await ask_for_text(recorder, author, prompt, role, number=number, most=words or _SHORT_WORDS)
 
 
 async def rewrite_response(recorder: CallRecorder, author: Member, seed: Seed, *, number: int = 0) -> Response:
@@ -123,9 +126,9 @@ async def rewrite_response(recorder: CallRecorder, author: Member, seed: Seed, *
 
 
 async def ask_for_text(
-    recorder: CallRecorder, author: Member, prompt: str, role: CallPurpose, *, number: int = 0
+    recorder: CallRecorder, author: Member, prompt: str, role: CallPurpose, *, number: int = 0, most: int = _SHORT_WORDS
 ) -> Response:
-    """Ask a member for a text; each number is an independent draw.
+    """Ask a member for a text; each number is an independent draw, and a shorter answer has at most `most` words.
 
     Where the recorder says so, an answer that was cut off is followed by one call for a shorter one.
 
@@ -143,7 +146,7 @@ async def ask_for_text(
     except Unanswered as gap:
         if not recorder.shorten or not isinstance(gap.outcome, Truncated):
             raise
-    words = max(1, min(_SHORT_WORDS, author.sampling.max_tokens // _TOKENS_A_WORD))
+    words = max(1, min(_SHORT_WORDS, most, author.sampling.max_tokens // _TOKENS_A_WORD))
     return await ask(render("optional/shorter", prompt=prompt, words=words), CallPurpose.SHORTENER)
 
 
