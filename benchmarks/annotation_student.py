@@ -1,6 +1,6 @@
 """Measure students that are trained on labels of the arm `annotate`: entity F1 on texts of other templates and names.
 
-Run as: python benchmarks/annotation_student.py --out FOLDER [--steps 60] [--seeds 2]
+Run as: python benchmarks/annotation_student.py --out FOLDER [--steps 15] [--seeds 1] [--ways none,random,nearest]
 
 FOLDER is what `annotation.py` wrote. SmolLM2-135M is trained on the texts that were labeled there. It gets the
 committee's labels by each kind of examples, or gold labels. Rows and steps are equal. Every student labels FOLDER/test.jsonl,
@@ -86,14 +86,15 @@ def write_rows_of(out: Path, config: AnnotateConfig, found: Sequence[Path]) -> d
 
 def main(
     out: Annotated[Path, typer.Option(help="what annotation.py wrote")] = Path("annotation"),
-    steps: Annotated[int, typer.Option(help="of each student")] = 60,
-    seeds: Annotated[int, typer.Option(help="training seeds")] = 2,
+    steps: Annotated[int, typer.Option(help="of each student")] = 15,
+    seeds: Annotated[int, typer.Option(help="training seeds")] = 1,
+    ways: Annotated[str, typer.Option(help="kinds of examples, with commas between them")] = ",".join(WAYS),
 ) -> None:
     """Train the students, ask them, and print the table."""
     recipe = load_recipe(RECIPE, SynthesisRecipe).recipe
     config = recipe.annotate
     assert config is not None
-    labeled = [file for way in WAYS if (file := out / way / "dataset" / "train.parquet").is_file()]
+    labeled = [file for way in ways.split(",") if (file := out / way / "dataset" / "train.parquet").is_file()]
     if not labeled or not (out / "test.jsonl").is_file():
         raise typer.BadParameter(f"{out} has no labeled texts; run `python benchmarks/annotation.py --out {out}` first")
     test = [json.loads(line) for line in (out / "test.jsonl").read_text(encoding="utf-8").splitlines()]
