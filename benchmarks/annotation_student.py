@@ -5,8 +5,8 @@ Run as: python benchmarks/annotation_student.py --out FOLDER [--steps 15] [--see
 FOLDER is what `annotation.py` wrote. SmolLM2-135M is trained on the texts that were labeled there. It gets the
 committee's labels by each kind of examples, or gold labels. Rows and steps are equal. Every student labels the texts of
 FOLDER/test.jsonl, whose templates and names are in no row and in no example. An answer that is not JSON of the form has
-no labels, and is counted. Differences are paired by text, with 95 % bootstrap intervals. All students of an arm count as one labeling.
-What is done is not done again. Writes FOLDER/annotation_student.json.
+no labels, and is counted. Differences are paired by text, with 95 % bootstrap intervals over texts. What is done is not
+done again. Writes FOLDER/annotation_student.json.
 """
 
 from __future__ import annotations
