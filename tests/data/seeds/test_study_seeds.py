@@ -8,7 +8,9 @@ from itertools import combinations, product
 from typing import Any
 
 import pytest
-from test_shipped_seeds import DOMAINS, REPORT, SEEDS, TASKS, by_id, check, near, obeys, read
+from seed_rows import DOMAINS, INSTRUCTIONS, REPORTED, SHIPPED, by_id, check, near, obeys, read
+
+SEEDS, TASKS, REPORT = SHIPPED, INSTRUCTIONS, REPORTED
 
 STUDY = read("recipes/seeds/study.jsonl")
 KNOWN = {row["id"] for row in SEEDS}
