@@ -7,6 +7,7 @@ text (YAML 1.2), and `5e-6` is a number.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -151,6 +152,11 @@ def load_recipe(
     if problems or recipe is None:
         raise RecipeError(list(dict.fromkeys(problems)), path)
     return Loaded(recipe, path, tree.origins)
+
+
+def as_overrides(changes: Mapping[str, Any]) -> list[str]:
+    """Return values by dotted key as the texts that `load_recipe` takes."""
+    return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in changes.items()]
 
 
 def _another_kind(tree: _Tree, schema: type[BaseModel]) -> str | None:

@@ -68,7 +68,7 @@ class RoundsConfig(Section):
     # The words that a response may have: those that the prompt names, or those of the parents' longest response.
     response_length: Literal["prompt", "parents"] = "prompt"
 
-    def changed_by_parents(self) -> str | None:
+    def parent_key_in_use(self) -> str | None:
         """Return a key about parents that differs from its default; None where there is none."""
         defaults = {name: type(self).model_fields[name].default for name in ("parent_count", "draw", "response_length")}
         return next((name for name, value in defaults.items() if getattr(self, name) != value), None)
@@ -325,7 +325,7 @@ class SynthesisRecipe(Section):
         }
         if key := next((key for key, used in unused.items() if used), None):
             raise ValueError(f"`self_guide` takes the output that its draws agree on; leave `{key}` out")
-        if key := self.rounds.changed_by_parents():
+        if key := self.rounds.parent_key_in_use():
             raise ValueError(f"`self_guide` draws examples and rows of its own; leave `rounds.{key}` out")
         return self
 
@@ -337,7 +337,7 @@ class SynthesisRecipe(Section):
     @model_validator(mode="after")
     def _rounds_can_be_filled(self) -> SynthesisRecipe:
         rounds = self.rounds
-        if not self.arm_spec.writes_rounds and (key := rounds.changed_by_parents()):
+        if not self.arm_spec.writes_rounds and (key := rounds.parent_key_in_use()):
             raise ValueError(f"`rounds.{key}` is about parents, and `arm: {self.arm}` has none; leave it out")
         if self.arm_spec.writes_rounds and rounds.accept > rounds.max_candidates:
             raise ValueError(

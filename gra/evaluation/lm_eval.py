@@ -326,7 +326,7 @@ def load_vllm(suite: SuiteConfig, model: ModelUnderTest, tokenizer: Any, scratch
     weights = model.weights
     if model.adapter is not None and weights != model.adapter:
         weights = scratch / "merged"
-        model.load_weights(suite.dtype, "cpu").save_pretrained(weights)
+        model.load_weights(suite.dtype, "cpu", tokens=len(tokenizer)).save_pretrained(weights)
     tokenizer.save_pretrained(scratch / "tokenizer")
     shutil.copy(Path(weights) / "config.json", scratch / "tokenizer")  # vLLM looks for the model's type there
     names = {"pretrained": str(weights), "tokenizer": str(scratch / "tokenizer")}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from gra.config.experiment import ExperimentRecipe
-from gra.config.loader import Loaded, find_file, load_recipe
+from gra.config.loader import Loaded, as_overrides, find_file, load_recipe
 from gra.config.review import RUN_CODE
 from gra.config.suite import SuiteConfig
 from gra.config.synthesis import SynthesisRecipe, reviews_responses
@@ -72,8 +71,7 @@ class ExperimentPlan:
         """Describe in a few lines what the run would do."""
         lines = [f"{self.loaded.path}: valid; nothing was spent", f"run folder: {self.folder.path}"]
         for name, arm in self.arms.items():
-            changes = "".join(f", {key}={json.dumps(value)}" for key, value in self.recipe.arm(name).changes.items())
-            lines.append(f"arm {name}: {arm.recipe.arm}, {arm.path}{changes}")
+            lines.append(", ".join([f"arm {name}: {arm.recipe.arm}", str(arm.path), *_changes(self.recipe, name)]))
         what = {"train": "rows", "unreviewed": "unreviewed candidates"}
         lines += [f"arm {name}: {what[self.recipe.part(name)]} of {of}" for name, of in self.recipe.derived.items()]
         lines += [
@@ -94,8 +92,7 @@ class ExperimentPlan:
 def _changes(recipe: ExperimentRecipe, arm: str) -> list[str]:
     """Return what an experiment changes in an arm's recipe; a changed recipe gets a name of its own."""
     changes = recipe.arm(arm).changes
-    named = {"name": f"{recipe.name}-{arm}"} | _flat(changes) if changes else {}
-    return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in named.items()]
+    return as_overrides({"name": f"{recipe.name}-{arm}"} | _flat(changes)) if changes else []
 
 
 def _flat(changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,7 +141,7 @@ def load_experiment(given: Path | Loaded[ExperimentRecipe], overrides: Sequence[
             "rows of another one is written `{of: ARM, part: train}`",
             path,
         )
-    changes = [f"train.{key}={json.dumps(value)}" for key, value in recipe.train.items()]
+    changes = as_overrides({f"train.{key}": value for key, value in recipe.train.items()})
     student = load_recipe(find_file(recipe.student, path), TrainRecipe, changes)
     require_answers(student.recipe, student.path)
     suites = []

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gra.config.loader import as_overrides
 from gra.core.errors import GraError
 from gra.core.hardware import gpu_count
 from gra.core.processes.secrets import child_environment
@@ -39,7 +39,7 @@ def train_student(recipe: Path, output: Path, changes: Mapping[str, Any], key: s
     from gra.training.options.trl_config import load_train_recipe
     from gra.training.run import is_trained
 
-    overrides = [f"{name}={json.dumps(value)}" for name, value in changes.items()]
+    overrides = as_overrides(changes)
     arguments = ["gra.cli.train", "--config", str(recipe), "--output", str(output), *overrides]
     with view.stage("train", key):
         if is_trained(load_train_recipe(recipe, overrides), output):

@@ -40,7 +40,7 @@ def test_arm_may_change_keys_of_its_recipe(tmp_path: Path) -> None:
     plan = load_experiment(written(tmp_path, arms), [], tmp_path)
     assert [plan.arms[name].recipe.rounds.parent_count for name in ("few", "many", "gra")] == [2, 4, 2]
     assert plan.arms["many"].recipe.name == "quickstart-many"
-    assert "gra.yaml, rounds.parent_count=4" in plan.describe()
+    assert 'gra.yaml, name="quickstart-many", rounds.parent_count=4' in plan.describe()
 
 
 def test_changed_section_is_merged_with_that_of_the_recipe(tmp_path: Path) -> None:

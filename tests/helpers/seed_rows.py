@@ -20,9 +20,9 @@ def read(path: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (ROOT / path).read_text(encoding="utf-8").splitlines()]
 
 
-SHIPPED = read("recipes/seeds/quickstart.jsonl")
-INSTRUCTIONS = read("eval/tasks/instructions.jsonl")
-REPORTED = read("eval/tasks/instructions_report.jsonl")  # other items of the same kinds, for reported figures
+SEEDS = read("recipes/seeds/quickstart.jsonl")
+TASKS = read("eval/tasks/instructions.jsonl")
+REPORT = read("eval/tasks/instructions_report.jsonl")  # other items of the same kinds, for reported figures
 
 
 def by_id(rows: list[dict[str, Any]]) -> Callable[[Any], Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from gra.config.committee import CommitteeConfig, MemberConfig
 from gra.config.experiment import SymbiosisRecipe
 from gra.config.keys import check_keys
-from gra.config.loader import Loaded, find_file, load_recipe
+from gra.config.loader import Loaded, as_overrides, find_file, load_recipe
 from gra.config.synthesis import DOMAINS, SeedsConfig, SynthesisRecipe
 from gra.config.training import TrainRecipe
 from gra.core.errors import RecipeError
@@ -84,9 +83,8 @@ def load_symbiosis(path: Path, overrides: Sequence[str], runs: Path) -> Symbiosi
     """
     loaded = load_recipe(path, SymbiosisRecipe, overrides)
     recipe = loaded.recipe
-    changes = [f"train.{key}={json.dumps(value)}" for key, value in recipe.train.items()]
-    changes.append(f"model.name={json.dumps(recipe.student.model)}")
-    student = load_recipe(find_file(recipe.training, path), TrainRecipe, changes)
+    changes = {f"train.{key}": value for key, value in recipe.train.items()} | {"model.name": recipe.student.model}
+    student = load_recipe(find_file(recipe.training, path), TrainRecipe, as_overrides(changes))
     _check_training(student.recipe, student.path)
     check_keys(asked_as(recipe, {"teacher": recipe.teacher, "student": recipe.student}))
     problems, notes = _problems(recipe, recipe.problems, "problems", path)

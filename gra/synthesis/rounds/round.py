@@ -125,7 +125,7 @@ class Round:
             on_end: is called with each candidate that ended.
         """
         rounds, dedup = self._settings.recipe.rounds, self._settings.recipe.dedup
-        asked = [rounds.model_dump(exclude={"count"}), dedup.model_dump()]
+        asked = [rounds.model_dump(exclude={"count", "response_length"}), dedup.model_dump()]  # that is in the scope
         name, scope = f"round-{self._number}", digest([self._scope, asked])
         recorded = self._ledger.candidate_record(name, scope)
         if recorded and "stopped" in recorded:

@@ -9,7 +9,7 @@ from itertools import combinations, product
 from typing import Any
 
 import pytest
-from seed_rows import DOMAINS, INSTRUCTIONS, REPORTED, SHIPPED, by_id, check, near, obeys
+from seed_rows import DOMAINS, REPORT, SEEDS, TASKS, by_id, check, near, obeys
 
 from gra.checks.format import parse_checks
 
@@ -23,9 +23,6 @@ CATEGORIES = (
     "start_end",
     "constraint_combo",
 )
-
-
-SEEDS, TASKS, REPORT = SHIPPED, INSTRUCTIONS, REPORTED
 
 
 # Every seed whose instruction demands a form, and the form.

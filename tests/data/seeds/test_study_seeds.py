@@ -8,9 +8,7 @@ from itertools import combinations, product
 from typing import Any
 
 import pytest
-from seed_rows import DOMAINS, INSTRUCTIONS, REPORTED, SHIPPED, by_id, check, near, obeys, read
-
-SEEDS, TASKS, REPORT = SHIPPED, INSTRUCTIONS, REPORTED
+from seed_rows import DOMAINS, REPORT, SEEDS, TASKS, by_id, check, near, obeys, read
 
 STUDY = read("recipes/seeds/study.jsonl")
 KNOWN = {row["id"] for row in SEEDS}
@@ -21,7 +19,7 @@ def one_of(*options: str) -> dict[str, Any]:
     return check("one_of", options=list(options))
 
 
-# Every added seed whose instruction demands a form, and the form.
+# Added seeds whose instructions demand a form that a program sees, and the form.
 DEMANDS: dict[str, list[dict[str, Any]]] = {
     "coding-12": [one_of("c-b-a")],
     "coding-16": [check("lines_exactly", n=1), check("not_contains", text="`")],
