@@ -65,8 +65,8 @@ class RoundsConfig(Section):
     quotas: Literal["even"] | dict[str, Annotated[float, Field(ge=0)]] | None = None
     parent_count: int = Field(2, ge=2, le=8)  # parents of a candidate; a smaller domain gives all that it has
     draw: Literal["uniform", "thin"] = "uniform"  # thin: samples with distant neighbors become parents more often
-    # The words that a response may have: those that the prompt names, or those of the parents' longest response.
-    response_length: Literal["prompt", "parents"] = "prompt"
+    # How long a response is: as the prompt says, as the longest of the parents' responses, or as these are shown.
+    response_length: Literal["prompt", "parents", "examples"] = "prompt"
 
     def parent_key_in_use(self) -> str | None:
         """Return a key about parents that differs from its default; None where there is none."""

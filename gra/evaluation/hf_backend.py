@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import GenerationConfig
+from transformers import DynamicCache, GenerationConfig
 
 from gra.core.errors import DataError
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Tokens = list[int]
+_AT_ONCE = 8  # tokens generated before the rows that have ended leave the batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +118,31 @@ class HFModel:
 
     @torch.inference_mode()
     def _generate(self, prompts: list[Tokens], max_new_tokens: int, until: Sequence[str]) -> list[Finish]:
+        """Generate a few tokens at a time, and go on with the rows that have not ended."""
         ids, mask = self._padded(prompts, left=True)
         stops = {"stop_strings": list(until), "tokenizer": self.tokenizer} if until else {}
-        output: Any = self.network.generate(input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, **stops)
-        return [self._finish(row, until) for row in output[:, ids.shape[1] :].tolist()]
+        width, rows, cache = ids.shape[1], list(range(len(prompts))), None
+        ended: dict[int, Finish] = {}
+        while rows:
+            left = max_new_tokens - (ids.shape[1] - width)
+            made: Any = self.network.generate(
+                input_ids=ids, attention_mask=mask, past_key_values=cache, max_new_tokens=min(_AT_ONCE, left),
+                return_dict_in_generate=True, **stops,
+            )  # fmt: skip
+            answers = [self._finish(tokens, until) for tokens in made.sequences[:, width:].tolist()]
+            full = made.sequences.shape[1] - width >= max_new_tokens
+            open_rows = [] if full else [place for place, found in enumerate(answers) if found.reason == "length"]
+            ended.update(zip(rows, answers, strict=True))
+            kept = torch.tensor(open_rows, dtype=torch.long, device=ids.device)
+            rows, mask = [rows[place] for place in open_rows], mask[kept]
+            new = made.sequences[kept]
+            mask = torch.cat([mask, mask.new_ones(len(rows), new.shape[1] - ids.shape[1])], dim=1)
+            ids, cache = new, made.past_key_values
+            if isinstance(cache, DynamicCache):
+                cache.batch_select_indices(kept)
+            else:
+                cache = None  # of a model whose state cannot be divided: it reads the rows again
+        return [ended[row] for row in range(len(prompts))]
 
     def _finish(self, tokens: Tokens, until: Sequence[str]) -> Finish:
         while until and tokens and tokens[-1] == self._pad:

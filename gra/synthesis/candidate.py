@@ -37,6 +37,7 @@ from gra.synthesis.committee.gate import Gate, decide
 from gra.synthesis.committee.generator import (
     Response,
     new_keywords,
+    repeats_request,
     response_words,
     rewrite_response,
     write_instruction,
@@ -150,17 +151,11 @@ async def refine_seed(settings: CandidateSettings, broker: Broker, index: int, s
 
 
 def _start(
-    settings: CandidateSettings,
-    broker: Broker,
-    name: str,
-    round_: int,
-    index: int,
-    domain: str,
-    parents: Sequence[Seed],
+    settings: CandidateSettings, broker: Broker, key: str, round_: int, index: int, domain: str, parents: Sequence[Seed]
 ) -> _CandidateRun:
     roles = assign_roles(settings.recipe, settings.members, round_, index, settings.competence, domain, parents)
     begun = Candidate(
-        id=name,
+        id=key,
         round=round_,
         index=index,
         domain=domain,
@@ -172,7 +167,7 @@ def _start(
         adjudicator=roles.adjudicator.name if roles.adjudicator else "",
         parents=tuple(parent.id for parent in parents),
     )
-    recorder = CallRecorder(broker, name, shorten=settings.recipe.on_cutoff == "shorter")
+    recorder = CallRecorder(broker, key, shorten=settings.recipe.on_cutoff == "shorter")
     return _CandidateRun(settings, roles, recorder, begun)
 
 
@@ -228,7 +223,8 @@ class _CandidateRun:
         if failed := await self._failed_checks():
             return reject(self.candidate, RejectedAt.INSTRUCTION_CHECK, f"instruction: {failed}")
         words = response_words(parents, recipe.rounds.response_length)
-        write = partial(write_response, self.recorder, generator, instruction, words=words)
+        examples = parents if recipe.rounds.response_length == "examples" else ()
+        write = partial(write_response, self.recorder, generator, instruction, words=words, examples=examples)
         return await self._best_response(lambda number: write(number=number))
 
     async def guide(self, pool: Sequence[Seed], config: SelfGuideConfig) -> Candidate:
@@ -311,6 +307,8 @@ class _CandidateRun:
 
     async def _failed_checks(self) -> str:
         """Have every reviewer check the instruction (section 3.2); return the failed criteria, comma-separated."""
+        if repeats_request(self.candidate.instruction):
+            return "repeats the request for an instruction"  # small models copy the prompt; nobody is asked
         asked = (self.recorder, self.roles.reviewers, self.candidate.instruction)
         checks = await check_by_all(*asked, self.settings.thresholds, self.settings.combined_checks)
         self.candidate = replace(self.candidate, checks=tuple(checks))

@@ -20,6 +20,7 @@ from gra.data.seeds.hub import find_seeds
 from gra.data.seeds.load import Seeds, load_seeds
 from gra.sandbox.permission import Permission
 from gra.serving.models import ModelRegistry
+from gra.synthesis.committee.generator import COPIES_VERSION
 from gra.synthesis.committee.instruction_signs import SIGNS_VERSION
 from gra.synthesis.committee.verifiers import versions
 from gra.synthesis.decontamination import Decontaminator
@@ -128,6 +129,7 @@ class Job:
         parts += [{"agreement": [AGREEMENT_VERSION, ANSWERS_VERSION]}] if "agreement" in asked else []
         if set(SIGN_CHECKS) & set(self.recipe.review.checks):
             parts += [{"signs": SIGNS_VERSION}]
+        parts += [{"copies": COPIES_VERSION}] if self.recipe.arm == "gra" else []
         parts += [{folder: folder_digests(folder)} for folder in self.recipe.prompt_folders]
         parts += [{"contamination": self.decontaminator.digest}] if self.decontaminator else []
         return digest(parts)

@@ -107,7 +107,8 @@ def test_the_study_has_arms_of_equal_rows_and_two_suites_that_share_no_item(tmp_
     plan = load_experiment(study, [report], tmp_path)
     rows = {arm: plan.recipe.wanted_rows(arm) for arm in plan.recipe.arms}
     assert rows == {
-        "vanilla": 32, "distilled": 32, "unreviewed": 32, "gra": 32, "gra-small": 32, "single": 32, "gra-twice": 64
+        "vanilla": 32, "distilled": 32, "unreviewed": 32, "gra": 32, "unreviewed-small": 32, "gra-small": 32,
+        "single": 32, "gra-twice": 64,
     }  # fmt: skip
     assert "suite of the reported figures: instructions, arc_challenge" in plan.describe()
     asked = [{(task.name, task.data) for task in suite.recipe.tasks} for suite in plan.suites()]

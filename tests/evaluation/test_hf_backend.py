@@ -214,3 +214,33 @@ def test_the_output_layer_of_a_frozen_model_is_not_copied_for_every_row(base: Pa
     assert seen
     hidden = ours.network.config.hidden_size
     assert {stride[0] for stride in seen} == {hidden}  # one position a row, rows next to each other
+
+
+@pytest.mark.parametrize("which", ["base", "sliding"])
+def test_rows_that_have_ended_leave_the_batch_and_the_others_go_on(
+    which: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from gra.evaluation import hf_backend
+    from gra.evaluation.hf_backend import HFModel
+
+    path = request.getfixturevalue(which)
+    plain = student(path)
+    said = plain.network.generate(torch.tensor([plain.encode(PROMPTS[0])]), max_new_tokens=20)[0].tolist()
+    network = student(path).network
+    network.generation_config.eos_token_id = [2, said[-20:][4]]  # the fifth token of the first answer ends answers
+    ours = HFModel(network, plain.tokenizer, 4)
+    widths = []
+    network.register_forward_pre_hook(lambda _, args, kw: widths.append(len(kw["input_ids"])), with_kwargs=True)
+    monkeypatch.setattr(hf_backend, "_AT_ONCE", 3)
+    little_by_little = ours.generate(PROMPTS, 20)
+    assert min(widths) < max(widths) == len(PROMPTS)
+    monkeypatch.setattr(hf_backend, "_AT_ONCE", 20)
+    assert little_by_little == ours.generate(PROMPTS, 20)
+    until = [little_by_little[1].text[3:6]]
+    monkeypatch.setattr(hf_backend, "_AT_ONCE", 3)
+    short = ours.generate(PROMPTS, 20, until)
+    monkeypatch.setattr(hf_backend, "_AT_ONCE", 20)
+    assert short == ours.generate(PROMPTS, 20, until)
+    assert short[1].text == little_by_little[1].text[:3]

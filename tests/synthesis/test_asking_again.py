@@ -275,6 +275,21 @@ def test_response_is_as_long_as_its_parents(tmp_path: Path) -> None:
     assert response_words(make_seeds(), "prompt") is None
 
 
+def test_response_is_written_after_its_parents_as_examples(tmp_path: Path) -> None:
+    rounds = {"count": 1, "accept": 8, "max_candidates": 9, "response_length": "examples"}
+    ended, calls = candidate_of(tmp_path, committee("Owls fly.", "", GOOD), rounds=rounds)
+    by_id = {seed.id: seed for seed in make_seeds()}
+    (messages,) = [call.messages for call in calls if isinstance(call.output, Text)]
+    *turns, (role, last) = [message for message in messages if message[0] != "system"]
+    assert [who for who, _ in turns] == ["user", "assistant"] * len(ended.parents)
+    for place, parent in enumerate(ended.parents):
+        assert turns[2 * place][1].startswith(by_id[parent].instruction)
+        assert turns[2 * place + 1][1] == by_id[parent].response
+    assert (role, last.startswith(ended.instruction)) == ("user", True)
+    assert "at most 60 words" in last
+    assert response_words(make_seeds(), "examples") is None
+
+
 def test_thin_regions_give_more_parents() -> None:
     near = np.array([[1.0, 0.01 * n, 0.0] for n in range(9)], np.float32)
     rows = np.concatenate([near, np.array([[0.0, 0.0, 1.0]], np.float32)])

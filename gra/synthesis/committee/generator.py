@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -12,6 +13,8 @@ from gra.engines.types import Json, Text, Truncated
 from gra.synthesis.committee.calls import CallRecorder, Unanswered
 from gra.synthesis.committee.members import Member
 from gra.synthesis.prompts import hint, render
+
+Turns = tuple[tuple[str, str], ...]  # (role, content)
 
 _KEYWORD = {"type": "string", "minLength": 2, "maxLength": 40}
 _KEYWORDS = {"type": "array", "items": _KEYWORD, "minItems": 3, "maxItems": 3}
@@ -29,6 +32,8 @@ METADATA = Json(
 
 # A shorter answer: fewer words than prompts allow, and few enough for code and for languages with long words.
 _SHORT_WORDS, _TOKENS_A_WORD = 40, 3
+COPIES_VERSION = 1  # raise when `repeats_request` returns something else
+_FIRST_COPIED, _COPIED = 4, 6  # words in a row, at the beginning and anywhere, that only a copy of the prompt has
 _LEAST_WORDS = 20  # of the limit by parents: an instruction may ask for more than theirs did
 
 
@@ -70,16 +75,35 @@ async def write_instruction(
     return str(answer.value["exercise"]).strip()
 
 
-def response_words(parents: Sequence[Seed], length: Literal["prompt", "parents"]) -> int | None:
+def repeats_request(instruction: str) -> bool:
+    """Return whether an instruction repeats the prompt that asked for it.
+
+    It does when its first four words, or any six in a row, are in the prompt's own text. Parents and keywords are not.
+    """
+    said = _plain_words(instruction)
+    own = _plain_words(render("instruction", parents=(), domain="", hint="", keywords=(), show="instructions"))
+    begins, runs = _runs(own, _FIRST_COPIED), _runs(own, _COPIED)
+    return tuple(said[:_FIRST_COPIED]) in begins or not runs.isdisjoint(_runs(said, _COPIED))
+
+
+def _plain_words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.casefold())
+
+
+def _runs(words: Sequence[str], length: int) -> set[tuple[str, ...]]:
+    return {tuple(words[start : start + length]) for start in range(len(words) - length + 1)}
+
+
+def response_words(parents: Sequence[Seed], length: Literal["prompt", "parents", "examples"]) -> int | None:
     """Return how many words a response may have: as many as the longest of the parents, in full tens, and 20 or more.
 
     Eight characters count as a word where a text has fewer spaces.
 
     Args:
         parents: the samples that a candidate comes from.
-        length: `rounds.response_length`; None is returned for `prompt`.
+        length: `rounds.response_length`; None is returned unless it is `parents`.
     """
-    if length == "prompt":
+    if length != "parents":
         return None
     longest = max(max(len(parent.response.split()), len(parent.response) // 8) for parent in parents)
     return max(_LEAST_WORDS, -(-longest // 10) * 10)
@@ -93,6 +117,7 @@ async def write_response(
     *,
     number: int = 0,
     words: int | None = None,
+    examples: Sequence[Seed] = (),
 ) -> Response:
     """Write a response to an instruction; each number is an independent draw.
 
@@ -103,6 +128,7 @@ async def write_response(
         role: the purpose that the call is recorded with.
         number: of the draw.
         words: how many the response may have; None for the prompt's own number.
+        examples: samples that are shown before, as turns of a conversation.
 
     Raises:
         Unanswered: when there is no answer, or only thinking.
@@ -112,7 +138,12 @@ async def write_response(
         if words is None
         else render("length/response", instruction=instruction, words=words)
     )
-    return await ask_for_text(recorder, author, prompt, role, number=number, most=words or _SHORT_WORDS)
+    shown = tuple(
+        turn
+        for sample in examples
+        for turn in (("user", render("response", instruction=sample.instruction)), ("assistant", sample.response))
+    )
+    return await ask_for_text(recorder, author, prompt, role, number=number, most=words or _SHORT_WORDS, shown=shown)
 
 
 async def rewrite_response(recorder: CallRecorder, author: Member, seed: Seed, *, number: int = 0) -> Response:
@@ -126,11 +157,19 @@ async def rewrite_response(recorder: CallRecorder, author: Member, seed: Seed, *
 
 
 async def ask_for_text(
-    recorder: CallRecorder, author: Member, prompt: str, role: CallPurpose, *, number: int = 0, most: int = _SHORT_WORDS
+    recorder: CallRecorder,
+    author: Member,
+    prompt: str,
+    role: CallPurpose,
+    *,
+    number: int = 0,
+    most: int = _SHORT_WORDS,
+    shown: Turns = (),
 ) -> Response:
     """Ask a member for a text; each number is an independent draw, and a shorter answer has at most `most` words.
 
-    Where the recorder says so, an answer that was cut off is followed by one call for a shorter one.
+    Turns that are shown come between the system prompt and the question. Where the recorder says so, an answer that was
+    cut off is followed by one call for a shorter one.
 
     Raises:
         Unanswered: when there is no answer, or only thinking.
@@ -138,6 +177,7 @@ async def ask_for_text(
 
     async def ask(text: str, purpose: CallPurpose) -> Response:
         call = author.call(text, Text(), role=purpose, candidate=recorder.candidate, sample=number)
+        call = replace(call, messages=(*call.messages[:-1], *shown, call.messages[-1]))
         answer = await recorder.ask(call, repeat_cut_off=not recorder.shorten)
         return Response(str(answer.value), answer.completion.thinking)
 
