@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from gra.core.errors import DataError, EngineUnavailable, ModelUnavailable, RecipeError
 from gra.core.files import read_regular
 from gra.core.hashing import digest, file_digest
-from gra.models.chat import check_template, load_tokenizer
+from gra.models.chat import check_template, load_tokenizer, template_digest
 from gra.models.classification import refuse_reward_model
 from gra.models.head import feed_contiguous
 from gra.models.weights import damage
@@ -113,8 +114,12 @@ class ModelUnderTest:
         return digest([self.identity, {p.name: file_digest(p) for p in files if p.name not in volatile}])
 
     def load_tokenizer(self, template: str | None) -> PreTrainedTokenizerBase:
-        """Load the tokenizer, with the chat template if one is given."""
-        tokenizer = load_tokenizer(self.tokenizer, remote_code=self._may_run_code_of(self.tokenizer))
+        """Load the tokenizer, with the chat template if one is given.
+
+        Students of one base model have the same tokenizer. So the last one is kept: a large one takes seconds to load.
+        """
+        folder = self.tokenizer
+        tokenizer = _load_once(_TokenizerFiles(template_digest(folder), folder, self._may_run_code_of(folder)))
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         tokenizer.padding_side = "left"
@@ -164,6 +169,20 @@ class ModelUnderTest:
             network.resize_token_embeddings(tokens)  # training added tokens
         merged: PreTrainedModel = PeftModel.from_pretrained(network, str(self.adapter)).merge_and_unload()
         return merged
+
+
+@dataclass(frozen=True)
+class _TokenizerFiles:
+    """A folder's tokenizer; folders with the same digest hold the same one."""
+
+    digest: str
+    folder: Path = field(compare=False)
+    remote_code: bool
+
+
+@lru_cache(maxsize=1)
+def _load_once(files: _TokenizerFiles) -> PreTrainedTokenizerBase:
+    return load_tokenizer(files.folder, remote_code=files.remote_code)
 
 
 def require_device(device: Device) -> None:
