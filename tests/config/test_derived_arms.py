@@ -45,8 +45,9 @@ def test_arm_may_change_keys_of_its_recipe(tmp_path: Path) -> None:
 
 def test_changed_section_is_merged_with_that_of_the_recipe(tmp_path: Path) -> None:
     changes = {"rounds": {"parent_count": 4}, "rounds.accept": 9, "seeds": {"source": "data/\U0001f600.jsonl"}}
-    recipe = load_experiment(written(tmp_path, {"x": changed(changes)}), [], tmp_path).arms["x"].recipe
-    assert (recipe.rounds.parent_count, recipe.rounds.accept, recipe.rounds.max_candidates) == (4, 9, 56)
+    arms = load_experiment(written(tmp_path, {"x": changed(changes)}), [], tmp_path).arms
+    recipe, plain = arms["x"].recipe, arms["gra"].recipe
+    assert recipe.rounds == plain.rounds.model_copy(update={"parent_count": 4, "accept": 9})
     assert recipe.seeds.source == "data/\U0001f600.jsonl"
 
 
