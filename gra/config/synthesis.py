@@ -58,9 +58,9 @@ class RoundsConfig(Section):
     count: int = Field(5, ge=1, le=100_000)
     accept: int = Field(10_000, ge=1, le=2**40)  # rows kept per round
     max_candidates: int = Field(40_000, ge=1, le=1_000_000)  # their names end in six digits
-    # What the prompt holds of the parents beside their keywords: summaries, as in the paper, or whole instructions,
-    # with which very small models write better ones.
-    parents: Literal["summaries", "instructions"] = "summaries"
+    # What the generator sees of the parents beside their keywords: summaries, as in the paper, whole instructions, or
+    # requests for them with the instructions as answers. The smaller a model, the more it needs the last.
+    parents: Literal["summaries", "instructions", "examples"] = "summaries"
     # How the rows of a round split over the domains: null as it comes, `even`, or a share for every domain.
     quotas: Literal["even"] | dict[str, Annotated[float, Field(ge=0)]] | None = None
     parent_count: int = Field(2, ge=2, le=8)  # parents of a candidate; a smaller domain gives all that it has
@@ -152,6 +152,7 @@ class SynthesisRecipe(Section):
             "self_guide": self.self_guide is not None,
             "optional": self.revise > 0 or self.on_cutoff == "shorter" or self.rounds.parent_count > 2,
             "length": self.rounds.response_length == "parents",
+            "examples": self.rounds.parents == "examples",
             "functions": any(verifier.kind == "functions" for verifier in self.review.verifiers),
             "annotate": self.annotate is not None,
         }

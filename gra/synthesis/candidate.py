@@ -37,9 +37,9 @@ from gra.synthesis.committee.gate import Gate, decide
 from gra.synthesis.committee.generator import (
     Response,
     new_keywords,
-    repeats_request,
     response_words,
     rewrite_response,
+    why_no_instruction,
     write_instruction,
     write_response,
 )
@@ -307,8 +307,8 @@ class _CandidateRun:
 
     async def _failed_checks(self) -> str:
         """Have every reviewer check the instruction (section 3.2); return the failed criteria, comma-separated."""
-        if repeats_request(self.candidate.instruction):
-            return "repeats the request for an instruction"  # small models copy the prompt; nobody is asked
+        if fault := why_no_instruction(self.candidate.instruction):
+            return fault  # no reviewer is asked
         asked = (self.recorder, self.roles.reviewers, self.candidate.instruction)
         checks = await check_by_all(*asked, self.settings.thresholds, self.settings.combined_checks)
         self.candidate = replace(self.candidate, checks=tuple(checks))

@@ -275,6 +275,27 @@ def test_response_is_as_long_as_its_parents(tmp_path: Path) -> None:
     assert response_words(make_seeds(), "prompt") is None
 
 
+def test_instruction_is_written_after_its_parents_as_examples(tmp_path: Path) -> None:
+    rounds = {"count": 1, "accept": 8, "max_candidates": 9, "parents": "examples"}
+    seen: list[Call] = []
+
+    def script(call: Call) -> Completion | Fault:
+        seen.append(call)
+        first = isinstance(call.output, Text) and "Topic: " in call.messages[-1][1]
+        return said("  Name a bird that swims.\n") if first else committee("Owls fly.", "", GOOD)(call)
+
+    ended, _ = candidate_of(tmp_path, script, rounds=rounds)
+    by_id = {seed.id: seed for seed in make_seeds()}
+    (messages,) = [c.messages for c in seen if isinstance(c.output, Text) and "Topic: " in c.messages[-1][1]]
+    turns = [message for message in messages if message[0] != "system"]
+    assert [role for role, _ in turns] == ["user", "assistant"] * len(ended.parents) + ["user"]
+    for place, parent in enumerate(ended.parents):
+        assert turns[2 * place][1].endswith(f"Topic: {', '.join(by_id[parent].keywords)}.")
+        assert turns[2 * place + 1][1] == by_id[parent].instruction
+    assert turns[-1][1].endswith(f"Topic: {', '.join(ended.keywords)}.")
+    assert ended.instruction == "Name a bird that swims."
+
+
 def test_response_is_written_after_its_parents_as_examples(tmp_path: Path) -> None:
     rounds = {"count": 1, "accept": 8, "max_candidates": 9, "response_length": "examples"}
     ended, calls = candidate_of(tmp_path, committee("Owls fly.", "", GOOD), rounds=rounds)

@@ -32,8 +32,15 @@ METADATA = Json(
 
 # A shorter answer: fewer words than prompts allow, and few enough for code and for languages with long words.
 _SHORT_WORDS, _TOKENS_A_WORD = 40, 3
-COPIES_VERSION = 1  # raise when `repeats_request` returns something else
+COPIES_VERSION = 2  # raise when `why_no_instruction` returns something else
 _FIRST_COPIED, _COPIED = 4, 6  # words in a row, at the beginning and anywhere, that only a copy of the prompt has
+_UNABLE = r"(?:can['’]?t|cannot|unable|not able|do not|don['’]?t|assist)"
+_REFUSAL = re.compile(
+    rf"\s*(?:as an ai\b|(?:i['’]?m|i am) (?:sorry|unable)\b[^.\n]*\b{_UNABLE}\b"
+    r"|(?:sorry, )?i (?:can['’]?t|cannot) (?:assist|help|fulfill|provide|write|create)\b)",
+    re.IGNORECASE,
+)
+_EXAMPLE = "examples/instruction"
 _LEAST_WORDS = 20  # of the limit by parents: an instruction may ask for more than theirs did
 
 
@@ -67,23 +74,36 @@ async def write_instruction(
         domain: the candidate's domain.
         keywords: what the instruction is about.
         parents: samples of the domain that serve as examples.
-        show: what the generator sees of the parents, `summaries` (the paper) or `instructions`.
+        show: what the generator sees of the parents, `summaries` (the paper), `instructions`, or `examples`: requests
+            for the parents' instructions with these as answers.
     """
+    if show == "examples":
+        asked = [render(_EXAMPLE, keywords=parent.keywords) for parent in parents]
+        shown = _turns(asked, [parent.instruction for parent in parents])
+        written = await ask_for_text(
+            recorder, generator, render(_EXAMPLE, keywords=keywords), CallPurpose.GENERATOR, shown=shown
+        )
+        return written.text.strip()
     prompt = _render_parents("instruction", parents, domain=domain, hint=hint(domain), keywords=keywords, show=show)
     call = generator.call(prompt, INSTRUCTION, role=CallPurpose.GENERATOR, candidate=recorder.candidate)
     answer = await recorder.ask(call)
     return str(answer.value["exercise"]).strip()
 
 
-def repeats_request(instruction: str) -> bool:
-    """Return whether an instruction repeats the prompt that asked for it.
+def why_no_instruction(instruction: str) -> str:
+    """Return why a text is no instruction: it refuses, or repeats the prompt that asked for it; "" where it is one.
 
-    It does when its first four words, or any six in a row, are in the prompt's own text. Parents and keywords are not.
+    It repeats the prompt when its first four words, or any six in a row, are in a prompt's own text. Parents and
+    keywords are not.
     """
+    if _REFUSAL.match(instruction):
+        return "refuses to write one"
     said = _plain_words(instruction)
-    own = _plain_words(render("instruction", parents=(), domain="", hint="", keywords=(), show="instructions"))
-    begins, runs = _runs(own, _FIRST_COPIED), _runs(own, _COPIED)
-    return tuple(said[:_FIRST_COPIED]) in begins or not runs.isdisjoint(_runs(said, _COPIED))
+    values: dict[str, Any] = {"parents": (), "domain": "", "hint": "", "keywords": (), "show": "instructions"}
+    prompts = [_plain_words(render(name, **values)) for name in ("instruction", _EXAMPLE)]
+    begins, runs = (set().union(*(_runs(own, length) for own in prompts)) for length in (_FIRST_COPIED, _COPIED))
+    copied = tuple(said[:_FIRST_COPIED]) in begins or not runs.isdisjoint(_runs(said, _COPIED))
+    return "repeats the request for one" if copied else ""
 
 
 def _plain_words(text: str) -> list[str]:
@@ -138,11 +158,8 @@ async def write_response(
         if words is None
         else render("length/response", instruction=instruction, words=words)
     )
-    shown = tuple(
-        turn
-        for sample in examples
-        for turn in (("user", render("response", instruction=sample.instruction)), ("assistant", sample.response))
-    )
+    asked = [render("response", instruction=sample.instruction) for sample in examples]
+    shown = _turns(asked, [sample.response for sample in examples])
     return await ask_for_text(recorder, author, prompt, role, number=number, most=words or _SHORT_WORDS, shown=shown)
 
 
@@ -188,6 +205,12 @@ async def ask_for_text(
             raise
     words = max(1, min(_SHORT_WORDS, most, author.sampling.max_tokens // _TOKENS_A_WORD))
     return await ask(render("optional/shorter", prompt=prompt, words=words), CallPurpose.SHORTENER)
+
+
+def _turns(asked: Sequence[str], answers: Sequence[str]) -> Turns:
+    return tuple(
+        turn for pair in zip(asked, answers, strict=True) for turn in zip(("user", "assistant"), pair, strict=True)
+    )
 
 
 def _render_parents(name: str, parents: Sequence[Seed], **values: Any) -> str:
