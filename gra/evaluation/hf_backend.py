@@ -8,11 +8,13 @@ vocabularies. The reason why an answer ended is recorded, not guessed from its t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import DynamicCache, GenerationConfig
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.generation.stopping_criteria import StoppingCriteriaList, StopStringCriteria
 
 from gra.core.errors import DataError
 
@@ -30,6 +32,22 @@ class Finish:
     text: str
     tokens: int
     reason: str
+
+
+def _can_be_divided(cache: Any) -> bool:
+    """Whether a cache holds keys and values alone, from which rows can be taken; states of other layers cannot."""
+    return isinstance(cache, DynamicCache) and all(
+        type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers
+    )
+
+
+def _ended(stop: StopStringCriteria | None, sequences: torch.Tensor, before: int) -> list[bool]:
+    """Return which rows a text that ends answers has stopped, at any of the tokens after the first `before`."""
+    ended = torch.zeros(len(sequences), dtype=torch.bool, device=sequences.device)
+    if stop is not None:
+        for end in range(before + 1, sequences.shape[1] + 1):
+            ended |= stop(sequences[:, :end], None)
+    return list(ended.tolist())
 
 
 class HFModel:
@@ -120,29 +138,32 @@ class HFModel:
     def _generate(self, prompts: list[Tokens], max_new_tokens: int, until: Sequence[str]) -> list[Finish]:
         """Generate a few tokens at a time, and go on with the rows that have not ended."""
         ids, mask = self._padded(prompts, left=True)
-        stops = {"stop_strings": list(until), "tokenizer": self.tokenizer} if until else {}
-        width, rows, cache = ids.shape[1], list(range(len(prompts))), None
-        ended: dict[int, Finish] = {}
+        width, rows, divided = ids.shape[1], list(range(len(prompts))), True
+        stop = StopStringCriteria(self.tokenizer, list(until)) if until else None
+        more: dict[str, Any] = {"stopping_criteria": StoppingCriteriaList([stop])} if stop else {}
+        found: dict[int, Finish] = {}
         while rows:
-            left = max_new_tokens - (ids.shape[1] - width)
+            before, left = ids.shape[1], max_new_tokens - (ids.shape[1] - width)
             made: Any = self.network.generate(
-                input_ids=ids, attention_mask=mask, past_key_values=cache, max_new_tokens=min(_AT_ONCE, left),
-                return_dict_in_generate=True, **stops,
+                input_ids=ids, attention_mask=mask, max_new_tokens=min(_AT_ONCE, left) if divided else left,
+                return_dict_in_generate=True, **more,
             )  # fmt: skip
-            answers = [self._finish(tokens, until) for tokens in made.sequences[:, width:].tolist()]
-            full = made.sequences.shape[1] - width >= max_new_tokens
-            open_rows = [] if full else [place for place, found in enumerate(answers) if found.reason == "length"]
-            ended.update(zip(rows, answers, strict=True))
-            kept = torch.tensor(open_rows, dtype=torch.long, device=ids.device)
-            rows, mask = [rows[place] for place in open_rows], mask[kept]
-            new = made.sequences[kept]
-            mask = torch.cat([mask, mask.new_ones(len(rows), new.shape[1] - ids.shape[1])], dim=1)
-            ids, cache = new, made.past_key_values
-            if isinstance(cache, DynamicCache):
-                cache.batch_select_indices(kept)
+            ids = made.sequences
+            ended = _ended(stop, ids, before)
+            answers = [self._finish(tokens, until) for tokens in ids[:, width:].tolist()]
+            answers = [replace(a, reason="stop") if end else a for a, end in zip(answers, ended, strict=True)]
+            found.update(zip(rows, answers, strict=True))
+            full = ids.shape[1] - width >= max_new_tokens
+            places = [] if full else [place for place, answer in enumerate(answers) if answer.reason == "length"]
+            kept = torch.tensor(places, dtype=torch.long, device=ids.device)
+            rows = [rows[place] for place in places]
+            ids, mask = ids[kept], torch.cat([mask, mask.new_ones(len(mask), ids.shape[1] - before)], dim=1)[kept]
+            if divided := _can_be_divided(made.past_key_values):
+                made.past_key_values.batch_select_indices(kept)
+                more["past_key_values"] = made.past_key_values
             else:
-                cache = None  # of a model whose state cannot be divided: it reads the rows again
-        return [ended[row] for row in range(len(prompts))]
+                more.pop("past_key_values", None)  # the rows that go on are read once more
+        return [found[row] for row in range(len(prompts))]
 
     def _finish(self, tokens: Tokens, until: Sequence[str]) -> Finish:
         while until and tokens and tokens[-1] == self._pad:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from gra.core.errors import DataError, EngineUnavailable, ModelUnavailable, RecipeError
 from gra.core.files import read_regular
@@ -118,8 +118,10 @@ class ModelUnderTest:
 
         Students of one base model have the same tokenizer. So the last one is kept: a large one takes seconds to load.
         """
-        folder = self.tokenizer
-        tokenizer = _load_once(_TokenizerFiles(template_digest(folder), folder, self._may_run_code_of(folder)))
+        folder, code = self.tokenizer, self._may_run_code_of(self.tokenizer)
+        only = folder if code or not (folder / "tokenizer.json").is_file() else None
+        tokenizer, own = _load_once(_TokenizerFiles(template_digest(folder), only, folder, code))
+        tokenizer.chat_template = own
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         tokenizer.padding_side = "left"
@@ -173,16 +175,26 @@ class ModelUnderTest:
 
 @dataclass(frozen=True)
 class _TokenizerFiles:
-    """A folder's tokenizer; folders with the same digest hold the same one."""
+    """A folder's tokenizer.
+
+    Attributes:
+        digest: folders with the same one hold the same tokenizer.
+        only: the folder, where the digest does not cover all that the tokenizer is made of.
+        folder: where it is loaded from.
+        remote_code: whether it may run code that it brings along.
+    """
 
     digest: str
+    only: Path | None
     folder: Path = field(compare=False)
     remote_code: bool
 
 
 @lru_cache(maxsize=1)
-def _load_once(files: _TokenizerFiles) -> PreTrainedTokenizerBase:
-    return load_tokenizer(files.folder, remote_code=files.remote_code)
+def _load_once(files: _TokenizerFiles) -> tuple[PreTrainedTokenizerBase, Any]:
+    """Return the tokenizer and its own chat template."""
+    tokenizer = load_tokenizer(files.folder, remote_code=files.remote_code)
+    return tokenizer, tokenizer.chat_template
 
 
 def require_device(device: Device) -> None:

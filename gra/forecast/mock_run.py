@@ -42,6 +42,7 @@ from gra.synthesis.measuring.calibration import ask_control_items, make_control_
 from gra.synthesis.measuring.controls import planned_controls
 from gra.synthesis.measuring.natural import natural_controls
 from gra.synthesis.measuring.panel import items_for
+from gra.synthesis.prompts import render
 from gra.synthesis.rounds.parents import eligible
 from gra.synthesis.rounds.write_samples import enrich_all, name_domains
 from gra.synthesis.setup import assemble_committee
@@ -63,6 +64,7 @@ _UNKNOWN_PARAMETERS = 7e9
 _SERVED_WRITTEN_A_CALL = 30.0  # tokens a second of one call to a server
 _MARK = re.compile(r"grade(\d+)e")
 _WORD = "word "
+_NEXT_REQUEST = render("examples/instruction", keywords=["\0"]).partition("\0")[0]  # how an instruction is asked for
 
 
 def mock_run(job: Job, seeds: Sequence[Seed]) -> ObservedCosts:
@@ -215,6 +217,8 @@ class _Script:
                 return Completion(text, "stop", read, len(text) // _LETTERS_A_TOKEN)
 
     def _prose(self, call: Call, rand: random.Random) -> str:
+        if call.messages[-1][1].startswith(_NEXT_REQUEST):
+            return _exercise(rand)
         tokens = min(0.9 * call.sampling.max_tokens, rand.lognormvariate(0.0, 0.4) * _ANSWER_TOKENS)
         return f"{rand.choice(list(self._quality))} {_WORD * int(tokens * _LETTERS_A_TOKEN / len(_WORD))}"
 
@@ -248,7 +252,7 @@ class _Script:
             elif name == "keywords":
                 found[name] = [f"keyword {rand.randrange(1000)}" for _ in range(3)]
             elif name == "exercise":
-                found[name] = f"Exercise {rand.randrange(10**9)}: {_WORD * rand.randint(15, 2 * _EXERCISE_WORDS - 15)}"
+                found[name] = _exercise(rand)
             elif name in CHECKS:
                 found[name] = rand.random() < _CHECKED
             elif name in FAULT_CHECKS:
@@ -258,6 +262,10 @@ class _Script:
             else:
                 found[name] = _WORD * 20
         return found
+
+
+def _exercise(rand: random.Random) -> str:
+    return f"Exercise {rand.randrange(10**9)}: {_WORD * rand.randint(15, 2 * _EXERCISE_WORDS - 15)}"
 
 
 def _timed(observed: ObservedCosts, recipe: SynthesisRecipe) -> ObservedCosts:

@@ -28,7 +28,7 @@ from gra.core.stored.reader import parse_json
 from gra.core.stored.resolved_recipe import find_ledger
 from gra.core.text.plain_text import printable, printable_line
 from gra.core.types import ALL_CHECKS, CHECKS, DIMENSIONS, VERSION_NOTES, State, verifier_mode
-from gra.core.vocabulary import HumanVerdict
+from gra.core.vocabulary import HumanVerdict, RejectedAt
 from gra.data.lineage import read_lineage, shown_reason
 from gra.ledger.ledger import Recorded
 from gra.ledger.reader import LedgerReader
@@ -184,7 +184,8 @@ def _parts(row: Row, texts: Mapping[str, str], limits: _Limits, measured: Measur
     if row["checks"]:
         yield from limits.gap()
         yield _checks(row["checks"], limits)
-    if row["response"] or (row["instruction"] and not any(check["failed"] for check in row["checks"])):
+    stopped = row["rejected_at"] == RejectedAt.INSTRUCTION_CHECK
+    if row["response"] or (row["instruction"] and not stopped):
         yield from _written(row, "response", limits)
     if row["programs"]:
         yield from limits.gap()

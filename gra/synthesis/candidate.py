@@ -39,12 +39,12 @@ from gra.synthesis.committee.generator import (
     new_keywords,
     response_words,
     rewrite_response,
-    why_no_instruction,
     write_instruction,
     write_response,
 )
 from gra.synthesis.committee.instruction_checks import CombinedChecks
 from gra.synthesis.committee.members import Member
+from gra.synthesis.committee.no_instruction import why_no_instruction
 from gra.synthesis.committee.pairwise import compare_responses, comparing
 from gra.synthesis.committee.reviewer import Calibration, add_comments, check_by_all, score_response, uncalibrated
 from gra.synthesis.committee.revision import criticize, revise_response
@@ -212,15 +212,14 @@ class _CandidateRun:
         # A small pool often gives the same two parents; the draw number then makes the keywords differ.
         keywords = await new_keywords(self.recorder, generator, domain, parents, drawn=self.candidate.index)
         self.candidate = replace(self.candidate, keywords=keywords)
-        instruction = await write_instruction(
-            self.recorder, generator, domain, keywords, parents, recipe.rounds.parents
-        )
+        written = await write_instruction(self.recorder, generator, domain, keywords, parents, recipe.rounds.parents)
         random = rng(recipe.seed, self.candidate.round, self.candidate.index, "form")
-        instruction = add_format_constraint(instruction, domain, recipe.format_constraints, random)
+        instruction = add_format_constraint(written, domain, recipe.format_constraints, random)
         self.candidate = replace(self.candidate, instruction=instruction)
         if refused := self._refuse_special_token("instruction", instruction):
             return refused
-        if failed := await self._failed_checks():
+        shown = [parent.instruction for parent in parents]
+        if failed := why_no_instruction(written, shown) or await self._failed_checks():
             return reject(self.candidate, RejectedAt.INSTRUCTION_CHECK, f"instruction: {failed}")
         words = response_words(parents, recipe.rounds.response_length)
         examples = parents if recipe.rounds.response_length == "examples" else ()
@@ -307,8 +306,6 @@ class _CandidateRun:
 
     async def _failed_checks(self) -> str:
         """Have every reviewer check the instruction (section 3.2); return the failed criteria, comma-separated."""
-        if fault := why_no_instruction(self.candidate.instruction):
-            return fault  # no reviewer is asked
         asked = (self.recorder, self.roles.reviewers, self.candidate.instruction)
         checks = await check_by_all(*asked, self.settings.thresholds, self.settings.combined_checks)
         self.candidate = replace(self.candidate, checks=tuple(checks))

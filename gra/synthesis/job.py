@@ -20,8 +20,8 @@ from gra.data.seeds.hub import find_seeds
 from gra.data.seeds.load import Seeds, load_seeds
 from gra.sandbox.permission import Permission
 from gra.serving.models import ModelRegistry
-from gra.synthesis.committee.generator import COPIES_VERSION
 from gra.synthesis.committee.instruction_signs import SIGNS_VERSION
+from gra.synthesis.committee.no_instruction import INSTRUCTIONS_VERSION
 from gra.synthesis.committee.verifiers import versions
 from gra.synthesis.decontamination import Decontaminator
 from gra.synthesis.format_constraints import FORMAT_CONSTRAINTS_VERSION
@@ -129,7 +129,8 @@ class Job:
         parts += [{"agreement": [AGREEMENT_VERSION, ANSWERS_VERSION]}] if "agreement" in asked else []
         if set(SIGN_CHECKS) & set(self.recipe.review.checks):
             parts += [{"signs": SIGNS_VERSION}]
-        parts += [{"copies": COPIES_VERSION}] if self.recipe.arm == "gra" else []
+        writes = self.recipe.arm_spec.writes_rounds and self.recipe.self_guide is None
+        parts += [{"instructions": INSTRUCTIONS_VERSION}] if writes else []
         parts += [{folder: folder_digests(folder)} for folder in self.recipe.prompt_folders]
         parts += [{"contamination": self.decontaminator.digest}] if self.decontaminator else []
         return digest(parts)

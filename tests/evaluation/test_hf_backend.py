@@ -244,3 +244,21 @@ def test_rows_that_have_ended_leave_the_batch_and_the_others_go_on(
     monkeypatch.setattr(hf_backend, "_AT_ONCE", 20)
     assert short == ours.generate(PROMPTS, 20, until)
     assert short[1].text == little_by_little[1].text[:3]
+    monkeypatch.setattr(hf_backend, "_AT_ONCE", 3)
+    monkeypatch.setattr(hf_backend, "_can_be_divided", lambda cache: False)  # as with layers that are no attention
+    assert little_by_little == ours.generate(PROMPTS, 20)
+    assert short == ours.generate(PROMPTS, 20, until)
+
+
+def test_special_token_that_ends_answers_is_seen_at_every_place(base: Path) -> None:
+    import torch
+    from transformers.generation.stopping_criteria import StopStringCriteria
+
+    from gra.evaluation.hf_backend import _ended
+
+    tokenizer = student(base).tokenizer
+    letters = tokenizer("abcd", add_special_tokens=False)["input_ids"]
+    stop = StopStringCriteria(tokenizer, ["<bos>"])  # the answer without special tokens does not show it
+    rows = torch.tensor([[*letters, tokenizer.bos_token_id, 0], [*letters, *letters[:2]], [*letters, 0, 0]])
+    assert _ended(stop, rows, 4) == [True, False, False]
+    assert _ended(None, rows, 4) == [False, False, False]

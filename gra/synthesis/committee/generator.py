@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from gra.core.types import Seed
 from gra.core.vocabulary import CallPurpose
-from gra.engines.types import Json, Text, Truncated
+from gra.engines.types import Call, Json, Text, Truncated
 from gra.synthesis.committee.calls import CallRecorder, Unanswered
 from gra.synthesis.committee.members import Member
 from gra.synthesis.prompts import hint, render
@@ -32,14 +31,6 @@ METADATA = Json(
 
 # A shorter answer: fewer words than prompts allow, and few enough for code and for languages with long words.
 _SHORT_WORDS, _TOKENS_A_WORD = 40, 3
-COPIES_VERSION = 2  # raise when `why_no_instruction` returns something else
-_FIRST_COPIED, _COPIED = 4, 6  # words in a row, at the beginning and anywhere, that only a copy of the prompt has
-_UNABLE = r"(?:can['’]?t|cannot|unable|not able|do not|don['’]?t|assist)"
-_REFUSAL = re.compile(
-    rf"\s*(?:as an ai\b|(?:i['’]?m|i am) (?:sorry|unable)\b[^.\n]*\b{_UNABLE}\b"
-    r"|(?:sorry, )?i (?:can['’]?t|cannot) (?:assist|help|fulfill|provide|write|create)\b)",
-    re.IGNORECASE,
-)
 _EXAMPLE = "examples/instruction"
 _LEAST_WORDS = 20  # of the limit by parents: an instruction may ask for more than theirs did
 
@@ -80,38 +71,14 @@ async def write_instruction(
     if show == "examples":
         asked = [render(_EXAMPLE, keywords=parent.keywords) for parent in parents]
         shown = _turns(asked, [parent.instruction for parent in parents])
-        written = await ask_for_text(
-            recorder, generator, render(_EXAMPLE, keywords=keywords), CallPurpose.GENERATOR, shown=shown
+        call = generator.call(
+            render(_EXAMPLE, keywords=keywords), Text(), role=CallPurpose.GENERATOR, candidate=recorder.candidate
         )
-        return written.text.strip()
+        return str((await recorder.ask(_after(shown, call))).value).strip()
     prompt = _render_parents("instruction", parents, domain=domain, hint=hint(domain), keywords=keywords, show=show)
     call = generator.call(prompt, INSTRUCTION, role=CallPurpose.GENERATOR, candidate=recorder.candidate)
     answer = await recorder.ask(call)
     return str(answer.value["exercise"]).strip()
-
-
-def why_no_instruction(instruction: str) -> str:
-    """Return why a text is no instruction: it refuses, or repeats the prompt that asked for it; "" where it is one.
-
-    It repeats the prompt when its first four words, or any six in a row, are in a prompt's own text. Parents and
-    keywords are not.
-    """
-    if _REFUSAL.match(instruction):
-        return "refuses to write one"
-    said = _plain_words(instruction)
-    values: dict[str, Any] = {"parents": (), "domain": "", "hint": "", "keywords": (), "show": "instructions"}
-    prompts = [_plain_words(render(name, **values)) for name in ("instruction", _EXAMPLE)]
-    begins, runs = (set().union(*(_runs(own, length) for own in prompts)) for length in (_FIRST_COPIED, _COPIED))
-    copied = tuple(said[:_FIRST_COPIED]) in begins or not runs.isdisjoint(_runs(said, _COPIED))
-    return "repeats the request for one" if copied else ""
-
-
-def _plain_words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.casefold())
-
-
-def _runs(words: Sequence[str], length: int) -> set[tuple[str, ...]]:
-    return {tuple(words[start : start + length]) for start in range(len(words) - length + 1)}
 
 
 def response_words(parents: Sequence[Seed], length: Literal["prompt", "parents", "examples"]) -> int | None:
@@ -194,8 +161,7 @@ async def ask_for_text(
 
     async def ask(text: str, purpose: CallPurpose) -> Response:
         call = author.call(text, Text(), role=purpose, candidate=recorder.candidate, sample=number)
-        call = replace(call, messages=(*call.messages[:-1], *shown, call.messages[-1]))
-        answer = await recorder.ask(call, repeat_cut_off=not recorder.shorten)
+        answer = await recorder.ask(_after(shown, call), repeat_cut_off=not recorder.shorten)
         return Response(str(answer.value), answer.completion.thinking)
 
     try:
@@ -205,6 +171,11 @@ async def ask_for_text(
             raise
     words = max(1, min(_SHORT_WORDS, most, author.sampling.max_tokens // _TOKENS_A_WORD))
     return await ask(render("optional/shorter", prompt=prompt, words=words), CallPurpose.SHORTENER)
+
+
+def _after(shown: Turns, call: Call) -> Call:
+    """Return a call with turns before its question."""
+    return replace(call, messages=(*call.messages[:-1], *shown, call.messages[-1]))
 
 
 def _turns(asked: Sequence[str], answers: Sequence[str]) -> Turns:
