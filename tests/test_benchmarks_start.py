@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from paths import ROOT
@@ -238,3 +239,31 @@ def test_judgments_train_a_critic_on_other_instructions_than_are_reported(
     )
     low, high = found["llmbar adversarial"]["interval"]
     assert low < 0.5 < high
+
+
+def test_marks_of_rows_are_counted_by_arm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    marks = load("row_marks")
+    rows = {"gra": [0, 1, 2, 3], "unreviewed": [2, 3, 4, 5]}
+    arms = {
+        arm: [
+            {"prompt": [{"role": "user", "content": f"ask {n}"}], "completion": [{"role": "assistant", "content": "x"}]}
+            for n in numbers
+        ]
+        for arm, numbers in rows.items()
+    }
+    for arm, each in arms.items():
+        pq.write_table(pa.Table.from_pylist(each), tmp_path / f"{arm}.parquet")
+    keys = {
+        marks.key_of(row): number for arm, each in arms.items() for row, number in zip(each, rows[arm], strict=True)
+    }
+    right = {"good": True, "right": True}
+    lines = [{"key": key, "marks": [right, right | {"right": number < 3}]} for key, number in keys.items()]
+    (tmp_path / "marks.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert marks.write_sheet(arms, tmp_path / "sheet.md") == 6
+    assert (tmp_path / "sheet.md").read_text().count("## ") == 6
+    marks.main(tmp_path, None, tmp_path / "found.json")
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["arms"]["gra"]["right"][0] == pytest.approx(7 / 8)
+    assert found["differences"][0]["value"] == pytest.approx(7 / 8 - 5 / 8)
+    assert found["agreement"] == {"good": 1.0, "right": 0.5}
+    assert "gra - unreviewed | +25" in capsys.readouterr().out
