@@ -30,6 +30,7 @@ from gra.experiment import load_experiment
 from gra.serving.models import ModelRegistry
 from gra.synthesis import context
 from gra.synthesis import job as synthesis_job
+from gra.synthesis.committee.no_instruction import INSTRUCTIONS_VERSION
 from gra.synthesis.decontamination import Decontaminator, open_decontaminator
 from gra.synthesis.funnel import CLEAN
 from gra.synthesis.rounds import write_samples
@@ -252,7 +253,8 @@ def test_the_key_does_not_change_what_recipes_without_it_are_known_by(tmp_path: 
     fingerprint(prepared(tmp_path, contamination=None))
     (parts,) = seen
     assert "contamination" not in json.dumps(parts)
-    assert len(parts) == 5
+    assert len(parts) == 6
+    assert parts[5] == {"instructions": INSTRUCTIONS_VERSION}
 
 
 def synthesis_of(folder: Path, runs: Path) -> tuple[str, ...]:
