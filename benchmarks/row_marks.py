@@ -2,8 +2,8 @@
 
 Run as: python benchmarks/row_marks.py [FOLDER] [--json FILE]
 
-FOLDER holds one Parquet file an arm and `marks.jsonl`: a line for each different row, with its key (the first eight
-digits of the SHA-256 of request, a zero byte and answer) and one or more marks. Each mark says whether the request is
+FOLDER holds one Parquet file an arm and `marks.jsonl`: a line for each different row, with its key (eight digits of the
+digest of request and answer) and one or more marks. Each mark says whether the request is
 good and the answer right. A reader who does not know the arm gives it. `--sheet FILE` writes the rows to mark, in
 random order. Prints the share of each arm with Wilson intervals. Differences of arms have bootstrap intervals over
 rows; a row that two arms share counts for both.
@@ -11,7 +11,6 @@ rows; a row that two arms share counts for both.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +22,7 @@ import pyarrow.parquet as pq
 import typer
 
 from gra.core.files import write_json, write_text
+from gra.core.hashing import digest
 from gra.stats.paired import wilson
 
 STUDY = Path(__file__).parents[1] / "examples" / "datasets" / "study"
@@ -38,8 +38,7 @@ Marks = Mapping[str, Sequence[Mapping[str, bool]]]
 
 def key_of(row: Mapping[str, Any]) -> str:
     """Return the key of a row's texts."""
-    request, answer = row["prompt"][-1]["content"], row["completion"][-1]["content"]
-    return hashlib.sha256(f"{request}\0{answer}".encode()).hexdigest()[:8]
+    return digest([row["prompt"][-1]["content"], row["completion"][-1]["content"]])[:8]
 
 
 def write_sheet(arms: Mapping[str, Sequence[Mapping[str, Any]]], file: Path) -> int:
@@ -52,7 +51,7 @@ def write_sheet(arms: Mapping[str, Sequence[Mapping[str, Any]]], file: Path) -> 
 
 
 def compare(
-    ours: Sequence[str], others: Sequence[str], score: Callable[[str], float], draws: int = 4000
+    ours: Sequence[str], others: Sequence[str], score: Callable[[str], float], draws: int = 10_000
 ) -> tuple[float, float, float]:
     """Return the difference of two arms' shares with a 95 % bootstrap interval over their rows."""
     luck, rows = random.Random(0), sorted({*ours, *others})

@@ -119,9 +119,11 @@ class ModelUnderTest:
         Students of one base model have the same tokenizer. So the last one is kept: a large one takes seconds to load.
         """
         folder, code = self.tokenizer, self._may_run_code_of(self.tokenizer)
-        only = folder if code or not (folder / "tokenizer.json").is_file() else None
-        tokenizer, own = _load_once(_TokenizerFiles(template_digest(folder), only, folder, code))
-        tokenizer.chat_template = own
+        if code or not (folder / "tokenizer.json").is_file():  # the digest does not cover other kinds of files
+            tokenizer = load_tokenizer(folder, remote_code=code)
+        else:
+            tokenizer, own = _load_once(_TokenizerFiles(template_digest(folder), folder))
+            tokenizer.chat_template = own  # the last model may have had another
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         tokenizer.padding_side = "left"
@@ -175,25 +177,16 @@ class ModelUnderTest:
 
 @dataclass(frozen=True)
 class _TokenizerFiles:
-    """A folder's tokenizer.
-
-    Attributes:
-        digest: folders with the same one hold the same tokenizer.
-        only: the folder, where the digest does not cover all that the tokenizer is made of.
-        folder: where it is loaded from.
-        remote_code: whether it may run code that it brings along.
-    """
+    """A folder's tokenizer; folders with the same digest hold the same one."""
 
     digest: str
-    only: Path | None
     folder: Path = field(compare=False)
-    remote_code: bool
 
 
 @lru_cache(maxsize=1)
 def _load_once(files: _TokenizerFiles) -> tuple[PreTrainedTokenizerBase, Any]:
     """Return the tokenizer and its own chat template."""
-    tokenizer = load_tokenizer(files.folder, remote_code=files.remote_code)
+    tokenizer = load_tokenizer(files.folder)
     return tokenizer, tokenizer.chat_template
 
 

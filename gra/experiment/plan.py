@@ -188,7 +188,7 @@ def trained_models(plan: ExperimentPlan) -> list[str]:
 
 def licenses(plan: ExperimentPlan) -> list[str]:
     """Return the licenses that the experiment and its student's recipe accept."""
-    return [*plan.recipe.accept_licenses, *plan.student.recipe.accept_licenses]
+    return list(dict.fromkeys([*plan.recipe.accept_licenses, *plan.student.recipe.accept_licenses]))
 
 
 def planned_rows(plan: ExperimentPlan) -> dict[str, int]:

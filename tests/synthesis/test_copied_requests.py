@@ -13,6 +13,7 @@ from gra.core.types import State
 from gra.core.vocabulary import RejectedAt
 from gra.engines.types import Call, Completion, Fault, Json
 from gra.synthesis.committee.no_instruction import why_no_instruction
+from gra.synthesis.prompts import render
 
 ROOT = Path(__file__).parents[2]
 COPIED = [
@@ -59,6 +60,17 @@ OWN = [
 @pytest.mark.parametrize("instruction", COPIED)
 def test_copy_of_the_request_is_seen(instruction: str) -> None:
     assert why_no_instruction(instruction) == "copies the request for one"
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        render("instruction", parents=(), domain="qa", hint="facts", keywords=["owls"], show="instructions"),
+        render("examples/instruction", keywords=["owls"]),
+    ],
+)
+def test_request_of_every_prompt_is_known(prompt: str) -> None:
+    assert why_no_instruction(prompt.splitlines()[-1]) == "copies the request for one"
 
 
 @pytest.mark.parametrize("text", REFUSED)

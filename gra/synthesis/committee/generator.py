@@ -179,9 +179,10 @@ def _after(shown: Turns, call: Call) -> Call:
 
 
 def _turns(asked: Sequence[str], answers: Sequence[str]) -> Turns:
-    return tuple(
-        turn for pair in zip(asked, answers, strict=True) for turn in zip(("user", "assistant"), pair, strict=True)
-    )
+    turns: list[tuple[str, str]] = []
+    for question, answer in zip(asked, answers, strict=True):
+        turns += [("user", question), ("assistant", answer)]
+    return tuple(turns)
 
 
 def _render_parents(name: str, parents: Sequence[Seed], **values: Any) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from functools import cache
 
 from gra.synthesis.prompts import render
 
@@ -47,16 +47,17 @@ def _fault(text: str) -> str:
         return "is too short for one"
     if _REFUSAL.match(text):
         return "refuses to write one"
-    values: dict[str, Any] = {"parents": (), "domain": "", "hint": "", "keywords": (), "show": "instructions"}
-    prompt = _words(render("instruction", **values))
-    if _REQUEST.match(text) or not _runs(prompt).isdisjoint(_runs(_words(text))):
+    if _REQUEST.match(text) or not _runs_of_prompt().isdisjoint(_runs(text)):
         return "copies the request for one"
     return ""
 
 
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.casefold())
+@cache
+def _runs_of_prompt() -> frozenset[tuple[str, ...]]:
+    """Return the runs of words that the prompt has without parents and keywords."""
+    return _runs(render("instruction", parents=(), domain="", hint="", keywords=(), show="instructions"))
 
 
-def _runs(words: Sequence[str]) -> set[tuple[str, ...]]:
-    return {tuple(words[start : start + _COPIED]) for start in range(len(words) - _COPIED + 1)}
+def _runs(text: str) -> frozenset[tuple[str, ...]]:
+    words = re.findall(r"\w+", text.casefold())
+    return frozenset(tuple(words[start : start + _COPIED]) for start in range(len(words) - _COPIED + 1))
