@@ -123,3 +123,19 @@ def test_the_cheap_loss_is_trls_loss(
     tolerance = 1e-5 if dtype == "float32" else 2e-2
     assert ours == pytest.approx(theirs, rel=tolerance)
     assert (our_grads - their_grads).norm() < tolerance * their_grads.norm()
+
+
+def test_the_loss_of_a_sure_answer_is_never_negative() -> None:
+    """In bfloat16 the logit of the label has the rounding of the other logits."""
+    import torch
+
+    from gra.training.trainers.frozen_head_loss import FrozenHeadLoss
+
+    torch.manual_seed(0)
+    weight = torch.randn(20_000, 64).bfloat16()
+    labels = torch.randint(len(weight), (200,))
+    hidden = weight[labels].float().mul(torch.linspace(0.1, 1.0, 200)[:, None]).requires_grad_()
+    each = [FrozenHeadLoss.apply(hidden[n : n + 1], weight, labels[n : n + 1]) for n in range(200)]
+    assert min(loss.item() for loss in each) >= -1e-6
+    exact = torch.nn.functional.cross_entropy((hidden.bfloat16() @ weight.t()).float(), labels, reduction="sum")
+    assert sum(loss.item() for loss in each) == pytest.approx(exact.item(), rel=1e-3)

@@ -41,8 +41,12 @@ class FrozenHeadLoss(torch.autograd.Function):
         states = hidden.to(weight.dtype)
         running_max = torch.full((len(labels), 1), -torch.inf)
         normalizer, weighted_rows = torch.zeros_like(running_max), torch.zeros(hidden.shape)
-        for chunk in torch.split(weight, _VOCAB_CHUNK):
+        chosen = torch.zeros_like(normalizer)
+        for first, chunk in zip(range(0, len(weight), _VOCAB_CHUNK), torch.split(weight, _VOCAB_CHUNK), strict=True):
             logits = states @ chunk.t()
+            # The label's logit is rounded as the others are: from another product a sure answer's loss may be negative.
+            inside = ((labels >= first) & (labels < first + len(chunk))).nonzero()[:, 0]
+            chosen[inside, 0] = logits[inside, labels[inside] - first].float()
             highest = torch.maximum(running_max, logits.amax(-1, keepdim=True).float())
             exp_logits = logits.float().sub_(highest).exp_()
             rescale = (running_max - highest).exp_()
@@ -51,7 +55,7 @@ class FrozenHeadLoss(torch.autograd.Function):
             running_max = highest
         wanted = weight[labels].float()
         ctx.save_for_backward((weighted_rows.div_(normalizer) - wanted).to(hidden.dtype))
-        return (running_max + normalizer.log()).sum() - (states.float() * wanted).sum()
+        return (running_max + normalizer.log() - chosen).sum()
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
