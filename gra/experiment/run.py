@@ -33,7 +33,7 @@ from gra.experiment.plan import (
     unequal_steps,
 )
 from gra.experiment.rows import ArmRows, describe_data, draw_arms, fewer_rows, no_choice
-from gra.experiment.students import train_student
+from gra.experiment.students import StudentTrainer
 from gra.runs.contents import REPORTED
 
 if TYPE_CHECKING:
@@ -75,8 +75,9 @@ def run_experiment(plan: ExperimentPlan) -> ExperimentResult:
         warnings = unequal_steps(training_steps(plan, {arm: found.rows for arm, found in rows.items()}))
         for note in [*(f"! {note}" for note in [*fewer_rows(rows), *no_choice(plan, rows)]), *warnings]:
             view.note(note)
-        for key, arm, seed in plan.students():
-            _train(plan, view, key, arm, seed)
+        with StudentTrainer(view) as trainer:
+            for key, arm, seed in plan.students():
+                _train(plan, trainer, key, arm, seed)
         return _evaluate_and_compare(plan, view, rows)
 
 
@@ -142,8 +143,8 @@ def _synthesize(plan: ExperimentPlan, view: View) -> None:
         raise stop
 
 
-def _train(plan: ExperimentPlan, view: View, key: str, arm: str, seed: int) -> None:
-    """Train one student in a process of its own, unless it is trained already."""
+def _train(plan: ExperimentPlan, trainer: StudentTrainer, key: str, arm: str, seed: int) -> None:
+    """Train one student, unless it is trained already."""
     recipe = plan.recipe
     changes = {f"train.{name}": value for name, value in recipe.train.items()} | {
         "name": f"{recipe.name}-{key}",
@@ -154,7 +155,7 @@ def _train(plan: ExperimentPlan, view: View, key: str, arm: str, seed: int) -> N
     }
     if recipe.accept_licenses:
         changes["accept_licenses"] = licenses(plan)
-    train_student(plan.student.path, plan.folder / "models" / key, changes, key, view)
+    trainer.train(plan.student.path, plan.folder / "models" / key, changes, key)
 
 
 def _evaluate_and_compare(plan: ExperimentPlan, view: View, rows: Mapping[str, ArmRows]) -> ExperimentResult:

@@ -1,18 +1,28 @@
-"""Train the students of an experiment, each in a process of its own."""
+"""Train the students of an experiment outside this process.
+
+On a CPU one process trains them one after another: importing the libraries can take as long as a training. On GPUs
+each student has a launch of its own.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from gra.config.loader import as_overrides
 from gra.core.errors import GraError
 from gra.core.hardware import gpu_count
 from gra.core.processes.secrets import child_environment
 from gra.core.progress import View
+
+_OWN_CODES = (2, 3, 4, 5, 130)  # of `gra train`, which the whole job passes on
+_PATIENCE_S = 10.0  # for a process that has nothing left to do
 
 
 class StageFailed(GraError):
@@ -23,43 +33,87 @@ class StageFailed(GraError):
         self.exit_code = exit_code
 
 
-def train_student(recipe: Path, output: Path, changes: Mapping[str, Any], key: str, view: View) -> None:
-    """Train a student in a process of its own, unless it is trained already.
+class StudentTrainer:
+    """Trains students until it is left; its process starts with the first student that is not trained yet."""
 
-    Args:
-        recipe: the training recipe.
-        output: the student's folder.
-        changes: keys of the recipe with the values that replace its own.
-        key: the student's name in messages.
-        view: shows the stage.
+    def __init__(self, view: View) -> None:
+        """Prepare the trainer; `view` shows the stages."""
+        self._view = view
+        self._process: subprocess.Popen[str] | None = None
 
-    Raises:
-        StageFailed: when the training ended with an error.
-    """
-    from gra.training.options.trl_config import load_train_recipe
-    from gra.training.run import is_trained
+    def __enter__(self) -> Self:
+        return self
 
-    overrides = as_overrides(changes)
-    arguments = ["gra.cli.train", "--config", str(recipe), "--output", str(output), *overrides]
-    with view.stage("train", key):
-        if is_trained(load_train_recipe(recipe, overrides), output):
-            view.note(f"{output} already holds this student")
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        process, self._process = self._process, None
+        if process is None:
             return
-        done = subprocess.run(
-            [sys.executable, "-m", *_launcher(), *arguments],
-            check=False,
-            env=child_environment("HF_TOKEN", "WANDB_API_KEY"),
-        )
-    if done.returncode:
-        raise StageFailed(
-            f"training `{key}` ended with status {done.returncode} (see above); run the same command again to go on",
-            done.returncode if done.returncode in (2, 3, 4, 5, 130) else 1,
-        )
+        if kind is not None:
+            process.kill()
+        with contextlib.suppress(BrokenPipeError, subprocess.TimeoutExpired):
+            process.communicate(timeout=_PATIENCE_S)  # closes its standard input, at which it ends
+        process.kill()
+
+    def train(self, recipe: Path, output: Path, changes: Mapping[str, Any], key: str) -> None:
+        """Train a student, unless it is trained already.
+
+        Args:
+            recipe: the training recipe.
+            output: the student's folder.
+            changes: keys of the recipe with the values that replace its own.
+            key: the student's name in messages.
+
+        Raises:
+            StageFailed: when the training ended with an error.
+        """
+        from gra.training.options.trl_config import load_train_recipe
+        from gra.training.run import is_trained
+
+        overrides = as_overrides(changes)
+        arguments = ["--config", str(recipe), "--output", str(output), *overrides]
+        with self._view.stage("train", key):
+            if is_trained(load_train_recipe(recipe, overrides), output):
+                self._view.note(f"{output} already holds this student")
+                return
+            gpus = gpu_count()
+            code = _launch(arguments, gpus) if gpus else self._ask(arguments)
+        if code:
+            raise StageFailed(
+                f"training `{key}` ended with status {code} (see above); run the same command again to go on",
+                code if code in _OWN_CODES else 1,
+            )
+
+    def _ask(self, arguments: list[str]) -> int:
+        """Have the process train one student and return its exit code; that of the process where it ended."""
+        if self._process is None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "gra.cli.train_several"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                encoding="utf-8",
+                env=_environment(),
+            )
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            print(json.dumps(arguments), file=process.stdin, flush=True)
+            reply = process.stdout.readline()
+        except BrokenPipeError:
+            reply = ""
+        return int(reply) if reply.strip() else process.wait() or 1
 
 
-def _launcher() -> list[str]:
-    """Return how the training starts: plain Python on a CPU, else `accelerate launch` over all GPUs."""
-    if not (gpus := gpu_count()):
-        return []
+def _launch(arguments: list[str], gpus: int) -> int:
+    """Train one student on all GPUs with `accelerate launch`, and return its exit code."""
     counts = ["--num_processes", str(gpus), "--num_machines", "1", *(["--multi_gpu"] if gpus > 1 else [])]
-    return ["accelerate.commands.launch", *counts, "--mixed_precision", "no", "--dynamo_backend", "no", "--module"]
+    launcher = ["accelerate.commands.launch", *counts, "--mixed_precision", "no", "--dynamo_backend", "no", "--module"]
+    command = [sys.executable, "-m", *launcher, "gra.cli.train", *arguments]
+    return subprocess.run(command, check=False, env=_environment()).returncode
+
+
+def _environment() -> dict[str, str]:
+    return child_environment("HF_TOKEN", "WANDB_API_KEY")

@@ -29,7 +29,7 @@ from gra.core.text.special_tokens import SpecialTokens
 from gra.data.embedder import Embedder
 from gra.engines.broker import Broker
 from gra.engines.types import calls_at_once
-from gra.experiment.students import train_student
+from gra.experiment.students import StudentTrainer
 from gra.experiment.symbiosis.evaluate import (
     LINES,
     NAMES,
@@ -101,13 +101,15 @@ def run_symbiosis(plan: SymbiosisPlan) -> SymbiosisResult:
             history.append(made.facts)
             _write_rows(plan, made, number)
             if number < recipe.rounds:
-                student = _train(plan, view, RATIONALES if made.rationales else LINES, number, seeds[0])
+                with StudentTrainer(view) as trainer:  # whose process would hold memory beside the engines
+                    student = _train(plan, trainer, RATIONALES if made.rationales else LINES, number, seeds[0])
         students = {}
-        for variant in VARIANTS:
-            if _rows_file(plan, variant, recipe.rounds).stat().st_size:
-                students[variant] = [_train(plan, view, variant, recipe.rounds, seed) for seed in seeds]
-            else:
-                view.note(f"! there are no rows for the {NAMES[variant]}, so this condition is left out")
+        with StudentTrainer(view) as trainer:
+            for variant in VARIANTS:
+                if _rows_file(plan, variant, recipe.rounds).stat().st_size:
+                    students[variant] = [_train(plan, trainer, variant, recipe.rounds, seed) for seed in seeds]
+                else:
+                    view.note(f"! there are no rows for the {NAMES[variant]}, so this condition is left out")
         return SymbiosisResult(plan, _measure(plan, view, made, students, history))
 
 
@@ -263,7 +265,7 @@ def _write_rows(plan: SymbiosisPlan, made: RoundRows, number: int) -> None:
     plan.folder.record(f"rows-{number}", {"rows": {_FILES[v]: len(each) for v, each in rows.items()}}, files)
 
 
-def _train(plan: SymbiosisPlan, view: View, variant: str, number: int, seed: int) -> Path:
+def _train(plan: SymbiosisPlan, trainer: StudentTrainer, variant: str, number: int, seed: int) -> Path:
     """Train a student on a variant's rows, unless that was done before, and return its folder."""
     recipe, key = plan.recipe, f"{_FILES[variant]}-round{number}-seed{seed}"
     sources: list[dict[str, Any]] = [{"path": str(_rows_file(plan, PLAIN if variant == PLAIN else LINES, number))}]
@@ -280,5 +282,5 @@ def _train(plan: SymbiosisPlan, view: View, variant: str, number: int, seed: int
     if recipe.accept_licenses:
         changes["accept_licenses"] = [*recipe.accept_licenses, *plan.student.recipe.accept_licenses]
     folder = plan.folder / "models" / key
-    train_student(plan.student.path, folder, changes, key, view)
+    trainer.train(plan.student.path, folder, changes, key)
     return folder
