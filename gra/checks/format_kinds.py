@@ -25,6 +25,12 @@ _CLOSING = "\"'”’“»)]*_`~ \t\r\n"
 _EMPHASIS = re.compile(r"\*{1,3}|_{2,3}|(?<!\w)_|_(?!\w)|`")
 _HIGHLIGHT = re.compile(r"(?<![*\w])(\*{1,3})(?=[^\s*])[^*\n]++(?<=\S)\1(?![*\w])")
 _DIVIDER = re.compile(r"^[ \t]*+\*\*\*[ \t]*+$", re.MULTILINE)
+_DIGITS = re.compile(r"[-+−±]?[$€£¥]? ?\d[\d.,'’ ]*+(?:/ ?\d++)?[%$€£¥°]?")
+_WORD = (
+    r"(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen|"
+    r"eighteen|nineteen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|hundred|thousand|million)"
+)
+_NUMBER_WORDS = re.compile(rf"(?:minus )?{_WORD}(?:[ -](?:and )?{_WORD}){{0,7}}")
 _COMMAS = ",，،、﹐､"
 
 
@@ -240,6 +246,13 @@ def last_words(answer: str, *, text: str) -> bool:
 def one_of(answer: str, *, options: list[str]) -> bool:
     """Pass an answer that is one of the options; case, emphasis, quotes and a final "." or "!" do not count."""
     return not {_bare(answer), spaced(answer)}.isdisjoint({form for o in options for form in (_bare(o), spaced(o))})
+
+
+@_kind
+def one_number(answer: str) -> bool:
+    """Pass an answer that is one number, in digits or words; a sign, a currency and a percent sign may be there."""
+    bare = _bare(answer)
+    return _DIGITS.fullmatch(bare) is not None or _NUMBER_WORDS.fullmatch(bare) is not None
 
 
 def _bare(text: str) -> str:

@@ -7,13 +7,16 @@ and the `format` verifier checks the response. Every change here raises `FORMAT_
 
 from __future__ import annotations
 
+import re
 from random import Random
 
 from gra.checks.instruction_constraints import read_constraints
 from gra.config.synthesis import FormatConstraintsConfig
 
-FORMAT_CONSTRAINTS_VERSION = 3
+FORMAT_CONSTRAINTS_VERSION = 4
 _DRAWS = 4
+# Words with which a request limits its answer in a way that no program checks: another constraint may contradict it.
+_LIMITED = re.compile(r"\b(?:only|just|alone|nothing else|add nothing|no other|yes or no|one of)\b", re.IGNORECASE)
 # A kind is drawn first, then a wording: a kind with more wordings is not drawn more often.
 _WORDINGS = {
     "word": ("Answer with one word.", "Reply with a single word."),
@@ -38,7 +41,8 @@ def add_format_constraint(instruction: str, domain: str, config: FormatConstrain
     """Return the instruction, with a format constraint appended in the recipe's share of cases.
 
     The constraint gets its own paragraph where it would run into a list, a program or another text. An instruction that
-    already has a constraint stays unchanged. So does one after which no drawn constraint would be read correctly.
+    already has a constraint, or limits its answer in another way, stays unchanged. So does one after which no drawn
+    constraint would be read correctly.
 
     Args:
         instruction: the new instruction.
@@ -47,7 +51,9 @@ def add_format_constraint(instruction: str, domain: str, config: FormatConstrain
         random: the candidate's own random numbers.
     """
     in_domain = domain in (config.domains or [domain])
-    if random.random() >= config.share or not in_domain or read_constraints(instruction):
+    if random.random() >= config.share or not in_domain:
+        return instruction
+    if read_constraints(instruction) or _LIMITED.search(instruction):
         return instruction
     bare = instruction.rstrip()
     ends = "\n" not in bare and bare.rstrip("\"')”’").endswith((".", "?", "!"))

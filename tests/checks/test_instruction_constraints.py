@@ -54,6 +54,12 @@ def shown(instruction: str) -> list[str]:
         ("Use only lowercase letters, no capital letters.", ["lowercase"]),
         ("Write the whole reply in all capital letters.", ["uppercase"]),
         ("Give two tips, and use no commas.", ["no_commas"]),
+        ("Compute 15% of 240. Answer with the number only.", ["one_number"]),
+        ("How many bones has a hand? Write just the number, please.", ["one_number"]),
+        ("How many bones has a hand? Answer in digits only.", ["one_number"]),
+        ("Convert 22 to binary. Output only the digits.", ["one_number"]),
+        ("Is it Monday? Say only yes or no.", ["one_of (options ['Yes', 'No'])"]),
+        ("Is it Monday? Yes or no only.", ["one_of (options ['Yes', 'No'])"]),
         ("Refrain from using any commas.", ["no_commas"]),
         ("Use the word 'because' in your reply.", ["has_word (text because)"]),
         ('Include the keywords "Python" and "Java".', ["has_word (text Java)", "has_word (text Python)"]),
@@ -99,6 +105,11 @@ def test_plain_demands_are_found(instruction: str, found: list[str]) -> None:
         "Use the word 'left' or the word 'right'.",
         "Use the word 'left' or 'right' in a poem.",
         "When do I use commas between clauses?",
+        "Give only the number of legs of an ant, then explain.",
+        "Can you say only yes or no, or explain why?",
+        "Do not write only the number.",
+        "Write the number only in words.",
+        "Write each number only once.",
         "Separate the names with commas, not spaces.",
         "Combine these two sentences.",
         "Explain tides in one sentence, then give an example.",
@@ -156,6 +167,10 @@ def test_what_is_read_is_what_the_evaluation_asks() -> None:
         asked = {given["kind"]: given for given in row["checks"]}
         told = asked.get(check.kind) or asked.get(same.get(check.kind, ""))
         if told is None or told.get("n") != check.arguments.get("n", told.get("n")):
-            wrong.append((str(check), row["instruction"]))
-    # "Answer with one word" is checked by naming the word.
-    assert [kind for kind, _ in wrong] == ["words_exactly (n 1)"] * 3, wrong
+            wrong.append((check, row))
+    # "Answer with one word" and "write just the number" are checked by naming the answer.
+    assert {str(check) for check, _ in wrong} == {"words_exactly (n 1)", "one_number"}
+    for check, row in wrong:
+        (named,) = row["checks"]
+        assert named["kind"] == "one_of"
+        assert all(map(check.passes, named["options"])), row

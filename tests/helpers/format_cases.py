@@ -124,6 +124,8 @@ CASES = [
     ("postscript", {"marker": "P.P.S."}, ["Bye.\nP.P.S. Come"], ["Bye.\nP.S. Come", "ppsx come"]),
     ("paragraphs_exactly", {"n": 2}, ["a\n***\nb", "a\n\nb\n***\nc\n***\n"], ["a\n\nb", "a\n***\nb\n***\nc"]),
     ("lines_exactly", {"n": 2}, ["a\n\nb\n"], ["a", "a\nb\nc"]),
+    ("one_number", {}, ["36", " **0.875**. ", "$5.00", "12 %", "3/4", "-3", "1,234.5", "forty-two", "Minus three",
+     "one hundred and five"], ["The answer is 12.", "12 apples", "and", "minus", "x = 3", "1 2 and 3", "!"]),
     ("no_commas", {}, ["a b"], ["a, b", "a，b", "a、b"]),
     ("no_looping", {}, ["A very very very good day.", "ha ha ha ha", "-" * 200, "| a | b |\n|---|---|\n| 1 | 2 |",
      "0 " * 40,

@@ -54,6 +54,12 @@ def test_the_share_is_kept_and_what_has_a_form_stays_as_it_was() -> None:
     assert add_format_constraint("Name three rivers. Use bullet points.", "qa", always, random.Random(1)) == (
         "Name three rivers. Use bullet points."
     )
+    for limited in (
+        "Name the capital of Peru. Reply with its name only.",
+        "Is 7 odd? Say yes or no.",
+        "Give just a word.",
+    ):
+        assert all(add_format_constraint(limited, "qa", always, random.Random(n)) == limited for n in range(9))
     assert add_format_constraint(PLAIN, "coding", always, random.Random(1)) == PLAIN
     # In a text about programs, "lower case" need not be a constraint on the answer.
     code = "Write a Python function that counts words."
