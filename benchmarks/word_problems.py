@@ -45,18 +45,28 @@ A train has {a} cars with {b} places each. {c} places are taken, and {d} more pe
 {n} has {a} coins, finds {b} more, and then doubles them by trading. After that {c} coins are lost. How many coins are there?|a + b|p * 2|q - c""",  # noqa: E501
 }  # fmt: skip
 
+_MOST_TRIES = 10_000
+
 
 def make_problems(part: str, count: int, seed: int = 0) -> list[dict[str, str]]:
-    """Fill the templates of a part in turn; every value is a positive whole number, and no question comes twice."""
+    """Fill the templates of a part in turn; every value is a positive whole number, and no question comes twice.
+
+    Raises:
+        ValueError: when the templates give no further question in `_MOST_TRIES` tries.
+    """
     luck, rows, seen = random.Random(f"{part}/{seed}"), [], set()
     templates, names = _TEMPLATES[part].splitlines(), _NAMES[part].split()
+    tries = 0
     while len(rows) < count:
+        if (tries := tries + 1) > _MOST_TRIES:
+            raise ValueError(f"the templates of `{part}` give about {len(rows)} questions, and {count} were asked for")
         question, *steps = templates[len(rows) % len(templates)].split("|")
         numbers = {letter: luck.randint(2, 12) for letter in "abcd"}
         text = question.format(n=luck.choice(names), **numbers)
         if text in seen or (lines := _work_out(steps, numbers)) is None:
             continue
         seen.add(text)
+        tries = 0
         rows.append(
             {"id": f"{part}-{len(rows):03}", "domain": "math", "instruction": text, "response": "\n".join(lines)}
         )

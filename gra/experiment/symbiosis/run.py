@@ -280,7 +280,9 @@ def _train(plan: SymbiosisPlan, trainer: StudentTrainer, variant: str, number: i
         "tracking.wandb": recipe.tracking.wandb,
     }
     if recipe.accept_licenses:
-        changes["accept_licenses"] = [*recipe.accept_licenses, *plan.student.recipe.accept_licenses]
+        changes["accept_licenses"] = list(
+            dict.fromkeys([*recipe.accept_licenses, *plan.student.recipe.accept_licenses])
+        )
     folder = plan.folder / "models" / key
     trainer.train(plan.student.path, folder, changes, key)
     return folder
