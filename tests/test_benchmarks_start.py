@@ -203,7 +203,7 @@ def test_word_problems_have_the_stated_answer_and_parts_that_share_no_template()
     assert len(ours) == len(held) == 30
     shapes = [{"".join(c for c in text if not c.isdigit()) for text in each} for each in (ours, held)]
     assert not shapes[0] & shapes[1]
-    with pytest.raises(ValueError, match="the templates of `problems` give about .* and 100000 were asked for"):
+    with pytest.raises(ValueError, match=r"the templates of `problems` give about .* and 100000 were asked for"):
         problems.make_problems("problems", 100_000)
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from gra.core.errors import DataError, EngineUnavailable, ModelUnavailable, RecipeError
 from gra.core.files import read_regular
 from gra.core.hashing import digest, file_digest
-from gra.models.chat import check_template, load_tokenizer, template_digest
+from gra.models.chat import check_template, load_tokenizer_once
 from gra.models.classification import refuse_reward_model
 from gra.models.head import feed_contiguous
 from gra.models.weights import damage
@@ -114,16 +113,8 @@ class ModelUnderTest:
         return digest([self.identity, {p.name: file_digest(p) for p in files if p.name not in volatile}])
 
     def load_tokenizer(self, template: str | None) -> PreTrainedTokenizerBase:
-        """Load the tokenizer, with the chat template if one is given.
-
-        Students of one base model have the same tokenizer. So the last one is kept: a large one takes seconds to load.
-        """
-        folder, code = self.tokenizer, self._may_run_code_of(self.tokenizer)
-        if code or not (folder / "tokenizer.json").is_file():  # the digest does not cover other kinds of files
-            tokenizer = load_tokenizer(folder, remote_code=code)
-        else:
-            tokenizer, own = _load_once(_TokenizerFiles(template_digest(folder), folder))
-            tokenizer.chat_template = own  # the last model may have had another
+        """Load the tokenizer, with the chat template if one is given."""
+        tokenizer = load_tokenizer_once(self.tokenizer, remote_code=self._may_run_code_of(self.tokenizer))
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         tokenizer.padding_side = "left"
@@ -173,21 +164,6 @@ class ModelUnderTest:
             network.resize_token_embeddings(tokens)  # training added tokens
         merged: PreTrainedModel = PeftModel.from_pretrained(network, str(self.adapter)).merge_and_unload()
         return merged
-
-
-@dataclass(frozen=True)
-class _TokenizerFiles:
-    """A folder's tokenizer; folders with the same digest hold the same one."""
-
-    digest: str
-    folder: Path = field(compare=False)
-
-
-@lru_cache(maxsize=1)
-def _load_once(files: _TokenizerFiles) -> tuple[PreTrainedTokenizerBase, Any]:
-    """Return the tokenizer and its own chat template."""
-    tokenizer = load_tokenizer(files.folder)
-    return tokenizer, tokenizer.chat_template
 
 
 def require_device(device: Device) -> None:

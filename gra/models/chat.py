@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +52,36 @@ def load_tokenizer(path: Path, *, remote_code: bool = False) -> PreTrainedTokeni
             ) from None
         raise ModelUnavailable(f"{path} has no tokenizer that can be loaded: {error}") from error
     return tokenizer
+
+
+def load_tokenizer_once(path: Path, *, remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """Load a tokenizer as `load_tokenizer` does, and keep it: a large one takes seconds to load.
+
+    Several students of one model then load it once. Each caller gets a tokenizer with attributes of its own; the
+    vocabulary is shared, so its post-processor must not be changed (as a new stop token does).
+
+    Raises:
+        ModelUnavailable, RecipeError: as `load_tokenizer`.
+    """
+    if remote_code or not (path / "tokenizer.json").is_file():  # the digest does not cover other kinds of files
+        return load_tokenizer(path, remote_code=remote_code)
+    kept = _keep(_TokenizerFiles(template_digest(path), path))
+    own = copy.copy(kept)
+    own.__dict__.update({k: copy.deepcopy(value) for k, value in vars(kept).items() if k != "_tokenizer"})
+    return own
+
+
+@dataclass(frozen=True)
+class _TokenizerFiles:
+    """A folder's tokenizer; folders with the same digest hold the same one."""
+
+    digest: str
+    folder: Path = field(compare=False)
+
+
+@lru_cache(maxsize=1)
+def _keep(files: _TokenizerFiles) -> PreTrainedTokenizerBase:
+    return load_tokenizer(files.folder)
 
 
 def check_template(tokenizer: PreTrainedTokenizerBase, whose: str) -> None:

@@ -148,9 +148,10 @@ def chat_tokenizer(
     Raises:
         RecipeError: When there is no chat template, no end-of-sequence token, or the file is not there.
     """
-    from gra.models.chat import check_template, load_tokenizer
+    from gra.models.chat import check_template, load_tokenizer, load_tokenizer_once
 
-    tokenizer = load_tokenizer(folder, remote_code=remote_code)
+    load = load_tokenizer_once if eos is None else load_tokenizer
+    tokenizer = load(folder, remote_code=remote_code)
     if eos is not None:
         if eos not in tokenizer.get_vocab():
             raise RecipeError(f"`train.eos_token: {eos!r}` is not a token of {name}", recipe)
