@@ -16,6 +16,7 @@ from gra.core.duplicates import repeated
 UNTUNED = "untuned"  # the student before its training, beside the arms
 
 Part = Literal["train", "unreviewed"]
+Draw = Literal["even", "best", "seeds"]
 _Key = Annotated[str, Field(pattern=r"^[^=\s]+$")]  # of a recipe, with dots between its parts
 
 
@@ -27,8 +28,9 @@ class ExperimentArmConfig(Section):
     of: Name | None = None
     part: Part | None = None
     rows: int | None = Field(None, ge=1)
-    # Which of the accepted rows are trained on: drawn without regard to their scores, or those with the highest ones.
-    draw: Literal["even", "best"] = "even"
+    # Which rows are trained on: drawn without regard to their scores, those with the highest ones, or as many of each
+    # domain, with and without a format constraint, as the seeds have.
+    draw: Draw = "even"
 
     @model_validator(mode="after")
     def _has_one_source(self) -> ExperimentArmConfig:
@@ -86,19 +88,21 @@ class ExperimentRecipe(Section):
         arm = self.arm(name)
         return arm.part or ("train" if arm.of is None else "unreviewed")
 
-    def best(self, name: str) -> bool:
-        """Return whether an arm trains on the rows with the highest scores."""
-        return self.arm(name).draw == "best"
+    def draw(self, name: str) -> Draw:
+        """Return which of its rows an arm trains on."""
+        return self.arm(name).draw
 
     def wanted_rows(self, name: str) -> int | None:
         """Return the rows that an arm's students train on; None for all that its dataset has."""
         return self.arm(name).rows or self.rows
 
     @model_validator(mode="after")
-    def _best_rows_are_some_of_them(self) -> ExperimentRecipe:
+    def _drawn_rows_are_some_of_them(self) -> ExperimentRecipe:
         for name in self.arms:
-            if self.best(name) and self.wanted_rows(name) is None:
-                raise ValueError(f"`arms.{name}.draw: best` takes some of the rows; set `rows`, here or of the arm")
+            if self.draw(name) != "even" and self.wanted_rows(name) is None:
+                raise ValueError(
+                    f"`arms.{name}.draw: {self.draw(name)}` takes some of the rows; set `rows`, here or of the arm"
+                )
         return self
 
     @model_validator(mode="after")

@@ -74,8 +74,9 @@ class ExperimentPlan:
             lines.append(", ".join([f"arm {name}: {arm.recipe.arm}", str(arm.path), *_changes(self.recipe, name)]))
         what = {"train": "rows", "unreviewed": "unreviewed candidates"}
         lines += [f"arm {name}: {what[self.recipe.part(name)]} of {of}" for name, of in self.recipe.derived.items()]
+        drawn = {"best": "its rows with the highest scores", "seeds": "its rows drawn in the proportions of its seeds"}
         lines += [
-            f"arm {name}: its rows with the highest scores" for name in self.recipe.arms if self.recipe.best(name)
+            f"arm {name}: {drawn[draw]}" for name in self.recipe.arms if (draw := self.recipe.draw(name)) in drawn
         ]
         lines.append(f"students: {len(self.students())} of {self.student.recipe.model.name}, {self.student.path}")
         for suite, use in zip(self.suites(), ("suite", "suite of the reported figures"), strict=False):
@@ -131,7 +132,7 @@ def load_experiment(given: Path | Loaded[ExperimentRecipe], overrides: Sequence[
             raise RecipeError(f"`arms.{name}.of: {of}` has no reviews, so it has no unreviewed candidates", path)
     for name in recipe.arms:
         source = recipe.derived.get(name, name)
-        if recipe.best(name) and not reviews_responses(arms[source].recipe):
+        if recipe.draw(name) == "best" and not reviews_responses(arms[source].recipe):
             raise RecipeError(f"`arms.{name}.draw: best` needs scores, and {source} has no reviews; leave it out", path)
     names = [arm.recipe.name for arm in arms.values()]
     if len(set(names)) < len(names):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gra.experiment.plan import ExperimentPlan
+
+if TYPE_CHECKING:
+    from gra.data.draw import Kind
 
 
 @dataclass(frozen=True)
@@ -32,14 +36,28 @@ def draw_arms(plan: ExperimentPlan) -> dict[str, ArmRows]:
             count = pq.read_metadata(source).num_rows
             found[arm] = ArmRows(count, None, count)
             continue
-        count, available = draw_rows(source, plan.training_file(arm), wanted, best=plan.recipe.best(arm))
+        draw = plan.recipe.draw(arm)
+        like = _kinds_of_seeds(plan, arm) if draw == "seeds" else None
+        count, available = draw_rows(source, plan.training_file(arm), wanted, best=draw == "best", like=like)
         found[arm] = ArmRows(count, wanted, available)
         drawn[arm] = {"from": str(source.relative_to(plan.folder.path)), "rows": count}
-        if plan.recipe.best(arm):
-            drawn[arm]["draw"] = "best"
+        if draw != "even":
+            drawn[arm]["draw"] = draw
     if drawn:
         plan.folder.record("rows", {"arms": drawn}, [plan.training_file(arm) for arm in drawn])
     return found
+
+
+def _kinds_of_seeds(plan: ExperimentPlan, arm: str) -> dict[Kind, int]:
+    """Return how often each kind of row occurs among the seeds of an arm."""
+    from gra.data.draw import kinds_of
+    from gra.data.seeds.hub import find_seeds
+    from gra.data.seeds.load import load_seeds
+
+    loaded = plan.arms[plan.recipe.derived.get(arm, arm)]
+    recipe = loaded.recipe
+    seeds = load_seeds(find_seeds(recipe.seeds, loaded.path), recipe.domains, recipe.seeds, seed=recipe.seed)
+    return dict(Counter(kinds_of((seed.domain, seed.instruction) for seed in seeds.rows)))
 
 
 def fewer_rows(rows: Mapping[str, ArmRows]) -> list[str]:
@@ -54,12 +72,12 @@ def fewer_rows(rows: Mapping[str, ArmRows]) -> list[str]:
 
 
 def no_choice(plan: ExperimentPlan, rows: Mapping[str, ArmRows]) -> list[str]:
-    """Return a note for every arm whose best rows are all rows that its dataset has."""
+    """Return a note for every arm whose chosen rows are all rows that its dataset has."""
     return [
-        f"`arms.{arm}.draw: best` took all {found.rows} rows of its dataset, so scores chose nothing; raise "
-        "`rounds.accept`, or lower `rows`"
+        f"`arms.{arm}.draw: {plan.recipe.draw(arm)}` took all {found.rows} rows of its dataset, so it chose nothing; "
+        "raise `rounds.accept`, or lower `rows`"
         for arm, found in rows.items()
-        if plan.recipe.best(arm) and found.rows == found.available
+        if plan.recipe.draw(arm) != "even" and found.rows == found.available
     ]
 
 
@@ -71,8 +89,8 @@ def describe_data(plan: ExperimentPlan, rows: Mapping[str, ArmRows]) -> tuple[di
     notes = [*fewer_rows(rows), *no_choice(plan, rows)]
     for arm, found in rows.items():
         part = plan.recipe.part(arm)
-        # The best rows are known only when all of them are made.
-        paid = found.available if plan.recipe.best(arm) else found.rows
+        # Which rows are chosen is known only when all of them are made.
+        paid = found.rows if plan.recipe.draw(arm) == "even" else found.available
         cost = cost_of_rows(plan.source(arm), paid, reviewed=part == "train")
         if isinstance(cost, str):
             notes.append(f"What the rows of {arm} cost is not known: {cost}.")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from fractions import Fraction
+from typing import TypeVar
+
+K = TypeVar("K", bound=Hashable)
 
 
-def apportion(shares: Mapping[str, float], total: int) -> dict[str, int]:
+def apportion(shares: Mapping[K, float], total: int) -> dict[K, int]:
     """Split `total` into whole parts by shares (largest remainder; ties in the given order)."""
     exact = {name: Fraction(share) for name, share in shares.items()}
     whole = sum(exact.values())

@@ -14,7 +14,7 @@ import yaml
 from paths import ROOT
 
 from gra.core.errors import RecipeError
-from gra.data.draw import draw_rows
+from gra.data.draw import draw_rows, kinds_of
 from gra.experiment import load_experiment
 from gra.experiment.plan import planned_rows
 from gra.experiment.rows import ArmRows, describe_data
@@ -69,8 +69,8 @@ def test_arms_train_on_the_rows_that_the_experiment_wants(tmp_path: Path) -> Non
     described = plan.describe()
     assert "arm twice: rows of gra" in described
     assert "highest" not in described
-    shown = {f"optimizer steps of {arm}: 8 for at most 8 rows" for arm in ("vanilla", "distilled", "gra", "unreviewed")}
-    assert shown | {"optimizer steps of twice: 8 for at most 16 rows"} <= {*described.splitlines()}
+    shown = {f"optimizer steps of {arm}: 7 for at most 8 rows" for arm in ("vanilla", "distilled", "gra", "unreviewed")}
+    assert shown | {"optimizer steps of twice: 7 for at most 16 rows"} <= {*described.splitlines()}
 
 
 def test_labeled_texts_of_the_store_are_no_rows(tmp_path: Path) -> None:
@@ -94,6 +94,7 @@ def test_labeled_texts_of_the_store_are_no_rows(tmp_path: Path) -> None:
         ({"of": "gra", "part": "train", "rows": 17}, "17 rows, and .*gra.yaml makes at most 16; lower `arms.x.rows`"),
         ({"of": "gra", "rows": 4, "draw": "best"}, "is for accepted rows; set `part: train`"),
         ({"of": "gra", "part": "train", "draw": "best"}, "takes some of the rows; set `rows`"),
+        ({"of": "gra", "draw": "seeds"}, "`arms.x.draw: seeds` takes some of the rows; set `rows`"),
         ({"of": "vanilla", "part": "train", "rows": 2, "draw": "best"}, "needs scores, and vanilla has no reviews"),
     ],
 )
@@ -152,6 +153,31 @@ def test_best_rows_have_the_highest_scores_of_as_many_of_each_domain(tmp_path: P
         scores = [row["score"] for row in rows if row["domain"] == domain and row["score"] is not None]
         assert [row["score"] for row in best if row["domain"] == domain] == sorted(scores)[-count:]
     assert draw_rows(source, target, 30, best=True) == (30, 30)
+
+
+def test_rows_like_the_seeds_have_their_domains_and_forms_as_far_as_there_are_such_rows(tmp_path: Path) -> None:
+    def ask(i: int) -> dict[str, Any]:
+        form = " Use at most 9 words." if i % 4 == 0 else ""
+        content = [{"role": "user", "content": f"Ask {i}.{form}"}]
+        return {"prompt": content, "domain": "math" if i % 3 else "qa", "id": str(i)}
+
+    source, target = tmp_path / "rows.parquet", tmp_path / "drawn.parquet"
+    pq.write_table(pa.Table.from_pylist([ask(i) for i in range(60)]), source)  # 5 of qa and 10 of math have a form
+
+    def drawn(count: int, like: dict[tuple[str, bool], int]) -> Counter[tuple[str, bool]]:
+        assert draw_rows(source, target, count, like=like) == (count, 60)
+        rows = pq.read_table(target).to_pylist()
+        assert [row["id"] for row in rows] == sorted((row["id"] for row in rows), key=int)
+        return Counter(kinds_of((row["domain"], row["prompt"][-1]["content"]) for row in rows))
+
+    even = {("qa", True): 5, ("qa", False): 5, ("math", True): 5, ("math", False): 5}
+    assert drawn(8, even) == {kind: 2 for kind in even}
+    few = set(pq.read_table(target).column("id").to_pylist())
+    assert drawn(20, even) == {kind: 5 for kind in even}
+    assert few < set(pq.read_table(target).column("id").to_pylist())
+    # Forms are what the domain `qa` lacks: `math` gives them, and rows without a form come last.
+    assert drawn(12, {("qa", True): 1}) == {("qa", True): 5, ("math", True): 7}
+    assert drawn(18, {("art", True): 1})[("qa", False)] + drawn(18, {("art", True): 1})[("math", False)] == 3
 
 
 def test_best_rows_cost_what_all_of_them_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

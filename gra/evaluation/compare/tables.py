@@ -26,6 +26,8 @@ scores other than 0 and 1), adjusted after Holm over all arms and tasks compared
 "p inferior" is the one-sided p of such a loss, not adjusted; below 0.025 it is ruled out.
 """
 
+_DRAWN = {"best": "best", "seeds": "as the seeds"}
+
 
 def table(content: Mapping[str, Any]) -> Table:
     """Return a table with one row per task and arm."""
@@ -101,7 +103,8 @@ def _data(content: Mapping[str, Any]) -> Iterator[str]:
     yield "In tokens x billions of parameters.\n"
     yield from _header("arm", "rows from", "rows", "of", *parts)
     for arm, data in known.items():
-        drawn = ", best" if data.get("draw") == "best" else ""
+        draw = data.get("draw", "even")
+        drawn = "" if draw == "even" else f", {_DRAWN.get(draw, draw)}"
         cells = [arm, f"{data['of'] or arm}, {data['part']}{drawn}", str(data["rows"]), str(data["available"])]
         cells += [f"{data['cost'][key]:.0f}" if data["cost"] else "–" for key in parts]
         yield f"| {' | '.join(cells)} |"
