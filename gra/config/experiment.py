@@ -28,8 +28,8 @@ class ExperimentArmConfig(Section):
     of: Name | None = None
     part: Part | None = None
     rows: int | None = Field(None, ge=1)
-    # Which rows are trained on: drawn without regard to their scores, those with the highest ones, or as many of each
-    # domain, with and without a format constraint, as the seeds have.
+    # even: drawn without regard to scores. best: those with the highest scores. seeds: in the proportions of the seeds
+    # (domains, format constraints, lengths of responses).
     draw: Draw = "even"
 
     @model_validator(mode="after")

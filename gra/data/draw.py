@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -14,16 +16,38 @@ from gra.core.files import atomic_path
 from gra.core.hashing import digest
 from gra.stats.apportion import apportion
 
-Kind = tuple[str, bool]  # the domain of a row, and whether its instruction states a format constraint
+_THIRDS = 3
 
 
-def kinds_of(rows: Iterable[tuple[str, str]]) -> list[Kind]:
-    """Return the kind of each row, given by domain and instruction."""
-    return [(domain, bool(read_constraints(instruction))) for domain, instruction in rows]
+@dataclass(frozen=True)
+class Proportions:
+    """How often each value of a trait occurs in other rows, such as the seeds.
+
+    Attributes:
+        traits: by trait (`domain`, `form`, `length`), the number of rows with each value.
+        lengths: the words of a response from which the second and the last third of the rows begin.
+    """
+
+    traits: Mapping[str, Mapping[Hashable, int]]
+    lengths: tuple[int, ...]
+
+    @classmethod
+    def of(cls, rows: Sequence[tuple[str, str, str]]) -> Proportions:
+        """Count the traits of rows, given by domain, instruction and response."""
+        words = sorted(len(response.split()) for _, _, response in rows)
+        lengths = tuple(words[len(words) * third // _THIRDS] for third in range(1, _THIRDS))
+        found = [traits_of(*row, lengths) for row in rows]
+        return cls({name: Counter(each[name] for each in found) for name in found[0]}, lengths)
+
+
+def traits_of(domain: str, instruction: str, response: str, lengths: Sequence[int]) -> dict[str, Hashable]:
+    """Return a row's domain, whether its instruction states a format constraint, and its third of the lengths."""
+    form = bool(read_constraints(instruction))
+    return {"domain": domain, "form": form, "length": bisect_right(lengths, len(response.split()))}
 
 
 def draw_rows(
-    source: Path, target: Path, count: int, *, best: bool = False, like: Mapping[Kind, int] | None = None
+    source: Path, target: Path, count: int, *, best: bool = False, like: Proportions | None = None
 ) -> tuple[int, int]:
     """Write some rows of a dataset into another file, in the order of the dataset.
 
@@ -31,11 +55,12 @@ def draw_rows(
     instructions share drawn ones.
 
     Args:
-        source: the dataset, with a column `prompt`; with `best` also `domain` and `score`, with `like` also `domain`.
+        source: the dataset, with a column `prompt`; with `best` also `domain` and `score`, with `like` `domain` and
+            `completion`.
         target: the file to write.
         count: how many rows to draw; all there are, where there are fewer.
         best: take the rows with the highest scores, as many of each domain as would be drawn without.
-        like: how often each kind of row occurs in other data, which the drawn rows are to resemble.
+        like: the proportions that the drawn rows are to have, as far as there are such rows.
 
     Returns:
         The drawn rows, and those of the dataset.
@@ -45,10 +70,13 @@ def draw_rows(
     chosen = sorted(range(len(keys)), key=lambda place: (keys[place], place))[:count]
     if best:
         chosen = _best(table.column("domain").to_pylist(), table.column("score").to_pylist(), keys, chosen)
-    elif like:
-        instructions = [prompt[-1]["content"] for prompt in table.column("prompt").to_pylist()]
-        kinds = kinds_of(zip(table.column("domain").to_pylist(), instructions, strict=True))
-        chosen = _alike(kinds, keys, like, count)
+    elif like is not None:
+        columns = (table.column(name).to_pylist() for name in ("domain", "prompt", "completion"))
+        traits = [
+            traits_of(domain, prompt[-1]["content"], completion[-1]["content"], like.lengths)
+            for domain, prompt, completion in zip(*columns, strict=True)
+        ]
+        chosen = _alike(traits, keys, like, count)
     with atomic_path(target) as temporary:
         pq.write_table(table.take(sorted(chosen)), temporary, compression="zstd")
     return len(chosen), len(keys)
@@ -68,26 +96,18 @@ def _best(
     return chosen
 
 
-def _alike(kinds: Sequence[Kind], keys: Sequence[str], like: Mapping[Kind, int], count: int) -> list[int]:
-    """Return the places of rows whose kinds have the shares of other data, as far as there are such rows.
+def _alike(traits: Sequence[Mapping[str, Hashable]], keys: Sequence[str], like: Proportions, count: int) -> list[int]:
+    """Return the places of rows with the proportions of other data, as far as there are such rows.
 
-    Where a kind has too few rows, other domains give rows that agree about format constraints, and then all others.
+    Rows are taken one by one: next is the one with most values that are still short of their share.
     """
     order = sorted(range(len(keys)), key=lambda place: (keys[place], place))
-    wanted = Counter(apportion(like, count))
-    chosen: dict[int, None] = {}
-    for place in order:
-        if wanted[kinds[place]] > 0:
-            wanted[kinds[place]] -= 1
-            chosen[place] = None
-    missing = Counter[bool]()
-    for (_, constrained), rows in wanted.items():
-        missing[constrained] += max(0, rows)
-    for place in order:
-        if place not in chosen and missing[kinds[place][1]] > 0:
-            missing[kinds[place][1]] -= 1
-            chosen[place] = None
-    for place in order:
-        if len(chosen) < count:
-            chosen[place] = None
-    return list(chosen)
+    short = {name: Counter(apportion(counts, count)) for name, counts in like.traits.items()}
+    chosen: list[int] = []
+    while order and len(chosen) < count:
+        best = max(order, key=lambda place: sum(short[name][value] > 0 for name, value in traits[place].items()))
+        order.remove(best)
+        chosen.append(best)
+        for name, value in traits[best].items():
+            short[name][value] -= 1
+    return chosen

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gra.experiment.plan import ExperimentPlan
 
 if TYPE_CHECKING:
-    from gra.data.draw import Kind
+    from gra.data.draw import Proportions
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ def draw_arms(plan: ExperimentPlan) -> dict[str, ArmRows]:
             found[arm] = ArmRows(count, None, count)
             continue
         draw = plan.recipe.draw(arm)
-        like = _kinds_of_seeds(plan, arm) if draw == "seeds" else None
+        like = _like_seeds(plan, arm) if draw == "seeds" else None
         count, available = draw_rows(source, plan.training_file(arm), wanted, best=draw == "best", like=like)
         found[arm] = ArmRows(count, wanted, available)
         drawn[arm] = {"from": str(source.relative_to(plan.folder.path)), "rows": count}
@@ -48,16 +47,16 @@ def draw_arms(plan: ExperimentPlan) -> dict[str, ArmRows]:
     return found
 
 
-def _kinds_of_seeds(plan: ExperimentPlan, arm: str) -> dict[Kind, int]:
-    """Return how often each kind of row occurs among the seeds of an arm."""
-    from gra.data.draw import kinds_of
+def _like_seeds(plan: ExperimentPlan, arm: str) -> Proportions:
+    """Return the proportions of an arm's seeds."""
+    from gra.data.draw import Proportions
     from gra.data.seeds.hub import find_seeds
     from gra.data.seeds.load import load_seeds
 
     loaded = plan.arms[plan.recipe.derived.get(arm, arm)]
     recipe = loaded.recipe
     seeds = load_seeds(find_seeds(recipe.seeds, loaded.path), recipe.domains, recipe.seeds, seed=recipe.seed)
-    return dict(Counter(kinds_of((seed.domain, seed.instruction) for seed in seeds.rows)))
+    return Proportions.of([(seed.domain, seed.instruction, seed.response) for seed in seeds.rows])
 
 
 def fewer_rows(rows: Mapping[str, ArmRows]) -> list[str]:

@@ -14,7 +14,7 @@ import yaml
 from paths import ROOT
 
 from gra.core.errors import RecipeError
-from gra.data.draw import draw_rows, kinds_of
+from gra.data.draw import Proportions, draw_rows, traits_of
 from gra.experiment import load_experiment
 from gra.experiment.plan import planned_rows
 from gra.experiment.rows import ArmRows, describe_data
@@ -155,29 +155,40 @@ def test_best_rows_have_the_highest_scores_of_as_many_of_each_domain(tmp_path: P
     assert draw_rows(source, target, 30, best=True) == (30, 30)
 
 
-def test_rows_like_the_seeds_have_their_domains_and_forms_as_far_as_there_are_such_rows(tmp_path: Path) -> None:
+def test_rows_like_the_seeds_have_their_domains_forms_and_lengths_as_far_as_there_are_such_rows(tmp_path: Path) -> None:
     def ask(i: int) -> dict[str, Any]:
-        form = " Use at most 9 words." if i % 4 == 0 else ""
-        content = [{"role": "user", "content": f"Ask {i}.{form}"}]
-        return {"prompt": content, "domain": "math" if i % 3 else "qa", "id": str(i)}
+        form = " Use at most 99 words." if i % 4 == 0 else ""
+        prompt, answer = [{"content": f"Ask {i}.{form}"}], [{"content": "word " * (1 + i % 30)}]
+        return {"prompt": prompt, "completion": answer, "domain": "math" if i % 3 else "qa", "id": str(i)}
 
     source, target = tmp_path / "rows.parquet", tmp_path / "drawn.parquet"
-    pq.write_table(pa.Table.from_pylist([ask(i) for i in range(60)]), source)  # 5 of qa and 10 of math have a form
+    pq.write_table(pa.Table.from_pylist([ask(i) for i in range(60)]), source)
 
-    def drawn(count: int, like: dict[tuple[str, bool], int]) -> Counter[tuple[str, bool]]:
+    def drawn(count: int, like: Proportions) -> dict[str, Counter[Any]]:
         assert draw_rows(source, target, count, like=like) == (count, 60)
         rows = pq.read_table(target).to_pylist()
         assert [row["id"] for row in rows] == sorted((row["id"] for row in rows), key=int)
-        return Counter(kinds_of((row["domain"], row["prompt"][-1]["content"]) for row in rows))
+        texts = [(r["domain"], r["prompt"][-1]["content"], r["completion"][-1]["content"]) for r in rows]
+        found = [traits_of(*text, like.lengths) for text in texts]
+        return {name: Counter(each[name] for each in found) for name in found[0]}
 
-    even = {("qa", True): 5, ("qa", False): 5, ("math", True): 5, ("math", False): 5}
-    assert drawn(8, even) == {kind: 2 for kind in even}
+    short, long = "two words", "word " * 25
+    seeds = [("qa", "Ask. Use at most 9 words.", short), ("math", "Ask.", short), ("qa", "Ask.", long)]
+    like = Proportions.of(seeds)
+    assert like.lengths == (2, 25)
+    assert like.traits == {"domain": {"qa": 2, "math": 1}, "form": {True: 1, False: 2}, "length": {1: 2, 2: 1}}
+    found = drawn(9, like)
+    assert found["domain"] == {"qa": 6, "math": 3}
+    assert found["form"] == {True: 3, False: 6}
+    assert found["length"] == {1: 6, 2: 3}
     few = set(pq.read_table(target).column("id").to_pylist())
-    assert drawn(20, even) == {kind: 5 for kind in even}
-    assert few < set(pq.read_table(target).column("id").to_pylist())
-    # Forms are what the domain `qa` lacks: `math` gives them, and rows without a form come last.
-    assert drawn(12, {("qa", True): 1}) == {("qa", True): 5, ("math", True): 7}
-    assert drawn(18, {("art", True): 1})[("qa", False)] + drawn(18, {("art", True): 1})[("math", False)] == 3
+    assert drawn(9, like) == found
+    assert set(pq.read_table(target).column("id").to_pylist()) == few
+    # 14 rows are wholly like the one seed; the others share as much with it as they can.
+    one = Proportions.of([("qa", "Ask.", short)])
+    assert drawn(14, one) == {"domain": {"qa": 14}, "form": {False: 14}, "length": {2: 14}}
+    assert drawn(24, one)["length"] == {2: 24}
+    assert drawn(60, like)["domain"] == {"qa": 20, "math": 40}
 
 
 def test_best_rows_cost_what_all_of_them_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
