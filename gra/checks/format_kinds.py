@@ -25,12 +25,21 @@ _CLOSING = "\"'”’“»)]*_`~ \t\r\n"
 _EMPHASIS = re.compile(r"\*{1,3}|_{2,3}|(?<!\w)_|_(?!\w)|`")
 _HIGHLIGHT = re.compile(r"(?<![*\w])(\*{1,3})(?=[^\s*])[^*\n]++(?<=\S)\1(?![*\w])")
 _DIVIDER = re.compile(r"^[ \t]*+\*\*\*[ \t]*+$", re.MULTILINE)
-_DIGITS = re.compile(r"[-+−±]?[$€£¥]? ?\d[\d.,'’ ]*+(?:/ ?\d++)?[%$€£¥°]?")
-_WORD = (
-    r"(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen|"
-    r"eighteen|nineteen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|hundred|thousand|million)"
+_SIGN = r"[-+−–±]?"
+_SCALE = r"(?:hundred|thousand|million|billion)"
+_DIGITS = re.compile(
+    rf"[≈~#]? ?{_SIGN}(?:us)?[$€£¥]? ?{_SIGN}"
+    r"(?:\d{1,3}(?:[,.'’ ]\d{3})+(?!\d)|\d++)?(?:[.,]\d++)?(?: ?\d++/\d++|/ ?\d++| ?[¼½¾⅓⅔⅕⅛])?"
+    r"(?:(?<=\d)e[-+−]?\d++| ?[x×*·] ?10(?:\^|\*\*)?[-−]?[\d⁰¹²³⁴⁵⁶⁷⁸⁹⁻]++)?"
+    rf"(?: ?{_SCALE})?(?: ?[%$€£¥°]| percent)?"
 )
-_NUMBER_WORDS = re.compile(rf"(?:minus )?{_WORD}(?:[ -](?:and )?{_WORD}){{0,7}}")
+_SMALL = (
+    r"(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen|"
+    r"eighteen|nineteen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety)"
+)
+_NUMBER_WORDS = re.compile(
+    rf"(?:(?:minus|negative) )?(?:{_SMALL}|a {_SCALE})(?:(?: and |[ -])(?:{_SMALL}|{_SCALE})){{0,15}}(?: percent)?"
+)
 _COMMAS = ",，،、﹐､"
 
 
@@ -252,7 +261,8 @@ def one_of(answer: str, *, options: list[str]) -> bool:
 def one_number(answer: str) -> bool:
     """Pass an answer that is one number, in digits or words; a sign, a currency and a percent sign may be there."""
     bare = _bare(answer)
-    return _DIGITS.fullmatch(bare) is not None or _NUMBER_WORDS.fullmatch(bare) is not None
+    in_digits = any(c.isnumeric() for c in bare) and _DIGITS.fullmatch(bare) is not None
+    return in_digits or _NUMBER_WORDS.fullmatch(bare) is not None
 
 
 def _bare(text: str) -> str:

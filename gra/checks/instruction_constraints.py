@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
+from gra.checks.bare_answers import read_bare_answers
 from gra.checks.format import FormatCheck
 from gra.checks.instruction_text import MARK, MARKS, NUMBER, InstructionText, number, read
 
@@ -311,28 +312,7 @@ def _frequencies(sentence: str, wording: InstructionText) -> Iterator[FormatChec
                 yield FormatCheck("lacks_word", {"text": word, "more_than": times})
 
 
-_ONLY = r"(?:only|just|nothing but)"
-_ONE_NUMBER = _pattern(
-    r"\b(?:the|a|one) (?:\w+ )?(?:number|digits) (?:only|alone)\b(?! in\b)",
-    rf"\b{_ONLY} (?:with |in )?(?:(?:the|a|one) )?(?:\w+ )?(?:number|digits)(?=[.!]|,? please\b|$)",
-    r"\bin digits only\b",
-)
-_YES_OR_NO = _pattern(
-    rf"\b{_ONLY} (?:with |by )?yes or no(?=[.!]|,? please\b|$)", r"\byes or no (?:only|and nothing else)\b"
-)
-_ALSO = _pattern(r"\b(?:then|explain|because|reasons?|why|unless|if)\b")
-
-
-@_reader
-def _bare_answers(wording: InstructionText) -> Iterator[FormatCheck]:
-    """Read "answer with the number only" and "say only yes or no"."""
-    for sentence in wording.sentences:
-        if _PART.search(sentence) or _ALSO.search(sentence):
-            continue
-        if _ONE_NUMBER.search(sentence) and not _NEGATED.search(sentence):
-            yield FormatCheck("one_number", {})
-        if _YES_OR_NO.search(sentence):
-            yield FormatCheck("one_of", {"options": ["Yes", "No"]})
+_READERS.append(read_bare_answers)
 
 
 # --- beginning, end and marks -------------------------------------------------------------------------------

@@ -14,18 +14,27 @@ import os
 import sys
 
 from gra.cli.train import main as train
+from gra.core.errors import ExitCode
 
 
 def main() -> None:
     """Train every student that is named on standard input, until one fails."""
-    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what libraries print must not be read as a reply
-    for line in sys.stdin:
-        code = _code_of(json.loads(line))
-        print(code, file=replies, flush=True)
-        if code:
-            sys.exit(code)
-        gc.collect()  # a trainer and its model refer to each other
+    # What libraries print must not be read as a reply, and what they read must not be a command.
+    commands, replies = os.fdopen(os.dup(0), encoding="utf-8"), os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    with open(os.devnull, encoding="utf-8") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    try:
+        for line in commands:
+            code = _code_of(json.loads(line))
+            print(code, file=replies, flush=True)
+            if code:
+                sys.exit(code)
+            gc.collect()  # a trainer and its model refer to each other
+    except KeyboardInterrupt:  # between two trainings
+        sys.exit(int(ExitCode.INTERRUPTED))
+    except BrokenPipeError:  # the process that asked is gone
+        sys.exit(1)
 
 
 def _code_of(arguments: list[str]) -> int:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
-from collections import Counter
+from bisect import bisect_left
+from collections import Counter, deque
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from gra.core.hashing import digest
 from gra.stats.apportion import apportion
 
 _THIRDS = 3
+_TRAITS = ("domain", "form", "length")
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,9 @@ class Proportions:
     """How often each value of a trait occurs in other rows, such as the seeds.
 
     Attributes:
-        traits: by trait (`domain`, `form`, `length`), the number of rows with each value.
-        lengths: the words of a response from which the second and the last third of the rows begin.
+        traits: by trait (`domain`, `form`, `length`), the number of rows with each value. Rows without a domain do not
+            count for the domains.
+        lengths: the most words of a response in the first and in the second third of the rows.
     """
 
     traits: Mapping[str, Mapping[Hashable, int]]
@@ -35,15 +37,16 @@ class Proportions:
     def of(cls, rows: Sequence[tuple[str, str, str]]) -> Proportions:
         """Count the traits of rows, given by domain, instruction and response."""
         words = sorted(len(response.split()) for _, _, response in rows)
-        lengths = tuple(words[len(words) * third // _THIRDS] for third in range(1, _THIRDS))
+        lengths = tuple(words[len(words) * third // _THIRDS - 1] for third in range(1, _THIRDS)) if words else ()
         found = [traits_of(*row, lengths) for row in rows]
-        return cls({name: Counter(each[name] for each in found) for name in found[0]}, lengths)
+        traits = {name: Counter(each[name] for each in found if each[name] != "") for name in _TRAITS}
+        return cls({name: counts for name, counts in traits.items() if counts}, lengths)
 
 
 def traits_of(domain: str, instruction: str, response: str, lengths: Sequence[int]) -> dict[str, Hashable]:
     """Return a row's domain, whether its instruction states a format constraint, and its third of the lengths."""
     form = bool(read_constraints(instruction))
-    return {"domain": domain, "form": form, "length": bisect_right(lengths, len(response.split()))}
+    return {"domain": domain, "form": form, "length": bisect_left(lengths, len(response.split()))}
 
 
 def draw_rows(
@@ -52,7 +55,7 @@ def draw_rows(
     """Write some rows of a dataset into another file, in the order of the dataset.
 
     Rows are drawn by a digest of their prompts. So a smaller draw is part of a larger one, and datasets that share
-    instructions share drawn ones.
+    instructions share drawn ones. Neither holds with `best` or `like`.
 
     Args:
         source: the dataset, with a column `prompt`; with `best` also `domain` and `score`, with `like` `domain` and
@@ -97,17 +100,26 @@ def _best(
 
 
 def _alike(traits: Sequence[Mapping[str, Hashable]], keys: Sequence[str], like: Proportions, count: int) -> list[int]:
-    """Return the places of rows with the proportions of other data, as far as there are such rows.
+    """Return the places of rows with about the proportions of other data.
 
-    Rows are taken one by one: next is the one with most values that are still short of their share.
+    Rows are taken one by one: next is the first one with most values that are still short of their share.
     """
-    order = sorted(range(len(keys)), key=lambda place: (keys[place], place))
     short = {name: Counter(apportion(counts, count)) for name, counts in like.traits.items()}
+    alike: dict[tuple[Hashable, ...], deque[int]] = {}  # the places of rows with equal traits
+    order = {place: rank for rank, place in enumerate(sorted(range(len(keys)), key=lambda place: (keys[place], place)))}
+    for place in order:
+        alike.setdefault(tuple(traits[place][name] for name in short), deque()).append(place)
+
+    def rank(values: tuple[Hashable, ...]) -> tuple[int, int]:
+        missing = sum(short[name][value] > 0 for name, value in zip(short, values, strict=True))
+        return -missing, order[alike[values][0]]
+
     chosen: list[int] = []
-    while order and len(chosen) < count:
-        best = max(order, key=lambda place: sum(short[name][value] > 0 for name, value in traits[place].items()))
-        order.remove(best)
-        chosen.append(best)
-        for name, value in traits[best].items():
+    while alike and len(chosen) < count:
+        best = min(alike, key=rank)
+        chosen.append(alike[best].popleft())
+        if not alike[best]:
+            del alike[best]
+        for name, value in zip(short, best, strict=True):
             short[name][value] -= 1
     return chosen

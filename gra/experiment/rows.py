@@ -74,7 +74,7 @@ def no_choice(plan: ExperimentPlan, rows: Mapping[str, ArmRows]) -> list[str]:
     """Return a note for every arm whose chosen rows are all rows that its dataset has."""
     return [
         f"`arms.{arm}.draw: {plan.recipe.draw(arm)}` took all {found.rows} rows of its dataset, so it chose nothing; "
-        "raise `rounds.accept`, or lower `rows`"
+        "have more rows made (`rounds.accept`, or more seeds), or lower `rows`"
         for arm, found in rows.items()
         if plan.recipe.draw(arm) != "even" and found.rows == found.available
     ]

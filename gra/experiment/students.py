@@ -22,7 +22,7 @@ from gra.core.processes.secrets import child_environment
 from gra.core.progress import View
 
 _OWN_CODES = (2, 3, 4, 5, 130)  # of `gra train`, which the whole job passes on
-_PATIENCE_S = 10.0  # for a process that has nothing left to do
+_PATIENCE_S, _INTERRUPT_S = 10.0, 2.0  # how long the process may take to end
 
 
 class StageFailed(GraError):
@@ -50,11 +50,13 @@ class StudentTrainer:
         process, self._process = self._process, None
         if process is None:
             return
-        if kind is not None:
+        patience = _PATIENCE_S if kind is None else _INTERRUPT_S  # an interrupt reached the process, too
+        try:
+            with contextlib.suppress(BrokenPipeError, subprocess.TimeoutExpired):
+                process.communicate(timeout=patience)  # closes its standard input, at which it ends
+        finally:
             process.kill()
-        with contextlib.suppress(BrokenPipeError, subprocess.TimeoutExpired):
-            process.communicate(timeout=_PATIENCE_S)  # closes its standard input, at which it ends
-        process.kill()
+            process.wait()
 
     def train(self, recipe: Path, output: Path, changes: Mapping[str, Any], key: str) -> None:
         """Train a student, unless it is trained already.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gra.core.errors import ModelUnavailable, RecipeError
+from gra.core.hashing import file_digest
 from gra.models.remote_code import brings_code, check_references
 from gra.models.template_check import LARGEST_TEMPLATE, template_problem
 from gra.models.weights import read_object
@@ -28,6 +29,7 @@ _TOKENIZER_FILES = (
     "special_tokens_map.json",
 )
 _TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
+_SHARED = ("_tokenizer", "_vocab", "_merges")  # the large parts of a tokenizer, which are only read
 # Written by the loading library about itself; they do not change what a text is turned into.
 _INCIDENTAL = ("transformers_version", "name_or_path", "is_local", "local_files_only", "backend", "processor_class")
 
@@ -57,17 +59,19 @@ def load_tokenizer(path: Path, *, remote_code: bool = False) -> PreTrainedTokeni
 def load_tokenizer_once(path: Path, *, remote_code: bool = False) -> PreTrainedTokenizerBase:
     """Load a tokenizer as `load_tokenizer` does, and keep it: a large one takes seconds to load.
 
-    Several students of one model then load it once. Each caller gets a tokenizer with attributes of its own; the
-    vocabulary is shared, so its post-processor must not be changed (as a new stop token does).
+    Several students of one model then load it once. Each caller gets a tokenizer with attributes of its own. The
+    vocabulary is shared, and with it the post-processor, which a new stop token would change.
 
     Raises:
         ModelUnavailable, RecipeError: as `load_tokenizer`.
     """
     if remote_code or not (path / "tokenizer.json").is_file():  # the digest does not cover other kinds of files
         return load_tokenizer(path, remote_code=remote_code)
-    kept = _keep(_TokenizerFiles(template_digest(path), path))
+    check_references(path)
+    kind = file_digest(path / "config.json") if (path / "config.json").is_file() else ""  # which names the class
+    kept = _keep(_TokenizerFiles(template_digest(path), kind, path))
     own = copy.copy(kept)
-    own.__dict__.update({k: copy.deepcopy(value) for k, value in vars(kept).items() if k != "_tokenizer"})
+    own.__dict__.update({name: copy.deepcopy(value) for name, value in vars(kept).items() if name not in _SHARED})
     return own
 
 
@@ -76,6 +80,7 @@ class _TokenizerFiles:
     """A folder's tokenizer; folders with the same digest hold the same one."""
 
     digest: str
+    configuration: str
     folder: Path = field(compare=False)
 
 

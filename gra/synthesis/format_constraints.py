@@ -7,16 +7,14 @@ and the `format` verifier checks the response. Every change here raises `FORMAT_
 
 from __future__ import annotations
 
-import re
 from random import Random
 
+from gra.checks.bare_answers import limits_answer
 from gra.checks.instruction_constraints import read_constraints
 from gra.config.synthesis import FormatConstraintsConfig
 
 FORMAT_CONSTRAINTS_VERSION = 4
 _DRAWS = 4
-# Words with which a request limits its answer in a way that no program checks: another constraint may contradict it.
-_LIMITED = re.compile(r"\b(?:only|just|alone|nothing else|add nothing|no other|yes or no|one of)\b", re.IGNORECASE)
 # A kind is drawn first, then a wording: a kind with more wordings is not drawn more often.
 _WORDINGS = {
     "word": ("Answer with one word.", "Reply with a single word."),
@@ -53,7 +51,7 @@ def add_format_constraint(instruction: str, domain: str, config: FormatConstrain
     in_domain = domain in (config.domains or [domain])
     if random.random() >= config.share or not in_domain:
         return instruction
-    if read_constraints(instruction) or _LIMITED.search(instruction):
+    if read_constraints(instruction) or limits_answer(instruction):
         return instruction
     bare = instruction.rstrip()
     ends = "\n" not in bare and bare.rstrip("\"')”’").endswith((".", "?", "!"))

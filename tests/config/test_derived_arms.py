@@ -158,7 +158,7 @@ def test_best_rows_have_the_highest_scores_of_as_many_of_each_domain(tmp_path: P
 def test_rows_like_the_seeds_have_their_domains_forms_and_lengths_as_far_as_there_are_such_rows(tmp_path: Path) -> None:
     def ask(i: int) -> dict[str, Any]:
         form = " Use at most 99 words." if i % 4 == 0 else ""
-        prompt, answer = [{"content": f"Ask {i}.{form}"}], [{"content": "word " * (1 + i % 30)}]
+        prompt, answer = [{"content": f"Ask {i}.{form}"}], [{"content": "word " * (2 if i % 5 < 3 else 25)}]
         return {"prompt": prompt, "completion": answer, "domain": "math" if i % 3 else "qa", "id": str(i)}
 
     source, target = tmp_path / "rows.parquet", tmp_path / "drawn.parquet"
@@ -175,19 +175,19 @@ def test_rows_like_the_seeds_have_their_domains_forms_and_lengths_as_far_as_ther
     short, long = "two words", "word " * 25
     seeds = [("qa", "Ask. Use at most 9 words.", short), ("math", "Ask.", short), ("qa", "Ask.", long)]
     like = Proportions.of(seeds)
-    assert like.lengths == (2, 25)
-    assert like.traits == {"domain": {"qa": 2, "math": 1}, "form": {True: 1, False: 2}, "length": {1: 2, 2: 1}}
+    assert like.lengths == (2, 2)
+    assert like.traits == {"domain": {"qa": 2, "math": 1}, "form": {True: 1, False: 2}, "length": {0: 2, 2: 1}}
     found = drawn(9, like)
     assert found["domain"] == {"qa": 6, "math": 3}
     assert found["form"] == {True: 3, False: 6}
-    assert found["length"] == {1: 6, 2: 3}
+    assert found["length"] == {0: 6, 2: 3}
     few = set(pq.read_table(target).column("id").to_pylist())
     assert drawn(9, like) == found
     assert set(pq.read_table(target).column("id").to_pylist()) == few
-    # 14 rows are wholly like the one seed; the others share as much with it as they can.
+    # 9 rows are wholly like the one seed.
     one = Proportions.of([("qa", "Ask.", short)])
-    assert drawn(14, one) == {"domain": {"qa": 14}, "form": {False: 14}, "length": {2: 14}}
-    assert drawn(24, one)["length"] == {2: 24}
+    assert drawn(9, one) == {"domain": {"qa": 9}, "form": {False: 9}, "length": {0: 9}}
+    assert Proportions.of([("", "Ask.", short)]).traits.keys() == {"form", "length"}  # the domain is not known yet
     assert drawn(60, like)["domain"] == {"qa": 20, "math": 40}
 
 

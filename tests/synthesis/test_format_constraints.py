@@ -60,6 +60,12 @@ def test_the_share_is_kept_and_what_has_a_form_stays_as_it_was() -> None:
         "Give just a word.",
     ):
         assert all(add_format_constraint(limited, "qa", always, random.Random(n)) == limited for n in range(9))
+    for free in (
+        "Name one of the moons of Jupiter.",
+        "I just moved to Lisbon. Suggest a walk.",
+        "My dog is alone. Help me.",
+    ):
+        assert any(add_format_constraint(free, "qa", always, random.Random(n)) != free for n in range(9))
     assert add_format_constraint(PLAIN, "coding", always, random.Random(1)) == PLAIN
     # In a text about programs, "lower case" need not be a constraint on the answer.
     code = "Write a Python function that counts words."

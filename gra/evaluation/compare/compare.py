@@ -8,8 +8,8 @@ It is applied separately over their categories and over the macro-averages.
 compare.json:
 - suite, decoding, level, margin, baseline, untuned, comparable, differing (how the runs' suites differ), notes
 - `arms.ARM`: runs, seeds, overall: {mean, low, high} (with the variance of seeds), `tasks.TASK`, and of an experiment
-  data: {of, part ("train" or "unreviewed"), draw ("even" or "best"), rows (trained on), wanted, available, cost}; of is
-  the arm whose rows it shares; cost is null where it is not known, else
+  data: {of, part ("train" or "unreviewed"), draw ("even", "best" or "seeds"), rows (trained on), wanted, available,
+  cost}; of is the arm whose rows it shares; cost is null where it is not known, else
   {unit, generation, review, preparation, total}
 - `arms.ARM.tasks.TASK`: kind, metric, n, mean, low, high (Wilson), `seed_means`, stopped, unread, `mean_tokens`,
   `categories.NAME`. `stopped` is the share of answers that the model ended, `unread` the share without an answer.
