@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
@@ -116,6 +117,9 @@ _ADVICE_ON_A_FILE = {
 }
 
 
+_FULL = 1_000_000  # bytes: with less free, a disk is taken for full
+
+
 def from_system(error: OSError, place: Path | str | None = None) -> DataError | None:
     """Turn a refusal of the operating system into a sentence; None when a user cannot act on it.
 
@@ -162,3 +166,21 @@ def writing(folder: Path) -> Iterator[None]:
         if known := from_system(error, folder):
             raise known from None
         raise
+
+
+@contextmanager
+def saving(folder: Path) -> Iterator[None]:
+    """Do as `writing`, also where libraries raise errors of their own for a full disk, such as `RuntimeError`.
+
+    Raises:
+        DataError: in place of the system's error, or of any other that comes while the disk is full.
+    """
+    with writing(folder):
+        try:
+            yield
+        except (GraError, OSError):
+            raise
+        except Exception as error:
+            if shutil.disk_usage(folder).free >= _FULL:
+                raise
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gra.config.suite import SuiteConfig
-from gra.core.errors import DataError
+from gra.core.errors import DataError, saving
 from gra.core.files import write_json
 from gra.core.hardware import gpu_count
 from gra.core.hashing import digest
@@ -74,7 +74,7 @@ def evaluate(
     verifier = next((name for task in tasks if (name := task.kind.program()) is not None), None)
     keys, fingerprint = fingerprints(suite, model, tasks, verifier)
     folder = RunFolder(output).create()
-    with folder.lock():
+    with folder.lock(), saving(folder.path):
         if folder.completed("evaluation", fingerprint) is not None:
             for task in tasks:
                 progress(task.name, len(task.samples), len(task.samples))

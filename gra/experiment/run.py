@@ -16,7 +16,7 @@ from rich.text import Text
 
 from gra.config.experiment import UNTUNED
 from gra.config.suite import SuiteConfig
-from gra.core.errors import RecipeError
+from gra.core.errors import RecipeError, saving
 from gra.core.files import write_text
 from gra.core.progress import View
 from gra.core.run_folder import RunFolder
@@ -64,7 +64,7 @@ def run_experiment(plan: ExperimentPlan) -> ExperimentResult:
     """Do every stage that is not yet done, and write the report."""
     plan.folder.create()
     view = View(plan.folder / "log.jsonl")
-    with plan.folder.lock():
+    with plan.folder.lock(), saving(plan.folder.path):
         write_text(plan.folder / RESOLVED, plan.loaded.show() + "\n")
         planned = trained_rows(plan, planned_rows(plan))
         fetch_and_check(plan, view)

@@ -17,7 +17,7 @@ from typing import Any
 
 from gra.config.loader import Loaded
 from gra.config.training import TrainRecipe
-from gra.core.errors import RecipeError
+from gra.core.errors import RecipeError, saving
 from gra.core.files import refuse_shared, write_json, write_text
 from gra.core.progress import View
 from gra.core.run_folder import MANIFEST, RunFolder
@@ -86,7 +86,7 @@ def train(
     main = arguments.process_index == 0
     view = view or View(output / "log.jsonl" if main else None, quiet=not main)
     folder = RunFolder(output)
-    with folder.create().lock() if main else nullcontext():
+    with folder.create().lock() if main else nullcontext(), saving(output):
         plan = make_plan(loaded, view.note)
         plan.inputs.update(more_inputs or {})
         checkpoint = _find_start(plan, folder, arguments, fresh, view)

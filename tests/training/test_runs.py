@@ -16,7 +16,7 @@ import pytest
 from paths import ROOT
 from training_tiny import PAIRS, make_student, row, same, train, weights, write_recipe, write_rows
 
-from gra.core.errors import Mismatch
+from gra.core.errors import DataError, Mismatch, saving
 from gra.core.run_folder import RunFolder
 from gra.training.checkpoints import SEAL
 
@@ -245,3 +245,26 @@ def test_a_run_survives_sigkill_at_any_moment(tmp_path: Path, student: Path, dat
         process.wait()
     subprocess.run(command(recipe, output), env=environment, check=True)
     assert same(weights(tmp_path / "whole"), weights(output))
+
+
+def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(
+    tmp_path: Path, student: Path, data: Path
+) -> None:
+    """PyTorch raises a `RuntimeError` that names no disk."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("needs the right to mount a file system")
+    try:
+        recipe = write_recipe(tmp_path, student, data, train={"max_steps": 2})
+        with pytest.raises(DataError, match="No space left on device; free some space and run the same command again"):
+            train(recipe, disk / "model")
+        subprocess.run(["mount", "-o", "remount,size=50m", disk], check=True)
+        assert train(recipe, disk / "model")["steps"] == 2
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_another_error_on_a_disk_with_room_stays_what_it_was(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="of a library"), saving(tmp_path):
+        raise RuntimeError("of a library")

@@ -19,7 +19,7 @@ from rich.table import Table
 from gra.checks.answers import ANSWERS_VERSION
 from gra.config.committee import MemberConfig
 from gra.config.review import ReviewConfig
-from gra.core.errors import NoRows
+from gra.core.errors import NoRows, saving
 from gra.core.files import write_json, write_text
 from gra.core.hashing import canonical_json, digest
 from gra.core.processes.background import run
@@ -87,7 +87,7 @@ def run_symbiosis(plan: SymbiosisPlan) -> SymbiosisResult:
     """
     plan.folder.create()
     view = View(plan.folder / "log.jsonl")
-    with plan.folder.lock():
+    with plan.folder.lock(), saving(plan.folder.path):
         write_text(plan.folder / RESOLVED, plan.loaded.show() + "\n")
         for note in plan.notes:
             view.note(note)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from gra.config.loader import Loaded
 from gra.config.training import FederationRecipe
-from gra.core.errors import EngineUnavailable, Mismatch, RecipeError
+from gra.core.errors import EngineUnavailable, Mismatch, RecipeError, saving
 from gra.core.files import atomic_path, write_json, write_text
 from gra.core.hashing import digest
 from gra.core.progress import View
@@ -113,7 +113,7 @@ def federate(
     folder = RunFolder(output)
     if recipe.transport == "flower" and transport is None:
         return _through_flower(loaded, folder, fresh, view)
-    with folder.create().lock():
+    with folder.create().lock(), saving(folder.path):
         model, inputs = _prepare(loaded, folder, fresh, view)
         before = folder.manifest().get(SECTION)
         if before is not None and _is_finished(folder, before):
@@ -258,7 +258,7 @@ def _through_flower(loaded: Loaded[FederationRecipe], folder: RunFolder, fresh: 
     """Let Flower run the server's part in a process of its own, and return what that one recorded."""
     from gra.training.federation.flower import start
 
-    with folder.create().lock():
+    with folder.create().lock(), saving(folder.path):
         _prepare(loaded, folder, fresh, view)
     done = _is_finished(folder, folder.manifest().get(SECTION, {}))
     if not done:
