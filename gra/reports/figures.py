@@ -18,9 +18,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gra.core.files import atomic_path
-from gra.core.progress import duration
-from gra.core.types import State
-from gra.runs.timeline import Span, Timeline
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,11 +33,10 @@ _VARIABLES = {
     TEAL: "teal", PURPLE: "purple", GOLD: "gold", RED: "red", GREY: "grey",
 }  # fmt: skip
 VERDICT_COLORS = {"better": TEAL, "non-inferior": BLUE, "inconclusive": GREY, "worse": RED}
-_STAGE_COLORS = {"engines": GOLD, "synthesis": BLUE, "train": ORANGE, "evaluate": TEAL, "compare": PURPLE}
 # Arms keep their color through the page; arms of other names use the rest in turn.
 _ARMS = {"untuned": GREY, "vanilla": TEAL, "distilled": ORANGE, "gra": BLUE}
 _OTHERS = (PURPLE, GOLD, RED, INK, BLUE, TEAL, ORANGE, GREY)
-_DASHES = ("-", "--", ":", "-.")
+DASHES = ("-", "--", ":", "-.")
 SCALE = "score, 0–10"
 _WIDTH = 9.6  # inches, for all figures: the page's column
 _STYLE = {
@@ -293,99 +289,6 @@ def calibration(curve: Sequence[Sequence[float]]) -> Figure:
         axis.annotate(f"{int(items)}", (10 * score, share), xytext=(6, -9), textcoords="offset points", fontsize=8)
     axis.set(xlim=(-0.2, 10.2), ylim=(-0.05, 1.05), xlabel="the panel's score, 0-10", ylabel="share right")
     axis.grid(True)
-    return figure
-
-
-def timeline(found: Timeline) -> Figure:
-    """Draw stages as bars over working time, resumes as dashed lines, and rows accepted so far."""
-    rows = list(dict.fromkeys(_lane(span) for session in found.sessions for span in session.spans))
-    accepted = [(found.at(time), arm) for time, arm, state in found.candidates if state == State.ACCEPTED]
-    height = 0.26 * len(rows) + 0.65
-    figure = new_figure(height + (1.15 if accepted else 0))
-    ratios = [height, 1.0] if accepted else [height]
-    axes = figure.subplots(len(ratios), 1, sharex=True, height_ratios=ratios, squeeze=False)[:, 0]
-    unit, name = (60.0, "min") if found.worked >= 120 else (1.0, "s")
-    for session in found.sessions:
-        for span in session.spans:
-            _bar(axes[0], rows.index(_lane(span)), found, span, unit)
-        if session.pause or session is not found.sessions[0]:
-            start = found.at(session.began) / unit
-            for axis in axes:
-                axis.axvline(start, color=RED, lw=1, ls=(0, (4, 3)))
-            axes[0].annotate(
-                f"resumed after {duration(session.pause)}", (start, -0.75), xytext=(4, 0), color=RED, fontsize=8,
-                textcoords="offset points", va="center", annotation_clip=False,
-            )  # fmt: skip
-    for row, lane in enumerate(rows):
-        spans = [span for session in found.sessions for span in session.spans if _lane(span) == lane]
-        end = found.at(max(span.ended for span in spans)) / unit
-        axes[0].annotate(
-            " + ".join(map(_took, spans)), (end, row), xytext=(4, 0), textcoords="offset points", va="center",
-            fontsize=8, color=MUTED,
-        )  # fmt: skip
-    axes[0].set_yticks(range(len(rows)), rows)
-    axes[0].set(xlim=(0, max(found.worked, 1e-3) / unit * 1.1), ylim=(len(rows) - 0.4, -1.1))
-    if accepted:
-        _accepted(axes[1], accepted, found.worked, unit)
-    for axis in axes:
-        axis.grid(axis="x")
-        axis.spines["left"].set_visible(False)
-    axes[-1].set_xlabel(f"working time, {name}")
-    return figure
-
-
-def _lane(span: Span) -> str:
-    """Return the label of a stage's lane; stages that run once per model have a lane per model."""
-    return f"{span.name} {span.detail}" if span.name in ("train", "evaluate") and span.detail else span.name
-
-
-def _took(span: Span) -> str:
-    if span.outcome == "open":
-        return "running"
-    return duration(span.seconds) + ("" if span.outcome == "done" else f" {span.outcome}")
-
-
-def _bar(axis: Axes, row: int, found: Timeline, span: Span, unit: float) -> None:
-    begun, ended = found.at(span.began) / unit, found.at(span.ended) / unit
-    color = _STAGE_COLORS.get(span.name, GREY)
-    whole = span.outcome in ("done", "open")
-    axis.barh(
-        row, max(ended - begun, found.worked / unit * 0.002), left=begun, height=0.62, color=color if whole else PAPER,
-        edgecolor=color, lw=1.0, hatch=None if whole else "////",
-    )  # fmt: skip
-
-
-def _accepted(axis: Axes, accepted: Sequence[tuple[float, str]], worked: float, unit: float) -> None:
-    arms = list(dict.fromkeys(arm for _, arm in accepted))
-    for (arm, color), dash in zip(arm_colors(arms).items(), itertools.cycle(_DASHES)):
-        times = sorted(time / unit for time, name in accepted if name == arm)
-        counts = [0, *range(1, len(times) + 1), len(times)]
-        axis.step([0, *times, worked / unit], counts, where="post", color=color, lw=1.8, ls=dash, label=arm)
-    axis.set_ylim(0, None)
-    axis.set_ylabel("past the gate")
-    axis.locator_params(axis="y", nbins=4, integer=True)
-    axis.legend(loc="lower right", ncols=3)
-
-
-def training(curves: Mapping[tuple[str, str], Mapping[str, Sequence[tuple[float, float]]]]) -> Figure:
-    """Draw loss over steps, `train` as a line and `eval` as points; {(arm, seed): {kind: [(step, loss)]}}."""
-    figure = new_figure(2.9)
-    axis = figure.subplots()
-    colors = arm_colors([arm for arm, _ in curves])
-    seeds = list(dict.fromkeys(seed for _, seed in curves))
-    for (arm, seed), kinds in curves.items():
-        name = f"{arm}, {seed}" if len(seeds) > 1 else arm
-        for kind, points in kinds.items():
-            steps, losses = zip(*points, strict=True)
-            if kind == "train":
-                dash = _DASHES[seeds.index(seed) % len(_DASHES)]
-                axis.plot(steps, losses, color=colors[arm], lw=1.8, ls=dash, label=name)
-            else:
-                axis.plot(steps, losses, "o", color=colors[arm], ms=5.5, mfc=PAPER, mew=1.6, label=f"{name}, held out")
-    axis.set(xlabel="optimizer step", ylabel="loss, nats per token")
-    axis.grid()
-    axis.spines["left"].set_visible(False)
-    axis.legend(ncols=2)
     return figure
 
 

@@ -16,7 +16,7 @@ from gra.core.files import atomic_path, refuse_link_below
 from gra.core.progress import duration
 from gra.core.types import DIMENSIONS, verifier_mode
 from gra.core.version import __version__
-from gra.reports import figures
+from gra.reports import figures, time_figures
 from gra.reports import statistics as tally
 from gra.reports import text as prose
 from gra.reports.comparison import ComparisonView, read_comparison
@@ -182,13 +182,13 @@ def _drawings(contents: RunContents, timeline: Timeline, folder: Path) -> dict[s
     found: dict[str, Drawing | None] = {"training": None, "timeline": None}
     if curves := {(s.arm, s.key.removeprefix(f"{s.arm}-")): curve for s in contents.students if (curve := _curve(s))}:
         caption = "Loss over optimizer steps, on the tokens of the answers."
-        found["training"] = figures.draw("training", caption, folder, figures.training, curves)
+        found["training"] = figures.draw("training", caption, folder, time_figures.training, curves)
     if timeline.sessions:
         caption = (
             "Stages over working time; pauses between an interruption and its resume are left out, and interrupted "
             "stages are hatched. Below: rows that have passed the gate so far, before deduplication."
         )
-        found["timeline"] = figures.draw("timeline", caption, folder, figures.timeline, timeline)
+        found["timeline"] = figures.draw("timeline", caption, folder, time_figures.timeline, timeline)
     return found
 
 

@@ -425,3 +425,23 @@ def test_importing_draws_and_trains_nothing() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_many_students_are_folded_into_a_lane_and_a_legend_entry_for_each_arm() -> None:
+    from gra.reports import time_figures
+    from gra.runs.timeline import Session, Span, Timeline
+
+    spans = [Span("train", f"arm{n // 3}-seed{n % 3}", 10.0 * n, 10.0 * n + 5, "done") for n in range(36)]
+
+    def lanes(count: int) -> list[str]:
+        (axis,) = time_figures.timeline(Timeline([Session(spans[:count])])).axes
+        return [label.get_text() for label in axis.get_yticklabels()]
+
+    assert lanes(36) == [f"train arm{n}" for n in range(12)]
+    assert lanes(6) == [f"train arm{n // 3}-seed{n % 3}" for n in range(6)]
+    curves = {(f"arm{n // 3}", f"seed{n % 3}"): {"train": [(1, 2.0), (2, 1.0)]} for n in range(36)}
+    figure = time_figures.training(curves)
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [f"arm{n}" for n in range(12)]
+    few = time_figures.training(dict(list(curves.items())[:3]))
+    assert [text.get_text() for text in few.axes[0].get_legend().get_texts()] == [f"arm0, seed{n}" for n in range(3)]
