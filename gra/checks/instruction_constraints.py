@@ -11,9 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
-from gra.checks.bare_answers import read_bare_answers
 from gra.checks.format import FormatCheck
-from gra.checks.instruction_text import MARK, MARKS, NUMBER, InstructionText, number, read
+from gra.checks.instruction_text import MARK, MARKS, NUMBER, InstructionText, number, read, read_bare_answers
 
 CONSTRAINTS_VERSION = 4
 Reader = Callable[[InstructionText], Iterator[FormatCheck]]

@@ -1,12 +1,14 @@
 """`gra train` and train.py: read a recipe, train, print one summary.
 
 `accelerate launch train.py --config RECIPE` trains on several devices. `accelerate launch` itself ends with code 1
-whenever its process fails; `python train.py` keeps the code.
+whenever its process fails; `python train.py` keeps the code. `python -m gra.cli.train --several` is for `gra run`: it
+trains one student after another in one process.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import sys
@@ -28,7 +30,7 @@ from gra.cli.options import (
     show_json,
     show_line,
 )
-from gra.core.errors import RecipeError
+from gra.core.errors import ExitCode, RecipeError
 
 RESUME = "interrupted; run the same command again to go on from the last checkpoint"
 _DATA = "data.train='[{path: runs/quickstart-gra/dataset/train.parquet}]'"
@@ -160,5 +162,39 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run_app(script, arguments, "train.py", RESUME)
 
 
+def train_several() -> None:
+    """Train every student whose command line is on standard input, as a JSON list a line, until one fails.
+
+    Each line of standard output is the exit code of one training.
+    """
+    # What libraries print must not be read as a reply, and what they read must not be a command.
+    commands, replies = os.fdopen(os.dup(0), encoding="utf-8"), os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    with open(os.devnull, encoding="utf-8") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    try:
+        for line in commands:
+            code = _code_of(json.loads(line))
+            print(code, file=replies, flush=True)
+            if code:
+                sys.exit(code)
+            gc.collect()  # a trainer and its model refer to each other
+    except KeyboardInterrupt:  # between two trainings
+        sys.exit(int(ExitCode.INTERRUPTED))
+    except BrokenPipeError:  # the process that asked is gone
+        sys.exit(1)
+
+
+def _code_of(arguments: list[str]) -> int:
+    try:
+        main(arguments)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    return 0
+
+
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:] == ["--several"]:
+        train_several()
+    else:
+        main()

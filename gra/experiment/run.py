@@ -33,7 +33,7 @@ from gra.experiment.plan import (
     unequal_steps,
 )
 from gra.experiment.rows import ArmRows, describe_data, draw_arms, fewer_rows, no_choice
-from gra.experiment.students import StudentTrainer
+from gra.experiment.students import TrainingProcess
 from gra.runs.contents import REPORTED
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def run_experiment(plan: ExperimentPlan) -> ExperimentResult:
         warnings = unequal_steps(training_steps(plan, {arm: found.rows for arm, found in rows.items()}))
         for note in [*(f"! {note}" for note in [*fewer_rows(rows), *no_choice(plan, rows)]), *warnings]:
             view.note(note)
-        with StudentTrainer(view) as trainer:
+        with TrainingProcess(view) as trainer:
             for key, arm, seed in plan.students():
                 _train(plan, trainer, key, arm, seed)
         return _evaluate_and_compare(plan, view, rows)
@@ -143,7 +143,7 @@ def _synthesize(plan: ExperimentPlan, view: View) -> None:
         raise stop
 
 
-def _train(plan: ExperimentPlan, trainer: StudentTrainer, key: str, arm: str, seed: int) -> None:
+def _train(plan: ExperimentPlan, trainer: TrainingProcess, key: str, arm: str, seed: int) -> None:
     """Train one student, unless it is trained already."""
     recipe = plan.recipe
     changes = {f"train.{name}": value for name, value in recipe.train.items()} | {

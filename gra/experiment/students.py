@@ -33,8 +33,8 @@ class StageFailed(GraError):
         self.exit_code = exit_code
 
 
-class StudentTrainer:
-    """Trains students until it is left; its process starts with the first student that is not trained yet."""
+class TrainingProcess:
+    """Trains students until it is left; the process starts with the first student that is not trained yet."""
 
     def __init__(self, view: View) -> None:
         """Prepare the trainer; `view` shows the stages."""
@@ -91,7 +91,7 @@ class StudentTrainer:
         """Have the process train one student and return its exit code; that of the process where it ended."""
         if self._process is None:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "gra.cli.train_several"],
+                [sys.executable, "-m", "gra.cli.train", "--several"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
@@ -102,7 +102,8 @@ class StudentTrainer:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            print(json.dumps(arguments), file=process.stdin, flush=True)
+            process.stdin.write(json.dumps(arguments) + "\n")
+            process.stdin.flush()
             reply = process.stdout.readline()
         except BrokenPipeError:
             reply = ""

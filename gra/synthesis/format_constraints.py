@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from random import Random
 
-from gra.checks.bare_answers import limits_answer
 from gra.checks.instruction_constraints import read_constraints
+from gra.checks.instruction_text import limits_answer
 from gra.config.synthesis import FormatConstraintsConfig
 
 FORMAT_CONSTRAINTS_VERSION = 4

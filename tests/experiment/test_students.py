@@ -13,7 +13,7 @@ import pytest
 from training_tiny import PAIRS, make_student, row, same, weights, write_recipe, write_rows
 
 from gra.core.progress import View
-from gra.experiment.students import StageFailed, StudentTrainer
+from gra.experiment.students import StageFailed, TrainingProcess
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def recipe(tmp_path: Path) -> Path:
 def test_several_students_of_one_process_are_those_of_processes_of_their_own(
     recipe: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with StudentTrainer(View()) as trainer:
+    with TrainingProcess(View()) as trainer:
         trainer.train(recipe, tmp_path / "first", {"train.seed": 1}, "first")
         process = trainer._process
         assert process is not None
@@ -48,13 +48,13 @@ def test_failed_training_keeps_its_code_and_a_killed_process_is_one_sentence(rec
     (tmp_path / "other.jsonl").write_text(json.dumps({"prompt": "no messages"}) + "\n")
     broken = {"data.train": [{"path": str(tmp_path / "other.jsonl")}]}
     with (
-        StudentTrainer(View()) as trainer,
+        TrainingProcess(View()) as trainer,
         pytest.raises(StageFailed, match="training `broken` ended with status 2") as end,
     ):
         trainer.train(recipe, tmp_path / "broken", broken, "broken")
     assert end.value.exit_code == 2
 
-    with StudentTrainer(View()) as trainer:
+    with TrainingProcess(View()) as trainer:
         trainer.train(recipe, tmp_path / "first", rows, "first")
         assert trainer._process is not None
         os.kill(trainer._process.pid, signal.SIGKILL)
@@ -63,10 +63,10 @@ def test_failed_training_keeps_its_code_and_a_killed_process_is_one_sentence(rec
 
 
 def test_interrupt_of_this_process_ends_the_other(recipe: Path, tmp_path: Path) -> None:
-    trainer = StudentTrainer(View())
+    trainer = TrainingProcess(View())
     trainer.train(recipe, tmp_path / "first", {}, "first")
     process = trainer._process
     assert process is not None
     with pytest.raises(KeyboardInterrupt), trainer:
         raise KeyboardInterrupt
-    assert process.poll() == 0  # it had nothing to do any more
+    assert process.poll() in (0, -signal.SIGKILL)  # it had nothing to do any more, and little time to end

@@ -23,7 +23,7 @@ from gra.core.errors import DataError, GraError, RecipeError
 from gra.core.progress import View
 from gra.core.types import Seed
 from gra.engines.types import Call, Completion, Fault, Likelihood
-from gra.experiment.students import StudentTrainer
+from gra.experiment.students import TrainingProcess
 from gra.experiment.symbiosis import run as symbiosis_run
 from gra.experiment.symbiosis.evaluate import BOTH, CONTROL, LINES, NO_STORE, PAIR, PLAIN, PROMPTED, compare_scores
 from gra.experiment.symbiosis.explore import plain_rows
@@ -282,7 +282,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
 
     monkeypatch.setattr(symbiosis_run, "find_models", find)
     monkeypatch.setattr(symbiosis_run, "resolve", fake_resolve)
-    monkeypatch.setattr(symbiosis_run, "StudentTrainer", lambda view: contextlib.nullcontext(made))
+    monkeypatch.setattr(symbiosis_run, "TrainingProcess", lambda view: contextlib.nullcontext(made))
     monkeypatch.setattr(symbiosis_run, "check_arguments", lambda loaded: None)  # it loads TRL
     monkeypatch.setattr(symbiosis_run, "Embedder", WordEmbedder)
     return made
@@ -374,7 +374,7 @@ def test_real_student_is_trained_on_lines_and_rationales(
     settings = json.loads((student / "tokenizer_config.json").read_text())
     template = "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}"
     (student / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": template}))
-    monkeypatch.setattr(symbiosis_run, "StudentTrainer", StudentTrainer)
+    monkeypatch.setattr(symbiosis_run, "TrainingProcess", TrainingProcess)
     monkeypatch.setattr(symbiosis_run, "check_arguments", check_arguments)
     file = write(tmp_path, student=str(student), rounds=1, rationale_weight=0.5, train={"max_steps": 1},
                  tracking={"wandb": "off"})  # fmt: skip

@@ -29,7 +29,7 @@ from gra.core.text.special_tokens import SpecialTokens
 from gra.data.embedder import Embedder
 from gra.engines.broker import Broker
 from gra.engines.types import calls_at_once
-from gra.experiment.students import StudentTrainer
+from gra.experiment.students import TrainingProcess
 from gra.experiment.symbiosis.evaluate import (
     LINES,
     NAMES,
@@ -101,10 +101,10 @@ def run_symbiosis(plan: SymbiosisPlan) -> SymbiosisResult:
             history.append(made.facts)
             _write_rows(plan, made, number)
             if number < recipe.rounds:
-                with StudentTrainer(view) as trainer:  # whose process would hold memory beside the engines
+                with TrainingProcess(view) as trainer:  # whose process would hold memory beside the engines
                     student = _train(plan, trainer, RATIONALES if made.rationales else LINES, number, seeds[0])
         students = {}
-        with StudentTrainer(view) as trainer:
+        with TrainingProcess(view) as trainer:
             for variant in VARIANTS:
                 if _rows_file(plan, variant, recipe.rounds).stat().st_size:
                     students[variant] = [_train(plan, trainer, variant, recipe.rounds, seed) for seed in seeds]
@@ -265,7 +265,7 @@ def _write_rows(plan: SymbiosisPlan, made: RoundRows, number: int) -> None:
     plan.folder.record(f"rows-{number}", {"rows": {_FILES[v]: len(each) for v, each in rows.items()}}, files)
 
 
-def _train(plan: SymbiosisPlan, trainer: StudentTrainer, variant: str, number: int, seed: int) -> Path:
+def _train(plan: SymbiosisPlan, trainer: TrainingProcess, variant: str, number: int, seed: int) -> Path:
     """Train a student on a variant's rows, unless that was done before, and return its folder."""
     recipe, key = plan.recipe, f"{_FILES[variant]}-round{number}-seed{seed}"
     sources: list[dict[str, Any]] = [{"path": str(_rows_file(plan, PLAIN if variant == PLAIN else LINES, number))}]
