@@ -1,8 +1,8 @@
 """Prepare an instruction for reading: mask quoted texts, code, and the passage that it works on.
 
 A quoted text or a passage to be summarized is not addressed to the writer. So no pattern may find a demand in it. A
-quoted text leaves a mark, by which a pattern can refer to the quoted word that follows. At the end of the module are
-requests for an answer and nothing else ("the number only", "only yes or no", "the name and nothing else").
+quoted text leaves a mark, by which a pattern can refer to the quoted word that follows. The last part reads
+requests for an answer and nothing else, such as "the number only".
 """
 
 from __future__ import annotations

@@ -97,20 +97,18 @@ def test_seed_is_short_and_to_the_point(row: dict[str, Any]) -> None:
     assert not re.search(r"\b(as an ai|language model|i cannot)\b", prose, re.IGNORECASE)
 
 
-def test_seeds_cover_all_domains_and_leave_some_metadata_to_enrichment() -> None:
+def test_seeds_cover_all_domains_and_leave_the_metadata_of_two_to_enrichment() -> None:
     rows = Counter(row["domain"] for row in SEEDS)
-    described = Counter(row["domain"] for row in SEEDS if "keywords" in row)
     assert set(rows) == set(DOMAINS)
     assert min(rows.values()) >= 9
-    assert all(rows[domain] - described[domain] == 2 for domain in DOMAINS)
+    assert [row["id"] for row in SEEDS if "keywords" not in row] == ["qa-10", "creation-10"]
     assert len({row["id"] for row in SEEDS}) == len(SEEDS)
 
 
-def test_a_third_of_the_seeds_demand_a_form_with_and_without_metadata() -> None:
+def test_almost_half_of_the_seeds_demand_a_form() -> None:
     demanding = [row for row in SEEDS if row["id"] in DEMANDS]
     assert len(demanding) == len(DEMANDS)
-    assert len(demanding) >= len(SEEDS) / 3
-    assert 0.2 <= sum("keywords" not in row for row in demanding) / len(demanding) <= 0.4
+    assert 0.45 <= len(demanding) / len(SEEDS) < 0.5
 
 
 @by_id([row for row in SEEDS if row["id"] in DEMANDS])
