@@ -14,7 +14,8 @@ from typing import Any
 from gra.checks.json_text import JSON_TYPES, MISSING, at_path, equal_json, read_json
 from gra.checks.looping import loops
 from gra.checks.markdown_blocks import Fence, fences, list_items
-from gra.checks.text_units import STRAIGHT_QUOTES, count_sentences, spaced, tokens, words
+from gra.checks.signs import plain_signs
+from gra.checks.text_units import SMALL_NUMBERS, STRAIGHT_QUOTES, TENS, count_sentences, spaced, tokens, words
 
 KINDS: dict[str, Callable[..., bool]] = {}
 MOST_MATCHED = 10_000  # characters: a pattern of the row's author may take the square of their number
@@ -25,20 +26,17 @@ _CLOSING = "\"'”’“»)]*_`~ \t\r\n"
 _EMPHASIS = re.compile(r"\*{1,3}|_{2,3}|(?<!\w)_|_(?!\w)|`")
 _HIGHLIGHT = re.compile(r"(?<![*\w])(\*{1,3})(?=[^\s*])[^*\n]++(?<=\S)\1(?![*\w])")
 _DIVIDER = re.compile(r"^[ \t]*+\*\*\*[ \t]*+$", re.MULTILINE)
-_SIGN = r"[-+−–±]?"
 _SCALE = r"(?:hundred|thousand|million|billion)"
+# Such as `1,234.5`, `1 1/2`, `.5`, `1½`, `6e23`, `5.2 × 10^-4` and `$1.4 billion`.
 _DIGITS = re.compile(
-    rf"[≈~#]? ?{_SIGN}(?:us)?[$€£¥]? ?{_SIGN}"
+    r"[≈~#]? ?[-+±]?(?:us)?[$€£¥]? ?[-+]?"
     r"(?:\d{1,3}(?:[,.'’ ]\d{3})+(?!\d)|\d++)?(?:[.,]\d++)?(?: ?\d++/\d++|/ ?\d++| ?[¼½¾⅓⅔⅕⅛])?"
-    r"(?:(?<=\d)e[-+−]?\d++| ?[x×*·] ?10(?:\^|\*\*)?[-−]?[\d⁰¹²³⁴⁵⁶⁷⁸⁹⁻]++)?"
+    r"(?:(?<=\d)e[-+]?\d++| ?[x×*·] ?10(?:\^|\*\*)?-?[\d⁰¹²³⁴⁵⁶⁷⁸⁹⁻]++)?"
     rf"(?: ?{_SCALE})?(?: ?[%$€£¥°]| percent)?"
 )
-_SMALL = (
-    r"(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen|"
-    r"eighteen|nineteen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety)"
-)
+_NAMED = rf"(?:{'|'.join(sorted((*SMALL_NUMBERS, *TENS), key=len, reverse=True))})"
 _NUMBER_WORDS = re.compile(
-    rf"(?:(?:minus|negative) )?(?:{_SMALL}|a {_SCALE})(?:(?: and |[ -])(?:{_SMALL}|{_SCALE})){{0,15}}(?: percent)?"
+    rf"(?:(?:minus|negative) )?(?:{_NAMED}|a {_SCALE})(?:(?: and |[ -])(?:{_NAMED}|{_SCALE})){{0,15}}(?: percent)?"
 )
 _COMMAS = ",，،、﹐､"
 
@@ -260,7 +258,7 @@ def one_of(answer: str, *, options: list[str]) -> bool:
 @_kind
 def one_number(answer: str) -> bool:
     """Pass an answer that is one number, in digits or words; a sign, a currency and a percent sign may be there."""
-    bare = _bare(answer)
+    bare = plain_signs(_bare(answer))
     in_digits = any(c.isnumeric() for c in bare) and _DIGITS.fullmatch(bare) is not None
     return in_digits or _NUMBER_WORDS.fullmatch(bare) is not None
 

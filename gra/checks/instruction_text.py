@@ -12,15 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gra.checks.format import FormatCheck
+from gra.checks.text_units import SMALL_NUMBERS, TENS
 
-_SMALL = [
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
-]  # fmt: skip
-_COUNTS = {word: number for number, word in enumerate(_SMALL)} | {
-    "thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90, "hundred": 100,
-    "a single": 1, "a hundred": 100, "one hundred": 100, "two hundred": 200, "three hundred": 300,
-}  # fmt: skip
+_COUNTS = (
+    {word: number for number, word in enumerate(SMALL_NUMBERS)}
+    | {word: 10 * number for number, word in enumerate(TENS, 3)}
+    | {"hundred": 100, "a single": 1, "a hundred": 100, "one hundred": 100, "two hundred": 200, "three hundred": 300}
+)
 _COUNT_WORDS = "|".join(sorted((word for word in _COUNTS if word != "zero"), key=len, reverse=True))
 # Of at most nine digits: no demand is larger, and Python refuses to read a number of thousands of digits.
 NUMBER = rf"(?:\d{{1,3}}(?:,\d{{3}}){{1,2}}(?!,?\d)|\d{{1,9}}(?!\d)|(?:{_COUNT_WORDS})\b)"
@@ -96,7 +94,8 @@ def number(text: str) -> int:
 
 # --- bare answers -------------------------------------------------------------------------------------------
 
-_ASK = r"^(?:please )?(?:answer|reply|respond|give|write|output|say|state|return|print|tell)\b(?: me)?"
+_VERBS = "answer|reply|respond|give|write|output|say|state|return|print|tell"
+_ASK = rf"^(?:please )?(?:{_VERBS})\b(?: me)?"
 _TAIL = r"(?: only| alone| and nothing else)?(?:,? please)?[.!]?$"
 _NUMBER_ONLY = re.compile(
     rf"{_ASK}(?: only| just)?(?: with| in)?(?: only| just)?(?: (?:the|a|one))?"
@@ -119,8 +118,7 @@ _MORE = re.compile(
     re.IGNORECASE,
 )
 _LIMITED = re.compile(
-    r"^(?:please )?"
-    r"(?:answer|reply|respond|give|write|output|say|state|return|print|tell|name|use|add|choose|pick|put)\b"
+    rf"^(?:please )?(?:{_VERBS}|name|use|add|choose|pick|put)\b"
     r".*(?:\b(?:only|alone)[.!]?$|\b(?:only|just) (?:the|that|this|its|a|one|with)\b|\bnothing\b|\bno other\b)"
     r"|\bnothing else\b|\b(?:yes or no|true or false)\b|\bno (?:explanations?|comments?|extras?)\b",
     re.IGNORECASE,

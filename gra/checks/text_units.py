@@ -11,6 +11,12 @@ import unicodedata
 from gra.checks.markdown_blocks import Fence, fences, unmarked_line
 from gra.core.text.characters import normalized
 
+# English number words: zero to twenty, and thirty to ninety.
+SMALL_NUMBERS = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
+)  # fmt: skip
+TENS = ("thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 STRAIGHT_QUOTES = str.maketrans("“”„‟‘’‚‛", "\"\"\"\"''''")
 _URL = re.compile(r"\b[a-zA-Z]{2,10}://\S++|\bwww\.\S++")
 # Chinese characters and Japanese kana stand without spaces; word processors count each as a word.

@@ -124,13 +124,15 @@ def training(curves: Mapping[tuple[str, str], Mapping[str, Sequence[tuple[float,
     many = sum(map(len, curves.values())) > _MOST_CURVES  # then each arm is named once, below the axes
     figure = new_figure(2.9 + (0.22 * math.ceil(len(colors) / _LEGEND_COLUMNS) if many else 0))
     axis = figure.subplots()
+    named: set[str] = set()
     for (arm, seed), kinds in curves.items():
         name = f"{arm}, {seed}" if len(seeds) > 1 and not many else arm
         for kind, points in kinds.items():
             steps, losses = zip(*points, strict=True)
             label = f"{name}, held out" if kind != "train" else name
-            if many and (kind != "train" or seed != next(s for a, s in curves if a == arm)):
+            if many and (kind != "train" or arm in named):
                 label = "_nolegend_"
+            named.add(arm)
             if kind == "train":
                 dash = DASHES[seeds.index(seed) % len(DASHES)]
                 axis.plot(steps, losses, color=colors[arm], lw=1.8, ls=dash, label=label)

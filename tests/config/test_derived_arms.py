@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,13 @@ def test_the_study_has_arms_of_equal_rows_and_two_suites_that_share_no_item(tmp_
     files = (ROOT / "eval" / "tasks" / name for name in ("instructions.jsonl", "instructions_report.jsonl"))
     texts = [{json.loads(line)["instruction"] for line in file.read_text().splitlines()} for file in files]
     assert not texts[0] & texts[1]
+
+
+def test_every_lever_differs_from_the_baseline_and_from_the_others(tmp_path: Path) -> None:
+    plan = load_experiment(ROOT / "recipes" / "levers.yaml", [], tmp_path)
+    made = [arm.recipe.model_dump(exclude={"name"}) for arm in plan.arms.values()]
+    assert len(made) == 11
+    assert all(one != other for one, other in combinations(made, 2))
 
 
 def test_draws_are_nested_and_shared_by_datasets_with_the_same_prompts(tmp_path: Path) -> None:
