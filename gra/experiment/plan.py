@@ -16,6 +16,7 @@ from gra.config.training import TrainRecipe, require_answers
 from gra.core.errors import RecipeError
 from gra.core.hardware import gpu_count
 from gra.core.run_folder import RunFolder
+from gra.core.types import Seed
 from gra.sandbox.permission import KEY, Permission, require
 
 
@@ -192,6 +193,19 @@ def licenses(plan: ExperimentPlan) -> list[str]:
     return list(dict.fromkeys([*plan.recipe.accept_licenses, *plan.student.recipe.accept_licenses]))
 
 
+def seeds_of(arm: Loaded[SynthesisRecipe]) -> Sequence[Seed]:
+    """Return the seeds of an arm's recipe.
+
+    Raises:
+        DataError: the seed file is wrong.
+    """
+    from gra.data.seeds.hub import find_seeds
+    from gra.data.seeds.load import load_seeds
+
+    recipe = arm.recipe
+    return load_seeds(find_seeds(recipe.seeds, arm.path), recipe.domains, recipe.seeds, seed=recipe.seed).rows
+
+
 def planned_rows(plan: ExperimentPlan) -> dict[str, int]:
     """Return the most rows of each arm's dataset.
 
@@ -199,17 +213,15 @@ def planned_rows(plan: ExperimentPlan) -> dict[str, int]:
         RecipeError: an arm is to train on more rows than its synthesis can make.
         DataError: a seed file is wrong.
     """
-    from gra.data.seeds.hub import find_seeds
-    from gra.data.seeds.load import load_seeds
     from gra.synthesis.annotation.asking import plan_work
 
     rows = {}
     for name, arm in plan.arms.items():
         recipe = arm.recipe
         new = recipe.rounds.count * recipe.rounds.accept
-        seeds = load_seeds(find_seeds(recipe.seeds, arm.path), recipe.domains, recipe.seeds, seed=recipe.seed)
+        seeds = seeds_of(arm)
         spec = recipe.arm_spec
-        kept = seeds.rows if recipe.annotate is None else plan_work(recipe, seeds.rows).texts
+        kept = seeds if recipe.annotate is None else plan_work(recipe, seeds).texts
         rows[name] = len(kept) * spec.keeps_seed_instructions + new * spec.writes_rounds
     rows = {name: rows[plan.recipe.derived.get(name, name)] for name in plan.recipe.arms}
     for name, most in rows.items():

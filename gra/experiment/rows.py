@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gra.experiment.plan import ExperimentPlan
+from gra.experiment.plan import ExperimentPlan, seeds_of
 
 if TYPE_CHECKING:
     from gra.data.draw import Proportions
@@ -50,13 +50,9 @@ def draw_arms(plan: ExperimentPlan) -> dict[str, ArmRows]:
 def _like_seeds(plan: ExperimentPlan, arm: str) -> Proportions:
     """Return the proportions of an arm's seeds."""
     from gra.data.draw import Proportions
-    from gra.data.seeds.hub import find_seeds
-    from gra.data.seeds.load import load_seeds
 
-    loaded = plan.arms[plan.recipe.derived.get(arm, arm)]
-    recipe = loaded.recipe
-    seeds = load_seeds(find_seeds(recipe.seeds, loaded.path), recipe.domains, recipe.seeds, seed=recipe.seed)
-    return Proportions.of([(seed.domain, seed.instruction, seed.response) for seed in seeds.rows])
+    seeds = seeds_of(plan.arms[plan.recipe.derived.get(arm, arm)])
+    return Proportions.of([(seed.domain, seed.instruction, seed.response) for seed in seeds])
 
 
 def fewer_rows(rows: Mapping[str, ArmRows]) -> list[str]:
