@@ -38,14 +38,21 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 @pytest.fixture(autouse=True)
 def _one_thread(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let tiny networks compute on one thread; threads that wait for each other take cores from the other workers."""
-    if "models" not in request.keywords:
+    if request.node.get_closest_marker("models") is None:
         monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(autouse=True)
+def _bfloat16_at_speed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let planned types and sizes be the same on every machine; real weights are computed as the machine does best."""
+    if request.node.get_closest_marker("models") is None:
+        monkeypatch.setattr("gra.core.hardware.cpu_computes_bfloat16", lambda: True)
 
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, monkeypatch) -> None:
     """No test reads or fills the user's cache, except those that run real weights and share theirs."""
-    if "models" not in request.keywords:
+    if request.node.get_closest_marker("models") is None:
         # One a test module: what one module puts into it must not decide another's tests.
         name = request.path.relative_to(ROOT).as_posix().replace("/", "-")
         monkeypatch.setenv("GRA_CACHE", str(tmp_path_factory.getbasetemp() / "cache" / name))
