@@ -75,7 +75,7 @@ async def serve(model: ResolvedModel, batch: int, answers: list[str] | None, log
         await engine.unload()
     return {
         "weights": model.weights or "bfloat16",
-        "gb": weights_gb(model.path),
+        "gb": weights_gb(model.path, on_gpu=False),
         "started_s": engine.stats.started_in,
         "written_per_s": sum(c.completion_tokens for c in wrote) / writing_s,
         "read_per_s": sum(c.prompt_tokens - c.cached_tokens for c in read) / reading_s,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from functools import cache
+from pathlib import Path
 
 from gra.core.errors import EngineUnavailable
 
@@ -45,3 +47,34 @@ def gpu_count() -> int:
 def gpu_memory_gb() -> float | None:
     """Return the memory of the first CUDA GPU in GB; None without one."""
     return next(iter(gpu_memories_gb()), None)
+
+
+@cache
+def cpu_computes_bfloat16() -> bool:
+    """Return whether this machine's CPU multiplies bfloat16 matrices at speed."""
+    return multiplies_bfloat16(cpu_flags(Path("/proc/cpuinfo")))
+
+
+def multiplies_bfloat16(flags: frozenset[str]) -> bool:
+    """Return whether a CPU multiplies bfloat16 matrices at speed: by AVX-512 on x86, by the bf16 extension on Arm.
+
+    Without them the product of a long prompt takes five times as long as in float32 (docs/benchmarks.md). The answer is
+    yes where no instruction sets are known.
+    """
+    return not flags or "bf16" in flags or "avx512f" in flags
+
+
+def cpu_flags(report: Path) -> frozenset[str]:
+    """Return the instruction sets in a report such as /proc/cpuinfo; none where there is no such report."""
+    if not report.is_file():
+        return frozenset()
+    for line in report.read_text(encoding="utf-8", errors="replace").splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() in ("flags", "Features"):
+            return frozenset(value.split())
+    return frozenset()
+
+
+def computing_type(dtype: str, *, on_gpu: bool) -> str:
+    """Return the type that weights of a type are computed in: float32 where bfloat16 would be slow."""
+    return "float32" if dtype == "bfloat16" and not on_gpu and not cpu_computes_bfloat16() else dtype

@@ -15,7 +15,7 @@ from gra.core.hashing import digest, file_digest
 from gra.models.chat import check_template, load_tokenizer_once
 from gra.models.classification import refuse_reward_model
 from gra.models.head import feed_contiguous
-from gra.models.weights import damage
+from gra.models.weights import damage, widened
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -153,7 +153,7 @@ class ModelUnderTest:
                 network = self._merge(network, len(self.load_tokenizer(None)) if tokens is None else tokens)
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise ModelUnavailable(f"{self.name}: the weights in {self.weights} cannot be loaded ({error})") from None
-        loaded: PreTrainedModel = network.to(place).eval()
+        loaded: PreTrainedModel = widened(network, dtype, on_gpu=place == "cuda").to(place).eval()
         feed_contiguous(loaded)
         return loaded
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from gra.config.committee import BackendConfig, MemberConfig
 from gra.config.synthesis import SynthesisRecipe, members_of
-from gra.core.hardware import available_gb, gpu_memory_gb
+from gra.core.hardware import available_gb, computing_type, gpu_memory_gb
 from gra.models.adapters import Adapter, find_adapter
 from gra.models.catalog import cached, resolve
 from gra.models.entries import entry_of
@@ -16,7 +16,7 @@ from gra.models.int8 import int8_gb
 from gra.serving.memory import adapters_gb, cluster_gpus, engine_gb, limit_gb
 from gra.serving.models import check_head, weights_gb
 
-_BYTES_A_PARAMETER = 2  # bfloat16
+_BYTES_A_PARAMETER = {"bfloat16": 2, "float32": 4}
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,13 @@ def memory_plan(recipes: Sequence[SynthesisRecipe]) -> Memory:
         if served.kind == "ray":
             clusters[member.model] = served
         elif served.kind == "vllm" and member.model not in models:
-            size = _weights(member, recipe.accept_licenses, int8=engine.weights == "int8")
+            size = _weights(member, recipe.accept_licenses, int8=engine.weights == "int8", on_gpu=gpu is not None)
             beside = adapters_gb(adapters.get(member.model, {}).values())
             models[member.model] = None if size is None else engine_gb(size + beside, engine, gpu is not None)
     return Memory(models, limit_gb(engine, gpu, available_gb()), sum(map(cluster_gpus, clusters.values())))
 
 
-def _weights(member: MemberConfig, licences: Sequence[str], *, int8: bool) -> float | None:
+def _weights(member: MemberConfig, licences: Sequence[str], *, int8: bool, on_gpu: bool) -> float | None:
     """Return the size of a member's weights: of its files on this machine, else by its parameters.
 
     What a model that is not here has in int8 depends on its vocabulary. So the size in bfloat16 is planned for it.
@@ -81,6 +81,7 @@ def _weights(member: MemberConfig, licences: Sequence[str], *, int8: bool) -> fl
     if cached(member.model):
         model = resolve(member.model, accept_licenses=licences)
         check_head(member, member.model, model.path)
-        return int8_gb(model) if int8 else weights_gb(model.path)
+        return int8_gb(model) if int8 else weights_gb(model.path, on_gpu=on_gpu)
     entry = entry_of(member.model)
-    return entry.parameters * _BYTES_A_PARAMETER / 2**30 if entry is not None and entry.parameters else None
+    size = _BYTES_A_PARAMETER[computing_type("bfloat16", on_gpu=on_gpu)]
+    return entry.parameters * size / 2**30 if entry is not None and entry.parameters else None

@@ -20,7 +20,7 @@ from typing import Any
 from gra.config.committee import MemberConfig
 from gra.config.review import RUN_CODE
 from gra.config.synthesis import FormatConstraintsConfig, SynthesisRecipe, members_of, reviews_responses
-from gra.core.hardware import gpu_memory_gb
+from gra.core.hardware import computing_type, gpu_memory_gb
 from gra.core.processes.background import run
 from gra.core.processes.concurrency import at_once
 from gra.core.progress import View
@@ -40,8 +40,8 @@ from gra.synthesis.context import SynthesisContext
 from gra.synthesis.job import Job
 from gra.synthesis.measuring.calibration import ask_control_items, make_control_items, measure_reviewer
 from gra.synthesis.measuring.controls import planned_controls
-from gra.synthesis.measuring.natural import natural_controls
-from gra.synthesis.measuring.panel import items_for
+from gra.synthesis.measuring.natural import drawn_questions, natural_controls
+from gra.synthesis.measuring.panel import NATURAL, items_for
 from gra.synthesis.prompts import render
 from gra.synthesis.rounds.parents import eligible
 from gra.synthesis.rounds.write_samples import enrich_all, name_domains
@@ -59,6 +59,7 @@ _EXERCISE_WORDS = 45
 _LETTERS_A_TOKEN = 4
 # FLOP/s that serving reaches, and the ratio of the times of a written and a read token.
 _CPU_FLOPS_A_CORE, _CPU_WRITING = 2e11, 2.0
+_FLOAT32_FLOPS_A_CORE = 5e10  # of a CPU that computes in float32 (docs/benchmarks.md)
 _GPU_FLOPS, _GPU_WRITING = 1.2e14, 4.0
 _UNKNOWN_PARAMETERS = 7e9
 _SERVED_WRITTEN_A_CALL = 30.0  # tokens a second of one call to a server
@@ -101,7 +102,7 @@ async def _run(job: Job, seeds: Sequence[Seed], path: Path) -> None:
         pool = EnginePool({name: MockEngine(name, script) for name in sorted(names)}, float("inf"))
         await pool.swapper.warm()
         registry, view = _StubRegistry(recipe.engine), View(quiet=True)
-        registry.first_candidate_ended.set()
+        registry.candidates_began.set()
         context = SynthesisContext(job, registry, Broker(ledger, pool), ledger, view, NullTracker())
         if recipe.annotate is not None:
             await _annotate(context, seeds)
@@ -169,14 +170,20 @@ async def _measure(
     items, instructions = planned_controls(seeds, few, recipe.seed)
     if context.job.control_questions:
         everyone = recipe.committee is not None and recipe.committee.assignment == "competence"
-        natural = await natural_controls(
-            broker, list(members.values()), context.job.control_questions, count, recipe.seed, everyone=everyone
-        )
+        drawn = drawn_questions(context.job.control_questions, count, recipe.seed)
+        natural = await natural_controls(broker, list(members.values()), drawn, everyone=everyone)
         items += natural.items
     opened, natural_too = recipe.review.open_domains, bool(context.job.control_questions)
     await at_once(
         *(
-            ask_control_items(broker, m, items_for(m, items, opened, natural=natural_too), instructions)
+            ask_control_items(
+                broker,
+                m,
+                items_for(m, items, opened, natural=natural_too)
+                if "reviewer" in m.roles
+                else [item for item in items if item.kind in NATURAL] or items,
+                instructions,
+            )
             for m in reviewers
         )
     )
@@ -271,7 +278,9 @@ def _exercise(rand: random.Random) -> str:
 def _timed(observed: ObservedCosts, recipe: SynthesisRecipe) -> ObservedCosts:
     """Return the costs with assumed times, because stub models answer at once."""
     gpu = gpu_memory_gb() is not None
-    flops = _GPU_FLOPS if gpu else _CPU_FLOPS_A_CORE * len(os.sched_getaffinity(0))
+    widened = computing_type("bfloat16", on_gpu=gpu) == "float32"
+    core = _FLOAT32_FLOPS_A_CORE if widened else _CPU_FLOPS_A_CORE
+    flops = _GPU_FLOPS if gpu else core * len(os.sched_getaffinity(0))
     writing = _GPU_WRITING if gpu else _CPU_WRITING
     places = {member.model: member.engine or recipe.engine for member in members_of(recipe)}
     served = {name: place for name, place in places.items() if place.kind == "openai"}

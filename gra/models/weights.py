@@ -16,6 +16,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from gra.core.files import read_regular, write_json
+from gra.core.hardware import computing_type
 from gra.core.hashing import file_digest
 from gra.core.stored.reader import load_plain_yaml
 from gra.downloads.cache import cache_dir
@@ -29,6 +30,11 @@ _LARGEST_JSON = 50_000_000  # bytes of a configuration or an index
 _LARGEST_CARD = 1_000_000
 _LONGEST_HEADER = 1_000_000  # bytes; of a header that is read to explain what is wrong with a file
 _PART = re.compile(r".+-\d{5}-of-\d{5}\.safetensors")
+
+
+def widened(model: Any, dtype: str, *, on_gpu: bool) -> Any:
+    """Return a loaded model whose weights of a type are now in the type that this machine computes at speed."""
+    return model if computing_type(dtype, on_gpu=on_gpu) == dtype else model.float()
 
 
 def looks_like_model(path: Path) -> bool:
@@ -156,17 +162,22 @@ def count_parameters(path: Path) -> int | None:
     return sum(counts) if counts else None
 
 
+def count_half_parameters(path: Path) -> int:
+    """Count the weights that are stored in 16 bits, by the headers of the safetensors files."""
+    return sum(_count_in(file, ("F16", "BF16")) for file in path.glob("*.safetensors"))
+
+
 def tensors_in(file: Path) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the tensors in a whole safetensors file, by name."""
     with safe_open(file, framework="np") as opened:
         return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
 
 
-def _count_in(file: Path) -> int:
+def _count_in(file: Path, types: tuple[str, ...] = ("F", "BF")) -> int:
     with safe_open(file, framework="np") as opened:
         slices = [opened.get_slice(name) for name in opened.keys()]  # noqa: SIM118
         # Integer tensors are buffers such as position numbers, not weights.
-        return sum(math.prod(part.get_shape()) for part in slices if part.get_dtype().startswith(("F", "BF")))
+        return sum(math.prod(part.get_shape()) for part in slices if part.get_dtype().startswith(types))
 
 
 def architecture(path: Path) -> str:

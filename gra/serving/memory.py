@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from gra.config.committee import BackendConfig, EngineConfig
 from gra.config.synthesis import SynthesisRecipe, members_of
 from gra.core.errors import RecipeError
-from gra.core.hardware import gpu_memory_gb
+from gra.core.hardware import computing_type, gpu_memory_gb
 from gra.models.adapters import Adapter
 
 # Resident size of an engine beside weights and KV cache, measured; see docs/benchmarks.md.
@@ -71,8 +71,9 @@ def check_weights(recipe: SynthesisRecipe) -> None:
 
 
 def kv_cache_gb(engine: EngineConfig, on_gpu: bool) -> float:
-    """Return the GB that an engine reserves for its KV cache."""
-    return engine.kv_cache_gb or (4.0 if on_gpu else 1.0)
+    """Return the GB that an engine reserves for its KV cache, which holds the type that the model is computed in."""
+    wide = computing_type("bfloat16", on_gpu=on_gpu) == "float32"
+    return (engine.kv_cache_gb or (4.0 if on_gpu else 1.0)) * (2 if wide else 1)
 
 
 def engine_gb(weights: float, engine: EngineConfig, on_gpu: bool) -> float:

@@ -18,7 +18,7 @@ from gra.config.committee import BackendConfig, EngineConfig, MemberConfig
 from gra.config.keys import check_key
 from gra.config.synthesis import SynthesisRecipe, committee_of
 from gra.core.errors import ModelUnavailable, RecipeError
-from gra.core.hardware import available_gb, gpu_memory_gb
+from gra.core.hardware import available_gb, computing_type, gpu_memory_gb
 from gra.core.progress import View
 from gra.engines.broker import EnginePool
 from gra.engines.types import Engine, ModelId
@@ -28,6 +28,7 @@ from gra.models.catalog import ResolvedModel, resolve
 from gra.models.chat import context_length, has_chat_template, template_digest, template_tokens
 from gra.models.classification import refuse_reward_model, require_reward_head
 from gra.models.int8 import int8_model
+from gra.models.weights import count_half_parameters
 from gra.serving.memory import adapters_gb, check_weights, cluster_gpus, kv_cache_gb, plan_memory
 
 
@@ -43,8 +44,8 @@ class ModelRegistry:
         adapters: by model, then by the recipe's name of the adapter.
         missing: models that could not be resolved, and why.
         rewards: reward models and classifiers, which give numbers.
-        first_candidate_ended: set when a committee's first candidate has ended. Teachers wait for it: a committee's
-            first row takes many calls, and teachers can fill idle engines later.
+        candidates_began: set when a committee begins its first candidates. Teachers wait for it: a committee takes
+            many calls before, and its first candidates leave places that teachers can fill.
     """
 
     engine: EngineConfig
@@ -54,7 +55,7 @@ class ModelRegistry:
     adapters: dict[str, dict[str, Adapter]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     rewards: set[str] = field(default_factory=set)
-    first_candidate_ended: asyncio.Event = field(default_factory=asyncio.Event)
+    candidates_began: asyncio.Event = field(default_factory=asyncio.Event)
 
     def model_id(self, name: str, adapter: str | None = None) -> ModelId:
         """Return what identifies the model's answers in the ledger, with or without one of its adapters."""
@@ -72,8 +73,23 @@ class ModelRegistry:
     @property
     def gpus(self) -> float:
         """The GPUs that the models hold: one here (a machine without a GPU counts as one), and those of a cluster."""
-        here = len(self.servers) + len(self.clusters) < len(self.models)
-        return int(here) + sum(map(cluster_gpus, self.clusters.values()))
+        return int(bool(self.here)) + sum(map(cluster_gpus, self.clusters.values()))
+
+    @property
+    def here(self) -> list[str]:
+        """The models that are served on this machine."""
+        return [name for name in self.models if name not in self.servers and name not in self.clusters]
+
+    def speed_note(self) -> str | None:
+        """Return what a user should know of this machine's speed before engines start; None where it is usual."""
+        if not self.here or self.engine.weights or gpu_memory_gb() is not None:
+            return None
+        if computing_type("bfloat16", on_gpu=False) == "bfloat16":
+            return None
+        return (
+            "! this CPU has no fast bfloat16 (AVX-512, or Arm's bf16), so models compute in float32: it takes two to "
+            "four times as long"
+        )
 
     def served(self, member: MemberConfig) -> str | None:
         """Return the model that a member runs on: its own, its fallback, or None when both are missing."""
@@ -118,12 +134,13 @@ class ModelRegistry:
 
     def _local(self, logs: Path) -> tuple[dict[str, Engine], float]:
         """Return vLLM engines by model name, and the memory in GB that they may take together."""
-        models = {n: m for n, m in self.models.items() if n not in self.servers and n not in self.clusters}
+        models = {name: self.models[name] for name in self.here}
         if not models:
             return {}, 0.0
         gpu = gpu_memory_gb()
         sizes = {
-            name: weights_gb(m.path) + adapters_gb(self.adapters.get(name, {}).values()) for name, m in models.items()
+            name: weights_gb(m.path, on_gpu=gpu is not None) + adapters_gb(self.adapters.get(name, {}).values())
+            for name, m in models.items()
         }
         memory_plan = plan_memory(sizes, self.engine, gpu, available_gb())
         cores = self.engine.threads or len(os.sched_getaffinity(0))
@@ -206,7 +223,7 @@ def find_models(recipes: Sequence[SynthesisRecipe], view: View) -> ModelRegistry
                 "choose its instruction-tuned version"
             )
     if registry.engine.weights == "int8":
-        for name in registry.models.keys() - registry.servers.keys() - registry.clusters.keys():
+        for name in registry.here:
             registry.models[name] = int8_model(registry.models[name], view.note)
     return registry
 
@@ -328,6 +345,8 @@ async def running(pool: EnginePool, view: View) -> AsyncIterator[EnginePool]:
         await pool.swapper.close()
 
 
-def weights_gb(path: Path) -> float:
-    """Return the size of a model's weight files in GB."""
-    return sum(file.stat().st_size for file in path.glob("*.safetensors")) / 2**30
+def weights_gb(path: Path, *, on_gpu: bool) -> float:
+    """Return the GB of a model's weights: the size of their files, with 16-bit numbers as wide as they are computed."""
+    stored = sum(file.stat().st_size for file in path.glob("*.safetensors"))
+    wide = computing_type("bfloat16", on_gpu=on_gpu) == "float32"
+    return (stored + (2 * count_half_parameters(path) if wide else 0)) / 2**30

@@ -10,6 +10,7 @@ from typing import Any
 
 from gra.config.loader import Loaded
 from gra.config.training import TrainRecipe
+from gra.core.hardware import computing_type
 from gra.core.hashing import digest
 from gra.training.adapters import adapter_config, adapter_folder, lora_config
 from gra.training.data.dataset import Split
@@ -100,7 +101,7 @@ def preview(
         shape = shape_of(student.config, _adapter_config(loaded), scores=METHODS[recipe.method].scores)
         seen["memory"] = estimate(recipe, options, shape, launch, longest=longest, cpu=cpu, teacher=teacher)
     if recipe.fusion is not None:
-        seen["fusion"], notes, missing = _fusion(loaded, tokenizer, encoded, say)
+        seen["fusion"], notes, missing = _fusion(loaded, tokenizer, encoded, say, cpu=cpu)
         warnings, unknown = warnings + notes, unknown + missing
     return {**seen, "warnings": warnings, "unknown": unknown}
 
@@ -136,7 +137,7 @@ def _teacher(
 
 
 def _fusion(
-    loaded: Loaded[TrainRecipe], tokenizer: Any, encoded: Encoded | None, say: Callable[[str], None]
+    loaded: Loaded[TrainRecipe], tokenizer: Any, encoded: Encoded | None, say: Callable[[str], None], *, cpu: bool
 ) -> tuple[dict[str, Any], list[str], list[str]]:
     """Return how the teachers' tokens align with the student's, warnings, and what is not known."""
     from gra.models.configuration import find_configuration
@@ -147,9 +148,10 @@ def _fusion(
         with readable(section.name, loaded.path):
             name = model_name(section)
             known.append(find_configuration(name, accept_licenses=recipe.accept_licenses, progress=say))
+    widths = {"float32": 4, "bfloat16": 2 if computing_type("bfloat16", on_gpu=not cpu) == "bfloat16" else 4}
     seen: dict[str, Any] = {
         # One teacher at a time is in memory, before the student.
-        section.name: {"gb": round(shape_of(one.config).total * (2 if section.dtype == "bfloat16" else 4) / 1e9, 2)}
+        section.name: {"gb": round(shape_of(one.config).total * widths[section.dtype] / 1e9, 2)}
         for section, one in zip(recipe.fusion.teachers, known, strict=True)
         if one.config is not None
     }

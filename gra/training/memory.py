@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gra.config.training import TrainRecipe
+from gra.core.hardware import computing_type
 from gra.training.adapters import with_adapter
 from gra.training.launch import Launch
 from gra.training.methods import METHODS
@@ -110,6 +111,7 @@ def estimate(
         cpu: Whether the run is on the CPU.
         teacher: Shape of the teacher, when there is one.
     """
+    recipe = _as_computed(recipe, on_gpu=not cpu)
     autocast = not cpu and recipe.model.dtype == "float32" and not launch.deepspeed and bool(options.get("bf16", True))
     parts = _state(recipe, options, shape, launch, autocast)
     parts |= _others(recipe, shape, launch, teacher)
@@ -128,6 +130,18 @@ def estimate(
         "machine_gb_to_load": _gb(at_once * weight * shape.total),
     }
     return described if cpu else {**described, "smallest_gpu": _card(total)}
+
+
+def _as_computed(recipe: TrainRecipe, *, on_gpu: bool) -> TrainRecipe:
+    """Return the recipe with the types that frozen weights are loaded in on this machine."""
+    changes: dict[str, Any] = {}
+    if recipe.adapts and recipe.model.quantization is None:
+        dtype = computing_type(recipe.model.dtype, on_gpu=on_gpu)
+        changes["model"] = recipe.model.model_copy(update={"dtype": dtype})
+    if recipe.teacher is not None:
+        dtype = computing_type(recipe.teacher.dtype, on_gpu=on_gpu)
+        changes["teacher"] = recipe.teacher.model_copy(update={"dtype": dtype})
+    return recipe.model_copy(update=changes)
 
 
 def _state(

@@ -22,6 +22,7 @@ from gra.core.files import refuse_shared, write_json, write_text
 from gra.core.progress import View
 from gra.core.run_folder import MANIFEST, RunFolder
 from gra.core.stored.resolved_recipe import RESOLVED
+from gra.models.weights import widened
 from gra.training.adapters import adapter_folder
 from gra.training.checkpoints import Checkpoint, newest_whole, refuse_difference, remove_broken
 from gra.training.launch import Launch, command_after, launch_from_environment
@@ -204,7 +205,9 @@ def _trainer(plan: TrainingPlan, arguments: Any, callbacks: list[Any]) -> Any:
     Raises:
         RecipeError: When TRL refuses the combination of model, data and options.
     """
-    model = load_student(plan)
+    model, section = load_student(plan), plan.recipe.model
+    if plan.recipe.adapts and section.quantization is None:  # frozen weights are saved only with adapted embeddings
+        model = widened(model, section.dtype, on_gpu=not on_cpu(plan.options))
     try:
         return METHODS[plan.recipe.method].make_trainer(plan, model, arguments, callbacks)
     except (ValueError, NotImplementedError) as error:

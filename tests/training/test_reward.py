@@ -119,8 +119,13 @@ def test_reward_training_resumes_to_the_weights_of_an_uninterrupted_run(
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "halves"))
 
 
-def test_head_of_a_bfloat16_model_is_trained_and_saved_in_float32(tmp_path: Path, student: Path, pairs: Path) -> None:
+@pytest.mark.parametrize("at_speed", [True, False])
+def test_head_of_a_bfloat16_model_is_trained_and_saved_in_float32(
+    tmp_path: Path, student: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch, at_speed: bool
+) -> None:
     import torch
+
+    monkeypatch.setattr("gra.core.hardware.cpu_computes_bfloat16", lambda: at_speed)
 
     recipe = write_recipe(
         tmp_path, student, pairs, method="reward", model={"dtype": "bfloat16"}, train={**SHORT, "max_steps": 2}

@@ -160,11 +160,27 @@ def test_a_checkpoint_of_another_run_is_refused(
         train(recipe, output, "lora.r=8")
 
 
-def test_adapters_stay_float32_over_bfloat16_weights(tmp_path: Path, student: Path, data: Path) -> None:
+@pytest.mark.parametrize("at_speed", [True, False])
+def test_adapters_stay_float32_over_bfloat16_weights(
+    tmp_path: Path, student: Path, data: Path, monkeypatch: pytest.MonkeyPatch, at_speed: bool
+) -> None:
     import torch
 
+    from gra.training import run
+
+    computed: list[Any] = []
+
+    def widened(*given: Any, **options: Any) -> Any:
+        computed.append(model := made(*given, **options))
+        return model
+
+    made = run.widened
+    monkeypatch.setattr(run, "widened", widened)
+    monkeypatch.setattr("gra.core.hardware.cpu_computes_bfloat16", lambda: at_speed)
     recipe = write_recipe(tmp_path, student, data, train={"max_steps": 1})
     train(recipe, tmp_path / "model", "model.dtype=bfloat16")
+    (model,) = computed
+    assert model.dtype == (torch.bfloat16 if at_speed else torch.float32)
     assert {tensor.dtype for tensor in weights(tmp_path / "model").values()} == {torch.float32}
 
 

@@ -21,6 +21,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from gra.core.hardware import computing_type
 from gra.core.processes.rendering import limited_rendering
 
 _MAX_LINE = 64 * 2**20
@@ -42,7 +43,7 @@ def engine_arguments(settings: dict[str, Any]) -> dict[str, Any]:
     on_gpu = settings["threads"] == 0
     arguments: dict[str, Any] = {
         "model": settings["path"],
-        "dtype": "bfloat16",
+        "dtype": computing_type("bfloat16", on_gpu=on_gpu),
         "max_model_len": settings["max_model_len"],
         "max_num_seqs": settings["concurrency"],
         "enable_prefix_caching": True,

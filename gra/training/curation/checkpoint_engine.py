@@ -14,6 +14,7 @@ from typing import Any
 from gra.core.errors import DataError, EngineUnavailable
 from gra.core.hashing import digest, file_digest
 from gra.engines.types import Call, Completion, EngineStats, Fault, Likelihood, ModelId
+from gra.models.weights import widened
 from gra.training.curation.students import TrustedStudent
 from gra.training.data.dataset import Row
 from gra.training.data.tokenize import Encoded, tokenized
@@ -70,6 +71,7 @@ class CheckpointEngine:
                 f"{self._checkpoint} cannot be loaded ({error}); train the student again"
             ) from error
         device = "cuda" if torch.cuda.is_available() else "cpu"
+        model = widened(model, self._student.dtype, on_gpu=device == "cuda")
         return load_tokenizer(self._student.folder), model.to(device).eval()
 
     async def submit(self, call: Call) -> Completion | Fault:

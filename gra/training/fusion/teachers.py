@@ -15,6 +15,7 @@ import numpy as np
 
 from gra.core.errors import RecipeError, user_path
 from gra.core.files import make_folder
+from gra.models.weights import widened
 from gra.training.fusion.plan import FusionPlan, PlannedTeacher, TeacherRow
 from gra.training.fusion.store import read_distributions, stored_file, write_distributions
 from gra.training.fusion.targets import TeacherDistributions, merge_equal
@@ -65,7 +66,7 @@ def compute_missing(
             say(f"{teacher.name}: its distributions are in {file}")
             continue
         make_folder(folder)
-        model = _load(teacher, recipe, attention).to(device)
+        model = _load(teacher, recipe, attention, device).to(device)
         say(f"{teacher.name}: computing its distributions on {len(teacher.rows)} rows")
         found = distributions_of(model, teacher, partial(progress, teacher.name))
         write_distributions(file, teacher.key, found)
@@ -85,20 +86,21 @@ def read_all(plan: FusionPlan, folder: Path) -> list[TeacherDistributions]:
     ]
 
 
-def _load(teacher: PlannedTeacher, recipe: Path, attention: str) -> Any:
+def _load(teacher: PlannedTeacher, recipe: Path, attention: str, device: Any) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
     try:
-        return AutoModelForCausalLM.from_pretrained(
+        model = AutoModelForCausalLM.from_pretrained(
             teacher.model.path,
             dtype=getattr(torch, teacher.section.dtype),
             attn_implementation=attention,
             trust_remote_code=teacher.model.remote_code,
             use_safetensors=True,
-        ).eval()
+        )
     except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise RecipeError(f"the teacher {teacher.name} cannot be loaded: {short(error)}", recipe) from error
+    return widened(model, teacher.section.dtype, on_gpu=torch.device(device).type != "cpu").eval()
 
 
 def distributions_of(model: Any, teacher: PlannedTeacher, progress: Callable[[int, int], None]) -> TeacherDistributions:

@@ -122,7 +122,7 @@ def _device_options(options: Options, dtype: str) -> Options:
     half = options.get("fp16") or False
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16"  # DeepSpeed insists that both agree
     if on_cpu(options):
-        # `model.dtype: bfloat16` halves the time of a step; autocast on top of it gains nothing more on a CPU.
+        # Frozen weights have the type that this CPU computes at speed, so autocast gains nothing more.
         return {"use_cpu": True, "bf16": options.get("bf16", launched), "dataloader_pin_memory": False}
     supported = launched or dtype == "bfloat16" or (torch.cuda.is_available() and torch.cuda.is_bf16_supported())
     return {"bf16": options.get("bf16", supported and not half)}

@@ -13,6 +13,8 @@ from typing import Any
 from transformers import TrainerCallback
 from trl import DistillationTrainer
 
+from gra.models.weights import widened
+from gra.training.options.trl_config import on_cpu
 from gra.training.plan import TrainingPlan
 from gra.training.trainers.sft import GraTrainer, trainer_of
 
@@ -63,4 +65,4 @@ def _load_teacher(plan: TrainingPlan, student: Any) -> Any:
     if _one_vocabulary(plan) and teacher.config.get_text_config().vocab_size != size:
         # Models of one family pad one vocabulary to different sizes; the rows beyond it belong to no token.
         teacher.resize_token_embeddings(size)
-    return teacher.eval()
+    return widened(teacher, plan.recipe.teacher.dtype, on_gpu=not on_cpu(plan.options)).eval()
