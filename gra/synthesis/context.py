@@ -81,7 +81,6 @@ class SynthesisContext:
             total: the rows that the round wants.
             quietly: whether to count the candidate only, because an earlier start has reported it.
         """
-        self.registry.first_candidate_ended.set()
         if self.job.on_candidate is not None:
             self.job.on_candidate(candidate)
         self.ended[candidate.state] += 1

@@ -137,8 +137,10 @@ async def _engines(
 ) -> AsyncIterator[tuple[EnginePool, Monitor]]:
     """Start the engines that the arms share, and their monitor."""
     if not any(job.recipe.arm_spec.prepares_committee for job in jobs):
-        registry.first_candidate_ended.set()
+        registry.candidates_began.set()
     monitor = Monitor(view, len(jobs), registry.gpus, frozenset(registry.servers | registry.clusters))
+    if note := registry.speed_note():
+        view.note(note)
     async with running(registry.pool(logs), view) as pool:
         yield pool, monitor
         for name, engine in pool.engines.items():

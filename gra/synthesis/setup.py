@@ -103,14 +103,13 @@ async def prepared_committee(
     except BudgetExhausted as spent:
         context.view.note(f"! before the first candidate: {spent}")
         context.stopped.append(StopReason.BUDGET)
+    context.registry.candidates_began.set()
     if committee is None:
-        context.registry.first_candidate_ended.set()
         yield None
         return
     try:
         yield committee
     finally:
-        context.registry.first_candidate_ended.set()  # teachers wait for it, also when no candidate ever ended
         await committee.cancel()
 
 

@@ -220,7 +220,7 @@ def make(
     names = [member.model for member in committee.models.values()] if committee else []
     registry = MockRegistry(loaded.recipe.engine, {name: fake_resolve(name) for name in names})
     pool = EnginePool({name: JitteryEngine(name, script) for name in names}, 100.0)
-    registry.first_candidate_ended.set()
+    registry.candidates_began.set()
     screen = open_decontaminator(loaded, suite_items)
     job = run_arm.Job(loaded, RunFolder(folder).create(), folder / "ledger.sqlite", permission, screen)
 

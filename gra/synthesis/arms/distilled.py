@@ -39,8 +39,8 @@ async def make_candidates(context: SynthesisContext, seeds: Sequence[Seed], firs
         ended = replace(ended, usage=dict(recorder.usage), calls=tuple(recorder.calls))
         return (await decontaminate(context.job.decontaminator, [ended]))[0]
 
-    # A committee's first row takes many calls, so the committees of an experiment go first on shared engines.
-    await context.registry.first_candidate_ended.wait()
+    # A committee prepares for long, so the committees of an experiment go first on shared engines.
+    await context.registry.candidates_began.wait()
     scope = context.job.fingerprint(context.registry, "budget", "prices")
     in_flight = calls_at_once(context.broker.pool.engines[model.name])
     return ArmCandidates(await one_per_seed(context, seeds[:first], recipe.arm, scope, in_flight, answer))

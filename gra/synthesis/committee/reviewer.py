@@ -19,6 +19,7 @@ fewer than the paper's six dimensions.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from statistics import fmean
@@ -267,6 +268,17 @@ async def own_answers(recorder: CallRecorder, member: Member, instruction: str, 
     if not answers and failures:
         raise failures[-1]
     return answers
+
+
+async def draw_answers(recorder: CallRecorder, member: Member, instruction: str) -> None:
+    """Draw and record the own answers that a member compares responses to an instruction with, before there are any.
+
+    A member that compares nothing is not asked. The reviews themselves report an instruction without an answer.
+    """
+    count = {"agreement": member.draws, "reference": 1}.get(member.ask, 0)
+    with contextlib.suppress(Unanswered):
+        if count:
+            await own_answers(recorder, member, instruction, count)
 
 
 async def answer_agreement(recorder: CallRecorder, member: Member, instruction: str, response: str) -> float:

@@ -13,8 +13,10 @@ from gra.core.types import Seed
 from gra.data.questions import Question
 from gra.models.entries import entry_of
 from gra.runs.panel import competence_sentences, panel_sentences
+from gra.synthesis.call_names import control_item_name
+from gra.synthesis.committee.calls import CallRecorder
 from gra.synthesis.committee.members import Member
-from gra.synthesis.committee.reviewer import Calibration
+from gra.synthesis.committee.reviewer import Calibration, draw_answers
 from gra.synthesis.context import SynthesisContext
 from gra.synthesis.measuring.calibration import (
     ControlAnswers,
@@ -28,8 +30,16 @@ from gra.synthesis.measuring.competence import CommitteeCompetence, measure_comp
 from gra.synthesis.measuring.controls import MIN_PER_KIND, ControlItem, planned_controls
 from gra.synthesis.measuring.critic import critic_rows
 from gra.synthesis.measuring.instruction_checks import InstructionGates, check_rates, fit_gates
-from gra.synthesis.measuring.natural import NaturalAnswers, natural_controls, sharing_answers
-from gra.synthesis.measuring.panel import FittedPanel, OpenPanel, asked_in, calibrated_on, fit_panel, items_for
+from gra.synthesis.measuring.natural import NaturalAnswers, drawn_questions, natural_controls, sharing_answers
+from gra.synthesis.measuring.panel import (
+    FittedPanel,
+    OpenPanel,
+    asked_in,
+    calibrated_on,
+    calibrating,
+    fit_panel,
+    items_for,
+)
 
 
 class MeasuredCommittee:
@@ -61,7 +71,7 @@ class MeasuredCommittee:
         self._items: asyncio.Task[list[ControlItem]] | None = None
         if wanted and review.fits_panel:
             self._faulty, self._instructions = planned_controls(seeds, review, recipe.seed)
-            self._questions = context.job.control_questions
+            self._questions = drawn_questions(context.job.control_questions, review.control_items, recipe.seed)
 
     def __bool__(self) -> bool:
         return bool(self._pairs or self._faulty or self._questions)
@@ -108,15 +118,26 @@ class MeasuredCommittee:
         return measured
 
     async def _ask(self, reviewer: Member) -> ControlAnswers:
-        """Have a reviewer score its control items; those that members write are scored once they are written."""
+        """Have a reviewer score its control items; those that members write are scored once they are written.
+
+        What it answers itself to control questions is drawn meanwhile.
+        """
+        broker = self.context.broker
 
         async def natural() -> list[ControlItem]:
             items = await self._all_items()
             return self._items_for(reviewer, items[len(self._faulty) :])
 
-        return await ask_control_items(
-            self.context.broker, reviewer, self._items_for(reviewer, self._faulty), self._instructions, natural
+        asking = asyncio.ensure_future(
+            ask_control_items(broker, reviewer, self._items_for(reviewer, self._faulty), self._instructions, natural)
         )
+        drawing = (
+            draw_answers(CallRecorder(broker, control_item_name("answer", question.id)), reviewer, question.instruction)
+            for question in self._questions
+            if asked_in(self._review.open_domains, "", [reviewer])  # others review no answer to a question
+        )
+        await at_once(asking, *drawing)
+        return asking.result()
 
     def _items_for(self, reviewer: Member, items: Sequence[ControlItem]) -> list[ControlItem]:
         return items_for(reviewer, items, self._review.open_domains, natural=bool(self._questions))
@@ -179,7 +200,7 @@ class MeasuredCommittee:
         if self._pairs:
             measured, count = await measure_reviewer(self.context.broker, member, self._pairs), len(self._pairs)
         else:
-            items = await self._all_items()
+            items = calibrating(await self._all_items())  # an adjudicator is measured for its calibration alone
             answers = await ask_control_items(self.context.broker, member, items, [])
             measured = measured_on(member, items, answers, calibrated_on(items, answers.raw), {})
             count = len(items)
@@ -207,8 +228,6 @@ class MeasuredCommittee:
             self.context.broker,
             list(self.members.values()),
             self._questions,
-            recipe.review.control_items,
-            recipe.seed,
             everyone=committee is not None and committee.assignment == "competence",
         )
         return [*self._faulty, *self._natural.items]

@@ -45,12 +45,16 @@ QUESTIONS_PER_ITEM = 2  # half of the answers are right, if the questions are ha
 _OTHERS = 2  # every second question is also answered by a member that writes no candidates
 
 
+def drawn_questions(questions: Sequence[Question], per_kind: int, seed: int) -> list[Question]:
+    """Draw the control questions of a run; `per_kind` right answers are aimed at, and as many wrong ones."""
+    count = min(QUESTIONS_PER_ITEM * per_kind, len(questions))
+    return rng(seed, "control", "questions").sample(list(questions), count)
+
+
 async def natural_controls(
     broker: Broker,
     members: Sequence[Member],
-    questions: Sequence[Question],
-    per_kind: int,
-    seed: int,
+    drawn: Sequence[Question],
     *,
     everyone: bool = False,
 ) -> NaturalAnswers:
@@ -62,9 +66,7 @@ async def natural_controls(
     Args:
         broker: answers the calls.
         members: the committee.
-        questions: with known answers.
-        per_kind: the right answers, and the wrong ones, that are aimed at.
-        seed: of the draw.
+        drawn: the questions, with known answers.
         everyone: whether every member that writes candidates answers every question, so that they can be compared.
 
     Raises:
@@ -74,8 +76,6 @@ async def natural_controls(
     writers = _one_for_each_model(m for m in members if "generator" in m.roles)
     known = {answers_alike(member) for member in writers}
     others = [m for m in _one_for_each_model(m for m in members if m.writes) if answers_alike(m) not in known]
-    count = min(QUESTIONS_PER_ITEM * per_kind, len(questions))
-    drawn = rng(seed, "control", "questions").sample(list(questions), count)
     asked = [(question, writers[place % len(writers)]) for place, question in enumerate(drawn)]
     if everyone:
         asked = [(question, writer) for question in drawn for writer in writers]

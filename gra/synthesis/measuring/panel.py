@@ -260,6 +260,11 @@ def _targets(items: Sequence[ControlItem]) -> Flags:
     return natural if min(right, wrong) >= _ENOUGH else np.ones(len(items), bool)
 
 
+def calibrating(items: Sequence[ControlItem]) -> list[ControlItem]:
+    """Return the items that calibrate reviewers: natural ones where there are enough of both verdicts, else all."""
+    return [item for item, used in zip(items, _targets(items), strict=True) if used]
+
+
 def calibrated_on(items: Sequence[ControlItem], raw: Mapping[str, float]) -> Logistic:
     """Fit one reviewer's map on the target items; without both verdicts, no score says anything.
 
@@ -267,7 +272,7 @@ def calibrated_on(items: Sequence[ControlItem], raw: Mapping[str, float]) -> Log
         items: control items for responses.
         raw: the reviewer's raw scores by item name, without unanswered ones.
     """
-    used = [item for item, aimed in zip(items, _targets(items), strict=True) if aimed and item.name in raw]
+    used = [item for item in calibrating(items) if item.name in raw]
     good, bad = ([raw[item.name] for item in used if item.is_good is verdict] for verdict in (True, False))
     # How many control items are right depends on the questions. At even odds a gate means the same in every run.
     return calibrate(good, bad, even_odds=True) if good and bad else Logistic(0.0, 1.0, 0.0, 0.0)

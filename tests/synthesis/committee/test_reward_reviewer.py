@@ -120,7 +120,7 @@ def test_reward_model_is_calibrated_and_is_asked_no_question(tmp_path: Path) -> 
 
     async def natural(broker: Broker, members: Any) -> Any:
         questions = [Question(f"q{i}", f"Say something about {i}.", ("tides",)) for i in range(6)]
-        return await natural_controls(broker, list(members.values()), questions, 3, 0)
+        return await natural_controls(broker, list(members.values()), questions)
 
     (tmp_path / "natural").mkdir()
     _, asked = judging(tmp_path / "natural", natural)

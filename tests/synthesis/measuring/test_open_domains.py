@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from measured_run import REVIEW, made
+import scripted_run
+from measured_run import REVIEW, knowing, made, prepare
 
+from gra.engines.types import Call, Completion, Fault, Text
 from gra.runs.panel import panel_sentences
 
 
@@ -59,6 +61,34 @@ def test_members_that_differ_in_draws_share_answers_and_a_recipe_says_where_each
     drawn = Counter((str(given["messages"]), given["sample"]) for given in (json.loads(r) for (r,) in requests))
     assert {sample for _, sample in drawn} == {0, 1, 2}  # 0 answers a control question
     assert set(drawn.values()) == {1}  # the draw that both members need is one call
+
+
+def test_members_answer_control_questions_themselves_while_others_answer_theirs(tmp_path: Path) -> None:
+    models: dict[str, Any] = {name: f"model-{name}" for name in "acde"}
+    models["b"] = {"model": "model-b", "ask": "agreement", "draws": 2, "roles": ["reviewer"]}
+    drawn: list[int] = []
+
+    def noting(call: Call) -> Completion | Fault:
+        if isinstance(call.output, Text) and call.messages[-1][1].startswith("What is "):
+            drawn.append(call.sample)
+        return knowing(call)
+
+    prepare(tmp_path, committee={"models": models}, review=REVIEW | {"ask": "yes_no"})
+    scripted_run.make(tmp_path, answer=noting)
+    last_of_others = len(drawn) - 1 - drawn[::-1].index(0)
+    assert {1, 2} <= set(drawn[:last_of_others])
+
+
+def test_adjudicator_is_measured_on_the_items_that_calibrate_it_alone(tmp_path: Path) -> None:
+    models: dict[str, Any] = {name: f"model-{name}" for name in "abcd"}
+    models["judge"] = {"model": "model-e", "roles": ["adjudicator"]}
+    review = REVIEW | {"ask": "integers", "dispute_std": 0.0, "control_instructions": 0}
+    _, facts = made(tmp_path / "run", committee={"models": models, "reviewers": 2}, review=review)
+    items = facts["panel"]["items"]
+    assert {"good", "mismatched"} < set(items)
+    judge, reviewer = facts["reviewers"]["judge"], facts["reviewers"]["a"]
+    assert len(judge["good"]) + len(judge["bad"]) + judge["unanswered"] == items["right_answer"] + items["wrong_answer"]
+    assert len(reviewer["good"]) + len(reviewer["bad"]) + reviewer["unanswered"] == sum(items.values())
 
 
 def test_only_the_reviewers_of_a_disputed_response_are_asked_for_comments(tmp_path: Path) -> None:
