@@ -71,7 +71,7 @@ def check_weights(recipe: SynthesisRecipe) -> None:
 
 
 def kv_cache_gb(engine: EngineConfig, on_gpu: bool) -> float:
-    """Return the GB that an engine reserves for its KV cache, which holds the type that the model is computed in."""
+    """Return the GB that an engine reserves for its KV cache, whose values have the type of the computation."""
     wide = computing_type("bfloat16", on_gpu=on_gpu) == "float32"
     return (engine.kv_cache_gb or (4.0 if on_gpu else 1.0)) * (2 if wide else 1)
 
