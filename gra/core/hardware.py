@@ -78,3 +78,8 @@ def cpu_flags(report: Path) -> frozenset[str]:
 def computing_type(dtype: str, *, on_gpu: bool) -> str:
     """Return the type that weights of a type are computed in: float32 where bfloat16 would be slow."""
     return "float32" if dtype == "bfloat16" and not on_gpu and not cpu_computes_bfloat16() else dtype
+
+
+def width(dtype: str, *, on_gpu: bool) -> int:
+    """Return the bytes of a number of a type, `bfloat16` or `float32`, where it is computed."""
+    return 2 if computing_type(dtype, on_gpu=on_gpu) == "bfloat16" else 4

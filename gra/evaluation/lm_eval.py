@@ -24,7 +24,7 @@ from lm_eval.tasks import TaskManager
 
 from gra.config.suite import SuiteConfig, TaskConfig
 from gra.core.errors import DataError, EngineUnavailable, ModelUnavailable
-from gra.core.hardware import computing_type
+from gra.core.hardware import computing_type, width
 from gra.core.hashing import digest
 from gra.core.processes.rendering import limited_rendering
 from gra.core.text.thinking import split_thinking
@@ -337,7 +337,7 @@ def load_vllm(suite: SuiteConfig, model: ModelUnderTest, tokenizer: Any, scratch
     dtype = computing_type(suite.dtype, on_gpu=torch.cuda.is_available())
     if not torch.cuda.is_available():
         # As in synthesis: vLLM would take half of the memory, and cache blocks longer than most prompts.
-        options |= {"kv_cache_memory_bytes": (2 if dtype == suite.dtype else 4) * 2**30, "block_size": 32}
+        options |= {"kv_cache_memory_bytes": width(dtype, on_gpu=False) * 2**30, "block_size": 32}
     return RecordingVLLM(**names, dtype=dtype, batch_size=256, **options)
 
 

@@ -8,15 +8,13 @@ from typing import Any
 
 from gra.config.committee import BackendConfig, MemberConfig
 from gra.config.synthesis import SynthesisRecipe, members_of
-from gra.core.hardware import available_gb, computing_type, gpu_memory_gb
+from gra.core.hardware import available_gb, gpu_memory_gb, width
 from gra.models.adapters import Adapter, find_adapter
 from gra.models.catalog import cached, resolve
 from gra.models.entries import entry_of
 from gra.models.int8 import int8_gb
 from gra.serving.memory import adapters_gb, cluster_gpus, engine_gb, limit_gb
 from gra.serving.models import check_head, weights_gb
-
-_BYTES_A_PARAMETER = {"bfloat16": 2, "float32": 4}
 
 
 @dataclass(frozen=True)
@@ -83,5 +81,5 @@ def _weights(member: MemberConfig, licences: Sequence[str], *, int8: bool, on_gp
         check_head(member, member.model, model.path)
         return int8_gb(model) if int8 else weights_gb(model.path, on_gpu=on_gpu)
     entry = entry_of(member.model)
-    size = _BYTES_A_PARAMETER[computing_type("bfloat16", on_gpu=on_gpu)]
-    return entry.parameters * size / 2**30 if entry is not None and entry.parameters else None
+    known = entry is not None and entry.parameters
+    return known * width("bfloat16", on_gpu=on_gpu) / 2**30 if known else None

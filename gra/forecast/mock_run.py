@@ -20,7 +20,7 @@ from typing import Any
 from gra.config.committee import MemberConfig
 from gra.config.review import RUN_CODE
 from gra.config.synthesis import FormatConstraintsConfig, SynthesisRecipe, members_of, reviews_responses
-from gra.core.hardware import computing_type, gpu_memory_gb
+from gra.core.hardware import gpu_memory_gb, width
 from gra.core.processes.background import run
 from gra.core.processes.concurrency import at_once
 from gra.core.progress import View
@@ -39,7 +39,7 @@ from gra.synthesis.committee.verifiers import make_verifiers
 from gra.synthesis.context import SynthesisContext
 from gra.synthesis.job import Job
 from gra.synthesis.measuring.calibration import ask_control_items, make_control_items, measure_reviewer
-from gra.synthesis.measuring.controls import planned_controls
+from gra.synthesis.measuring.controls import ControlItem, planned_controls
 from gra.synthesis.measuring.natural import drawn_questions, natural_controls
 from gra.synthesis.measuring.panel import NATURAL, items_for
 from gra.synthesis.prompts import render
@@ -173,20 +173,14 @@ async def _measure(
         drawn = drawn_questions(context.job.control_questions, count, recipe.seed)
         natural = await natural_controls(broker, list(members.values()), drawn, everyone=everyone)
         items += natural.items
-    opened, natural_too = recipe.review.open_domains, bool(context.job.control_questions)
-    await at_once(
-        *(
-            ask_control_items(
-                broker,
-                m,
-                items_for(m, items, opened, natural=natural_too)
-                if "reviewer" in m.roles
-                else [item for item in items if item.kind in NATURAL] or items,
-                instructions,
-            )
-            for m in reviewers
-        )
-    )
+    written = [item for item in items if item.kind in NATURAL]
+
+    def asked(member: Member) -> Sequence[ControlItem]:
+        if "reviewer" not in member.roles:
+            return written or items  # what calibrates an adjudicator
+        return items_for(member, items, recipe.review.open_domains, natural=bool(context.job.control_questions))
+
+    await at_once(*(ask_control_items(broker, member, asked(member), instructions) for member in reviewers))
 
 
 def _few(seeds: Sequence[Seed]) -> list[Seed]:
@@ -278,8 +272,7 @@ def _exercise(rand: random.Random) -> str:
 def _timed(observed: ObservedCosts, recipe: SynthesisRecipe) -> ObservedCosts:
     """Return the costs with assumed times, because stub models answer at once."""
     gpu = gpu_memory_gb() is not None
-    widened = computing_type("bfloat16", on_gpu=gpu) == "float32"
-    core = _FLOAT32_FLOPS_A_CORE if widened else _CPU_FLOPS_A_CORE
+    core = _CPU_FLOPS_A_CORE if width("bfloat16", on_gpu=gpu) == 2 else _FLOAT32_FLOPS_A_CORE
     flops = _GPU_FLOPS if gpu else core * len(os.sched_getaffinity(0))
     writing = _GPU_WRITING if gpu else _CPU_WRITING
     places = {member.model: member.engine or recipe.engine for member in members_of(recipe)}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from gra.config.committee import BackendConfig, EngineConfig
 from gra.config.synthesis import SynthesisRecipe, members_of
 from gra.core.errors import RecipeError
-from gra.core.hardware import computing_type, gpu_memory_gb
+from gra.core.hardware import gpu_memory_gb, width
 from gra.models.adapters import Adapter
 
 # Resident size of an engine beside weights and KV cache, measured; see docs/benchmarks.md.
@@ -71,14 +71,14 @@ def check_weights(recipe: SynthesisRecipe) -> None:
 
 
 def kv_cache_gb(engine: EngineConfig, on_gpu: bool) -> float:
-    """Return the GB that an engine reserves for its KV cache, whose values have the type of the computation."""
-    wide = computing_type("bfloat16", on_gpu=on_gpu) == "float32"
-    return (engine.kv_cache_gb or (4.0 if on_gpu else 1.0)) * (2 if wide else 1)
+    """Return the GB of an engine's KV cache in bfloat16; in float32 it takes twice as much (`width`)."""
+    return engine.kv_cache_gb or (4.0 if on_gpu else 1.0)
 
 
 def engine_gb(weights: float, engine: EngineConfig, on_gpu: bool) -> float:
     """Return the GB that an engine takes, from those of its weights."""
-    return weights + kv_cache_gb(engine, on_gpu) + (_GPU_OVERHEAD_GB if on_gpu else _CPU_OVERHEAD_GB)
+    cache = kv_cache_gb(engine, on_gpu) * width("bfloat16", on_gpu=on_gpu) / 2
+    return weights + cache + (_GPU_OVERHEAD_GB if on_gpu else _CPU_OVERHEAD_GB)
 
 
 def adapters_gb(adapters: Collection[Adapter]) -> float:

@@ -18,7 +18,7 @@ from gra.config.committee import BackendConfig, EngineConfig, MemberConfig
 from gra.config.keys import check_key
 from gra.config.synthesis import SynthesisRecipe, committee_of
 from gra.core.errors import ModelUnavailable, RecipeError
-from gra.core.hardware import available_gb, computing_type, gpu_memory_gb
+from gra.core.hardware import available_gb, gpu_memory_gb, width
 from gra.core.progress import View
 from gra.engines.broker import EnginePool
 from gra.engines.types import Engine, ModelId
@@ -82,9 +82,7 @@ class ModelRegistry:
 
     def speed_note(self) -> str | None:
         """Return what a user should know of this machine's speed before engines start; None where it is usual."""
-        if not self.here or self.engine.weights or gpu_memory_gb() is not None:
-            return None
-        if computing_type("bfloat16", on_gpu=False) == "bfloat16":
+        if not self.here or self.engine.weights or width("bfloat16", on_gpu=gpu_memory_gb() is not None) == 2:
             return None
         return (
             "! this CPU has no fast bfloat16 (AVX-512, or Arm's bf16), so models compute in float32: it takes two to "
@@ -348,5 +346,5 @@ async def running(pool: EnginePool, view: View) -> AsyncIterator[EnginePool]:
 def weights_gb(path: Path, *, on_gpu: bool) -> float:
     """Return the GB of a model's weights: the size of their files, with 16-bit numbers as wide as they are computed."""
     stored = sum(file.stat().st_size for file in path.glob("*.safetensors"))
-    wide = computing_type("bfloat16", on_gpu=on_gpu) == "float32"
-    return (stored + (2 * count_half_parameters(path) if wide else 0)) / 2**30
+    added = width("bfloat16", on_gpu=on_gpu) - 2
+    return (stored + (added * count_half_parameters(path) if added else 0)) / 2**30

@@ -10,7 +10,7 @@ from typing import Any
 
 from gra.config.loader import Loaded
 from gra.config.training import TrainRecipe
-from gra.core.hardware import computing_type
+from gra.core.hardware import width
 from gra.core.hashing import digest
 from gra.training.adapters import adapter_config, adapter_folder, lora_config
 from gra.training.data.dataset import Split
@@ -148,10 +148,9 @@ def _fusion(
         with readable(section.name, loaded.path):
             name = model_name(section)
             known.append(find_configuration(name, accept_licenses=recipe.accept_licenses, progress=say))
-    widths = {"float32": 4, "bfloat16": 2 if computing_type("bfloat16", on_gpu=not cpu) == "bfloat16" else 4}
     seen: dict[str, Any] = {
         # One teacher at a time is in memory, before the student.
-        section.name: {"gb": round(shape_of(one.config).total * widths[section.dtype] / 1e9, 2)}
+        section.name: {"gb": round(shape_of(one.config).total * width(section.dtype, on_gpu=not cpu) / 1e9, 2)}
         for section, one in zip(recipe.fusion.teachers, known, strict=True)
         if one.config is not None
     }

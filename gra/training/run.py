@@ -206,7 +206,8 @@ def _trainer(plan: TrainingPlan, arguments: Any, callbacks: list[Any]) -> Any:
         RecipeError: When TRL refuses the combination of model, data and options.
     """
     model, section = load_student(plan), plan.recipe.model
-    if plan.recipe.adapts and section.quantization is None:  # frozen weights are saved only with adapted embeddings
+    # Weights that are trained keep the type that they are saved in.
+    if plan.recipe.adapts and section.quantization is None:
         model = widened(model, section.dtype, on_gpu=not on_cpu(plan.options))
     try:
         return METHODS[plan.recipe.method].make_trainer(plan, model, arguments, callbacks)

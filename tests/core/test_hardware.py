@@ -19,7 +19,7 @@ from gra.core import hardware
 from gra.core.progress import View
 from gra.engines.vllm import worker
 from gra.engines.vllm.engine import VllmSettings
-from gra.serving.memory import kv_cache_gb
+from gra.serving.memory import engine_gb
 from gra.serving.models import find_models, weights_gb
 
 ZEN_4 = "processor\t: 0\nflags\t\t: fpu avx2 avx512f avx512_bf16\nprocessor\t: 1\nflags\t\t: fpu\n"
@@ -55,10 +55,16 @@ def test_only_bfloat16_on_such_a_cpu_is_computed_in_another_type(slow_bfloat16: 
 def test_engine_computes_in_float32_and_its_cache_holds_as_many_tokens(slow_bfloat16: None) -> None:
     def engine(threads: int) -> Any:
         settings = VllmSettings(Path("weights"), max_model_len=512, kv_cache_gb=1.0, threads=threads, concurrency=8)
-        return worker.engine_arguments(asdict(settings) | {"path": "weights"})["dtype"]
+        given = worker.engine_arguments(asdict(settings) | {"path": "weights"})
+        return given["dtype"], given["kv_cache_memory_bytes"]
 
-    assert [engine(2), engine(0)] == ["float32", "bfloat16"]
-    assert [kv_cache_gb(EngineConfig(kv_cache_gb=0.5), on_gpu) for on_gpu in (False, True)] == [1.0, 0.5]
+    assert [engine(2), engine(0)] == [("float32", 2 * 2**30), ("bfloat16", 2**30)]
+    config = EngineConfig(kv_cache_gb=0.5)
+    planned = [
+        engine_gb(0.0, config, on_gpu) - engine_gb(0.0, EngineConfig(kv_cache_gb=1.5), on_gpu)
+        for on_gpu in (False, True)
+    ]
+    assert planned == [-2.0, -1.0]
 
 
 def test_weights_are_planned_as_wide_as_they_are_computed(tmp_path: Path, slow_bfloat16: None) -> None:

@@ -21,7 +21,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from gra.core.hardware import computing_type
+from gra.core.hardware import computing_type, width
 from gra.core.processes.rendering import limited_rendering
 
 _MAX_LINE = 64 * 2**20
@@ -48,7 +48,7 @@ def engine_arguments(settings: dict[str, Any]) -> dict[str, Any]:
         "max_num_seqs": settings["concurrency"],
         "enable_prefix_caching": True,
         "enforce_eager": not on_gpu,
-        "kv_cache_memory_bytes": int(settings["kv_cache_gb"] * 2**30),
+        "kv_cache_memory_bytes": int(settings["kv_cache_gb"] * 2**29) * width("bfloat16", on_gpu=on_gpu),
         # Probabilities among the allowed labels only, normalized by vLLM itself.
         "logprobs_mode": "processed_logprobs",
         # Sampling comes from the recipe, never from a file that travels with the weights.

@@ -275,10 +275,9 @@ async def draw_answers(recorder: CallRecorder, member: Member, instruction: str)
 
     A member that compares nothing is not asked. The reviews themselves report an instruction without an answer.
     """
-    count = {"agreement": member.draws, "reference": 1}.get(member.ask, 0)
-    with contextlib.suppress(Unanswered):
-        if count:
-            await own_answers(recorder, member, instruction, count)
+    if member.ask in ("agreement", "reference"):
+        with contextlib.suppress(Unanswered):
+            await own_answers(recorder, member, instruction, member.draws if member.ask == "agreement" else 1)
 
 
 async def answer_agreement(recorder: CallRecorder, member: Member, instruction: str, response: str) -> float:
