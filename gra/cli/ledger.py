@@ -1,4 +1,4 @@
-"""`gra ledger check` and `gra ledger compact`: look after a file of recorded answers."""
+"""`gra ledger check`, `compact` and `preparation`: look after a file of recorded answers, and carry some over."""
 
 from __future__ import annotations
 
@@ -50,6 +50,22 @@ def ledger_compact(
     file = _ledger_file(path)
     before, after = compact(file, drop_requests=drop_requests)
     show_line(f"{file}: {before / 1e6:,.1f} MB before, {after / 1e6:,.1f} MB now")
+
+
+@ledger_app.command(
+    "preparation", epilog=examples("gra ledger preparation runs/quickstart recipes/quickstart/preparation.jsonl.gz")
+)
+def ledger_preparation(
+    path: LedgerPath, target: Annotated[Path, typer.Argument(help="the file to write; it ends in .jsonl.gz")]
+) -> None:
+    """Write what prepared a run's committee: answers to control items, keywords and domains of seeds.
+
+    A recipe with `preparation: FILE` takes these answers over, and asks only what is not among them.
+    """
+    from gra.synthesis.measuring.preparation import write_preparation
+
+    count = write_preparation(_ledger_file(path), target)
+    show_line(f"{target}: {count:,} recorded answers, {target.stat().st_size / 1e3:,.0f} kB")
 
 
 def _ledger_file(path: Path) -> Path:

@@ -134,6 +134,8 @@ class SynthesisRecipe(Section):
     on_cutoff: Literal["repeat", "shorter"] = "repeat"
     dedup: DedupConfig = DedupConfig()
     contamination: ContaminationConfig | None = None  # null: no check
+    # Recorded answers to control items and about seeds, which are not asked again (`gra ledger preparation`).
+    preparation: str | None = None
     ledger: str | None = None  # a file that several runs share as a cache; null: one in the run folder
     budget: BudgetConfig = BudgetConfig()
     prices: PricesConfig = PricesConfig()

@@ -17,6 +17,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.generation.stopping_criteria import StoppingCriteriaList, StopStringCriteria
 
 from gra.core.errors import DataError
+from gra.models.packed import pack_linear
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -51,13 +52,14 @@ def _ended(stop: StopStringCriteria | None, sequences: torch.Tensor, before: int
 
 
 class HFModel:
-    """A network and its tokenizer.
+    """A network, whose layers are packed for a CPU here, and its tokenizer.
 
     With `chat`, prompts come from the chat template and are encoded as they stand, as in training.
     The template writes every special token, so that <bos> is there exactly once.
     """
 
     def __init__(self, network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> None:
+        pack_linear(network)
         self.network, self.tokenizer, self.batch_size = network, tokenizer, batch_size
         self.chat = False
         config = network.config.get_text_config()

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from gra.config.arms import ArmSpec
 from gra.config.experiment import ExperimentRecipe
 from gra.config.loader import Loaded, load_recipe
 from gra.config.plain_yaml import plain_yaml
@@ -24,7 +25,7 @@ from gra.core.files import read_regular
 from gra.core.progress import View
 from gra.core.run_folder import RunFolder
 from gra.core.stored.resolved_recipe import find_ledger, read_resolved_recipe
-from gra.core.types import State
+from gra.core.types import Seed, State
 from gra.engines.types import BATCHES
 from gra.evaluation.suite import suite_items
 from gra.experiment import ExperimentPlan, arm_jobs, load_experiment
@@ -36,11 +37,12 @@ from gra.forecast.stages import add, forecast_stages, scaled
 from gra.ledger.budget import token_cost
 from gra.ledger.reader import LedgerReader
 from gra.sandbox.permission import Permission
-from gra.synthesis.annotation.asking import plan_work
+from gra.synthesis.annotation.asking import LabelWork, plan_work
 from gra.synthesis.call_names import read_name
 from gra.synthesis.job import Job, candidates_in_flight
 from gra.synthesis.measuring.controls import planned_controls
 from gra.synthesis.measuring.natural import QUESTIONS_PER_ITEM
+from gra.synthesis.measuring.preparation import is_prepared
 from gra.synthesis.run import make_job, run_sample
 
 
@@ -223,13 +225,14 @@ def _arm(job: Job, past: Path | None, sample: int | None, duplicates: Sequence[s
         observed, own = read_costs(job.ledger, recipe.name, source, known), True
     else:
         observed, own = mock_run(job, seeds), False
+    prepared = is_prepared(job.preparation, {member.model for member in members_of(recipe)})
     lacking = [seed for seed in seeds if not seed.enriched or not seed.domain]
     spec = recipe.arm_spec
     rounds = recipe.rounds
     labeling = plan_work(recipe, seeds) if spec.labels_texts else None
     work = Work(
-        seeds=len(lacking) if spec.writes_rounds else sum(not seed.domain for seed in seeds) * spec.prepares_committee,
-        control_items=_control_units(job) if reviews_responses(recipe) else len(labeling.controls) if labeling else 0,
+        seeds=0 if prepared else _seed_units(spec, lacking, seeds),
+        control_items=0 if prepared else _control_units(job, labeling),
         answers=len(labeling.texts) if labeling else len(seeds) if spec.keeps_seed_instructions else 0,
         rounds=rounds.count if spec.writes_rounds else 0,
         accept=rounds.accept,
@@ -257,8 +260,15 @@ def _calls_at_once(recipe: SynthesisRecipe) -> dict[str, int]:
     }
 
 
-def _control_units(job: Job) -> int:
-    """Return the seeds and the questions that control items are made of."""
+def _seed_units(spec: ArmSpec, lacking: Sequence[Seed], seeds: Sequence[Seed]) -> int:
+    """Return how many seeds get keywords or a domain."""
+    return len(lacking) if spec.writes_rounds else sum(not seed.domain for seed in seeds) * spec.prepares_committee
+
+
+def _control_units(job: Job, labeling: LabelWork | None) -> int:
+    """Return the seeds and the questions that control items are made of; of `arm: annotate`, its control texts."""
+    if not reviews_responses(job.recipe):
+        return len(labeling.controls) if labeling else 0
     review = job.recipe.review
     questions = min(QUESTIONS_PER_ITEM * review.control_items, len(job.control_questions))
     if not review.fits_panel:
@@ -278,9 +288,9 @@ def _begun(job: Job) -> bool:
 
 
 def _changed(job: Job) -> list[str]:
-    """Return the sections that changed since the run was begun, except rounds, budget, prices and tracking."""
+    """Return the sections that changed since the run was begun, except what decides no answer."""
     then, now = read_resolved_recipe(job.folder.path), yaml.safe_load(job.loaded.show())
-    free = {"rounds", "budget", "prices", "tracking"}
+    free = {"rounds", "budget", "prices", "tracking", "preparation"}
     return [key for key in now if key not in free and key in then and then[key] != now[key]]
 
 

@@ -12,7 +12,7 @@ import contextlib
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ _CONCLUDE = "INSERT OR REPLACE INTO verdicts (run, candidate, story, written, se
 _FAULT = "INSERT INTO faults VALUES (?, ?, ?, ?, ?, ?, ?)"
 _COUNTED = ("prompt_tokens", "completion_tokens", "cached_tokens")
 
+_Statement = tuple[str, tuple[Any, ...]]
 _Waiting = tuple[str, tuple[Any, ...], "asyncio.Future[bool]"]
 
 
@@ -71,6 +72,18 @@ class Ledger:
         if await self._write(_RECORD, (self.run, *row(answer), time.time())):
             return answer
         return self.lookup(answer.key) or answer
+
+    def adopt(self, answers: Sequence[Recorded], source: str) -> int:
+        """Write answers that were recorded elsewhere, as those of a run `source`; returns the number of new ones.
+
+        So they are found like any other, and no run of this file has paid for them.
+        """
+        now = time.time()
+        batch = [(_RECORD, (source, *row(answer), now)) for answer in answers]
+        try:
+            return sum(self._commit(batch))
+        except sqlite3.Error as error:
+            raise DataError(sentence(self.path, error)) from None
 
     async def conclude(self, candidate: str, record: dict[str, Any], scope: str = "") -> None:
         """Write a candidate's terminal verdict; returns when it is durable.
@@ -200,7 +213,7 @@ class Ledger:
         while self._waiting:
             batch, self._waiting = self._waiting, []
             try:
-                new = await loop.run_in_executor(self._thread, self._commit, batch)
+                new = await loop.run_in_executor(self._thread, self._commit, [waiting[:2] for waiting in batch])
             except Exception as error:  # of any type: no writer may wait forever
                 failure = DataError(sentence(self.path, error)) if isinstance(error, sqlite3.Error) else error
                 for _, _, durable in batch:
@@ -211,12 +224,12 @@ class Ledger:
                 if not durable.done():
                     durable.set_result(fresh)
 
-    def _commit(self, batch: list[_Waiting]) -> list[bool]:
+    def _commit(self, batch: Sequence[_Statement]) -> list[bool]:
         """Write a batch in one transaction; returns for each row whether it was new."""
         execute = self._db.execute
         execute("BEGIN IMMEDIATE")
         try:
-            new = [execute(statement, values).rowcount > 0 for statement, values, _ in batch]
+            new = [execute(statement, values).rowcount > 0 for statement, values in batch]
             execute("COMMIT")
         except Exception:
             if self._db.in_transaction:
@@ -229,6 +242,6 @@ class Ledger:
         self._thread.shutdown(wait=True)
         if self._waiting:  # of candidates that were canceled: no task waits, but the answers are paid for
             with contextlib.suppress(sqlite3.Error):
-                self._commit(self._waiting)
+                self._commit([waiting[:2] for waiting in self._waiting])
         self._reader.close()
         self._db.close()

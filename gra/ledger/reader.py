@@ -169,6 +169,14 @@ class LedgerReader:
             raise DataError(sentence(self.path, error)) from None
         return [read(self.path, row[:-1]) for row in sorted(rows, key=lambda row: row[-1])]
 
+    def all_answers(self) -> Iterator[Recorded]:
+        """Yield the recorded answers of all runs, in the order they were written."""
+        try:
+            for row in self._db.execute(f"SELECT {', '.join(COLUMNS)} FROM calls ORDER BY id"):
+                yield read(self.path, row)
+        except sqlite3.Error as error:
+            raise DataError(sentence(self.path, error)) from None
+
     def problems(self) -> Iterator[str]:
         """Yield a sentence for each damage of the file."""
         try:

@@ -18,6 +18,7 @@ from gra.core.types import SIGN_CHECKS, Candidate
 from gra.data.questions import Question, load_questions
 from gra.data.seeds.hub import find_seeds
 from gra.data.seeds.load import Seeds, load_seeds
+from gra.ledger.ledger import Recorded
 from gra.sandbox.permission import Permission
 from gra.serving.models import ModelRegistry
 from gra.synthesis.committee.instruction_signs import SIGNS_VERSION
@@ -25,6 +26,7 @@ from gra.synthesis.committee.no_instruction import INSTRUCTIONS_VERSION
 from gra.synthesis.committee.verifiers import versions
 from gra.synthesis.decontamination import Decontaminator
 from gra.synthesis.format_constraints import FORMAT_CONSTRAINTS_VERSION
+from gra.synthesis.measuring.preparation import read_preparation
 from gra.synthesis.prompts import digests, folder_digests
 
 _CANDIDATES_PER_MODEL = 12  # the least in flight: where engines take few calls, candidates wait for other models
@@ -89,6 +91,12 @@ class Job:
         """The questions with known answers that control items are made of; empty where the recipe names none."""
         return load_questions(self._question_file()) if self.recipe.review.control_questions is not None else []
 
+    @cached_property
+    def preparation(self) -> list[Recorded]:
+        """The recorded answers that prepare the committee; empty where the recipe names none."""
+        name = self.recipe.preparation
+        return read_preparation(find_file(name, self.loaded.path)) if name is not None else []
+
     def _question_file(self) -> Path:
         return find_file(str(self.recipe.review.control_questions), self.loaded.path)
 
@@ -103,7 +111,7 @@ class Job:
         elsewhere = {"engine", "adapter"}
         members: dict[str, Any] = {"committee": {"models": {"__all__": elsewhere}}, "teacher": elsewhere}
         # A suite's identity is its items; format constraints are added below, where there are any.
-        left_out = {"tracking", "engine", "ledger", "contamination", "format_constraints", *without}
+        left_out = {"tracking", "engine", "ledger", "preparation", "contamination", "format_constraints", *without}
         recipe = self.recipe.model_dump(exclude=members | dict.fromkeys(left_out, True))
         models = {name: asdict(registry.model_id(name)) for name in sorted(registry.models)}
         verifiers = versions(self.recipe.review.verifiers)

@@ -176,7 +176,7 @@ def make_job(
         RunFolder(place.parent).create()
     decontaminator = open_decontaminator(loaded, read_suite)
     job = Job(loaded, folder.create() if create else folder, place, permission, decontaminator)
-    seeds, _ = job.seeds.rows, job.control_questions  # both are read now, before anything is spent
+    seeds, _, _ = job.seeds.rows, job.control_questions, job.preparation  # all are read now, before anything is spent
     if job.recipe.arm_spec.writes_rounds and all(seed.domain for seed in seeds):  # else a model names domains first
         check_parents(job, seeds)
     if job.recipe.annotate is not None:

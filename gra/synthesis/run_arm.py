@@ -26,6 +26,7 @@ from gra.serving.models import ModelRegistry
 from gra.synthesis.arms import ArmCandidates, find_runner
 from gra.synthesis.context import SynthesisContext
 from gra.synthesis.job import Job
+from gra.synthesis.measuring.preparation import of_models
 from gra.synthesis.monitor import Monitor
 from gra.synthesis.summary import card_facts, summarize
 from gra.tracking import start_tracking
@@ -59,9 +60,25 @@ def open_context(
             account=BudgetAccount(ledger, recipe.budget, recipe.prices, held.before()),
         )
         context = SynthesisContext(job, registry, broker, ledger, view, tracker)
+        _take_over_preparation(context)
         if monitor is not None:
             stack.enter_context(monitor.arm(context, held))
         yield context
+
+
+def _take_over_preparation(context: SynthesisContext) -> None:
+    """Put the recorded answers that the recipe names into the ledger, those of this run's models."""
+    if not (recorded := context.job.preparation):
+        return
+    models = context.registry.models
+    fitting = of_models(recorded, {context.registry.model_id(name).identity for name in models})
+    context.ledger.adopt(fitting, f"preparation: {context.recipe.preparation}")
+    name = context.recipe.name
+    context.view.note(
+        f"  {name}: {len(fitting):,} answers that prepare the committee are recorded; only others are asked"
+        if fitting
+        else f"! {name}: `preparation` holds no answers of these models, so the members answer all control items"
+    )
 
 
 async def synthesize(

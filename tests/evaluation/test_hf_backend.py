@@ -152,7 +152,7 @@ def test_an_adapter_is_merged_exactly_and_brings_its_tokenizer(base: Path, tmp_p
     adapter = tmp_path / "adapter"
     torch.manual_seed(2)
     config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
-    wrapped = get_peft_model(student(base).network, config).eval()
+    wrapped = get_peft_model(under_test(base).load_weights("float32", "cpu"), config).eval()
     wrapped.save_pretrained(adapter)
     own = student(base).tokenizer
     own.chat_template = "{{ bos_token }}own: {{ messages[0]['content'] }}"
@@ -204,7 +204,10 @@ def test_models_that_are_not_there(base: Path, tmp_path: Path) -> None:
             under_test(base).load_weights("float32", "cuda")
 
 
-def test_the_output_layer_of_a_frozen_model_is_not_copied_for_every_row(base: Path) -> None:
+def test_the_output_layer_of_a_frozen_model_is_not_copied_for_every_row(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gra.models.packed.can_be_packed", lambda: False)
     ours = student(base)
     ours.network.requires_grad_(False)  # as merging an adapter leaves it
     seen = []
@@ -262,3 +265,29 @@ def test_special_token_that_ends_answers_is_seen_at_every_place(base: Path) -> N
     rows = torch.tensor([[*letters, tokenizer.bos_token_id, 0], [*letters, *letters[:2]], [*letters, 0, 0]])
     assert _ended(stop, rows, 4) == [True, False, False]
     assert _ended(None, rows, 4) == [False, False, False]
+
+
+def test_packed_layers_give_the_same_answers_and_leave_other_types_alone(base: Path) -> None:
+    import torch
+
+    from gra.models.packed import PackedLinear, can_be_packed, pack_linear
+
+    plain = under_test(base).load_weights("float32", "cpu")
+    packed = under_test(base).load_weights("float32", "cpu")
+    layers = sum(type(module) is torch.nn.Linear for module in plain.modules())
+    assert pack_linear(packed) == (layers if can_be_packed() else 0)
+    assert pack_linear(under_test(base).load_weights("bfloat16", "cpu").to(torch.bfloat16)) == 0
+    ids = torch.arange(3, 27).reshape(3, 8)
+    with torch.inference_mode():
+        one, other = plain(ids).logits, packed(ids).logits
+    assert one.shape == other.shape
+    assert torch.allclose(one, other, atol=1e-5)
+    assert pack_linear(packed) == 0  # nothing is left to pack
+
+    with_bias, rows = torch.nn.Linear(6, 5), torch.randn(2, 3, 6)
+    network = torch.nn.Sequential(with_bias, torch.nn.Identity())
+    expected = with_bias(rows)
+    pack_linear(network)
+    assert isinstance(network[0], PackedLinear) is can_be_packed()
+    assert torch.allclose(network(rows), expected, atol=1e-6)
+    assert torch.allclose(network(rows.transpose(0, 1)), expected.transpose(0, 1), atol=1e-6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ from gra.serving.models import ModelRegistry
 from gra.synthesis import run as jobs
 from gra.synthesis.call_names import read_name
 from gra.synthesis.job import candidates_in_flight
+from gra.synthesis.measuring.preparation import is_prepared, read_preparation
 from gra.synthesis.rounds import write_samples
 
 ROUNDS = {"count": 2, "accept": 14, "max_candidates": 90}
@@ -154,6 +156,24 @@ def test_checks_without_a_scale_reject_no_candidate_of_the_mock_run(tmp_path: Pa
     assert planned.arms[0].forecast.rows.point > 0
     assert planned.total is not None
     assert planned.total.column("calls", "reviewer").point > 0
+
+
+def test_recorded_preparation_is_not_forecast(tmp_path: Path) -> None:
+    names = [f"model-{name}" for name in "abcde"]
+    common = {"text": "", "finish": "stop", "scores": {}, "role": "", "member": "", "candidate": "probe-good-n1"}
+    common |= dict.fromkeys(("attempt", "prompt_tokens", "completion_tokens", "cached_tokens"), 0)
+    rows = [common | {"model": name, "request": json.dumps({"model": name})} for name in names]
+    file = tmp_path / "recorded.jsonl.gz"
+    file.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+    recipe = job(tmp_path, review={"control_items": 4})
+    plain = make_plan(recipe, [], tmp_path, None, None)
+    prepared = make_plan(recipe, [f"preparation={file}"], tmp_path, None, None)
+    assert plain.total is not None
+    assert prepared.total is not None
+    # Five members review two texts for each of four control items, and six seeds get keywords and a summary.
+    assert plain.total.column("calls").point - prepared.total.column("calls").point > 30
+    assert not is_prepared(read_preparation(file), {*names, "model-f"})
+    assert not is_prepared([], set())
 
 
 def test_a_past_run_of_other_models_is_refused(tmp_path: Path, capsys) -> None:

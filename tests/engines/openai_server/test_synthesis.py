@@ -107,12 +107,15 @@ def test_a_third_of_all_requests_failing_in_seven_ways_loses_nothing_and_scores_
     ledger.close()
     texts = sorted(answer.text for answer in recorded.values())
     spoken = [way for way in WAYS if way in ("cut-off JSON", "prose", "wrong schema")]
-    assert len(texts) == len(server.given) + sum(server.failed[way] for way in spoken)
-    assert Counter(texts) >= Counter(server.given)
-    assert faults == {
-        "busy": server.failed["429"], "error": server.failed["500"], "died": server.failed["reset"],
-        "timeout": server.failed["hang"],
-    }  # fmt: skip
+    assert len(texts) + sum(faults.values()) == len(server.asked)
+    # On a busy machine a reply may come after its time limit, which makes it a timeout, whatever it held.
+    late = faults["timeout"] - server.failed["hang"]
+    failed = {"busy": server.failed["429"], "error": server.failed["500"], "died": server.failed["reset"]}
+    missed = sum(count - faults.get(kind, 0) for kind, count in failed.items())
+    missed += len(server.given) + sum(server.failed[way] for way in spoken) - len(texts)
+    assert late == missed
+    assert (Counter(server.given) - Counter(texts)).total() <= late
+    assert all(faults.get(kind, 0) <= count for kind, count in failed.items())
 
     # No score comes from a failure: a candidate with an unusable answer has a later attempt, or failed.
     good = set(server.given)
