@@ -3,7 +3,7 @@
 Run as: python benchmarks/packed_layers.py [--json FILE]
 
 The shapes are inner layers of a 1.5B model and of Gemma-3-270m, and a quarter of the vocabulary of Gemma-3-270m.
-The plain and the packed layer take turns (gra/models/packed.py).
+The plain and the packed layer take turns (gra/evaluation/packed.py).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 import typer
 
 from gra.core.files import write_json
-from gra.models.packed import PackedLinear, can_be_packed
+from gra.evaluation.packed import PackedLinear, can_be_packed
 
 SHAPES = {"1536 x 8960": (1536, 8960), "640 x 2048": (640, 2048), "640 x 65536": (640, 65536)}
 ROWS = (1, 8, 32, 64, 256)

@@ -1,4 +1,4 @@
-"""Define the sections on review: the gate, how reviewers are asked, and verifiers."""
+"""Define the sections on review: the gate, how reviewers are asked, verifiers, and the constraints that one checks."""
 
 from __future__ import annotations
 
@@ -73,6 +73,14 @@ class VerifierConfig(Section):
         if self.draws is not None and self.kind not in ("consistency", "functions"):
             raise ValueError("`draws` belongs to `kind: consistency` and `kind: functions`; leave it out")
         return self
+
+
+class FormatConstraintsConfig(Section):
+    """Share of new instructions that end with a format constraint, their domains, and what becomes of a broken one."""
+
+    share: float = Field(0.0, ge=0, le=1)
+    domains: list[str] | None = Field(None, min_length=1)  # null: all
+    repair: bool = False  # a program gives a response the case, first or last words that it lacks, before the reviews
 
 
 class ChainConfig(Section):

@@ -19,7 +19,7 @@ from gra.config.committee import (
     is_asked,
 )
 from gra.config.names import Name
-from gra.config.review import ReviewConfig
+from gra.config.review import FormatConstraintsConfig, ReviewConfig
 from gra.config.section import Section
 from gra.config.tracking import TrackingConfig
 from gra.core.duplicates import repeated
@@ -72,13 +72,6 @@ class RoundsConfig(Section):
         """Return a key about parents that differs from its default; None where there is none."""
         defaults = {name: type(self).model_fields[name].default for name in ("parent_count", "draw", "response_length")}
         return next((name for name, value in defaults.items() if getattr(self, name) != value), None)
-
-
-class FormatConstraintsConfig(Section):
-    """Share of new instructions that end with a format constraint, and their domains."""
-
-    share: float = Field(0.0, ge=0, le=1)
-    domains: list[str] | None = Field(None, min_length=1)  # null: all
 
 
 class EnrichmentConfig(Section):
@@ -300,11 +293,16 @@ class SynthesisRecipe(Section):
             raise ValueError(
                 f"`format_constraints.domains`: `{unknown[0]}` is not in `domains` ({', '.join(self.domains)})"
             )
+        verifier = next((verifier for verifier in self.review.verifiers if verifier.kind == "format"), None)
+        if self.format_constraints.repair and (verifier is None or verifier.mode != "filter"):
+            raise ValueError(
+                "`format_constraints.repair` repairs what a verifier rejected; add `{kind: format, mode: filter}` to "
+                "`review.verifiers`"
+            )
         if not self.format_constraints.share:
             return self
         if not self.arm_spec.writes_rounds:
             raise ValueError(f"{place} is for new instructions, and `arm: {self.arm}` has the seeds'; set it to 0")
-        verifier = next((verifier for verifier in self.review.verifiers if verifier.kind == "format"), None)
         if verifier is None:
             fix = "add `{kind: format, mode: filter}` to `review.verifiers`"
             raise ValueError(f"{place} asks for constraints that no verifier would check; {fix}")
@@ -322,7 +320,7 @@ class SynthesisRecipe(Section):
             raise ValueError(f"`self_guide` writes new samples, and `arm: {self.arm}` does not; leave it out")
         unused = {
             "best_of": self.best_of > 1,
-            "format_constraints.share": self.format_constraints.share,
+            "format_constraints": self.format_constraints != FormatConstraintsConfig(),
             "revise": self.revise,
             "on_cutoff": self.on_cutoff != "repeat",
         }

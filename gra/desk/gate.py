@@ -289,6 +289,7 @@ def _write(
         **kept,
         **counts.facts(),
         **({"asked_again": counts.asked_again()} if "asked_again" in kept else {}),
+        **({"repaired": counts.repaired()} if "repaired" in kept else {}),
         "fingerprint": digest([facts.get("fingerprint"), version, decisions]),
         "version": {**version, "decisions": len(decisions)},
     }

@@ -18,8 +18,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from gra.config.committee import MemberConfig
-from gra.config.review import RUN_CODE
-from gra.config.synthesis import FormatConstraintsConfig, SynthesisRecipe, members_of, reviews_responses
+from gra.config.review import RUN_CODE, FormatConstraintsConfig
+from gra.config.synthesis import SynthesisRecipe, members_of, reviews_responses
 from gra.core.hardware import gpu_memory_gb, width
 from gra.core.processes.background import run
 from gra.core.processes.concurrency import at_once

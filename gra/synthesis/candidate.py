@@ -52,7 +52,7 @@ from gra.synthesis.committee.roles import ChoosesMembers, RoleAssignment, assign
 from gra.synthesis.committee.self_guide import write_input, write_output
 from gra.synthesis.committee.verifiers import Verifier, VerifierInput, in_mode, verifier_reviews
 from gra.synthesis.decontamination import Decontaminator, decontaminate
-from gra.synthesis.format_constraints import add_format_constraint
+from gra.synthesis.format_constraints import add_format_constraint, repaired_responses
 from gra.synthesis.measuring.panel import OpenPanel, Panel, ask_panel, asked_in, panel_score
 from gra.synthesis.rounds.parents import Pool, domain_in_turn, draw_parents
 
@@ -251,6 +251,8 @@ class _CandidateRun:
     async def _best_response(self, write: Callable[[int], Awaitable[Response]]) -> Candidate:
         """Write and review every response of best of n, keep the best, and revise it where none passed."""
         decided = await together(*(self._one_response(n, write) for n in range(self.settings.recipe.best_of)))
+        repaired = repaired_responses(decided, self.settings.recipe.format_constraints)
+        decided = [*decided, *await together(*(self._one_response(len(decided), give) for give in repaired))]
         taken = await self._keep_best(decided)
         return await self._revise(decided, taken) if self.settings.recipe.revise else taken
 

@@ -1,17 +1,25 @@
-"""Add format constraints to new instructions, such as "Use at most 20 words."
+"""Add format constraints to new instructions, such as "Use at most 20 words.", and repair responses that break one.
 
 Small models hardly ever ask for a format, even when their parents do. A student of such rows forgets how to keep one
 (docs/reproduction.md). So a program adds the constraint, in words that `gra/checks/instruction_constraints.py` reads,
-and the `format` verifier checks the response. Every change here raises `FORMAT_CONSTRAINTS_VERSION`.
+and the `format` verifier checks the response. With `repair: true` a program gives a response the form that it lacks,
+where that changes no word of it.
+
+Every change here raises `FORMAT_CONSTRAINTS_VERSION`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from random import Random
 
+from gra.checks.format import FormatCheck, failed
 from gra.checks.instruction_constraints import read_constraints
 from gra.checks.instruction_text import limits_answer
-from gra.config.synthesis import FormatConstraintsConfig
+from gra.config.review import FormatConstraintsConfig
+from gra.core.types import Candidate, Verified
+from gra.synthesis.committee.generator import Response
 
 FORMAT_CONSTRAINTS_VERSION = 4
 _DRAWS = 4
@@ -32,6 +40,7 @@ _WORDINGS = {
 }
 _KEYS = ("answer and reason", "topic and answer", "summary and example", "answer, reason and example", "title and text")
 _BEGIN = ("In short", "To begin with", "Here it is", "Well", "The short answer")
+_ENDS = (".", "!", "?", "…", ":", "`")
 _END = ("That is all.", "Hope this helps!", "The end.", "Thank you.")
 
 
@@ -73,3 +82,58 @@ def draw_constraint(random: Random) -> str:
         begin=random.choice(_BEGIN),
         end=random.choice(_END),
     )
+
+
+def repair_form(instruction: str, response: str) -> str | None:
+    """Return the response in the form that its instruction asks for; None where no repair gives it that form.
+
+    A repair changes the case of letters, or adds the words that must come first or last. Code keeps its letters.
+    """
+    checks = read_constraints(instruction)
+    text = response.strip()
+    for check in checks:
+        if not check.passes(text):
+            text = _repaired(check, text)
+    return text if checks and text != response.strip() and not failed(checks, text) else None
+
+
+def _repaired(check: FormatCheck, text: str) -> str:
+    match check.kind:
+        case "uppercase" if "`" not in text:
+            return text.upper()
+        case "lowercase" if "`" not in text:
+            return text.lower()
+        case "first_words":
+            return f"{str(check.arguments['text']).rstrip('.,:;')}: {text}"
+        case "last_words":
+            return f"{text}{'' if text.endswith(_ENDS) else '.'} {check.arguments['text']}"
+        case _:
+            return text
+
+
+def repaired_responses(
+    decided: Sequence[Candidate], config: FormatConstraintsConfig
+) -> list[Callable[[int], Awaitable[Response]]]:
+    """Return writers of further responses: those that only a format constraint rejected, in their repaired form.
+
+    Args:
+        decided: the candidate once for each response, with that response's verdict.
+        config: the recipe's; without `repair` there are none.
+    """
+    broken = [c for c in decided if config.repair and any(_breaks_form(v) for v in c.verifications)]
+    texts = [text for c in broken if (text := repair_form(c.instruction, c.response)) is not None]
+    return [partial(_give, text) for text in texts]
+
+
+def is_repaired(candidate: Candidate) -> bool:
+    """Return whether a program gave the taken response its form."""
+    others = candidate.alternatives
+    return any(repair_form(candidate.instruction, other.response) == candidate.response for other in others)
+
+
+def _breaks_form(verdict: object) -> bool:
+    return isinstance(verdict, Verified) and verdict.verifier == "format" and bool(verdict.broken)
+
+
+async def _give(text: str, _number: int) -> Response:
+    return Response(text)

@@ -124,8 +124,9 @@ class Job:
         parts = [recipe, self.seeds_sha256, models, digests(), verifiers]
         parts += [adapters] if adapters else []
         parts += (
-            [{"forms": [FORMAT_CONSTRAINTS_VERSION, self.recipe.format_constraints.model_dump()]}]
-            if self.recipe.format_constraints.share
+            # Recipes of before `repair` keep their digest.
+            [{"forms": [FORMAT_CONSTRAINTS_VERSION, forms.model_dump(exclude=None if forms.repair else {"repair"})]}]
+            if (forms := self.recipe.format_constraints).share or forms.repair
             else []
         )
         parts += (

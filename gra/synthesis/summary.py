@@ -19,6 +19,7 @@ from gra.serving.models import ModelRegistry
 from gra.synthesis.best_of_n import taken_number, versions_of
 from gra.synthesis.call_names import read_name
 from gra.synthesis.committee.verifiers import VerifierCounts
+from gra.synthesis.format_constraints import is_repaired
 from gra.synthesis.funnel import CLEAN, PROGRAMS, STEPS, plain_reason, steps
 from gra.synthesis.job import Job
 from gra.synthesis.prompts import digests, folder_digests
@@ -36,6 +37,7 @@ class CandidateCounts:
         self._contamination: Counter[str] = Counter()  # verdicts on candidates compared with a suite
         self._tasks: Counter[str] = Counter()  # candidates that repeat an item, by task
         self._unanswered = 0
+        self._repaired: Counter[str] = Counter()  # candidates with a response whose form a program repaired
         self._again: Counter[str] = Counter()  # candidates whose author was asked for another response
         self.adjudicators: set[str] = set()  # members that ruled on a dispute
 
@@ -54,6 +56,8 @@ class CandidateCounts:
             self._contamination[c.contamination.verdict] += 1
             self._tasks[c.contamination.task] += c.state is State.CONTAMINATED
         self._steps.update(steps(c))
+        if is_repaired(c):
+            self._repaired.update(("taken", *(["accepted"] if c.state is State.ACCEPTED else [])))
         revised = {number for number, version in versions_of(c).items() if version == "revised"}
         taken = taken_number(c) in revised
         self._again.update(
@@ -68,6 +72,10 @@ class CandidateCounts:
     def asked_again(self) -> dict[str, int]:
         """Return how many candidates were asked for a shorter or revised response, and whose revision was taken."""
         return dict(self._again)
+
+    def repaired(self) -> dict[str, int]:
+        """Return how many responses were taken in the form that a program gave them, and how many are accepted."""
+        return {name: self._repaired[name] for name in ("taken", "accepted")}
 
     def contamination(self) -> dict[str, Any]:
         """Return how many accepted candidates are clean, suspect and contaminated, and the tasks that they repeat."""
@@ -125,6 +133,7 @@ def summarize(
         "prompts": digests() | _further_prompts(job),
         "seeds_sha256": job.seeds_sha256,
         **({"asked_again": counts.asked_again()} if job.recipe.revise or job.recipe.on_cutoff == "shorter" else {}),
+        **({"repaired": counts.repaired()} if job.recipe.format_constraints.repair else {}),
         **({"contamination": job.decontaminator.to_json() | counts.contamination()} if job.decontaminator else {}),
         **facts,
         **_shown_reviewers(facts, counts.adjudicators),

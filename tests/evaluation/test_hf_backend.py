@@ -207,7 +207,7 @@ def test_models_that_are_not_there(base: Path, tmp_path: Path) -> None:
 def test_the_output_layer_of_a_frozen_model_is_not_copied_for_every_row(
     base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gra.models.packed.can_be_packed", lambda: False)
+    monkeypatch.setattr("gra.evaluation.packed.can_be_packed", lambda: False)
     ours = student(base)
     ours.network.requires_grad_(False)  # as merging an adapter leaves it
     seen = []
@@ -270,7 +270,7 @@ def test_special_token_that_ends_answers_is_seen_at_every_place(base: Path) -> N
 def test_packed_layers_give_the_same_answers_and_leave_other_types_alone(base: Path) -> None:
     import torch
 
-    from gra.models.packed import PackedLinear, can_be_packed, pack_linear
+    from gra.evaluation.packed import PackedLinear, can_be_packed, pack_linear
 
     plain = under_test(base).load_weights("float32", "cpu")
     packed = under_test(base).load_weights("float32", "cpu")

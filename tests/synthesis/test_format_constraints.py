@@ -15,10 +15,16 @@ from scripted_rounds import run, small
 from scripted_run import make_recipe
 
 from gra.checks.instruction_constraints import read_constraints
-from gra.config.synthesis import FormatConstraintsConfig
+from gra.config.review import FormatConstraintsConfig
 from gra.core.rng import rng
 from gra.core.types import State
-from gra.synthesis.format_constraints import _WORDINGS, add_format_constraint, draw_constraint
+from gra.synthesis.format_constraints import (
+    _WORDINGS,
+    add_format_constraint,
+    draw_constraint,
+    is_repaired,
+    repair_form,
+)
 
 PLAIN = "Why do the tides come later every day?"
 FILTER = {"kind": "format", "mode": "filter"}
@@ -108,6 +114,62 @@ def test_response_that_breaks_its_format_constraint_is_rejected(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
+    ("instruction", "response", "repaired"),
+    [
+        ("Why? Answer in capital letters only.", "Because of the moon.", "BECAUSE OF THE MOON."),
+        ("Why? Use only lowercase letters.", " Because of the Moon.\n", "because of the moon."),
+        ("Why? End with the words 'Thank you.'.", "The moon", "The moon. Thank you."),
+        ("Why? End with the words 'Thank you.'.", "The moon pulls.", "The moon pulls. Thank you."),
+        ("Why? Begin your answer with 'In short'.", "The moon pulls.", "In short: The moon pulls."),
+        ("Why? Use only lowercase letters and at most 12 words.", "The moon.", "the moon."),
+        # What a repair cannot give, and what needs none.
+        ("Why? Use only lowercase letters and at most 12 words.", "The moon " * 9, None),
+        ("Why? Use exactly 3 sentences.", "The moon.", None),
+        ("Why? Do not use commas.", "The moon, and the sun.", None),
+        ("Why? Answer in capital letters only.", "```python\nx = a\n```", None),
+        ("Why? Answer in capital letters only.", "42", None),
+        ("Why? Answer in capital letters only.", "THE MOON.", None),
+        (PLAIN, "The moon.", None),
+        ("Why? Answer in capital letters only.", "", None),
+    ],
+)
+def test_a_form_that_changes_no_word_is_repaired(instruction: str, response: str, repaired: str | None) -> None:
+    assert repair_form(instruction, response) == repaired
+
+
+@given(st.integers(), st.text(max_size=60))
+def test_a_repaired_response_keeps_its_form_and_every_word(seed: int, response: str) -> None:
+    instruction = f"{PLAIN} {draw_constraint(random.Random(seed))}"
+    repaired = repair_form(instruction, response)
+    if repaired is not None:
+        assert all(check.passes(repaired) for check in read_constraints(instruction))
+        assert response.strip().upper().lower() in repaired.upper().lower()
+        assert repair_form(instruction, repaired) is None
+
+
+def test_a_repaired_response_is_reviewed_and_the_first_one_stays_in_the_lineage(tmp_path: Path) -> None:
+    review = {"comments": "disputed", "verifiers": [FILTER]}
+    for folder in ("plain", "repaired"):
+        (tmp_path / folder).mkdir()
+    plain = list(run(tmp_path / "plain", small(format_constraints={"share": 1.0}, review=review), 8).candidates)
+    recipe = small(format_constraints={"share": 1.0, "repair": True}, review=review)
+    candidates = list(run(tmp_path / "repaired", recipe, 8).candidates)
+    repaired = [candidate for candidate in candidates if is_repaired(candidate)]
+    assert repaired
+    assert sum(c.state is State.ACCEPTED for c in candidates) >= sum(c.state is State.ACCEPTED for c in plain)
+    for candidate in repaired:
+        (first,) = candidate.alternatives
+        assert (first.number, first.reason) == (0, "program format: a demand on its form is not met")
+        assert repair_form(candidate.instruction, first.response) == candidate.response
+        assert candidate.reviews or candidate.state is not State.ACCEPTED
+    before = {c.id: c for c in plain}
+    common = [c for c in candidates if c.id in before]
+    assert {c.id for c in common if before[c.id].state is State.ACCEPTED} <= {
+        c.id for c in common if c.state in (State.ACCEPTED, State.DUPLICATE)
+    }
+
+
+@pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"format_constraints": {"share": 0.5}}, "add `{kind: format, mode: filter}` to `review.verifiers`"),
@@ -116,6 +178,7 @@ def test_response_that_breaks_its_format_constraint_is_rejected(tmp_path: Path) 
             {"format_constraints": {"share": 0.5, "domains": ["art"]}, "review": {"verifiers": [FILTER]}},
             "`art` is not in",
         ),
+        ({"format_constraints": {"repair": True}}, "add `{kind: format, mode: filter}` to `review.verifiers`"),
         ({"format_constraints": {"share": 0.5, "domains": []}, "review": {"verifiers": [FILTER]}}, "at least 1 item"),
         (
             {"format_constraints": {"share": 0.5}, "review": {"verifiers": [FILTER | {"domains": ["qa"]}]}},

@@ -1,7 +1,7 @@
 """Multiply a network's float32 layers faster on a CPU, for inference.
 
-PyTorch lays out a weight anew at every product. oneDNN can keep it in the layout that its kernels read, which is two to
-three times as fast for the few rows of decoding (docs/benchmarks.md, "Packed weights").
+PyTorch lays out a weight anew at every product. A weight can be kept in the layout that the kernels of oneDNN read. For
+the few rows of decoding that is two to three times as fast (docs/benchmarks.md, "CPUs without AVX-512").
 """
 
 from __future__ import annotations
