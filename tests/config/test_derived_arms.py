@@ -124,7 +124,7 @@ def test_the_study_has_arms_of_equal_rows_and_two_suites_that_share_no_item(tmp_
 def test_every_lever_differs_from_the_baseline_and_from_the_others(tmp_path: Path) -> None:
     plan = load_experiment(ROOT / "recipes" / "levers.yaml", [], tmp_path)
     made = [arm.recipe.model_dump(exclude={"name"}) for arm in plan.arms.values()]
-    assert len(made) == 11
+    assert len(made) == 12
     assert all(one != other for one, other in combinations(made, 2))
 
 
