@@ -31,6 +31,7 @@ from gra.data.lineage import GROUP, JSON_COLUMNS
 from gra.data.lineage import read_candidates as read_candidates
 from gra.data.lineage import read_lineage as read_lineage
 
+Repair = Callable[[str, str], str | None]  # of an instruction and a response
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 # TRL's conversational prompt-completion form, and where the row comes from.
 TRAIN_SCHEMA = pa.schema(
@@ -145,10 +146,15 @@ def may_be_unreviewed(candidate: Candidate) -> bool:
     return bool(candidate.response) and candidate.state is not State.FAILED and candidate.rejected_at not in left_out
 
 
-def _first_written(candidate: Candidate) -> Candidate:
-    """Return a candidate with its first response: reviewers chose among several, or had it revised."""
+def _first_written(candidate: Candidate, repair: Repair) -> Candidate:
+    """Return a candidate with its first response: reviewers chose among several, or had it revised.
+
+    A form that a program can repair is repaired here too, so that reviewed rows differ by their reviews alone.
+    """
     first = next((other.response for other in candidate.alternatives if other.number == 0 and other.response), None)
-    return candidate if first is None else replace(candidate, response=first, thinking="")
+    text = candidate.response if first is None else first
+    repaired = repair(candidate.instruction, text) or text
+    return candidate if repaired == candidate.response else replace(candidate, response=repaired, thinking="")
 
 
 def draw_unreviewed(candidates: Iterable[Candidate], count: int, seed: int) -> list[str]:
@@ -279,7 +285,9 @@ def export(folder: Path, candidates: Iterable[Candidate], facts: Mapping[str, An
     return made
 
 
-def export_unreviewed(folder: Path, candidates: Iterable[Candidate], count: int, seed: int) -> tuple[Path, int]:
+def export_unreviewed(
+    folder: Path, candidates: Iterable[Candidate], count: int, seed: int, repair: Repair = lambda _, __: None
+) -> tuple[Path, int]:
     """Write `dataset/unreviewed.parquet`: as many rows as were accepted, drawn from the candidates at random.
 
     A student that is trained on it beside the accepted rows shows what review bought. It costs no further call.
@@ -289,6 +297,7 @@ def export_unreviewed(folder: Path, candidates: Iterable[Candidate], count: int,
         candidates: all candidates; they are read twice.
         count: the number of accepted rows.
         seed: the recipe's.
+        repair: returns a response in the form that its instruction asks for, or None.
 
     Returns:
         The file and its rows.
@@ -298,7 +307,7 @@ def export_unreviewed(folder: Path, candidates: Iterable[Candidate], count: int,
     with _parquet(path, TRAIN_SCHEMA) as add:
         for candidate in candidates:
             if candidate.id in drawn:
-                add(writable(training_row(_first_written(candidate))))
+                add(writable(training_row(_first_written(candidate, repair))))
     return path, len(drawn)
 
 

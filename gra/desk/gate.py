@@ -168,10 +168,12 @@ def _dropped(candidate: Candidate, decisions: Decisions) -> Candidate:
 
 def _decide(candidate: Candidate, review: ReviewConfig) -> Candidate:
     """Return a candidate as the moved gate decides it, with the best of its responses."""
-    if candidate.mean is None and not candidate.alternatives:
-        if candidate.state in (State.DUPLICATE, State.SURPLUS, State.CONTAMINATED):  # it passed, without reviewers
+    if candidate.mean is None:
+        # It passed, without reviewers; another response can be one whose form was repaired.
+        if candidate.state in (State.DUPLICATE, State.SURPLUS, State.CONTAMINATED):
             return _accepted(replace(candidate, neighbour="", similarity=None, contamination=None), "no reviewers")
-        return candidate
+        if not candidate.alternatives:
+            return candidate
     taken, versions = taken_number(candidate), versions_of(candidate)
     responses = {taken: _gate(replace(candidate, alternatives=()), review)}
     for other in candidate.alternatives:
@@ -279,7 +281,7 @@ def _write(
     facts: Mapping[str, Any],
     overrides: Sequence[str],
 ) -> None:
-    counts = CandidateCounts()
+    counts = CandidateCounts(loaded.recipe)
     for candidate in candidates:
         counts.add(candidate)
     version = {"of": str(file_digest(run / "lineage.parquet")), "changes": list(overrides)}

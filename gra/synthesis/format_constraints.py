@@ -3,13 +3,14 @@
 Small models hardly ever ask for a format, even when their parents do. A student of such rows forgets how to keep one
 (docs/reproduction.md). So a program adds the constraint, in words that `gra/checks/instruction_constraints.py` reads,
 and the `format` verifier checks the response. With `repair: true` a program gives a response the form that it lacks,
-where that changes no word of it.
+by the case of its letters, or by words at its beginning or end.
 
 Every change here raises `FORMAT_CONSTRAINTS_VERSION`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from random import Random
@@ -19,6 +20,7 @@ from gra.checks.instruction_constraints import read_constraints
 from gra.checks.instruction_text import limits_answer
 from gra.config.review import FormatConstraintsConfig
 from gra.core.types import Candidate, Verified
+from gra.synthesis.best_of_n import taken_number
 from gra.synthesis.committee.generator import Response
 
 FORMAT_CONSTRAINTS_VERSION = 4
@@ -40,7 +42,13 @@ _WORDINGS = {
 }
 _KEYS = ("answer and reason", "topic and answer", "summary and example", "answer, reason and example", "title and text")
 _BEGIN = ("In short", "To begin with", "Here it is", "Well", "The short answer")
-_ENDS = (".", "!", "?", "…", ":", "`")
+_ENDS, _MARKS, _CLOSING = (".", "!", "?", "…", ":"), ".,:;!?", "\"'”’»)]*_ "
+_PARAGRAPH = "\n\n"
+# What is hardly prose: code, formulas, tables, structured text, addresses.
+_NO_PROSE = re.compile(
+    r"[`\\{}<>=|@_#]|://|^\s*(?:def|class|import|from|return|select)\b.*[:;()*]", re.MULTILINE | re.IGNORECASE
+)
+_LIST = re.compile(r"\s*(?:[-*+•]|\d+[.)])\s")
 _END = ("That is all.", "Hope this helps!", "The end.", "Thank you.")
 
 
@@ -87,28 +95,40 @@ def draw_constraint(random: Random) -> str:
 def repair_form(instruction: str, response: str) -> str | None:
     """Return the response in the form that its instruction asks for; None where no repair gives it that form.
 
-    A repair changes the case of letters, or adds the words that must come first or last. Code keeps its letters.
+    A repair changes the case of letters, or adds the words that must come first or last. What may be code, a formula
+    or an address keeps its case. So do letters whose other case cannot be undone.
     """
     checks = read_constraints(instruction)
-    text = response.strip()
-    for check in checks:
+    first = text = response.strip()
+    for check in checks if text else ():
         if not check.passes(text):
             text = _repaired(check, text)
-    return text if checks and text != response.strip() and not failed(checks, text) else None
+    return text if text != first and not failed(checks, text) else None
 
 
 def _repaired(check: FormatCheck, text: str) -> str:
     match check.kind:
-        case "uppercase" if "`" not in text:
+        case "uppercase" if _has_plain_case(text):
             return text.upper()
-        case "lowercase" if "`" not in text:
+        case "lowercase" if _has_plain_case(text):
             return text.lower()
         case "first_words":
-            return f"{str(check.arguments['text']).rstrip('.,:;')}: {text}"
+            return f"{str(check.arguments['text']).rstrip(_MARKS)}:{_gap(text)}{text}"
         case "last_words":
-            return f"{text}{'' if text.endswith(_ENDS) else '.'} {check.arguments['text']}"
+            ended = _gap(text) == _PARAGRAPH or text.rstrip(_CLOSING).endswith(_ENDS)
+            return f"{text}{'' if ended else '.'}{_gap(text)}{check.arguments['text']}"
         case _:
             return text
+
+
+def _has_plain_case(text: str) -> bool:
+    """Return whether other case leaves the meaning of a text alone."""
+    return not _NO_PROSE.search(text) and text.upper().lower() == text.lower() and text.lower().upper() == text.upper()
+
+
+def _gap(text: str) -> str:
+    """Return what separates further words from a text: lists, programs and tables need a paragraph of their own."""
+    return _PARAGRAPH if "\n" in text or _NO_PROSE.search(text) or _LIST.match(text) else " "
 
 
 def repaired_responses(
@@ -121,19 +141,20 @@ def repaired_responses(
         config: the recipe's; without `repair` there are none.
     """
     broken = [c for c in decided if config.repair and any(_breaks_form(v) for v in c.verifications)]
-    texts = [text for c in broken if (text := repair_form(c.instruction, c.response)) is not None]
-    return [partial(_give, text) for text in texts]
+    texts = {text: c.thinking for c in broken if (text := repair_form(c.instruction, c.response)) is not None}
+    return [partial(_give, Response(text, thinking)) for text, thinking in texts.items()]
 
 
-def is_repaired(candidate: Candidate) -> bool:
-    """Return whether a program gave the taken response its form."""
-    others = candidate.alternatives
-    return any(repair_form(candidate.instruction, other.response) == candidate.response for other in others)
+def is_repaired(candidate: Candidate, best_of: int) -> bool:
+    """Return whether a program gave the taken response its form; such responses follow the `best_of` written ones."""
+    others, number = candidate.alternatives, taken_number(candidate)
+    written = [other.response for other in others if other.number < best_of]
+    return number >= best_of and any(repair_form(candidate.instruction, r) == candidate.response for r in written)
 
 
 def _breaks_form(verdict: object) -> bool:
     return isinstance(verdict, Verified) and verdict.verifier == "format" and bool(verdict.broken)
 
 
-async def _give(text: str, _number: int) -> Response:
-    return Response(text)
+async def _give(response: Response, _number: int) -> Response:
+    return response

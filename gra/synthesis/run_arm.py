@@ -25,6 +25,7 @@ from gra.ledger.ledger import Ledger
 from gra.serving.models import ModelRegistry
 from gra.synthesis.arms import ArmCandidates, find_runner
 from gra.synthesis.context import SynthesisContext
+from gra.synthesis.format_constraints import repair_form
 from gra.synthesis.job import Job
 from gra.synthesis.measuring.preparation import of_models
 from gra.synthesis.monitor import Monitor
@@ -126,7 +127,9 @@ async def _synthesize(
         shown = card_facts(job, registry, content)
         if reviews_responses(recipe):
             accepted = content["states"][State.ACCEPTED]
-            file, shown["unreviewed"] = export_unreviewed(job.folder.path, made.candidates, accepted, recipe.seed)
+            drawn = (job.folder.path, made.candidates, accepted, recipe.seed)
+            repaired = (repair_form,) if recipe.format_constraints.repair else ()
+            file, shown["unreviewed"] = export_unreviewed(*drawn, *repaired)
             files = [*export(job.folder.path, made.candidates, shown), file]
         else:
             files = export(job.folder.path, made.candidates, shown)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from gra.config.synthesis import SynthesisRecipe
 from gra.core.types import Candidate, State
 from gra.core.vocabulary import CallPurpose, FailureCause
 from gra.engines.broker import Broker
@@ -28,7 +29,9 @@ from gra.synthesis.prompts import digests, folder_digests
 class CandidateCounts:
     """Count what a manifest says of candidates, one by one: there may be a million."""
 
-    def __init__(self) -> None:
+    def __init__(self, recipe: SynthesisRecipe | None = None) -> None:
+        """Begin to count; a recipe that repairs forms has repaired responses counted too."""
+        self._written = recipe.best_of if recipe is not None and recipe.format_constraints.repair else None
         self._states: Counter[str] = Counter()
         self._reasons: Counter[str] = Counter()
         self._steps: Counter[str] = Counter()
@@ -56,7 +59,7 @@ class CandidateCounts:
             self._contamination[c.contamination.verdict] += 1
             self._tasks[c.contamination.task] += c.state is State.CONTAMINATED
         self._steps.update(steps(c))
-        if is_repaired(c):
+        if self._written is not None and is_repaired(c, self._written):
             self._repaired.update(("taken", *(["accepted"] if c.state is State.ACCEPTED else [])))
         revised = {number for number, version in versions_of(c).items() if version == "revised"}
         taken = taken_number(c) in revised
@@ -116,7 +119,7 @@ def summarize(
         facts: what else the section holds.
     """
     ledger = broker.ledger
-    counts = CandidateCounts()
+    counts = CandidateCounts(job.recipe)
     for candidate in candidates:
         counts.add(candidate)
     return {

@@ -121,6 +121,11 @@ def test_response_that_breaks_its_format_constraint_is_rejected(tmp_path: Path) 
         ("Why? End with the words 'Thank you.'.", "The moon", "The moon. Thank you."),
         ("Why? End with the words 'Thank you.'.", "The moon pulls.", "The moon pulls. Thank you."),
         ("Why? Begin your answer with 'In short'.", "The moon pulls.", "In short: The moon pulls."),
+        ("Why? End with the words 'Thank you.'.", 'He said "Yes."', 'He said "Yes." Thank you.'),
+        ("Loop. End with the words 'Thank you.'.", "```\nfor x in y:\n```", "```\nfor x in y:\n```\n\nThank you."),
+        ("Loop. Begin your answer with 'In short'.", "```\nfor x in y:\n```", "In short:\n\n```\nfor x in y:\n```"),
+        ("Fruit? Begin your answer with 'In short'.", "- apple\n- pear", "In short:\n\n- apple\n- pear"),
+        ("Fruit? End with the words 'The end.'.", "- apple", "- apple\n\nThe end."),
         ("Why? Use only lowercase letters and at most 12 words.", "The moon.", "the moon."),
         # What a repair cannot give, and what needs none.
         ("Why? Use only lowercase letters and at most 12 words.", "The moon " * 9, None),
@@ -128,6 +133,12 @@ def test_response_that_breaks_its_format_constraint_is_rejected(tmp_path: Path) 
         ("Why? Do not use commas.", "The moon, and the sun.", None),
         ("Why? Answer in capital letters only.", "```python\nx = a\n```", None),
         ("Why? Answer in capital letters only.", "42", None),
+        ("Why? Answer in capital letters only.", r"It is \\(\\frac{1}{2}\\).", None),
+        ("Why? Use only lowercase letters.", "def f(X):\n    return None", None),
+        ("Why? Use only lowercase letters.", "See https://example.org/AbC", None),
+        ("Why? Answer in capital letters only.", "Die Straße.", None),
+        ("Why? Use only lowercase letters.", "İyi", None),
+        ("Why? Begin your answer with 'In short'.", "", None),
         ("Why? Answer in capital letters only.", "THE MOON.", None),
         (PLAIN, "The moon.", None),
         ("Why? Answer in capital letters only.", "", None),
@@ -154,7 +165,7 @@ def test_a_repaired_response_is_reviewed_and_the_first_one_stays_in_the_lineage(
     plain = list(run(tmp_path / "plain", small(format_constraints={"share": 1.0}, review=review), 8).candidates)
     recipe = small(format_constraints={"share": 1.0, "repair": True}, review=review)
     candidates = list(run(tmp_path / "repaired", recipe, 8).candidates)
-    repaired = [candidate for candidate in candidates if is_repaired(candidate)]
+    repaired = [candidate for candidate in candidates if is_repaired(candidate, 1)]
     assert repaired
     assert sum(c.state is State.ACCEPTED for c in candidates) >= sum(c.state is State.ACCEPTED for c in plain)
     for candidate in repaired:
