@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, Field, model_validator
@@ -191,3 +192,30 @@ class ReviewConfig(Section):
         if twice := repeated(kinds):
             raise ValueError(f"`verifiers` has `kind: {twice[0]}` twice; a verifier either scores or filters, not both")
         return self
+
+
+def check_format_constraints(
+    constraints: FormatConstraintsConfig, review: ReviewConfig, domains: Sequence[str]
+) -> None:
+    """Check that a verifier checks the constraints that a recipe asks for.
+
+    Raises:
+        ValueError: it has none, or not in every domain.
+    """
+    place = f"`format_constraints.share: {constraints.share}`"
+    if unknown := sorted(set(constraints.domains or ()) - set(domains)):
+        raise ValueError(f"`format_constraints.domains`: `{unknown[0]}` is not in `domains` ({', '.join(domains)})")
+    verifier = next((verifier for verifier in review.verifiers if verifier.kind == "format"), None)
+    if constraints.repair and (verifier is None or verifier.mode != "filter"):
+        raise ValueError(
+            "`format_constraints.repair` repairs what a verifier rejected; add `{kind: format, mode: filter}` to "
+            "`review.verifiers`"
+        )
+    if not constraints.share:
+        return
+    if verifier is None:
+        fix = "add `{kind: format, mode: filter}` to `review.verifiers`"
+        raise ValueError(f"{place} asks for constraints that no verifier would check; {fix}")
+    if unchecked := sorted(set(constraints.domains or domains) - set(verifier.domains or domains)):
+        fix = "leave out the `domains` of the verifier, or name the same in `format_constraints.domains`"
+        raise ValueError(f"{place} asks for constraints in `{unchecked[0]}`, where no verifier checks them; {fix}")

@@ -19,7 +19,7 @@ from gra.config.committee import (
     is_asked,
 )
 from gra.config.names import Name
-from gra.config.review import FormatConstraintsConfig, ReviewConfig
+from gra.config.review import FormatConstraintsConfig, ReviewConfig, check_format_constraints
 from gra.config.section import Section
 from gra.config.tracking import TrackingConfig
 from gra.core.duplicates import repeated
@@ -288,28 +288,15 @@ class SynthesisRecipe(Section):
 
     @model_validator(mode="after")
     def _format_constraints_are_checked(self) -> SynthesisRecipe:
-        place = f"`format_constraints.share: {self.format_constraints.share}`"
-        if unknown := sorted(set(self.format_constraints.domains or ()) - set(self.domains)):
-            raise ValueError(
-                f"`format_constraints.domains`: `{unknown[0]}` is not in `domains` ({', '.join(self.domains)})"
-            )
-        verifier = next((verifier for verifier in self.review.verifiers if verifier.kind == "format"), None)
-        if self.format_constraints.repair and (verifier is None or verifier.mode != "filter"):
-            raise ValueError(
-                "`format_constraints.repair` repairs what a verifier rejected; add `{kind: format, mode: filter}` to "
-                "`review.verifiers`"
-            )
-        if not self.format_constraints.share:
-            return self
-        if not self.arm_spec.writes_rounds:
-            raise ValueError(f"{place} is for new instructions, and `arm: {self.arm}` has the seeds'; set it to 0")
-        if verifier is None:
-            fix = "add `{kind: format, mode: filter}` to `review.verifiers`"
-            raise ValueError(f"{place} asks for constraints that no verifier would check; {fix}")
-        checked = verifier.domains or self.domains
-        if unchecked := sorted(set(self.format_constraints.domains or self.domains) - set(checked)):
-            fix = "leave out the `domains` of the verifier, or name the same in `format_constraints.domains`"
-            raise ValueError(f"{place} asks for constraints in `{unchecked[0]}`, where no verifier checks them; {fix}")
+        spec, asks = self.arm_spec, f"`arm: {self.arm}`"
+        check_format_constraints(self.format_constraints, self.review, self.domains)
+        if self.format_constraints.share and not spec.writes_rounds:
+            place = f"`format_constraints.share: {self.format_constraints.share}`"
+            raise ValueError(f"{place} is for new instructions, and {asks} has the seeds'; set it to 0")
+        if self.format_constraints.repair and not spec.reviews:
+            raise ValueError(f"`format_constraints.repair` is for responses that are reviewed, and {asks} reviews none")
+        if self.preparation is not None and not (spec.prepares_committee or spec.labels_texts):
+            raise ValueError(f"`preparation` prepares a committee, and {asks} has none; leave it out")
         return self
 
     @model_validator(mode="after")

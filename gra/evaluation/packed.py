@@ -20,6 +20,12 @@ class PackedLinear(torch.nn.Module):
         self._weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), None)
         self._bias = linear.bias.detach() if linear.bias is not None else None
 
+    def __getattr__(self, name: str) -> Any:
+        """Return the weight in the usual layout, a copy, for networks that multiply by it themselves."""
+        if name == "weight":
+            return self._weight.to_dense()
+        return self._bias if name == "bias" else super().__getattr__(name)
+
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """Return the product, of the shape of `states` with `out_features` at its end."""
         product = torch.ops.mkldnn._linear_pointwise(states.contiguous(), self._weight, self._bias, "none", [], "")

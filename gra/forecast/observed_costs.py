@@ -18,6 +18,7 @@ import numpy.typing as npt
 from gra.core.errors import RecipeError
 from gra.core.types import State
 from gra.core.vocabulary import WorkKind
+from gra.ledger.ledger import ADOPTED
 from gra.ledger.reader import LedgerReader, RecordedVerdict
 from gra.synthesis.call_names import read_name, round_of
 
@@ -73,7 +74,7 @@ def runs_of(ledger: Path) -> list[str]:
     """Return the runs that paid for answers in a ledger."""
     reader = LedgerReader(ledger)
     try:
-        return sorted({call.run for call in reader.accounts()})
+        return sorted({call.run for call in reader.accounts() if not call.run.startswith(ADOPTED)})
     finally:
         reader.close()
 
@@ -92,7 +93,7 @@ def read_costs(ledger: Path, run: str, source: str, duplicates: frozenset[str] =
     """
     reader = LedgerReader(ledger)
     try:
-        calls = list(reader.accounts())
+        calls = [call for call in reader.accounts() if not call.run.startswith(ADOPTED)]
         names = sorted({call.run for call in calls})
         if run not in names and len(names) == 1:
             run = names[0]

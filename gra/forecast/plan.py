@@ -26,6 +26,7 @@ from gra.core.progress import View
 from gra.core.run_folder import RunFolder
 from gra.core.stored.resolved_recipe import find_ledger, read_resolved_recipe
 from gra.core.types import Seed, State
+from gra.core.vocabulary import WorkKind
 from gra.engines.types import BATCHES
 from gra.evaluation.suite import suite_items
 from gra.experiment import ExperimentPlan, arm_jobs, load_experiment
@@ -40,9 +41,10 @@ from gra.sandbox.permission import Permission
 from gra.synthesis.annotation.asking import LabelWork, plan_work
 from gra.synthesis.call_names import read_name
 from gra.synthesis.job import Job, candidates_in_flight
+from gra.synthesis.measuring.calibration import make_control_items
 from gra.synthesis.measuring.controls import planned_controls
-from gra.synthesis.measuring.natural import QUESTIONS_PER_ITEM
-from gra.synthesis.measuring.preparation import is_prepared
+from gra.synthesis.measuring.natural import drawn_questions
+from gra.synthesis.measuring.preparation import prepared_items
 from gra.synthesis.run import make_job, run_sample
 
 
@@ -225,14 +227,14 @@ def _arm(job: Job, past: Path | None, sample: int | None, duplicates: Sequence[s
         observed, own = read_costs(job.ledger, recipe.name, source, known), True
     else:
         observed, own = mock_run(job, seeds), False
-    prepared = is_prepared(job.preparation, {member.model for member in members_of(recipe)})
+    prepared = prepared_items(job.preparation, {member.model for member in members_of(recipe)})
     lacking = [seed for seed in seeds if not seed.enriched or not seed.domain]
     spec = recipe.arm_spec
     rounds = recipe.rounds
     labeling = plan_work(recipe, seeds) if spec.labels_texts else None
     work = Work(
-        seeds=0 if prepared else _seed_units(spec, lacking, seeds),
-        control_items=0 if prepared else _control_units(job, labeling),
+        seeds=len(_seed_names(spec, lacking, seeds) - prepared[WorkKind.SEED]),
+        control_items=len(_control_names(job, labeling) - prepared[WorkKind.CONTROL_ITEM]),
         answers=len(labeling.texts) if labeling else len(seeds) if spec.keeps_seed_instructions else 0,
         rounds=rounds.count if spec.writes_rounds else 0,
         accept=rounds.accept,
@@ -260,21 +262,23 @@ def _calls_at_once(recipe: SynthesisRecipe) -> dict[str, int]:
     }
 
 
-def _seed_units(spec: ArmSpec, lacking: Sequence[Seed], seeds: Sequence[Seed]) -> int:
-    """Return how many seeds get keywords or a domain."""
-    return len(lacking) if spec.writes_rounds else sum(not seed.domain for seed in seeds) * spec.prepares_committee
+def _seed_names(spec: ArmSpec, lacking: Sequence[Seed], seeds: Sequence[Seed]) -> set[str]:
+    """Return the ids of the seeds that get keywords or a domain."""
+    if spec.writes_rounds:
+        return {seed.id for seed in lacking}
+    return {seed.id for seed in seeds if not seed.domain} if spec.prepares_committee else set()
 
 
-def _control_units(job: Job, labeling: LabelWork | None) -> int:
-    """Return the seeds and the questions that control items are made of; of `arm: annotate`, its control texts."""
-    if not reviews_responses(job.recipe):
-        return len(labeling.controls) if labeling else 0
-    review = job.recipe.review
-    questions = min(QUESTIONS_PER_ITEM * review.control_items, len(job.control_questions))
+def _control_names(job: Job, labeling: LabelWork | None) -> set[str]:
+    """Return the ids of seeds and questions that control items are made of; of `arm: annotate`, its control texts."""
+    recipe, review, seeds = job.recipe, job.recipe.review, job.seeds.rows
+    if not reviews_responses(recipe):
+        return {text.id for text in labeling.controls} if labeling else set()
+    questions = {question.id for question in drawn_questions(job.control_questions, review.control_items, recipe.seed)}
     if not review.fits_panel:
-        return min(review.control_items, len(job.seeds.rows)) + questions
-    responses, instructions = planned_controls(job.seeds.rows, review, job.recipe.seed)
-    return len({item.seed for item in (*responses, *instructions)}) + questions
+        return {seed.id for seed, _ in make_control_items(seeds, review.control_items, recipe.seed)} | questions
+    responses, instructions = planned_controls(seeds, review, recipe.seed)
+    return {item.seed for item in (*responses, *instructions)} | questions
 
 
 def _begun(job: Job) -> bool:
@@ -291,7 +295,14 @@ def _changed(job: Job) -> list[str]:
     """Return the sections that changed since the run was begun, except what decides no answer."""
     then, now = read_resolved_recipe(job.folder.path), yaml.safe_load(job.loaded.show())
     free = {"rounds", "budget", "prices", "tracking", "preparation"}
-    return [key for key in now if key not in free and key in then and then[key] != now[key]]
+    return [key for key in now if key not in free and key in then and _differ(then[key], now[key])]
+
+
+def _differ(then: Any, now: Any) -> bool:
+    """Return whether a section changed; a key that it did not have then has its default now."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        return any(_differ(then[key], now[key]) for key in then.keys() & now.keys())
+    return bool(then != now)
 
 
 def _from_past(recipe: SynthesisRecipe, past: Path) -> ObservedCosts:
@@ -354,6 +365,8 @@ def _doubts(recipe: SynthesisRecipe, observed: ObservedCosts, work: Work) -> lis
     elif work.rounds:
         passed = int(observed.candidates.passed.sum())
         found.append(f"{recipe.name}: {passed} of {ended} candidates passed all gates in {observed.source}")
+    if observed.measured and work.control_items and not len(observed.of(WorkKind.CONTROL_ITEM)):
+        found.append(f"{recipe.name}: {observed.source} asked no control items, so these cost nothing here")
     if work.rounds and observed.measured and ended < work.accept * work.rounds / 10:
         found.append(f"{recipe.name}: duplicates grow more frequent in a run much longer than {observed.source}")
     asked = {model for _, model in observed.keys}

@@ -22,6 +22,7 @@ from gra.ledger.schema import COLUMNS, Recorded, connect, prepare, read, read_ve
 
 __all__ = ["Ledger", "Recorded"]
 
+ADOPTED = "preparation: "  # begins the name of a run that answers were adopted from; no recipe can have such a name
 _LOOKUP = f"SELECT {', '.join(COLUMNS)} FROM calls WHERE key = ?"
 _RECORD = (
     f"INSERT OR IGNORE INTO calls (run, {', '.join(COLUMNS)}, written) VALUES ({', '.join('?' * (len(COLUMNS) + 2))})"
@@ -74,12 +75,16 @@ class Ledger:
         return self.lookup(answer.key) or answer
 
     def adopt(self, answers: Sequence[Recorded], source: str) -> int:
-        """Write answers that were recorded elsewhere, as those of a run `source`; returns the number of new ones.
+        """Write answers that were recorded elsewhere, and return the number of new ones.
 
-        So they are found like any other, and no run of this file has paid for them.
+        They are found like any other answer, and no run of this file has paid for them.
+
+        Args:
+            answers: recorded answers.
+            source: where they are from, for a person.
         """
         now = time.time()
-        batch = [(_RECORD, (source, *row(answer), now)) for answer in answers]
+        batch = [(_RECORD, (ADOPTED + source, *row(answer), now)) for answer in answers]
         try:
             return sum(self._commit(batch))
         except sqlite3.Error as error:

@@ -94,8 +94,13 @@ class Job:
     @cached_property
     def preparation(self) -> list[Recorded]:
         """The recorded answers that prepare the committee; empty where the recipe names none."""
+        file = self.preparation_file()
+        return read_preparation(file) if file is not None else []
+
+    def preparation_file(self) -> Path | None:
+        """Return the file of recorded answers that the recipe names."""
         name = self.recipe.preparation
-        return read_preparation(find_file(name, self.loaded.path)) if name is not None else []
+        return find_file(name, self.loaded.path) if name is not None else None
 
     def _question_file(self) -> Path:
         return find_file(str(self.recipe.review.control_questions), self.loaded.path)

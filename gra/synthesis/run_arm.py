@@ -14,6 +14,7 @@ from typing import Any
 from gra.config.synthesis import reviews_responses
 from gra.core.errors import writing
 from gra.core.files import write_text
+from gra.core.hashing import file_digest
 from gra.core.progress import View
 from gra.core.stored.resolved_recipe import RESOLVED
 from gra.core.types import Seed, State
@@ -71,15 +72,22 @@ def _take_over_preparation(context: SynthesisContext) -> None:
     """Put the recorded answers that the recipe names into the ledger, those of this run's models."""
     if not (recorded := context.job.preparation):
         return
-    models = context.registry.models
-    fitting = of_models(recorded, {context.registry.model_id(name).identity for name in models})
-    context.ledger.adopt(fitting, f"preparation: {context.recipe.preparation}")
-    name = context.recipe.name
+    name, registry = context.recipe.name, context.registry
+    fitting = of_models(recorded, {registry.model_id(model).identity: model for model in registry.models})
+    new = context.ledger.adopt(fitting, str(context.recipe.preparation))
     context.view.note(
-        f"  {name}: {len(fitting):,} answers that prepare the committee are recorded; only others are asked"
+        f"  {name}: {len(fitting):,} answers that prepare the committee are recorded ({new:,} of them new here)"
         if fitting
         else f"! {name}: `preparation` holds no answers of these models, so the members answer all control items"
     )
+
+
+def _preparation_facts(context: SynthesisContext) -> dict[str, Any]:
+    """Return the manifest's facts of recorded answers: their file, and how many of them the arm used."""
+    if (file := context.job.preparation_file()) is None:
+        return {}
+    used = sum(answer.key in context.broker.used for answer in context.job.preparation)
+    return {"preparation": {"file": file.name, "sha256": file_digest(file), "used": used}}
 
 
 async def synthesize(
@@ -119,6 +127,7 @@ async def _synthesize(
             "last_failure": context.last_failure,
             "beyond": context.beyond,
             "spent": context.broker.account.to_json(),
+            **_preparation_facts(context),
             "seeds": {"used": len(seeds.rows), "set_aside": seeds.set_aside},
         }
         content = summarize(job, registry, context.broker, made.candidates, facts) | {

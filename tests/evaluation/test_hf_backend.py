@@ -56,9 +56,9 @@ def test_likelihoods_are_those_of_lm_eval(which: str, request: pytest.FixtureReq
     contexts = ["Question: what?\nAnswer:", "Q", "A somewhat longer context than the window of eight tokens"]
     pairs = [(c, f" {choice}") for c in contexts for choice in ("yes", "no, not at all", "b", "yes")]
     requests = [Instance("loglikelihood", {}, pair, n) for n, pair in enumerate(pairs)]
-    expected = HFLM(pretrained=student(path).network, tokenizer=ours.tokenizer, batch_size=4).loglikelihood(
-        requests, disable_tqdm=True
-    )
+    expected = HFLM(
+        pretrained=under_test(path).load_weights("float32", "cpu"), tokenizer=ours.tokenizer, batch_size=4
+    ).loglikelihood(requests, disable_tqdm=True)
     encoded = [(ours.encode(c), ours.encode(c + choice)[len(ours.encode(c)) :]) for c, choice in pairs]
     found = ours.weigh(encoded)
     assert [ll for ll, _ in found] == pytest.approx([ll for ll, _ in expected], abs=1e-3)
@@ -291,3 +291,19 @@ def test_packed_layers_give_the_same_answers_and_leave_other_types_alone(base: P
     assert isinstance(network[0], PackedLinear) is can_be_packed()
     assert torch.allclose(network(rows), expected, atol=1e-6)
     assert torch.allclose(network(rows.transpose(0, 1)), expected.transpose(0, 1), atol=1e-6)
+
+
+def test_a_network_that_multiplies_by_the_weight_itself_is_packed_too() -> None:
+    import torch
+    from transformers import MambaConfig, MambaForCausalLM
+
+    from gra.evaluation.packed import pack_linear
+
+    torch.manual_seed(0)
+    config = MambaConfig(vocab_size=40, hidden_size=16, state_size=4, num_hidden_layers=2)
+    network = MambaForCausalLM(config).eval()
+    ids = torch.arange(3, 15).reshape(2, 6)
+    with torch.inference_mode():
+        expected = network(ids).logits
+        pack_linear(network)
+        assert torch.allclose(network(ids).logits, expected, atol=1e-5)

@@ -28,7 +28,7 @@ from gra.serving.models import ModelRegistry
 from gra.synthesis import run as jobs
 from gra.synthesis.call_names import read_name
 from gra.synthesis.job import candidates_in_flight
-from gra.synthesis.measuring.preparation import is_prepared, read_preparation
+from gra.synthesis.measuring.preparation import prepared_items, read_preparation
 from gra.synthesis.rounds import write_samples
 
 ROUNDS = {"count": 2, "accept": 14, "max_candidates": 90}
@@ -160,9 +160,14 @@ def test_checks_without_a_scale_reject_no_candidate_of_the_mock_run(tmp_path: Pa
 
 def test_recorded_preparation_is_not_forecast(tmp_path: Path) -> None:
     names = [f"model-{name}" for name in "abcde"]
-    common = {"text": "", "finish": "stop", "scores": {}, "role": "", "member": "", "candidate": "probe-good-n1"}
+    common = {"text": "", "finish": "stop", "scores": {}, "role": "", "member": ""}
     common |= dict.fromkeys(("attempt", "prompt_tokens", "completion_tokens", "cached_tokens"), 0)
-    rows = [common | {"model": name, "request": json.dumps({"model": name})} for name in names]
+    items = [f"{kind}-{domain}-{n}" for kind in ("probe-good", "enrich") for domain in ("qa", "math") for n in range(3)]
+    rows = [
+        common | {"model": name, "candidate": item, "request": json.dumps({"model": name, "item": item})}
+        for name in names
+        for item in items
+    ]
     file = tmp_path / "recorded.jsonl.gz"
     file.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
     recipe = job(tmp_path, review={"control_items": 4})
@@ -172,8 +177,26 @@ def test_recorded_preparation_is_not_forecast(tmp_path: Path) -> None:
     assert prepared.total is not None
     # Five members review two texts for each of four control items, and six seeds get keywords and a summary.
     assert plain.total.column("calls").point - prepared.total.column("calls").point > 30
-    assert not is_prepared(read_preparation(file), {*names, "model-f"})
-    assert not is_prepared([], set())
+    # What the file does not hold is forecast: other seeds, other members.
+    answers = read_preparation(file)
+    assert prepared_items(answers, names) == {
+        WorkKind.CONTROL_ITEM: {f"{d}-{n}" for d in ("qa", "math") for n in range(3)},
+        WorkKind.SEED: {f"{d}-{n}" for d in ("qa", "math") for n in range(3)},
+    }
+    assert not any(prepared_items(answers, [*names, "model-f"]).values())
+    assert not any(prepared_items([], ["model-a"]).values())
+
+
+def test_a_past_run_with_recorded_preparation_forecasts_another_name_and_says_what_it_lacks(tmp_path: Path) -> None:
+    review = {"control_items": 4}
+    synthesised(tmp_path / "first", review=review)
+    file = tmp_path / "recorded.jsonl.gz"
+    assert command("ledger", "preparation", str(tmp_path / "first" / "scripted"), str(file)) == 0
+    synthesised(tmp_path / "past", review=review, preparation=str(file))
+    past = tmp_path / "past" / "scripted"
+    planned = make_plan(job(tmp_path / "next", review=review), ["name=other"], tmp_path, past, None)
+    assert planned.total is not None
+    assert any("asked no control items" in note for note in planned.notes)
 
 
 def test_a_past_run_of_other_models_is_refused(tmp_path: Path, capsys) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,13 @@ from scripted_rounds import run, small
 from scripted_run import make_recipe
 
 from gra.checks.instruction_constraints import read_constraints
-from gra.config.review import FormatConstraintsConfig
+from gra.config.review import FormatConstraintsConfig, ReviewConfig
 from gra.core.rng import rng
-from gra.core.types import State
+from gra.core.types import AlternativeResponse, Candidate, State
+from gra.core.vocabulary import RejectedAt
+from gra.data.export import _first_written
+from gra.desk.gate import _decide
+from gra.synthesis.best_of_n import taken_number
 from gra.synthesis.format_constraints import (
     _WORDINGS,
     add_format_constraint,
@@ -27,6 +32,7 @@ from gra.synthesis.format_constraints import (
 )
 
 PLAIN = "Why do the tides come later every day?"
+SHOUT = "What pulls the sea? Answer in capital letters only."
 FILTER = {"kind": "format", "mode": "filter"}
 
 
@@ -180,6 +186,36 @@ def test_a_repaired_response_is_reviewed_and_the_first_one_stays_in_the_lineage(
     }
 
 
+def test_every_response_of_best_of_n_is_repaired_and_the_same_form_once(tmp_path: Path) -> None:
+    review = {"comments": "disputed", "verifiers": [FILTER]}
+    recipe = small(format_constraints={"share": 1.0, "repair": True}, review=review, best_of=2)
+    candidates = list(run(tmp_path, recipe, 8).candidates)
+    repaired = [candidate for candidate in candidates if is_repaired(candidate, 2)]
+    assert repaired
+    for candidate in candidates:
+        further = [other.response for other in candidate.alternatives if other.number > 1]
+        assert len(set(further)) == len(further)
+    for candidate in repaired:
+        assert taken_number(candidate) > 1
+        assert candidate.response not in {other.response for other in candidate.alternatives}
+
+
+def test_unreviewed_rows_have_the_first_text_in_its_repaired_form() -> None:
+    made = Candidate("r1-000000", 1, 0, "qa", State.REJECTED, "response: mean score too low", instruction=SHOUT)
+    first = AlternativeResponse(0, "The moon.", "program format", rejected_at=RejectedAt.VERIFIER)
+    taken = replace(made, response="THE SUN.", alternatives=(first,))
+    assert _first_written(taken, repair_form).response == "THE MOON."
+    assert _first_written(taken, lambda _, __: None).response == "The moon."
+    assert _first_written(replace(made, response="THE SUN."), repair_form).response == "THE SUN."
+
+
+def test_moved_gate_keeps_a_repaired_row_of_a_committee_without_reviewers() -> None:
+    surplus = Candidate("r1-000000", 1, 0, "qa", State.SURPLUS, "enough rows", instruction=SHOUT, response="THE MOON.")
+    first = AlternativeResponse(0, "The moon.", "program format", rejected_at=RejectedAt.VERIFIER)
+    decided = _decide(replace(surplus, alternatives=(first,)), ReviewConfig())
+    assert (decided.state, decided.response) == (State.ACCEPTED, "THE MOON.")
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -188,6 +224,15 @@ def test_a_repaired_response_is_reviewed_and_the_first_one_stays_in_the_lineage(
         (
             {"format_constraints": {"share": 0.5, "domains": ["art"]}, "review": {"verifiers": [FILTER]}},
             "`art` is not in",
+        ),
+        (
+            {
+                "format_constraints": {"repair": True},
+                "arm": "distilled",
+                "teacher": "model-a",
+                "review": {"verifiers": [FILTER]},
+            },
+            "reviews none",
         ),
         ({"format_constraints": {"repair": True}}, "add `{kind: format, mode: filter}` to `review.verifiers`"),
         ({"format_constraints": {"share": 0.5, "domains": []}, "review": {"verifiers": [FILTER]}}, "at least 1 item"),

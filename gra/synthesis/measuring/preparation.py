@@ -11,12 +11,14 @@ import gzip
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any, get_args
 
 from gra.core.errors import DataError
 from gra.core.files import atomic_path
+from gra.core.vocabulary import WorkKind
 from gra.data.seeds.files import BadRow, read_rows
 from gra.engines.types import Finish
 from gra.ledger.ledger import Recorded
@@ -56,10 +58,10 @@ def write_preparation(ledger: Path, target: Path) -> int:
         raise DataError(f"{ledger} holds no answers to control items or about seeds; give the ledger of a finished run")
     if any(not answer.request for answer in found):
         raise DataError(f"{ledger} has dropped the texts of its questions, so its answers cannot be carried over")
-    lines = "".join(_line(answer) for answer in sorted(found, key=lambda answer: answer.key))
+    usable = sorted((answer for answer in found if _is_finite(answer)), key=lambda answer: answer.key)
     with atomic_path(target) as temporary:
-        temporary.write_bytes(gzip.compress(lines.encode(), mtime=0))
-    return len(found)
+        temporary.write_bytes(gzip.compress("".join(map(_line, usable)).encode(), mtime=0))
+    return len(usable)
 
 
 def read_preparation(path: Path) -> list[Recorded]:
@@ -68,6 +70,8 @@ def read_preparation(path: Path) -> list[Recorded]:
     Raises:
         DataError: for rows that are no such answers, with their places, or a file without rows.
     """
+    if not path.name.endswith(ENDING) or not path.is_file():
+        raise DataError(f"`preparation`: {path} is no {ENDING} file; make one with `gra ledger preparation RUN FILE`")
     found: list[Recorded] = []
     problems: list[str] = []
     for placed in read_rows(path):
@@ -88,14 +92,30 @@ def read_preparation(path: Path) -> list[Recorded]:
     return found
 
 
-def of_models(answers: Iterable[Recorded], identities: Collection[str]) -> list[Recorded]:
-    """Return the answers of the models with these identities."""
-    return [answer for answer in answers if json.loads(answer.request)["model"] in identities]
+def of_models(answers: Iterable[Recorded], names: Mapping[str, str]) -> list[Recorded]:
+    """Return the answers of some models, each under the name that the model has in this run.
+
+    Args:
+        answers: recorded answers.
+        names: the models' names by their identity.
+    """
+    asked = ((answer, json.loads(answer.request)["model"]) for answer in answers)
+    return [replace(answer, model=names[identity]) for answer, identity in asked if identity in names]
 
 
-def is_prepared(answers: Sequence[Recorded], models: Collection[str]) -> bool:
-    """Return whether all these models, by name, have recorded answers: then next to nothing is left to ask."""
-    return bool(answers) and set(models) <= {answer.model for answer in answers}
+def prepared_items(answers: Sequence[Recorded], models: Collection[str]) -> dict[WorkKind, set[str]]:
+    """Return the control items and seeds that all these models, by name, were asked about; none where one was not."""
+    found: dict[WorkKind, set[str]] = {WorkKind.CONTROL_ITEM: set(), WorkKind.SEED: set()}
+    if set(models) <= {answer.model for answer in answers}:
+        for answer in answers:
+            if (named := read_name(answer.candidate)) is not None:
+                found[named.kind].add(named.item)
+    return found
+
+
+def _is_finite(answer: Recorded) -> bool:
+    """Return whether JSON can hold the scores; an answer with another one is asked anew."""
+    return all(isfinite(score) for score in answer.scores.values())
 
 
 def _prepares(candidate: str) -> bool:
@@ -106,6 +126,7 @@ def _prepares(candidate: str) -> bool:
 def _line(answer: Recorded) -> str:
     """Return an answer as a line; the time that it took belongs to the machine that gave it."""
     values = {name: value for name, value in asdict(answer).items() if name in _TYPES}
+    values["scores"] = {name: float(score) for name, score in answer.scores.items()}
     return json.dumps(values, ensure_ascii=False, sort_keys=True) + "\n"
 
 
@@ -120,8 +141,8 @@ def _recorded(row: dict[str, Any]) -> Recorded | BadRow:
         return BadRow(f"its counts must be from 0 to {_MOST - 1:,}")
     if row["finish"] not in get_args(Finish):
         return BadRow(f"`finish` must be one of {', '.join(get_args(Finish))}")
-    if not all(isinstance(score, float) for score in row["scores"].values()):
-        return BadRow("`scores` must be numbers with a decimal point")
+    if any(isinstance(score, bool) or not isinstance(score, int | float) for score in row["scores"].values()):
+        return BadRow("`scores` must be numbers")
     if not _prepares(row["candidate"]):
         return BadRow("`candidate` must name a control item or a seed")
     try:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +16,27 @@ import scripted_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from measured_run import knowing, made, prepare
+from paths import ROOT
+from pydantic import ValidationError
 from synthesised import command
 
 from gra.config.loader import load_recipe
-from gra.config.synthesis import SynthesisRecipe
+from gra.config.synthesis import SynthesisRecipe, members_of
 from gra.core.errors import DataError
 from gra.core.run_folder import RunFolder
+from gra.core.vocabulary import WorkKind
+from gra.data.questions import load_questions
+from gra.data.seeds.load import load_seeds
 from gra.engines.types import Call, Completion, Fault
 from gra.evaluation.suite import suite_items
+from gra.ledger.ledger import Ledger, Recorded
 from gra.ledger.schema import compact
 from gra.runs.verify import verify
 from gra.synthesis.call_names import read_name
-from gra.synthesis.measuring.preparation import of_models, read_preparation, write_preparation
+from gra.synthesis.measuring.controls import planned_controls
+from gra.synthesis.measuring.natural import drawn_questions
+from gra.synthesis.measuring.preparation import of_models, prepared_items, read_preparation, write_preparation
+from gra.synthesis.prompts import render
 from gra.synthesis.run import make_job
 
 ROW: dict[str, Any] = {
@@ -94,7 +105,68 @@ def test_answers_of_other_models_are_left_and_the_run_says_so(tmp_path: Path) ->
     made(tmp_path / "second", preparation=str(other))
     assert asked(tmp_path / "second") == asked(tmp_path / "first")
     assert "holds no answers of these models" in (tmp_path / "second" / "log.jsonl").read_text()
-    assert len(of_models(read_preparation(other), {"sha256:other-a"})) > 10
+    under = of_models(read_preparation(other), {"sha256:other-a": "mine"})
+    assert len(under) > 10
+    assert {answer.model for answer in under} == {"mine"}
+
+
+def test_answers_of_before_stay_and_the_manifest_names_the_file(tmp_path: Path) -> None:
+    made(tmp_path / "run")
+    write_preparation(tmp_path / "run" / "ledger.sqlite", tmp_path / "preparation.jsonl.gz")
+    changes = {"rounds": {"count": 1, "accept": 10, "max_candidates": 30}}
+    _, facts = made(tmp_path / "run", preparation=str(tmp_path / "preparation.jsonl.gz"), **changes)
+    assert facts["preparation"]["file"] == "preparation.jsonl.gz"
+    assert facts["preparation"]["used"] == len(read_preparation(tmp_path / "preparation.jsonl.gz"))
+    assert "are recorded (0 of them new here)" in (tmp_path / "run" / "log.jsonl").read_text()
+    with closing(sqlite3.connect(tmp_path / "run" / "ledger.sqlite")) as db:
+        assert {run for (run,) in db.execute("SELECT DISTINCT run FROM calls")} == {"scripted"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"arm": "vanilla"}, "has none; leave it out"),
+        ({"arm": "distilled", "teacher": "model-a"}, "has none; leave it out"),
+    ],
+)
+def test_an_arm_without_a_committee_is_not_prepared(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValidationError, match=sentence):
+        scripted_run.make_recipe(preparation="preparation.jsonl.gz", **changes)
+
+
+def test_a_score_that_json_cannot_hold_is_left_out(tmp_path: Path) -> None:
+    answers = [replace(answer, scores={"yes": score}) for answer in recorded() for score in (0.5, 1, float("nan"))]
+    answers = [replace(answer, request=f'{{"model":"m","n":{n}}}') for n, answer in enumerate(answers)]
+    ledger = Ledger(tmp_path / "ledger.sqlite", "run")
+    ledger.adopt([replace(a, key=hashlib.sha256(a.request.encode()).hexdigest()) for a in answers], "test")
+    ledger.close()
+    assert write_preparation(tmp_path / "ledger.sqlite", tmp_path / "p.jsonl.gz") == 2
+    assert [answer.scores["yes"] for answer in read_preparation(tmp_path / "p.jsonl.gz")] in ([0.5, 1.0], [1.0, 0.5])
+
+
+def recorded() -> list[Recorded]:
+    return [Recorded(**ROW, key="", seconds=1.0)]
+
+
+def test_the_shipped_answers_are_those_to_the_questions_of_the_shipped_recipe() -> None:
+    """When this fails, record them anew: run the recipe with `preparation=null`, then `gra ledger preparation`."""
+    file = ROOT / "recipes" / "quickstart" / "gra.yaml"
+    recipe = load_recipe(file, SynthesisRecipe).recipe
+    answers = read_preparation(ROOT / str(recipe.preparation))
+    asked = {message for a in answers for _, message in json.loads(a.request)["messages"]}
+    seeds = load_seeds(ROOT / recipe.seeds.source, recipe.domains, recipe.seeds, seed=recipe.seed).rows
+    questions = load_questions(ROOT / str(recipe.review.control_questions))
+    drawn = drawn_questions(questions, recipe.review.control_items, recipe.seed)
+    assert len(drawn) == 2 * recipe.review.control_items
+    assert {render("response", instruction=question.instruction) for question in drawn} <= asked
+    responses, instructions = planned_controls(seeds, recipe.review, recipe.seed)
+    outputs = [json.loads(answer.request)["output"] for answer in answers]
+    text = "\0".join([*asked, *(output["likelihood"] for output in outputs if "likelihood" in output)])
+    assert all(item.instruction in text for item in responses)
+    assert all(item.instruction in text for item in instructions)
+    known = prepared_items(answers, {member.model for member in members_of(recipe)})
+    assert {item.seed for item in responses} | {question.id for question in drawn} <= known[WorkKind.CONTROL_ITEM]
+    assert {seed.id for seed in seeds if not seed.enriched} <= known[WorkKind.SEED]
 
 
 def write_file(folder: Path) -> Path:
@@ -112,6 +184,7 @@ def write_file(folder: Path) -> Path:
         ({"finish": "tired"}, r"`finish` must be one of stop, length"),
         ({"scores": {"yes": "much"}}, r"`scores` must be numbers"),
         ({"scores": {"yes": float("nan")}}, r":2: not text"),
+        ({"scores": {"yes": True}}, r"`scores` must be numbers"),
         ({"candidate": "r1-000001"}, r"must name a control item or a seed"),
         ({"request": "words"}, r"`request` must be a question as JSON"),
         ({"request": "[]"}, r"`request` must name its model"),
