@@ -2,8 +2,8 @@
 
 Small models hardly ever ask for a format, even when their parents do. A student of such rows forgets how to keep one
 (docs/reproduction.md). So a program adds the constraint, in words that `gra/checks/instruction_constraints.py` reads,
-and the `format` verifier checks the response. With `repair: true` a program gives a response the form that it lacks,
-by the case of its letters, or by words at its beginning or end.
+and the `format` verifier checks the response. With `repair: true` a program gives a response the form that it lacks.
+It changes the case of letters, or adds words at the beginning or the end.
 
 Every change here raises `FORMAT_CONSTRAINTS_VERSION`.
 """
