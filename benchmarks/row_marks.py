@@ -1,12 +1,12 @@
 """Compare arms by blind marks of their rows: is the request sensible, and is the answer right?
 
-Run as: python benchmarks/row_marks.py [FOLDER] [--json FILE]
+Run as: python benchmarks/row_marks.py [FOLDER ...] [--json FILE]
 
 FOLDER holds one Parquet file an arm and `marks.jsonl`: a line for each different row, with its key (eight digits of the
 digest of request and answer) and one or more marks. Each mark says whether the request is
 good and the answer right. A reader who does not know the arm gives it. `--sheet FILE` writes the rows to mark, in
 random order. Prints the share of each arm with Wilson intervals. Differences of arms have bootstrap intervals over
-rows; a row that two arms share counts for both.
+rows; a row that two arms share counts for both. Several folders count as one: their arms of the same name are joined.
 """
 
 from __future__ import annotations
@@ -68,16 +68,19 @@ def compare(
 
 
 def main(
-    folder: Annotated[Path, typer.Argument()] = STUDY,
+    folders: Annotated[list[Path] | None, typer.Argument(metavar="FOLDER ...")] = None,
     sheet: Annotated[Path | None, typer.Option(help="write the rows to mark, and stop")] = None,
     out: Annotated[Path | None, typer.Option("--json")] = None,
 ) -> None:
     """Print the tables."""
-    arms = {file.stem: pq.read_table(file).to_pylist() for file in sorted(folder.glob("*.parquet"))}
+    folders = folders or [STUDY]
+    arms: dict[str, list[dict[str, Any]]] = {}
+    for file in sorted((file for folder in folders for file in folder.glob("*.parquet")), key=lambda file: file.stem):
+        arms.setdefault(file.stem, []).extend(pq.read_table(file).to_pylist())
     if sheet is not None:
         print(f"{write_sheet(arms, sheet)} rows")
         return
-    lines = (folder / "marks.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = [line for f in folders for line in (f / "marks.jsonl").read_text(encoding="utf-8").splitlines()]
     marks: Marks = {entry["key"]: entry["marks"] for entry in map(json.loads, lines)}
     keys = {arm: [key_of(row) for row in rows] for arm, rows in arms.items()}
     keys = {arm: each for arm, each in keys.items() if all(key in marks for key in each)}

@@ -263,9 +263,12 @@ def test_marks_of_rows_are_counted_by_arm(tmp_path: Path, capsys: pytest.Capture
     (tmp_path / "marks.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert marks.write_sheet(arms, tmp_path / "sheet.md") == 6
     assert (tmp_path / "sheet.md").read_text().count("## ") == 6
-    marks.main(tmp_path, None, tmp_path / "found.json")
+    marks.main([tmp_path], None, tmp_path / "found.json")
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["arms"]["gra"]["right"][0] == pytest.approx(7 / 8)
     assert found["differences"][0]["value"] == pytest.approx(7 / 8 - 5 / 8)
     assert found["agreement"] == {"good": 1.0, "right": 0.5}
     assert "gra - unreviewed | +25" in capsys.readouterr().out
+    marks.main([tmp_path, tmp_path], None, tmp_path / "twice.json")
+    twice = json.loads((tmp_path / "twice.json").read_text())
+    assert (twice["arms"]["gra"]["rows"], twice["arms"]["gra"]["right"][0]) == (8, pytest.approx(7 / 8))
