@@ -7,7 +7,6 @@ until the model is resident, retries with back-off, and turns the reply into an 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import random
 import time
@@ -44,6 +43,7 @@ from gra.engines.types import (
 )
 from gra.ledger.budget import BudgetAccount
 from gra.ledger.ledger import Ledger, Recorded
+from gra.ledger.schema import request_key
 
 KEY_VERSION = 1
 _RETRY_TEMPERATURE = 0.7
@@ -95,7 +95,7 @@ def call_key(call: Call, attempt: int = 0) -> str:
 def _identify(call: Call, attempt: int) -> tuple[str, str]:
     """Return a call's key, and the text that it is the digest of."""
     request = canonical_json(call_request(call, attempt))
-    return hashlib.sha256(request.encode()).hexdigest(), request
+    return request_key(request), request
 
 
 @dataclass

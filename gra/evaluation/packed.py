@@ -1,7 +1,7 @@
 """Multiply a network's float32 layers faster on a CPU, for inference.
 
 PyTorch lays out a weight anew at every product. A weight can be kept in the layout that the kernels of oneDNN read. For
-the few rows of decoding that is two to three times as fast (docs/benchmarks.md, "CPUs without AVX-512").
+the few rows of decoding that is up to three times as fast (docs/benchmarks.md, "CPUs without AVX-512").
 """
 
 from __future__ import annotations

@@ -299,10 +299,10 @@ def _changed(job: Job) -> list[str]:
 
 
 def _differ(then: Any, now: Any) -> bool:
-    """Return whether a section changed; a key that it did not have then has its default now."""
+    """Return whether a section changed; a key of a newer release that is off changes nothing."""
     if isinstance(then, dict) and isinstance(now, dict):
-        return any(_differ(then[key], now[key]) for key in then.keys() & now.keys())
-    return bool(then != now)
+        return any(_differ(then.get(key), now.get(key)) for key in then.keys() | now.keys())
+    return bool(then != now) and not (then is None and now is False)
 
 
 def _from_past(recipe: SynthesisRecipe, past: Path) -> ObservedCosts:

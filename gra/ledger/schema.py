@@ -74,6 +74,11 @@ _KEY, _REQUEST, _SCORES = (COLUMNS.index(name) for name in ("key", "request", "s
 _SEALED = slice(COLUMNS.index("text"), COLUMNS.index("seconds"))
 
 
+def request_key(request: str) -> str:
+    """Return the key of an answer: the SHA-256 of its request as text."""
+    return hashlib.sha256(request.encode()).hexdigest()
+
+
 def seal(values: tuple[Any, ...]) -> int:
     """Compute the checksum of an answer from a row of `COLUMNS`: text, finish, scores and token counts."""
     return _checksum(values[_SEALED])

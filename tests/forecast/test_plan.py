@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -120,6 +121,13 @@ def test_a_sample_is_the_runs_own_beginning_and_forecasts_the_rest(tmp_path: Pat
     assert after.arms[0].source == "what this run has done so far"
     assert near(after.total.column("calls"), total(facts, "calls"), 0.08)
     assert not any("has changed" in note for note in after.notes)
+    resolved = tmp_path / "scripted" / "recipe.resolved.yaml"
+    older, removed = re.subn(r"\n  repair: false", "", resolved.read_text())  # of a release without the key
+    assert removed == 1
+    resolved.write_text(older)
+    assert not any("has changed" in note for note in make_plan(recipe, [], tmp_path, None, None).notes)
+    joined = make_plan(recipe, ["committee.models.f=model-f"], tmp_path, None, None)
+    assert any("(committee)" in note for note in joined.notes)
     changed = make_plan(recipe, ["review.accept_mean=9", "rounds.accept=20"], tmp_path, None, None)
     assert any("the recipe has changed since this run was begun (review)" in note for note in changed.notes)
 

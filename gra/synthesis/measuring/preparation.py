@@ -8,7 +8,6 @@ its model's weights. So a recorded answer is used for the very same question alo
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -23,6 +22,7 @@ from gra.data.seeds.files import BadRow, read_rows
 from gra.engines.types import Finish
 from gra.ledger.ledger import Recorded
 from gra.ledger.reader import LedgerReader
+from gra.ledger.schema import request_key
 from gra.synthesis.call_names import read_name
 
 ENDING = ".jsonl.gz"
@@ -147,7 +147,7 @@ def _recorded(row: dict[str, Any]) -> Recorded | BadRow:
         return BadRow("`candidate` must name a control item or a seed")
     try:
         request = json.loads(row["request"])
-        key = hashlib.sha256(row["request"].encode()).hexdigest()
+        key = request_key(row["request"])
     except (ValueError, RecursionError):
         return BadRow("`request` must be a question as JSON text")
     if not isinstance(request, dict) or not isinstance(request.get("model"), str):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import sqlite3
 from contextlib import closing
@@ -30,7 +29,7 @@ from gra.data.seeds.load import load_seeds
 from gra.engines.types import Call, Completion, Fault
 from gra.evaluation.suite import suite_items
 from gra.ledger.ledger import Ledger, Recorded
-from gra.ledger.schema import compact
+from gra.ledger.schema import compact, request_key
 from gra.runs.verify import verify
 from gra.synthesis.call_names import read_name
 from gra.synthesis.measuring.controls import planned_controls
@@ -138,7 +137,7 @@ def test_a_score_that_json_cannot_hold_is_left_out(tmp_path: Path) -> None:
     answers = [replace(answer, scores={"yes": score}) for answer in recorded() for score in (0.5, 1, float("nan"))]
     answers = [replace(answer, request=f'{{"model":"m","n":{n}}}') for n, answer in enumerate(answers)]
     ledger = Ledger(tmp_path / "ledger.sqlite", "run")
-    ledger.adopt([replace(a, key=hashlib.sha256(a.request.encode()).hexdigest()) for a in answers], "test")
+    ledger.adopt([replace(a, key=request_key(a.request)) for a in answers], "test")
     ledger.close()
     assert write_preparation(tmp_path / "ledger.sqlite", tmp_path / "p.jsonl.gz") == 2
     assert [answer.scores["yes"] for answer in read_preparation(tmp_path / "p.jsonl.gz")] in ([0.5, 1.0], [1.0, 0.5])
