@@ -7,7 +7,8 @@ vocabularies. The reason why an answer ended is recorded, not guessed from its t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,34 @@ def _ended(stop: StopStringCriteria | None, sequences: torch.Tensor, before: int
         for end in range(before + 1, sequences.shape[1] + 1):
             ended |= stop(sequences[:, :end], None)
     return list(ended.tolist())
+
+
+@contextmanager
+def _head_at(network: PreTrainedModel, where: torch.Tensor) -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
+    """Compute the vocabulary at the marked positions alone: most of a small model's work is there.
+
+    Args:
+        network: a network with a layer for the vocabulary.
+        where: the positions, of shape [rows, width].
+
+    Yields:
+        a function from the network's logits to those of the positions, row after row, of shape [positions, vocabulary].
+    """
+
+    def at_positions(_: Any, states: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return (states[0][where][None], *states[1:])
+
+    def chosen(logits: torch.Tensor) -> torch.Tensor:
+        # A network that multiplies by the layer's weight without calling it has computed every position.
+        return logits[where] if logits.shape[:2] == where.shape else logits[0]
+
+    head = network.get_output_embeddings()
+    hook = head.register_forward_pre_hook(at_positions) if head is not None else None
+    try:
+        yield chosen
+    finally:
+        if hook is not None:
+            hook.remove()
 
 
 class HFModel:
@@ -194,14 +223,19 @@ class HFModel:
             cache.batch_select_indices(owners)
             more, more_mask = self._padded([c[:-1] for c in continuations], left=False, width=longest - 1)
             step = torch.arange(1, longest, device=ids.device)
-            further = self.network(
-                input_ids=more,
-                attention_mask=torch.cat([mask[owners], more_mask], dim=1),
-                position_ids=positions[owners, -1:] + step,
-                past_key_values=cache,
-                use_cache=True,
-            )
-            logits = torch.cat([logits, further.logits], dim=1)
+            with _head_at(self.network, more_mask.bool()) as chosen:
+                further = self.network(
+                    input_ids=more,
+                    attention_mask=torch.cat([mask[owners], more_mask], dim=1),
+                    position_ids=positions[owners, -1:] + step,
+                    past_key_values=cache,
+                    use_cache=True,
+                )
+            rest = torch.split(chosen(further.logits), [len(c) - 1 for c in continuations])
+            return [
+                self._likelihood(torch.cat([first, others]), c)
+                for first, others, c in zip(logits, rest, continuations, strict=True)
+            ]
         return [self._likelihood(row, c) for row, c in zip(logits, continuations, strict=True)]
 
     def _likelihood(self, logits: torch.Tensor, tokens: Tokens) -> tuple[float, bool]:

@@ -65,6 +65,37 @@ def test_likelihoods_are_those_of_lm_eval(which: str, request: pytest.FixtureReq
     assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
 
 
+@pytest.mark.parametrize("called", [True, False])
+def test_the_vocabulary_is_computed_at_the_tokens_of_choices_alone(called: bool) -> None:
+    import torch
+
+    from gra.evaluation.hf_backend import _head_at
+
+    seen: list[tuple[int, ...]] = []
+
+    class Network(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.head = torch.nn.Linear(4, 7, bias=False)
+            self.head.register_forward_hook(lambda _, states, __: seen.append(tuple(states[0].shape)))
+
+        def get_output_embeddings(self) -> torch.nn.Module:
+            return self.head
+
+        def forward(self, states: torch.Tensor) -> torch.Tensor:
+            return self.head(states) if called else states @ self.head.weight.T
+
+    network, states = Network(), torch.randn(2, 3, 4)
+    where = torch.tensor([[True, True, False], [True, False, False]])
+    with torch.inference_mode():
+        expected = (states @ network.head.weight.T)[where]
+        with _head_at(network, where) as chosen:  # type: ignore[arg-type]
+            assert torch.allclose(chosen(network(states)), expected)
+        assert seen == ([(1, 3, 4)] if called else [])
+        assert network(states).shape == (2, 3, 7)  # every position again
+
+
 def test_what_greedy_decoding_says_is_called_greedy(base: Path) -> None:
     import torch
 
