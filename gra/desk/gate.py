@@ -36,7 +36,7 @@ from gra.synthesis.decontamination import decontaminate, open_decontaminator
 from gra.synthesis.records import FinishedCandidate
 from gra.synthesis.rounds.dedup import RoundDedup
 from gra.synthesis.rounds.quotas import Quotas
-from gra.synthesis.summary import CandidateCounts
+from gra.synthesis.summary import CandidateCounts, form_facts
 
 MOVABLE = ("review.accept_mean", "review.dispute_std", "review.disputed", "rounds.accept", "rounds.quotas")
 NO_RULING = "disputed: no recorded ruling"
@@ -318,6 +318,7 @@ def _card(content: Mapping[str, Any], recipe: SynthesisRecipe) -> dict[str, Any]
         ],
         "shared_weights": content.get("shared_weights", {}),
         "seeds": recipe.seeds.source,
+        **form_facts(recipe, content),
         "reviewers": [
             {"member": name, "ask": members[name]["ask"], "auc": found["auc"]}
             for name, found in content.get("reviewers", {}).items()

@@ -176,6 +176,12 @@ def _shown_reviewers(facts: Mapping[str, Any], adjudicators: set[str]) -> dict[s
     return {"reviewers": shown} if measured else {}
 
 
+def form_facts(recipe: SynthesisRecipe, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the card shows of format constraints that a program added, and of responses that it repaired."""
+    forms_repaired = content.get("repaired", {}).get("accepted", 0)
+    return {"form_share": recipe.format_constraints.share, "forms_repaired": forms_repaired}
+
+
 def card_facts(job: Job, registry: ModelRegistry, content: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the dataset card shows."""
     members = content.get("members", {})
@@ -200,6 +206,7 @@ def card_facts(job: Job, registry: ModelRegistry, content: Mapping[str, Any]) ->
         "models": models,
         "shared_weights": content.get("shared_weights", {}),
         "seeds": job.recipe.seeds.source,
+        **form_facts(job.recipe, content),
         "reviewers": reviewers,
         "committee_auc": content.get("committee_auc"),
         "programs": content["programs"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from dataclasses import replace
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from scripted_rounds import run, small
-from scripted_run import make_recipe
+from scripted_run import make, make_recipe, write_job
 
 from gra.checks.instruction_constraints import read_constraints
 from gra.config.review import FormatConstraintsConfig, ReviewConfig
@@ -184,6 +185,19 @@ def test_a_repaired_response_is_reviewed_and_the_first_one_stays_in_the_lineage(
     assert {c.id for c in common if before[c.id].state is State.ACCEPTED} <= {
         c.id for c in common if c.state in (State.ACCEPTED, State.DUPLICATE)
     }
+
+
+def test_the_card_says_what_a_program_did_to_rows(tmp_path: Path) -> None:
+    review = {"comments": "disputed", "verifiers": [FILTER]}
+    for name, forms in (("plain", {}), ("forms", {"share": 1.0, "repair": True})):
+        write_job(tmp_path / name, make_recipe(review=review, format_constraints=forms))
+        make(tmp_path / name)
+    assert "A program" not in (tmp_path / "plain" / "dataset" / "README.md").read_text()
+    accepted = json.loads((tmp_path / "forms" / "manifest.json").read_text())["synthesis"]["repaired"]["accepted"]
+    assert accepted
+    card = (tmp_path / "forms" / "dataset" / "README.md").read_text()
+    assert "to 100 % of the new instructions" in card
+    assert f"also gave {accepted} of the accepted responses" in card
 
 
 def test_every_response_of_best_of_n_is_repaired_and_the_same_form_once(tmp_path: Path) -> None:
