@@ -1,7 +1,7 @@
 """Add format constraints to new instructions, such as "Use at most 20 words.", and repair responses that break one.
 
 Small models hardly ever ask for a format, even when their parents do. A student of such rows forgets how to keep one
-(docs/reproduction.md). So a program adds the constraint, in words that `gra/checks/instruction_constraints.py` reads,
+(docs/levers.md). So a program adds the constraint, in words that `gra/checks/instruction_constraints.py` reads,
 and the `format` verifier checks the response. With `repair: true` a program gives a response the form that it lacks.
 It changes the case of letters, or adds words at the beginning or the end.
 
