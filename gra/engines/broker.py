@@ -285,6 +285,8 @@ class Broker:
                 finally:
                     self.progress.in_flight[name] -= 1
             if isinstance(reply, Completion):
+                if not isinstance(engine, RateLimited):
+                    self.pool.swapper.answered(name, self._timeout)
                 self._count(call, key, reply)
                 seconds = self._clock() - started - clock.slept_s
                 return await self.ledger.record(_recorded(call, key, request, attempt, reply, seconds))

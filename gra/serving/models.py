@@ -22,6 +22,7 @@ from gra.core.hardware import available_gb, gpu_memory_gb, width
 from gra.core.progress import View
 from gra.engines.broker import EnginePool
 from gra.engines.types import Engine, ModelId
+from gra.engines.vllm.core_turns import MOST_CORES, STEP_TOKENS, cores_file
 from gra.engines.vllm.engine import VllmEngine, VllmSettings
 from gra.models.adapters import Adapter, find_adapter
 from gra.models.catalog import ResolvedModel, resolve
@@ -142,6 +143,7 @@ class ModelRegistry:
         }
         memory_plan = plan_memory(sizes, self.engine, gpu, available_gb())
         cores = self.engine.threads or len(os.sched_getaffinity(0))
+        shared = str(cores_file()) if len(models) > 1 and cores <= MOST_CORES else ""
         engines: dict[str, Engine] = {}
         for name, model in models.items():
             settings = replace(
@@ -149,6 +151,8 @@ class ModelRegistry:
                 threads=0 if gpu is not None else cores,
                 gpu_memory_utilization=0.9 if gpu is None else min(0.92, memory_plan.memory_gb[name] / gpu),
                 sleep_level=memory_plan.sleep_level,
+                step_tokens=STEP_TOKENS if gpu is None else 0,
+                cores_file=shared if gpu is None else "",
             )
             engines[model.name] = VllmEngine(
                 model.name,

@@ -24,18 +24,36 @@ Policy = Callable[[Sequence[ModelLoad], float, float], Swap]
 Turn = Callable[[], AbstractAsyncContextManager[None]]
 
 _MOMENT_S = 0.001
+_MOST_LIMITS = 6  # a call is given up after this many limits, also while its engine answers others
 # The assumed cost of loading a model before it was measured: from sleep, and from the disk.
 _GUESS_S_PER_GB = {"asleep": 0.1, "out": 5.0}
 
 
 class Clock:
-    """Measure the time of one call without the time that its model sleeps; cancel the call at its limit."""
+    """Measure the time of one call without the time that its model sleeps; cancel the call at its limit.
 
-    def __init__(self, limit: asyncio.Timeout) -> None:
+    The limit is longer while the engine answers other calls: a slow machine needs time for a long queue.
+    """
+
+    def __init__(self, limit: asyncio.Timeout, limit_s: float) -> None:
+        """Begin to measure.
+
+        Args:
+            limit: ends the call.
+            limit_s: seconds without any answer of the engine.
+        """
         self.slept_s = 0.0
         self._limit = limit
+        self._limit_s = limit_s
+        self._begun = asyncio.get_running_loop().time()
         self._stopped = 0.0
         self._ends: float | None = None  # the end of the limit, at the time of the pause
+
+    def postpone(self, now: float) -> None:
+        """Begin the limit anew, because the engine works; a call ends after a few limits all the same."""
+        if self._limit.when() is not None and not self._limit.expired():
+            latest = self._begun + self.slept_s + _MOST_LIMITS * self._limit_s
+            self._limit.reschedule(min(now + self._limit_s, latest))
 
     def pause(self, now: float) -> None:
         """Pause, because the model is put to sleep."""
@@ -67,6 +85,7 @@ class Swapper:
         self._took: dict[tuple[str, str], float] = {}  # Seconds to load a model, by its place, or to "unload" it.
         self._failed: dict[str, Exception] = {}
         self._clocks: dict[str, set[Clock]] = defaultdict(set)  # of calls in flight
+        self._postponed: dict[str, float] = {}  # when the limits of a model's calls were last moved
         self._paused: set[str] = set()  # models whose clocks are paused
         self._moves: set[asyncio.Task[None]] = set()
         self._scheduler: asyncio.Task[None] | None = None
@@ -136,18 +155,31 @@ class Swapper:
 
         Args:
             name: of the model.
-            limit_s: seconds.
+            limit_s: seconds; `answered` begins them anew.
 
         Raises:
             TimeoutError: when they are over.
         """
         async with asyncio.timeout(limit_s) as limit:
-            clock = Clock(limit)
+            clock = Clock(limit, limit_s)
             self._clocks[name].add(clock)
             try:
                 yield clock
             finally:
                 self._clocks[name].discard(clock)
+
+    def answered(self, name: str, limit_s: float) -> None:
+        """Begin the limits of a model's other calls anew: it works.
+
+        Args:
+            name: of the model.
+            limit_s: seconds; limits are moved once in a tenth of them.
+        """
+        now = asyncio.get_running_loop().time()
+        if now - self._postponed.get(name, -math.inf) >= limit_s / 10:
+            self._postponed[name] = now
+            for clock in self._clocks[name]:
+                clock.postpone(now)
 
     async def _enter(self, name: str, turn: Turn, stack: AsyncExitStack) -> None:
         self._waiting[name] += 1

@@ -27,6 +27,7 @@ from gra.core.errors import EngineUnavailable
 from gra.core.files import make_folder, open_plain
 from gra.core.processes.secrets import is_secret_name
 from gra.engines.types import BATCHES, Call, Choice, Completion, EngineStats, Fault, Json, Likelihood, Reward
+from gra.engines.vllm.core_turns import CORES_FILE
 
 _MAX_LINE = 64 * 2**20
 # What the interpreter, the loader and the libraries below vLLM read.
@@ -61,6 +62,8 @@ class VllmSettings:
     lora_rank: int = 0  # the largest of the adapters'
     lora_modules: tuple[str, ...] = ()  # the adapted modules, by the last part of their names
     rewards: bool = False  # a reward model or classifier, which writes no text
+    step_tokens: int = 0  # tokens that a step computes at most on a CPU; 0: vLLM's own limit
+    cores_file: str = ""  # the file whose lock engines on the same cores pass on; empty: they compute at once
 
 
 class VllmEngine:
@@ -330,6 +333,8 @@ def child_environment(settings: VllmSettings) -> dict[str, str]:
             # A third process would only set the threads, which are set above.
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         }
+        if settings.cores_file:
+            environment[CORES_FILE] = settings.cores_file
         openmp = Path(sys.prefix) / "lib" / "libiomp5.so"
         if openmp.is_file() and "libiomp" not in environment.get("LD_PRELOAD", ""):
             environment["LD_PRELOAD"] = ":".join(filter(None, [environment.get("LD_PRELOAD"), str(openmp)]))

@@ -34,6 +34,7 @@ _REFERENCE_TEXT = (
     "The capital of France is Paris, and two and two make four. Water boils at one hundred degrees Celsius."
 )
 _REFERENCE_TOLERANCE = 0.05
+_TURN_TAKING_WORKER = "gra.engines.vllm.cpu_worker.TurnTakingWorker"
 _BEFORE_ALL_CALLS = -1  # vLLM's priority of the reference text; calls have 0
 _MOMENT_S = 0.05
 
@@ -74,6 +75,10 @@ def engine_arguments(settings: dict[str, Any]) -> dict[str, Any]:
     if not on_gpu:
         # The CPU default of 128 tokens is longer than most shared prefixes, so nothing would be cached.
         arguments["block_size"] = 32
+        if settings.get("step_tokens") and not settings.get("rewards"):
+            arguments["max_num_batched_tokens"] = max(settings["step_tokens"], settings["concurrency"])
+        if settings.get("cores_file"):
+            arguments["worker_cls"] = _TURN_TAKING_WORKER
     if on_gpu:
         arguments["gpu_memory_utilization"] = settings["gpu_memory_utilization"]
         arguments["enable_sleep_mode"] = settings["sleep_level"] > 0
