@@ -86,9 +86,8 @@ def main(
 ) -> None:
     """Print the rates of every way."""
     found = []
-    print(
-        "| step, tokens | in turns | busy | large: read, written/s | small: read, written/s | work |\n|---|---|---|---|---|---|"
-    )
+    print("| step, tokens | in turns | busy | large: read, written/s | small: read, written/s | work |")
+    print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as logs:
         for step, turns in WAYS:
             for row in asyncio.run(measure([large, small], step, turns, seconds, callers, Path(logs))):

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from scripted_run import said
 
 from gra.core.errors import EngineUnavailable
-from gra.engines.broker import KEY_FIELDS, call_key, call_request
+from gra.engines.broker import KEY_FIELDS, Broker, EnginePool, call_key, call_request
+from gra.engines.mock import MockEngine
 from gra.engines.types import (
     Answer,
     Call,
@@ -234,6 +235,28 @@ def test_an_answer_that_takes_too_long_times_out_and_frees_its_place(ledger: Led
     assert outcome == TimedOut("no answer in 0.02 s")
     assert ledger.faults() == {"timeout": 2}
     assert asked.calls == []
+
+
+def test_a_long_queue_is_no_timeout_while_the_engine_answers(ledger: Ledger) -> None:
+    class OneByOne(MockEngine):
+        """Answers one call after another, each in a third of the limit."""
+
+        def __init__(self) -> None:
+            super().__init__("model-a", lambda call: said("The Nile."))
+            self.place = asyncio.Lock()
+
+        async def submit(self, call: Call) -> Completion | Fault:
+            async with self.place:
+                await asyncio.sleep(0.03)
+                return await super().submit(call)
+
+    broker = Broker(ledger, EnginePool({"model-a": OneByOne()}, 1.0), call_timeout_s=0.1, max_attempts=1)
+
+    async def scenario() -> list[Outcome]:
+        return await asyncio.gather(*(broker.ask(replace(CALL, sample=number)) for number in range(12)))
+
+    assert [type(outcome) for outcome in asyncio.run(scenario())] == [Answer] * 12
+    assert ledger.faults() == {}
 
 
 def test_an_engine_lost_for_good_ends_every_asker(ledger: Ledger) -> None:

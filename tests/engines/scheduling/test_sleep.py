@@ -179,3 +179,33 @@ def test_a_model_that_cannot_sleep_after_all_is_taken_for_ended() -> None:
 
     run(scenario())
     assert machine.taken == {"a": 4}
+
+
+def test_a_call_has_more_time_while_its_engine_answers_others_but_not_for_ever() -> None:
+    engines = {"a": Dozing("a", 6, Machine(10), asleep_gb=1)}
+    swapper = Swapper(engines, 10)
+
+    async def wait(seconds: float) -> float | None:
+        begun = asyncio.get_running_loop().time()
+        try:
+            async with swapper.hold("a"), swapper.clock("a", 0.1):
+                await asyncio.sleep(seconds)
+        except TimeoutError:
+            return asyncio.get_running_loop().time() - begun
+        return None
+
+    async def answer(every_s: float, count: int) -> None:
+        for _ in range(count):
+            await asyncio.sleep(every_s)
+            swapper.answered("a", 0.1)
+
+    async def beside(seconds: float, count: int) -> float | None:
+        return (await asyncio.gather(wait(seconds), answer(0.04, count)))[0]
+
+    assert run(beside(0.3, 8)) is None
+    silent = run(beside(0.5, 2))
+    assert silent is not None
+    assert 0.1 < silent < 0.3
+    stuck = run(beside(2.0, 30))
+    assert stuck is not None
+    assert 0.5 < stuck < 0.9
