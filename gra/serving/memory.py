@@ -12,7 +12,7 @@ from gra.core.hardware import gpu_memory_gb, width
 from gra.models.adapters import Adapter
 
 # Resident size of an engine beside weights and KV cache, measured; see docs/benchmarks.md.
-_CPU_OVERHEAD_GB = 3.5
+_CPU_OVERHEAD_GB = 2.5
 _GPU_OVERHEAD_GB = 2.5
 # What a sleeping engine keeps of its GPU (CUDA context, kernels, graphs). A cautious assumption, not measured.
 _ASLEEP_GB = 1.5

@@ -246,7 +246,7 @@ def test_clusters_and_adapters_are_planned(tmp_path: Path, monkeypatch) -> None:
     }  # fmt: skip
     recipe = make_recipe(committee={"models": models, "reviewers": 2}, engine={"kv_cache_gb": 1, "memory_gb": 10})
     memory = memory_plan([recipe])
-    assert memory.models == {"model-a": 2 + 0.5 + 1 + 3.5, "model-c": 2 + 1 + 3.5}
+    assert memory.models == {"model-a": 2 + 0.5 + 1 + 2.5, "model-c": 2 + 1 + 2.5}
     assert (memory.together, memory.gpus) == (False, 1 + 1.5)
     write_job(tmp_path, recipe)
     planned = make_plan(tmp_path / "recipe.yaml", [], tmp_path / "runs", None, None)

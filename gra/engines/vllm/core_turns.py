@@ -21,7 +21,7 @@ from pathlib import Path
 CORES_FILE = "GRA_CORES_FILE"
 # With more cores, a small model leaves many of them idle, so engines had better compute at once.
 MOST_CORES = 8
-# Tokens of a step on a CPU. vLLM's own 2,048 take a 1.5B model 45 s on two cores, in which no call is answered.
+# Tokens of a step on a CPU. vLLM's own limit is 2,048. A 1.5B model then takes 45 s on two cores, and answers no call.
 STEP_TOKENS = 256
 _TURN_S = 2.0  # a turn ends with the first step that ends later than this
 _PAUSE_S = 0.05  # between two steps of one turn; an engine that pauses longer has nothing to do
