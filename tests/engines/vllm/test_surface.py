@@ -50,6 +50,21 @@ def test_every_engine_argument_exists(installed: Any, threads: int, adapters: di
     installed.vllm.AsyncEngineArgs(**given)
 
 
+def test_engines_on_shared_cores_use_a_worker_that_computes_in_turns(installed: Any) -> None:
+    from vllm.v1.worker.cpu_worker import CPUWorker
+
+    from gra.engines.vllm.cpu_worker import TurnTakingWorker
+
+    shared = asdict(replace(SETTINGS, cores_file="cores", step_tokens=4)) | {"path": "weights"}
+    given = vllm_worker.engine_arguments(shared)
+    assert given["worker_cls"] == f"{TurnTakingWorker.__module__}.{TurnTakingWorker.__qualname__}"
+    assert given["max_num_batched_tokens"] == 8  # as many as calls that are answered at once
+    assert not {"worker_cls", "max_num_batched_tokens"} & set(vllm_worker.engine_arguments(asdict(SETTINGS)))
+    for method in ("execute_model", "sample_tokens"):
+        assert callable(getattr(CPUWorker, method))
+    assert child_environment(replace(SETTINGS, cores_file="cores"))["GRA_CORES_FILE"] == "cores"
+
+
 def test_every_sampling_option_exists_and_means_what_it_did(installed: Any) -> None:
     from vllm.sampling_params import RequestOutputKind
 
