@@ -78,6 +78,7 @@ class ComparisonView:
     headlines: list[Headline]
     scores: list[Score]
     differences: list[ArmDifference]
+    reviewed: list[ArmDifference]  # arms against rows of the same candidates without review
     categories: list[ArmDifference]
     samples: list[dict[str, Any]]
     data: dict[str, Mapping[str, Any]]  # by arm: the rows that its students were trained on, and their cost
@@ -92,10 +93,11 @@ class ComparisonView:
         return list(dict.fromkeys(score.arm for score in self.scores))
 
     def forest(self) -> list[figures.PlottedDifference]:
-        """Return the lines of the forest plot."""
+        """Return the lines of the forest plot, which has a panel for each reference that all arms share."""
         return [
             figures.PlottedDifference(f"against {d.reference}", d.task, d.arm, d.difference, d.low, d.high, d.verdict)
             for d in self.differences
+            if d.reference in self.references
         ]
 
 
@@ -115,6 +117,7 @@ def read_comparison(content: Mapping[str, Any]) -> ComparisonView | None:
         headlines=_headlines(content, references, differences),
         scores=list(_scores(content["arms"])),
         differences=differences,
+        reviewed=list(_differences([pair for pair in content["pairs"] if pair.get("against") == "unreviewed"])),
         categories=list(_categories(content["pairs"])),
         samples=_samples(content["samples"]),
         data={arm: facts["data"] for arm, facts in content["arms"].items() if "data" in facts},

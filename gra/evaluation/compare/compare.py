@@ -2,7 +2,7 @@
 
 An arm is one training set; it has one run per training seed. Its item scores are the mean over its seeds.
 The spread between seeds is part of the error of every difference; one seed says something about that checkpoint only.
-Holm's adjustment is applied over all arms and tasks compared with the same reference.
+Holm's adjustment is applied over all arms and tasks compared with the same reference, or each with its unreviewed arm.
 It is applied separately over their categories and over the macro-averages.
 
 compare.json:
@@ -13,7 +13,8 @@ compare.json:
   {unit, generation, review, preparation, total}
 - `arms.ARM.tasks.TASK`: kind, metric, n, mean, low, high (Wilson), `seed_means`, stopped, unread, `mean_tokens`,
   `categories.NAME`. `stopped` is the share of answers that the model ended, `unread` the share without an answer.
-- pairs: a list of {arm, reference, against ("baseline" or "untuned"), prompts_differ, comparable, overall, tasks.TASK};
+- pairs: a list of {arm, reference, against ("baseline", "untuned" or "unreviewed": the arm of the same candidates
+  without review), prompts_differ, comparable, overall, tasks.TASK};
   overall and each task: {n, difference, low, high, se, p, p_holm, p_inferior, p_unequal, verdict, mde}, a task also
   {wins, losses, ties, prompts_differ, categories.NAME: the same keys}; p_inferior is the one-sided p of "worse by the
   margin or more". p_unequal is the p of "differs by the margin or more"; a small one means equivalent.
@@ -88,7 +89,7 @@ def compare(
     data: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
     notes: Sequence[str] = (),
 ) -> Comparison:
-    """Compare every arm with the baseline and with the untuned model; write compare.json, compare.md, flips.parquet.
+    """Compare every arm with the baseline, the untuned model and its unreviewed arm; write the files named above.
 
     Args:
         runs: arm name to the folder of its evaluation, or to one folder for each of its training seeds.
@@ -132,7 +133,9 @@ def compare(
         for arm in arms
         if arm != reference and not (against == "baseline" and arm == references.get("untuned"))
     ]
-    for against in references:
+    compared = {(pair["arm"], pair["reference"]) for pair in pairs}
+    pairs += [_pair(arms, *pair, "unreviewed") for pair in _reviewed(arms, data) if pair not in compared]
+    for against in (*references, "unreviewed"):
         _judge([pair for pair in pairs if pair["against"] == against], margin)
     flipped = list(flips(arms, pairs, seen))
     first = arms[baseline][0].results
@@ -157,6 +160,15 @@ def compare(
     comparison = Comparison(content)
     _write(comparison, [run for group in arms.values() for run in group], flipped, output, page)
     return comparison
+
+
+def _reviewed(arms: Mapping[str, Any], data: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Return the arms whose candidates an unreviewed arm shares, each with that arm."""
+    return [
+        (facts["of"], arm)
+        for arm in arms
+        if (facts := data.get(arm, {})).get("part") == "unreviewed" and facts.get("of") in arms
+    ]
 
 
 def _list(paths: Path | Sequence[Path]) -> Sequence[Path]:

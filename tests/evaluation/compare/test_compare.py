@@ -14,6 +14,7 @@ from gra.cli.compare import main_compare
 from gra.core.errors import DataError, Mismatch, RecipeError
 from gra.core.run_folder import RunFolder
 from gra.evaluation.compare.compare import Comparison, compare
+from gra.reports.comparison import MEAN, read_comparison
 from gra.stats import paired as stats
 
 
@@ -56,6 +57,39 @@ def test_figures_by_hand(make_run: MakeRun, tmp_path: Path) -> None:
     assert content["comparable"] is True
     assert RunFolder(tmp_path / "out").verify() == 3
     assert not any("_estimate" in key for key in json.dumps(content).split('"'))
+
+
+def test_an_arm_is_compared_with_the_unreviewed_rows_of_its_candidates(make_run: MakeRun, tmp_path: Path) -> None:
+    runs = {
+        "distilled": make_run("distilled", range(0, 20)),
+        "unreviewed": make_run("unreviewed", range(0, 10)),
+        "gra": make_run("gra", range(0, 30)),
+    }
+    data = {
+        "distilled": {"of": None, "part": "train"},
+        "unreviewed": {"of": "gra", "part": "unreviewed"},
+        "gra": {"of": None, "part": "train"},
+    }
+    facts = {
+        arm: known | {"draw": "even", "rows": 4, "wanted": 4, "available": 4, "cost": None}
+        for arm, known in data.items()
+    }
+    content = compare(runs, "distilled", 0.05, tmp_path / "out", data=facts).to_json()
+    assert [(p["arm"], p["reference"], p["against"]) for p in content["pairs"]] == [
+        ("unreviewed", "distilled", "baseline"), ("gra", "distilled", "baseline"), ("gra", "unreviewed", "unreviewed"),
+    ]  # fmt: skip
+    bought = content["pairs"][2]["tasks"]["instructions"]
+    assert bought["difference"] == pytest.approx(0.5)
+    assert bought["p_holm"] == pytest.approx(2 * bought["p"])  # two tasks of one comparison
+    assert "## gra against unreviewed" in (tmp_path / "out" / "compare.md").read_text()
+    view = read_comparison(content)
+    assert view is not None
+    assert (view.reviewed[0].task, view.reviewed[0].arm, view.reviewed[0].reference) == (MEAN, "gra", "unreviewed")
+    assert len(view.reviewed) == 3
+    assert {line.panel for line in view.forest()} == {"against distilled"}
+    # Unreviewed rows as the baseline are not compared twice.
+    content = compare(runs, "unreviewed", 0.05, tmp_path / "again", data=facts).to_json()
+    assert [(p["arm"], p["against"]) for p in content["pairs"]] == [("distilled", "baseline"), ("gra", "baseline")]
 
 
 def test_categories_and_samples(make_run: MakeRun, tmp_path: Path) -> None:
