@@ -33,7 +33,8 @@ RANKS = [
 HEAVY = {"torch", "transformers", "vllm", "lm_eval", "wandb", "trl", "peft", "datasets", "sentence_transformers",
          "accelerate", "deepspeed", "matplotlib", "sympy", "math_verify", "ray", "flwr"}  # fmt: skip
 ONLY = {"wandb": "tracking.py", "lm_eval": "evaluation/lm_eval.py",
-        "vllm": "engines/vllm/worker.py engines/vllm/cpu_worker.py", "math_verify": "checks/answers.py", "ray": "engines/ray.py",
+        "vllm": "engines/vllm/worker.py engines/vllm/cpu_worker.py",
+        "math_verify": "checks/answers.py", "ray": "engines/ray.py",
         "flwr": "training/federation/flower.py"}  # fmt: skip
 # No file names where packages are downloaded from, nor a path of the machine it was written on.
 FORBIDDEN = ["py" + "pi.org", "python" + "hosted.org", "/wo" + "rk/", "/ro" + "ot/"]
