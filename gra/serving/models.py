@@ -143,7 +143,7 @@ class ModelRegistry:
         }
         memory_plan = plan_memory(sizes, self.engine, gpu, available_gb())
         cores = self.engine.threads or len(os.sched_getaffinity(0))
-        shared = str(cores_file()) if len(models) > 1 and cores <= MOST_CORES else ""
+        few_cores = gpu is None and cores <= MOST_CORES
         engines: dict[str, Engine] = {}
         for name, model in models.items():
             settings = replace(
@@ -151,8 +151,8 @@ class ModelRegistry:
                 threads=0 if gpu is not None else cores,
                 gpu_memory_utilization=0.9 if gpu is None else min(0.92, memory_plan.memory_gb[name] / gpu),
                 sleep_level=memory_plan.sleep_level,
-                step_tokens=STEP_TOKENS if gpu is None else 0,
-                cores_file=shared if gpu is None else "",
+                step_tokens=STEP_TOKENS if few_cores else 0,
+                cores_file=str(cores_file()) if few_cores and len(models) > 1 else "",
             )
             engines[model.name] = VllmEngine(
                 model.name,

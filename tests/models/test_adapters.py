@@ -139,6 +139,26 @@ def test_a_model_may_be_served_by_a_cluster_beside_one_on_this_machine(tmp_path:
         find(monkeypatch, models | {"c": "there"})
 
 
+@pytest.mark.parametrize(
+    ("names", "threads", "gpu", "step", "shared"),
+    [
+        ("ab", 2, None, 256, True),
+        ("a", 2, None, 256, False),  # nobody to take turns with
+        ("ab", 64, None, 0, False),
+        ("ab", 2, 80.0, 0, False),
+    ],
+)
+def test_models_on_a_few_cores_compute_in_turns_and_in_short_steps(
+    tmp_path: Path, monkeypatch, names: str, threads: int, gpu: float | None, step: int, shared: bool
+) -> None:
+    monkeypatch.setattr(registry, "gpu_memory_gb", lambda: gpu)
+    models = {name: f"model-{name}" for name in names}
+    found = find(monkeypatch, models, engine={"threads": threads})
+    for engine in found.pool(tmp_path).engines.values():
+        settings = engine.settings  # type: ignore[attr-defined]
+        assert (settings.step_tokens, bool(settings.cores_file)) == (step, shared)
+
+
 # --- how models are planned into memory -------------------------------------------------------------------------------
 
 SEVEN_B = dict.fromkeys("abcde", 15.0)

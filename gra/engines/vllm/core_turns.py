@@ -19,7 +19,7 @@ from pathlib import Path
 
 # Of the process that computes: the file whose lock is the turn.
 CORES_FILE = "GRA_CORES_FILE"
-# With more cores, a small model leaves many of them idle, so engines had better compute at once.
+# With more cores, a small model leaves many of them idle in turns, and long steps take less time. Measured on 2 cores.
 MOST_CORES = 8
 # Tokens of a step on a CPU. vLLM's own limit is 2,048. A 1.5B model then takes 45 s on two cores, and answers no call.
 STEP_TOKENS = 256
