@@ -21,6 +21,8 @@ from gra.core.errors import DataError, Mismatch, writing
 from gra.core.files import atomic_path, write_json
 from gra.core.hashing import canonical_json, digest, file_digest
 from gra.core.run_folder import MANIFEST, RunFolder, RunLocked, environment
+from gra.core.stored.reader import check_type
+from gra.core.stored.types import Share
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
@@ -254,3 +256,14 @@ def test_the_environment_is_recorded() -> None:
     assert found["python"].startswith("3.")
     assert "torch" in found["packages"]
     assert json.loads(json.dumps(found)) == found
+
+
+@pytest.mark.parametrize(
+    ("share", "accepted"), [(1.0000000000000002, True), (-1e-17, True), (1.001, False), (-0.01, False)]
+)
+def test_a_share_may_lie_beyond_its_bounds_by_rounding(share: float, accepted: bool) -> None:
+    if accepted:
+        assert check_type(share, Share, "manifest.json") == share
+    else:
+        with pytest.raises(DataError, match=r"manifest\.json is damaged"):
+            check_type(share, Share, "manifest.json")

@@ -28,7 +28,8 @@ def _bounded(value: float) -> float:
 Count = Annotated[int, Field(ge=0, le=2**62)]
 Number = Annotated[float, Field(ge=-1e15, le=1e15, allow_inf_nan=False)]
 Metric = Annotated[float, AfterValidator(_bounded)]  # a training that diverged writes NaN
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+_ROUNDING = 1e-9  # a share that is computed as a sum of parts may lie beyond its bounds by this much
+Share = Annotated[float, Field(ge=-_ROUNDING, le=1 + _ROUNDING, allow_inf_nan=False)]
 Time = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 Object = dict[str, Any]
 StateName = Literal["accepted", "rejected", "duplicate", "contaminated", "surplus", "failed"]
