@@ -25,13 +25,13 @@ import typer
 
 from gra.core.files import write_json
 from gra.engines.types import Call, Completion, Likelihood, ModelId, SamplingSettings, Text
-from gra.engines.vllm.core_turns import cores_file
+from gra.engines.vllm.core_turns import STEP_TOKENS, cores_file
 from gra.engines.vllm.engine import VllmEngine, VllmSettings
 from gra.models.catalog import resolve
 
 TALE = "The cat sat on the mat and looked at the moon for a while, until the {i}th star was there. "
 SIZES = {"qwen2.5-coder-1.5b-instruct": 1.54, "qwen2.5-coder-0.5b-instruct": 0.49, "smollm2-135m-instruct": 0.135}
-WAYS = ((0, False), (0, True), (256, False), (256, True))  # tokens a step (0: vLLM's own), in turns
+WAYS = ((0, False), (0, True), (STEP_TOKENS, False), (STEP_TOKENS, True))  # tokens a step (0: vLLM's own), in turns
 
 
 def make_call(name: str, number: int) -> Call:

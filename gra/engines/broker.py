@@ -279,7 +279,8 @@ class Broker:
                     async with self.pool.swapper.clock(name, self._timeout) as clock:
                         reply = await engine.submit(call)
                 except TimeoutError:
-                    reply = Fault("timeout", f"no answer in {self._timeout:g} s")
+                    waited = max(self._timeout, round(self._clock() - started))
+                    reply = Fault("timeout", f"no answer in {waited:g} s")
                     if isinstance(engine, RateLimited):
                         engine.overdue(self._timeout)
                 finally:

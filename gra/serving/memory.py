@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
@@ -9,10 +10,11 @@ from gra.config.committee import BackendConfig, EngineConfig
 from gra.config.synthesis import SynthesisRecipe, members_of
 from gra.core.errors import RecipeError
 from gra.core.hardware import gpu_memory_gb, width
+from gra.engines.vllm.core_turns import MOST_CORES
 from gra.models.adapters import Adapter
 
-# Resident size of an engine beside weights and KV cache, measured; see docs/benchmarks.md.
-_CPU_OVERHEAD_GB = 2.5
+# Resident size of an engine beside weights and KV cache, measured; see docs/benchmarks.md. Short steps need less.
+_CPU_OVERHEAD_GB, _SHORT_STEPS_OVERHEAD_GB = 3.5, 2.5
 _GPU_OVERHEAD_GB = 2.5
 # What a sleeping engine keeps of its GPU (CUDA context, kernels, graphs). A cautious assumption, not measured.
 _ASLEEP_GB = 1.5
@@ -78,7 +80,18 @@ def kv_cache_gb(engine: EngineConfig, on_gpu: bool) -> float:
 def engine_gb(weights: float, engine: EngineConfig, on_gpu: bool) -> float:
     """Return the GB that an engine takes, from those of its weights."""
     cache = kv_cache_gb(engine, on_gpu) * width("bfloat16", on_gpu=on_gpu) / 2
-    return weights + cache + (_GPU_OVERHEAD_GB if on_gpu else _CPU_OVERHEAD_GB)
+    overhead = _SHORT_STEPS_OVERHEAD_GB if on_few_cores(engine) else _CPU_OVERHEAD_GB
+    return weights + cache + (_GPU_OVERHEAD_GB if on_gpu else overhead)
+
+
+def cpu_threads(engine: EngineConfig) -> int:
+    """Return the CPU threads of each model, where there is no GPU."""
+    return engine.threads or len(os.sched_getaffinity(0))
+
+
+def on_few_cores(engine: EngineConfig) -> bool:
+    """Return whether models on a CPU compute in short steps, and in turns where there are several."""
+    return cpu_threads(engine) <= MOST_CORES
 
 
 def adapters_gb(adapters: Collection[Adapter]) -> float:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -22,7 +21,7 @@ from gra.core.hardware import available_gb, gpu_memory_gb, width
 from gra.core.progress import View
 from gra.engines.broker import EnginePool
 from gra.engines.types import Engine, ModelId
-from gra.engines.vllm.core_turns import MOST_CORES, STEP_TOKENS, cores_file
+from gra.engines.vllm.core_turns import STEP_TOKENS, cores_file
 from gra.engines.vllm.engine import VllmEngine, VllmSettings
 from gra.models.adapters import Adapter, find_adapter
 from gra.models.catalog import ResolvedModel, resolve
@@ -30,7 +29,15 @@ from gra.models.chat import context_length, has_chat_template, template_digest, 
 from gra.models.classification import refuse_reward_model, require_reward_head
 from gra.models.int8 import int8_model
 from gra.models.weights import count_half_parameters
-from gra.serving.memory import adapters_gb, check_weights, cluster_gpus, kv_cache_gb, plan_memory
+from gra.serving.memory import (
+    adapters_gb,
+    check_weights,
+    cluster_gpus,
+    cpu_threads,
+    kv_cache_gb,
+    on_few_cores,
+    plan_memory,
+)
 
 
 @dataclass
@@ -142,13 +149,12 @@ class ModelRegistry:
             for name, m in models.items()
         }
         memory_plan = plan_memory(sizes, self.engine, gpu, available_gb())
-        cores = self.engine.threads or len(os.sched_getaffinity(0))
-        few_cores = gpu is None and cores <= MOST_CORES
+        few_cores = gpu is None and on_few_cores(self.engine)
         engines: dict[str, Engine] = {}
         for name, model in models.items():
             settings = replace(
                 self._settings(name, memory_plan.kv_gb),
-                threads=0 if gpu is not None else cores,
+                threads=0 if gpu is not None else cpu_threads(self.engine),
                 gpu_memory_utilization=0.9 if gpu is None else min(0.92, memory_plan.memory_gb[name] / gpu),
                 sleep_level=memory_plan.sleep_level,
                 step_tokens=STEP_TOKENS if few_cores else 0,

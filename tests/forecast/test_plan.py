@@ -244,7 +244,9 @@ def test_clusters_and_adapters_are_planned(tmp_path: Path, monkeypatch) -> None:
         "a": "model-a", "b": {"model": "model-a", "adapter": "folder"}, "c": "model-c",
         "d": {"model": "model-d", "engine": {"kind": "ray", "replicas": 3, "gpus": 0.5}},
     }  # fmt: skip
-    recipe = make_recipe(committee={"models": models, "reviewers": 2}, engine={"kv_cache_gb": 1, "memory_gb": 10})
+    recipe = make_recipe(
+        committee={"models": models, "reviewers": 2}, engine={"kv_cache_gb": 1, "memory_gb": 10, "threads": 2}
+    )
     memory = memory_plan([recipe])
     assert memory.models == {"model-a": 2 + 0.5 + 1 + 2.5, "model-c": 2 + 1 + 2.5}
     assert (memory.together, memory.gpus) == (False, 1 + 1.5)

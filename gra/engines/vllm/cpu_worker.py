@@ -18,14 +18,15 @@ class TurnTakingWorker(CPUWorker):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._turns = open_turns()
+        turns = open_turns()
+        self._step = turns.step if turns else nullcontext
 
     def execute_model(self, *args: Any, **options: Any) -> Any:
         """Compute one step's states and logits."""
-        with self._turns.step() if self._turns else nullcontext():
+        with self._step():
             return super().execute_model(*args, **options)
 
     def sample_tokens(self, *args: Any, **options: Any) -> Any:
         """Draw the tokens of a step."""
-        with self._turns.step() if self._turns else nullcontext():
+        with self._step():
             return super().sample_tokens(*args, **options)
