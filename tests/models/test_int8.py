@@ -277,14 +277,16 @@ def test_recipe_serves_int8_weights_under_an_identity_of_their_own(tmp_path: Pat
     assert engine.settings.path != Path(folder)  # type: ignore[attr-defined]
 
 
-def test_forecast_plans_the_size_that_is_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("threads", "beside"), [(2, 3.5), (16, 4.5)])
+def test_forecast_plans_the_size_that_is_written(tmp_path: Path, threads: int, beside: float) -> None:
     up = np.ones((64, 4096), np.float32)
     folder = write(tmp_path / "m", {"model.layers.0.mlp.up_proj.weight": ("BF16", up)})
     model = resolve(folder)
     planned = int8_gb(model)
-    plans = [memory_plan([recipe_on(folder, **engine)]).models[folder] for engine in ({}, {"weights": "int8"})]
+    recipes = [recipe_on(folder, threads=threads, **engine) for engine in ({}, {"weights": "int8"})]
+    plans = [memory_plan([recipe]).models[folder] for recipe in recipes]
     assert not list((tmp_path / "cache").glob("int8/*"))
-    assert plans[1] == pytest.approx(planned + 4.5)
+    assert plans[1] == pytest.approx(planned + beside)
     made = int8_model(model, quiet)
     assert planned == pytest.approx(serving.weights_gb(made.path, on_gpu=False), rel=0.01)
     assert plans[0] is not None
