@@ -65,12 +65,14 @@ class RoundsConfig(Section):
     quotas: Literal["even"] | dict[str, Annotated[float, Field(ge=0)]] | None = None
     parent_count: int = Field(2, ge=2, le=8)  # parents of a candidate; a smaller domain gives all that it has
     draw: Literal["uniform", "thin"] = "uniform"  # thin: samples with distant neighbors become parents more often
+    siblings: int = Field(1, ge=1, le=16)  # candidates that share their parents, so that prompts are read once
     # How long a response is: as the prompt says, as the longest of the parents' responses, or as these are shown.
     response_length: Literal["prompt", "parents", "examples"] = "prompt"
 
     def parent_key_in_use(self) -> str | None:
         """Return a key about parents that differs from its default; None where there is none."""
-        defaults = {name: type(self).model_fields[name].default for name in ("parent_count", "draw", "response_length")}
+        names = ("parent_count", "draw", "siblings", "response_length")
+        defaults = {name: type(self).model_fields[name].default for name in names}
         return next((name for name, value in defaults.items() if getattr(self, name) != value), None)
 
 

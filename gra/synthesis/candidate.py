@@ -116,6 +116,7 @@ async def generate_candidate(
     index: int,
     domain: str | None = None,
     weights: Mapping[str, Sequence[int]] = MappingProxyType({}),
+    first: int | None = None,
 ) -> Candidate:
     """Generate one new sample and decide it.
 
@@ -127,17 +128,19 @@ async def generate_candidate(
         index: the candidate's index within the round, from 0.
         domain: the candidate's domain; None takes the domains in turn.
         weights: by domain, how often each of the samples is drawn; a domain without weights draws evenly.
+        first: the index of the candidate whose parents it shares (`rounds.siblings`); None draws its own.
 
     Returns:
         The candidate in a terminal state, with a reason.
     """
     recipe = settings.recipe
     domain = domain or domain_in_turn(recipe, parents, round_, index)
-    drawn = draw_parents(recipe, parents[domain], round_, index, weights.get(domain))
+    first = index if first is None else first
+    drawn = draw_parents(recipe, parents[domain], round_, first, weights.get(domain))
     run = _start(settings, broker, candidate_id(round_, index), round_, index, domain, drawn)
     if recipe.self_guide is not None:
         return await _finish(run, run.guide(parents[domain], recipe.self_guide))
-    return await _finish(run, run.generate(drawn))
+    return await _finish(run, run.generate(drawn, sibling=index - first))
 
 
 async def refine_seed(settings: CandidateSettings, broker: Broker, index: int, seed: Seed) -> Candidate:
@@ -206,13 +209,14 @@ class _CandidateRun:
         self.recorder = recorder
         self.candidate = begun
 
-    async def generate(self, parents: Sequence[Seed]) -> Candidate:
-        """Write keywords, an instruction and a response (section 3.1)."""
+    async def generate(self, parents: Sequence[Seed], *, sibling: int = 0) -> Candidate:
+        """Write keywords, an instruction and a response (section 3.1); each number `sibling` is a draw of its own."""
         generator, domain, recipe = self.roles.generator, self.candidate.domain, self.settings.recipe
         # A small pool often gives the same two parents; the draw number then makes the keywords differ.
         keywords = await new_keywords(self.recorder, generator, domain, parents, drawn=self.candidate.index)
         self.candidate = replace(self.candidate, keywords=keywords)
-        written = await write_instruction(self.recorder, generator, domain, keywords, parents, recipe.rounds.parents)
+        show = recipe.rounds.parents
+        written = await write_instruction(self.recorder, generator, domain, keywords, parents, show, drawn=sibling)
         random = rng(recipe.seed, self.candidate.round, self.candidate.index, "form")
         instruction = add_format_constraint(written, domain, recipe.format_constraints, random)
         self.candidate = replace(self.candidate, instruction=instruction)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 from gra.core.types import Seed
@@ -55,7 +56,14 @@ async def new_keywords(
 
 
 async def write_instruction(
-    recorder: CallRecorder, generator: Member, domain: str, keywords: Sequence[str], parents: Sequence[Seed], show: str
+    recorder: CallRecorder,
+    generator: Member,
+    domain: str,
+    keywords: Sequence[str],
+    parents: Sequence[Seed],
+    show: str,
+    *,
+    drawn: int = 0,
 ) -> str:
     """Write an instruction about the keywords.
 
@@ -67,17 +75,16 @@ async def write_instruction(
         parents: samples of the domain that serve as examples.
         show: what the generator sees of the parents, `summaries` (the paper), `instructions`, or `examples`: requests
             for the parents' instructions with these as answers.
+        drawn: the number of the draw; siblings with the same keywords write instructions of their own.
     """
+    ask = partial(generator.call, role=CallPurpose.GENERATOR, candidate=recorder.candidate, sample=drawn)
     if show == "examples":
         asked = [render(_EXAMPLE, keywords=parent.keywords) for parent in parents]
         shown = _turns(asked, [parent.instruction for parent in parents])
-        call = generator.call(
-            render(_EXAMPLE, keywords=keywords), Text(), role=CallPurpose.GENERATOR, candidate=recorder.candidate
-        )
+        call = ask(render(_EXAMPLE, keywords=keywords), Text())
         return str((await recorder.ask(_after(shown, call))).value).strip()
     prompt = _render_parents("instruction", parents, domain=domain, hint=hint(domain), keywords=keywords, show=show)
-    call = generator.call(prompt, INSTRUCTION, role=CallPurpose.GENERATOR, candidate=recorder.candidate)
-    answer = await recorder.ask(call)
+    answer = await recorder.ask(ask(prompt, INSTRUCTION))
     return str(answer.value["exercise"]).strip()
 
 

@@ -21,11 +21,29 @@ _NEIGHBORS = 5  # rows whose distance says how thin the embedding space is aroun
 
 def domain_in_turn(recipe: SynthesisRecipe, parents: Pool, round_: int, index: int) -> str:
     """Return the domain whose turn it is; the domains' order is drawn anew for every cycle."""
+    domains = _domains_with_parents(recipe, parents)
+    cycle, place = divmod(index, len(domains))
+    return _domain_order(recipe.seed, round_, cycle, domains)[place]
+
+
+def first_sibling(recipe: SynthesisRecipe, parents: Pool, round_: int, index: int) -> int:
+    """Return the candidate whose parents another one shares, where domains take turns (`rounds.siblings`).
+
+    Returns:
+        The index of the first of its siblings, which is its own for that one.
+    """
+    domains = _domains_with_parents(recipe, parents)
+    cycle, place = divmod(index, len(domains))
+    first = cycle - cycle % recipe.rounds.siblings
+    domain = _domain_order(recipe.seed, round_, cycle, domains)[place]
+    return first * len(domains) + _domain_order(recipe.seed, round_, first, domains).index(domain)
+
+
+def _domains_with_parents(recipe: SynthesisRecipe, parents: Pool) -> tuple[str, ...]:
     domains = tuple(domain for domain in recipe.domains if len(parents.get(domain, ())) >= 2)
     if not domains:
         raise DataError("every candidate needs two parents, and no domain has two seeds with keywords and a summary")
-    cycle, place = divmod(index, len(domains))
-    return _domain_order(recipe.seed, round_, cycle, domains)[place]
+    return domains
 
 
 @lru_cache(maxsize=64)
@@ -51,7 +69,7 @@ def draw_parents(
         recipe: the arm's recipe.
         samples: the samples of the candidate's domain that can be parents.
         round_: the round's number.
-        index: the candidate's index within the round.
+        index: the candidate's index within the round, or that of its first sibling.
         weights: of each sample (see `thin_weights`); None draws evenly.
     """
     random, count = rng(recipe.seed, round_, index, "parents"), min(recipe.rounds.parent_count, len(samples))

@@ -27,7 +27,7 @@ from gra.synthesis.call_names import candidate_id, index_of
 from gra.synthesis.candidate import CandidateSettings, generate_candidate
 from gra.synthesis.records import Disposition, FinishedCandidate, RecordedCandidates
 from gra.synthesis.rounds.dedup import RoundDedup
-from gra.synthesis.rounds.parents import Pool, domain_in_turn, eligible, thin_weights
+from gra.synthesis.rounds.parents import Pool, domain_in_turn, eligible, first_sibling, thin_weights
 from gra.synthesis.rounds.quotas import ROUND_FULL, Quotas
 
 _FIRST = 4  # candidates begun at once at the start of a round
@@ -95,6 +95,8 @@ class Round:
             drawn |= settings.recipe.dedup.model_dump(include={"embedder", "text"})
         if rounds.response_length != "prompt":
             drawn["response_length"] = rounds.response_length
+        if rounds.siblings != 1:
+            drawn["siblings"] = rounds.siblings
         self._scope = digest([settings.fingerprint, drawn, samples])
         self._pooled = [sample for samples in pool.values() for sample in samples]
         self._embedder = embedder
@@ -125,7 +127,8 @@ class Round:
             on_end: is called with each candidate that ended.
         """
         rounds, dedup = self._settings.recipe.rounds, self._settings.recipe.dedup
-        asked = [rounds.model_dump(exclude={"count", "response_length"}), dedup.model_dump()]  # that is in the scope
+        in_scope = {"response_length", "siblings"}
+        asked = [rounds.model_dump(exclude={"count", *in_scope}), dedup.model_dump()]
         name, scope = f"round-{self._number}", digest([self._scope, asked])
         recorded = self._ledger.candidate_record(name, scope)
         if recorded and "stopped" in recorded:
@@ -289,8 +292,12 @@ class Round:
 
     async def _generate(self, index: int, domain: str) -> Candidate:
         """Generate a candidate and record its verdict."""
+        recipe, number = self._settings.recipe, self._number
+        first = self._quotas.first_sibling(index, recipe.rounds.siblings)
+        if first is None:
+            first = first_sibling(recipe, self._parents, number, index)
         candidate = await generate_candidate(
-            self._settings, self._broker, self._parents, self._number, index, domain, self._weights
+            self._settings, self._broker, self._parents, number, index, domain, self._weights, first
         )
         await self._ledger.conclude(candidate.id, candidate.to_json(), self._scope)
         return candidate
