@@ -1,6 +1,6 @@
 """Measure what it saves to compute the vocabulary only at the tokens of choices.
 
-Run as: python benchmarks/choice_positions.py MODEL_FOLDER [--suite eval/suites/quickstart.yaml] [--json FILE]
+Run as: python benchmarks/choice_positions.py MODEL_FOLDER [--suite eval/suites/study.yaml] [--json FILE]
 
 Choices of several lengths share a batch, so shorter ones are padded. A small model with a large vocabulary spends most
 of its work on the vocabulary. Both ways weigh the same items in turns (`_head_at` in gra/evaluation/hf_backend.py).
@@ -33,7 +33,7 @@ def everywhere(_: Any, where: torch.Tensor) -> Iterator[Callable[[torch.Tensor],
 
 def main(
     folder: Annotated[Path, typer.Argument(metavar="MODEL_FOLDER", exists=True)],
-    suite_file: Annotated[Path, typer.Option("--suite")] = Path("eval/suites/quickstart.yaml"),
+    suite_file: Annotated[Path, typer.Option("--suite")] = Path("eval/suites/study.yaml"),
     turns: Annotated[int, typer.Option(help="of each way")] = 3,
     json_file: Annotated[Path | None, typer.Option("--json", help="also write the rows to FILE")] = None,
 ) -> None:

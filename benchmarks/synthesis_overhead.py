@@ -37,7 +37,8 @@ from gra.synthesis.run import make_job, run_jobs
 BARE = """
 import json, sys, time
 from pathlib import Path
-from gra.engines.vllm.worker import engine_arguments, sampling_params
+from gra.engines.vllm.start import engine_arguments
+from gra.engines.vllm.worker import sampling_params
 settings, calls = json.loads(Path(sys.argv[1]).read_text())
 from transformers import AutoTokenizer
 from vllm import LLM

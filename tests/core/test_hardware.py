@@ -17,7 +17,7 @@ from training_tiny import make_student
 from gra.config.committee import EngineConfig
 from gra.core import hardware
 from gra.core.progress import View
-from gra.engines.vllm import worker
+from gra.engines.vllm import start
 from gra.engines.vllm.engine import VllmSettings
 from gra.serving.memory import engine_gb
 from gra.serving.models import find_models, weights_gb
@@ -55,7 +55,7 @@ def test_only_bfloat16_on_such_a_cpu_is_computed_in_another_type(slow_bfloat16: 
 def test_engine_computes_in_float32_and_its_cache_holds_as_many_tokens(slow_bfloat16: None) -> None:
     def engine(threads: int) -> Any:
         settings = VllmSettings(Path("weights"), max_model_len=512, kv_cache_gb=1.0, threads=threads, concurrency=8)
-        given = worker.engine_arguments(asdict(settings) | {"path": "weights"})
+        given = start.engine_arguments(asdict(settings) | {"path": "weights"})
         return given["dtype"], given["kv_cache_memory_bytes"]
 
     assert [engine(2), engine(0)] == [("float32", 2 * 2**30), ("bfloat16", 2**30)]

@@ -21,15 +21,15 @@ from gra.evaluation.suite import draw, load_suite, load_tasks, suite_digest
 from gra.evaluation.task import RowTask, Sample, SampleOutput, SampleScore
 
 
-@pytest.mark.parametrize("name", ["quickstart", "smoke"])
-def test_shipped_suites_are_valid(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "benchmarks"), [("quickstart", {"sciq"}), ("study", {"arc_easy", "sciq"}), ("smoke", {"arc_easy"})]
+)
+def test_shipped_suites_are_valid(name: str, benchmarks: set[str]) -> None:
     suite = load_suite(ROOT / "eval" / "suites" / f"{name}.yaml")
     own = suite.model_copy(update={"tasks": [t for t in suite.tasks if not t.data.startswith("catalog:")]})
     (loaded,) = load_tasks(own)
     assert len(loaded.samples) == (loaded.config.limit or 120)
-    assert {task.data for task in suite.tasks} - {loaded.config.data} == (
-        {"catalog:arc_easy", "catalog:sciq"} if name == "quickstart" else {"catalog:arc_easy"}
-    )
+    assert {task.data for task in suite.tasks} - {loaded.config.data} == {f"catalog:{name}" for name in benchmarks}
 
 
 def test_the_draw_depends_on_ids_and_seed_only_and_serves_every_category() -> None:

@@ -341,8 +341,11 @@ SELF_GUIDE = {
         ({"on_cutoff": "shorter"} | SELF_GUIDE, "leave `on_cutoff` out"),
         ({"rounds": {"response_length": "parents"}} | SELF_GUIDE, "leave `rounds.response_length` out"),
         ({"rounds": {"draw": "thin"}} | SELF_GUIDE, "leave `rounds.draw` out"),
+        ({"rounds": {"siblings": 2}} | SELF_GUIDE, "leave `rounds.siblings` out"),
+        ({"rounds": {"siblings": 2}, "arm": "vanilla", "committee": None}, "`arm: vanilla` has none; leave it out"),
         ({"rounds": {"draw": "thin"}, "arm": "vanilla", "committee": None}, "`arm: vanilla` has none; leave it out"),
         ({"rounds": {"parent_count": 1}}, "greater than or equal to 2"),
+        ({"rounds": {"siblings": 0}}, "greater than or equal to 1"),
     ],
 )
 def test_impossible_keys_are_refused(changes: dict[str, Any], words: str) -> None:

@@ -1,6 +1,6 @@
 """Compute vLLM's steps on a CPU in turns with other engines; vLLM loads this class by its name.
 
-It is named in `engine_arguments` of `worker.py`, and imported in vLLM's own process only.
+It is named in `engine_arguments` of `start.py`, and imported in vLLM's own process only.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Run vLLM as the child process of the vLLM engine: `python -m gra.engines.vllm.worker SOCKET_FD`.
 
 The process reads one line of settings and loads the model and its adapters. It answers one JSON line per call or order
-(sleep, wake). Names that vLLM has renamed between releases are used in this module only, and asserted by
+(sleep, wake). Names that vLLM has renamed between releases are used in this folder only, and asserted by
 `tests/engines/vllm/test_surface.py`. The process ends when the socket closes, so that it never outlives its parent.
 In every case vLLM's own processes end with it.
 """
@@ -21,68 +21,18 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from gra.core.hardware import computing_type, width
 from gra.core.processes.rendering import limited_rendering
+from gra.engines.vllm.start import engine_arguments, start_engine
 
 _MAX_LINE = 64 * 2**20
-# The ranks that vLLM reserves memory for, and the adapters that it computes with at once; others wait in memory.
-LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-_ADAPTERS_AT_ONCE = 8
 # A text whose log-likelihood is measured before a model sleeps and after it wakes. The tolerance is in nats per token.
 # Rounding moves it by thousandths; wrong weights move it by whole nats.
 _REFERENCE_TEXT = (
     "The capital of France is Paris, and two and two make four. Water boils at one hundred degrees Celsius."
 )
 _REFERENCE_TOLERANCE = 0.05
-_TURN_TAKING_WORKER = "gra.engines.vllm.cpu_worker.TurnTakingWorker"
 _BEFORE_ALL_CALLS = -1  # vLLM's priority of the reference text; calls have 0
 _MOMENT_S = 0.05
-
-
-def engine_arguments(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return vLLM's arguments for the settings of the engine."""
-    on_gpu = settings["threads"] == 0
-    arguments: dict[str, Any] = {
-        "model": settings["path"],
-        "dtype": computing_type("bfloat16", on_gpu=on_gpu),
-        "max_model_len": settings["max_model_len"],
-        "max_num_seqs": settings["concurrency"],
-        "enable_prefix_caching": True,
-        "enforce_eager": not on_gpu,
-        "kv_cache_memory_bytes": int(settings["kv_cache_gb"] * 2**29) * width("bfloat16", on_gpu=on_gpu),
-        # Probabilities among the allowed labels only, normalized by vLLM itself.
-        "logprobs_mode": "processed_logprobs",
-        # Sampling comes from the recipe, never from a file that travels with the weights.
-        "generation_config": "vllm",
-    }
-    if settings.get("rewards"):
-        arguments |= {"runner": "pooling", "convert": "classify"}
-        del arguments["enable_prefix_caching"]  # vLLM knows which of these models can; an encoder cannot
-    if settings["adapters"]:
-        # In a mixed batch on a CPU, vLLM computes calls without an adapter by the last place (index -1). So there is
-        # one place more than adapters. It stays empty, and the model answers without an adapter.
-        places = min(_ADAPTERS_AT_ONCE, len(settings["adapters"])) if on_gpu else len(settings["adapters"]) + 1
-        arguments |= {
-            "enable_lora": True,
-            "max_lora_rank": next(rank for rank in LORA_RANKS if rank >= settings["lora_rank"]),
-            "max_loras": places,
-            "max_cpu_loras": max(places, len(settings["adapters"])),
-            # Only the adapted modules: where the output layer may be adapted, vLLM fails at prompt logprobs.
-            "lora_target_modules": list(settings["lora_modules"]),
-        }
-    if settings["sleep_level"]:
-        arguments["scheduling_policy"] = "priority"  # calls stay in the order of arrival, behind the reference text
-    if not on_gpu:
-        # The CPU default of 128 tokens is longer than most shared prefixes, so nothing would be cached.
-        arguments["block_size"] = 32
-        if settings.get("step_tokens") and not settings.get("rewards"):
-            arguments["max_num_batched_tokens"] = max(settings["step_tokens"], settings["concurrency"])
-        if settings.get("cores_file"):
-            arguments["worker_cls"] = _TURN_TAKING_WORKER
-    if on_gpu:
-        arguments["gpu_memory_utilization"] = settings["gpu_memory_utilization"]
-        arguments["enable_sleep_mode"] = settings["sleep_level"] > 0
-    return arguments
 
 
 class Worker:
@@ -90,12 +40,9 @@ class Worker:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         from transformers import AutoTokenizer
-        from vllm import AsyncEngineArgs
         from vllm.lora.request import LoRARequest
-        from vllm.v1.engine.async_llm import AsyncLLM
 
-        arguments = engine_arguments(settings)
-        self.engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        self.engine = start_engine(engine_arguments(settings))
         self.tokenizer = AutoTokenizer.from_pretrained(settings["path"], local_files_only=True, trust_remote_code=False)
         self.max_model_len = int(settings["max_model_len"])
         self.tasks: dict[int, asyncio.Task[None]] = {}

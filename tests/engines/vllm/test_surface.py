@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 import pytest
 
+from gra.engines.vllm import start
 from gra.engines.vllm import worker as vllm_worker
 from gra.engines.vllm.engine import VllmSettings, child_environment
 
@@ -39,7 +40,7 @@ def test_every_engine_argument_exists(installed: Any, threads: int, adapters: di
         lora_modules=("q_proj",),
         sleep_level=1,
     )
-    given = vllm_worker.engine_arguments(asdict(settings) | {"path": str(tmp_path)})
+    given = start.engine_arguments(asdict(settings) | {"path": str(tmp_path)})
     assert given.get("enable_sleep_mode", False) is (threads == 0)  # vLLM refuses it on a CPU
     assert given["scheduling_policy"] == "priority"
     assert given.get("max_lora_rank") == (16 if adapters else None)
@@ -56,13 +57,23 @@ def test_engines_on_shared_cores_use_a_worker_that_computes_in_turns(installed: 
     from gra.engines.vllm.cpu_worker import TurnTakingWorker
 
     shared = asdict(replace(SETTINGS, cores_file="cores", step_tokens=4)) | {"path": "weights"}
-    given = vllm_worker.engine_arguments(shared)
+    given = start.engine_arguments(shared)
     assert given["worker_cls"] == f"{TurnTakingWorker.__module__}.{TurnTakingWorker.__qualname__}"
     assert given["max_num_batched_tokens"] == 8  # as many as calls that are answered at once
-    assert not {"worker_cls", "max_num_batched_tokens"} & set(vllm_worker.engine_arguments(asdict(SETTINGS)))
+    assert not {"worker_cls", "max_num_batched_tokens"} & set(start.engine_arguments(asdict(SETTINGS)))
     for method in ("execute_model", "sample_tokens"):
         assert callable(getattr(CPUWorker, method))
     assert child_environment(replace(SETTINGS, cores_file="cores"))["GRA_CORES_FILE"] == "cores"
+
+
+def test_an_engine_core_is_forked_after_its_settings_are_known(installed: Any) -> None:
+    from vllm import envs
+    from vllm.utils.system_utils import get_mp_context
+
+    assert callable(installed.vllm.AsyncEngineArgs.create_engine_config)
+    assert next(iter(inspect.signature(installed.AsyncLLM.from_vllm_config).parameters)) == "vllm_config"
+    assert "VLLM_WORKER_MULTIPROC_METHOD" in envs.environment_variables
+    assert "VLLM_WORKER_MULTIPROC_METHOD" in inspect.getsource(get_mp_context)
 
 
 def test_every_sampling_option_exists_and_means_what_it_did(installed: Any) -> None:
@@ -118,7 +129,7 @@ def test_adapters_and_sleep_have_the_names_we_use(installed: Any) -> None:
     from vllm.lora.request import LoRARequest
     from vllm.v1.engine import PauseMode
 
-    assert get_args(MaxLoRARanks) == vllm_worker.LORA_RANKS
+    assert get_args(MaxLoRARanks) == start.LORA_RANKS
     assert LoRARequest(lora_name="a", lora_int_id=1, lora_path="folder").lora_int_id == 1
     parameters = {
         name: list(inspect.signature(getattr(installed.AsyncLLM, name)).parameters)[1:]
@@ -262,7 +273,7 @@ def test_reward_models_are_pooled_under_the_names_we_use(installed: Any, tmp_pat
     from vllm.outputs import PoolingOutput, PoolingRequestOutput
     from vllm.tasks import PoolingTask
 
-    given = vllm_worker.engine_arguments(asdict(replace(SETTINGS, rewards=True)) | {"path": str(tmp_path)})
+    given = start.engine_arguments(asdict(replace(SETTINGS, rewards=True)) | {"path": str(tmp_path)})
     assert not set(given) - set(inspect.signature(installed.vllm.AsyncEngineArgs).parameters)
     installed.vllm.AsyncEngineArgs(**given)
     assert "classify" in get_args(PoolingTask)

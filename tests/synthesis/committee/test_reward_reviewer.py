@@ -23,6 +23,7 @@ from gra.engines.broker import Broker, EnginePool
 from gra.engines.mock import MockEngine
 from gra.engines.openai_server.engine import OpenAIEngine, ServerSettings
 from gra.engines.types import Call, Completion, Fault, ModelId, Reward, SamplingSettings
+from gra.engines.vllm import start
 from gra.engines.vllm import worker as vllm_worker
 from gra.engines.vllm.engine import VllmSettings
 from gra.forecast.memory import memory_plan
@@ -284,7 +285,7 @@ def test_engine_arguments_of_a_reward_model_pool() -> None:
     from dataclasses import asdict, replace
 
     settings = VllmSettings(Path("weights"), 512, 1.0, 2, 8)
-    text, reward = (vllm_worker.engine_arguments(asdict(replace(settings, rewards=r))) for r in (False, True))
+    text, reward = (start.engine_arguments(asdict(replace(settings, rewards=r))) for r in (False, True))
     assert "runner" not in text
     assert (reward["runner"], reward["convert"]) == ("pooling", "classify")
     assert reward.keys() ^ text.keys() == {"runner", "convert", "enable_prefix_caching"}
