@@ -33,7 +33,7 @@ RANKS = [
 HEAVY = {"torch", "transformers", "vllm", "lm_eval", "wandb", "trl", "peft", "datasets", "sentence_transformers",
          "accelerate", "deepspeed", "matplotlib", "sympy", "math_verify", "ray", "flwr"}  # fmt: skip
 ONLY = {"wandb": "tracking.py", "lm_eval": "evaluation/lm_eval.py",
-        "vllm": "engines/vllm/worker.py engines/vllm/cpu_worker.py",
+        "vllm": "engines/vllm/start.py engines/vllm/worker.py engines/vllm/cpu_worker.py",
         "math_verify": "checks/answers.py", "ray": "engines/ray.py",
         "flwr": "training/federation/flower.py"}  # fmt: skip
 # No file names where packages are downloaded from, nor a path of the machine it was written on.
@@ -137,7 +137,7 @@ def test_statistics_import_numpy_only() -> None:
 
 @pytest.mark.parametrize(("library", "homes"), ONLY.items())
 def test_one_module_speaks_to_each_heavy_library(library: str, homes: str) -> None:
-    """vLLM has two: it loads its worker for CPUs by name, in another process."""
+    """vLLM has three: one starts it, one asks it, and vLLM loads its worker for CPUs by name, in another process."""
     importers = {
         path.relative_to(PACKAGE).as_posix()
         for path in modules()

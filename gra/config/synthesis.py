@@ -335,6 +335,10 @@ class SynthesisRecipe(Section):
                 f"{rounds.max_candidates}`: every accepted row is one candidate. Raise `max_candidates`, or lower "
                 "`accept`"
             )
+        if rounds.siblings > 1 and rounds.quotas is not None:
+            raise ValueError(
+                "`rounds.siblings` needs domains that take turns, and `rounds.quotas` plans them; leave one of them out"
+            )
         if self.arm_spec.writes_rounds and self.seeds.limit == 1:
             raise ValueError("`seeds.limit: 1` leaves one seed, and a candidate needs two parents; raise it")
         if self.arm_spec.writes_rounds and rounds.quotas == "even" and rounds.accept < len(self.domains):

@@ -346,6 +346,10 @@ SELF_GUIDE = {
         ({"rounds": {"draw": "thin"}, "arm": "vanilla", "committee": None}, "`arm: vanilla` has none; leave it out"),
         ({"rounds": {"parent_count": 1}}, "greater than or equal to 2"),
         ({"rounds": {"siblings": 0}}, "greater than or equal to 1"),
+        (
+            {"rounds": {"siblings": 2, "quotas": "even"}},
+            "needs domains that take turns, and `rounds.quotas` plans them",
+        ),
     ],
 )
 def test_impossible_keys_are_refused(changes: dict[str, Any], words: str) -> None:

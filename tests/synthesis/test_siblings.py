@@ -6,7 +6,6 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scripted_rounds import check_ended_once, run
@@ -14,8 +13,7 @@ from scripted_run import answer_by_content, make_recipe, make_seeds, said
 
 from gra.core.types import Candidate, Seed
 from gra.engines.types import Call, Completion
-from gra.synthesis.rounds.parents import domain_in_turn, first_sibling
-from gra.synthesis.rounds.quotas import Quotas
+from gra.synthesis.rounds.parents import domain_in_turn, draw_parents, first_sibling
 
 DOMAINS = ["qa", "math", "coding"]
 
@@ -44,16 +42,6 @@ def test_siblings_follow_each_other_in_their_domain(siblings: int, seed: int, co
         assert firsts == list(range(count))
 
 
-@given(st.integers(1, 16), st.lists(st.dictionaries(st.sampled_from(["qa", "math"]), st.integers(0, 5)), min_size=1))
-def test_siblings_of_planned_domains(siblings: int, batches: list[dict[str, int]]) -> None:
-    quotas = Quotas(recipe_of(siblings, accept=400, max_candidates=4000, quotas={"qa": 1, "math": 3}), 1)
-    for have in batches:
-        quotas.plan(Counter(have))
-    count = next(index for index in range(100_000) if not quotas.planned(index))
-    firsts = [quotas.first_sibling(index, siblings) for index in range(count)]
-    check_groups(firsts, [str(quotas.domain(index)) for index in range(count)], siblings)  # type: ignore[arg-type]
-
-
 def parents_by_group(candidates: list[Candidate], siblings: int) -> list[set[tuple[str, ...]]]:
     """Return the different parents of each group of siblings."""
     groups: dict[tuple[str, int], set[tuple[str, ...]]] = defaultdict(set)
@@ -64,8 +52,7 @@ def parents_by_group(candidates: list[Candidate], siblings: int) -> list[set[tup
     return list(groups.values())
 
 
-@pytest.mark.parametrize("quotas", [None, {"qa": 1, "math": 2}])
-def test_siblings_share_parents_and_write_their_own(tmp_path: Path, quotas: dict[str, float] | None) -> None:
+def test_siblings_share_parents_and_write_their_own(tmp_path: Path) -> None:
     calls: list[Call] = []
 
     def script(call: Call) -> Completion:
@@ -74,7 +61,7 @@ def test_siblings_share_parents_and_write_their_own(tmp_path: Path, quotas: dict
             return said('{"keywords": ["the", "same", "three"]}')
         return answer_by_content(call)
 
-    result = run(tmp_path, recipe_of(3, quotas=quotas), 8, script, seeds=make_seeds(9))
+    result = run(tmp_path, recipe_of(3), 8, script, seeds=make_seeds(9))
     check_ended_once(result)
     groups = parents_by_group(result.candidates, 3)
     assert {len(group) for group in groups} == {1}
@@ -92,10 +79,11 @@ def test_siblings_share_parents_and_write_their_own(tmp_path: Path, quotas: dict
 
 def test_each_candidate_draws_its_own_parents_by_default(tmp_path: Path) -> None:
     recipe = make_recipe(rounds={"count": 1, "accept": 24, "max_candidates": 24})
-    made, named = (run(tmp_path, one, 8, seeds=make_seeds(9)) for one in (recipe, recipe_of(1)))
-    shared = zip(made.candidates, named.candidates, strict=False)
-    assert all(one.parents == other.parents for one, other in shared)
-    assert max(len(group) for group in parents_by_group(made.candidates, 3)) == 3
+    seeds = make_seeds(9)
+    made = run(tmp_path, recipe, 8, seeds=seeds).candidates
+    pool = {domain: [seed for seed in seeds if seed.domain == domain] for domain in recipe.domains}
+    own = [draw_parents(recipe, pool[c.domain], 1, c.index) for c in made]
+    assert [c.parents for c in made] == [tuple(parent.id for parent in parents) for parents in own]
 
 
 def test_verdicts_of_another_number_of_siblings_are_not_used(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def start_engine(arguments: dict[str, Any]) -> Any:
     from vllm.v1.engine.async_llm import AsyncLLM
 
     config = AsyncEngineArgs(**arguments).create_engine_config()
-    if "libiomp5" in os.environ.get("LD_PRELOAD", ""):
+    if config.device_config.device_type == "cpu" and "libiomp5" in os.environ.get("LD_PRELOAD", ""):
         # On a CPU vLLM asks for a process that imports everything again, since GNU's OpenMP cannot go on after a fork.
         # Intel's can. That saves 10 s of a start.
         os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"

@@ -27,7 +27,7 @@ def domain_in_turn(recipe: SynthesisRecipe, parents: Pool, round_: int, index: i
 
 
 def first_sibling(recipe: SynthesisRecipe, parents: Pool, round_: int, index: int) -> int:
-    """Return the candidate whose parents another one shares, where domains take turns (`rounds.siblings`).
+    """Return the candidate whose parents another one shares (`rounds.siblings`); domains take turns.
 
     Returns:
         The index of the first of its siblings, which is its own for that one.

@@ -8,8 +8,7 @@ before the batch that still runs. So it depends on the candidates' order alone, 
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable
 
 from gra.config.synthesis import SynthesisRecipe
@@ -40,7 +39,6 @@ class Quotas:
         self._seed = recipe.seed
         self._number = number
         self._plan: list[str] = []  # the domains of the candidates planned so far
-        self._places: dict[str, list[int]] = defaultdict(list)  # their indices by domain, ascending
         self._needs = 0  # candidates before the last batch
 
     def missing(self, kept: Counter[str]) -> int:
@@ -77,14 +75,6 @@ class Quotas:
         """Return the domain of a planned candidate; None where domains take turns."""
         return None if self.rows is None else self._plan[index]
 
-    def first_sibling(self, index: int, siblings: int) -> int | None:
-        """Return the first of a planned candidate's siblings in its domain; None where domains take turns."""
-        if self.rows is None:
-            return None
-        places = self._places[self._plan[index]]
-        rank = bisect_left(places, index)
-        return places[rank - rank % siblings]
-
     @property
     def needs(self) -> int:
         """How many candidates must have ended before more can be planned."""
@@ -111,6 +101,4 @@ class Quotas:
         batch = [domain for domain, count in counts.items() for _ in range(count)]
         rng(self._seed, self._number, len(self._plan), "quotas").shuffle(batch)
         self._needs = len(self._plan)
-        for place, domain in enumerate(batch, start=len(self._plan)):
-            self._places[domain].append(place)
         self._plan += batch

@@ -293,9 +293,7 @@ class Round:
     async def _generate(self, index: int, domain: str) -> Candidate:
         """Generate a candidate and record its verdict."""
         recipe, number = self._settings.recipe, self._number
-        first = self._quotas.first_sibling(index, recipe.rounds.siblings)
-        if first is None:
-            first = first_sibling(recipe, self._parents, number, index)
+        first = first_sibling(recipe, self._parents, number, index) if recipe.rounds.siblings > 1 else index
         candidate = await generate_candidate(
             self._settings, self._broker, self._parents, number, index, domain, self._weights, first
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from gra.engines.vllm.engine import VllmSettings, child_environment
 
 pytestmark = pytest.mark.slow  # imports vLLM, which a real run does in test_end_to_end.py
 
+METHOD = "VLLM_WORKER_MULTIPROC_METHOD"
 SETTINGS = VllmSettings(Path("weights"), max_model_len=512, kv_cache_gb=1.0, threads=2, concurrency=8)
 
 
@@ -66,14 +68,29 @@ def test_engines_on_shared_cores_use_a_worker_that_computes_in_turns(installed: 
     assert child_environment(replace(SETTINGS, cores_file="cores"))["GRA_CORES_FILE"] == "cores"
 
 
-def test_an_engine_core_is_forked_after_its_settings_are_known(installed: Any) -> None:
+@pytest.mark.parametrize(
+    ("device", "preloaded", "method"),
+    [("cpu", "/lib/libiomp5.so", "fork"), ("cpu", "", "spawn"), ("cuda", "/lib/libiomp5.so", "spawn")],
+)
+def test_engine_core_is_forked_on_a_cpu_where_openmp_allows_it(
+    installed: Any, monkeypatch: pytest.MonkeyPatch, device: str, preloaded: str, method: str
+) -> None:
+    config = SimpleNamespace(device_config=SimpleNamespace(device_type=device))
+    monkeypatch.setenv("LD_PRELOAD", preloaded)
+    monkeypatch.setenv(METHOD, "spawn")  # as vLLM's CPU platform sets it
+    monkeypatch.setattr(installed.vllm, "AsyncEngineArgs", lambda: SimpleNamespace(create_engine_config=lambda: config))
+    monkeypatch.setattr(installed.AsyncLLM, "from_vllm_config", lambda given: (given, os.environ[METHOD]))
+    assert start.start_engine({}) == (config, method)
+
+
+def test_names_that_fork_an_engine_core_exist(installed: Any) -> None:
     from vllm import envs
     from vllm.utils.system_utils import get_mp_context
 
     assert callable(installed.vllm.AsyncEngineArgs.create_engine_config)
     assert next(iter(inspect.signature(installed.AsyncLLM.from_vllm_config).parameters)) == "vllm_config"
-    assert "VLLM_WORKER_MULTIPROC_METHOD" in envs.environment_variables
-    assert "VLLM_WORKER_MULTIPROC_METHOD" in inspect.getsource(get_mp_context)
+    assert METHOD in envs.environment_variables
+    assert METHOD in inspect.getsource(get_mp_context)
 
 
 def test_every_sampling_option_exists_and_means_what_it_did(installed: Any) -> None:
