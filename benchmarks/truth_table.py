@@ -16,7 +16,7 @@ from gra.synthesis.measuring.panel import FittedPanel, Panel, fit_panel
 
 Row = Mapping[str, Any]
 _DRAWS = 400
-GATE = 5.0  # even odds, as in the quickstart's recipe
+GATE = 5.0  # even odds, as in the study's recipes
 
 
 def print_tables(halves: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
