@@ -66,7 +66,7 @@ def start_engine(arguments: dict[str, Any]) -> Any:
 
     config = AsyncEngineArgs(**arguments).create_engine_config()
     if config.device_config.device_type == "cpu" and "libiomp5" in os.environ.get("LD_PRELOAD", ""):
-        # On a CPU vLLM asks for a process that imports everything again, since GNU's OpenMP cannot go on after a fork.
+        # On a CPU vLLM asks for a process that imports everything again. GNU's OpenMP cannot go on after a fork, but
         # Intel's can. That saves 10 s of a start.
         os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
     return AsyncLLM.from_vllm_config(config)
