@@ -38,16 +38,17 @@ def test_steps_never_overlap_and_every_engine_goes_on(tmp_path: Path, monkeypatc
                 time.sleep(step_s)
                 steps.append((name, begun, time.monotonic()))
 
-    engines = [threading.Thread(target=compute, args=args) for args in (("large", 0.02, 10), ("small", 0.002, 60))]
+    engines = [threading.Thread(target=compute, args=args) for args in (("large", 0.02, 20), ("small", 0.002, 120))]
     for engine in engines:
         engine.start()
     for engine in engines:
         engine.join()
     ordered = sorted(steps, key=lambda step: step[1])
-    assert len(ordered) == 70
+    assert len(ordered) == 140
     assert all(ends <= begins for (_, _, ends), (_, begins, _) in pairwise(ordered))
     turns = [name for place, (name, *_) in enumerate(ordered) if place == 0 or ordered[place - 1][0] != name]
-    assert len(turns) >= 8, "a turn is a few steps, and none waits until the other has nothing to do"
+    # One engine after the other would make two turns. How many more there are depends on how busy the machine is.
+    assert len(turns) >= 4, "a turn is a few steps, and none waits until the other has nothing to do"
 
 
 def test_an_engine_without_work_lets_another_compute(tmp_path: Path) -> None:
