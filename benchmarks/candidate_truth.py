@@ -20,6 +20,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 
 from gra.core.files import write_json
 
@@ -43,19 +44,13 @@ def auroc(scores: Numbers, share: Numbers) -> float:
     return float((above * weight).sum() / weight.sum()) if weight.sum() else float("nan")
 
 
-def ranks(scores: Sequence[float]) -> Numbers:
-    """Return mean ranks, so that scores of different scales can be added."""
-    values = np.asarray(scores, float)
-    return np.asarray([np.mean(np.flatnonzero(np.sort(values) == v)) for v in values])
-
-
 def measure(rows: Sequence[Row], names: Sequence[str]) -> dict[str, Any] | None:
     """Measure one score, or the mean rank of several, on the candidates that have all of them and the panel's."""
     used = [row for row in rows if all(name in row["scores"] for name in (*names, "panel"))]
     if len(used) < 10:
         return None
     share = np.array([right(row) for row in used])
-    scores = np.mean([ranks([row["scores"][name] for row in used]) for name in names], axis=0)
+    scores = np.mean([rankdata([row["scores"][name] for row in used]) for name in names], axis=0)
     panel = np.array([row["scores"]["panel"] for row in used], float)
     random, values, gains = np.random.default_rng(0), [], []
     for _ in range(DRAWS):
@@ -88,7 +83,7 @@ def main(
         for kind in ("closed", "open"):
             chosen = [r for r in rows if run in (r["run"], "all") and (r["domain"] in OPEN) == (kind == "open")]
             alone = sorted({name for row in chosen for name in row["scores"]} - {"panel"})
-            for names in (("panel",), *((name,) for name in alone), ("critic", "likely"), ("critic", "length")):
+            for names in (("panel",), *((name,) for name in alone), ("critic", "likely")):
                 if (facts := measure(chosen, names)) is None:
                     continue
                 found.append({"run": run, "domains": kind} | facts)

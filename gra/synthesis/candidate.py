@@ -54,7 +54,7 @@ from gra.synthesis.committee.verifiers import Verifier, VerifierInput, in_mode, 
 from gra.synthesis.decontamination import Decontaminator, decontaminate
 from gra.synthesis.format_constraints import add_format_constraint, repaired_responses
 from gra.synthesis.measuring.panel import OpenPanel, Panel, ask_panel, asked_in, panel_score
-from gra.synthesis.rounds.parents import Pool, domain_in_turn, draw_parents
+from gra.synthesis.rounds.parents import Pool, domain_in_turn, draw_parents, first_sibling
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,6 @@ async def generate_candidate(
     index: int,
     domain: str | None = None,
     weights: Mapping[str, Sequence[int]] = MappingProxyType({}),
-    first: int | None = None,
 ) -> Candidate:
     """Generate one new sample and decide it.
 
@@ -128,14 +127,13 @@ async def generate_candidate(
         index: the candidate's index within the round, from 0.
         domain: the candidate's domain; None takes the domains in turn.
         weights: by domain, how often each of the samples is drawn; a domain without weights draws evenly.
-        first: the index of the candidate whose parents it shares (`rounds.siblings`); None draws its own.
 
     Returns:
         The candidate in a terminal state, with a reason.
     """
     recipe = settings.recipe
     domain = domain or domain_in_turn(recipe, parents, round_, index)
-    first = index if first is None else first
+    first = first_sibling(recipe, parents, round_, index)
     drawn = draw_parents(recipe, parents[domain], round_, first, weights.get(domain))
     run = _start(settings, broker, candidate_id(round_, index), round_, index, domain, drawn)
     if recipe.self_guide is not None:

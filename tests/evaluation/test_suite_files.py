@@ -29,7 +29,7 @@ def test_shipped_suites_are_valid(name: str, benchmarks: set[str]) -> None:
     own = suite.model_copy(update={"tasks": [t for t in suite.tasks if not t.data.startswith("catalog:")]})
     (loaded,) = load_tasks(own)
     assert len(loaded.samples) == (loaded.config.limit or 120)
-    assert {task.data for task in suite.tasks} - {loaded.config.data} == {f"catalog:{name}" for name in benchmarks}
+    assert {task.data for task in suite.tasks} - {loaded.config.data} == {f"catalog:{one}" for one in benchmarks}
 
 
 def test_the_draw_depends_on_ids_and_seed_only_and_serves_every_category() -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from pathlib import Path
-from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 from scripted_rounds import check_ended_once, run
 from scripted_run import answer_by_content, make_recipe, make_seeds, said
 
+from gra.config.synthesis import SynthesisRecipe
 from gra.core.types import Candidate, Seed
 from gra.engines.types import Call, Completion
 from gra.synthesis.rounds.parents import domain_in_turn, draw_parents, first_sibling
@@ -18,11 +18,9 @@ from gra.synthesis.rounds.parents import domain_in_turn, draw_parents, first_sib
 DOMAINS = ["qa", "math", "coding"]
 
 
-def recipe_of(siblings: int, **rounds: Any) -> Any:
-    return make_recipe(
-        rounds={"count": 1, "accept": 24, "max_candidates": 24, "siblings": siblings} | rounds,
-        dedup={"threshold": 1.0},
-    )
+def recipe_of(siblings: int) -> SynthesisRecipe:
+    rounds = {"count": 1, "accept": 24, "max_candidates": 24, "siblings": siblings}
+    return make_recipe(rounds=rounds, dedup={"threshold": 1.0})
 
 
 def check_groups(firsts: list[int], domains: list[str], siblings: int) -> None:

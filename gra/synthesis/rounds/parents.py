@@ -27,15 +27,13 @@ def domain_in_turn(recipe: SynthesisRecipe, parents: Pool, round_: int, index: i
 
 
 def first_sibling(recipe: SynthesisRecipe, parents: Pool, round_: int, index: int) -> int:
-    """Return the candidate whose parents another one shares (`rounds.siblings`); domains take turns.
-
-    Returns:
-        The index of the first of its siblings, which is its own for that one.
-    """
-    domains = _domains_with_parents(recipe, parents)
-    cycle, place = divmod(index, len(domains))
+    """Return the index of the candidate whose parents a candidate shares; the first of its siblings has its own."""
+    if recipe.rounds.siblings == 1:
+        return index
+    domains = _domains_with_parents(recipe, parents)  # they take turns, since siblings and quotas exclude each other
+    cycle = index // len(domains)
     first = cycle - cycle % recipe.rounds.siblings
-    domain = _domain_order(recipe.seed, round_, cycle, domains)[place]
+    domain = domain_in_turn(recipe, parents, round_, index)
     return first * len(domains) + _domain_order(recipe.seed, round_, first, domains).index(domain)
 
 

@@ -27,9 +27,11 @@ from gra.synthesis.call_names import candidate_id, index_of
 from gra.synthesis.candidate import CandidateSettings, generate_candidate
 from gra.synthesis.records import Disposition, FinishedCandidate, RecordedCandidates
 from gra.synthesis.rounds.dedup import RoundDedup
-from gra.synthesis.rounds.parents import Pool, domain_in_turn, eligible, first_sibling, thin_weights
+from gra.synthesis.rounds.parents import Pool, domain_in_turn, eligible, thin_weights
 from gra.synthesis.rounds.quotas import ROUND_FULL, Quotas
 
+# Keys of later releases. At their defaults they are in no digest, so that earlier verdicts count.
+_LATER_KEYS = {"response_length", "siblings"}
 _FIRST = 4  # candidates begun at once at the start of a round
 # A round stops when twice as many candidates as are in flight have no answer in a row. One such wave may be a server
 # that restarts.
@@ -93,10 +95,7 @@ class Round:
         drawn = rounds.model_dump(include={"parents", "parent_count", "draw"})
         if rounds.draw == "thin":
             drawn |= settings.recipe.dedup.model_dump(include={"embedder", "text"})
-        if rounds.response_length != "prompt":
-            drawn["response_length"] = rounds.response_length
-        if rounds.siblings != 1:
-            drawn["siblings"] = rounds.siblings
+        drawn |= rounds.model_dump(include=_LATER_KEYS, exclude_defaults=True)
         self._scope = digest([settings.fingerprint, drawn, samples])
         self._pooled = [sample for samples in pool.values() for sample in samples]
         self._embedder = embedder
@@ -127,8 +126,7 @@ class Round:
             on_end: is called with each candidate that ended.
         """
         rounds, dedup = self._settings.recipe.rounds, self._settings.recipe.dedup
-        in_scope = {"response_length", "siblings"}
-        asked = [rounds.model_dump(exclude={"count", *in_scope}), dedup.model_dump()]
+        asked = [rounds.model_dump(exclude={"count", *_LATER_KEYS}), dedup.model_dump()]  # these are in the scope
         name, scope = f"round-{self._number}", digest([self._scope, asked])
         recorded = self._ledger.candidate_record(name, scope)
         if recorded and "stopped" in recorded:
@@ -292,10 +290,8 @@ class Round:
 
     async def _generate(self, index: int, domain: str) -> Candidate:
         """Generate a candidate and record its verdict."""
-        recipe, number = self._settings.recipe, self._number
-        first = first_sibling(recipe, self._parents, number, index) if recipe.rounds.siblings > 1 else index
         candidate = await generate_candidate(
-            self._settings, self._broker, self._parents, number, index, domain, self._weights, first
+            self._settings, self._broker, self._parents, self._number, index, domain, self._weights
         )
         await self._ledger.conclude(candidate.id, candidate.to_json(), self._scope)
         return candidate
